@@ -1,8 +1,8 @@
-//! Sets of keys as bits, with one bit for each key of a range.
+//! Sets of keys as bits: one bit for each key of a range.
 
 use std::ops::Range;
 
-/// The number of 64-bit words that hold one bit per key.
+/// Returns the number of 64-bit words that have one bit for each key of a range.
 pub(crate) fn words(range: &Range<u64>) -> u64 {
     (range.end - range.start).div_ceil(64)
 }

@@ -1,4 +1,4 @@
-//! The entries of one rank, sorted, with each key at most once.
+//! The entries of one rank, sorted and without duplicates.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub(crate) struct Entries<'a, K, V: Value> {
 /// Sorts the entries of a tensor. Entries with the same coordinates are combined in their original order.
 ///
 /// # Errors
-/// `InvalidArgument` if a coordinate is outside of the tensor, or if the tensor is declared coalesced and is not.
+/// `InvalidArgument` if a coordinate is outside the tensor, or if the tensor is marked as coalesced but is not.
 pub(crate) fn coalesce<'a, K: Key, V: Value>(
     by: &By<K, V>,
     layout: &CooLayout,
@@ -33,12 +33,12 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
     }
     if layout.coalesced {
         let at = keys.windows(2).position(|pair| pair[0] >= pair[1]).map_or(0, |at| at + 1);
-        let what = format!("the tensor is said to be coalesced, but entry {at} does not come after the one before it");
+        let what = format!("the tensor is marked as coalesced, but entry {at} is not after the entry before it");
         return Err(Error::invalid(what));
     }
     let mut order = room_for(keys.len())?;
     order.extend(keys.into_iter().zip(0..));
-    // All pairs differ in their position, so equal keys stay in order.
+    // No two pairs are equal, since the positions differ, so equal keys keep their order.
     order.sort_unstable();
     let mut keys: Vec<K> = room_for(order.len())?;
     keys.extend(order.iter().map(|(key, _)| *key));

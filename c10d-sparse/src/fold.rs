@@ -10,18 +10,19 @@ use crate::memory::zeroed;
 use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
-/// The number of words processed for one rank before the next one, so that the unfinished rows stay in the cache.
+/// How many words are processed for one rank before the next rank, so that unfinished rows stay in the cache.
 const BLOCK: usize = 64;
 
-/// One operation on one element type, as function pointers, so that the calling code is compiled once per type.
+/// One operation on one element type, as function pointers, so that the calling code is not compiled for each
+/// operation.
 pub(crate) struct By<K: Key, V: Value> {
     pub(crate) fold: Fold<K, V>,
     pub(crate) merge: Merge<K, V>,
 }
 
-/// The function [`fold`].
+/// The type of [`fold`].
 type Fold<K, V> = fn(&Range<u64>, View<'_, K>, &[(Piece<'_, K>, &[V])], usize, &mut [V]) -> Result;
-/// The function [`merge`].
+/// The type of [`merge`].
 type Merge<K, V> = fn(&[(K, usize)], &[V], usize, &mut [V]) -> Result;
 
 impl<K: Key, V: Value> By<K, V> {
@@ -30,7 +31,7 @@ impl<K: Key, V: Value> By<K, V> {
     }
 }
 
-/// Combines the rows of each key into one. `order` has the sorted keys with the positions of their rows.
+/// Combines the rows that have the same key into one. `order` has the sorted keys with the positions of their rows.
 fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
     order: &[(K, usize)],
     values: &[V],
@@ -49,8 +50,8 @@ fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
     })
 }
 
-/// Reduces the rows of `pieces` into `out`, which has a row for each entry of the union. The pieces are in rank order,
-/// all keys are in the union, and everything belongs to one chunk.
+/// Reduces the rows of `pieces` into `out`, which has one row for each entry of the union. The pieces are in rank
+/// order, all their keys are in the union, and everything belongs to one chunk.
 fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     union: View<'_, K>,
@@ -73,7 +74,7 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     })
 }
 
-/// The case of rows with a single value: uses a table with one position for each key of a block.
+/// Reduces rows of a single value, by a table with one position for each key of a block.
 fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     bits: &[u64],
@@ -121,14 +122,14 @@ fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     }
 }
 
-/// The entries of one rank that are not yet combined.
+/// The entries of one rank that are not combined yet.
 struct Rest<'a, K, V> {
     piece: Piece<'a, K>,
     values: &'a [V],
 }
 
 impl<'a, K: Key, V> Rest<'a, K, V> {
-    /// Takes the next word of bits, whose first key is `base`.
+    /// Takes the next word of bits. Its first bit stands for the key `base`.
     fn word(&mut self, base: u64) -> u64 {
         match &mut self.piece {
             Piece::Bits(bits) => {
@@ -228,7 +229,8 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     Ok(())
 }
 
-/// The position of a key that is in the list. The search doubles its steps, since the key is mostly near.
+/// Returns the position of a key, which must be in the list. The search doubles its steps, since the key is usually
+/// near.
 fn leap<K: Key>(sorted: &[K], key: K) -> usize {
     let mut step = 1;
     while step < sorted.len() && sorted[step] <= key {

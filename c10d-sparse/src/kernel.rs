@@ -1,5 +1,5 @@
-//! The kernels. They select the code by the location of the tensor, the element type, the operation, and the width of
-//! the keys.
+//! The kernels. They select the code by the tensor's location, its element type, the operation, and the width of the
+//! keys.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::keys::space;
 use crate::run::{Call, Tensor};
 use crate::value::{Combine, Max, Min, Product, Sum, Value};
 
-/// `all_reduce` on SparseCPU.
+/// The kernel of `all_reduce` on SparseCPU.
 pub(crate) fn host(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: None }.with_type());
 }
 
-/// `all_reduce` on SparseCUDA, which copies through host memory.
+/// The kernel of `all_reduce` on SparseCUDA. It copies to host memory and back.
 pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: Some(ctx.device()?) }.with_type());
 }
@@ -30,7 +30,7 @@ pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
 struct Kernel<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
-    /// `None` means the host.
+    /// The runtime of the tensor's device; `None` if the tensor is in host memory.
     device: Option<Arc<dyn DeviceRuntime>>,
 }
 
@@ -39,7 +39,7 @@ impl Kernel<'_> {
         let request = self.request;
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        // An error here is sent to all ranks, since they would otherwise wait.
+        // An error here is sent to all ranks, since they would otherwise wait for this one.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
             call.reduce(&By::<u32, V>::of::<C>(), &input)?
@@ -81,7 +81,7 @@ impl Kernel<'_> {
         Ok(DeviceCoo::new(&*layout.shape, layout.sparse_dim, indices, values)?.assume_coalesced())
     }
 
-    /// For types without an order.
+    /// Reduces elements of a type that has no minimum and maximum.
     fn unordered<V: Value>(&self) -> Result<Outcome>
     where
         Sum: Combine<V::Wide>,

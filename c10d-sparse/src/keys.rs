@@ -9,7 +9,7 @@ use c10d_core::{Element, Error, Result};
 use crate::bits::each_bit;
 use crate::memory::zeroed;
 
-/// The key of an entry: its row-major index in the sparse dimensions of the tensor.
+/// A key: the row-major index of an entry in the sparse dimensions of the tensor.
 pub(crate) trait Key: Element + Pod + Ord + std::hash::Hash {
     fn new(number: u64) -> Self;
     fn number(self) -> u64;
@@ -37,13 +37,13 @@ impl Key for u64 {
     }
 }
 
-/// The number of possible keys.
+/// Returns the number of possible keys.
 pub(crate) fn space(layout: &CooLayout) -> u64 {
-    // A layout with more was rejected before.
+    // The product does not overflow: a layout with more possible keys was rejected earlier.
     layout.sparse_shape().iter().map(|size| *size as u64).product()
 }
 
-/// The keys of the entries, in the order of the entries.
+/// Returns the keys of the entries, in the order of the entries.
 ///
 /// # Errors
 /// `InvalidArgument` if a coordinate is negative or too large.
@@ -53,7 +53,7 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
     let mut keys: Vec<K> = zeroed(nnz, 1)?;
     let mut stride = space(layout);
     for (dim, size) in sizes.iter().map(|size| *size as u64).enumerate() {
-        // If a size is zero, every coordinate is out of range.
+        // If a size is zero, the stride does not matter, since every coordinate is out of range.
         stride = stride.checked_div(size).unwrap_or(0);
         let row = &indices[dim * nnz..(dim + 1) * nnz];
         let mut outside = false;
@@ -65,7 +65,7 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
         }
         let several = if sizes.len() > 1 { &mut keys[..] } else { &mut [] };
         for (key, index) in several.iter_mut().zip(row) {
-            // As unsigned numbers, negative indices are too large.
+            // Negative indices are too large as unsigned numbers.
             let index = *index as u64;
             outside |= index >= size;
             *key = K::new(key.number().wrapping_add(index.wrapping_mul(stride)));
@@ -80,13 +80,14 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
     Ok(keys)
 }
 
-/// Writes the coordinates of sorted entries into `sparse_dim` rows, entry by entry.
+/// Writes the coordinates of sorted entries, entry by entry, into `indices`, which has `sparse_dim` rows.
 pub(crate) struct Columns<'a> {
     layout: &'a CooLayout,
     indices: &'a mut [i64],
-    /// The index of the next column.
+    /// The column of the next entry.
     at: usize,
-    /// The first key with the same coordinates as the previous one except the last, and these coordinates.
+    /// The first key whose coordinates, except the last one, are those of the previous entry; and their number without
+    /// the last coordinate.
     line: (u64, u64),
 }
 
@@ -122,7 +123,7 @@ impl<'a> Columns<'a> {
     fn several(&mut self, key: u64) {
         let (nnz, outer) = (self.indices.len() / self.layout.sparse_dim, self.layout.sparse_dim - 1);
         let last = self.layout.shape[outer] as u64;
-        // Neighbouring keys mostly differ only in the last coordinate.
+        // Neighbouring keys usually differ only in the last coordinate.
         if key.wrapping_sub(self.line.0) >= last {
             let line = key / last;
             self.line = (line * last, line);
@@ -137,9 +138,9 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Whether the keys are sorted and each occurs at most once.
+/// Whether the keys are sorted and without duplicates.
 pub(crate) fn is_coalesced<K: Key>(keys: &[K]) -> bool {
-    // The loop has no early exit inside a block, so it is vectorised.
+    // There is no early exit inside a block, so that the loop is vectorised.
     let pairs = |block: &[K]| block.iter().zip(&block[1..]).fold(true, |sorted, (a, b)| sorted & (a < b));
     let blocks = (0..keys.len()).step_by(1024);
     blocks.into_iter().all(|begin| pairs(&keys[begin..keys.len().min(begin + 1025)]))

@@ -1,4 +1,4 @@
-//! Coordinates of the result that the caller has given.
+//! Coordinates of the result that the caller gives (`sparse_indices`).
 
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Error, Result};
@@ -7,7 +7,7 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced, linearise};
 use crate::value::Value;
 
-/// The keys of the result, from the indices that the caller gave. They must contain this rank's entries.
+/// Returns the keys of the indices that the caller gave. This rank's entries must be among them.
 pub(crate) fn known<K: Key, V: Value>(
     layout: &CooLayout,
     indices: &[i64],
@@ -16,7 +16,7 @@ pub(crate) fn known<K: Key, V: Value>(
     let wrong = |what: &str| Error::invalid(format!("sparse_indices: {what}"));
     let keys: Vec<K> = linearise(layout, indices).map_err(|e| wrong(&e.report().what))?;
     if !is_coalesced(&keys) {
-        return Err(wrong("they must be sorted, each at most once"));
+        return Err(wrong("they must be sorted, without duplicates"));
     }
     let mut rest = keys.iter();
     if !local.keys.iter().all(|key| rest.any(|known| known == key)) {

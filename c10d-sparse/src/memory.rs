@@ -1,8 +1,8 @@
-//! Memory for results and received data. It is checked before anything is written to it.
+//! Allocates memory for results and received data. It fails before anything is written if there is not enough.
 
 use c10d_core::{Element, Error, Result, buffer};
 
-/// Smaller requests are not compared with the available memory of the system.
+/// Allocations below this size are not compared with the available memory of the system.
 const LARGE: usize = 256 << 20;
 
 /// Allocates `rows` rows of `row` zeros.
@@ -29,7 +29,7 @@ fn none<T>(rows: usize, row: usize, why: &str) -> Error {
     Error::no_memory(what)
 }
 
-/// The number of elements, if so many can exist in memory.
+/// Returns the number of elements, if they can be in memory.
 fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
     let count = rows.checked_mul(row);
     let bytes = count.and_then(|count| count.checked_mul(size_of::<T>())).filter(|b| isize::try_from(*b).is_ok());
@@ -40,13 +40,13 @@ fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
         && let Some(available) = available()
         && bytes > available
     {
-        // The system would allow the allocation, and kill a process when the memory is used.
+        // The system would allow the allocation, and kill a process when the memory is written.
         return Err(none::<T>(rows, row, &format!("{available} bytes are available")));
     }
     Ok(count)
 }
 
-/// The bytes that can be used without a process being killed, if the system reports them.
+/// Returns the number of bytes that can be used before the system kills processes, or `None` if it is not known.
 fn available() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

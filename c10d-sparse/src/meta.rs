@@ -1,4 +1,4 @@
-//! The first round: ranks exchange what each has, and send small tensors whole.
+//! The first exchange: each rank sends what it has, and if its tensor is small, the whole tensor.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -10,28 +10,29 @@ use crate::value::Value;
 
 /// The number of 64-bit words that each rank sends.
 const WORDS: usize = 256;
-/// The words after the header.
+/// The number of words after the header.
 const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 
-/// The last step of ranks that disagree.
+/// The number of the last step, if ranks made different calls.
 const LAST: u8 = 127;
 
-/// What all ranks sent in the first round.
+/// What all ranks have sent in the first exchange.
 pub(crate) struct Meta {
     words: Vec<u64>,
     row_bytes: usize,
 }
 
-/// The number of words for a whole tensor.
+/// Returns the number of words that a whole tensor needs.
 fn whole(nnz: usize, row_bytes: usize) -> usize {
     nnz.saturating_add(nnz.saturating_mul(row_bytes).div_ceil(8))
 }
 
 impl Meta {
-    /// Tells all ranks what this one has, or that its tensor is invalid, and receives the same from them.
+    /// Sends to all ranks what this rank has, or that its tensor is not valid, and receives the same from them.
     ///
     /// # Errors
-    /// The same on all ranks: `Mismatch` of the call or of `sparse_indices`, or the error in some rank's tensor.
+    /// All ranks get the same error: a `Mismatch` of the call or of `sparse_indices`, or the error in some rank's
+    /// tensor.
     pub(crate) fn exchange<K: Key, V: Value>(
         ctx: &KernelContext<'_>,
         request: &Request,
@@ -48,8 +49,8 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // All ranks know the error by now or learn of it soon. A rank that left at once would look like the cause
-            // to those that do not know it yet.
+            // By now all ranks know the error or learn of it soon. A rank that left at once would look like the cause
+            // to ranks that do not know it yet.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };
@@ -71,17 +72,17 @@ impl Meta {
         0..self.words.len() / WORDS
     }
 
-    /// The number of entries of a rank.
+    /// Returns the number of entries of a rank.
     pub(crate) fn nnz(&self, rank: usize) -> usize {
         self.heads().nnz(rank) as usize
     }
 
-    /// Whether this round contained all tensors whole.
+    /// Whether all tensors were sent whole.
     pub(crate) fn is_all(&self) -> bool {
         self.ranks().all(|r| self.is_whole(r))
     }
 
-    /// Approximately the bytes that one rank sends to another.
+    /// Returns approximately the number of bytes that one rank sends to another.
     pub(crate) fn bytes_per_pair(&self) -> usize {
         let rows: u128 = self.ranks().map(|rank| self.nnz(rank) as u128).sum();
         let bytes = rows * self.row_bytes as u128 / (self.ranks().len() * self.ranks().len()) as u128;
@@ -92,20 +93,20 @@ impl Meta {
         whole(self.nnz(rank), self.row_bytes) <= PAYLOAD
     }
 
-    /// The keys of a rank: all of them, or a sample at equal distances.
+    /// Returns the keys of a rank: all of them, or a sample at equal distances.
     ///
     /// # Errors
-    /// `Protocol` if they are not sorted or not keys of the tensor.
+    /// `Protocol` if the keys are not sorted or are outside the tensor.
     pub(crate) fn keys<K: Key>(&self, rank: usize, space: u64) -> Result<Vec<K>> {
         let sent = if self.is_whole(rank) { self.nnz(rank) } else { self.nnz(rank).min(PAYLOAD) };
         let keys = &self.payload(rank)[..sent];
         if !is_coalesced(keys) || keys.last().is_some_and(|last| *last >= space) {
-            return Err(unsound(rank, "keys that are not sorted, or outside of the tensor"));
+            return Err(unsound(rank, "keys that are not sorted, or that are outside the tensor"));
         }
         Ok(keys.iter().map(|key| K::new(*key)).collect())
     }
 
-    /// The rows of a rank whose tensor was sent whole.
+    /// Returns the rows of a rank whose tensor was sent whole.
     pub(crate) fn values<V: Value>(&self, rank: usize, row: usize) -> Vec<V> {
         let nnz = self.nnz(rank);
         let mut values = vec![V::zeroed(); nnz * row];
@@ -114,7 +115,7 @@ impl Meta {
     }
 }
 
-/// Writes all entries if they fit, else a sample of the keys.
+/// Writes all entries if they fit, or else a sample of the keys.
 fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize, payload: &mut [u64]) {
     let nnz = entries.keys.len();
     if whole(nnz, row_bytes) <= PAYLOAD {
@@ -130,7 +131,7 @@ fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize
     }
 }
 
-/// The error for impossible data from a peer.
+/// Makes the error for impossible data from a peer.
 #[cold]
 pub(crate) fn unsound(rank: usize, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {rank} sent {what}")).guilty([rank as u32]).phase(Phase::Transfer)

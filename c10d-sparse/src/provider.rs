@@ -1,4 +1,4 @@
-//! The kernels that this crate registers.
+//! The registration of this crate's kernels.
 
 use c10d_core::backend::{KernelRow, Provider};
 use c10d_core::{DispatchKey, OpKind};

@@ -1,4 +1,4 @@
-//! The algorithm: the keys are divided into ranges, and each range is reduced by one rank.
+//! The algorithm: the keys are divided into ranges, and each rank reduces one range.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,8 +18,8 @@ use crate::split::Ranges;
 use crate::union::{Piece, Union, View, sent_as_bits, set_bits, wire_len, within};
 use crate::value::Value;
 
-/// The bytes of rows that one rank sends to another at a time. Received rows are still in the cache when they are
-/// combined and when the result is sent.
+/// The number of bytes of rows that one rank sends to another at a time. Received rows are still in the cache when they
+/// are combined, and results when they are sent.
 const CHUNK: usize = 512 << 10;
 const MOST_CHUNKS: usize = 64;
 
@@ -54,7 +54,7 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // This rank reached its deadline before it could tell the others.
+            // This rank reached its deadline before it could send its error to the others.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
@@ -79,8 +79,8 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// All ranks know the coordinates of the result, so only a dense sum of the rows is needed. `by` is the sum: no
-    /// other operation allows known coordinates.
+    /// Reduces a tensor whose result has coordinates that all ranks know: only a dense sum of the rows is needed. `by`
+    /// is the sum, since no other operation allows known coordinates.
     fn sum_known<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -100,7 +100,7 @@ impl Call<'_> {
         Ok((copy, values))
     }
 
-    /// The first round contained all tensors, so every rank reduces everything.
+    /// Reduces tensors that were all sent whole in the first exchange. Every rank reduces all of them.
     fn at_once<K: Key, V: Value>(&self, by: &By<K, V>, meta: &Meta) -> Result<(Vec<i64>, Vec<V>)> {
         let (space, row) = (space(self.layout), self.layout.row);
         let all: Vec<(Vec<K>, Vec<V>)> = (0..self.ctx.size() as usize)
@@ -121,7 +121,7 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Each rank reduces a range of keys. The result is the concatenation of the ranges' results.
+    /// Reduces by ranges: each rank reduces the entries in one range of keys. The result is one range after another.
     fn by_ranges<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -134,7 +134,7 @@ impl Call<'_> {
         let per_rank = meta.bytes_per_pair().div_ceil(CHUNK).clamp(1, MOST_CHUNKS);
         let ranges = Ranges::new(space, &samples.collect::<Result<Vec<_>>>()?, per_rank);
         let range = ranges.of(me);
-        // The entries of this rank in each chunk of each rank.
+        // The positions of this rank's entries in each chunk of each rank.
         let cuts: Vec<Range<usize>> = ranges.chunks().iter().map(|chunk| within(&local.keys, chunk)).collect();
 
         let counts = self.counts(meta, &ranges, &cuts)?;
@@ -148,7 +148,7 @@ impl Call<'_> {
             };
             let mut chunks = ranges.chunks_of(me).iter().zip(counts);
             let sound = |piece: &Piece<'_, K>| chunks.all(|(chunk, count)| piece.part(&range, chunk).len() == *count);
-            let what = "entries outside of this rank's range, or not as announced";
+            let what = "entries that are outside this rank's range, or not as announced";
             pieces.push(piece.filter(sound).ok_or_else(|| unsound(rank, what))?);
         }
         let union = Union::of(&range, &pieces)?;
@@ -171,14 +171,14 @@ impl Call<'_> {
             let pieces: Vec<(Piece<'_, K>, &[V])> =
                 pieces.iter().enumerate().map(|(rank, piece)| (piece.part(&range, chunk), rows(rank))).collect();
             (by.fold)(chunk, union.part(&range, chunk), &pieces, row, results[of_chunk(me)])?;
-            // The chunk is still in the cache.
+            // The chunk's rows are still in the cache.
             let results = (0..ranks).map(|rank| std::mem::take(&mut results[of_chunk(rank)])).collect();
             self.ctx.run_step(self.request, 7, op::all_gather_in_place(results, me as u32))?;
         }
         Ok((indices, values))
     }
 
-    /// The number of entries of each rank in each chunk of this rank's range.
+    /// Returns the number of entries of each rank in each chunk of this rank's range.
     fn counts(&self, meta: &Meta, ranges: &Ranges, cuts: &[Range<usize>]) -> Result<Vec<usize>> {
         let mine: Vec<u64> = cuts.iter().map(|cut| cut.len() as u64).collect();
         let theirs = vec![0u64; mine.len()];
@@ -186,13 +186,13 @@ impl Call<'_> {
         for (rank, counts) in theirs.chunks(ranges.per_rank()).enumerate() {
             let sum = counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
             if sum.is_none_or(|sum| sum > meta.nnz(rank) as u64) {
-                return Err(unsound(rank, "a number of entries that cannot be"));
+                return Err(unsound(rank, "an impossible number of entries"));
             }
         }
         Ok(theirs.into_iter().map(|count| count as usize).collect())
     }
 
-    /// Sends every rank the keys of its range. Returns the received data, to be read as pieces of this rank's range.
+    /// Sends to every rank the keys in its range. Returns the received data, for `Piece::read` of this rank's range.
     fn send_keys<K: Key>(
         &self,
         ranges: &Ranges,
@@ -229,7 +229,7 @@ impl Call<'_> {
         Ok(wires)
     }
 
-    /// The number of entries of the result in each chunk of each range.
+    /// Returns the number of entries of the result in each chunk of each range.
     fn sizes<K: Key>(&self, ranges: &Ranges, union: &Union<K>) -> Result<Vec<usize>> {
         let me = self.ctx.rank() as usize;
         let size = |chunk| union.part(&ranges.of(me), chunk).len() as u64;
@@ -244,7 +244,7 @@ impl Call<'_> {
         Ok(all.into_iter().map(|size| size as usize).collect())
     }
 
-    /// Gathers the keys of the result and writes them as coordinates.
+    /// Gathers the keys of the result, and writes them as coordinates.
     fn gather_keys<K: Key>(&self, ranges: &Ranges, sizes: &[usize], union: &Union<K>, indices: &mut [i64]) -> Result {
         let me = self.ctx.rank() as usize;
         let sizes: Vec<usize> = sizes.chunks(ranges.per_rank()).map(|sizes| sizes.iter().sum()).collect();
@@ -261,20 +261,20 @@ impl Call<'_> {
             match Piece::<K>::read(&range, sizes[rank], wire) {
                 Some(Piece::List(keys)) => columns.list(keys),
                 Some(Piece::Bits(bits)) => columns.bits(&range, bits),
-                None => return Err(unsound(rank, "entries outside of its range, or not as announced")),
+                None => return Err(unsound(rank, "entries that are outside its range, or not as announced")),
             }
         }
         Ok(())
     }
 
-    /// Allocates memory for each other rank's rows of any one chunk.
+    /// Allocates memory for the rows of each other rank, enough for any chunk.
     fn room_for_rows<V: Value>(&self, counts: &[usize], per_rank: usize) -> Result<Vec<Vec<V>>> {
         let me = self.ctx.rank() as usize;
         let most = counts.chunks(per_rank).map(|counts| counts.iter().copied().max().unwrap_or(0));
         most.enumerate().map(|(rank, most)| zeroed(if rank == me { 0 } else { most }, self.layout.row)).collect()
     }
 
-    /// Sends every rank the rows of one chunk of its range.
+    /// Sends to every rank the rows in one chunk of its range.
     fn send_rows<V: Value>(
         &self,
         cuts: &[Range<usize>],
@@ -298,7 +298,7 @@ impl Call<'_> {
     }
 }
 
-/// The entries in all chunks of a rank.
+/// Returns the positions of the entries in all chunks of a rank.
 fn whole(cuts: &[Range<usize>], rank: usize, per_rank: usize) -> Range<usize> {
     cuts[rank * per_rank].start..cuts[(rank + 1) * per_rank - 1].end
 }

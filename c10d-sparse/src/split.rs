@@ -1,4 +1,4 @@
-//! Divides the keys into ranges with about the same number of entries, one per rank.
+//! Divides the keys into ranges with about the same number of entries, one range per rank.
 
 use std::ops::Range;
 
@@ -11,11 +11,12 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// `samples` has the number of entries of each rank, and a sample of its keys at equal distances.
+    /// Computes the ranges. `samples` has the number of entries of each rank, and a sample of its keys at equal
+    /// distances.
     pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
         let mut chunks = split(space, samples, samples.len() * per_rank);
         for chunks in chunks.chunks_mut(per_rank) {
-            // A chunk begins at a word of bits, so its bits are a slice of the range's bits.
+            // A chunk begins at a word of bits, so that its bits are a slice of the range's bits.
             let begin = chunks[0].start;
             for i in 1..per_rank {
                 let end = begin + (chunks[i].start - begin) / 64 * 64;
@@ -25,37 +26,37 @@ impl Ranges {
         Ranges { chunks, per_rank }
     }
 
-    /// The number of chunks in the range of a rank.
+    /// Returns the number of chunks in the range of a rank.
     pub(crate) fn per_rank(&self) -> usize {
         self.per_rank
     }
 
-    /// The range of a rank.
+    /// Returns the range of a rank.
     pub(crate) fn of(&self, rank: usize) -> Range<u64> {
         let chunks = self.chunks_of(rank);
         chunks[0].start..chunks[self.per_rank - 1].end
     }
 
-    /// The chunks of a rank's range.
+    /// Returns the chunks of a rank's range.
     pub(crate) fn chunks_of(&self, rank: usize) -> &[Range<u64>] {
         &self.chunks[rank * self.per_rank..(rank + 1) * self.per_rank]
     }
 
-    /// All chunks, rank by rank.
+    /// Returns all chunks, rank by rank.
     pub(crate) fn chunks(&self) -> &[Range<u64>] {
         &self.chunks
     }
 
-    /// All ranks' ranges.
+    /// Returns the ranges of all ranks.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         (0..self.chunks.len() / self.per_rank).map(|rank| self.of(rank))
     }
 }
 
-/// Divides all keys below `space` into `parts` ranges, in order.
+/// Divides all keys below `space` into `parts` ranges, which are in order.
 fn split<K: Key>(space: u64, samples: &[(usize, Vec<K>)], parts: usize) -> Vec<Range<u64>> {
     let parts = parts as u128;
-    // A sampled key represents all entries up to the next sampled key.
+    // A sampled key represents all entries from it up to the next sampled key.
     let mut keys: Vec<(K, u128)> = Vec::new();
     for (nnz, sample) in samples {
         let place = |i: usize| i as u128 * *nnz as u128 / sample.len() as u128;
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn ranges_are_a_partition_of_equal_parts() {
         for ranks in 1..9u64 {
-            // Skewed keys: squares.
+            // The keys are squares, so they are not spread evenly.
             let sample = |r: u64| (1000, (0..200u32).map(|i| i * i + r as u32).collect::<Vec<_>>());
             let samples: Vec<_> = (0..ranks).map(sample).collect();
             let ranges = split(1 << 20, &samples, ranks as usize);

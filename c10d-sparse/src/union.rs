@@ -1,4 +1,4 @@
-//! Sets of entries: sorted lists of keys, or bits where that is shorter.
+//! Sets of entries: sorted lists of keys, or bits where these are shorter.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ use crate::memory::{room_for, zeroed};
 /// The entries of one rank in a range of keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Piece<'a, K> {
-    /// The sorted keys, each at most once.
+    /// The sorted keys, without duplicates.
     List(&'a [K]),
-    /// A bit for each key of the range.
+    /// One bit for each key of the range.
     Bits(&'a [u64]),
 }
 
@@ -22,17 +22,17 @@ pub(crate) enum Piece<'a, K> {
 pub(crate) enum Union<K> {
     /// The keys.
     List(Vec<K>),
-    /// One bit for each key of the range; the number of set bits before each word, and in total.
+    /// One bit for each key of the range, and the number of set bits before each word and in total.
     Bits(Vec<u64>, Vec<usize>),
 }
 
-/// Whether `count` keys of the range are sent as bits, which is the case if that is shorter. Sender and receiver
-/// compute it from the same two numbers.
+/// Whether `count` keys of the range are sent as bits, because this is shorter. Sender and receiver compute this from
+/// the same two numbers.
 pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
     words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
 }
 
-/// The length of `count` sent keys, in units of 32 bits.
+/// Returns the length of `count` keys as they are sent, in units of 32 bits.
 pub(crate) fn wire_len<K>(range: &Range<u64>, count: usize) -> usize {
     if sent_as_bits::<K>(range, count) { 2 * words(range) as usize } else { count * (size_of::<K>() / 4) }
 }
@@ -46,7 +46,7 @@ pub(crate) fn set_bits<K: Key>(range: &Range<u64>, keys: &[K], bits: &mut [u64])
 }
 
 impl<'a, K: Key> Piece<'a, K> {
-    /// Reads received data. `None` means that it is not `count` sorted keys of the range.
+    /// Reads received data. Returns `None` if it does not consist of `count` sorted keys of the range.
     pub(crate) fn read(range: &Range<u64>, count: usize, wire: &'a [u64]) -> Option<Piece<'a, K>> {
         if sent_as_bits::<K>(range, count) {
             let set: usize = wire.iter().map(|word| word.count_ones() as usize).sum();
@@ -62,7 +62,7 @@ impl<'a, K: Key> Piece<'a, K> {
         (inside && is_coalesced(keys)).then_some(Piece::List(keys))
     }
 
-    /// The part in one chunk of the range.
+    /// Returns the part that is in one chunk of the range.
     pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> Piece<'a, K> {
         match self {
             Piece::List(keys) => Piece::List(&keys[within(keys, chunk)]),
@@ -78,17 +78,17 @@ impl<'a, K: Key> Piece<'a, K> {
     }
 }
 
-/// The part of a union in one chunk.
+/// The part of a union that is in one chunk.
 #[derive(Clone, Copy)]
 pub(crate) enum View<'a, K> {
     /// The keys.
     List(&'a [K]),
-    /// The bits; the number of set bits of the union before each word, and up to the chunk's end.
+    /// The bits, and the number of the union's set bits before each word and at the chunk's end.
     Bits(&'a [u64], &'a [usize]),
 }
 
 impl<K> View<'_, K> {
-    /// The number of entries.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             View::List(keys) => keys.len(),
@@ -97,20 +97,20 @@ impl<K> View<'_, K> {
     }
 }
 
-/// The words of bits of a chunk. The chunk must begin at a word.
+/// Returns the positions of a chunk's words of bits. The chunk must begin at a word.
 fn words_of(range: &Range<u64>, chunk: &Range<u64>) -> Range<usize> {
     let begin = (chunk.start - range.start) / 64;
     begin as usize..(begin + words(chunk)) as usize
 }
 
-/// The positions of the keys that are in a chunk.
+/// Returns the positions of the keys that are in a chunk.
 pub(crate) fn within<K: Key>(keys: &[K], chunk: &Range<u64>) -> Range<usize> {
     let below = |end: u64| keys.partition_point(|key| key.number() < end);
     below(chunk.start)..below(chunk.end)
 }
 
 impl<K: Key> Union<K> {
-    /// The part in one chunk of the range.
+    /// Returns the part that is in one chunk of the range.
     pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> View<'_, K> {
         match self {
             Union::List(keys) => View::List(&keys[within(keys, chunk)]),
@@ -121,8 +121,8 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// The union of pieces of one range. It is stored as bits if at least every 128th key is in it: then the position
-    /// of an entry is found by counting bits.
+    /// Computes the union of pieces of one range. It is stored as bits if at least every 128th key is in it, since then
+    /// the position of an entry is found by counting bits.
     ///
     /// # Errors
     /// `Resource` if there is not enough memory.
@@ -136,7 +136,7 @@ impl<K: Key> Union<K> {
                     keys.extend_from_slice(list);
                 }
             }
-            // This sort finds the sorted runs and merges them.
+            // The sort finds the runs that are sorted already, and merges them.
             keys.sort();
             keys.dedup();
             return Ok(Union::List(keys));
@@ -162,7 +162,7 @@ impl<K: Key> Union<K> {
         Ok(Union::Bits(bits, before))
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             Union::List(keys) => keys.len(),
@@ -170,7 +170,7 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// The entries in the form in which they are sent.
+    /// Returns the entries in the form in which they are sent.
     pub(crate) fn to_wire(&self, range: &Range<u64>) -> Result<Vec<u64>> {
         let mut wire = zeroed::<u64>(wire_len::<K>(range, self.len()).div_ceil(2), 1)?;
         let mut list = bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut();

@@ -7,31 +7,32 @@ use num_complex::Complex;
 
 use crate::memory::zeroed;
 
-/// An element type in reductions. 16-bit floats are converted to f32 first, and rounded once at the end.
+/// An element type of reductions. 16-bit floats are converted to f32 first, and rounded once at the end.
 pub(crate) trait Value: Element + NoUninit + Zeroable {
     /// The type in which values are accumulated.
     type Wide: Element + Zeroable;
 
     fn widen(self) -> Self::Wide;
 
-    /// Calls `reduce` with memory of the wider type and converts the result into `out`. `reduce` writes every element.
+    /// Calls `reduce` with memory for the wider type, and converts the result into `out`. `reduce` writes every
+    /// element.
     ///
     /// # Errors
     /// `Resource` if there is not enough memory for the wider values.
     fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]) -> Result) -> Result;
 
-    /// The bytes of the values.
+    /// Returns the bytes of the values.
     fn bytes(values: &[Self]) -> &[u8] {
         bytemuck::cast_slice(values)
     }
 
-    /// Reads as many values as fit from bytes.
+    /// Reads as many values as there are bytes for.
     fn read(bytes: &[u8], values: &mut [Self]);
 }
 
 /// An operation that combines two values.
 pub(crate) trait Combine<V>: 'static {
-    /// The value that leaves every other value bit-identical, if there is one.
+    /// The value with which every other value stays bit-identical, if there is one.
     const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }
@@ -115,13 +116,13 @@ macro_rules! combine {
 }
 combine! {
     Sum [u8 i8 u16 i16 u32 i32 u64 i64] Some(0), |a, b| a.wrapping_add(b);
-    // 0.0 would change -0.0 to 0.0.
+    // The neutral value is -0.0, since 0.0 would change -0.0 to 0.0.
     Sum [f32 f64] Some(-0.0), |a, b| a + b;
     Sum [Complex<f32> Complex<f64>] Some(Complex::new(-0.0, -0.0)), |a, b| a + b;
     Sum [bool] Some(false), |a, b| a | b;
     Product [u8 i8 u16 i16 u32 i32 u64 i64] Some(1), |a, b| a.wrapping_mul(b);
     Product [f32 f64] Some(1.0), |a, b| a * b;
-    // An infinity multiplied by 1 gets a NaN as its other part.
+    // There is no neutral value: multiplied by 1, an infinity would get NaN as its other part.
     Product [Complex<f32> Complex<f64>] None, |a, b| a * b;
     Product [bool] Some(true), |a, b| a & b;
     Min [bool] Some(true), |a, b| a & b;
@@ -142,7 +143,7 @@ combine! {
     Max [i32] Some(i32::MIN), |a, b| a.max(b);
     Max [u64] Some(u64::MIN), |a, b| a.max(b);
     Max [i64] Some(i64::MIN), |a, b| a.max(b);
-    // NaN takes precedence.
+    // NaN propagates.
     Min [f32] Some(f32::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
     Min [f64] Some(f64::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
     Max [f32] Some(f32::NEG_INFINITY), |a, b| if a > b || a.is_nan() { a } else { b };

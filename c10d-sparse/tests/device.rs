@@ -1,4 +1,4 @@
-//! Tests of SparseCUDA with a device whose memory the host cannot access. Its results for all kinds of tensors are
+//! Tests of SparseCUDA, with a device whose memory the host cannot access. The results for all kinds of tensors are
 //! tested in `reference.rs`.
 
 use crate::common;
@@ -15,7 +15,7 @@ use common::device::{CAP, RUNTIME, builder, builder_over, on_device, on_host};
 
 const VICTIM: u32 = 1;
 
-/// Two entries: one that only this rank has, and one that all ranks have.
+/// Makes a tensor of two entries: one that only this rank has, and one that all ranks have.
 fn tensor(rank: u32) -> Coo<f32> {
     Coo::new([9, 2], 1, vec![7, i64::from(rank)], vec![1.0, 2.0, 3.0, 4.0]).unwrap()
 }
@@ -44,7 +44,7 @@ fn a_device_has_indices_of_one_type() {
     assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
 }
 
-/// The errors of all ranks for a call that fails on the victim. No rank leaves before all have their error.
+/// Returns the errors of all ranks for a call that fails on the victim. No rank leaves before all have their error.
 fn told(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
     let outcomes = builder.run_ranks(3, |pg| {
         let e = call(&pg).expect_err("it cannot succeed");
@@ -99,7 +99,7 @@ fn known_indices() {
             let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
             assert_eq!(sum.indices(), &all[..]);
             assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
-            // One rank has an entry that is not among them: all ranks are told.
+            // One rank has an entry that is not among the known ones. All ranks get the error.
             let some: Arc<[i64]> = (1..9).collect();
             let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
             let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();
@@ -109,8 +109,8 @@ fn known_indices() {
         .unwrap();
 }
 
-/// A sum in which a copy from or to the victim's device fails: in the first sum, which also connects the ranks, or in
-/// the second.
+/// Makes a sum in which a copy from or to the victim's device fails. `first`: it is the first sum, which also connects
+/// the ranks, and otherwise the second one.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
     let errors = told(builder_over(&runtime), |pg| {
@@ -134,7 +134,7 @@ fn a_copy_that_fails_is_told_to_all() {
             &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),
             "parity error",
         ),
-        // It fails when it runs, after the first.
+        // The copy after the next one fails when it runs.
         (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
     ] {
         let errors = spoiled(CAP, false, spoil);
@@ -151,7 +151,7 @@ fn a_copy_that_is_never_over_ends_with_the_call() {
         let errors = spoiled(Duration::from_secs(2), first, |device| device.stall(1));
         let e = &errors[VICTIM as usize];
         assert!(*e.kind() == ErrorKind::Timeout && e.to_string().contains("device cuda did not finish"), "{e}");
-        // The other ranks know which rank it was once they are connected.
+        // Ranks that are connected already learn which rank it was.
         for e in errors.iter().filter(|e| !first && e.report().rank != Some(VICTIM)) {
             assert!(e.report().guilty.contains(&VICTIM), "{e}");
         }

@@ -1,4 +1,4 @@
-//! Tests with a peer that sends impossible data: there is an error that names it, no panic, and no rank keeps waiting.
+//! Tests with a peer that sends impossible data. The result is an error that names the peer, without a panic or a hang.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -54,8 +54,8 @@ struct Forged {
     lie: Option<Lie>,
 }
 
-// SAFETY: it passes on what gloo-like guarantees. The memory that is written after the op still belongs to the waiting
-// caller, on whose thread this runs.
+// SAFETY: every call is passed on to gloo-like. The memory that is written after the op belongs to the caller, which
+// waits on this thread.
 unsafe impl Backend for Forged {
     fn name(&self) -> &'static str {
         "forged"
@@ -73,7 +73,7 @@ unsafe impl Backend for Forged {
             request.outputs().iter().map(|span| (span.host_ptr().unwrap(), span.bytes())).collect();
         self.inner.submit(job);
         let Some(lie) = lie else { return };
-        // Either there is a buffer for each rank, or one buffer with a part for each.
+        // There is one buffer for each rank, or one buffer with a part for each rank.
         let (base, bytes) = match outputs[..] {
             [(base, bytes)] => (base.wrapping_add(bytes / WORLD as usize * LIAR), bytes / WORLD as usize),
             _ => outputs[LIAR],
@@ -82,7 +82,7 @@ unsafe impl Backend for Forged {
         if word < 0 || word as usize >= bytes / 8 {
             return;
         }
-        // SAFETY: it is inside of the buffer, which the caller has lent to the op while it waits on this thread.
+        // SAFETY: the word is inside the buffer, which the caller has lent to the op while it waits on this thread.
         unsafe {
             let place = base.add(word as usize * 8).cast::<u64>();
             let truth = if lie.added { place.read_unaligned() } else { 0 };
@@ -101,7 +101,7 @@ unsafe impl Backend for Forged {
 
 /// The number of entries, of possible keys, and of elements per entry.
 type Case = (i64, usize, usize);
-/// The first round contains the tensors.
+/// The first exchange contains the whole tensors.
 const FEW: Case = (20, 5000, 2);
 /// Keys are sent as lists.
 const LISTS: Case = (3000, 1 << 20, 2);
@@ -116,11 +116,11 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
     Coo::new([space, row], 1, indices, (0..nnz as usize * row).map(|i| i as i32).collect()).unwrap()
 }
 
-/// The results of all ranks if one gets forged data.
+/// Returns the results of all ranks if one gets forged data.
 fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
-        // If a rank left at once, the others would have a second cause.
+        // The groups stay open, since a rank that left at once would be a second cause for the others.
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };
@@ -137,7 +137,7 @@ fn the_truth_is_believed() {
     }
 }
 
-/// The error of the rank with the forged data, which must name the forging rank.
+/// Returns the error of the rank with the forged data, which must name the forging rank.
 fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
     let (step, word, value) = lie;
     let results = told(&format!("{step},{word},{value},0"), case);
@@ -151,7 +151,7 @@ fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
 fn what_cannot_be_names_the_liar() {
     let max = u64::MAX;
     let half = 1u64 << 63;
-    // In the first round there are 16 words of header, and the second is the number of entries.
+    // The first exchange has a header of 16 words, whose second word is the number of entries.
     let lies = [
         (FEW, (1, 1, max), "keys"),
         (FEW, (1, 16, max), "keys"),
@@ -160,9 +160,9 @@ fn what_cannot_be_names_the_liar() {
         (LISTS, (1, 20, half), "keys"),
         (LISTS, (1, -1, 0), "keys"),
         (LISTS, (2, 0, max), "number of entries"),
-        // Fewer keys are announced: that is detected when they are sent.
+        // Fewer keys are announced. This is detected when they are sent.
         (LISTS, (2, 0, 2999), "splits"),
-        // There are two keys in a word: unsorted, before the range, after the range.
+        // A word has two keys. They are unsorted, before the range, or after the range.
         (LISTS, (3, 1, 0), "as announced"),
         (LISTS, (3, 0, 1 << 32), "as announced"),
         (LISTS, (3, -1, max - 1), "as announced"),
@@ -181,7 +181,7 @@ fn what_cannot_be_names_the_liar() {
     }
 }
 
-/// The number of bits is as announced, but they are after the range's end.
+/// The number of bits is as announced, but they are after the end of the range.
 #[test]
 fn bits_beyond_the_range() {
     for count in 1..=22 {
@@ -201,7 +201,7 @@ fn keys_of_another_chunk() {
     assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
 }
 
-/// With any data there is a result or an error, never a panic, and all ranks return.
+/// With any data there is a result or an error, but never a panic, and all ranks return.
 #[test]
 fn nothing_that_comes_is_fatal() {
     let mut random = Random(11);
@@ -217,8 +217,8 @@ fn nothing_that_comes_is_fatal() {
             _ => 1 << random.below(64),
         };
         if (step, word) == (1, 0) {
-            // "My tensor is invalid", sent only to one rank: that rank leaves, and the others wait for it until their
-            // deadline.
+            // The forged data would say "my tensor is not valid" to one rank only. That rank would leave, and the
+            // others would wait for it until their deadline.
             continue;
         }
         let lie = format!("{step},{word},{value},0");

@@ -1,5 +1,5 @@
-//! Tests of sparse all-reduce: in host and device memory, compared with a simple reference, with wrong arguments and
-//! with wrong peers.
+//! Tests of sparse all-reduce: in host and device memory, in comparison with a naive reference, with wrong arguments,
+//! and with a peer that sends impossible data.
 
 mod common;
 mod device;

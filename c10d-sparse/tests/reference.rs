@@ -1,4 +1,4 @@
-//! Shapes, worlds, types and operations, compared with the definition of a sparse all-reduce.
+//! Compares the results with the definition of a sparse all-reduce, for many shapes, world sizes, types and operations.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use common::{Random, check, reference, world};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-/// A tensor with this number of entries, of which some may have the same coordinates.
+/// Makes a tensor with this number of entries, of which some may have the same coordinates.
 fn tensor<T: Element>(
     shape: &[usize],
     sparse_dim: usize,
@@ -28,7 +28,7 @@ fn tensor<T: Element>(
     Coo::new(shape, sparse_dim, indices, (0..nnz * row).map(|_| value(random.next())).collect()).unwrap()
 }
 
-/// Runs all forms of the call, in host memory and on devices, and checks all ranks.
+/// Makes the call in all its forms, in host memory and on devices, and checks the results of all ranks.
 fn agrees<T: Element + PartialEq + std::fmt::Debug>(
     tensors: &[Coo<T>],
     options: &AllReduceOptions,
@@ -92,7 +92,7 @@ proptest! {
     }
 }
 
-/// More than two ranks exchange at once: as bits, as lists, and with few keys that have most of the entries.
+/// Rows that are sent in several chunks: with keys as bits, as lists, and with few keys that have most of the entries.
 #[test]
 fn large_rows_go_in_chunks() {
     let mut random = Random(3);
@@ -109,7 +109,7 @@ fn large_rows_go_in_chunks() {
     }
 }
 
-/// Entries with distant keys, many of them on several ranks: lists that share some keys.
+/// Keys that are far apart, of which the ranks share many.
 #[test]
 fn far_apart_and_shared() {
     let mut random = Random(5);
@@ -125,7 +125,7 @@ fn far_apart_and_shared() {
     }
 }
 
-/// Some ranks' tensors, large and small.
+/// Makes tensors for several groups of ranks, large and small.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);
     let worlds = [vec![3, 0, 5], vec![900, 1100, 0, 2000], vec![3000, 2500]];
@@ -144,7 +144,7 @@ fn every_operation_on_whole_numbers_and_floats() {
         agrees(&tensors, &over_present(ReduceOp::Min), i16::min);
         agrees(&tensors, &over_present(ReduceOp::Max), i16::max);
     }
-    // The result is in rank order, so all bits are equal.
+    // The reference combines in rank order, too, so all bits are equal.
     for tensors in some(|x| (x as u32 as f64).sqrt()) {
         agrees(&tensors, &over_present(ReduceOp::Sum), |a, b| a + b);
         agrees(&tensors, &over_present(ReduceOp::Product), |a, b| a * b);
@@ -169,7 +169,7 @@ fn every_type() {
     use num_complex::Complex;
     sum(|x| Complex::new(x as i8 as f32, 1.0), |a, b| a + b);
     sum(|x| Complex::new(1.0, x as i8 as f64), |a, b| a + b);
-    // Small whole numbers, whose sums are exact.
+    // The values are small whole numbers, whose sums are exact.
     sum(|x| f16::from_f32((x % 16) as f32), |a, b| f16::from_f32(a.to_f32() + b.to_f32()));
     sum(|x| bf16::from_f32((x % 8) as f32), |a, b| bf16::from_f32(a.to_f32() + b.to_f32()));
 }

@@ -1,4 +1,4 @@
-//! Invalid calls are rejected before anything is sent.
+//! Calls that are not valid are rejected before anything is sent.
 
 use crate::common;
 

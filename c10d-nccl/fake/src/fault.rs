@@ -9,7 +9,7 @@
 //! | `init=hang` | the call that begins a communicator does not return |
 //! | `init=progress` | a communicator is in progress for ever |
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
-//! | `progress=N` | each launch is in progress until its state was asked for N times; then it is put on the stream |
+//! | `progress=N` | each launch is in progress until it was asked for N times; then it is put on the stream |
 //! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it writes ones in all bits |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `behind=N` | the N-th launch ends on the device when this process's other ranks made a later one or are gone |

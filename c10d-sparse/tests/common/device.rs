@@ -11,7 +11,7 @@ use c10d_guarded::Guarded;
 
 pub const CAP: Duration = Duration::from_secs(20);
 
-/// The devices of this test program. A rank has the one with its number.
+/// The devices of this test program. Each rank uses the device with its number.
 pub static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::cuda()));
 static PROVIDER: Provider = Provider {
     source: "cuda",
@@ -23,7 +23,7 @@ pub fn builder() -> Builder {
     over(&PROVIDER)
 }
 
-/// A group with devices of a separate runtime, which the test can control.
+/// Makes a builder of groups with the devices of a separate runtime, which the test can control.
 pub fn builder_over(runtime: &Arc<Guarded>) -> Builder {
     let runtime = runtime.clone();
     let open = Box::leak(Box::new(move || Ok(runtime.clone() as Arc<dyn DeviceRuntime>)));

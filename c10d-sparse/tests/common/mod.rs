@@ -35,12 +35,12 @@ impl Random {
     }
 }
 
-/// The coordinates of each entry.
+/// Returns the coordinates of each entry.
 pub fn columns<T: Element>(t: &Coo<T>) -> Vec<Vec<i64>> {
     (0..t.nnz()).map(|i| (0..t.sparse_dim()).map(|d| t.indices()[d * t.nnz() + i]).collect()).collect()
 }
 
-/// The definition: entry by entry, rank by rank, in order.
+/// The definition: it combines each rank's entries in order, then those of the ranks in rank order.
 pub fn reference<T: Element>(tensors: &[Coo<T>], combine: impl Fn(T, T) -> T) -> BTreeMap<Vec<i64>, Vec<T>> {
     let mut all: BTreeMap<Vec<i64>, Vec<T>> = BTreeMap::new();
     for t in tensors {
@@ -68,7 +68,7 @@ fn add<T: Element>(
     }
 }
 
-/// Returns what is wrong with a result.
+/// Checks a result. The error says what is wrong.
 pub fn check<T: Element + PartialEq + std::fmt::Debug>(
     result: &Coo<T>,
     want: &BTreeMap<Vec<i64>, Vec<T>>,
