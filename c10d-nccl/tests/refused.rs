@@ -33,11 +33,11 @@ fn a_tensor_of_another_device() {
             let mut elsewhere = on(7, &[1f32; 4]);
             let e = pg.all_reduce(&mut elsewhere, ReduceOp::Sum).expect_err("another device");
             assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
-            assert!(e.to_string().contains("the tensor on cuda:7"), "{e}");
+            assert!(e.to_string().contains("but the tensor is on cuda:7; choose the device"), "{e}");
             let liar = SaidToBeOn(pg.rank() as u16, on(7, &[1f32; 4]));
             let e = pg.all_reduce(liar, ReduceOp::Sum).map(drop).expect_err("another device");
             assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
-            assert!(e.to_string().contains(&format!("said to be on cuda:{} is on cuda:7", pg.rank())), "{e}");
+            assert!(e.to_string().contains(&format!("given as cuda:{}, but it is on cuda:7", pg.rank())), "{e}");
             // No rank sent anything, so the group can still be used.
             reduce(&pg)
         });
