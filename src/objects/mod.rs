@@ -92,7 +92,7 @@ pub trait ObjectCollectives {
     /// Returns this group as a value that has the same methods and options for them.
     fn objects(&self) -> Objects<'_>;
 
-    /// Every rank passes an object; all ranks get all objects, in rank order.
+    /// Gathers one object from each rank. All ranks get all objects, in rank order.
     fn all_gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T) -> Result<Vec<T>> {
         let objects = self.objects();
         let within = objects.within();
@@ -104,7 +104,7 @@ pub trait ObjectCollectives {
         read(&within, &all)
     }
 
-    /// All ranks get the root's object. The root passes `Root::Me(object)`, the others `Root::At(root)`.
+    /// Sends the root's object to all ranks. The root passes `Root::Me(object)`, the others `Root::At(root)`.
     fn broadcast_object<T: Serialize + DeserializeOwned>(&self, root: Root<T>) -> Result<T> {
         let objects = self.objects();
         let within = objects.within();
@@ -121,7 +121,7 @@ pub trait ObjectCollectives {
         }
     }
 
-    /// Every rank passes an object; the root gets all of them in rank order, the others get `None`.
+    /// Gathers one object from each rank at the root, which gets them in rank order. The other ranks get `None`.
     fn gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T, root: u32) -> Result<Option<Vec<T>>> {
         let objects = self.objects();
         let within = objects.within();
@@ -138,8 +138,8 @@ pub trait ObjectCollectives {
         read(&within, &all).map(Some)
     }
 
-    /// Rank i gets the i-th object of the root. The root passes `Root::Me(objects)` with one object per rank, the
-    /// others `Root::At(root)`.
+    /// Sends each rank one of the root's objects: rank i gets the i-th. The root passes `Root::Me(objects)` with one
+    /// object per rank, the others `Root::At(root)`.
     fn scatter_object<T: Serialize + DeserializeOwned>(&self, root: Root<Vec<T>>) -> Result<T> {
         let objects = self.objects();
         let within = objects.within();
