@@ -62,11 +62,10 @@ impl MpiBackend {
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
         }
-        let Member { mpi, comm, hosts } = join(init)?;
+        let Member { mpi, comm, agreed } = join(init)?;
         let health = Health::watching(side(init)?)?;
-        let here = hosts.iter().filter(|host| hosts.get(rank as usize) == Some(host)).count();
-        let own_thread = own_thread(init, here)?;
-        let crowded = here > std::thread::available_parallelism().map_or(1, usize::from);
+        let own_thread = own_thread(init, agreed.local_ranks(rank))?;
+        let crowded = agreed.is_oversubscribed(rank);
         let exchange = Exchange::new(mpi, comm, rank, health.clone(), crowded);
         // Over shared memory, from 8 KiB on.
         let by_handshake = mpi.library().kind == Kind::Mpich && !own_thread;

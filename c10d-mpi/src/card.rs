@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::GroupInit;
+use c10d_core::cores::Cores;
 use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
@@ -28,6 +29,7 @@ pub(crate) struct Card {
     /// The host, which is the same for ranks that share memory.
     host: String,
     library: String,
+    cores: Cores,
     /// The rank in the world; `None`: MPI is not started yet.
     world_rank: Option<WorldRank>,
 }
@@ -37,19 +39,22 @@ pub(crate) struct Card {
 pub(crate) struct Agreed {
     /// The host of each rank, numbered in order of their first rank.
     pub(crate) hosts: Vec<u32>,
+    cores: Vec<Cores>,
     /// The ranks' places in their common world; `None`: it is yet to be started.
     pub(crate) world_ranks: Option<Vec<u32>>,
 }
 
 impl Card {
     pub(crate) fn of_process(library: &Library, world_rank: Option<WorldRank>) -> Card {
-        Card { process: process_id().to_owned(), host: host(), library: library.version.clone(), world_rank }
+        let (process, host, library) = (process_id().to_owned(), host(), library.version.clone());
+        Card { process, host, library, cores: Cores::here(), world_rank }
     }
 
     fn to_text(&self) -> String {
         let world_rank =
             self.world_rank.as_ref().map_or(String::new(), |p| format!("{} {} {}", p.rank, p.size, p.world));
-        format!("{}\n{}\n{}\n{world_rank}", self.process, self.host, self.library)
+        let cores: String = self.cores.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}\n{}\n{}\n{cores}\n{world_rank}", self.process, self.host, self.library)
     }
 
     /// Reads another rank's card; `None`: the text is not a card.
@@ -57,6 +62,9 @@ impl Card {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.split('\n').map(str::to_owned);
         let (process, host, library) = (lines.next()?, lines.next()?, lines.next()?);
+        let cores = lines.next()?;
+        let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let cores = Cores::from_bytes(&cores.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>()?)?;
         let world_rank = match lines.next()?.as_str() {
             "" => None,
             world_rank => {
@@ -65,7 +73,22 @@ impl Card {
                 Some(WorldRank { rank, size, world: words.next()?.to_owned() })
             }
         };
-        Some(Card { process, host, library, world_rank })
+        Some(Card { process, host, library, cores, world_rank })
+    }
+}
+
+impl Agreed {
+    /// The ranks on the host of this rank, itself included.
+    pub(crate) fn local_ranks(&self, rank: u32) -> usize {
+        let host = self.hosts.get(rank as usize);
+        self.hosts.iter().filter(|other| Some(*other) == host).count()
+    }
+
+    /// Whether the host of this rank has more ranks than cores that they may use.
+    pub(crate) fn is_oversubscribed(&self, rank: u32) -> bool {
+        let host = self.hosts.get(rank as usize);
+        let local = self.hosts.iter().zip(&self.cores).filter(|(other, _)| Some(*other) == host);
+        self.local_ranks(rank) > Cores::together(local.map(|(_, cores)| cores))
     }
 }
 
@@ -145,7 +168,7 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         numbers.push(n as u32);
     }
     let world_ranks = cards.iter().map(|card| card.world_rank.as_ref().map(|p| p.rank)).collect();
-    Ok(Agreed { hosts: numbers, world_ranks })
+    Ok(Agreed { hosts: numbers, cores: cards.iter().map(|card| card.cores.clone()).collect(), world_ranks })
 }
 
 /// A unique id of this process.
@@ -179,7 +202,8 @@ mod tests {
 
     fn card(process: &str, host: &str, library: &str, world_rank: Option<(&str, u32)>) -> Card {
         let world_rank = world_rank.map(|(world, rank)| WorldRank { world: world.to_owned(), rank, size: 9 });
-        Card { process: process.to_owned(), host: host.to_owned(), library: library.to_owned(), world_rank }
+        let (process, host, library) = (process.to_owned(), host.to_owned(), library.to_owned());
+        Card { process, host, library, cores: Cores::here(), world_rank }
     }
 
     #[test]
@@ -188,7 +212,15 @@ mod tests {
             let card = card("17-ab", "boot 1 2", "MPICH 5", world_rank);
             assert_eq!(Card::parse(card.to_text().as_bytes()), Some(card));
         }
-        for text in [&b""[..], b"a\nb\nc", b"a\nb\nc\nx", b"a\nb\nc\n1 2", b"\xff\nb\nc\n"] {
+        for text in [
+            &b""[..],
+            b"a\nb\nc\n0000000001",
+            b"a\nb\nc\n0000000001\nx",
+            b"a\nb\nc\n0000000001\n1 2",
+            b"a\nb\nc\n00\n",
+            b"a\nb\nc\nxx\n",
+            b"\xff\nb\nc\n0000000001\n",
+        ] {
             assert_eq!(Card::parse(text), None);
         }
     }
@@ -200,6 +232,19 @@ mod tests {
         let started = |world, rank| Some((world, rank));
         let agreed = fit(&[card("a", "x", "M", started("w", 2)), card("b", "x", "M", started("w", 0))]).unwrap();
         assert_eq!(agreed.world_ranks, Some(vec![2, 0]));
+    }
+
+    #[test]
+    fn ranks_that_are_bound_to_a_core_each_do_not_crowd_their_host() {
+        let on = |host, core: u8| {
+            let cores = Cores::from_bytes(&[255, 255, 255, 255, 1 << core]).unwrap();
+            Card { cores, ..card(&format!("{host}{core}"), host, "M", None) }
+        };
+        let agreed = fit(&[on("x", 0), on("y", 0), on("x", 1)]).unwrap();
+        assert_eq!((agreed.local_ranks(0), agreed.local_ranks(1)), (2, 1));
+        assert!(!agreed.is_oversubscribed(0) && !agreed.is_oversubscribed(1));
+        let both = [on("x", 1), Card { process: "other".into(), ..on("x", 1) }];
+        assert!(fit(&both).unwrap().is_oversubscribed(1));
     }
 
     #[test]

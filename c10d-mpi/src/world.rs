@@ -13,7 +13,7 @@ use c10d_core::process::{PerProcess, spawn};
 use c10d_core::sync::{Condvar, Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
-use crate::card::{Card, WorldRank, agree};
+use crate::card::{Agreed, Card, WorldRank, agree};
 use crate::health::all_is_well;
 use crate::mpi::{Comm, Kind, Library, Mpi, at_exit, preload_fabric, unlink_segments, with_variables};
 use crate::pmi::{self, Progress, Server, mapping};
@@ -34,8 +34,8 @@ pub(crate) struct World {
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,
-    /// The host of each rank, numbered in order of their first rank.
-    pub(crate) hosts: Vec<u32>,
+    /// What the ranks said of themselves.
+    pub(crate) agreed: Agreed,
 }
 
 /// MPI in this process.
@@ -133,7 +133,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
             start(&mut runtime, init, mpi, Some(server))?
         }
     };
-    let ranks = agreed.world_ranks.unwrap_or_else(|| (0..init.size).collect());
+    let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
     // A tag of its own, as several groups may be made at once.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
@@ -144,7 +144,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
             Error::new(ErrorKind::Timeout, what).phase(Phase::Connect).guilty(init.lost())
         }
     });
-    Ok(Member { mpi, comm: made?, hosts: agreed.hosts })
+    Ok(Member { mpi, comm: made?, agreed })
 }
 
 /// How long the end of the program waits for the others'.
