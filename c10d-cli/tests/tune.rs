@@ -60,7 +60,7 @@ fn a_rule_decides_and_a_bad_file_is_named_with_its_line() {
     assert_eq!(algorithm(&with(&rule.replace("shm", "tcp"))), algorithm(&perf(" ")));
     let ended = with(&rule.replace("ring", "wheel"));
     assert!(!ended.status.success());
-    let says = format!("tuning file {name}, line 3: no algorithm \"wheel\" of all_reduce");
+    let says = format!("tuning file {name}, line 3: unknown algorithm \"wheel\" of all_reduce");
     assert!(ended.stderr.contains(&says), "{}", ended.stderr);
 }
 

@@ -1,16 +1,16 @@
 //! The call log: the latest calls of this rank, and whether it is inside one, for other ranks to read.
 //!
 //! The thread that runs an op writes it. The watcher's thread reads it, and so do the ranks that share memory with this
-//! one, since the call log is in the rank's segment if it has one. Nobody waits. A reader that meets a writer tries
-//! again, and after a few times treats the entry as gone. A peer may write anything to a segment, so any contents can
-//! be read safely.
+//! one, since the call log is in the rank's segment if it has one. Neither readers nor the writer wait: a reader that
+//! meets a writer tries again, and after a few times treats the entry as gone. A peer may write anything to a segment,
+//! so any contents can be read safely.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::CallId;
 
-/// How many calls a call log remembers.
+/// The number of calls that a call log remembers.
 pub(crate) const HISTORY: usize = 64;
 
 #[derive(Default)]
@@ -33,27 +33,27 @@ pub(crate) struct CallLog {
     failed: Flag,
 }
 
-/// It is written once, so it has its own cache line.
+/// A flag that is written once, in a cache line of its own.
 #[repr(C, align(128))]
 struct Flag(AtomicU64);
 
 /// The entry of a call log for the call with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
-    /// It has not begun.
+    /// The call has not begun.
     NotYet,
     /// The call.
     Call(Fingerprint),
-    /// It began too long ago to be remembered.
+    /// The call began too long ago to be remembered.
     Gone,
 }
 
 /// The position of a rank in its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// The last call that it began, if there is one.
+    /// The last call that the rank began, if there is one.
     pub(crate) last: Option<CallId>,
-    /// Whether it is still inside it.
+    /// Whether the rank is still inside that call.
     pub(crate) inside: bool,
 }
 
@@ -106,7 +106,7 @@ impl CallLog {
         self.failed.0.load(Ordering::Acquire) != 0
     }
 
-    /// The call at `place`, if it was begun and is still remembered.
+    /// Returns the call at `place`, if it was begun and is still remembered.
     pub(crate) fn find(&self, place: CallId) -> Option<Fingerprint> {
         let begun = self.begun.load(Ordering::Acquire);
         (begun.saturating_sub(HISTORY as u64)..begun)
@@ -114,7 +114,7 @@ impl CallLog {
             .find_map(|n| self.read(n).filter(|p| CallId::of(p) == place))
     }
 
-    /// The position of this rank.
+    /// Returns the position of this rank.
     pub(crate) fn position(&self) -> Position {
         let ended = self.ended.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Acquire);
@@ -122,28 +122,28 @@ impl CallLog {
         Position { last, inside: begun != ended }
     }
 
-    /// The call that was begun last.
+    /// Returns the call that was begun last.
     pub(crate) fn last(&self) -> Option<Fingerprint> {
         self.begun().checked_sub(1).and_then(|n| self.read(n))
     }
 
-    /// How many calls were begun.
+    /// Returns how many calls were begun.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// How many calls were completed, or begun and given up.
+    /// Returns how many calls were completed, or begun and given up.
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// The last call that was completed, or begun and given up.
+    /// Returns the last call that was completed, or begun and given up.
     pub(crate) fn last_ended(&self) -> Option<CallId> {
         let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;
         self.read(n).map(|p| CallId::of(&p))
     }
 
-    /// The entry of call `n`.
+    /// Returns the entry of call `n`.
     #[inline]
     pub(crate) fn entry(&self, n: u64) -> Entered {
         let when = written(n);
@@ -155,7 +155,7 @@ impl CallLog {
         }
     }
 
-    /// The calls from number `from` on that are remembered.
+    /// Returns the remembered calls, from number `from` on.
     pub(crate) fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
         let begun = self.begun();
         let window = begun.saturating_sub(HISTORY as u64)..begun;
@@ -169,7 +169,8 @@ impl CallLog {
         self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
-    /// The slot of call `n`, whichever call is in it now, and its version.
+    /// Reads the slot of call `n`, whichever call is in it now. Returns its version and contents, or `None` if it is
+    /// being written.
     #[inline]
     fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];
@@ -183,7 +184,7 @@ impl CallLog {
     }
 }
 
-/// The version of a slot that contains call `n`. The version before it means that the slot is being written.
+/// Returns the version of a slot that contains call `n`. An odd version means that the slot is being written.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
 }

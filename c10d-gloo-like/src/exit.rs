@@ -1,5 +1,5 @@
 //! The end of a program that has not left its groups, because they are in a `static` or it calls `process::exit`. The
-//! peers are told. So they do not take the end for a sudden death, and those that need nothing more go on.
+//! peers are told, so they do not take the end for a sudden death. Peers that need nothing more from this rank go on.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use c10d_core::sync::Mutex;
 
 /// A rank that is told of the end of the program.
 pub(crate) trait Mortal: Send + Sync + 'static {
-    /// Whether data would be lost by an end now, after waiting this long. It is called until it returns `false`.
+    /// Whether data would be lost if the program ended now. `waited` is the time since the program began to end. This
+    /// is called until it returns `false`.
     fn holds_up(&self, waited: Duration) -> bool;
     /// Handles the end of the program.
     fn end(&self);
@@ -25,7 +26,7 @@ pub(crate) fn tell(mortal: Weak<dyn Mortal>) {
     living.retain(|m| m.strong_count() > 0);
     living.push(mortal);
     drop(living);
-    // Where the system has no room for it, or it panics, peers see a sudden death instead.
+    // If the handler cannot be registered, or panics, the peers see a sudden death.
     at_exit(end_all);
 }
 
@@ -36,6 +37,6 @@ fn end_all() {
         std::thread::sleep(Duration::from_millis(1));
     }
     living.iter().for_each(|mortal| mortal.end());
-    // They are leaked, since dropping them would say goodbye.
+    // The references are leaked, since dropping them would send a goodbye.
     std::mem::forget(living);
 }

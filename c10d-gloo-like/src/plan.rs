@@ -14,7 +14,7 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    /// The bytes `[offset, offset + len)` of this space.
+    /// Returns the bytes `[offset, offset + len)` of this space.
     pub(crate) fn at(self, offset: usize, len: usize) -> Region {
         Region { space: self, offset, len }
     }
@@ -38,7 +38,7 @@ impl Region {
 /// A step's index in its plan.
 pub(crate) type StepId = u32;
 
-/// An action.
+/// The work of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     /// Sends bytes to a peer.
@@ -91,8 +91,8 @@ pub(crate) enum After {
     Nothing,
     /// Follows that step byte by byte: the source of this step lies in the target of that one.
     Follow(StepId),
-    /// This step overwrites the bytes that earlier sends read, from the same offset. So each of its bytes waits until
-    /// every send up to and including that step has sent it.
+    /// Overwrites the bytes that earlier sends read, from the same offset. So each byte waits until every send up to
+    /// and including that step has sent the byte at its offset.
     Trail(StepId),
     /// Starts when every step up to and including that one is done, except sends.
     All(StepId),
@@ -105,12 +105,12 @@ pub(crate) struct Step {
     pub(crate) after: After,
 }
 
-/// The steps of one rank in one op. It is kept between ops, so that its vectors keep their memory.
+/// The steps of one rank in one op. A plan is kept between ops, so that its vectors keep their memory.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) peers: Vec<u32>,
-    /// How many bytes of scratch the plan uses.
+    /// The number of bytes of scratch that the plan uses.
     pub(crate) scratch: usize,
 }
 
@@ -122,7 +122,7 @@ impl Plan {
         self.scratch = 0;
     }
 
-    /// The peers that a step sends to or receives from.
+    /// Returns the peers that a step sends to or receives from.
     pub(crate) fn partners(&self, id: StepId) -> &[u32] {
         match &self.steps[id as usize].action {
             Action::Send { peer, .. } | Action::Recv { peer, .. } => slice::from_ref(peer),
@@ -169,8 +169,9 @@ impl Plan {
         self.push(Action::Reduce { peers, own, to, last }, after)
     }
 
-    /// Appends what `fill` appends for a world of some of the ranks: `rank` says which rank one of that world is, `offset`
-    /// where the output of that world begins in this one's. What there waits for nothing waits for all steps before.
+    /// Appends the steps that `fill` appends for a smaller world, made of some of the ranks. `rank` maps a rank of that
+    /// world to one of this world, and `offset` is where the output of that world begins in this one's. Those steps
+    /// that wait for nothing wait for all steps before.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);
@@ -204,7 +205,7 @@ impl Plan {
         }
     }
 
-    /// The last step.
+    /// Returns the last step.
     pub(crate) fn last(&self) -> StepId {
         (self.steps.len() as StepId).saturating_sub(1)
     }

@@ -16,9 +16,9 @@ use crate::tcp::SHORTEST_SILENCE;
 /// The CPU backend, under the name `gloo-like`.
 ///
 /// It has these settings. The hint `gloo-like.transport` (or the variable `C10D_TRANSPORT`) is `auto`, `shm` or `tcp`.
-/// The hint `gloo-like.link_timeout` sets the seconds without an answer after which a host over TCP counts as dead
-/// (10). The hint `gloo-like.tuning` (or the variable `C10D_TUNING`) names a file of `c10d perf --tune` from which
-/// algorithms are chosen.
+/// The hint `gloo-like.link_timeout` sets the number of seconds without an answer after which another host counts as
+/// dead over TCP (default 10). The hint `gloo-like.tuning` (or the variable `C10D_TUNING`) names a file written by
+/// `c10d perf --tune`, by which algorithms are chosen.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -45,14 +45,14 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?, &table(init)?)?))
 }
 
-/// The table from which algorithms are chosen.
+/// Returns the table by which algorithms are chosen.
 fn table(init: &GroupInit) -> Result<Table> {
     let file = init.hint(TUNING).map(OsString::from).or_else(|| std::env::var_os(TUNING_VARIABLE));
     let file = file.filter(|file| !file.to_string_lossy().trim().is_empty());
     file.map_or_else(|| Ok(Table::builtin()), |file| Table::read(Path::new(&file)))
 }
 
-/// How long a peer's host may be silent.
+/// Returns how long a peer's host may be silent.
 fn silence(init: &GroupInit) -> Result<Duration> {
     const USUAL: Duration = Duration::from_secs(10);
     let Some(text) = init.hint(LINK_TIMEOUT) else { return Ok(USUAL) };

@@ -1,4 +1,4 @@
-//! What no algorithm can do better.
+//! Lower bounds of the cost of a call, whatever the algorithm.
 
 use c10d_core::OpKind;
 
@@ -8,11 +8,11 @@ use super::scenario::Scenario;
 /// Lower bounds of a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// Of the time: of so many rounds, and of the bytes that a host, or a rank, must send or receive.
+    /// Seconds. They count the latency of the rounds, and the bytes that a host, or a rank, must send or receive.
     pub seconds: f64,
-    /// Of the rounds: what a rank knows, at most doubles in each, where messages go one by one.
+    /// Rounds. The number of ranks of which a rank has data can at most double in each round.
     pub rounds: u32,
-    /// Of the bytes that the busiest rank sends.
+    /// The bytes that the busiest rank sends.
     pub sent: u64,
 }
 
@@ -22,7 +22,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // What the busiest rank sends, and what the busiest rank and host send or receive.
+        // The bytes that the busiest rank sends, and the bytes that the busiest rank and the busiest host send or
+        // receive.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),
@@ -38,7 +39,7 @@ impl Bounds {
         let (outer, inner) = (doublings(cluster.hosts), doublings(cluster.per_host));
         let rounds = match cluster.ranks() {
             1 => 0,
-            // What needs no passing on.
+            // These ops need no forwarding.
             _ if matches!(op, OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle) => 1,
             _ => doublings(cluster.ranks()).min(outer + inner).max(1),
         };
@@ -47,7 +48,8 @@ impl Bounds {
             OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if n > 1.0 => link(cluster.inside),
             _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
         };
-        // A rank's core at its cheapest; ranks that share cores wait for each other.
+        // The time of a rank's core, at the lower cost of its links. Waiting for a core that ranks share is not
+        // counted.
         let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
         let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
         let core = rank * byte;

@@ -4,50 +4,50 @@ use c10d_core::{Error, Result};
 
 use crate::schedule::Fabric;
 
-/// The most ranks of a cluster.
+/// The largest number of ranks of a cluster.
 pub const MOST_RANKS: u32 = 1 << 16;
 
-/// What a message between two ranks costs. Times in seconds, or seconds per byte.
+/// The costs of a message between two ranks, in seconds or in seconds per byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// From the end of a piece's sending to when the receiver can take it.
+    /// The time from the end of sending a piece until the receiver can take it.
     pub latency: f64,
-    /// Of a core, per message, on either side.
+    /// The time of a core per message, on either side.
     pub message: f64,
-    /// Of the sender's core, per byte.
+    /// The time of the sender's core per byte.
     pub send: f64,
-    /// Of the receiver's core, per byte.
+    /// The time of the receiver's core per byte.
     pub receive: f64,
-    /// Of the receiver's core, per byte that is received and reduced.
+    /// The time of the receiver's core per byte that is received and reduced.
     pub reduce: f64,
-    /// Of the host's network, per byte and direction.
+    /// The time of a host's network per byte, in each direction.
     pub wire: f64,
 }
 
-/// Hosts that are alike, with consecutive ranks on each.
+/// A cluster of equal hosts, with consecutive ranks on each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cluster {
-    /// How many hosts.
+    /// The number of hosts.
     pub hosts: u32,
-    /// Ranks on each.
+    /// The number of ranks on each host.
     pub per_host: u32,
-    /// Cores of a host for its ranks.
+    /// The number of cores that the ranks of a host share.
     pub cores: u32,
-    /// Between ranks of one host.
+    /// The link between ranks of one host.
     pub inside: Link,
-    /// Between hosts.
+    /// The link between hosts.
     pub between: Link,
     /// Whether ranks of one host share memory.
     pub shm: bool,
-    /// Seconds per byte that is copied from place to place.
+    /// Seconds per byte that is copied in memory.
     pub copy: f64,
     /// Seconds of a call before its first step.
     pub start: f64,
 }
 
 impl Cluster {
-    /// Hosts that share memory inside, like the machine that the built-in table was measured on, and are connected by a
-    /// network of so many bytes per second and seconds of latency.
+    /// Makes a cluster of hosts whose ranks share memory, like the machine on which the built-in table was measured.
+    /// The network between hosts has this bandwidth, in bytes per second, and this latency, in seconds.
     pub fn new(hosts: u32, per_host: u32, bytes_per_second: f64, latency: f64) -> Cluster {
         let wire = 1.0 / bytes_per_second;
         let between = Link { latency, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire };
@@ -55,19 +55,19 @@ impl Cluster {
         Cluster { hosts, per_host, cores, inside: SHM, between, shm: true, copy: 0.03e-9, start: 0.15e-6 }
     }
 
-    /// One host of so many cores, whose ranks share memory, or use TCP all the same.
+    /// Makes a cluster of one host with this number of cores. Its ranks use shared memory, or TCP without `shm`.
     pub fn one_host(ranks: u32, cores: u32, shm: bool) -> Cluster {
         let inside = if shm { SHM } else { LOOPBACK };
         let alone = Cluster::new(1, ranks, 1.0, 0.0);
         Cluster { cores, inside, between: inside, shm, ..alone }
     }
 
-    /// How many ranks there are.
+    /// Returns the number of ranks.
     pub fn ranks(&self) -> u32 {
         self.hosts.saturating_mul(self.per_host)
     }
 
-    /// What connects them, in the words of the table.
+    /// Returns the fabric of the cluster, as in the table.
     pub fn fabric(&self) -> Fabric {
         match (self.hosts, self.per_host, self.shm) {
             (1, _, true) => Fabric::Shm,
@@ -83,7 +83,7 @@ impl Cluster {
 
     pub(super) fn check(&self) -> Result {
         if self.hosts == 0 || self.per_host == 0 || self.cores == 0 {
-            return Err(Error::invalid("a cluster has at least one host, with a rank and a core"));
+            return Err(Error::invalid("a cluster needs at least one host, one rank per host and one core per host"));
         }
         if self.ranks() > MOST_RANKS {
             let (hosts, each) = (self.hosts, self.per_host);
@@ -94,14 +94,14 @@ impl Cluster {
         if times.chain([self.copy, self.start]).all(|t| t.is_finite() && t >= 0.0) {
             return Ok(());
         }
-        Err(Error::invalid("a time of a cluster is not one: each must be finite and not below 0"))
+        Err(Error::invalid("a time of the cluster is invalid: each must be finite and not below 0"))
     }
 }
 
-/// Two ranks with a core each, by shared memory.
+/// The link between two ranks with a core each, through shared memory.
 const SHM: Link =
     Link { latency: 0.12e-6, message: 0.08e-6, send: 0.03e-9, receive: 0.03e-9, reduce: 0.03e-9, wire: 0.0 };
 
-/// Two ranks with a core each, by TCP on one host.
+/// The link between two ranks with a core each, through TCP on one host.
 const LOOPBACK: Link =
     Link { latency: 2.0e-6, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire: 0.0 };

@@ -1,4 +1,4 @@
-//! Runs a graph, event by event.
+//! Simulates a graph, event by event.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,32 +7,33 @@ use super::cluster::{Cluster, Link};
 use super::graph::{Graph, Kind, NONE, Node};
 use crate::plan::After;
 
-/// Of a step: how far it is.
+/// The progress of a step.
 #[derive(Clone, Copy, Default)]
 struct Progress {
-    /// Pieces that are done.
+    /// The number of pieces that are done.
     done: u32,
-    /// Whether its next piece is in the queue.
+    /// Whether the step's next piece is in the queue.
     queued: bool,
-    /// Since when what it waits for altogether (`After::All`, `After::Trail`) is over, and the longest chain that led there.
+    /// For `After::All` and `After::Trail`: when the steps for which this one waits were over, and the longest chain of
+    /// messages that led there; `None` before that.
     released: Option<(f64, u32)>,
-    /// The longest chain of messages that leads to it.
+    /// The longest chain of messages that leads to the step.
     rounds: u32,
 }
 
-/// Of a rank: up to which step all sends, and all other steps, are over.
+/// The front of a rank's sends, or of all its other steps: all steps of that kind before the front are over.
 #[derive(Clone, Copy, Default)]
 struct Front {
-    /// The first step that is not over, of this kind.
+    /// The first step of that kind that is not over.
     next: u32,
-    /// When the last of those before was.
+    /// The time at which the last step before the front was over.
     time: f64,
     rounds: u32,
-    /// The first step that waits for the front and was not released.
+    /// The first step that may still have to wait for the front.
     waiting: u32,
 }
 
-/// Bytes of a piece of a step.
+/// Returns the number of bytes of a piece of a step.
 fn piece_bytes(node: &Node, number: u32) -> f64 {
     let (number, pieces) = (u64::from(number), u64::from(node.pieces));
     (node.bytes * (number + 1) / pieces - node.bytes * number / pieces) as f64
@@ -42,14 +43,15 @@ struct Simulation<'a> {
     graph: &'a Graph,
     cluster: &'a Cluster,
     progress: Vec<Progress>,
-    /// Of each piece: how many messages have come, and when the last came; once it is done, when that was.
+    /// For each piece: how many messages have arrived for it.
     arrived: Vec<u32>,
+    /// For each piece: when its last message arrived, or, once the piece is done, when that was.
     at: Vec<f64>,
-    /// Fronts of sends, and of the other steps, for each rank.
+    /// The fronts of the sends, and those of the other steps, by rank.
     fronts: [Vec<Front>; 2],
-    /// For each core: whether it works, and what waits for it, since when.
+    /// For each core: whether it works, and the steps that wait for it, with the time since when.
     cores: Vec<Core>,
-    /// From when on the network of each host is free, out and in.
+    /// The time from which the network of each host is free, for sending and for receiving.
     networks: Vec<[f64; 2]>,
     queue: BinaryHeap<Reverse<(u64, Event)>>,
 }
@@ -60,19 +62,20 @@ struct Core {
     waiting: BinaryHeap<Reverse<(u64, u32)>>,
 }
 
-/// What happens; at one time in this order.
+/// An event. Events at the same time are handled in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// A core has done what it did.
+    /// A core has finished a piece.
     Free(u32),
-    /// Of a send, a piece (by number) leaves its host, or comes to the other.
+    /// A piece of a send, given by the step and the number, leaves its host (`Out`) or arrives at the other host
+    /// (`In`).
     Out(u32, u32),
     In(u32, u32),
-    /// A step's next piece can be done.
+    /// The next piece of a step can be done.
     Ready(u32),
 }
 
-/// The seconds until the last step is over, and the rounds.
+/// Returns the seconds until the last step is over, and the number of rounds.
 pub(super) fn run(graph: &Graph, cluster: &Cluster) -> (f64, u32) {
     let ranks = graph.starts.len() - 1;
     let front = |rank: usize| Front { next: graph.starts[rank], waiting: graph.starts[rank], ..Front::default() };
@@ -110,7 +113,7 @@ impl Simulation<'_> {
         self.progress[id as usize].done == self.node(id).pieces
     }
 
-    /// When the step's next piece can be done, if everything that it needs is there.
+    /// Returns when the step's next piece can be done, if everything that it needs is there.
     fn ready(&self, id: u32) -> Option<f64> {
         let node = self.node(id);
         let progress = &self.progress[id as usize];
@@ -184,14 +187,15 @@ impl Simulation<'_> {
                 let node = *self.node(id);
                 let host = self.host(self.node(node.target).rank);
                 let busy = self.networks[host][1] + piece_bytes(&node, number) * self.cluster.between.wire;
-                // The first byte came a piece's time before the last.
+                // A piece arrives over the network while it is sent, so its arrival takes time only if the network is
+                // busy.
                 self.networks[host][1] = busy.max(time);
                 self.arrive(&node, number, self.networks[host][1]);
             }
         }
     }
 
-    /// A core does the next piece of a step, from `time` on.
+    /// Does the next piece of a step on its core, from `time` on.
     fn work(&mut self, time: f64, id: u32) {
         let node = *self.node(id);
         let progress = self.progress[id as usize];
@@ -225,7 +229,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Seconds of a core.
+    /// Returns the seconds that a piece takes of a core.
     fn cost(&self, node: &Node, bytes: f64, first: bool) -> f64 {
         let (inside, between) = (&self.cluster.inside, &self.cluster.between);
         let each = |per: &dyn Fn(&Link) -> f64, inner: u32, outer: u32| {
@@ -250,7 +254,7 @@ impl Simulation<'_> {
         self.host(rank) * cores as usize + (rank % self.cluster.per_host % cores) as usize
     }
 
-    /// A piece of a send is where its receiver can take it, from `time` on.
+    /// Handles the arrival of a piece of a send, which its receiver can take from `time` on.
     fn arrive(&mut self, node: &Node, number: u32, time: f64) {
         let piece = (self.node(node.target).first_piece + number) as usize;
         self.arrived[piece] += 1;
@@ -266,7 +270,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Moves the rank's fronts on, and releases who waited for that.
+    /// Moves the rank's fronts on, and releases the steps that waited for that.
     fn advance_fronts(&mut self, rank: u32) {
         let end = self.graph.starts[rank as usize + 1];
         for (which, sends) in [(0, true), (1, false)] {
@@ -278,7 +282,7 @@ impl Simulation<'_> {
                 _ => None,
             };
             loop {
-                // Who waits for steps before the front.
+                // Release the steps that wait only for steps before the front.
                 while front.waiting < end {
                     match waits_here(self.node(front.waiting)) {
                         Some(d) if d >= front.next => break,

@@ -1,7 +1,7 @@
-//! All ranks' plans as one graph of steps and messages.
+//! The plans of all ranks as one graph of steps and messages.
 //!
-//! A world too large for that is described by the ranks of one host, if it looks the same from every host: rank `r` of host
-//! `h` then does what rank `r` of host 0 does, with every peer `h` hosts further on.
+//! A world that is too large is represented by the ranks of one host, if it looks the same from every host: then rank
+//! `r` of host `h` does what rank `r` of host 0 does, with every peer `h` hosts further on.
 
 use c10d_core::{Error, Result};
 
@@ -11,18 +11,18 @@ use super::scenario::Scenario;
 use crate::plan::{Action, After, Plan};
 use crate::schedule::{Algorithm, Hosts, Member};
 
-/// The most steps, and the most ends of messages, of a graph: about 2 GiB.
+/// The largest number of steps of a graph, and of its messages: about 2 GiB.
 pub(super) const MOST: usize = 12 << 20;
-/// The most pieces of messages of a graph.
+/// The largest number of pieces of messages of a graph.
 const MOST_PIECES: u64 = 24 << 20;
-/// What a long message is cut into.
+/// The size of the pieces of a long message, in bytes.
 const PIECE: u64 = 64 << 10;
-/// From how many ranks on a host is taken for all where that can be, although all would fit.
+/// From this number of ranks on, one host represents all hosts if that is possible, even if all ranks would fit.
 const LARGE: u32 = 256;
-/// No step.
+/// The id that stands for no step.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What a step does.
+/// The kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     Send,
@@ -31,23 +31,23 @@ pub(super) enum Kind {
     Copy,
 }
 
-/// A step of one of the ranks.
+/// A step of a rank.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     pub(super) rank: u32,
     pub(super) kind: Kind,
-    /// Whether its peer is on another host; of a reduction, how many are.
+    /// For a send, whether its peer is on another host; for other steps, the number of peers on other hosts.
     pub(super) between: u32,
-    /// How many it receives from.
+    /// The number of peers from which the step receives.
     pub(super) peers: u32,
     pub(super) bytes: u64,
-    /// Its place among the pieces, and how many it has.
+    /// The index of the step's first piece among all pieces.
     pub(super) first_piece: u32,
     pub(super) pieces: u32,
     pub(super) after: After,
-    /// Where its bytes begin in those of the step that it follows.
+    /// The offset of the step's bytes in those of the step that it follows.
     pub(super) offset: u64,
-    /// Of a send: the step that receives, and the send to the same peer before and behind.
+    /// For a send: the step that receives, and the sends to the same peer before and after it.
     pub(super) target: u32,
     pub(super) previous: u32,
     pub(super) next: u32,
@@ -56,17 +56,17 @@ pub(super) struct Node {
 /// The steps of the ranks that are simulated.
 pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
-    /// Where each rank's steps begin, and the last one's end.
+    /// The index of each rank's first step, and the end of the last rank's steps.
     pub(super) starts: Vec<u32>,
-    /// Of which step each step has followers: pairs, sorted.
+    /// Pairs of a step and a step that follows it, sorted.
     pub(super) followers: Vec<(u32, u32)>,
-    /// Pieces of all steps.
+    /// The number of pieces of all steps.
     pub(super) pieces: usize,
-    /// The most bytes that a rank sends.
+    /// The largest number of bytes that a rank sends.
     pub(super) sent: u64,
 }
 
-/// One end of a message: receiver and sender, and the step.
+/// One end of a message: its receiver and sender, and the step.
 type End = (u64, u32);
 
 #[derive(Default)]
@@ -79,7 +79,8 @@ struct Building {
 }
 
 impl Graph {
-    /// At most `most` steps, or the world must look alike from every host.
+    /// Makes the graph of a call. If the whole graph has more than `most` steps, the world must look the same from
+    /// every host.
     pub(super) fn new(scenario: Scenario, cluster: &Cluster, how: Algorithm, most: usize) -> Result<Graph> {
         let world = cluster.ranks();
         let of: Vec<u32> = (0..world).map(|r| cluster.host(r)).collect();
@@ -106,8 +107,8 @@ impl Graph {
     }
 }
 
-/// Whether the ranks of other hosts do the same as those of the first, each with peers as far away. Lengths may differ by
-/// what a division leaves over.
+/// Whether the ranks of other hosts do the same as those of the first, with peers at the same distances. Lengths may
+/// differ by the remainder of a division.
 fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
     let (world, each) = (cluster.ranks(), cluster.per_host);
     let (mut here, mut there) = (Plan::default(), Plan::default());
@@ -135,7 +136,8 @@ fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
 }
 
 impl Building {
-    /// Appends a rank's steps, of `kept` ranks of the world; `false`: too many.
+    /// Appends the steps of a rank; only `kept` ranks of the world are in the graph. Returns `false` if there are too
+    /// many.
     fn add(&mut self, rank: u32, kept: u32, world: u32, cluster: &Cluster, plan: &Plan) -> bool {
         let first = self.nodes.len() as u32;
         self.starts.push(first);
@@ -151,7 +153,7 @@ impl Building {
             let kind = match step.action {
                 Action::Send { peer, .. } => {
                     sent += step.action.len() as u64;
-                    // The receiver that stands for the peer, and the rank that is to it what this one is to the peer.
+                    // The rank of the graph that represents the peer, and the sender as that rank sees it.
                     let stand_in = peer % kept;
                     let from = (rank + world - (peer - stand_in)) % world;
                     self.sends.push((key(stand_in, from), id));
@@ -196,7 +198,7 @@ impl Building {
         true
     }
 
-    /// Joins the ends of the messages, and cuts them into pieces.
+    /// Connects the two ends of each message, and cuts the messages into pieces.
     fn finish(mut self) -> Result<Graph> {
         self.starts.push(self.nodes.len() as u32);
         self.sends.sort_unstable();
@@ -221,7 +223,7 @@ impl Building {
         for node in &mut self.nodes {
             node.pieces = pieces(node) as u32;
         }
-        // Both ends of a message are cut alike, whatever a division left over.
+        // Both ends of a message have the same number of pieces, even if their lengths differ by a remainder.
         for &(_, send) in &self.sends {
             let target = self.nodes[send as usize].target as usize;
             self.nodes[send as usize].pieces = self.nodes[target].pieces;

@@ -1,8 +1,9 @@
-//! What the algorithms would cost on a cluster: their own plans, run over a model of latency, bandwidth and reduction.
+//! The cost of the algorithms on a cluster: simulates their plans over a model of latency, bandwidth and reduction.
 //!
-//! A message costs its sender and its receiver a fixed time and a time per byte of a core; between hosts it takes the
-//! network of either host for a time per byte, and its latency; ranks share the cores and the network of their host. Long
-//! messages go in pieces, so that what follows byte by byte overlaps. Receivers have room for whatever is sent.
+//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. Between hosts it also takes
+//! a time per byte of either host's network, and its latency. Ranks share the cores and the network of their host. Long
+//! messages are sent in pieces, so that steps that follow each other byte by byte overlap. Receivers have room for
+//! everything that is sent.
 
 mod bounds;
 mod cluster;
@@ -34,26 +35,26 @@ pub const OPS: [OpKind; 9] = [
     OpKind::Barrier,
 ];
 
-/// What a call costs.
+/// The cost of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// How it is done.
+    /// The algorithm that was simulated.
     pub algorithm: Algorithm,
-    /// Seconds until the last rank is through.
+    /// The seconds until the last rank is done.
     pub seconds: f64,
-    /// The longest chain of messages of which each one needs the one before.
+    /// The length of the longest chain of messages in which each needs the one before.
     pub rounds: u32,
-    /// The most bytes that a rank sends.
+    /// The largest number of bytes that a rank sends.
     pub sent: u64,
-    /// What no algorithm can do better.
+    /// The lower bounds for any algorithm.
     pub bounds: Bounds,
 }
 
-/// Simulates a call, by the algorithm that the table says or by the one that is given.
+/// Simulates a call with `algorithm`, or, if that is `None`, with the algorithm that the table chooses.
 ///
 /// # Errors
-/// The cluster is not one, or too large; the algorithm's plans have too many steps for a world of this size that is not the
-/// same seen from every host.
+/// The op is not simulated. The cluster is invalid or too large. The plans have too many steps, and the world does not
+/// look the same from every host.
 pub fn simulate(scenario: Scenario, cluster: &Cluster, table: &Table, algorithm: Option<Algorithm>) -> Result<Outcome> {
     cluster.check()?;
     if !OPS.contains(&scenario.op) {

@@ -1,4 +1,4 @@
-//! The plans of the algorithms, as the layout of a call asks for them.
+//! Chooses the plan of a simulated call, as the layout of a real call does.
 
 use c10d_core::OpKind;
 
@@ -6,7 +6,7 @@ use super::scenario::Scenario;
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
 
-/// Fills `plan`, which is empty, with what one rank does.
+/// Fills the empty `plan` with the steps of one rank.
 pub(super) fn fill(scenario: Scenario, how: Algorithm, me: Member, hosts: &Hosts, plan: &mut Plan) {
     const ROOT: u32 = 0;
     let Scenario { op, bytes, elem } = scenario;

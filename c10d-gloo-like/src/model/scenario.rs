@@ -2,13 +2,13 @@
 
 use c10d_core::OpKind;
 
-/// A call to simulate; rooted ones have root 0. Sums may be rounded on the way.
+/// A call to simulate. Rooted ops have root 0. Sums may be rounded several times.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// One of [`OPS`](super::OPS).
     pub op: OpKind,
-    /// Of the larger of the call's two sides on a rank.
+    /// The bytes of the larger one of the call's two sides on a rank.
     pub bytes: usize,
-    /// Of an element.
+    /// The bytes of an element.
     pub elem: usize,
 }

@@ -1,4 +1,4 @@
-//! What the model says where it can be said by hand, and that what the table selects is good in it.
+//! Checks the model against costs that were computed by hand, and the table's choices against the model.
 
 use super::graph::{Graph, MOST};
 use super::*;
@@ -19,14 +19,14 @@ fn a_message_costs_what_its_link_says() {
     let seconds = |hosts, each| cost(OpKind::Broadcast, 8, &cluster(hosts, each), Algorithm::Direct).seconds;
     assert_eq!(seconds(1, 2), (10.0 + 8.0) + 100.0 + (10.0 + 16.0));
     assert_eq!(seconds(2, 1), (20.0 + 24.0) + 56.0 + 1000.0 + (20.0 + 40.0));
-    // A chain passes on what has come: twice the way, and the second sending waits for the receipt.
+    // A chain forwards what it has received, so two messages follow each other.
     let chain = cost(OpKind::Broadcast, 8, &cluster(1, 3), Algorithm::Ring);
     assert_eq!((chain.seconds, chain.rounds, chain.sent), (2.0 * (18.0 + 100.0 + 26.0), 2, 8));
     // Two ranks on one core take turns.
     let crowded = Cluster { cores: 1, ..cluster(1, 2) };
     let one_shot = |c: &Cluster| cost(OpKind::AllReduce, 8, c, Algorithm::OneShot).seconds;
     assert_eq!(one_shot(&cluster(1, 2)), 18.0 + 100.0 + (10.0 + 32.0));
-    // The second reduces first, for it was sent to first.
+    // Rank 1 reduces first, since its message was sent first.
     assert_eq!(one_shot(&crowded), 18.0 + 100.0 + 2.0 * (10.0 + 32.0));
 }
 
@@ -37,7 +37,7 @@ fn the_network_of_a_host_is_shared() {
     let alone = cost(OpKind::Gather, 40, &cluster(2, 1), Algorithm::Direct);
     let shared = cost(OpKind::Gather, 80, &c, Algorithm::Direct);
     assert_eq!(alone.seconds, 20.0 + 60.0 + 140.0 + 1000.0 + 20.0 + 100.0);
-    // 20 bytes each; the root also takes its neighbour's.
+    // Each rank sends 20 bytes; the root also receives those of the rank on its own host.
     assert_eq!(shared.seconds, 20.0 + 60.0 + 2.0 * 140.0 + 1000.0 + 20.0 + 100.0);
 }
 
@@ -46,7 +46,7 @@ fn long_messages_overlap() {
     let c = cluster(4, 1);
     let bytes = 64 << 16;
     let chain = cost(OpKind::Broadcast, bytes, &c, Algorithm::Ring);
-    // The network takes 7 of a byte, and a core 3 and 5; the pieces of a chain of three overlap.
+    // A byte takes 7 of the network, and 3 and 5 of the cores. The pieces of a chain of three messages overlap.
     let piece = 7.0 * (64 << 10) as f64;
     let least = 64.0 * piece;
     assert!(chain.seconds > least && chain.seconds < 1.7 * least, "{}", chain.seconds / least);
@@ -63,7 +63,7 @@ fn rounds_and_bytes_are_those_of_the_algorithms() {
     assert_eq!((barrier.rounds, barrier.sent, barrier.bounds.rounds), (4, 0, 4));
 }
 
-/// A world that looks alike from each of its hosts costs what it costs when all ranks are simulated.
+/// A world that looks the same from each of its hosts costs what it costs when all ranks are simulated.
 #[test]
 fn one_host_stands_for_all() {
     for (hosts, each) in [(8, 2), (5, 3), (16, 1)] {
@@ -84,7 +84,7 @@ fn one_host_stands_for_all() {
             assert!((a / b - 1.0).abs() < 0.02 && rounds == others, "{op} {how:?}: {a} {b}, {rounds} {others}");
         }
     }
-    // A tree does not look alike from everywhere.
+    // A tree does not look the same from every host.
     let scenario = Scenario { op: OpKind::AllReduce, bytes: 64, elem: 1 };
     let error = Graph::new(scenario, &cluster(8, 2), Algorithm::Tree, 20).err().unwrap();
     assert!(error.to_string().contains("tree all_reduce on 16 ranks has more steps"), "{error}");
@@ -101,21 +101,21 @@ fn what_is_no_cluster_is_refused() {
     assert!(simulate(send, &cluster(2, 2), &Table::builtin(), None).is_err());
 }
 
-/// Clusters of all shapes, with whole and half powers of two.
+/// Returns clusters of all shapes, with numbers of ranks that are powers of two and others.
 fn shapes() -> Vec<Cluster> {
     let network = |hosts, each| Cluster::new(hosts, each, 12.5e9, 5e-6);
     let flat = [2, 3, 6, 8, 12, 24, 32, 64, 100].map(|hosts| network(hosts, 1));
     let deep = [(2, 2), (4, 4), (3, 8), (8, 8), (12, 4)].map(|(hosts, each)| network(hosts, each));
-    // Smaller worlds on one host choose by what was measured.
+    // Smaller worlds on one host choose by measurements.
     let one = [9, 16, 48].map(|ranks| Cluster::one_host(ranks, ranks, true));
     [&flat[..], &deep[..], &one[..]].concat()
 }
 
-/// The best algorithm of a call, and what the selected one costs beside it.
+/// Returns the outcome of the selected algorithm, and those of all algorithms, the best first.
 fn compare(op: OpKind, bytes: usize, cluster: &Cluster) -> (Outcome, Vec<Outcome>) {
     let scenario = Scenario { op, bytes, elem: 4 };
     let table = Table::builtin();
-    // Everything to everybody is never the best for much.
+    // Sending everything to every rank is never the best for large data.
     let hopeless = |a: Algorithm| a == Algorithm::OneShot && bytes * cluster.ranks() as usize > 1 << 20;
     let able = Algorithm::ALL.iter().copied().filter(|a| a.ops().contains(&op) && !hopeless(*a));
     let mut all: Vec<Outcome> = able.map(|a| simulate(scenario, cluster, &table, Some(a)).unwrap()).collect();

@@ -12,7 +12,8 @@ use crate::plan::Plan;
 pub enum Fabric {
     /// One host, shared memory.
     Shm,
-    /// TCP between all ranks, on one host. A message costs more of the cores that the ranks share than it costs time.
+    /// TCP between all ranks, on one host. The ranks share its cores, so the processor time of a message matters more
+    /// than its latency.
     Loopback,
     /// TCP between all ranks.
     Tcp,
@@ -24,7 +25,7 @@ impl Fabric {
     /// Every fabric.
     pub const ALL: [Fabric; 4] = [Fabric::Shm, Fabric::Loopback, Fabric::Tcp, Fabric::Mixed];
 
-    /// Its name in tables.
+    /// Returns the name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Fabric::Shm => "shm",
@@ -34,12 +35,12 @@ impl Fabric {
         }
     }
 
-    /// The fabric of this name.
+    /// Returns the fabric of this name, if there is one.
     pub fn from_name(name: &str) -> Option<Fabric> {
         Fabric::ALL.into_iter().find(|f| f.name() == name)
     }
 
-    /// The fabric of connected ranks.
+    /// Returns the fabric of connected ranks.
     pub(crate) fn of(topology: &Topology) -> Fabric {
         if topology.is_shared() {
             Fabric::Shm
@@ -53,13 +54,15 @@ impl Fabric {
     }
 }
 
-/// Whether sums on this type must be rounded once, in rank order, at one place, so that they do not depend on the
-/// algorithm: 16-bit floats, where partial sums would lose too much, and factors, which must be applied once.
+/// Whether every element must be reduced on one rank, in rank order, and rounded once, so that the result does not
+/// depend on the algorithm. This holds for 16-bit floats, whose rounded partial sums would lose too much, and for
+/// pre-multiplied sums, whose factors must be applied once.
 pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
 
-/// An algorithm. For ops without a plan of its own it uses the direct plan; it does not apply to them.
+/// An algorithm. The methods append plans; by default, the direct plan, for ops for which the algorithm has no plan of
+/// its own.
 ///
 /// Ops whose counts may differ between ranks are always direct, so that each pair can check its own count.
 pub(crate) trait Schedule {
@@ -68,40 +71,40 @@ pub(crate) trait Schedule {
     /// Whether every element is reduced on one rank, in rank order.
     const RANK_ORDER: bool;
 
-    /// The ops for which it has its own plans, by the names that the table of choices knows.
+    /// The ops of [`TUNED`] for which the algorithm has its own plans.
     const OPS: &'static [OpKind];
 
-    /// In place, in the output.
+    /// All-reduce, in place in the output.
     fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = hosts;
         direct::all_reduce(me, bytes, elem, plan);
     }
 
-    /// The input of every rank is left as it is; only the root has an output.
+    /// Reduce. The input of every rank stays unchanged; only the root has an output.
     fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = elem;
         direct::reduce(me, root, bytes, plan);
     }
 
-    /// In place, in the output.
+    /// Broadcast, in place in the output.
     fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = elem;
         direct::broadcast(me, root, bytes, plan);
     }
 
-    /// The input has all blocks, the output only this rank's.
+    /// Reduce-scatter. The input has all blocks; the output has only this rank's.
     fn reduce_scatter(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         let _ = hosts;
         direct::reduce_scatter(me, blocks, plan);
     }
 
-    /// The input has this rank's block, the output all.
+    /// All-gather. The input has this rank's block; the output has all.
     fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         let _ = hosts;
         direct::all_gather(me, blocks, plan);
     }
 
-    /// It moves no data.
+    /// Barrier. It moves no data.
     fn barrier(me: Member, plan: &mut Plan) {
         direct::barrier(me, plan);
     }

@@ -1,4 +1,4 @@
-//! The bytes of each rank.
+//! The division of a space into one block per rank.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::plan::{Region, Space};
 pub(crate) enum Blocks<'a> {
     /// The first `rem` blocks have `q + 1` units, the others `q`; the last unit may be cut short.
     Even { total: usize, unit: usize, q: usize, rem: usize },
-    /// Where each block starts, and where the last one ends.
+    /// The offset of each block, and the end of the last one.
     Listed(&'a [usize]),
 }
 
@@ -18,12 +18,12 @@ const ALIGN_FROM: usize = 1024;
 const LINE: usize = 64;
 
 impl Blocks<'static> {
-    /// `parts` blocks of `len` bytes each.
+    /// Makes `parts` blocks of `len` bytes each.
     pub(crate) fn uniform(parts: u32, len: usize) -> Self {
         Blocks::Even { total: len * parts as usize, unit: len, q: 1, rem: 0 }
     }
 
-    /// `total` bytes in `parts` blocks of about equal size, each a multiple of `elem` (a power of two).
+    /// Divides `total` bytes into `parts` blocks of about equal size, each a multiple of `elem` (a power of two).
     pub(crate) fn split(total: usize, parts: u32, elem: usize) -> Self {
         let parts = parts as usize;
         let unit = if total / parts >= ALIGN_FROM { LINE.max(elem) } else { elem };
@@ -33,12 +33,12 @@ impl Blocks<'static> {
 }
 
 impl Blocks<'_> {
-    /// Whether they are known to be of one length.
+    /// Whether all blocks are known to have the same length.
     pub(crate) fn are_equal(&self) -> bool {
         matches!(self, Blocks::Even { rem: 0, total, unit, q } if total % (unit * q).max(1) == 0)
     }
 
-    /// The start of rank `p`'s block; for `p` = world, the end of the last one.
+    /// Returns the offset of rank `p`'s block; for `p` = world, the end of the last block.
     pub(crate) fn offset(&self, p: u32) -> usize {
         let p = p as usize;
         match *self {
@@ -47,23 +47,23 @@ impl Blocks<'_> {
         }
     }
 
-    /// The length of rank `p`'s block.
+    /// Returns the length of rank `p`'s block.
     pub(crate) fn len(&self, p: u32) -> usize {
         self.offset(p + 1) - self.offset(p)
     }
 
-    /// Rank `p`'s block in `space`.
+    /// Returns rank `p`'s block in `space`.
     pub(crate) fn region(&self, space: Space, p: u32) -> Region {
         space.at(self.offset(p), self.len(p))
     }
 
-    /// The blocks of consecutive ranks in `space`.
+    /// Returns the blocks of consecutive ranks in `space`.
     pub(crate) fn range(&self, space: Space, ranks: Range<u32>) -> Region {
         let start = self.offset(ranks.start);
         space.at(start, self.offset(ranks.end) - start)
     }
 
-    /// `count` blocks from `first` on, around the circle of `world`: one or two ranges of consecutive ranks.
+    /// Returns `count` blocks from `first` on, around the circle of `world`: one or two ranges of consecutive ranks.
     pub(crate) fn circle(first: u32, count: u32, world: u32) -> impl Iterator<Item = Range<u32>> {
         let end = first + count;
         let wrapped = end.saturating_sub(world);

@@ -25,16 +25,16 @@ impl Schedule for Bruck {
     }
 }
 
-/// In each round, the number of blocks that a rank has doubles.
+/// All-gather in which the number of blocks that a rank has doubles in each round.
 ///
-/// `ceil(log2(world))` rounds; each rank sends as many blocks as it lacked, `world - 1`, its own and those after it.
+/// `ceil(log2(world))` rounds; each rank sends `world - 1` blocks, its own and those of the ranks after it.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let copied = plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
     exchange(me, blocks, After::All(copied), plan);
 }
 
-/// The same, once the own block of the output is there, when `after` says.
+/// The rounds of [`all_gather`], which begin when the own block of the output is there, as `after` says.
 pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for distance in (0..doublings(me.world)).map(|k| 1 << k) {
         let count = distance.min(me.world - distance);
@@ -47,10 +47,10 @@ pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &
     }
 }
 
-/// In round `k` every rank tells the rank at distance `2^k` that it, and all ranks from which it heard, have arrived
-/// (dissemination).
+/// Barrier by dissemination: in round `k` every rank tells the rank at distance `2^k` that it has arrived, and so have
+/// all ranks from which it has heard.
 ///
-/// `ceil(log2(world))` rounds; each rank sends as many empty messages.
+/// `ceil(log2(world))` rounds; each rank sends one empty message per round.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {
     let nothing = Space::Output.at(0, 0);
     let mut after = After::Nothing;

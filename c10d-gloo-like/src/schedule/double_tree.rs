@@ -1,5 +1,5 @@
-//! Two binary trees, each for one half of the bytes: who passes on in one of them is a leaf of the other, so everybody sends
-//! about as much as it has, in few rounds.
+//! Two binary trees, each for one half of the bytes. A rank with children in one tree is a leaf of the other (except
+//! one rank of an odd world), so each rank sends about as many bytes as it has, in few rounds.
 
 use c10d_core::OpKind;
 
@@ -35,8 +35,9 @@ struct Node {
 }
 
 impl Node {
-    /// Place `v` of `n` in the first tree: odd places are leaves, and the parent of a place is its neighbour at a distance
-    /// of its lowest set bit, of those in whose numbers the next bit is set, if there is one.
+    /// Returns the node at place `v` of `n` in the first tree. Odd places are leaves. If `bit` is the lowest set bit of
+    /// `v`, the parent is that one of `v - bit` and `v + bit` in which the bit `2 * bit` is set, or `v - bit` if that
+    /// place does not exist.
     fn first(v: u32, n: u32) -> Node {
         let inside = |v: u32| (v < n).then_some(v);
         if v == 0 {
@@ -46,13 +47,14 @@ impl Node {
         let up = (v ^ bit) | bit << 1;
         let half = bit >> 1;
         let low = if half > 0 { Some(v - half) } else { None };
-        // Above: the nearest that is there.
+        // The upper child: the first of `v + half`, `v + half / 2`, ... that exists.
         let high =
             std::iter::successors(Some(half), |b| Some(b >> 1)).take_while(|b| *b > 0).find_map(|b| inside(v + b));
         Node { parent: Some(inside(up).unwrap_or(v ^ bit)), children: [low, high] }
     }
 
-    /// Place `v` of `n` in the first tree, or in the second, where odd and even change parts.
+    /// Returns the node at place `v` of `n` in the first tree or in the second, in which odd and even places are
+    /// exchanged.
     fn new(which: usize, v: u32, n: u32) -> Node {
         let (there, back): (u32, &dyn Fn(u32) -> u32) = match (which, n.is_multiple_of(2)) {
             (0, _) => (v, &|v| v),
@@ -68,15 +70,15 @@ impl Node {
     }
 }
 
-/// The half of `bytes` that is each tree's.
+/// Returns the half of `bytes` that belongs to each tree.
 fn halves(bytes: usize, elem: usize, space: Space) -> [Region; 2] {
     let blocks = Blocks::split(bytes, 2, elem);
     [0, 1].map(|t| blocks.region(space, t))
 }
 
-/// Reduces each half towards the root of its tree, and spreads it from there.
+/// Reduces each half towards the root of its tree, and broadcasts it from there.
 ///
-/// About `4 * log2(world)` rounds; each rank sends at most twice `bytes` and a half.
+/// About `4 * log2(world)` rounds; each rank sends at most `2.5 * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let nodes = [0, 1].map(|t| Node::new(t, me.rank, me.world));
     let halves = halves(bytes, elem, Space::Output);
@@ -98,7 +100,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     }
 }
 
-/// Reduces each half, in a tree of all ranks but the root, towards the tree's root, which hands it to the root.
+/// Reduces each half, in a tree of all ranks but the root, towards the tree's root, which sends it to the root.
 ///
 /// About `2 * log2(world)` rounds; each rank but the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
@@ -123,7 +125,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mu
     }
 }
 
-/// The place that is the root of its tree, if there is a place.
+/// Returns the place of the root of a tree; `None` if the tree has no places.
 fn top(which: usize, n: u32) -> Option<u32> {
     (n > 0).then(|| match (which, n.is_multiple_of(2)) {
         (0, _) => 0,
@@ -132,9 +134,9 @@ fn top(which: usize, n: u32) -> Option<u32> {
     })
 }
 
-/// The root hands each half to the root of a tree of all other ranks, where it spreads.
+/// The root sends each half to the root of a tree of all other ranks, which broadcasts it in its tree.
 ///
-/// About `2 * log2(world)` rounds; nobody sends more than `bytes` and a half.
+/// About `2 * log2(world)` rounds; no rank sends more than `1.5 * bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world - 1;
     let rank = |place: u32| me.at(place + 1, root);
@@ -158,7 +160,7 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: 
 mod tests {
     use super::*;
 
-    /// Both are trees of all places, of logarithmic depth, and who has two children in one has none in the other.
+    /// Both are trees of all places, of logarithmic depth, and no place has more than three children in both together.
     #[test]
     fn the_trees_complement_each_other() {
         for n in 1..=130u32 {

@@ -19,7 +19,8 @@ impl Schedule for HalvingDoubling {
     }
 }
 
-/// Halves the vector with nearer and nearer partners while reducing, then doubles it back.
+/// In each round, a rank and its partner split the part of the vector that they share; each reduces one half. The
+/// partners get nearer. Then the parts are exchanged with the same partners, in reverse order.
 ///
 /// Let `n` be the largest power of two that is at most the world size. There are `2 * log2(n)` rounds, and 2 more if
 /// the world is larger than `n`. Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` first
@@ -28,7 +29,8 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     let all = Space::Output.at(0, bytes);
     let n = 1 << me.world.ilog2();
     let extra = me.world - n;
-    // The first `2 * extra` ranks form pairs; the odd rank of a pair only sends and receives the result.
+    // The first `2 * extra` ranks form pairs. The odd rank of a pair only sends its vector to the even one, and
+    // receives the result.
     let paired = me.rank < 2 * extra;
     if paired && me.rank % 2 == 1 {
         plan.send(me.rank - 1, all, After::Nothing);

@@ -1,4 +1,4 @@
-//! Hosts first: it uses shared memory inside a host, and one stream per pair of hosts between them.
+//! Reduces inside each host first: it uses shared memory inside a host, and one stream per pair of hosts between them.
 
 use c10d_core::OpKind;
 

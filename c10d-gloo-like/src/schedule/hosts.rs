@@ -1,20 +1,21 @@
-//! Which ranks share a host.
+//! The ranks of each host.
 
 use std::collections::BTreeMap;
 
 /// The ranks of a world, host by host. Hosts are numbered in the order of their first ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Hosts {
-    /// Each rank's host.
+    /// The host of each rank.
     host: Vec<u32>,
-    /// The ranks, host by host, ascending.
+    /// All ranks, sorted by host; the ranks of one host are in ascending order.
     ranks: Vec<u32>,
-    /// Where each host's ranks begin, and the last one's end.
+    /// The index in `ranks` at which each host begins, and the end of the last one.
     starts: Vec<usize>,
 }
 
 impl Hosts {
-    /// `of[p]` names rank `p`'s host, in any numbers.
+    /// Makes the hosts of the ranks. Ranks `p` and `q` share a host if `of[p] == of[q]`; the numbers themselves have no
+    /// meaning.
     pub(crate) fn new(of: &[u32]) -> Hosts {
         let mut numbers = BTreeMap::new();
         let host: Vec<u32> = of
@@ -32,28 +33,28 @@ impl Hosts {
         Hosts { host, ranks, starts }
     }
 
-    /// How many hosts there are.
+    /// Returns the number of hosts.
     pub(crate) fn count(&self) -> u32 {
         self.starts.len() as u32 - 1
     }
 
-    /// The rank's host.
+    /// Returns the rank's host.
     pub(crate) fn of(&self, rank: u32) -> u32 {
         self.host[rank as usize]
     }
 
-    /// The ranks of a host, ascending.
+    /// Returns the ranks of a host, in ascending order.
     pub(crate) fn on(&self, host: u32) -> &[u32] {
         let host = host as usize;
         &self.ranks[self.starts[host]..self.starts[host + 1]]
     }
 
-    /// The first rank of a host.
+    /// Returns the first rank of a host.
     pub(crate) fn leader(&self, host: u32) -> u32 {
         self.on(host)[0]
     }
 
-    /// How many ranks every host has, if all have as many.
+    /// Returns the number of ranks of each host, if all hosts have the same number.
     pub(crate) fn each(&self) -> Option<u32> {
         let first = self.starts[1];
         self.starts.windows(2).all(|w| w[1] - w[0] == first).then_some(first as u32)
@@ -64,7 +65,7 @@ impl Hosts {
         self.ranks.is_sorted()
     }
 
-    /// The rank's place among those of its host.
+    /// Returns the rank's index among the ranks of its host.
     pub(crate) fn place(&self, rank: u32) -> u32 {
         self.on(self.of(rank)).binary_search(&rank).unwrap_or(0) as u32
     }

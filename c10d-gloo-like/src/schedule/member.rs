@@ -8,33 +8,34 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// The rank `distance` after this one, around the circle. `distance <= world`.
+    /// Returns the rank `distance` after this one, around the circle. `distance <= world`.
     pub(crate) fn ahead(self, distance: u32) -> u32 {
         (self.rank + distance) % self.world
     }
 
-    /// The rank `distance` before this one, around the circle. `distance <= world`.
+    /// Returns the rank `distance` before this one, around the circle. `distance <= world`.
     pub(crate) fn behind(self, distance: u32) -> u32 {
         (self.rank + self.world - distance) % self.world
     }
 
-    /// Every other rank, from the next one on, so that ranks begin with different peers.
+    /// Returns every other rank, from the next one on, so that ranks begin with different peers.
     pub(crate) fn others(self) -> impl Iterator<Item = u32> {
         (1..self.world).map(move |d| self.ahead(d))
     }
 
-    /// This rank's number, counted from the root.
+    /// Returns this rank's number, counted from the root.
     pub(crate) fn counted_from(self, root: u32) -> u32 {
         (self.rank + self.world - root) % self.world
     }
 
-    /// The rank whose [`Member::counted_from`] is `v`.
+    /// Returns the rank whose [`Member::counted_from`] is `v`.
     pub(crate) fn at(self, v: u32, root: u32) -> u32 {
         (v + root) % self.world
     }
 }
 
-/// The smallest `k` with `2^k >= n`: the number of rounds to reach `n` ranks if the reached ones double in each round.
+/// Returns the smallest `k` with `2^k >= n`: the number of rounds to reach `n` ranks if the number of reached ranks
+/// doubles in each round.
 pub(crate) fn doublings(n: u32) -> u32 {
     n.next_power_of_two().trailing_zeros()
 }

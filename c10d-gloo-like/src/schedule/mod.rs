@@ -67,12 +67,12 @@ macro_rules! algorithms {
                 }
             }
 
-            /// The algorithm of this name.
+            /// Returns the algorithm of this name, if there is one.
             pub fn from_name(name: &str) -> Option<Algorithm> {
                 Algorithm::ALL.iter().copied().find(|a| a.name() == name)
             }
 
-            /// The ops for which it has its own plans, among those for which a [`Table`] chooses.
+            /// The ops for which the algorithm has its own plans, among those for which a [`Table`] chooses.
             pub const fn ops(self) -> &'static [OpKind] {
                 match self {
                     $(Algorithm::$name => $file::$name::OPS,)*
@@ -139,13 +139,13 @@ algorithms! {
     scatter_gather::ScatterGather,
     /// Every rank communicates with ranks at distances that double.
     bruck::Bruck,
-    /// Around the circle.
+    /// Every rank communicates only with its two neighbours in a circle.
     ring::Ring,
     /// Binomial trees.
     tree::Tree,
     /// Two binary trees, each for half of the bytes.
     double_tree::DoubleTree,
-    /// Inside hosts, between them, inside once more.
+    /// First inside each host, then between hosts, then inside each host again.
     two_level::TwoLevel,
     /// Recursive halving with nearer and nearer partners, then doubling.
     halving_doubling::HalvingDoubling,

@@ -1,4 +1,5 @@
-//! Around the circle: each rank communicates only with its two neighbours. It has the fewest bytes and the most rounds.
+//! Each rank communicates only with its two neighbours, around the circle. This sends the fewest bytes and needs the
+//! most rounds.
 //!
 //! A block is forwarded while it arrives, so the rounds overlap.
 
@@ -54,7 +55,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     pass_around(me, blocks, after, plan);
 }
 
-/// Reduces each block once around the circle, ending at its rank.
+/// Reduces each block once around the circle, so that it ends at the rank to which it belongs.
 ///
 /// `world - 1` rounds; each rank sends every block but its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -67,7 +68,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     // There are two buffers for blocks in transfer: one is filled while the other is sent.
     let longest = if me.world > 2 { (0..me.world).map(|p| blocks.len(p)).max().unwrap_or(0) } else { 0 };
     let slots = [plan.scratch(longest), plan.scratch(longest)];
-    // The last send from each place.
+    // The last send from each buffer.
     let mut sent: [StepId; 2] = [plan.send(me.ahead(1), own(me.behind(1)), After::Nothing); 2];
     for s in 0..me.world - 1 {
         let slot = s as usize % 2;

@@ -1,4 +1,4 @@
-//! The work of a root is divided: each rank does it for its own part.
+//! Divides the work of a root: each rank does it for its own part of the data.
 
 use c10d_core::OpKind;
 

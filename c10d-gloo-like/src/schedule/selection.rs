@@ -1,14 +1,14 @@
-//! A table for one group: for its fabric and world, by op and bytes.
+//! The rules of a table that apply to one group, by op and bytes.
 
 use c10d_core::OpKind;
 
 use super::tuned::{TUNED, tuned};
 use super::{Algorithm, Fabric, Table};
 
-/// Up to this many bytes, this algorithm.
+/// The largest number of bytes for which an algorithm is used, and the algorithm.
 type Step = (usize, Algorithm);
 
-/// The choices of one group. They depend only on facts that all ranks know, so that all choose alike.
+/// The choices of one group. They depend only on facts that all ranks know, so all ranks make the same choices.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     alone: bool,
@@ -37,8 +37,8 @@ impl Selection {
         Selection { alone: world == 1, steps: TUNED.map(|op| [steps(op, false), steps(op, true)]) }
     }
 
-    /// The algorithm of a call. `bytes` counts the whole vector (`broadcast`, `reduce`, `all_reduce`) or all blocks
-    /// together (`all_gather`, `reduce_scatter`); it is unused for other ops.
+    /// Returns the algorithm of a call. `bytes` is the size of the whole vector (`broadcast`, `reduce`, `all_reduce`)
+    /// or of all blocks together (`all_gather`, `reduce_scatter`); it is unused for other ops.
     #[inline]
     pub(crate) fn choose(&self, op: OpKind, bytes: usize, exact: bool) -> Algorithm {
         if self.alone {
@@ -50,7 +50,7 @@ impl Selection {
     }
 }
 
-/// The largest number of bytes of all blocks, from a rule that counts the bytes of one.
+/// Converts the limit of a rule, which may count the bytes of one block, to the bytes of all blocks.
 fn most(op: OpKind, up_to: usize, world: u32) -> usize {
     match op {
         OpKind::AllGatherInto | OpKind::ReduceScatterInto => {

@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 
 use crate::plan::{Action, After, Plan, Region, Space};
 
-/// The meaning of a byte: the reduction, in this order, of these ranks' bytes at `pos`.
+/// The meaning of a byte: the reduction of the bytes at `pos` of these ranks, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) pos: usize,
     pub(crate) ranks: Vec<u8>,
-    /// How many reductions it went through.
+    /// The number of reductions that led to the byte.
     pub(crate) reductions: u8,
 }
 
@@ -61,8 +61,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Makes a world from `plan(rank)` and the initial contents of the spaces: `input(rank)`, `output(rank)` (`None`:
-    /// nothing yet).
+    /// Makes a world from `plan(rank)` and the initial contents of the spaces, `input(rank)` and `output(rank)`. `None`
+    /// is a byte without contents.
     pub(crate) fn new(
         world: u32,
         elem: usize,
@@ -99,20 +99,20 @@ impl World {
         &self.ranks[rank as usize].memory[Space::Input as usize]
     }
 
-    /// Bytes that this rank sends.
+    /// Returns the number of bytes that this rank sends.
     pub(crate) fn sent(&self, rank: u32) -> usize {
         let sends = self.ranks[rank as usize].plan.steps.iter();
         sends.filter(|s| matches!(s.action, Action::Send { .. })).map(|s| s.action.len()).sum()
     }
 
-    /// Runs to the end, in an order drawn from the seed.
+    /// Runs the plans to the end, in an order that depends on the seed.
     pub(crate) fn run(&mut self, seed: u64) {
         let mut random = Random(seed);
         self.capacity = self.elem * (1 + random.below(8));
         for r in &mut self.ranks {
             r.priority = (0..r.over.len()).map(|_| random.below(1 << 20)).collect();
         }
-        // Choices are uniform, or, to delay some steps for long, always the possible step of the highest priority.
+        // Steps are chosen at random, or always in the order of their priorities, which delays some steps for long.
         let starve = seed % 2 == 1;
         let mut all: Vec<(usize, usize)> =
             (0..self.ranks.len()).flat_map(|r| (0..self.ranks[r].over.len()).map(move |s| (r, s))).collect();
@@ -143,7 +143,7 @@ impl World {
         (0..self.ranks.len()).filter_map(|r| steps(r).next().map(|s| (r, s))).collect()
     }
 
-    /// How many bytes of the step may be done by now; `None`: not even its header.
+    /// Returns how many bytes of the step may be done by now; `None` if not even its header may be sent.
     fn limit(&self, r: usize, s: usize) -> Option<usize> {
         let rank = &self.ranks[r];
         let steps = &rank.plan.steps;
@@ -254,7 +254,7 @@ impl World {
         self.write(r, s, to, i, value);
     }
 
-    /// Reads a byte. It panics if the plan, run step by step, would have written this byte before.
+    /// Reads a byte. It panics if an earlier step of the plan has yet to write this byte.
     fn read(&self, r: usize, s: usize, from: Region, i: usize) -> Value {
         let rank = &self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {
@@ -264,7 +264,7 @@ impl World {
         rank.memory[from.space as usize][from.offset + i].clone().expect("reads a byte that nobody wrote")
     }
 
-    /// Writes a byte. It panics if the plan, run step by step, would have read or written this byte before.
+    /// Writes a byte. It panics if an earlier step of the plan has yet to read or write this byte.
     fn write(&mut self, r: usize, s: usize, to: Region, i: usize, value: Value) {
         let rank = &mut self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {
@@ -328,7 +328,7 @@ impl World {
         Some(chain)
     }
 
-    /// The number of rounds: the length of the longest chain of messages in which each needs the one before.
+    /// Returns the number of rounds: the length of the longest chain of messages in which each needs the one before.
     pub(crate) fn rounds(&self) -> u32 {
         self.chains().iter().flatten().map(|c| c.0).max().unwrap_or(0)
     }

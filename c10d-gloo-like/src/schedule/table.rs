@@ -35,7 +35,7 @@ pub struct Rule {
 pub struct Table {
     /// The rules; the first that fits counts.
     pub rules: Vec<Rule>,
-    /// The file from which it was read; `None`: it is the built-in one.
+    /// The file from which the table was read, if it was read from one.
     pub(crate) file: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Table {
         Table { rules, file: None }
     }
 
-    /// The built-in table.
+    /// Returns the built-in table.
     pub fn builtin() -> Table {
         Table::new(BUILTIN.iter().map(|row| row.rule()).collect())
     }
@@ -59,7 +59,7 @@ impl Table {
         self
     }
 
-    /// The data that ranks compare to check that their tables are the same.
+    /// Returns the data that ranks compare to check that their tables are the same.
     pub(crate) fn tuning(&self) -> Tuning {
         let text: String = self.rules.iter().map(Rule::to_string).collect();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -96,13 +96,15 @@ const K: usize = 1 << 10;
 const M: usize = 1 << 20;
 const ANY: usize = usize::MAX;
 
-/// Worlds. Up to eight ranks on one host are as measured (2 cores, AMD Zen 4); all others as [`crate::model`] has it.
+/// World sizes. The rules for up to eight ranks on one host were measured (2 cores, AMD Zen 4). All others were
+/// computed with [`crate::model`].
 const ALL: (u32, u32) = (2, ANY_WORLD);
 const TWO: (u32, u32) = (2, 2);
 const SOME: (u32, u32) = (3, 8);
 const MANY: (u32, u32) = (9, ANY_WORLD);
 
-/// Where several rules of an op are for one world, the later ones are also for sums that must be rounded once.
+/// Some rules follow a rule for the same worlds and sizes. They serve sums that must be rounded once, which skip rules
+/// whose algorithms do not reduce in rank order.
 #[rustfmt::skip]
 const BUILTIN: &[Row] = &[
     Row(AllReduce, Shm, TWO, 8 * K, OneShot),

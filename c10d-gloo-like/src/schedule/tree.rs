@@ -36,7 +36,7 @@ struct Node {
     me: Member,
     root: u32,
     v: u32,
-    /// The parent is `v - span`; the subtree is `v .. v + span`, as far as there are ranks.
+    /// The parent is `v - span`; the subtree is `v .. v + span`, up to the last rank.
     span: u32,
 }
 
@@ -55,7 +55,7 @@ impl Node {
         (self.v > 0).then(|| self.rank(self.v - self.span))
     }
 
-    /// The children, counted from the root, those with the largest subtrees first.
+    /// Returns the children, counted from the root, those with the largest subtrees first.
     fn children(&self) -> impl Iterator<Item = u32> + use<> {
         let (v, world) = (self.v, self.me.world);
         (0..self.span.trailing_zeros()).rev().map(move |k| v + (1 << k)).filter(move |c| *c < world)

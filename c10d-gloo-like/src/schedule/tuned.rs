@@ -2,8 +2,8 @@
 
 use c10d_core::OpKind;
 
-/// The ops for which a table chooses algorithms; ops with several buffers use the same names. All others are direct:
-/// their counts may differ between ranks, and each pair checks its own.
+/// The ops for which a table chooses algorithms; their coalesced forms and the monitored barrier use the same rules.
+/// All other ops are direct: their counts may differ between ranks, and each pair checks its own.
 pub const TUNED: [OpKind; 6] = [
     OpKind::AllReduce,
     OpKind::Reduce,
@@ -13,7 +13,7 @@ pub const TUNED: [OpKind; 6] = [
     OpKind::Barrier,
 ];
 
-/// The index of the op in [`TUNED`].
+/// Returns the index of the op in [`TUNED`]; `None` if the op is always direct.
 pub(crate) const fn tuned(op: OpKind) -> Option<usize> {
     match op {
         OpKind::AllReduce | OpKind::AllReduceCoalesced => Some(0),

@@ -41,43 +41,46 @@ fn format<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<(), D::Error> 
 }
 
 impl Row {
-    /// The rule; an error says what is wrong with it.
+    /// Returns the rule. The error says what is wrong with the row.
     fn rule(&self) -> std::result::Result<Rule, String> {
         let names = |all: &mut dyn Iterator<Item = &'static str>| all.collect::<Vec<_>>().join(" ");
         let op = TUNED.into_iter().find(|op| op.name() == self.op).ok_or_else(|| {
             format!(
-                "no choice for an op {:?}; there are {}",
+                "op {:?} has no choice of algorithms; these ops have: {}",
                 self.op,
                 names(&mut TUNED.iter().map(|o: &OpKind| o.name()))
             )
         })?;
         let fabric = Fabric::from_name(&self.fabric).ok_or_else(|| {
-            format!("no fabric {:?}; there are {}", self.fabric, names(&mut Fabric::ALL.iter().map(|f| f.name())))
+            format!("unknown fabric {:?}; known: {}", self.fabric, names(&mut Fabric::ALL.iter().map(|f| f.name())))
         })?;
         let able = || Algorithm::ALL.iter().filter(|a| a.ops().contains(&op));
         let algorithm = able().copied().find(|a| a.name() == self.algorithm).ok_or_else(|| {
             let all = names(&mut able().map(|a| a.name()));
-            format!("no algorithm {:?} of {}; there are {all}", self.algorithm, op.name())
+            format!("unknown algorithm {:?} of {}; known: {all}", self.algorithm, op.name())
         })?;
         if self.ranks.0 < 2 || self.ranks.1 < self.ranks.0 {
-            return Err(format!("ranks from {} to {}: from 2 on, the smaller world first", self.ranks.0, self.ranks.1));
+            return Err(format!(
+                "ranks from {} to {}: the first must be at least 2, and not above the second",
+                self.ranks.0, self.ranks.1
+            ));
         }
         Ok(Rule { op, fabric, ranks: self.ranks, up_to: self.up_to.unwrap_or(usize::MAX), algorithm })
     }
 }
 
 impl Table {
-    /// Reads a tuning file; its rules come before those of the built-in table, so it need not have all.
+    /// Reads a tuning file. Its rules come before those of the built-in table, so the file need not cover all calls.
     ///
     /// # Errors
-    /// The file cannot be read or is not such a file: the error names it, and the line.
+    /// The file cannot be read, or is not a tuning file. The error names the file and the line.
     pub fn read(path: &Path) -> Result<Table> {
         let mut table = Table::of_file(path)?;
         table.rules.extend(Table::builtin().rules);
         Ok(table)
     }
 
-    /// Reads a tuning file: its own rules only.
+    /// Reads only the rules of a tuning file, without the built-in ones.
     ///
     /// # Errors
     /// The same as for [`Table::read`].
@@ -88,7 +91,7 @@ impl Table {
         let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_string(&mut text));
         read.map_err(|e| refuse(1, "it cannot be read").caused_by(e))?;
         if text.len() as u64 > MOST {
-            return Err(refuse(1, &format!("more than {MOST} bytes cannot be a table")));
+            return Err(refuse(1, &format!("the file has more than {MOST} bytes, so it is not a tuning file")));
         }
         let file: File =
             toml::from_str(&text).map_err(|e| refuse(line(&text, e.span()), &harmless(e.message(), 300)))?;
@@ -98,7 +101,7 @@ impl Table {
         Ok(Table { rules: file.rules.iter().map(rule).collect::<Result<_>>()?, file: Some(name) })
     }
 
-    /// The text of a tuning file with these rules; `head`: what a comment says of it.
+    /// Returns the text of a tuning file with these rules. `head` becomes a comment at its beginning.
     pub fn to_toml(&self, head: &str) -> String {
         let mut text: String = head.lines().map(|line| format!("# {line}\n")).collect();
         let _ = writeln!(text, "format = \"{FORMAT}\"\nrules = [");
@@ -109,7 +112,7 @@ impl Table {
     }
 }
 
-/// The line in which a span begins; the last one if there is none.
+/// Returns the line in which a span begins, or the last line if there is no span.
 fn line(text: &str, span: Option<Range<usize>>) -> usize {
     let before = span.map_or(text, |span| text.get(..span.start).unwrap_or(text));
     1 + before.matches('\n').count()
@@ -139,9 +142,13 @@ mod tests {
         let good = "{ op = \"barrier\", fabric = \"shm\", ranks = [2, 4], algorithm = \"bruck\" },";
         let file = |rule: &str| format!("format = \"{FORMAT}\"\nrules = [\n{good}\n{rule}\n]\n");
         for (text, line, word) in [
-            (file(&good.replace("bruck", "tree")), 4, "no algorithm \"tree\" of barrier; there are bruck direct"),
-            (file(&good.replace("barrier", "gather")), 4, "no choice for an op \"gather\""),
-            (file(&good.replace("shm", "ether")), 4, "no fabric \"ether\"; there are shm loopback tcp mixed"),
+            (file(&good.replace("bruck", "tree")), 4, "unknown algorithm \"tree\" of barrier; known: bruck direct"),
+            (
+                file(&good.replace("barrier", "gather")),
+                4,
+                "op \"gather\" has no choice of algorithms; these ops have: all_reduce",
+            ),
+            (file(&good.replace("shm", "ether")), 4, "unknown fabric \"ether\"; known: shm loopback tcp mixed"),
             (file(&good.replace("[2, 4]", "[4, 2]")), 4, "ranks from 4 to 2"),
             (file(&good.replace("ranks", "rank")), 4, "unknown field `rank`"),
             (file(&good.replace("fabric = \"shm\",", "")), 4, "missing field `fabric`"),

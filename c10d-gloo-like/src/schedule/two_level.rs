@@ -1,4 +1,5 @@
-//! Inside hosts, between them, and inside once more: between hosts every byte goes once, and in few rounds.
+//! Works inside the hosts, then between them, then inside them again. Between hosts, every byte is sent once, and in
+//! few rounds.
 
 use c10d_core::OpKind;
 
@@ -22,11 +23,13 @@ impl Schedule for TwoLevel {
     }
 }
 
-/// Each rank reduces a part for its host; the ranks at one place of all hosts all-reduce their part; the parts are gathered
-/// inside each host. Hosts with unequal numbers of ranks let their first ranks speak for them.
+/// Each rank reduces one part for its host. The ranks with the same index on their hosts all-reduce their part. Then
+/// the parts are gathered inside each host. If the hosts have different numbers of ranks, the hierarchical algorithm is
+/// used.
 ///
-/// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice as many
-/// otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside, and of `bytes / k` what the all-reduce between hosts sends.
+/// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice
+/// as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its host, and between hosts what an
+/// all-reduce of `bytes / k` over `h` ranks sends.
 pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
     let Some(each) = hosts.each() else { return hierarchical::all_reduce(me, hosts, bytes, elem, plan) };
     let (host, count, place) = (hosts.of(me.rank), hosts.count(), hosts.place(me.rank));
@@ -61,10 +64,12 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
     }
 }
 
-/// The first rank of each host gathers its host's blocks, these exchange them in rounds, and share the whole out inside.
-/// Only for equal blocks, and hosts of as many consecutive ranks each; all else is Bruck's.
+/// The first rank of each host gathers the blocks of its host. The first ranks exchange these in rounds, and then
+/// broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have the same number of
+/// consecutive ranks, Bruck's algorithm is used.
 ///
-/// `log2(h)` rounds between hosts, 3 inside. The first rank of a host sends every byte once to another host and once inside.
+/// `log2(h)` rounds between hosts, 3 inside. The first rank of a host sends every byte once to another host, and once
+/// inside its own.
 pub(crate) fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
     let each = hosts.each().filter(|_| hosts.are_consecutive() && blocks.are_equal());
     let Some(each) = each else { return bruck::all_gather(me, blocks, plan) };

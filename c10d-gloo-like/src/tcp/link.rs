@@ -1,4 +1,4 @@
-//! A TCP connection as a link: small reads go through a buffer, large ones past it.
+//! A TCP connection as a link. Small reads go through a buffer; large ones go directly into the caller's memory.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpStream;
@@ -12,11 +12,11 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::unacknowledged;
 
-/// The receive buffer, made at the first read.
+/// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// With fewer buffered bytes than this (a header and the largest element fit), the socket is read again.
+/// With fewer buffered bytes than this, the socket is read again. A header and the largest element fit into it.
 const LITTLE: usize = 64;
-/// How many later bytes a read past the buffer also takes.
+/// The largest number of further bytes that a large read puts into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
 
 /// One end of a connection.
@@ -28,7 +28,8 @@ pub(crate) struct TcpLink {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How many bytes the last `peek` showed, if none was consumed since: a caller that comes again needs more.
+    /// The number of bytes that the last `peek` returned, if none was consumed since. A caller that peeks again needs
+    /// more.
     shown: usize,
     /// How the connection ended, if it did. It is reported after all received bytes were read.
     gone: Option<&'static str>,
@@ -94,7 +95,7 @@ impl TcpLink {
             self.receive(&mut [])?;
         }
         let held = self.end - self.start;
-        // The data before the end may be all that is needed, even if it is read many times.
+        // The bytes before the end may be all that is needed, so the end is reported only when none are left.
         if let Some(how) = self.gone
             && held == 0
         {
@@ -107,7 +108,7 @@ impl TcpLink {
     /// See [`crate::link::Link::glance`].
     pub(crate) fn glance(&mut self) -> &[u8] {
         if self.end - self.start < LITTLE {
-            // The cause of the end is kept for a caller that needs the bytes.
+            // If the connection ends here, the reason is kept for a caller that needs the bytes.
             let _ = self.receive(&mut []);
         }
         &self.buffer[self.start..self.end]
@@ -141,8 +142,8 @@ impl TcpLink {
         n
     }
 
-    /// One receive into `to`; bytes beyond it go into the buffer (which is empty if `to` is not). Returns how many
-    /// bytes went into `to`.
+    /// Receives once into `to`. Further bytes go into the buffer, which must be empty unless `to` is. Returns the
+    /// number of bytes in `to`.
     fn receive(&mut self, to: &mut [u8]) -> Result<usize> {
         if self.gone.is_some() {
             return Ok(0);
@@ -155,7 +156,7 @@ impl TcpLink {
             (self.start, self.end) = (0, self.end - self.start);
         }
         let spare = &mut self.buffer[self.end..];
-        // A long read is followed by more of them, which should also go past the buffer.
+        // A large read is followed by more large reads, which should also go directly into the caller's memory.
         let along = if to.len() > TAKE_ALONG { spare.len().min(TAKE_ALONG) } else { spare.len() };
         if to.is_empty() && along == 0 {
             return Ok(0);

@@ -77,7 +77,7 @@ fn the_end_comes_after_the_last_byte() {
         link.consume(n);
         got += n;
     }
-    // It may be read any number of times, since the caller may wait for bytes of others.
+    // The last byte can be seen any number of times, since the caller may wait for bytes of other peers.
     for _ in 0..3 {
         assert_eq!(wait(&mut link, 0).unwrap(), 1);
         assert_eq!(link.glance().len(), 1);

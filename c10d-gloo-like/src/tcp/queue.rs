@@ -15,7 +15,7 @@ const UNACKNOWLEDGED: Opcode = libc::TIOCOUTQ as Opcode;
 /// that is closed with unread bytes) ends the connection, but keeps the receive queue. A reset destroys data that is
 /// not acknowledged.
 pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> bool {
-    // SAFETY: this opcode writes one int.
+    // SAFETY: this opcode writes one int, which is the type of the getter.
     let query = unsafe { Getter::<UNACKNOWLEDGED, c_int>::new() };
     // SAFETY: the descriptor is open, and the call changes nothing.
     unsafe { ioctl(socket, query) }.is_ok_and(|bytes| bytes > 0)

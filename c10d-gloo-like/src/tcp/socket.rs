@@ -1,4 +1,4 @@
-//! Makes connections, each within a deadline, and tunes them.
+//! Makes connections by a deadline, and tunes them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// The largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A socket where peers connect. Forked children do not keep it.
+/// A listening socket for peers. Forked children do not keep it.
 pub(crate) struct Listener {
     /// It is declared before the socket, so that it is dropped before the descriptor is closed.
     _private: Private,
@@ -41,7 +41,7 @@ impl Listener {
         Ok(Listener { _private: Private::new(&socket), socket: socket.into() })
     }
 
-    /// The address that peers dial.
+    /// Returns the address that peers dial.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
         self.socket.local_addr().map_err(|e| refused("the listening socket has no address".into(), e))
     }
@@ -51,8 +51,8 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// The next connection, tuned and non-blocking; `None` if none came by the deadline (with a deadline in the past,
-    /// it does not wait).
+    /// Accepts the next connection and makes it tuned and non-blocking. Returns `None` if none came by the deadline.
+    /// With a deadline in the past, this does not wait.
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             match self.socket.accept() {
@@ -113,7 +113,7 @@ fn connect(socket: &Socket, address: SocketAddr, deadline: Instant) -> io::Resul
     socket.take_error()?.map_or(Ok(()), Err)
 }
 
-/// Waits until the descriptor is ready or has an error. `false` at the deadline.
+/// Waits until the descriptor is ready or has an error. Returns `false` at the deadline.
 fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -128,8 +128,8 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
 
 /// Makes the kernel end this connection if the peer's host is silent for this long.
 ///
-/// It is for connections with little data whose reader always reads. On a connection with payload, a late peer does not
-/// read, and the kernel's user timeout counts the time in which the peer's window is full as silence: a living peer
+/// This is for connections with little data whose reader always reads. On a connection with payload, a late peer does
+/// not read, and the kernel's user timeout counts the time in which the peer's window is full as silence. A living peer
 /// would count as dead.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
@@ -143,14 +143,14 @@ pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Resu
     socket.set_tcp_keepalive(&probes)
 }
 
-/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: they live until
-/// the op's deadline, and the control connection knows whether the peer's host is alive.
+/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: a wait for them
+/// ends at the op's deadline, and the control connection shows whether the peer's host is alive.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     // Congestion control algorithms that pace by time halve the speed of loopback, where there is no congestion.
-    // Changing it is not allowed everywhere, and it affects only speed.
+    // Not every system allows this change, which affects only speed.
     let (own, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
     if peer.is_loopback() || peer == own {
         let _ = socket.set_tcp_congestion(b"reno");
@@ -203,7 +203,7 @@ mod tests {
         for stream in [dialled, accepted] {
             assert!(stream.nodelay().unwrap());
             let socket = SockRef::from(&stream);
-            assert!(socket.tcp_user_timeout().unwrap().is_none_or(|t| t.is_zero()), "data waits for who is late");
+            assert!(socket.tcp_user_timeout().unwrap().is_none_or(|t| t.is_zero()), "payload must not have a timeout");
             end_when_silent(&stream, Duration::from_secs(10)).unwrap();
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(10)));
             assert!(socket.keepalive().unwrap());
