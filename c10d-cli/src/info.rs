@@ -17,7 +17,7 @@ use crate::plugins::{Row, print_rows};
 /// Show the registration table (op × key → kernel → backend) and the backends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// As JSON: `registrations` (60 rows), `backends`, `libraries` and `plugins` (decisions).
+    /// Print JSON: `registrations` (60 rows), `backends`, `libraries` and `plugins` (decisions).
     #[arg(long)]
     json: bool,
 }
@@ -173,7 +173,7 @@ fn print(rows: &[TableRow], backends: &[Backend], libraries: &[Library]) -> io::
     Ok(())
 }
 
-/// Why a kernel or backend is missing, with the key if the text lacks it.
+/// Returns why a kernel or backend is missing, with the key if the text lacks it.
 fn reason(row: &TableRow) -> Option<String> {
     let why = row.why.as_ref()?;
     Some(if why.contains(row.key.name()) { why.clone() } else { format!("{}: {why}", row.key) })

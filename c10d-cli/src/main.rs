@@ -27,14 +27,14 @@ enum Command {
     #[cfg(feature = "plugins")]
     #[command(subcommand)]
     Plugins(plugins::Verb),
-    /// One rank of `perf`; takes the same arguments.
+    /// Run as one rank of `perf`; takes the same arguments.
     #[command(name = perf::RANK_VERB, hide = true)]
     PerfRank(perf::Args),
-    /// The process in which `plugins check` loads one file.
+    /// Load one file for `plugins check`.
     #[cfg(feature = "plugins")]
     #[command(name = plugins::LOAD_VERB, hide = true)]
     PluginsLoad(plugins::File),
-    /// The process in which `plugins test` runs the suite on one file, and each of its ranks.
+    /// Run the suite on one file for `plugins test`, or one rank of the suite.
     #[cfg(feature = "plugins")]
     #[command(name = plugins::SUITE_VERB, hide = true)]
     PluginsSuite(plugins::File),
@@ -43,7 +43,7 @@ enum Command {
 /// The result of a command: an exit code, or an error to print.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// An error of arguments that contradict each other or do not fit here.
+/// An error of arguments that contradict each other or are not possible here.
 #[derive(Debug)]
 struct Bad(String);
 

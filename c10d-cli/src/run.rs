@@ -15,15 +15,15 @@ const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.
 ///
-/// Output lines are prefixed by rank. The first rank that fails ends the others, and its exit code is the exit code of
-/// this program: 128 + signal if a signal killed it or was passed on. It is 124 at the time limit, and 141 if nobody
-/// reads the output any more.
+/// Every output line is prefixed by its rank. When a rank fails, the others are ended. The exit code is then that of
+/// the rank that failed first, or 128 + signal if a signal killed it. If SIGINT or SIGTERM came and not all ranks
+/// succeeded, it is 130 or 143. It is 124 at the time limit, and 141 if nobody reads the output any more.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Ranks on this host.
+    /// The number of ranks on this host.
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_RANKS)))]
     ranks: u32,
-    /// Number of hosts; start `c10d run` on each of them.
+    /// The number of hosts; start `c10d run` on each of them.
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_HOSTS)))]
     nnodes: u32,
     /// The number of this host, 0 to M - 1.
@@ -35,16 +35,16 @@ pub(crate) struct Args {
     /// How long the launchers of several hosts wait for each other.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_negative_numbers = true)]
     join_timeout: Duration,
-    /// Let the other ranks go on when a rank fails.
+    /// Let the other ranks continue when a rank fails.
     #[arg(long)]
     keep_going: bool,
-    /// Which ranks must succeed. Values other than `all` imply --keep-going.
+    /// Which ranks must succeed for the job to succeed. Values other than `all` imply --keep-going.
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = Success::All)]
     success: Success,
-    /// Time between the signal that ends the ranks and SIGKILL.
+    /// The time between the signal that ends the ranks and SIGKILL.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
     grace: Duration,
-    /// Time limit of the whole job, after which the ranks are ended.
+    /// The time limit of the whole job, after which the ranks are ended.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Option<Duration>,
     /// An environment variable for every rank; may be repeated.
@@ -60,11 +60,11 @@ pub(crate) struct Args {
 
 #[derive(ValueEnum, Clone, Copy)]
 enum Success {
-    /// All.
+    /// All ranks.
     All,
-    /// Those that no signal killed, at least one.
+    /// All ranks that were not killed by a signal, and at least one.
     Survivors,
-    /// At least one.
+    /// At least one rank.
     Any,
 }
 
@@ -72,9 +72,9 @@ enum Success {
 enum Stdin {
     /// Rank 0.
     Rank0,
-    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
+    /// All ranks of this host. Each gets all input, and the slowest reader sets the speed.
     All,
-    /// None.
+    /// No rank.
     None,
 }
 
@@ -82,8 +82,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let (program, rest) = args.command.split_first().ok_or("no program was given")?;
     if args.node_rank >= args.nnodes {
         return Err(Bad::argument(format!(
-            "--node-rank {} of {} hosts: they are numbered from 0",
-            args.node_rank, args.nnodes
+            "--node-rank {} with --nnodes {}: the hosts are numbered from 0 to {}",
+            args.node_rank,
+            args.nnodes,
+            args.nnodes - 1
         )));
     }
     if args.nnodes > 1 && args.rdzv.is_none() {
@@ -135,7 +137,7 @@ fn tell(report: &JobReport) {
         let all = report.exit_code() == 0;
         say(format_args!(
             "c10d run: {failure}{}",
-            if all { "\nc10d run: the ranks that had to end well did" } else { "" }
+            if all { "\nc10d run: the job succeeded, since the ranks that must succeed did" } else { "" }
         ));
     } else if report.reader_gone {
         say("c10d run: nobody reads the output any more, so the ranks were ended");
@@ -154,7 +156,7 @@ const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|s| (0.0..=YEAR).contains(s));
-    let wrong = || format!("{text:?} is no number of seconds from 0 to {YEAR}");
+    let wrong = || format!("{text:?} is not a number of seconds from 0 to {YEAR}");
     seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(wrong)
 }
 

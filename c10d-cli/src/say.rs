@@ -1,4 +1,4 @@
-//! Messages on standard error. If nobody reads them, that does not change how the program ends.
+//! Messages on standard error. The program ends in the same way if nobody reads them.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a full pipe that nobody reads may delay the end of this program.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Writes a line, if somebody reads it.
+/// Writes a line. If nobody reads it and the pipe is full, this returns after half a second.
 pub(crate) fn say(line: impl Display) {
     let line = format!("{line}\n");
     let (written, wait) = sync_channel(1);
@@ -21,7 +21,7 @@ pub(crate) fn say(line: impl Display) {
     }
 }
 
-/// Foreign text, safe to show on a terminal: without control characters, and at most a few lines.
+/// Makes foreign text safe to show on a terminal: without control characters, and with a limited length.
 pub(crate) fn plain(text: &str) -> String {
     const MOST: usize = 2000;
     let mut out: String = text

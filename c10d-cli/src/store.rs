@@ -11,9 +11,9 @@ use signal_hook::iterator::Signals;
 
 use crate::Outcome;
 
-/// Serve a TCPStore, for PyTorch's clients and ours, until SIGINT or SIGTERM.
+/// Serve a TCPStore for clients of PyTorch and of this library, until SIGINT or SIGTERM.
 ///
-/// Prints the address when it listens.
+/// Prints the address when the server listens.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The address to listen at; port 0 means any free port.
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn store(args: &Args) -> Outcome {
     let addr = address(&args.bind)?;
-    // This comes before the address is printed, since a reader of it may send a signal at once.
+    // This comes before the address is printed, since a program that reads the address may send a signal at once.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = TcpStoreServer::bind(addr, ServerOptions::default())?;
     let mut out = std::io::stdout().lock();

@@ -1,4 +1,4 @@
-//! `c10d info` of a program with NCCL, with a simulated one.
+//! `c10d info` of a program with NCCL, with a simulated library.
 
 mod common;
 mod settings;

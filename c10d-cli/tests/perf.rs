@@ -51,9 +51,11 @@ fn sparse_tensors_have_points_of_their_own() {
     assert!(rows.iter().all(|row| row[0] == "all_reduce_sparse" && row[9] == "0"), "{}", ended.stdout);
     assert_eq!(rows[0][2], (40 * 12).to_string());
 
-    for (args, word) in
-        [(["--overlap", "101"], "no room"), (["--reduce", "max"], "sums only"), (["--nnz", "x"], "number")]
-    {
+    for (args, word) in [
+        (["--overlap", "101"], "percent"),
+        (["--reduce", "max"], "only sums are supported"),
+        (["--nnz", "x"], "number"),
+    ] {
         let ended = run(&[&common[..], &args].concat());
         assert!(!ended.status.success() && ended.stderr.contains(word), "{}", ended.stderr);
     }
@@ -121,7 +123,8 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     kill_process(victim.unwrap(), Signal::KILL).unwrap();
     let ended = running.end();
     assert!(!ended.status.success());
-    // The other ranks may be gone before its end is noticed; then they are the ones that name it.
+    // The other ranks may notice the death first and fail, too. Then the report is about one of them, and that names
+    // rank 1.
     let report = ended.stderr.split("\nc10d perf: ").last().unwrap();
     assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }
@@ -155,7 +158,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         (&["--bytes", "64G"], "the limit is 16G"),
         (&["--bytes", "1000000000G"], "the limit is 16G"),
         (&["--ops", "all_reduce", "--bytes", "4G", "-n", "16384"], "memory that this host has left"),
-        (&["--bytes", "3"], "no whole number of f32 elements of 4 bytes"),
+        (&["--bytes", "3"], "not a whole number of f32 elements of 4 bytes"),
         (&["--bytes", "2:64:3"], "--bytes 2"),
         (&["--ops", "send_recv", "--dtype", "complex128", "--bytes", "16,8"], "--bytes 8"),
         (&["--ops", "all_reduce_sparse", "--nnz", "1000000000", "--row", "1000000000"], "limit"),

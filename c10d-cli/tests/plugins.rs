@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A time in seconds that loading never takes, on any machine.
+/// A time limit in seconds that loading reaches on no machine.
 const LONG: &str = "300";
 
 fn directory() -> TempDir {
@@ -43,7 +43,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// (name of the file, verdict, rule) of each row.
+/// Returns the name of the file, the verdict and the rule of each row.
 fn rows(json: &Value) -> Vec<(String, String, String)> {
     let row = |r: &Value| {
         let file = Path::new(r["path"].as_str().unwrap()).file_name().unwrap().to_string_lossy().into_owned();
@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // This runs alone: on a busy machine a good plugin could not be loaded in the allowed time.
+    // This check runs alone: on a busy machine, a good plugin could exceed the time limit, too.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());
@@ -195,14 +195,14 @@ fn a_privileged_process_believes_no_variable() {
     }
     let row = |name: &str| (name.to_owned(), "skipped".to_owned(), "privileged".to_owned());
     assert_eq!(rows(&info["plugins"]), [row("C10D_PLUGIN_PATH"), row("C10D_PLUGINS")]);
-    // The standard directories, which are requested here, are also not trusted: the user's and the program's.
+    // The standard directories (the user's and the program's), which are requested here, are not trusted either.
     let out =
         Command::new(&program).args(["plugins", "list", "--json"]).env("XDG_DATA_HOME", dir.path()).output().unwrap();
     let list: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(rows(&list), [row("plugins"), row("plugins")], "{list}");
 }
 
-/// Puts distinguishable plugins of the same name into the places.
+/// Puts a plugin of the same name into each of the places. The plugins differ, so that a test can tell them apart.
 fn everywhere(name: &str, places: &[PathBuf]) {
     for place in places {
         std::fs::create_dir_all(place).unwrap();
@@ -210,7 +210,7 @@ fn everywhere(name: &str, places: &[PathBuf]) {
     }
 }
 
-/// The directories of a program at `dir/bin`: those in C10D_PLUGIN_PATH, the user's, the program's.
+/// Returns the directories of a program at `dir/bin`: those in C10D_PLUGIN_PATH, the user's, the program's.
 fn places(dir: &Path) -> [PathBuf; 3] {
     ["path", "data/c10d/plugins", "lib/c10d/plugins"].map(|place| dir.join(place))
 }
@@ -243,12 +243,12 @@ fn directories_are_looked_through_in_their_order() {
 
     let all = [first(path, "loaded"), later(user), later(own)];
     assert_eq!(found(&["info", "--json"], &[path_is, data_is]), all);
-    // The directories of the variable are in its order.
+    // The directories in the variable are searched in order.
     let both = std::env::join_paths([own, path]).unwrap();
     let turned = [first(own, "loaded"), later(path), later(user)];
     let found_twice = found(&["info", "--json"], &[("C10D_PLUGIN_PATH", Path::new(&both)), data_is]);
     assert_eq!(found_twice[..3], turned);
-    // Without it the standard directories are only used on request.
+    // Without the variable, the standard directories are used only on request.
     assert_eq!(found(&["info", "--json"], &[data_is]), []);
     assert_eq!(found(&["plugins", "list", "--json"], &[data_is]), [first(user, "passed"), later(own)]);
     // Without a data directory, the one in the home directory is used.
@@ -257,10 +257,10 @@ fn directories_are_looked_through_in_their_order() {
     assert_eq!(found(&["plugins", "list", "--json"], &[]), [first(&home, "passed"), later(own)]);
 }
 
-/// The directory in which this program, started again, finds the files of a test.
+/// The variable with the directory in which this program, started again, finds the files of a test.
 const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 
-/// This test again, as a process with other variables.
+/// Runs this test again, as a process with other variables.
 fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("plugins::{test}"), "--nocapture"]).env(LAID_OUT, dir).envs(env.iter().copied());
@@ -269,8 +269,8 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     assert!(out.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// The result of a plugin for 1 and 1: the wrong ones return 2 and 1, and those of `ADDRESS` return the address of the
-/// numbers.
+/// Returns the plugin's sum of 1 and 1, from which the plugin is known: the wrong ones return 2 and 1, and those of
+/// `ADDRESS` return the address of the numbers.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];
@@ -328,7 +328,7 @@ fn a_builder_takes_from_the_standard_directories_when_told() {
     assert_eq!(sum_by(c10d::builder().plugins(), "standard").unwrap().0, [1.0; 2]);
 }
 
-/// Whether a set-id program runs as its starter here.
+/// Whether a set-id program runs with the rights of its starter on this system.
 fn no_set_id(dir: &Path) -> bool {
     let id = dir.join("id");
     let made = std::fs::copy("/usr/bin/id", &id).and_then(|_| chown(&id, Some(65534), None));
@@ -347,7 +347,7 @@ fn passes(args: &[&str], worlds: u32) {
     }
 }
 
-/// Builds a plugin package of the workspace as the plugin with this name.
+/// Builds a plugin package of the workspace, as a plugin with this name.
 #[cfg(feature = "gloo-like")]
 fn rust_plugin(dir: &Path, package: &str, name: &str) -> PathBuf {
     // The tests of other packages use the same folder; cargo ensures that only one of them builds at a time.
@@ -422,7 +422,7 @@ fn test_runs_the_suite_and_finds_what_is_wrong() {
     assert!(ended.stdout.contains("w2/all_reduce/f32/sum/"), "{}", ended.stdout);
 }
 
-/// The device of the walk in docs/backends.md, with one function replaced.
+/// Builds the device of the walk in docs/backends.md, with one function replaced.
 fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backends.md")).unwrap();
     let source = page.split("```c acme.c\n").nth(1).unwrap().split("```").next().unwrap();
@@ -437,7 +437,7 @@ fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
 fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     let dir = directory();
     let test = |device: &Path| run(&["plugins", "test", "--load-timeout", LONG, "--worlds", "2,3", text(device)]);
-    // Copies from it fail, so no op could work, and none is run.
+    // Copies from the device fail, so no op can work, and no case is run.
     let deaf = walk_device(dir.path(), "acme", "memcpy(to, (const char *)of + at, n);", "");
     let ended = test(&deaf);
     assert_eq!(ended.status.code(), Some(1));
@@ -448,11 +448,11 @@ fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     );
     assert!(!ended.stdout.contains("world"), "{}", ended.stdout);
     assert!(ended.stdout.lines().last().unwrap().starts_with("summary: device acme through gloo-like: failed"));
-    // It ignores offsets in buffers: many cases fail, and only some of them are shown.
+    // The device ignores offsets in buffers: many cases fail, and only some of them are shown.
     std::fs::remove_file(&deaf).unwrap();
     let ended = test(&walk_device(dir.path(), "acme", "memcpy((char *)to + at, of, n);", "memcpy(to, of, n);"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stdout);
-    assert!(ended.stdout.contains("copies to the device and back: well\nworld 2: "), "{}", ended.stdout);
+    assert!(ended.stdout.contains("copies to the device and back: ok\nworld 2: "), "{}", ended.stdout);
     let last = ended.stdout.lines().last().unwrap();
     assert!(
         last.starts_with("summary: device acme through gloo-like: ") && last.ends_with("; not tried: worlds 3"),
@@ -462,7 +462,7 @@ fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     assert!(ended.stdout.lines().count() < 40, "{}", ended.stdout);
 }
 
-/// The descendants of this process that have the word in this file of /proc.
+/// Returns the descendants of this process that have the word in this file of /proc.
 fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -480,7 +480,7 @@ fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
 #[test]
 fn nothing_outlives_check_and_test() {
     let dir = directory();
-    // One hangs while it is loaded, in a separate process; with the other each rank hangs.
+    // One plugin hangs while it is loaded, in a separate process. With the other, each rank hangs.
     let loading = plugin(dir.path(), "loading", "ends.c", &["-DHOW=fork();for(;;)pause()"]);
     let working = plugin(dir.path(), "working", "sum.c", &["-DMODE=HANG_IN_SUBMIT"]);
     let check = ["plugins", "check", "--load-timeout", LONG, text(&loading)];

@@ -74,12 +74,12 @@ fn a_program_that_cannot_run_is_named() {
     }
 }
 
-/// `run` with these options, ranks and shell script.
+/// Returns the arguments of `run` with these options, ranks and shell script.
 fn script<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     [&["run"][..], options, &["--", "sh", "-c", script]].concat()
 }
 
-/// A script that prints `ready` and then does nothing for ever.
+/// Returns a script that prints `ready` and then does nothing for ever.
 fn idle(before: &str) -> String {
     format!("{before}; echo ready; while :; do sleep 0.05; done")
 }
@@ -155,7 +155,7 @@ fn other_signals_are_passed_on_and_end_nothing() {
     let hears = idle("for s in USR1 USR2 HUP WINCH; do trap \"echo heard $s\" $s; done; trap 'exit 0' TERM");
     let mut running = ready(&script(&["-n", "2"], &hears), 2);
     let mut signals = vec![(Signal::USR1, "USR1"), (Signal::USR2, "USR2"), (Signal::WINCH, "WINCH")];
-    // A launcher that was started under `nohup`, as this test may be, does not pass it on.
+    // If SIGHUP is ignored (as under `nohup`), the launcher does not pass it on.
     if !hang_up_is_ignored() {
         signals.push((Signal::HUP, "HUP"));
     }
@@ -184,7 +184,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
         let mut running = start_piped(&script(options, "cat; exit 0"));
         let text = "some data\n".repeat(20_000);
         let mut stdin = running.stdin.take().unwrap();
-        // Possibly nobody reads it.
+        // The script may not read it, so errors do not matter.
         let writer = std::thread::spawn(move || drop(stdin.write_all(text.as_bytes())));
         let ended = running.end();
         writer.join().unwrap();
@@ -223,19 +223,19 @@ fn a_reader_that_goes_away_ends_the_job() {
 fn nobody_needs_to_read_standard_error() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "2"], "read x; i=0; while [ $i -lt 1000 ]; do echo $i >&2; i=$((i+1)); done; exit 6"));
-    // The reader closed it.
+    // The reader has closed the pipe.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stderr.take());
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // It is open but full: no pipe holds this many prefixes, although one holds the rank's output.
+    // The pipe is open but full: no pipe holds this many prefixes, although one holds the rank's output.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "1"], "head -c 30000 /dev/zero | tr '\\0' '\\n' >&2; exit 6"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     until("it ends", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // The exit status for an invalid argument does not depend on a reader.
+    // The exit status for an invalid argument does not depend on whether the output is read.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     let mut child = command.args(["run", "-n", "0", "--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());

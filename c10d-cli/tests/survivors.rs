@@ -1,4 +1,4 @@
-//! A program that goes on after ranks have died, with a launcher that lets it.
+//! A program that goes on after ranks have died, with a launcher that lets it go on.
 #![cfg(feature = "gloo-like")]
 
 use crate::common::{outside, run};

@@ -26,7 +26,7 @@ fn what_is_tuned_is_what_groups_choose() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("table.toml");
     let name = file.to_str().unwrap();
-    // Rules for another world stay.
+    // The rules for another world stay in the file.
     let other = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [7, 9], algorithm = \"ring\" }";
     fs::write(&file, format!("{HEAD}rules = [{other}]\n")).unwrap();
     let tune =
@@ -39,7 +39,7 @@ fn what_is_tuned_is_what_groups_choose() {
     let last = rules("\"all_reduce\"").last().unwrap().to_string();
     assert!(!last.contains("up_to") && rules("\"barrier\"").len() == 1, "{text}");
     assert!(last.contains(&format!("algorithm = {:?}", algorithm(&perf(name)))), "{text}");
-    // Once more: its own rules are replaced.
+    // A second run replaces the rules for its own world.
     assert!(run(&[&tune[..], &[name]].concat()).status.success());
     let again = fs::read_to_string(&file).unwrap();
     assert_eq!(again.lines().filter(|l| l.contains("\"barrier\"")).count(), 1, "{again}");
@@ -56,7 +56,7 @@ fn a_rule_decides_and_a_bad_file_is_named_with_its_line() {
     };
     let rule = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [2, 2], algorithm = \"ring\" }";
     assert_eq!(algorithm(&with(rule)), "ring");
-    // For another fabric.
+    // A rule for another fabric has no effect.
     assert_eq!(algorithm(&with(&rule.replace("shm", "tcp"))), algorithm(&perf(" ")));
     let ended = with(&rule.replace("ring", "wheel"));
     assert!(!ended.status.success());
@@ -84,7 +84,7 @@ fn ranks_with_different_tables_do_not_meet() {
 #[test]
 fn clusters_are_simulated_up_to_their_limits() {
     let simulate = |args: &[&str]| run(&[&["perf", "--simulate"], args].concat());
-    // Barrier: every rank hears of all others in as many rounds as their number doubles.
+    // In a barrier, the number of ranks from which a rank has heard doubles in each round.
     let ended =
         simulate(&["256x4", "--ops", "all_reduce,all_to_all_single,barrier", "--bytes", "64K", "--format", "json"]);
     assert!(ended.status.success(), "{}", ended.stderr);

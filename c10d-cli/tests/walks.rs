@@ -14,12 +14,12 @@ fn root() -> PathBuf {
 
 struct Block {
     language: String,
-    /// The name of the file, if the block is one.
+    /// The name of the file, if the block is the content of a file.
     file: Option<String>,
     text: String,
 }
 
-/// The code blocks of the section with this heading, and the number of lines until the next heading.
+/// Returns the code blocks of the section with this heading, and the number of lines until the next heading.
 fn walk(heading: &str) -> (Vec<Block>, usize) {
     let text = std::fs::read_to_string(root().join("docs/backends.md")).unwrap();
     let section = text.split("\n## ").find(|s| s.lines().next() == Some(heading)).expect(heading);
@@ -35,7 +35,7 @@ fn walk(heading: &str) -> (Vec<Block>, usize) {
     (blocks, section.lines().count() + 1)
 }
 
-/// Code of a walk must have the default format of rustfmt, which its readers use.
+/// Checks that code of a walk has the default format of rustfmt, which readers use.
 fn formatted(file: &Path) {
     match Command::new("rustfmt").args(["--check", "--edition", "2024"]).arg(file).output() {
         Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),

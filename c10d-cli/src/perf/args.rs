@@ -16,91 +16,92 @@ use super::point::SparsePoint;
 
 /// Time every collective over real ranks, and check every result.
 ///
-/// Times are those of the slowest rank, in batches of back-to-back ops behind a barrier. Bandwidths are computed as in
-/// nccl-tests. The size is that of the larger side of a call on a rank.
+/// The time of a batch of back-to-back ops, which begins with a barrier, is that of the slowest rank. Bandwidths are
+/// computed as in nccl-tests. The size of a call is that of its larger side on a rank.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many ranks; 2 unless set. Inside a job, the number of the job's ranks.
+    /// The number of ranks (2 unless set). Inside a job it can only be the number of the job's ranks.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RANKS)))]
     pub(super) ranks: Option<u32>,
-    /// Start ranks, even if this process is a rank of a job.
+    /// Start other ranks, even if this process is a rank of a job.
     #[arg(long)]
     pub(super) alone: bool,
-    /// `all`, or ops separated by commas.
+    /// The ops: `all`, or a list separated by commas.
     #[arg(long, value_name = "all|LIST", default_value = "all", value_parser = parse_ops)]
     ops: Ops,
-    /// Sizes separated by commas (`8,64K,1M`), or a range in which sizes double (`8:64M`) or grow by a factor
-    /// (`8:64M:4`). A size is a whole number of elements, at most 16G. Default: 8 (or one element), 8K, 1M and 16M.
+    /// The sizes: a list separated by commas (`8,64K,1M`), or a range in which sizes double (`8:64M`) or grow by a
+    /// factor (`8:64M:4`). A size is a whole number of elements, at most 16G. Default: 8 (or one element), 8K, 1M and
+    /// 16M.
     #[arg(long, value_name = "SIZES", value_parser = parse_sizes)]
     bytes: Option<Sizes>,
-    /// For `all_reduce_sparse`: entries of each rank, separated by commas. The tensor has room for ten times as many.
+    /// For `all_reduce_sparse`: the number of entries of each rank. The tensor has room for ten times as many.
     #[arg(long, value_name = "LIST", default_value = "1K,100K", value_parser = parse_counts)]
     nnz: Sizes,
-    /// For `all_reduce_sparse`: elements of an entry.
+    /// For `all_reduce_sparse`: the number of elements of an entry.
     #[arg(long, value_name = "LIST", default_value = "1", value_parser = parse_counts)]
     row: Sizes,
     /// For `all_reduce_sparse`: the share of the entries that all ranks have in common, in percent.
     #[arg(long, value_name = "LIST", default_value = "50", value_parser = parse_shares)]
     overlap: Sizes,
-    /// Element type.
+    /// The element type.
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub(super) dtype: DType,
-    /// Reduce operation.
+    /// The reduce operation.
     #[arg(long, default_value = "sum", value_parser = parse_reduce)]
     pub(super) reduce: ReduceOp,
-    /// The backend, as a map (`cpu:mpi`). Default: the backend that a group chooses by itself.
+    /// The backend, as a map from devices to backends (`cpu:mpi`). Default: the backend that a group chooses by itself.
     #[arg(long, value_name = "MAP")]
     pub(super) backend: Option<String>,
     /// The transport between the ranks.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub(super) transport: Transport,
-    /// What a rank is.
+    /// Whether ranks are processes or threads.
     #[arg(long, value_enum, default_value_t = Mode::Processes)]
     pub(super) mode: Mode,
-    /// Start each op, then wait for it.
+    /// Start each op and then wait for it, instead of a blocking call.
     #[arg(long = "async")]
     pub(super) started: bool,
     /// Bind rank r to core r mod cores.
     #[arg(long)]
     pub(super) pin: bool,
-    /// Run exactly this many timed iterations per point, without calibration and however long they take.
+    /// Run exactly this many timed iterations per point, without calibration, however long they take.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iters: Option<u64>,
     /// The time for all batches of a point together, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
-    /// Compare gloo-like's algorithms, and write to FILE which is the fastest up to how many bytes. An existing FILE
-    /// keeps its rules for other worlds and fabrics. With `C10D_TUNING=FILE`, groups choose by it.
+    /// Measure gloo-like's algorithms, and write to FILE which one is the fastest up to which size. An existing FILE
+    /// keeps its rules for other worlds, fabrics and ops. Groups use the file if the variable `C10D_TUNING` names it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
-    /// Starts nothing, but simulates so many hosts with so many ranks each (`1024x8`), at most 65536 ranks: gloo-like's
-    /// algorithms over a model of latency, bandwidth and reduction.
+    /// Simulate a cluster of HOSTS hosts with RANKS ranks each (`1024x8`, at most 65536 ranks), without starting any
+    /// rank: the plans of gloo-like's algorithms are run over a model of latency, bandwidth and reduction.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks"])]
     pub(super) simulate: Option<Shape>,
-    /// Of `--simulate`: every algorithm of an op, not only the one that is selected.
+    /// With `--simulate`: show every algorithm of an op, not only the selected one.
     #[cfg(feature = "gloo-like")]
     #[arg(long, requires = "simulate")]
     pub(super) compare: bool,
-    /// Of `--simulate`: 10⁹ bytes per second of a host's network, in each direction.
+    /// With `--simulate`: the bandwidth of a host's network in each direction, in 10⁹ bytes per second.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "GB/s", default_value_t = 12.5, value_parser = parse_positive)]
     pub(super) network: f64,
-    /// Of `--simulate`: µs that a message takes between hosts.
+    /// With `--simulate`: the latency of a message between hosts, in µs.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "µs", default_value_t = 5.0, value_parser = parse_positive)]
     pub(super) latency: f64,
-    /// Of `--simulate`: cores of a host; one per rank unless said.
+    /// With `--simulate`: the number of cores of a host. Default: one per rank.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(super) cores: Option<u32>,
-    /// How results are printed.
+    /// The format of the results.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
 }
 
-/// A cluster: hosts, and ranks on each.
+/// The shape of a cluster: the number of hosts, and of ranks on each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shape {
     pub(super) hosts: u32,
@@ -110,31 +111,31 @@ pub(super) struct Shape {
 /// The transport between the ranks.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(super) enum Transport {
-    /// What suits each pair.
+    /// Shared memory within a host, TCP between hosts.
     Auto,
-    /// Shared memory.
+    /// Shared memory only.
     Shm,
-    /// TCP.
+    /// TCP only.
     Tcp,
 }
 
-/// What a rank is.
+/// Whether ranks are processes or threads.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// A child process.
+    /// Each rank is a child process.
     Processes,
-    /// A thread of this process.
+    /// Each rank is a thread of this process.
     Threads,
 }
 
-/// How results are printed.
+/// The format of the results.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// For people, at the end.
+    /// A table, printed at the end.
     Table,
-    /// Row by row.
+    /// CSV, printed row by row.
     Csv,
-    /// One object, at the end.
+    /// A JSON object, printed at the end.
     Json,
 }
 
@@ -148,7 +149,7 @@ const MOST_ENTRIES: usize = 1_000_000_000;
 #[derive(Clone, Debug)]
 struct Ops {
     list: Vec<PerfOp>,
-    /// Whether they were named one by one.
+    /// Whether the ops were named one by one.
     named: bool,
 }
 
@@ -156,7 +157,7 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
-    /// The ops to time. It is an error if a named op cannot be timed.
+    /// Returns the ops to time. It is an error if a named op cannot be timed.
     pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
         let mut ops = Vec::new();
         for op in &self.ops.list {
@@ -173,12 +174,12 @@ impl Args {
         self.ranks.unwrap_or(2)
     }
 
-    /// The arguments for the ranks of a running job.
+    /// Returns the arguments for the ranks of a running job.
     pub(super) fn joined(&self, ranks: u32) -> Result<Args, String> {
         match self.ranks {
             Some(n) if n != ranks => Err(format!(
-                "this process is one of {ranks} ranks that are there already, not of {n}: leave out -n to join them, or say \
-                 --alone to start others"
+                "this process is a rank of a job of {ranks} ranks, but -n is {n}: leave out -n to time the ranks of the \
+                 job, or add --alone to start others"
             )),
             _ => Ok(Args { ranks: Some(ranks), ..self.clone() }),
         }
@@ -198,7 +199,7 @@ impl Args {
             for bytes in self.sizes(op) {
                 if bytes % element > 0 {
                     return Err(format!(
-                        "--bytes {bytes}: no whole number of {} elements of {element} bytes",
+                        "--bytes {bytes} is not a whole number of {} elements of {element} bytes",
                         self.dtype
                     ));
                 }
@@ -213,10 +214,14 @@ impl Args {
     fn obstacle(&self, op: PerfOp) -> Option<String> {
         if op == PerfOp::AllReduceSparse {
             if self.reduce != ReduceOp::Sum {
-                return Some("sums only".into());
+                return Some("only sums are supported".into());
             }
             if let Some(point) = self.sparse_points().find(|point| !point.fits(self.ranks())) {
-                return Some(format!("{} ranks with {}: no room for so many entries", self.ranks(), point.words()));
+                return Some(format!(
+                    "{} ranks with {} have more entries than the tensor has room for",
+                    self.ranks(),
+                    point.words()
+                ));
             }
         }
         #[cfg(feature = "gloo-like")]
@@ -225,11 +230,11 @@ impl Args {
         }
         #[cfg(feature = "gloo-like")]
         if self.tune.is_some() && !matches!(op, PerfOp::Table(op) if c10d_gloo_like::TUNED.contains(&op)) {
-            return Some("there is nothing to choose".into());
+            return Some("it has no choice of algorithms".into());
         }
         let op = op.kind();
         if op.is_p2p() && self.ranks() < 2 {
-            return Some("needs two ranks".into());
+            return Some("it needs two ranks".into());
         }
         if op.reduces() && !self.reduce.is_defined_on(self.dtype) {
             return Some(format!("{} has no meaning on {}", self.reduce, self.dtype));
@@ -237,7 +242,7 @@ impl Args {
         None
     }
 
-    /// How many points there are of this op.
+    /// Returns the number of points of this op.
     pub(super) fn points(&self, op: PerfOp) -> usize {
         if op == PerfOp::AllReduceSparse {
             return self.sparse_points().count();
@@ -250,7 +255,7 @@ impl Args {
         self.sizes(op).len()
     }
 
-    /// The points of `all_reduce_sparse`.
+    /// Returns the points of `all_reduce_sparse`.
     pub(super) fn sparse_points(&self) -> impl Iterator<Item = SparsePoint> {
         let rows = |nnz| self.row.0.iter().map(move |row| (nnz, *row));
         let overlaps =
@@ -258,7 +263,7 @@ impl Args {
         self.nnz.0.iter().copied().flat_map(rows).flat_map(overlaps)
     }
 
-    /// The sizes for this op, in bytes.
+    /// Returns the sizes for this op, in bytes.
     pub(super) fn sizes(&self, op: PerfOp) -> Vec<usize> {
         match &self.bytes {
             _ if op.is_bare() => vec![0],
@@ -276,7 +281,7 @@ impl Args {
     }
 }
 
-/// The word on the command line and in tables.
+/// Returns the word on the command line and in tables.
 pub(super) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }
@@ -288,7 +293,7 @@ fn parse_ops(text: &str) -> Result<Ops, String> {
     let known = || PerfOp::all().chain([PerfOp::AllReduceSparse]).map(PerfOp::name).collect::<Vec<_>>().join(" ");
     let list: Result<Vec<PerfOp>, String> = text
         .split(',')
-        .map(|name| PerfOp::from_name(name.trim()).ok_or_else(|| format!("no op {name:?}; there are {}", known())))
+        .map(|name| PerfOp::from_name(name.trim()).ok_or_else(|| format!("unknown op {name:?}; known: {}", known())))
         .collect();
     Ok(Ops { list: list?, named: true })
 }
@@ -310,16 +315,16 @@ fn parse_sizes(text: &str) -> Result<Sizes, String> {
     Ok(Sizes(std::iter::successors(Some(first), |s| s.checked_mul(factor)).take_while(|s| *s <= last).collect()))
 }
 
-/// Shares in percent.
+/// Parses shares in percent.
 fn parse_shares(text: &str) -> Result<Sizes, String> {
     let shares = parse_counts(text)?;
     match shares.0.iter().find(|share| **share > 100) {
-        Some(share) => Err(format!("{share} is above 100, and it is a share in percent: there is no room for more")),
+        Some(share) => Err(format!("{share} is above 100, but a share is given in percent")),
         None => Ok(shares),
     }
 }
 
-/// Numbers, in which K means a thousand.
+/// Parses numbers in which K means a thousand and M a million.
 fn parse_counts(text: &str) -> Result<Sizes, String> {
     let number = |text: &str| {
         let (digits, unit) = match text.trim().to_ascii_lowercase() {
@@ -327,7 +332,7 @@ fn parse_counts(text: &str) -> Result<Sizes, String> {
             t if t.ends_with('m') => (t.trim_end_matches('m').to_owned(), 1_000_000),
             t => (t, 1),
         };
-        let number: usize = digits.parse().map_err(|_| format!("{text:?} is no number; write e.g. 8, 64K, 1M"))?;
+        let number: usize = digits.parse().map_err(|_| format!("{text:?} is not a number; write e.g. 8, 64K, 1M"))?;
         let number = number.checked_mul(unit).filter(|n| *n <= MOST_ENTRIES);
         number.ok_or_else(|| format!("{text:?} is too large; the limit is {MOST_ENTRIES}"))
     };
@@ -344,14 +349,14 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
     match shape {
         Some(shape) if shape.hosts.checked_mul(shape.each).is_some_and(|ranks| ranks <= most) => Ok(shape),
         Some(_) => Err(format!("{text:?} is too large; the limit is {most} ranks")),
-        None => Err(format!("{text:?} is no cluster; write e.g. 1024x8")),
+        None => Err(format!("{text:?} is not a cluster; write e.g. 1024x8")),
     }
 }
 
 #[cfg(feature = "gloo-like")]
 fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0);
-    number.ok_or_else(|| format!("{text:?} is no number above 0"))
+    number.ok_or_else(|| format!("{text:?} is not a number above 0"))
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
@@ -363,21 +368,21 @@ fn parse_size(text: &str) -> Result<usize, String> {
         "k" => 1 << 10,
         "m" => 1 << 20,
         "g" => 1 << 30,
-        _ => return Err(format!("{text:?} is no size; write e.g. 8, 64K, 1M")),
+        _ => return Err(format!("{text:?} is not a size; write e.g. 8, 64K, 1M")),
     };
-    let number: usize = digits.parse().map_err(|_| format!("{text:?} is no size; write e.g. 8, 64K, 1M"))?;
+    let number: usize = digits.parse().map_err(|_| format!("{text:?} is not a size; write e.g. 8, 64K, 1M"))?;
     let bytes = number.checked_mul(unit).filter(|n| *n <= MOST_BYTES);
     bytes.ok_or_else(|| format!("{text:?} is too large; the limit is {}G", MOST_BYTES >> 30))
 }
 
 fn parse_dtype(name: &str) -> Result<DType, String> {
     let known = || DType::ALL.iter().map(|d| d.name()).collect::<Vec<_>>().join(" ");
-    DType::from_name(name).ok_or_else(|| format!("no element type {name:?}; there are {}", known()))
+    DType::from_name(name).ok_or_else(|| format!("unknown element type {name:?}; known: {}", known()))
 }
 
 fn parse_reduce(name: &str) -> Result<ReduceOp, String> {
     let all = || (0..ReduceOp::COUNT as u8).map(ReduceOp::name_of).collect::<Vec<_>>().join(" ");
-    ReduceOp::from_name(name).ok_or_else(|| format!("no reduce operation {name:?}; there are {}", all()))
+    ReduceOp::from_name(name).ok_or_else(|| format!("unknown reduce operation {name:?}; known: {}", all()))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     /// Runs the op once on known values. Returns the number of wrong elements.
     pub(super) fn verify(&mut self) -> Result<u64> {
         self.fill();
-        // A root that is not the one of `broadcast`.
+        // This iteration of `broadcast_rotating` has another root than `broadcast`.
         let last = self.set.pg.size() - 1;
         self.step(last.into())?;
         Ok(self.wrong(last, false))
@@ -77,12 +77,12 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         self.reset(self.accumulates());
     }
 
-    /// The number of wrong elements after the repetitions.
+    /// Returns the number of wrong elements after the repetitions.
     pub(super) fn verify_last(&mut self) -> u64 {
         self.wrong(0, self.accumulates()) + self.strays
     }
 
-    /// Whether a repetition works on the result of the one before. Then the buffers hold zeros, which stay zeros.
+    /// Whether a repetition works on the result of the previous one. Then the buffers contain zeros, which stay zeros.
     fn accumulates(&self) -> bool {
         let op = self.set.op.kind();
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
@@ -128,7 +128,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         Ok(())
     }
 
-    /// A message from rank `from` of ranks 0 and 1 to the other.
+    /// Sends a message from rank `from`, which is 0 or 1, to the other of these two ranks.
     fn one_way(&mut self, from: u32) -> Result {
         let Setting { pg, op, form, .. } = *self.set;
         let to = 1 - from;
@@ -164,7 +164,7 @@ fn pieces<'t, 'm: 't, T: 'm>(
     }
 }
 
-/// The expected value of piece `p` of the outputs after one run.
+/// Returns the expected values of piece `p` of the outputs after one run.
 fn expected<T: Sample>(set: &Setting<'_>, patterns: &Patterns, p: usize, rotated_root: u32) -> Vec<T> {
     let (me, n) = (set.pg.rank(), set.pg.size() as usize);
     let (mine, of) = (me as usize, |rank, piece| patterns.given(rank, piece));

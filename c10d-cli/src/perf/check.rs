@@ -11,7 +11,7 @@ use super::sample::Sample;
 /// The period of the pattern. It is prime, so that a shift by any chunk size is noticed.
 const PERIOD: usize = 251;
 
-/// The number at place `i` of piece `piece` of `rank`'s buffers.
+/// Returns the number at index `i` of piece `piece` of `rank`'s buffers.
 fn number(rank: u32, piece: usize, i: usize) -> u64 {
     let mut x = (u64::from(rank) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         ^ (piece as u64 + 1).wrapping_mul(0xBF58_476D_1CE4_E5B9)
@@ -26,27 +26,28 @@ fn number(rank: u32, piece: usize, i: usize) -> u64 {
 pub(super) struct Patterns {
     pub(super) ranks: u32,
     pub(super) dtype: DType,
-    /// The reduce operation; `None`: values are only moved.
+    /// The reduce operation; `None` if values are only moved.
     pub(super) reduce: Option<ReduceOp>,
 }
 
 impl Patterns {
-    /// The values that `rank` puts into piece `piece`.
+    /// Returns the values that `rank` puts into piece `piece`.
     pub(super) fn given<T: Sample>(&self, rank: u32, piece: usize) -> Vec<T> {
         (0..PERIOD).map(|i| T::whole(self.value(rank, piece, i))).collect()
     }
 
-    /// The reduction of the ranks' pieces with this number.
+    /// Returns the reduction of the pieces with this number of all ranks.
     pub(super) fn reduced<T: Sample>(&self, piece: usize) -> Vec<T> {
         (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
     }
 
-    /// A pattern of zeros, which every reduction of zeros gives.
+    /// Returns a pattern of zeros. The reduction of zeros is zeros, too.
     pub(super) fn zeros<T: Sample>() -> Vec<T> {
         vec![T::whole(0); PERIOD]
     }
 
-    /// The allowed deviation from the expected value, since averages may be computed with the inverse of the size.
+    /// Returns the allowed deviation from the expected value, since averages may be computed with the inverse of the
+    /// size.
     pub(super) fn tolerance(&self) -> f64 {
         match self.reduce {
             Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 1e-2,
@@ -92,7 +93,7 @@ pub(super) fn fill<T: Sample>(piece: &mut [T], pattern: &[T]) {
     }
 }
 
-/// How many elements of `piece` are not those of the repeated `pattern`.
+/// Returns how many elements of `piece` differ from the repeated `pattern`.
 pub(super) fn errors<T: Sample>(piece: &[T], pattern: &[T], tolerance: f64) -> u64 {
     let mut wrong = 0;
     for chunk in piece.chunks(PERIOD) {

@@ -11,9 +11,9 @@ const COALESCED: usize = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TensorList {
     pub(super) tensors: usize,
-    /// Pieces in each tensor.
+    /// The number of pieces in each tensor.
     pub(super) pieces: usize,
-    /// Elements in each piece.
+    /// The number of elements in each piece.
     pub(super) len: usize,
 }
 
@@ -22,7 +22,7 @@ impl TensorList {
         TensorList { tensors, pieces, len }
     }
 
-    /// Elements in all.
+    /// Returns the number of elements in all tensors.
     pub(super) fn elements(&self) -> usize {
         self.tensors * self.pieces * self.len
     }
@@ -37,8 +37,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The layout for a nominal size of `count` elements: the size of the one buffer, or of the buffer that has a chunk
-    /// per rank. A chunk has at least one element.
+    /// Returns the layout for a nominal size of `count` elements. The nominal size is that of the only buffer, or of
+    /// the buffer that has a chunk per rank. A chunk has at least one element.
     pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
         let n = ranks as usize;
         let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };

@@ -1,19 +1,19 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
-//! Calibration is also the warm-up. Then come batches of back-to-back ops. The time of a batch is that of its slowest
-//! rank, so all ranks make the same decisions here.
+//! Calibration, which is also the warm-up, is followed by batches of back-to-back ops. The time of a batch is that of
+//! its slowest rank, so all ranks make the same decisions here.
 
 use std::time::Duration;
 
 /// The number of batches of a point.
 const BATCHES: usize = 5;
-/// The largest number of iterations; more give no better result.
+/// The largest number of iterations of a batch; more give no better result.
 const MOST_ITERATIONS: u64 = 200_000;
-/// Seconds after which a point gets one iteration per batch.
+/// If all batches of a point would take more seconds than this, each batch has one iteration.
 const LONG_POINT: f64 = 4.0;
-/// Seconds per op from which on there is only one batch.
+/// If an op takes more seconds than this, there is only one batch.
 const LONG_OP: f64 = 0.8;
-/// Seconds per op from which on larger sizes of the op are not tried.
+/// If an op takes more seconds than this, larger sizes of the op are left out.
 const TOO_SLOW: f64 = 1.0;
 
 /// How much to measure.
@@ -30,13 +30,13 @@ pub(super) enum Budget {
 pub(super) struct Timing {
     pub(super) median: f64,
     pub(super) min: f64,
-    /// Whether larger sizes would break the time budget.
+    /// Whether the op is so slow that larger sizes are left out.
     pub(super) too_slow: bool,
-    /// Timed iterations in all.
+    /// The number of timed iterations in all batches.
     pub(super) iterations: u64,
 }
 
-/// Measures. `batch` runs this many ops behind a barrier and returns the seconds of the slowest rank.
+/// Measures an op. `batch` runs this many ops behind a barrier and returns the seconds of the slowest rank.
 pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f64, E>) -> Result<Timing, E> {
     let (plan, per_op) = match budget {
         Budget::Time(budget) => {
@@ -58,7 +58,7 @@ pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f6
 }
 
 /// Increases the iterations until a batch takes long enough to measure. Returns the iterations of a full batch, and the
-/// cost of one.
+/// seconds of one iteration.
 fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -> Result<(u64, f64), E> {
     let mut n = 1;
     loop {
@@ -73,7 +73,7 @@ fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -
     }
 }
 
-/// `n` iterations in at most as many batches as usual.
+/// Divides `n` iterations into at most [`BATCHES`] batches.
 fn share(n: u64) -> Vec<u64> {
     let batches = (BATCHES as u64).min(n);
     (0..batches).map(|k| n * (k + 1) / batches - n * k / batches).collect()
@@ -83,7 +83,7 @@ fn share(n: u64) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// Measures an op of constant cost; gives the batches as well.
+    /// Measures an op of constant cost. Returns the timing and the iterations of the batches.
     fn constant(budget: Budget, cost: f64) -> (Timing, Vec<u64>) {
         let mut batches = Vec::new();
         let timing = measure::<()>(budget, |n| {

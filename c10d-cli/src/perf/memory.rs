@@ -8,7 +8,7 @@ use super::sample::Sample;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory for one side of a call. It begins at a page, and from 2 MiB on at a huge page.
+/// Memory for one side of a call. It begins at a page boundary or, from 2 MiB on, at a huge page boundary.
 pub(super) struct Memory<T> {
     room: Vec<T>,
     start: usize,
@@ -29,7 +29,7 @@ impl<T: Sample> Memory<T> {
         Ok(Memory { room, start, list })
     }
 
-    /// The tensors, one after the other.
+    /// Returns the tensors, which are one after the other in the memory.
     pub(super) fn tensors(&mut self) -> Vec<&mut [T]> {
         let TensorList { tensors, pieces, len } = self.list;
         let all = &mut self.room[self.start..self.start + self.list.elements()];
@@ -40,7 +40,7 @@ impl<T: Sample> Memory<T> {
     }
 }
 
-/// Rejects buffers that would take more memory than this host has left, or than a process may have.
+/// Rejects buffers that need more memory than this host has left, or than a process may map.
 pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::Result<(), String> {
     let of_all = of_one * u128::from(ranks);
     match (left(), address_space()) {
@@ -58,14 +58,14 @@ pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::R
     }
 }
 
-/// The memory that the system could provide now.
+/// Returns the memory that the system could provide now.
 fn left() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u128>().ok()? << 10)
 }
 
-/// The process's limit, if it has one.
+/// Returns the limit of this process's address space, if it has one.
 fn address_space() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Max address space"))?;

@@ -42,7 +42,7 @@ const LOCAL_RANK_VARIABLES: [&str; 5] =
 const LOCAL_SIZE_VARIABLES: [&str; 4] =
     ["LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"];
 
-/// The first of these variables that is a number.
+/// Returns the number in the first of these variables that contains one.
 fn number(names: &[&str]) -> Option<u32> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
@@ -62,7 +62,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
     }
     #[cfg(feature = "gloo-like")]
     if args.tune.is_some() && args.mode == Mode::Threads {
-        return Err(Bad::argument("--tune compares ranks that are processes: leave out --mode threads"));
+        return Err(Bad::argument("--tune works only with processes as ranks: leave out --mode threads"));
     }
     args.check_sizes(args.ranks()).map_err(Bad::argument)?;
     let mut report = PerfReport::new(args, points(args)?)?;
@@ -79,7 +79,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
     Ok(code)
 }
 
-/// The groups of a run: one, or with `--tune` one per algorithm.
+/// Joins the groups of a run: one, or with `--tune` one per algorithm.
 fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     #[cfg(feature = "gloo-like")]
     if args.tune.is_some() {
@@ -110,7 +110,7 @@ fn points(args: &Args) -> Result<usize, Box<dyn Error>> {
 fn joined(args: &Args) -> Outcome {
     if args.mode == Mode::Threads {
         let what =
-            "--mode threads starts ranks, but this process is one of a job that is there; say --alone if that is meant";
+            "--mode threads starts ranks, but this process is a rank of a running job; add --alone to start others";
         return Err(Bad::argument(what));
     }
     pin(args)?;
@@ -130,12 +130,12 @@ fn joined(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// It runs first, so that every thread of this rank inherits it.
+/// Binds this rank to a core, if requested. This comes first, so that every thread of the rank inherits the binding.
 fn pin(args: &Args) -> c10d::Result {
     if args.pin { rank::pin(number(&LOCAL_RANK_VARIABLES).unwrap_or(0)) } else { Ok(()) }
 }
 
-/// One rank of [`processes`]: rank 0 writes its rows to standard output, as JSON, one per line.
+/// Runs one rank of [`processes`]: rank 0 writes its rows to standard output, as JSON, one per line.
 pub(crate) fn perf_rank(args: &Args) -> Outcome {
     pin(args)?;
     let groups = join(args)?;

@@ -35,7 +35,7 @@ impl PerfOp {
         PerfOp::all().chain([PerfOp::AllReduceSparse]).find(|op| op.name() == name)
     }
 
-    /// The op of the table that does the work.
+    /// Returns the op of the table that does the work.
     pub(crate) fn kind(self) -> OpKind {
         match self {
             PerfOp::Table(op) => op,
@@ -45,12 +45,13 @@ impl PerfOp {
         }
     }
 
-    /// Whether it has no buffers and therefore no sizes.
+    /// Whether the op has no buffers and therefore no sizes.
     pub(crate) fn is_bare(self) -> bool {
         self.kind().row().shape == Shape::Nothing
     }
 
-    /// The factor by which nccl-tests multiplies the algorithm bandwidth to make it comparable to that of the hardware.
+    /// Returns the factor by which nccl-tests multiplies the algorithm bandwidth to make it comparable to that of the
+    /// hardware.
     pub(crate) fn bus_factor(self, ranks: u32) -> f64 {
         let n = f64::from(ranks);
         match self.kind() {
@@ -63,7 +64,7 @@ impl PerfOp {
     }
 }
 
-/// The algorithms that a table of gloo-like can choose.
+/// Returns the algorithms that a table of gloo-like can choose.
 #[cfg(feature = "gloo-like")]
 pub(crate) fn compared() -> impl Iterator<Item = c10d_gloo_like::Algorithm> {
     c10d_gloo_like::Algorithm::ALL.iter().copied().filter(|algorithm| !algorithm.ops().is_empty())

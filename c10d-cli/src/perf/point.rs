@@ -1,18 +1,19 @@
-//! A point of `all_reduce_sparse`: the number of entries, their size, and how many are in common.
+//! A point of `all_reduce_sparse`: the number of entries, their size, and how many of them the ranks have in common.
 
 use serde::{Deserialize, Serialize};
 
-/// How many places there are for each entry of a rank.
+/// The number of places in the tensor for each entry of a rank.
 pub(super) const PLACES: usize = 10;
 
 /// The tensors that are reduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SparsePoint {
-    /// Entries of each rank.
+    /// The number of entries of each rank.
     pub(super) nnz: usize,
-    /// Elements of an entry.
+    /// The number of elements of an entry.
     pub(super) row: usize,
-    /// The share of the entries that all ranks have in common, in percent. Each of the others is on one rank only.
+    /// The share of the entries that all ranks have in common, in percent. Each of the other entries is on one rank
+    /// only.
     pub(super) overlap: usize,
 }
 
@@ -21,17 +22,18 @@ impl SparsePoint {
         format!("nnz {} row {} overlap {} %", self.nnz, self.row, self.overlap)
     }
 
-    /// Entries that all ranks have.
+    /// Returns the number of entries that all ranks have.
     pub(super) fn common(self) -> usize {
         self.nnz * self.overlap / 100
     }
 
-    /// Entries of the result.
+    /// Returns the number of entries of the result.
     pub(super) fn union(self, ranks: u32) -> usize {
         self.common() + ranks as usize * (self.nnz - self.common())
     }
 
-    /// The bytes that a rank needs: sorted places, entries of the result, and tensors with elements of `element` bytes.
+    /// Returns the bytes that a rank needs: for sorted places, entries of the result, and tensors with elements of
+    /// `element` bytes.
     pub(super) fn bytes(self, ranks: u32, element: usize) -> u128 {
         let (nnz, union) = (self.nnz as u128, self.union(ranks) as u128);
         let entry = self.row as u128 * element as u128 + size_of::<i64>() as u128;

@@ -19,7 +19,7 @@ use super::sparse;
 /// The timeout of each op.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The builder of a run's group, without the store.
+/// Returns the builder of a run's group, without the store.
 pub(super) fn builder(args: &Args) -> c10d::Builder {
     let builder = c10d::builder().name("perf").timeout(PATIENCE);
     let builder = args.backend.iter().fold(builder, |builder, map| builder.backend(map));
@@ -45,14 +45,14 @@ pub(super) fn pin(rank: u32) -> Result {
 /// A group that is timed.
 pub(super) struct Contender {
     pub(super) pg: ProcessGroup,
-    /// The ops to time in it; `None`: all.
+    /// The ops to time in the group; `None`: all.
     pub(super) ops: Option<&'static [OpKind]>,
     /// The fabric, if it is part of the results.
     pub(super) fabric: Option<&'static str>,
 }
 
 impl Contender {
-    /// One group for all ops.
+    /// Makes the only group of a run, for all ops.
     pub(super) fn alone(pg: ProcessGroup) -> Vec<Contender> {
         vec![Contender { pg, ops: None, fabric: None }]
     }
@@ -139,7 +139,7 @@ fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) ->
     Ok((timing, errors[0]))
 }
 
-/// The number of elements of a size, which is a multiple of theirs.
+/// Returns the number of elements of a size, which is a multiple of the element size.
 fn count<T>(bytes: usize) -> usize {
     bytes / size_of::<T>()
 }

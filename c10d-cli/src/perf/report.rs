@@ -10,7 +10,7 @@ use super::args::{Args, Format, word};
 use super::ops::PerfOp;
 use super::point::SparsePoint;
 
-/// The result of one point. Times in microseconds, bandwidths in 10⁹ bytes per second.
+/// The result of one point. Times are in microseconds, bandwidths in 10⁹ bytes per second.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) op: String,
@@ -26,7 +26,7 @@ pub(super) struct Row {
     pub(super) algbw: f64,
     #[serde(rename = "busbw_GBps")]
     pub(super) busbw: f64,
-    /// Wrong elements, on all ranks together.
+    /// The number of wrong elements on all ranks together.
     pub(super) errors: u64,
     /// The fabric, if algorithms are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The op, and its tensors if they are not described by a number of bytes.
+    /// Returns the op, with its tensors if these are not described by a number of bytes.
     fn name(&self) -> String {
         self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
     }
@@ -56,7 +56,7 @@ pub(super) struct PerfReport<'a> {
 }
 
 impl<'a> PerfReport<'a> {
-    /// Starts a report. `points`: the number of rows, if none is left out.
+    /// Starts a report. `points` is the number of rows if none is left out.
     pub(super) fn new(args: &'a Args, points: usize) -> io::Result<PerfReport<'a>> {
         let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {
@@ -143,7 +143,7 @@ impl<'a> PerfReport<'a> {
         for column in table.column_iter_mut().enumerate().filter(|(i, _)| *i == 2 || *i > 3) {
             column.1.set_cell_alignment(CellAlignment::Right);
         }
-        let started = if args.started { ", started and waited for" } else { "" };
+        let started = if args.started { ", each op started and then waited for" } else { "" };
         let mut out = io::stdout().lock();
         writeln!(
             out,
@@ -168,12 +168,12 @@ impl<'a> PerfReport<'a> {
     }
 }
 
-/// Wrong elements in all rows.
+/// Returns the number of wrong elements in all rows.
 pub(super) fn wrong_elements(rows: &[Row]) -> u64 {
     rows.iter().map(|row| row.errors).sum()
 }
 
-/// A size in the largest unit of which it is a multiple.
+/// Returns a size in the largest unit of which it is a multiple.
 pub(super) fn size(bytes: usize) -> String {
     match bytes {
         b if b > 0 && b.is_multiple_of(1 << 30) => format!("{}G", b >> 30),
@@ -183,7 +183,7 @@ pub(super) fn size(bytes: usize) -> String {
     }
 }
 
-/// A number with about three significant digits.
+/// Returns a number with about three significant digits.
 pub(super) fn number(x: f64) -> String {
     match x {
         x if x >= 100.0 => format!("{x:.0}"),

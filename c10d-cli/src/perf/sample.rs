@@ -6,7 +6,7 @@ use num_complex::Complex;
 
 /// An element type that can represent small whole numbers.
 pub(super) trait Sample: Element + PartialEq {
-    /// The element for `value`; integers wrap.
+    /// Returns the element for `value`; integers wrap.
     fn whole(value: i64) -> Self;
     /// Whether this equals `other` within the relative `tolerance`. Types without fractions must be equal.
     fn is_near(self, other: Self, tolerance: f64) -> bool {
@@ -15,7 +15,7 @@ pub(super) trait Sample: Element + PartialEq {
     }
 }
 
-/// `$body` with `$T` as the Rust type of the element type `$dtype`.
+/// Expands to `$body` with `$T` as the Rust type of the element type `$dtype`.
 macro_rules! with_sample {
     (@ $dtype:expr, $T:ident => $body:expr, $($variant:ident $rust:ty,)*) => {
         match $dtype {

@@ -1,4 +1,5 @@
-//! `--simulate`: what the ops would cost on a cluster, by the plans of gloo-like's algorithms over a model of it.
+//! `--simulate`: the cost of the ops on a cluster. The plans of gloo-like's algorithms are run over a model of the
+//! cluster.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ use super::ops::{PerfOp, compared};
 use super::report::{number, size};
 use crate::Bad;
 
-/// A result. Times in microseconds.
+/// A result. Times are in microseconds.
 #[derive(Serialize)]
 struct Row {
     op: &'static str,
@@ -46,7 +47,7 @@ impl Row {
     }
 }
 
-/// Simulates everything that `args` ask for, and shows it.
+/// Simulates everything that `args` ask for, and prints the results.
 pub(super) fn simulate(args: &Args) -> Result<(), Box<dyn Error>> {
     let Some(shape) = args.simulate else { return Ok(()) };
     let (hosts, each) = (shape.hosts, shape.each);
@@ -74,7 +75,8 @@ pub(super) fn simulate(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The one that the table says, or all.
+/// Returns the algorithms to simulate: with `--compare` all that have plans for the op, otherwise the choice of the
+/// table, which is `None` here.
 fn algorithms(args: &Args, op: OpKind) -> Vec<Option<Algorithm>> {
     let able: Vec<_> = compared().filter(|a| args.compare && a.ops().contains(&op)).map(Some).collect();
     if able.is_empty() { vec![None] } else { able }
@@ -122,7 +124,7 @@ fn show(args: &Args, cluster: &Cluster, rows: &[Row], started: Instant) -> io::R
                 1 => String::new(),
                 _ => format!(", {} GB/s and {} µs between hosts", args.network, args.latency),
             };
-            writeln!(out, "a model of {hosts} x {each} ranks, {cores} cores a host{network}\n")?;
+            writeln!(out, "simulated: {hosts} hosts with {each} ranks and {cores} cores each{network}\n")?;
             writeln!(out, "{}\n", table.trim_fmt())?;
             writeln!(out, "{} rows, {:.1} s", rows.len(), started.elapsed().as_secs_f64())
         }

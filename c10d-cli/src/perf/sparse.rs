@@ -1,4 +1,4 @@
-//! `all_reduce_sparse`: inputs whose sums are known, and how it is timed.
+//! `all_reduce_sparse`: its inputs, whose sums are known, and its timing.
 
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ impl Inputs {
         Ok(Coo::new([self.point.nnz * PLACES, self.point.row], 1, indices, values)?.assume_coalesced())
     }
 
-    /// Wrong elements of a result.
+    /// Returns the number of wrong elements of a result.
     fn errors<T: Sample>(&self, sum: &Coo<T>) -> u64 {
         let places = self.entries.iter().map(|(place, _)| *place as i64);
         if !sum.is_coalesced() || !places.eq(sum.indices().iter().copied()) {
@@ -57,12 +57,12 @@ impl Inputs {
     }
 }
 
-/// The value of a rank in column `i` at a place. It is small, so that sums are exact.
+/// Returns the value of a rank in column `i` at a place. It is small, so that sums are exact.
 fn value(place: usize, i: usize, rank: u32) -> i64 {
     ((place + i) % 5) as i64 + i64::from(rank % 2)
 }
 
-/// A pseudo-random order of the places.
+/// Maps places to pseudo-random numbers, by which they are ordered.
 fn shuffled(x: u64) -> u64 {
     let x = (x.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -76,8 +76,8 @@ fn free_a_large_block() {
     drop(std::hint::black_box(vec![1u8; 16 << 20]));
 }
 
-/// Checks and times one point. Each op replaces its input by the result, so the input is copied before, outside of the
-/// measured time.
+/// Checks and times one point. Each op replaces its input by the result, so the input is copied before each op, outside
+/// of the measured time.
 pub(super) fn measured<T: Sample>(pg: &ProcessGroup, args: &Args, point: SparsePoint) -> Result<Row> {
     let form = if args.started { Form::Started } else { Form::Blocking };
     let inputs = Inputs::new(point, pg.size());

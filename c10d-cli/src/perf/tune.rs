@@ -1,4 +1,4 @@
-//! `--tune`: compares gloo-like's algorithms, and writes which is the fastest for each size.
+//! `--tune`: compares gloo-like's algorithms, and writes which one is the fastest for each size.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,7 +13,7 @@ use super::ops::compared;
 use super::rank::{self, Contender};
 use super::report::Row;
 
-/// An algorithm is replaced only by one that is faster by this factor, so that noise changes no limit.
+/// An algorithm is replaced only by one that is faster by this factor, so that noise does not change the limits.
 const FASTER: f64 = 1.05;
 
 /// Joins one group per algorithm.
@@ -31,7 +31,7 @@ pub(super) fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     Ok(groups)
 }
 
-/// The fabric of these ranks, in the terms of the table.
+/// Returns the fabric of these ranks, in the terms of the table.
 fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     let mut hosts = pg.hosts()?;
     hosts.sort_unstable();
@@ -51,8 +51,8 @@ pub(super) fn write(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let replaced = |rule: &Rule| found.iter().any(|r| (r.op, r.fabric, r.ranks) == (rule.op, rule.fabric, rule.ranks));
     table.rules.retain(|rule| !replaced(rule));
     table.rules.extend(found);
-    let head = "By `c10d perf --tune`: which algorithm is the fastest up to how many bytes (of a rank's block for\n\
-                all_gather_into and reduce_scatter_into). Set C10D_TUNING to this file, on all ranks alike.";
+    let head = "Written by `c10d perf --tune`: which algorithm is the fastest up to how many bytes (of a rank's block\n\
+                for all_gather_into and reduce_scatter_into). To use it, set C10D_TUNING to this file on all ranks.";
     fs::write(path, table.to_toml(head))?;
     Ok(())
 }
@@ -84,8 +84,8 @@ fn rules(rows: &[Row]) -> Vec<Rule> {
     rules
 }
 
-/// The fastest algorithms, each with its largest number of bytes: the geometric middle to the first size at which
-/// another one is the fastest.
+/// Returns the fastest algorithms by size, each with the largest number of bytes for which it is used. This limit is
+/// the geometric mean of the two sizes between which another algorithm becomes the fastest.
 fn steps(times: &BTreeMap<usize, Vec<(Algorithm, f64)>>) -> Vec<(Option<usize>, Algorithm)> {
     let mut steps: Vec<(Option<usize>, Algorithm)> = Vec::new();
     let mut before = 0;
@@ -115,7 +115,7 @@ mod tests {
         use Algorithm::{Direct, OneShot, Ring};
         let times = BTreeMap::from([
             (8, vec![(OneShot, 1.0), (Direct, 2.0), (Ring, 3.0)]),
-            // This is not enough faster.
+            // The direct algorithm is faster here, but not by enough.
             (1 << 10, vec![(OneShot, 2.0), (Direct, 1.95), (Ring, 3.0)]),
             (4 << 10, vec![(OneShot, 4.0), (Direct, 3.0), (Ring, 3.1)]),
             (1 << 20, vec![(Direct, 300.0), (Ring, 200.0)]),

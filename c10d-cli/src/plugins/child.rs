@@ -12,7 +12,7 @@ use c10d::launch::{JobReport, Launch, Output};
 use super::{LOAD_VERB, Row};
 use crate::say::say;
 
-/// The mark of lines for the parent, since a plugin's constructor may print, too.
+/// The beginning of lines for the parent, since a plugin's constructor may print, too.
 pub(super) const MARK: &str = "c10d-plugin ";
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -23,7 +23,7 @@ fn child(words: impl IntoIterator<Item = OsString>) -> std::io::Result<Launch> {
 
 /// Runs this program with these arguments. Returns whether it succeeded.
 pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bool> {
-    // Signals are not passed on: they end this process, and so the child.
+    // Signals are not passed on: they end this process, and thereby the child.
     let report = child(words)?.output(Output::Inherit).spawn()?.join()?;
     if let Some(failure) = report.failure.as_ref().filter(|failure| failure.exit.signal.is_some()) {
         say(format_args!("c10d plugins: the suite {}", failure.exit));
@@ -45,7 +45,7 @@ pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>
 
 fn decision(report: &JobReport) -> Result<Row, String> {
     let said = report.output.first().cloned().unwrap_or_default();
-    // The plugin's own output, for people. If nobody reads it, that is no error.
+    // The plugin's own output is passed on. It is no error if nobody reads it.
     let _ = std::io::stderr().write_all(&said.stderr);
     let text = String::from_utf8_lossy(&said.stdout);
     let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));

@@ -1,4 +1,4 @@
-//! The shown part of the failed cases: a few of each kind, not hundreds with the same text.
+//! The failed cases that are shown: a few of each kind, instead of hundreds with the same text.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 const KINDS: usize = 4;
 const CASES: usize = 2;
 
-/// The failures of one world, those with the same reason together.
+/// The failures of one world, grouped by reason.
 pub(super) struct Failures<'a> {
     kinds: Vec<Kind<'a>>,
 }
@@ -27,7 +27,7 @@ impl<'a> Failures<'a> {
                 None => kinds.push(Kind { reason, cases: vec![case] }),
             }
         }
-        // The first kind may explain the others; of those the most frequent come first.
+        // The first kind may explain the others, so it stays first. The others are sorted, the most frequent first.
         if let Some((_, others)) = kinds.split_first_mut() {
             others.sort_by_key(|kind| std::cmp::Reverse(kind.cases.len()));
         }
@@ -53,7 +53,7 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
-/// The reason without numbers: ranks, places, values.
+/// Returns the reason without its numbers (ranks, places, values).
 fn reason(why: &str) -> String {
     let first = why.lines().next().unwrap_or_default();
     let mut out = String::new();

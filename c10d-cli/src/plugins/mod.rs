@@ -28,29 +28,29 @@ pub(crate) const SUITE_VERB: &str = "plugins-suite";
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// Show what a file or directory offers, by the checks that need no loading. Without a path, show what the
-    /// variables and the standard directories offer.
+    /// environment variables and the standard directories offer.
     List {
         /// A plugin, or a directory of plugins.
         path: Option<PathBuf>,
-        /// As JSON, a list of decisions.
+        /// Print JSON: a list of decisions.
         #[arg(long)]
         json: bool,
     },
-    /// Check a plugin, or those of a directory, and load each in a process of its own. It fails if one is refused.
+    /// Check a plugin, or all plugins of a directory, and load each in a process of its own. Fails if one is refused.
     Check {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
         #[command(flatten)]
         limit: Limit,
-        /// As JSON, a list of decisions.
+        /// Print JSON: a list of decisions.
         #[arg(long)]
         json: bool,
     },
-    /// Check a plugin, then run the conformance suite on what it offers, with a process for every rank. It fails if a
-    /// case fails.
+    /// Check a plugin, then run the conformance suite on what it offers, with a process for every rank. Fails if a case
+    /// fails.
     ///
-    /// For a device, copies are tested first, since every op needs them. The first world size with failures is the last
-    /// one that is run. Of failures with the same reason, a few are shown.
+    /// For a device, copies are tested first, since every op needs them. The run ends after the first world size with
+    /// failures. Of the failures with the same reason, only a few are shown.
     Test {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub(crate) enum Verb {
     },
 }
 
-/// How long a plugin may take to be loaded.
+/// The time limit for loading a plugin.
 #[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Limit {
     /// The time limit for loading one plugin, in seconds.
@@ -81,7 +81,7 @@ pub(crate) struct File {
     path: PathBuf,
     #[command(flatten)]
     options: suite::Options,
-    /// The number of one of the plugin's suites.
+    /// The index of one of the plugin's suites.
     #[arg(long)]
     part: Option<usize>,
 }
@@ -104,7 +104,7 @@ fn list(path: Option<&Path>, json: bool) -> Outcome {
     Ok(if report.has_refusals() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The decisions about a file or a directory, without loading.
+/// Returns the decisions about a file or a directory, without loading anything.
 fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     let path = whole(path)?;
     let is_directory = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
@@ -114,12 +114,12 @@ fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     Ok(if is_directory { search.directory(path) } else { search.file(path) }.inspect())
 }
 
-/// The search for one file.
+/// Returns the search for one file.
 fn one(path: &Path) -> Result<Search, Box<dyn std::error::Error>> {
     Ok(search()?.file(whole(path)?))
 }
 
-/// The absolute path, without `.` and `..`. Its directories are checked link by link afterwards.
+/// Returns the absolute path, without `.` and `..`. The directories in it are checked for links afterwards.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let mut out = PathBuf::new();
     for part in std::path::absolute(path)?.components() {

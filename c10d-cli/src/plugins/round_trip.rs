@@ -6,7 +6,7 @@ use std::time::Duration;
 use c10d::backend::{Provider, Registry};
 use c10d::device::DeviceBuffer;
 
-/// The bytes of the round trips. Some lengths are odd, so that copies are not in whole words only.
+/// The lengths of the round trips in bytes. Some are odd, so that copies are not only of whole words.
 const LENGTHS: [usize; 6] = [1, 7, 64, 4097, (64 << 10) + 3, (1 << 20) + 1];
 /// The time limit of one copy.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub(super) fn check(providers: &[&'static Provider], device: &'static str) -> Re
     told.recv_timeout(PATIENCE).unwrap_or_else(|e| {
         Err(match e {
             RecvTimeoutError::Timeout => format!("the copies were not over after {} s", PATIENCE.as_secs()),
-            RecvTimeoutError::Disconnected => "it panicked".to_owned(),
+            RecvTimeoutError::Disconnected => "the copies panicked".to_owned(),
         })
     })
 }

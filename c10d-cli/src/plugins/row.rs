@@ -1,4 +1,4 @@
-//! Decisions as rows, as text and as JSON.
+//! Decisions about plugins as rows of a table or of JSON.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ impl Row {
         self.verdict == verdict.name()
     }
 
-    /// The same file, but refused.
+    /// Returns the row of the same file, but refused.
     pub(super) fn refused(&self, rule: Rule, detail: String) -> Row {
         Row { verdict: Verdict::Refused.name().into(), rule: Some(rule.name().into()), detail, ..self.clone() }
     }

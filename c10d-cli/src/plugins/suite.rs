@@ -21,13 +21,14 @@ const MOST_RANKS: i64 = c10d::launch::MOST_RANKS as i64;
 
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
-    /// World sizes.
+    /// The world sizes to test.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS))]
     worlds: Vec<u32>,
-    /// Run every combination, not just a selection that covers all.
+    /// Run every combination, instead of a selection that covers every value.
     #[arg(long)]
     full: bool,
-    /// The CPU backend with which a device without collectives of its own is tested.
+    /// The CPU backend through which a device without collectives of its own is tested. Default: the one that a group
+    /// would choose.
     #[arg(long, value_name = "BACKEND")]
     through: Option<String>,
 }
@@ -47,7 +48,7 @@ pub(super) fn test(path: &Path, limit: Limit, options: &Options) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The process of the suite, and, if a variable says so, one of its ranks.
+/// Runs the suites of a plugin, or, with `--part`, one of them. In a process that a suite started, runs its rank.
 pub(crate) fn suite(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
     let [plugin] = report.providers[..] else {
@@ -56,7 +57,10 @@ pub(crate) fn suite(file: &File) -> Outcome {
     let suites = suites(plugin, &file.options)?;
     if suites.is_empty() {
         let decision = report.decisions.first().map_or(String::new(), ToString::to_string);
-        return Err(format!("nothing to test: no kind of memory is the plugin's to serve here ({decision})").into());
+        return Err(format!(
+            "nothing to test: the plugin serves no kind of memory that this program can test ({decision})"
+        )
+        .into());
     }
     let Some(part) = file.part else { return parts(suites.len()) };
     let named = suites.into_iter().nth(part).ok_or("there is no such part")?;
@@ -65,7 +69,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a suite: first the copies, then one world size after the other until one fails.
+/// Runs a suite: first the copies, then one world size after the other, until one fails.
 fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let Named { title, device, suite } = named;
     let mut out = std::io::stdout();
@@ -73,10 +77,10 @@ fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<
     if let Some(device) = device {
         if let Err(why) = round_trip::check(&[plugin], device) {
             writeln!(out, "copies to the device and back: {}", plain(&why))?;
-            writeln!(out, "summary: {title}: failed; no case was run, since every op rests on these copies")?;
+            writeln!(out, "summary: {title}: failed; no case was run, since every op needs these copies")?;
             return Ok(false);
         }
-        writeln!(out, "copies to the device and back: well")?;
+        writeln!(out, "copies to the device and back: ok")?;
     }
     let (mut cases, mut failures) = (0, 0);
     let mut worlds = options.worlds.iter();
@@ -94,11 +98,11 @@ fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<
             return Ok(false);
         }
     }
-    writeln!(out, "summary: {title}: {cases} cases, all well")?;
+    writeln!(out, "summary: {title}: {cases} cases, all passed")?;
     Ok(true)
 }
 
-/// The output of plugins and ranks, safe to show on a terminal.
+/// Makes the output of plugins and ranks safe to show on a terminal.
 fn plain_lines(text: &str) -> String {
     text.lines().map(|line| plain(line) + "\n").collect()
 }
@@ -112,22 +116,22 @@ fn parts(count: usize) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The CPU backend that a group would choose.
+/// Returns the CPU backend that a group would choose.
 fn preferred(providers: &[&'static Provider]) -> Result<&'static str, Box<dyn std::error::Error>> {
     let registry = Registry::collect(providers)?;
     let mut able = registry.backends().map(|(r, _)| r);
     let found = able.find(|r| r.keys.contains(&DispatchKey::Cpu) && (r.probe)().is_ok());
-    found.map(|r| r.name).ok_or_else(|| "no CPU backend is linked through which a device could be tried".into())
+    found.map(|r| r.name).ok_or_else(|| "no CPU backend is linked through which the device could be tested".into())
 }
 
 struct Named {
     title: String,
-    /// The plugin's device on which it runs.
+    /// The plugin's device on which the suite runs.
     device: Option<&'static str>,
     suite: Suite,
 }
 
-/// One suite for each kind of memory on which the plugin works.
+/// Returns one suite for each kind of memory on which the plugin works.
 fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Box<dyn std::error::Error>> {
     let mut providers = builtin().to_vec();
     providers.push(plugin);
@@ -159,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// A plugin with collectives for one kind of device, and the device.
+    /// Makes a plugin with collectives for one kind of device, and with that device.
     macro_rules! plugin {
         ($device:literal, $key:expr) => {{
             static PLUGIN: Provider = Provider {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
-/// Nothing here takes this long unless it hangs.
+/// The time limit of a program. No test comes near it unless the program hangs.
 pub(crate) const CAP: Duration = Duration::from_secs(600);
 
 pub(crate) struct Ended {
@@ -39,7 +39,7 @@ pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
     start_command(command.stdin(Stdio::null()))
 }
 
-/// Starts it with a pipe for standard input.
+/// Starts `c10d` with a pipe for standard input.
 pub(crate) fn start_piped(args: &[&str]) -> Running {
     start_command(Command::new(env!("CARGO_BIN_EXE_c10d")).args(args).stdin(Stdio::piped()))
 }
@@ -67,14 +67,14 @@ impl Running {
         self.child.id()
     }
 
-    /// The next line of standard output.
+    /// Reads the next line of standard output.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    /// Reads standard output until it contains this.
+    /// Reads standard output until it contains this word.
     pub(crate) fn until_said(&mut self, word: &str) {
         let mut said = Vec::new();
         let lines = self.lines.as_mut().unwrap();
@@ -92,7 +92,7 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // If it has ended meanwhile, that does not matter: it exists until it is waited for.
+        // An error does not matter: the process may have ended, but it exists until it is waited for.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
@@ -100,9 +100,9 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// The exit status, and the output since the last line that was read.
+    /// Waits for the end. Returns the exit status, and the output since the last line that was read.
     pub(crate) fn end(mut self) -> Ended {
-        // The pipe ends when the last process that has it ends, so reading may hang.
+        // The pipe ends when the last process that holds it ends, so reading may hang.
         drop(self.stdin.take());
         let lines = self.lines.take();
         let (send, receive) = channel();
@@ -131,7 +131,7 @@ impl Drop for Running {
     }
 }
 
-/// A package outside of this workspace with these files, built by `cargo build` with these arguments. Its dependencies
+/// Builds a package with these files outside of this workspace, by `cargo build` with these arguments. Its dependencies
 /// are those with which this checkout was built.
 pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
@@ -166,8 +166,8 @@ pub(crate) struct Outside {
     pub(crate) program: PathBuf,
 }
 
-/// An address of this host at which a server may listen. The socket is bound, does not listen, and shares the port: no
-/// other process gets the port, and the server can have it.
+/// Returns an address of this host at which a server may listen. The socket is bound to it without listening, and
+/// shares the port. So no other process gets the port, and the server can use it.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
