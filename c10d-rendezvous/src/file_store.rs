@@ -23,11 +23,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// The key that counts the users of a file that the last user removes.
 const USERS: &str = "c10d/users";
 
-/// A [`Store`] that is a log of changes in a file, guarded by `flock`. Clones share one open file.
+/// A [`Store`] in a file, which is a log of changes guarded by `flock`. Clones share one open file.
 ///
 /// If a process dies while writing, the last record is incomplete, and the next writer removes it. The file stays when
-/// the last rank leaves. In a forked child every method returns an error, since parent and child would share the lock:
-/// open the file again there.
+/// the last rank leaves. In a forked child every method returns an error, since parent and child would share the lock.
+/// The child must open the file itself.
 #[derive(Clone)]
 pub struct FileStore(Arc<Shared>);
 
@@ -41,7 +41,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // A fork of the process does not count as a user.
+        // A forked child is not a user.
         if !self.owner.is_current() || !self.for_users {
             return;
         }
@@ -76,7 +76,8 @@ impl FileStore {
         FileStore::of(path.into())
     }
 
-    /// The same, for a file that the last of its users removes, whether they open it one after the other or at once.
+    /// Like [`FileStore::open`], for a file that its last user removes. Other users may open and remove the file at the
+    /// same time.
     pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
         loop {
             let mut store = FileStore::of(path.clone())?;
@@ -89,7 +90,7 @@ impl FileStore {
                     shared.for_users = true;
                     return Ok(store);
                 }
-                // The last user removed it after this one had opened it.
+                // The last user removed the file after this one had opened it.
                 Err(_) if shared.is_removed() && Instant::now() < deadline => {}
                 Err(e) => return Err(e),
             }
@@ -109,7 +110,7 @@ impl FileStore {
         Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, log, for_users: false })))
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -120,7 +121,7 @@ impl Shared {
         self.log.get_mut().file.metadata().is_ok_and(|meta| meta.nlink() == 0)
     }
 
-    /// Under the file's lock, brings the map up to date, and then writes the changes that `f` returns.
+    /// Takes the file's lock, brings the map up to date, calls `f`, and writes the changes that `f` returns.
     fn locked<R>(
         &self,
         how: FlockOperation,
@@ -159,8 +160,8 @@ impl Shared {
         }
         match log.file.metadata() {
             Ok(meta) if meta.nlink() > 0 => Ok(log),
-            Ok(_) => Err(failed(&self.path, "somebody removed")),
-            Err(e) => Err(failed(&self.path, "cannot look at").caused_by(e)),
+            Ok(_) => Err(failed(&self.path, "another process removed")),
+            Err(e) => Err(failed(&self.path, "cannot read the metadata of").caused_by(e)),
         }
     }
 
@@ -207,11 +208,11 @@ impl Shared {
 }
 
 impl FileLog {
-    /// Applies the changes of others. Returns whether the log ends in an incomplete record.
+    /// Applies the changes of other processes. Returns whether the log ends in an incomplete record.
     fn refresh(&mut self) -> io::Result<bool> {
         let len = self.file.metadata()?.len();
         if len < self.read {
-            return Err(io::Error::other("the file became shorter; it is not this store's any more"));
+            return Err(io::Error::other("the file became shorter, so another process has overwritten it"));
         }
         if self.read == 0 && len > 0 {
             let mut head = vec![0; log::MAGIC.len().min(len as usize)];

@@ -14,23 +14,24 @@ fn soon() -> Instant {
 
 /// Starts `f` in a forked child.
 fn fork(f: impl FnOnce() -> bool) -> i32 {
-    // SAFETY: the child uses no thread of this process's and no lock that one may hold, and ends here.
+    // SAFETY: the child uses no thread of this process and no lock that another thread may hold, and it ends in this
+    // block.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: a child that hangs is ended by the signal.
+        // SAFETY: `alarm` takes a number. The signal ends a child that hangs.
         unsafe { libc::alarm(20) };
         let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
-        // SAFETY: no exit handlers, which are the parent's.
+        // SAFETY: `_exit` runs no exit handlers, which belong to the parent.
         unsafe { libc::_exit(i32::from(!held)) };
     }
     assert!(pid > 0, "no fork");
     pid
 }
 
-/// Whether it was true in the child.
+/// Waits for the child. Returns whether `f` returned `true` in it.
 fn held(child: i32) -> bool {
     let mut status = -1;
-    // SAFETY: waits for the own child.
+    // SAFETY: `child` is a child of this process, and `status` is a valid pointer.
     unsafe { libc::waitpid(child, &mut status, 0) };
     status == 0
 }
@@ -40,7 +41,7 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let store = TcpStore::hosting(server, soon()).unwrap();
     store.set("there", b"1", soon()).unwrap();
-    // Both count at once, so that an answer to the wrong process would show.
+    // Both processes count at the same time, so that an answer to the wrong process would show.
     let count = |key: &str, step: i64| -> Result<bool> {
         let mut right = true;
         for n in 1..=300 {
@@ -89,11 +90,11 @@ fn a_server_ends_with_its_process_while_a_child_of_it_lives() {
 
     let (mut tell, mut told) = UnixStream::pair().unwrap();
     told.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    // A process that serves, and has a child that does nothing.
+    // A process that serves a store, and that has a child which does nothing.
     let host = fork(|| {
         let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
         let idle = fork(|| {
-            // SAFETY: a system call, which a signal may end.
+            // SAFETY: `sleep` takes a number. A signal may end it.
             unsafe { libc::sleep(20) };
             true
         });
@@ -108,13 +109,13 @@ fn a_server_ends_with_its_process_while_a_child_of_it_lives() {
     let idle = i32::from_le_bytes([words[2], words[3], words[4], words[5]]);
     let store = TcpStore::connect("127.0.0.1", port, soon()).unwrap();
     store.set("k", b"v", soon()).unwrap();
-    // SAFETY: the own child.
+    // SAFETY: `host` is a child of this process that has not been waited for.
     unsafe { libc::kill(host, libc::SIGKILL) };
     assert!(!held(host));
     let began = Instant::now();
     let error = store.get("missing", deadline_after(Duration::from_secs(15))).unwrap_err();
     let gone = store.get("missing", deadline_after(Duration::from_secs(15))).unwrap_err();
-    // SAFETY: of this test; it lives, which is the point.
+    // SAFETY: `idle` was started by this test, and still lives: the test checks that.
     let lived = unsafe { libc::kill(idle, libc::SIGKILL) };
     assert_eq!(lived, 0);
     assert!(began.elapsed() < Duration::from_secs(10), "{error}; {gone}");

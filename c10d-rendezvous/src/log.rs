@@ -38,7 +38,7 @@ pub(crate) fn put(out: &mut Vec<u8>, change: &Change) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the next record off `log`; `None` at the end and at an incomplete record.
+/// Takes the next record off `log`. Returns `None` at the end and at an incomplete record.
 pub(crate) fn next(log: &mut &[u8]) -> Option<Change> {
     let (len, rest) = log.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;
@@ -60,7 +60,7 @@ pub(crate) fn next(log: &mut &[u8]) -> Option<Change> {
     Some(change)
 }
 
-/// FNV-1a, which is enough to tell a record from zeros or a part of a record after a crash.
+/// Returns the FNV-1a hash, which is enough to distinguish a record from zeros or a part of a record after a crash.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

@@ -76,12 +76,13 @@ fn a_torn_last_record_is_ignored_then_replaced() {
         let store = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(store.get("k", soon()).unwrap(), b"1", "cut at {cut}");
         store.set("l", b"2", soon()).unwrap();
-        // Header, kind, length of the key, key, value: nothing of the incomplete record remains after it.
+        // The record has a header, a kind, the length of the key, the key and the value. Nothing of the incomplete
+        // record remains.
         assert_eq!(torn.metadata().unwrap().len(), whole + 8 + 1 + 4 + 1 + 1, "cut at {cut}");
         let again = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(again.multi_get(&["k", "l"], soon()).unwrap(), [b"1", b"2"], "cut at {cut}");
     }
-    // A file with an incomplete header is not a foreign file.
+    // A file with an incomplete header counts as a store.
     std::fs::write(dir.0.join("head"), b"c10d").unwrap();
     FileStore::open(dir.0.join("head")).unwrap().set("k", b"v", soon()).unwrap();
     assert_eq!(b.get("k", soon()).unwrap(), b"a longer value");

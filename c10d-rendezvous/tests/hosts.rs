@@ -1,4 +1,4 @@
-//! Tests of the launchers of several hosts: they run one job, end together, and strangers cannot end them.
+//! Tests of the launchers of several hosts. They run one job and end together, and strangers cannot end them.
 
 use crate::common;
 use crate::launch::{HANG, gone, mark, sh, text};
@@ -16,7 +16,7 @@ fn place() -> String {
     format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap())
 }
 
-/// Runs launchers as hosts, at the same time.
+/// Runs these launchers as hosts, at the same time. Returns their reports.
 fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<JobReport>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = launches.into_iter().map(|launch| scope.spawn(move || launch.run())).collect();
@@ -73,7 +73,7 @@ fn hosts_that_do_not_agree_or_do_not_come_are_named() {
     assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
 }
 
-/// The store ends while the launchers still look for each other: nobody is called missing for it.
+/// If the store ends while the launchers still look for each other, no host is reported as missing.
 #[test]
 fn a_store_that_ends_while_hosts_meet_is_named() {
     let server = ServerProcess::start();
@@ -91,7 +91,7 @@ fn a_store_that_ends_while_hosts_meet_is_named() {
     assert!(error.to_string().contains(&server.addr.port().to_string()), "{error}");
 }
 
-/// Scripts that wait for a file with the name in `C10D_TEST_FLAG`, and the file.
+/// Returns a script that waits for a file, and the path of the file.
 fn until_flag(mark: &str) -> (String, std::path::PathBuf) {
     let flag = std::env::temp_dir().join(format!("c10d-hosts-{mark}"));
     (format!("while [ ! -e {} ]; do sleep 0.01; done", flag.display()), flag)
@@ -113,7 +113,7 @@ fn strangers_do_not_end_a_job() {
         for key in ["failed", "failed/0", "failed/1", "done/0", "done/1", "host/0", "host/1", "link", "run"] {
             stranger.set(&format!("c10d-launch/{key}"), b"\x1b]0;owned\x07 rank 1 died", soon()).unwrap();
         }
-        // Longer than a launcher that polls would need to notice it.
+        // This is longer than a launcher that polls would need to notice it.
         std::thread::sleep(Duration::from_millis(500));
         std::fs::write(&flag, "").unwrap();
         reports.join().unwrap()
@@ -126,7 +126,8 @@ fn strangers_do_not_end_a_job() {
     std::fs::remove_file(flag).unwrap();
 }
 
-/// A launcher in a separate process, on host `C10D_TEST_NODE` of 2 with 2 ranks each. Its last line is its result.
+/// The role of a launcher in a separate process, on host `C10D_TEST_NODE` of 2 with 2 ranks each. Its last line is its
+/// result.
 #[test]
 fn role_host() {
     if plays("role_host") {
@@ -140,7 +141,7 @@ fn role_host() {
     }
 }
 
-/// Two launchers, after each of their ranks has printed a line `ready`.
+/// Starts two launchers, and waits until each of their ranks has printed a line `ready`.
 fn two_hosts(script: &str) -> [(Child, BufReader<std::process::ChildStdout>); 2] {
     let rdzv = place();
     let children = [0, 1].map(|node| {
@@ -186,7 +187,7 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
 
 #[test]
 fn a_launcher_that_stalls_ends_nobody() {
-    // This can also be longer: a host is only given up if its system does not answer for 20 s.
+    // The pause may be longer: a host counts as dead only if its system does not answer for 20 s.
     let stall = std::env::var("C10D_TEST_STALL").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.5);
     for stalled in [0, 1] {
         let (wait, flag) = until_flag(&mark());
@@ -211,7 +212,7 @@ fn the_host_of_the_store_stays_until_the_others_are_done() {
         let part = |node| sh(script).nnodes(2).node_rank(node).rdzv(rdzv).join_timeout(Duration::from_millis(1500));
         (0..2).map(part).collect()
     };
-    // Longer than the launchers may search for each other.
+    // The job runs longer than the launchers may search for each other.
     for (script, codes) in [("[ $RANK = 0 ] || sleep 2", [0, 0]), ("[ $RANK = 0 ] || { sleep 0.5; exit 9; }", [1, 9])] {
         let reports = hosts(host(script, &place()));
         let found: Vec<i32> = reports.into_iter().map(|report| report.unwrap().exit_code()).collect();

@@ -1,4 +1,4 @@
-//! Tests that ranks that are processes find each other by every init method.
+//! Tests that processes find each other as ranks, by every init method.
 
 use crate::common;
 
@@ -23,7 +23,7 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // Rank 0, which may host the store, is finished much earlier.
+                // Rank 0, which may serve the store, ends much earlier.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();
@@ -35,7 +35,7 @@ fn role_rank() {
 
 fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
     let mut command = role(part);
-    // The environment of this test must not be visible.
+    // The ranks must not see the environment of this test.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let starters = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
@@ -56,7 +56,7 @@ fn result(child: Child) -> String {
     line.unwrap_or_else(|| panic!("no result: {text}")).to_owned()
 }
 
-/// Starts this number of ranks. `place` sets how each gets its rank.
+/// Starts this number of ranks. `place` sets how each rank gets its number.
 fn meet(size: u32, place: impl Fn(u32) -> (String, Vec<(&'static str, String)>)) {
     let children: Vec<Child> = (0..size)
         .map(|r| {
@@ -216,7 +216,8 @@ fn the_address_given_is_the_only_one_that_listens() {
     assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
 }
 
-/// Rank 0 behind address translation: it listens at all addresses, and the others have an address that leads to it.
+/// Rank 0 listens at all addresses, and the other ranks use another address that leads to it, as behind address
+/// translation.
 #[test]
 fn every_address_listens_where_that_was_asked_for() {
     let port = free_port("127.0.0.1").unwrap();
@@ -239,8 +240,8 @@ fn one_process_may_have_several_groups_at_one_address() {
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
-    // Other ranks may still be in the last group or already in the next one. The server remains, whatever the group's
-    // name.
+    // Other ranks may still be in the last group, or already in the next one. The server stays, whatever the groups are
+    // called.
     drop(second);
     let other = common::client(([127, 0, 0, 1], port).into());
     assert_eq!(other.get("k", soon()).unwrap(), b"v");
@@ -250,7 +251,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     }
 }
 
-/// Rank 0 of several jobs in a row, in which the other ranks are slower and faster than it.
+/// Rank 0 of several jobs in a row, in which the other ranks are sometimes slower and sometimes faster than rank 0.
 #[test]
 fn role_rounds() {
     if !plays("role_rounds") {

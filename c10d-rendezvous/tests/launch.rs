@@ -11,7 +11,7 @@ use c10d_rendezvous::init;
 use c10d_rendezvous::launch::{JobReport, Launch, Output, Signal};
 use common::{plays, role, role_args, soon};
 
-/// The time after which something counts as hanging.
+/// The time after which a wait fails, because something hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 pub(crate) fn sh(script: &str) -> Launch {
@@ -22,7 +22,7 @@ pub(crate) fn text(report: &JobReport, rank: usize) -> String {
     String::from_utf8(report.output[rank].stdout.clone()).unwrap()
 }
 
-/// All processes whose command line contains `mark`.
+/// Returns all processes whose command line contains `mark`.
 fn living(mark: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -45,7 +45,7 @@ pub(crate) fn gone(mark: &str) {
     }
 }
 
-/// A number that marks the processes of one test, used as the seconds of `sleep`.
+/// Returns a number that marks the processes of one test: they use it as the seconds of `sleep`.
 pub(crate) fn mark() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
@@ -68,7 +68,7 @@ fn a_launcher_without_descriptors_says_so_and_starts_none() {
     let output = role("role_poor_launcher").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|line| line.starts_with("refused: ")).unwrap_or_default();
-    assert!(line.contains("cannot start rank") && line.contains("no rank was kept"), "{text}");
+    assert!(line.contains("cannot start rank") && line.contains("the other ranks were ended"), "{text}");
     assert!(line.contains("no file descriptor left (limit 60"), "{text}");
 }
 
@@ -255,7 +255,7 @@ fn a_job_past_its_deadline_is_killed_and_named() {
     assert!(living(&mark).is_empty(), "{:?}", living(&mark));
 }
 
-/// The kernel kills ranks when the thread that started them ends, so that must not be the caller's thread.
+/// The kernel kills ranks when the thread that started them ends, so the caller's thread must not start them.
 #[test]
 fn ranks_outlive_the_thread_that_launched_them() {
     let job = std::thread::spawn(|| sh("read -r x; echo done").output(Output::Piped).spawn().unwrap()).join().unwrap();
@@ -283,7 +283,7 @@ fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 
-/// A launcher in a separate process: runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
+/// The role of a launcher in a separate process. It runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
 #[test]
 fn role_launcher() {
     if plays("role_launcher") {
@@ -331,7 +331,7 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// Without its guardian process the launcher still ends the ranks when it ends.
+/// Without its guardian process, the launcher still ends the ranks when it ends.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

@@ -1,4 +1,4 @@
-//! Tests of stores, init methods and the launcher. This program is started again for the roles.
+//! Tests of stores, init methods and the launcher. This program is started again for the roles in some tests.
 
 mod common;
 mod contract;

@@ -1,5 +1,5 @@
-//! Tests together with PyTorch, if it is installed: `C10D_TORCH_PYTHON` names a Python that has it, otherwise `python3`
-//! is tried.
+//! Tests with PyTorch, if it is installed. `C10D_TORCH_PYTHON` names a Python that has it; otherwise `python3` is
+//! tried.
 
 use crate::common;
 
@@ -13,7 +13,7 @@ use c10d_core::Store;
 use c10d_rendezvous::{TcpStore, init};
 use common::{client, free_port, plays, role_args, server};
 
-/// PyTorch takes long to load on a busy machine.
+/// The time limit of a script, since PyTorch takes long to load on a busy machine.
 fn late() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
@@ -41,7 +41,7 @@ fn script(python: &str, name: &str, args: &[String]) -> Child {
     command.spawn().unwrap()
 }
 
-/// Waits until the script succeeds. After the deadline it is killed.
+/// Waits until the script has succeeded. The script is killed at the deadline.
 fn content(mut child: Child) {
     let deadline = late();
     while child.try_wait().unwrap().is_none() {
@@ -126,7 +126,7 @@ fn our_client_with_pytorchs_server() {
     child.wait().unwrap();
 }
 
-/// One rank is in PyTorch and the other is not. Either may host the store.
+/// One rank uses PyTorch and the other does not. Either may serve the store.
 #[test]
 fn mixed_ranks_by_tcp() {
     let Some(python) = python() else { return };

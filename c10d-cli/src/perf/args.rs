@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// Start each op and then wait for it, instead of a blocking call.
     #[arg(long = "async")]
     pub(super) started: bool,
-    /// Bind rank r to core r mod cores.
+    /// Bind rank r to core r modulo the number of cores.
     #[arg(long)]
     pub(super) pin: bool,
     /// Run exactly this many timed iterations per point, without calibration, however long they take.

@@ -6,18 +6,18 @@ use super::{Meeting, Membership, checked, one_host, unclear};
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The variables in which one kind of launcher tells a process its rank. Of several names, the first that is set
+/// The variables in which one kind of launcher gives a process its rank. In each list, the first variable that is set
 /// counts.
 struct Starter {
     rank: &'static str,
     size: &'static [&'static str],
-    /// The number of ranks on this host.
+    /// The variables with the number of ranks on this host.
     local_size: &'static [&'static str],
-    /// The number of hosts.
+    /// The variables with the number of hosts.
     hosts: &'static [&'static str],
-    /// The name of the job, joined from all that are set.
+    /// The variables that together name the job; those that are set are joined.
     job: &'static [&'static str],
-    /// Whether ranks on one host need no `MASTER_ADDR`.
+    /// Whether ranks that are all on one host need no `MASTER_ADDR`.
     alone: bool,
 }
 
@@ -60,7 +60,7 @@ const STARTERS: &[Starter] = &[
 
 const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"];
 
-/// The membership that the variables describe.
+/// Returns the membership that the variables describe.
 pub(super) fn membership(lookup: Lookup<'_>) -> Result<Membership> {
     // Values may come from the output of a command, so surrounding spaces are removed. A blank value counts as not set.
     let lookup = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
@@ -71,8 +71,8 @@ fn membership_of(lookup: Lookup<'_>) -> Result<Membership> {
     let starter = STARTERS.iter().find(|s| lookup(s.rank).is_some()).ok_or_else(|| {
         let names = STARTERS.iter().map(|s| s.rank).collect::<Vec<_>>().join(", ");
         unclear(format!(
-            "env:// finds no rank: none of {names} is set to anything. Start with `c10d run`, torchrun, mpirun or srun, or set RANK, \
-             WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            "env:// found no rank, since none of {names} is set. Start the program with `c10d run`, torchrun, mpirun \
+             or srun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
         ))
     })?;
     let rank = number(lookup, &[starter.rank])?;
@@ -97,9 +97,9 @@ fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> 
     let port = match number::<u16>(lookup, &["MASTER_PORT"])? {
         Some((_, port)) if port > 0 || size == 1 => port,
         Some(_) => {
-            return Err(unclear(
-                "env://: MASTER_PORT is 0; the other ranks cannot know which port that becomes".into(),
-            ));
+            let what = "env://: MASTER_PORT is 0, so the other ranks cannot know the port; set it to a free port of the \
+                        host of rank 0";
+            return Err(unclear(what.into()));
         }
         None => return Err(unclear(format!("env://: MASTER_ADDR is {host:?}, but MASTER_PORT is not set"))),
     };
@@ -114,7 +114,8 @@ fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> 
 fn same_host(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> {
     let missing = |why: &str| {
         unclear(format!(
-            "env://: MASTER_ADDR is not set{why}; set MASTER_ADDR and MASTER_PORT to where rank 0 can serve"
+            "env://: MASTER_ADDR is not set{why}; set MASTER_ADDR to an address of the host of rank 0, and MASTER_PORT \
+             to a free port there"
         ))
     };
     if !starter.alone {
@@ -126,15 +127,19 @@ fn same_host(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting
         _ if size == 1 => {}
         (Some((_, local)), _) if local == size => {}
         (None, Some((_, 1))) => {}
-        (Some((name, local)), _) => return Err(missing(&format!(", and {name} is {local} of {size} ranks"))),
-        (None, Some((name, hosts))) => return Err(missing(&format!(", and {name} is {hosts}"))),
-        (None, None) => return Err(missing(", and nothing tells that all ranks are on one host")),
+        (Some((name, local)), _) => {
+            return Err(missing(&format!(", and not all {size} ranks are on this host ({name} is {local})")));
+        }
+        (None, Some((name, hosts))) => {
+            return Err(missing(&format!(", and the ranks are on several hosts ({name} is {hosts})")));
+        }
+        (None, None) => return Err(missing(", and no variable shows that all ranks are on one host")),
     }
     let names: Vec<String> = starter.job.iter().filter_map(|name| lookup(name)).collect();
     Ok(Meeting::SameHost { job: if names.is_empty() { None } else { Some(names.join(".")) } })
 }
 
-/// The first of these variables that is set.
+/// Returns the number in the first of these variables that is set, with the variable's name.
 fn number<N: std::str::FromStr>(lookup: Lookup<'_>, names: &[&'static str]) -> Result<Option<(&'static str, N)>> {
     let Some((name, text)) = names.iter().find_map(|name| Some((*name, lookup(name)?))) else { return Ok(None) };
     match text.parse() {
@@ -230,7 +235,7 @@ mod tests {
             membership(&spaced).unwrap(),
             Membership { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) }
         );
-        // A blank variable is not set, so another launcher's variables count.
+        // A blank variable counts as not set, so the variables of the next launcher are used.
         let blank = |name: &str| match name {
             "RANK" => Some(String::new()),
             "WORLD_SIZE" => Some(" ".to_owned()),
@@ -268,7 +273,7 @@ mod tests {
                 vec!["MASTER_ADDR", "OMPI_COMM_WORLD_LOCAL_SIZE is 2"],
             ),
             ("SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_NNODES=2", vec!["MASTER_ADDR", "SLURM_NNODES is 2"]),
-            ("SLURM_PROCID=0 SLURM_NTASKS=4", vec!["MASTER_ADDR", "nothing tells"]),
+            ("SLURM_PROCID=0 SLURM_NTASKS=4", vec!["MASTER_ADDR", "no variable shows"]),
             ("SLURM_PROCID=0", vec!["SLURM_NTASKS"]),
             ("PMIX_RANK=0", vec!["SLURM_NTASKS"]),
         ] {

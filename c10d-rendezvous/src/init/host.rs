@@ -14,15 +14,15 @@ use crate::{ServerOptions, TcpStore, TcpStoreServer};
 /// How long the end of this process waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A server of this process. It lives as long as the process: when the last group here has ended, other ranks may still
-/// be in theirs, or already in the next one.
+/// A server of this process, which it runs until its end. When the last group here has ended, other ranks may still be
+/// in theirs, or already in the next one.
 struct Hosted {
     server: TcpStoreServer,
     /// The clients of this process.
     clients: Vec<WeakStore>,
 }
 
-/// A forked child has no server, only a copy of its memory, so it starts anew.
+/// A forked child has no server but only a copy of this memory, so its list is empty.
 static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 
 /// Returns a client of the store that this process serves at `host:port`. All groups of this process at that address
@@ -54,7 +54,7 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
     Ok(store)
 }
 
-/// Waits at the end of the process, since other ranks may still use the store.
+/// Waits at the end of the process for other ranks that still use the store, for at most [`LINGER`].
 fn linger() {
     // No other code holds the lock for long.
     let Some(mut hosted) = HOSTED.get().try_lock_for(Duration::from_secs(1)) else { return };
@@ -77,8 +77,8 @@ pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
     serve_at(host, port, &addresses(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
 
-/// The addresses to listen at for `host`, in order of preference. Ranks of other hosts cannot reach a loopback address,
-/// to which some systems also resolve their own name.
+/// Returns the addresses to listen at for `host`, in order of preference. Loopback addresses, to which some systems
+/// also resolve their own name, come last, since ranks of other hosts cannot reach them.
 fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     let mut addresses = resolve(host, port, deadline)?;
     addresses.sort_by_key(|address| address.ip().is_loopback());
@@ -96,7 +96,7 @@ fn serve_at(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStoreS
                     tracing::warn!(
                         host,
                         port,
-                        "the name is that of a loopback address; only ranks of this host can join"
+                        "the name belongs to a loopback address, so only ranks of this host can join"
                     );
                 }
                 return Ok(server);
@@ -115,7 +115,8 @@ fn failed(host: &str, port: u16, e: io::Error) -> Error {
     let why = match e.kind() {
         io::ErrorKind::AddrInUse => "the port is in use; choose another, or look for an earlier run that has not ended",
         io::ErrorKind::AddrNotAvailable => {
-            "it is not an address of this machine; set one that is, or, only on rank 0, 0.0.0.0 to listen at every address"
+            "it is not an address of this machine; set one of its addresses, or, only on rank 0, 0.0.0.0 to listen at every \
+             address"
         }
         _ => "rank 0 must be able to listen there",
     };

@@ -1,4 +1,4 @@
-//! Init methods: how a process learns its rank and finds the others, by `env://`, `tcp://` or `file://`.
+//! Init methods: by `env://`, `tcp://` or `file://`, a process gets its rank and finds the other ranks.
 
 mod env;
 mod host;
@@ -60,7 +60,7 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
     Ok(Joined { rank, size, store, root })
 }
 
-/// The rank and the number of ranks that `url` gives, without contacting anybody; see [`init`].
+/// Returns the rank and the number of ranks that `url` gives, without a connection to any process; see [`init`].
 pub fn rank_and_size(url: &str) -> Result<(u32, u32)> {
     membership(url).map(|member| (member.rank, member.size))
 }
@@ -69,11 +69,11 @@ fn membership(url: &str) -> Result<Membership> {
     let url = url.trim();
     match url.split_once("://") {
         Some(("env", "")) => env::membership(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
-        Some(("env", _)) => Err(unclear(format!("init method {url:?}: env:// takes nothing after it"))),
+        Some(("env", _)) => Err(unclear(format!("init method {url:?}: nothing may follow env://"))),
         Some(("tcp", rest)) => url::tcp(rest),
         Some(("file", rest)) => url::file(rest),
         _ => Err(unclear(format!(
-            "unknown init method {url:?}; there are env://, tcp://host:port?rank=R&world_size=N and \
+            "unknown init method {url:?}; known: env://, tcp://host:port?rank=R&world_size=N and \
              file:///path?rank=R&world_size=N"
         ))),
     }
@@ -102,7 +102,7 @@ fn meet(member: Membership, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dy
     Ok((store, root))
 }
 
-/// Checks that rank and size fit each other; `names` are the names of their sources.
+/// Checks that the rank is below the size, and returns both. `names` are the names of their sources.
 fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     let (rank_name, size_name) = names;
     if size == 0 {
@@ -114,7 +114,7 @@ fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     Ok((rank, size))
 }
 
-/// Checks that `host` can be the name or the address of one host; `name` is the name of its source.
+/// Checks that `host` can be the name or the address of one host, and returns it. `name` is the name of its source.
 fn one_host(name: &str, host: &str) -> Result<String> {
     if host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/' || c == ',') {
         return Err(unclear(format!("{name} is {host:?}; it must be the name or the address of one host")));
@@ -122,7 +122,7 @@ fn one_host(name: &str, host: &str) -> Result<String> {
     Ok(host.to_owned())
 }
 
-/// The error for settings that make no sense; nothing was sent.
+/// Makes the error for invalid settings. Nothing has been sent when it occurs.
 fn unclear(what: String) -> Error {
     Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous).rejected()
 }

@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use crate::FileStore;
 
-/// The store of this job's ranks. The last of them removes it.
+/// Returns the store of this job's ranks. The last rank removes its file.
 pub(super) fn store(job: Option<&str>, size: u32, deadline: Instant) -> Result<FileStore> {
     let dir = std::env::temp_dir().join(format!("c10d-{}", rustix::process::geteuid().as_raw()));
     private(&dir)?;
@@ -34,20 +34,20 @@ fn private(dir: &Path) -> Result {
     {
         return Err(failed("it cannot be made").caused_by(e));
     }
-    let meta = dir.symlink_metadata().map_err(|e| failed("it cannot be looked at").caused_by(e))?;
+    let meta = dir.symlink_metadata().map_err(|e| failed("its owner and mode cannot be read").caused_by(e))?;
     if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 != 0 {
-        return Err(failed("it is not a directory of this user alone"));
+        return Err(failed("it is not a directory that only this user can use"));
     }
     Ok(())
 }
 
-/// Identifies the parent process, the launcher, which all ranks of one host share. Its start time tells it from an
-/// earlier process with the same id.
+/// Returns a name for the parent process, the launcher, which all ranks of one host share. The start time distinguishes
+/// it from an earlier process with the same id.
 fn parent(size: u32) -> Result<String> {
     let pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if pid == 0 && size > 1 {
-        let what = "the process that started this rank is in another PID namespace, so nothing tells which job this is; \
-                    set MASTER_ADDR and MASTER_PORT";
+        let what = "the process that started this rank is in another PID namespace, so the job of this rank is not \
+                    known; set MASTER_ADDR and MASTER_PORT";
         return Err(Error::new(ErrorKind::Rendezvous, what));
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

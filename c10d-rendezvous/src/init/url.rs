@@ -19,7 +19,7 @@ pub(super) fn tcp(rest: &str) -> Result<Membership> {
     let host = one_host(&format!("{said}: the host"), host)?;
     let port = port.parse().map_err(|_| wrong(&format!("{port:?} is not a port")))?;
     if port == 0 && size > 1 {
-        return Err(wrong("the other ranks cannot know which port 0 becomes"));
+        return Err(wrong("with port 0, the other ranks cannot know the port"));
     }
     Ok(Membership { rank, size, meeting: Meeting::Rank0 { host, port }, prefix: None })
 }
@@ -33,7 +33,7 @@ pub(super) fn file(rest: &str) -> Result<Membership> {
     Ok(Membership { rank, size, meeting: Meeting::File(path.into()), prefix: None })
 }
 
-/// Splits `rest` into the part before the question mark, and rank and size after it.
+/// Splits `rest` at the question mark. Returns the part before it, and the rank and the size after it.
 fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let said = format!("init method {:?}", format!("{scheme}://{rest}"));

@@ -21,7 +21,7 @@ pub(super) struct RankPlan {
 }
 
 impl RankPlan {
-    /// Starts the process, in the process group `group`. It is killed when the calling *thread* ends.
+    /// Starts the process in the process group `group`. The kernel kills it when the calling *thread* ends.
     pub(super) fn spawn(&self, output: Output, source: Source, group: Option<Pid>) -> io::Result<Child> {
         let (program, args) = self.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
@@ -40,10 +40,10 @@ impl RankPlan {
         let launcher = getpid();
         let die_with_launcher = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The launcher may have died before this call.
+            // The launcher may have died before the call above.
             if getppid() == Some(launcher) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
-        // SAFETY: between fork and exec the closure makes two plain system calls and allocates nothing.
+        // SAFETY: between fork and exec, the closure only makes two system calls and allocates nothing.
         unsafe { command.pre_exec(die_with_launcher) };
         command.spawn()
     }
@@ -65,8 +65,8 @@ pub(super) fn check_program(program: &OsStr) -> Result<()> {
         if dirs.iter().any(|dir| runnable(&dir.join(program))) {
             return Ok(());
         }
-        let here = if runnable(Path::new(program)) { "; did you mean ./ in front of it?" } else { "" };
-        format!("no directory of PATH has it{here}")
+        let here = if runnable(Path::new(program)) { "; write ./ before it to run it from this directory" } else { "" };
+        format!("no directory of PATH contains it{here}")
     };
     let name = Path::new(program).display();
     Err(Error::new(ErrorKind::Resource, format!("cannot run {name}: {what}")))

@@ -1,4 +1,4 @@
-//! The variables of torchrun, for the ranks.
+//! The environment variables that torchrun sets, for the ranks of this launcher.
 
 use std::ffi::OsString;
 

@@ -1,4 +1,4 @@
-//! A process that outlives the launcher for a moment, to end the ranks' children, which the kernel does not end.
+//! A process that ends the ranks' children when the launcher has died, since the kernel ends only the ranks.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -36,9 +36,9 @@ impl Guardian {
         self.group
     }
 
-    /// Signals all ranks and their children.
+    /// Sends a signal to all ranks and their children.
     pub(super) fn signal(&self, signal: Signal) {
-        // It is no error if there is no process to signal.
+        // An error means that no process is left.
         let _ = kill_process_group(self.group, signal);
     }
 }

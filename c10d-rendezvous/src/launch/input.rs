@@ -38,7 +38,7 @@ impl Source {
 }
 
 /// Copies standard input to all sinks until its end, or until `stop` becomes readable. The slowest sink sets the speed;
-/// a closed one does not count any more.
+/// a closed sink is left out.
 pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     let stdin = io::stdin();
     let terminal = stdin.is_terminal();
@@ -65,10 +65,11 @@ pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     }
 }
 
-/// Whether this process may read its terminal. A process in the background would be stopped by that.
+/// Whether this process may read its terminal. A process in the background is stopped if it tries.
 fn is_foreground() -> bool {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which is in parentheses: state, parent, group, session, terminal, and the terminal's group.
+    // The fields after the name, which is in parentheses: state, parent, group, session, terminal, and the terminal's
+    // foreground group.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     matches!((fields.get(2), fields.get(5)), (Some(own), Some(terminals)) if own == terminals)
 }

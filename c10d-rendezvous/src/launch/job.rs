@@ -53,7 +53,8 @@ impl Job {
         let over = Arc::new(Over::default());
         let (send, receive) = sync_channel(1);
         let (asked, told) = (requests.clone(), over.clone());
-        // The kernel kills the ranks when the thread that started them ends, so it lives as long as they do.
+        // The kernel kills the ranks when the thread that started them ends, so this thread lives until the ranks have
+        // ended.
         std::thread::Builder::new()
             .name("c10d-launch".into())
             .spawn(move || match Supervisor::start(plan, asked) {
@@ -81,22 +82,22 @@ impl Job {
         self.ranks.iter_mut().find(|r| r.rank == rank).ok_or_else(|| no_such(rank))
     }
 
-    /// The ranks of this host.
+    /// Returns the ranks of this host.
     pub fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranks.iter().map(|rank| rank.rank)
     }
 
-    /// The process id of a rank. It is not reused until the job has ended.
+    /// Returns the process id of a rank. The id is not reused until the job has ended.
     pub fn pid(&self, rank: u32) -> Result<u32> {
         self.rank(rank).map(|rank| rank.pid)
     }
 
-    /// The pipe to a rank's standard input, for [`Output::Piped`](super::Output::Piped). It can be taken once.
+    /// Takes the pipe to a rank's standard input, for [`Output::Piped`](super::Output::Piped). It can be taken once.
     pub fn take_stdin(&mut self, rank: u32) -> Result<ChildStdin> {
         self.rank_mut(rank)?.stdin.take().ok_or_else(|| no_pipe(rank, "input"))
     }
 
-    /// The pipe from a rank's standard output, for [`Output::Piped`](super::Output::Piped). It can be taken once.
+    /// Takes the pipe from a rank's standard output, for [`Output::Piped`](super::Output::Piped). It can be taken once.
     pub fn take_stdout(&mut self, rank: u32) -> Result<ChildStdout> {
         self.rank_mut(rank)?.stdout.take().ok_or_else(|| no_pipe(rank, "output"))
     }
@@ -127,7 +128,7 @@ impl Job {
         Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0))
     }
 
-    /// Waits for the end of all ranks. At the deadline the rest are killed, and the error names them.
+    /// Waits for the end of all ranks. The ranks that still run at the deadline are killed, and the error names them.
     pub fn wait(self, deadline: Instant) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
@@ -135,12 +136,13 @@ impl Job {
         let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
         self.kill_all();
         let gone = self.over.until(Instant::now() + KILLED).is_some();
-        let what = if gone { "still ran and were killed" } else { "still run, and cannot be killed" };
-        Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
+        let what = if gone { "were killed" } else { "cannot be killed" };
+        let what = format!("launched ranks still ran at the deadline and {what}");
+        Err(Error::new(ErrorKind::Timeout, what).guilty(running))
     }
 
-    /// Waits for the end of all ranks. At the deadline the rest get SIGTERM and, after the grace time, SIGKILL; the
-    /// error names them.
+    /// Waits for the end of all ranks. The ranks that still run at the deadline get SIGTERM and, after the grace time,
+    /// SIGKILL; the error names them.
     pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
@@ -148,9 +150,9 @@ impl Job {
         let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
         self.requests.end();
         let gone = self.over.until(deadline_after(grace.saturating_add(KILLED))).is_some();
-        let what =
-            if gone { "still ran at the job's time limit and were ended" } else { "still run, and cannot be ended" };
-        Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
+        let what = if gone { "were ended" } else { "cannot be ended" };
+        let what = format!("launched ranks still ran at the job's time limit and {what}");
+        Err(Error::new(ErrorKind::Timeout, what).guilty(running))
     }
 
     /// Waits for the end of all ranks, however long they run.
@@ -191,5 +193,6 @@ fn no_such(rank: u32) -> Error {
 }
 
 fn no_pipe(rank: u32, which: &str) -> Error {
-    Error::invalid(format!("no pipe to the standard {which} of rank {rank}: not asked for (Output::Piped), or taken"))
+    let what = format!("no pipe to the standard {which} of rank {rank}");
+    Error::invalid(format!("{what}: the output is not Output::Piped, or the pipe was taken before"))
 }

@@ -1,18 +1,19 @@
-//! Cuts a stream into lines and puts the rank in front of each.
+//! Splits a stream into lines and puts the rank before each line.
 
-/// A line longer than this is printed in pieces.
+/// The largest length of a line in bytes. A longer line is printed in pieces.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// The lines of one stream. A line that ends in a carriage return (a progress bar) is shown, too, and the next line
+/// The lines of one stream. A line that ends in a carriage return (a progress bar) is printed, too, and the next line
 /// overwrites it.
 pub(super) struct Lines {
     prefix: String,
     line: Vec<u8>,
-    /// How many bytes of the line have been shown.
+    /// The number of bytes of the line that have been printed.
     shown: usize,
-    /// The line has ended in a carriage return. A newline completes it; any other byte begins the next line.
+    /// Whether the line has ended in a carriage return. A newline completes the line; any other byte begins the next
+    /// line.
     returned: bool,
-    /// The line began after a carriage return.
+    /// Whether the line began after a carriage return.
     progress: bool,
 }
 
@@ -21,7 +22,7 @@ impl Lines {
         Lines { prefix: format!("[{rank}] "), line: Vec::new(), shown: 0, returned: false, progress: false }
     }
 
-    /// The lines that `bytes` completes.
+    /// Returns the lines that `bytes` completes, with prefixes.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         while let Some(first) = bytes.first() {
@@ -60,12 +61,13 @@ impl Lines {
         self.line.extend_from_slice(text);
     }
 
-    /// Whether an unfinished line should be shown: programs also write the carriage return first.
+    /// Whether an unfinished line should be printed, since some programs write the carriage return before a line
+    /// instead of after it.
     pub(super) fn waits(&self) -> bool {
         self.progress && self.shown < self.line.len()
     }
 
-    /// The unfinished line.
+    /// Returns the unfinished line, if it should be printed.
     pub(super) fn so_far(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.waits() {
@@ -74,7 +76,7 @@ impl Lines {
         out
     }
 
-    /// The rest at the end of the stream, as a line.
+    /// Returns the rest at the end of the stream, as a line.
     pub(super) fn rest(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if !self.line.is_empty() {
@@ -83,7 +85,7 @@ impl Lines {
         out
     }
 
-    /// Writes the line so that the next can overwrite it.
+    /// Writes the line so that the next one can overwrite it.
     fn show(&mut self, out: &mut Vec<u8>) {
         if self.shown < self.line.len() {
             out.extend_from_slice(self.prefix.as_bytes());
@@ -139,7 +141,7 @@ mod tests {
         assert_eq!(lines.push(b"1 of 3\r2 of"), b"[1] 1 of 3\r");
         assert_eq!(lines.push(b" 3\r"), b"[1] 2 of 3\r");
         assert_eq!(lines.push(b"3 of 3\n"), b"[1] 3 of 3\n");
-        // The carriage return comes first, and nothing after the text.
+        // The carriage return comes before the text, and nothing comes after it.
         assert_eq!(lines.push(b"\r1 of 2"), b"");
         assert!(lines.waits());
         assert_eq!(lines.so_far(), b"[1] 1 of 2\r");

@@ -1,4 +1,4 @@
-//! The process launcher: it starts the ranks of a job on this host, serves their store, and reports which rank failed
+//! The process launcher. It starts the ranks of a job on this host, serves their store, and reports which rank failed
 //! first and how.
 
 mod child;
@@ -67,7 +67,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A job of one rank. `program` is looked up in `PATH`, as a shell does.
+    /// Makes a job of one rank. `program` is looked up in `PATH`, as a shell does.
     pub fn new<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Launch {
         Launch {
             program: program.as_ref().into(),
@@ -124,27 +124,27 @@ impl Launch {
         self
     }
 
-    /// Sets the command to put before program and arguments, for each rank: `numactl`, `ip netns exec`, a debugger. An
-    /// empty list means none.
+    /// Sets a command that is put before the program and its arguments, for each rank: `numactl`, `ip netns exec`, a
+    /// debugger. An empty list means no command.
     pub fn per_rank_wrapper(mut self, f: impl Fn(u32) -> Vec<OsString> + Send + 'static) -> Launch {
         self.wrapper = Some(Box::new(f));
         self
     }
 
-    /// Sets what happens to the output.
+    /// Sets where the output goes.
     pub fn output(mut self, output: Output) -> Launch {
         self.output = output;
         self
     }
 
-    /// Sets which ranks get this process's standard input; none unless set. With [`Output::Piped`] the caller writes
-    /// it.
+    /// Sets which ranks get this process's standard input; no rank unless set. With [`Output::Piped`], the caller
+    /// writes the input instead.
     pub fn stdin(mut self, stdin: Stdin) -> Launch {
         self.stdin = stdin;
         self
     }
 
-    /// Sets which ranks must succeed; all unless set. With any other choice, the others go on when a rank fails.
+    /// Sets which ranks must succeed; all unless set. With any other choice, the other ranks go on when a rank fails.
     pub fn success(mut self, success: Success) -> Launch {
         self.success = success;
         self.keep_going |= success != Success::All;
@@ -169,20 +169,20 @@ impl Launch {
         self
     }
 
-    /// Sets the time limit of the job. After it the job ends as by SIGTERM to this process, and [`run`](Launch::run)
-    /// returns an error. Without it, a job may run as long as its ranks do.
+    /// Sets the time limit of the job. When it has passed, the job ends as if this process got SIGTERM, and
+    /// [`run`](Launch::run) returns an error. Without it, a job may run as long as its ranks do.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that nothing
-    /// was run, or that the time limit passed.
+    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that no rank
+    /// ran, or that the time limit passed.
     ///
     /// Signals to this process are passed on to the ranks. After SIGINT and SIGTERM the ranks have the grace time, then
-    /// they are killed; a second SIGINT, at least a second later, kills them at once. The ranks decide what SIGHUP
-    /// (unless this process ignores it), SIGUSR1, SIGUSR2 and SIGWINCH do. If nobody reads the ranks' output any more,
-    /// the ranks are ended.
+    /// they are killed; a second SIGINT, at least a second later, kills them at once. SIGHUP (unless this process
+    /// ignores it), SIGUSR1, SIGUSR2 and SIGWINCH are only passed on, and each rank handles them in its own way. If
+    /// nobody reads the ranks' output any more, the ranks are ended.
     pub fn run(mut self) -> Result<JobReport> {
         self.forward_signals = true;
         let (timeout, grace) = (self.timeout, self.grace);
@@ -200,7 +200,9 @@ impl Launch {
             return Err(Error::invalid("launch: there must be at least one rank and one host"));
         }
         if node_rank >= nodes {
-            return Err(Error::invalid(format!("launch: host {node_rank} of {nodes}; hosts are 0 to {}", nodes - 1)));
+            let what =
+                format!("launch: the number of this host is {node_rank}; with {nodes} hosts it is 0 to {}", nodes - 1);
+            return Err(Error::invalid(what));
         }
         for (what, number, most) in [("ranks on a host", ranks, MOST_RANKS), ("hosts", nodes, MOST_HOSTS)] {
             if number > most {

@@ -1,10 +1,10 @@
-//! What a launch is told, as its parts need it.
+//! The options of a launch.
 
 use std::time::Duration;
 
 /// The hosts and ranks of a job, and how its launchers meet.
 pub(super) struct Topology {
-    /// Ranks on each host.
+    /// The number of ranks on each host.
     pub(super) ranks: u32,
     pub(super) nodes: u32,
     pub(super) node_rank: u32,
@@ -14,7 +14,7 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// The rank of the job that is this one of this host.
+    /// Returns the rank of the job that is rank `local` of this host.
     pub(super) fn rank(&self, local: u32) -> u32 {
         self.node_rank * self.ranks + local
     }
@@ -24,12 +24,13 @@ impl Topology {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// It goes line by line to the launcher's own, each line with its rank in front.
+    /// It is printed line by line on the launcher's own standard output and error, each line with its rank before it.
     #[default]
     Prefixed,
-    /// The ranks write to the launcher's own directly. Errors then cannot quote a rank's last lines.
+    /// The ranks write directly to the launcher's own standard output and error. Errors then cannot quote a rank's last
+    /// lines.
     Inherit,
-    /// It is kept for the [`JobReport`](super::JobReport), the last 16 MiB of each stream.
+    /// It is kept for the [`JobReport`](super::JobReport): the last 16 MiB of each stream.
     Captured,
     /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin), [`Job::take_stdout`](super::Job::take_stdout)). Standard error
     /// is handled as for [`Prefixed`](Output::Prefixed).
@@ -40,11 +41,11 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stdin {
-    /// None.
+    /// No rank.
     #[default]
     None,
     /// Rank 0.
     Rank0,
-    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
+    /// All ranks of this host. Each gets all input, and the slowest reader sets the speed.
     All,
 }

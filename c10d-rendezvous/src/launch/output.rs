@@ -1,4 +1,4 @@
-//! The ranks' output: it is read as it comes, kept within limits, and printed by whole lines.
+//! The ranks' output. It is read as it comes, kept up to a limit, and printed in whole lines.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -12,9 +12,9 @@ use super::lines::Lines;
 use super::report::Captured;
 use super::requests::Requests;
 
-/// How long an unfinished line that overwrites another may wait for its end.
+/// How long an unfinished line that overwrites another line may wait for its end before it is printed.
 const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// The largest number of bytes kept of each captured stream, and of standard error for the report.
+/// The largest number of bytes that are kept of a captured stream, and (below) of standard error for the report.
 const CAPTURE: usize = 16 << 20;
 const TAIL: usize = 4 << 10;
 const TAIL_LINES: usize = 20;
@@ -46,8 +46,8 @@ impl Stream {
 /// The kept output of each rank of this host.
 pub(super) type CapturedOutput = Arc<Mutex<Vec<Captured>>>;
 
-/// Reads all streams to their ends, or until `stop` becomes readable and no more data is there. Reports if nobody reads
-/// the printed output any more.
+/// Reads all streams to their ends, or until `stop` becomes readable and no more data is available. Makes a request to
+/// end the ranks if nobody reads the printed output any more.
 pub(super) fn pump(mut streams: Vec<Stream>, kept: &CapturedOutput, stop: &OwnedFd, requests: &Requests) {
     let mut buffer = vec![0; 64 << 10];
     let mut printer = Printer { requests, open: None, lost: [false; 2] };
@@ -95,7 +95,7 @@ fn keep(stream: &Stream, bytes: &[u8], kept: &CapturedOutput) {
 
 struct Printer<'a> {
     requests: &'a Requests,
-    /// The stream whose unfinished line was printed last.
+    /// The stream that printed an unfinished line last.
     open: Option<(usize, Channel)>,
     /// Whether standard output and standard error are closed.
     lost: [bool; 2],
@@ -109,7 +109,7 @@ impl Printer<'_> {
         if text.is_empty() || self.lost[channel as usize] {
             return;
         }
-        // On a terminal the line of another stream replaces an unfinished line; in a file it follows below.
+        // On a terminal, the line of another stream replaces an unfinished line. In a file, it begins on the next line.
         let between: &[u8] = match self.open {
             Some(open) if open != me && is_terminal(channel) => b"\x1b[K",
             Some(open) if open != me && open.1 == channel => b"\n",
@@ -127,7 +127,8 @@ impl Printer<'_> {
             // A closed standard error does not end the job.
             Channel::Err => {}
             Channel::Out => {
-                let _ = writeln!(io::stderr(), "c10d: the ranks' output is lost from here on: {e}");
+                let _ =
+                    writeln!(io::stderr(), "c10d: the output of the ranks cannot be written any more and is lost: {e}");
             }
         }
     }
@@ -146,7 +147,7 @@ fn write(to: &mut impl Write, between: &[u8], text: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// The last lines of the kept standard error.
+/// Returns the last lines of the kept standard error.
 pub(super) fn tail(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(&stderr[stderr.len().saturating_sub(TAIL)..]).into_owned();
     let lines: Vec<&str> = text.lines().collect();

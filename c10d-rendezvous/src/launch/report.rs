@@ -9,12 +9,13 @@ use c10d_core::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Success {
-    /// All of them.
+    /// All ranks.
     #[default]
     All,
-    /// All ranks that were not killed, and at least one: for programs that go on without the dead (`shrink`).
+    /// All ranks that no signal killed, and at least one. This is for programs that go on without dead ranks
+    /// (`shrink`).
     Survivors,
-    /// At least one, whatever happens to the others.
+    /// At least one rank, whatever happens to the others.
     Any,
 }
 
@@ -22,23 +23,23 @@ pub enum Success {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
-    /// Which rank.
+    /// The rank.
     pub rank: u32,
-    /// Its exit code, if it exited.
+    /// The rank's exit code, if it exited.
     pub code: Option<i32>,
-    /// The signal that killed it, if one did.
+    /// The signal that killed the rank, if one did.
     pub signal: Option<i32>,
-    /// How long it ran.
+    /// How long the rank ran.
     pub elapsed: Duration,
 }
 
 impl Exit {
-    /// Whether it succeeded.
+    /// Whether the rank succeeded.
     pub fn success(&self) -> bool {
         self.code == Some(0)
     }
 
-    /// Its status as a shell reports it: the exit code, or 128 + the signal.
+    /// Returns the status as a shell reports it: the exit code, or 128 + the signal.
     pub fn status(&self) -> i32 {
         self.code.unwrap_or_else(|| 128 + self.signal.unwrap_or(0))
     }
@@ -61,9 +62,9 @@ impl fmt::Display for Exit {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Failure {
-    /// How it ended.
+    /// How the rank ended.
     pub exit: Exit,
-    /// Its last lines of standard error, if the launcher read them.
+    /// The rank's last lines of standard error, if the launcher read them.
     pub stderr: String,
 }
 
@@ -96,7 +97,7 @@ pub struct Captured {
 pub struct JobReport {
     /// How each rank of this host ended, in rank order.
     pub exits: Vec<Exit>,
-    /// The first rank of this host that failed, before the launcher ended anything.
+    /// The first rank of this host that failed, unless the launcher had begun to end the ranks before.
     pub failure: Option<Failure>,
     /// The report of a launcher on another host about a rank that failed there first.
     pub elsewhere: Option<String>,
@@ -104,20 +105,21 @@ pub struct JobReport {
     pub forwarded: Option<i32>,
     /// Whether the ranks were ended because nobody read their output any more.
     pub reader_gone: bool,
-    /// Ranks of this host that did not end within the grace time, and were killed.
+    /// The ranks of this host that did not end within the grace time, and were killed.
     pub overdue: Vec<u32>,
     /// Which ranks had to succeed.
     pub success: Success,
     /// The output of each rank of this host, for [`Output::Captured`](super::Output::Captured).
     pub output: Vec<Captured>,
-    /// From the first rank's start to the last one's end.
+    /// The time from the first rank's start to the last rank's end.
     pub elapsed: Duration,
 }
 
 impl JobReport {
-    /// The exit code for a program that launched this job: 0 if the job was a success; otherwise 128 + signal if a
-    /// signal was passed on, the status of the rank that failed first (128 + the signal that killed it), 141 (128 +
-    /// SIGPIPE) if nobody read the output any more, or 1 if a rank failed on another host.
+    /// Returns the exit code for a program that launched this job, by the first of these rules that applies: 128 +
+    /// signal if SIGINT or SIGTERM was passed on and not all ranks succeeded; 0 if the job was a success; the status of
+    /// the rank that failed first (128 + signal if a signal killed it); 141 (128 + SIGPIPE) if nobody read the output
+    /// any more; 1 if a rank failed on another host.
     pub fn exit_code(&self) -> i32 {
         let failed = self.exits.iter().map(Exit::status).find(|status| *status != 0);
         match (&self.failure, self.forwarded) {
@@ -130,7 +132,7 @@ impl JobReport {
         }
     }
 
-    /// Whether only ranks failed on which the success does not depend.
+    /// Whether the job is a success although ranks failed, because its success does not depend on these ranks.
     fn forgiven(&self) -> bool {
         let tolerable = |exit: &Exit| match self.success {
             Success::All => exit.success(),

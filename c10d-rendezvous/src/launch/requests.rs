@@ -1,4 +1,4 @@
-//! Requests of a job's owner to the thread that supervises it, and reports of that thread.
+//! Requests from a job's owner to the thread that supervises the job, and that thread's reports for the other hosts.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,16 +13,19 @@ pub(super) struct Requests {
     kill: AtomicBool,
     end: AtomicBool,
     reader_gone: AtomicBool,
-    /// The texts of a failure on another host and of one on this host.
+    /// The first failure on another host, as a text, until it is taken.
     elsewhere: Mutex<Option<String>>,
+    /// The first failure on this host, as a text, until it is taken.
     here: Mutex<Option<String>>,
-    /// Wakes the thread that informs the other hosts; whether all ranks here have ended; whether the job is given up.
+    /// Wakes the thread that informs the other hosts.
     news: OwnedFd,
+    /// Whether all ranks of this host have ended.
     done: AtomicBool,
+    /// Whether the job is given up.
     over: AtomicBool,
 }
 
-/// The requests to the supervisor since the last look.
+/// The requests to the supervisor since the last [`Requests::take`].
 pub(super) struct PendingRequests {
     pub(super) kill: bool,
     pub(super) end: bool,
@@ -45,25 +48,25 @@ impl Requests {
         })
     }
 
-    /// Asks to kill all ranks now.
+    /// Requests that all ranks are killed now.
     pub(super) fn kill(&self) {
         self.kill.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// Asks to end all ranks, with the grace time.
+    /// Requests that all ranks are ended, with the grace time.
     pub(super) fn end(&self) {
         self.end.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// Asks to end all ranks, since nobody reads their output any more.
+    /// Requests that all ranks are ended, since nobody reads their output any more.
     pub(super) fn reader_gone(&self) {
         self.reader_gone.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// Asks to end the ranks, since one failed on another host.
+    /// Requests that the ranks are ended, since a rank failed on another host.
     pub(super) fn failed_elsewhere(&self, what: String) {
         self.elsewhere.lock().get_or_insert(what);
         raise(&self.wake);
@@ -87,7 +90,7 @@ impl Requests {
         raise(&self.news);
     }
 
-    /// A descriptor that is readable after a request.
+    /// Returns a descriptor that is readable after a request.
     pub(super) fn wake(&self) -> &OwnedFd {
         &self.wake
     }
@@ -103,16 +106,16 @@ impl Requests {
         }
     }
 
-    /// A descriptor that is readable when there is a report for the other hosts.
+    /// Returns a descriptor that is readable when there is a report for the other hosts.
     pub(super) fn news(&self) -> &OwnedFd {
         &self.news
     }
 
-    /// Takes the reports: the failure on this host (once), whether its ranks have ended, and whether the job is given
-    /// up.
+    /// Takes the reports: the failure on this host (once), whether all its ranks have ended, and whether the job is
+    /// given up.
     pub(super) fn take_news(&self) -> (Option<String>, bool, bool) {
         let _ = rustix::io::read(&self.news, &mut [0; 8]);
-        // The flags are read first, since a failure is written before them.
+        // The flags are read first: a failure that was reported before a flag is then seen with the flag.
         let (done, over) = (self.done.load(Ordering::Acquire), self.over.load(Ordering::Acquire));
         (self.here.lock().take(), done, over)
     }
@@ -123,7 +126,7 @@ pub(super) fn event() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Wakes the thread that polls it.
+/// Wakes the thread that polls this event descriptor.
 pub(super) fn raise(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }

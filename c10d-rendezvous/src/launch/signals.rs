@@ -12,20 +12,20 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
-/// SIGHUP is not forwarded if this process was started to ignore it (`nohup`), so that the ranks survive a hang-up,
-/// too.
+/// The signals that are forwarded. SIGHUP is not among them if this process was started to ignore it (`nohup`), so that
+/// the ranks survive a hang-up, too.
 static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
     let hup = if ignored(SIGHUP) { None } else { Some((SIGHUP, Signal::HUP)) };
     let words = [(SIGUSR1, Signal::USR1), (SIGUSR2, Signal::USR2), (SIGWINCH, Signal::WINCH)];
     [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM)].into_iter().chain(hup).chain(words).collect()
 });
 
-/// Whether the signals have their default effect again, since no job forwards them.
+/// Whether the signals have their default effect, because no job forwards them.
 static DEFAULT: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
 /// The number of jobs that forward signals now; `None` before the first of them.
 static JOBS: Mutex<Option<usize>> = Mutex::new(None);
 
-/// While it lives, signals to this process are collected here and do not end it.
+/// Collects the signals to this process, which do not end it, until this is dropped.
 pub(super) struct Forwarding {
     ids: Vec<SigId>,
     arrivals: Vec<(Signal, UnixStream)>,
@@ -36,7 +36,8 @@ impl Forwarding {
         let mut forwarding = Forwarding { ids: Vec::new(), arrivals: Vec::new() };
         let mut jobs = JOBS.lock();
         if jobs.is_none() {
-            // A handler cannot be removed, so afterwards it must have the default effect of the signal.
+            // A handler cannot be removed, so when no job forwards signals any more, it must have the signal's default
+            // effect.
             for &(number, _) in FORWARDED.iter() {
                 signal_hook::flag::register_conditional_default(number, DEFAULT.clone())?;
             }
@@ -53,12 +54,12 @@ impl Forwarding {
         Ok(forwarding)
     }
 
-    /// The descriptors to poll.
+    /// Returns the descriptors to poll.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.arrivals.iter().map(|(_, receiver)| receiver.as_fd())
     }
 
-    /// The signals that arrived since the last call.
+    /// Returns the signals that arrived since the last call.
     pub(super) fn take(&mut self) -> Vec<Signal> {
         let mut found = Vec::new();
         for (signal, receiver) in &mut self.arrivals {

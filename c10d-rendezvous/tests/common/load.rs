@@ -1,4 +1,4 @@
-//! Attacks by strangers on a store, and its speed for honest clients meanwhile.
+//! Attacks by strangers on a store, and the speed of honest clients meanwhile.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -15,7 +15,8 @@ use super::{Raw, client, soon};
 /// Whether the attackers' threads keep their priority, as strangers on the store's own machine do.
 pub static SAME_MACHINE: AtomicBool = AtomicBool::new(false);
 
-/// Gives the calling thread the lowest priority, as if it ran on a stranger's machine, unless that is the store's.
+/// Gives the calling thread the lowest priority, as if it ran on a stranger's machine. Does nothing if
+/// [`SAME_MACHINE`] is set.
 pub fn elsewhere() {
     if !SAME_MACHINE.load(Ordering::Relaxed) {
         let _ = setpriority_process(None, 19);
@@ -40,7 +41,7 @@ pub fn busy<R>(f: impl FnOnce() -> R) -> R {
     })
 }
 
-/// The distribution of times: half are less than `p50`, and 99 % are less than `p99`.
+/// The distribution of times: half of them are below `p50`, and 99 % are below `p99`.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     pub p50: Duration,
@@ -49,7 +50,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Measures set and get of an honest client together, by any clock.
+    /// Measures a set and a get of an honest client together, with the given clock.
     pub fn by(clock: impl Fn() -> Duration, addr: SocketAddr, rounds: usize) -> Latency {
         let store = client(addr);
         Latency::among(rounds, clock, |i| set_and_get(&store, i))

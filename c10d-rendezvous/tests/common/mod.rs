@@ -1,4 +1,4 @@
-//! Shared code of these tests.
+//! Code that these tests share.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod load;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use c10d_rendezvous::{ServerOptions, TcpStore, TcpStoreServer};
 
-/// A deadline that is only reached by a hang.
+/// Returns a deadline that only a call that hangs reaches.
 pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
@@ -29,7 +29,8 @@ pub fn client(addr: SocketAddr) -> TcpStore {
     TcpStore::connect(&addr.ip().to_string(), addr.port(), soon()).unwrap()
 }
 
-/// This test program again, running the caller's test `role`, which returns at once unless `C10D_TEST_ROLE` is set.
+/// Returns the command that runs this test program again, with only the caller's test `role`. That test returns at once
+/// unless `C10D_TEST_ROLE` is set.
 #[track_caller]
 pub fn role(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -37,7 +38,8 @@ pub fn role(role: &str) -> Command {
     command
 }
 
-/// The arguments with which this program runs only the test `role`. Its module has the name of the caller's file.
+/// Returns the arguments with which this program runs only the test `role`. Its module has the name of the caller's
+/// file.
 #[track_caller]
 pub fn role_args(role: &str) -> [String; 4] {
     let file = Path::new(std::panic::Location::caller().file());
@@ -83,7 +85,7 @@ fn role_server() {
     }
 }
 
-/// Runs such a process.
+/// Runs as the process of a [`ServerProcess`].
 pub fn serve() {
     if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -99,14 +101,14 @@ impl ServerProcess {
         ServerProcess::start_as(role("role_server"))
     }
 
-    /// Starts it with this number of descriptors.
+    /// Starts the server with this number of descriptors.
     pub fn with_descriptors(n: u64) -> ServerProcess {
         let mut command = role("role_server");
         command.env("C10D_TEST_DESCRIPTORS", n.to_string());
         ServerProcess::start_as(command)
     }
 
-    /// Starts it by this command, which must call [`serve`].
+    /// Starts the server by this command, which must call [`serve`].
     pub fn start_as(mut command: Command) -> ServerProcess {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -117,7 +119,7 @@ impl ServerProcess {
         ServerProcess { child, addr }
     }
 
-    /// Its CPU time, which does not advance while the machine runs other processes.
+    /// Returns the server's CPU time, which does not advance while the machine runs other processes.
     pub fn worked(&self) -> Duration {
         self.cpu().ran
     }
@@ -136,7 +138,7 @@ impl ServerProcess {
 }
 
 impl ServerProcess {
-    /// Stops all of its threads, and waits until they are stopped.
+    /// Stops all threads of the server, and waits until they are stopped.
     pub fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
         let stopped = |stat: String| stat.contains(") T ");
@@ -158,8 +160,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// A port at which nobody listens, and which the system does not assign. `None` means that there is no such address
-/// here.
+/// Returns a port at which no process listens, and which the system does not assign. `None` means that this host has no
+/// such address.
 pub fn free_port(ip: &str) -> Option<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let usable = std::net::TcpListener::bind((ip, 0)).is_ok();
@@ -172,7 +174,7 @@ pub fn free_port(ip: &str) -> Option<u16> {
 
 pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
-/// A connection for the bytes of a test.
+/// A connection whose bytes a test reads and writes itself.
 pub struct Raw(pub TcpStream);
 
 impl Raw {
@@ -209,7 +211,7 @@ impl Raw {
         assert_eq!(self.hear(4), [1, 2, 3, 4]);
     }
 
-    /// Waits until the server closes the connection. Panics if it answers or does not close.
+    /// Waits until the server closes the connection. Panics if the server answers or does not close it.
     pub fn closed(mut self) {
         match self.0.read(&mut [0; 64]) {
             Ok(0) => {}

@@ -1,4 +1,4 @@
-//! Ids of jobs, and what nobody can guess.
+//! Random ids, of jobs and as secrets.
 
 use c10d_core::{Result, process};
 

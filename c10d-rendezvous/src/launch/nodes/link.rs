@@ -1,5 +1,6 @@
-//! The connections between launchers: host 0 has one to each other host. Messages on them can end jobs. So each is
-//! opened before the ranks start, with a token of this launch, and then no new connection is accepted.
+//! The connections between launchers: host 0 has one to each other host. Messages on these connections can end jobs. So
+//! each connection is opened before the ranks start, with a token of this launch, and after that no connection is
+//! accepted.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,11 +9,11 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// The longest line, and the longest text from other hosts that is shown.
+/// The largest length of a line, and of a text from another host that is shown.
 const LINE: usize = 4 << 10;
 const TEXT: usize = 500;
-/// A host that does not answer for this long is gone. Its launcher may be stopped for any time, since the system
-/// answers.
+/// How long a host may not answer before it counts as dead. A stopped launcher does not matter, since the system of its
+/// host still answers.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// A message between launchers.
@@ -28,7 +29,7 @@ pub(super) struct Link {
     pub(super) node: u32,
     stream: TcpStream,
     unread: Vec<u8>,
-    /// Whether it has reported the end of its ranks.
+    /// Whether the other host has reported the end of its ranks.
     pub(super) done: bool,
 }
 
@@ -48,11 +49,11 @@ impl Link {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
         };
-        // The few messages of a job fit into the socket's buffer. The reader notices if the other side is gone.
+        // The few messages of a job fit into the socket's buffer. If the connection is broken, the reader notices.
         let _ = self.stream.write_all(line.as_bytes());
     }
 
-    /// The messages that have arrived. An error is the end of the connection.
+    /// Returns the messages that have arrived. An error means that the connection has ended.
     pub(super) fn hear(&mut self) -> io::Result<Vec<Word>> {
         let ended = take_in(&mut self.stream, &mut self.unread);
         let mut words = Vec::new();
@@ -76,7 +77,7 @@ impl AsFd for Link {
     }
 }
 
-/// Reads all available bytes. An error is the end of the connection: the other side closed it, or sent too much.
+/// Reads all available bytes. An error means that the connection has ended: the other side closed it, or sent too much.
 pub(super) fn take_in(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; LINE];
     loop {
@@ -93,14 +94,14 @@ pub(super) fn take_in(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Resul
     }
 }
 
-/// The next whole line, without its end.
+/// Takes the next complete line, without its end.
 pub(super) fn line(unread: &mut Vec<u8>) -> Option<String> {
     let end = unread.iter().position(|byte| *byte == b'\n')?;
     let line: Vec<u8> = unread.drain(..=end).collect();
     Some(String::from_utf8_lossy(&line[..end]).into_owned())
 }
 
-/// Text of another host, safe to show on a terminal: one line of bounded length, without control characters.
+/// Makes a text of another host safe to show on a terminal: one line of limited length, without control characters.
 pub(super) fn plain(text: &str) -> String {
     let mut out: String =
         text.chars().take(TEXT).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();

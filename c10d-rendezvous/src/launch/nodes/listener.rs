@@ -1,4 +1,4 @@
-//! How the launchers of the other hosts connect to that of host 0.
+//! The connections from the launchers of the other hosts to the launcher of host 0, until all are made.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -12,12 +12,12 @@ use super::id::is_id;
 use super::link::{Link, line, plain, take_in};
 use crate::tcp_store::resolve;
 
-/// The largest number of connections that have not identified themselves, and how long each may take.
+/// The largest number of connections that have not identified themselves, and how long each may take for that.
 const GUESTS: usize = 256;
 const HELLO: Duration = Duration::from_secs(5);
 const NAME: &str = "c10d-launch";
 
-/// The listener of host 0.
+/// The listener of the launcher on host 0.
 pub(super) struct LaunchListener {
     listener: TcpListener,
     token: String,
@@ -34,12 +34,12 @@ impl LaunchListener {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
-        // All launchers may connect at once, and strangers, too. The kernel lowers the number to its own maximum.
+        // All launchers, and strangers, may connect at the same time. The kernel lowers the number to its own maximum.
         socket.listen(1 << 16)?;
         Ok(LaunchListener { listener: socket.into(), token })
     }
 
-    /// The text for the store that the other launchers need to connect.
+    /// Returns the text for the store with which the other launchers connect: the port and the token.
     pub(super) fn sign(&self) -> io::Result<String> {
         Ok(format!("{} {}", self.listener.local_addr()?.port(), self.token))
     }
@@ -88,7 +88,7 @@ impl LaunchListener {
         Ok(links)
     }
 
-    /// The host from which a hello comes.
+    /// Returns the number of the host from which a hello comes; `None` if the hello is not valid.
     fn read(&self, hello: &str, nodes: u32) -> Option<u32> {
         let node = hello.strip_prefix(NAME)?.strip_prefix(' ')?.strip_prefix(self.token.as_str())?.strip_prefix(' ')?;
         node.parse().ok().filter(|node| (1..nodes).contains(node))
@@ -100,14 +100,14 @@ fn welcome(node: u32, mut stream: TcpStream, run_id: &str) -> io::Result<Link> {
     Link::new(node, stream)
 }
 
-/// Connects host `node` to host 0, whose `sign` is from the store. Returns the connection and the job's id.
+/// Connects host `node` to host 0, by the text `sign` from the store. Returns the connection and the job's id.
 pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Result<(Link, String)> {
-    let unclear = || wrong(format!("the launcher on host 0 left {:?} in the store", plain(sign)));
+    let unclear = || wrong(format!("the launcher on host 0 put the invalid text {:?} into the store", plain(sign)));
     let (port, token) = sign.split_once(' ').ok_or_else(unclear)?;
     let port: u16 = port.parse().map_err(|_| unclear())?;
     let run_id = |stream: &mut TcpStream| -> io::Result<String> {
         stream.write_all(format!("{NAME} {token} {node}\n").as_bytes())?;
-        // Reads one byte at a time, since the bytes after the line belong to the connection's later reader.
+        // One byte is read at a time, since the bytes after the line must stay for the later reader of the connection.
         let mut answer = Vec::new();
         while answer.len() < 64 && answer.last() != Some(&b'\n') {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -121,12 +121,12 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
         }
         let text = String::from_utf8_lossy(&answer);
         let id = text.strip_prefix("welcome ").map(str::trim_end);
-        id.filter(|id| is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("it does not welcome us"))
+        id.filter(|id| is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("its answer is not a welcome"))
     };
     let failed = |e: io::Error| {
         wrong(format!(
-            "cannot connect to the launcher on host 0 at {host}:{port}; is that port open between the hosts, and is this \
-             launcher of host {node} the only one?"
+            "cannot connect to the launcher on host 0 at {host}:{port}; check that this port is open between the hosts, \
+             and that this launcher of host {node} is the only one"
         ))
         .caused_by(e)
     };

@@ -1,4 +1,4 @@
-//! The launchers of several hosts: they agree on the job, and end it together.
+//! The launchers of several hosts. They agree on the job, and end it together.
 
 mod id;
 mod link;
@@ -24,14 +24,14 @@ use link::{Link, plain};
 use listener::{LaunchListener, enter};
 use watch::Watch;
 
-/// How long it may take to find out which hosts are missing.
+/// The time limit for finding out which hosts are missing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the hosts may take to end after a failure, in addition to the grace time.
+/// How long the other hosts may take to end after a failure, in addition to the grace time.
 const ENDING: Duration = Duration::from_secs(10);
-/// The key under which host 0 publishes how to reach it.
+/// The key under which host 0 publishes its port and token.
 const SIGN: &str = "link";
 
-/// This host's part in the job.
+/// The part of this host in the job.
 pub(super) struct Node {
     pub(super) host: String,
     pub(super) port: u16,
@@ -42,7 +42,7 @@ pub(super) struct Node {
     links: Vec<Link>,
     watch: Option<Watched>,
     node: u32,
-    /// How long the other hosts may run after a rank failed here; `None`: without limit.
+    /// How long the other hosts may run after the job has failed; `None`: without limit.
     patience: Option<Duration>,
 }
 
@@ -58,8 +58,8 @@ struct Watched {
 }
 
 impl Node {
-    /// Serves or finds the store, and waits for the launchers of the other hosts.
-    /// After a failure here the others have `patience` and a little more; `None`: as long as they like.
+    /// Serves or finds the store, and waits for the launchers of the other hosts. After a failure, the other hosts may
+    /// run for `patience` and 10 s more; `None`: without limit.
     pub(super) fn meet(topology: &Topology, patience: Option<Duration>) -> Result<Node> {
         let deadline = deadline_after(topology.join_timeout);
         let Some(rdzv) = &topology.rdzv else {
@@ -72,7 +72,7 @@ impl Node {
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
             .filter(|(host, port)| !host.is_empty() && (*port > 0 || topology.nodes == 1))
             .ok_or_else(|| Error::invalid(format!("launch: {rdzv:?} is not host:port")))?;
-        // Variables carry addresses without brackets.
+        // In environment variables, addresses have no brackets.
         let host = host.trim_matches(['[', ']']).to_owned();
         if topology.nodes == 1 {
             return Node::alone(host.clone(), crate::init::serve(&host, port, deadline)?);
@@ -113,7 +113,7 @@ impl Node {
         Ok(Node { host, port, run_id, _server: server, links: Vec::new(), watch: None, node: 0, patience: None })
     }
 
-    /// Starts to report failures here to the other hosts, and failures there to the supervisor.
+    /// Starts a thread that reports failures on this host to the other hosts, and their failures to the supervisor.
     pub(super) fn watch(&mut self, requests: &Arc<Requests>) -> io::Result<()> {
         if self.links.is_empty() {
             return Ok(());
@@ -129,8 +129,8 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the other hosts that this one is done. The host that serves the store also waits for the others to be
-    /// done.
+    /// Tells the other hosts that all ranks of this host have ended. The host that serves the store also waits for the
+    /// other hosts.
     pub(super) fn finish(&self, mut report: JobReport, deadline: Option<Instant>) -> JobReport {
         let Some(watch) = &self.watch else { return report };
         watch.requests.done();
@@ -150,13 +150,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.requests.over();
-            // Waits until everything is sent.
+            // Waits until all reports are sent.
             let _ = watch.ended.recv_timeout(Duration::from_secs(1));
         }
     }
 }
 
-/// The hosts' part of the store, through which they find each other.
+/// The part of the store through which the launchers find each other.
 struct Hosts {
     store: PrefixStore,
     node: u32,
@@ -164,13 +164,14 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// Checks that every launcher is present exactly once, and that all have the same settings.
+    /// Checks that there is exactly one launcher for every host, and that all have the same settings.
     fn agree(&self, ranks: u32, deadline: Instant) -> Result {
         let wrong = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
         let mine = format!("{ranks} {} {}", self.nodes, random_id()?);
         let key = |node: u32| format!("host/{node}");
         if self.store.compare_set(&key(self.node), b"", mine.as_bytes(), deadline)? != mine.as_bytes() {
-            return Err(wrong(format!("two launchers say that they are host {}", self.node)));
+            let node = self.node;
+            return Err(wrong(format!("two launchers have the number of host {node}: give each its own --node-rank")));
         }
         let keys: Vec<String> = (0..self.nodes).map(key).collect();
         let found = self.store.multi_get(&keys.iter().map(String::as_str).collect::<Vec<_>>(), deadline);
@@ -178,22 +179,26 @@ impl Hosts {
             let soon = Instant::now() + LOOK_TIMEOUT;
             let missing = |node: &u32| matches!(self.store.check(&[&key(*node)], soon), Ok(false));
             let missing: Vec<u32> = (0..self.nodes).filter(missing).collect();
-            // Where none is known to be missing, it is the store that is gone.
+            // If no host is known to be missing, the store itself is gone.
             if missing.is_empty() {
                 e
             } else {
-                wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).caused_by(e)
+                wrong(format!("no launcher was started on hosts {missing:?} of {}", self.nodes)).caused_by(e)
             }
         })?;
         for (node, other) in found.iter().enumerate() {
             let other = String::from_utf8_lossy(other);
             let mut words = other.split(' ').map(str::parse::<u32>);
             let (Some(Ok(their_ranks)), Some(Ok(their_nodes))) = (words.next(), words.next()) else {
-                return Err(wrong(format!("the launcher on host {node} says {:?}", plain(&other))));
+                return Err(wrong(format!(
+                    "the launcher on host {node} published invalid settings: {:?}",
+                    plain(&other)
+                )));
             };
             if (their_ranks, their_nodes) != (ranks, self.nodes) {
                 return Err(wrong(format!(
-                    "host {node} launches {their_ranks} ranks on each of {their_nodes} hosts, host {} {ranks} on each of {}",
+                    "host {node} launches {their_ranks} ranks on each of {their_nodes} hosts, but host {} launches {ranks} \
+                     on each of {}",
                     self.node, self.nodes
                 )));
             }

@@ -1,4 +1,4 @@
-//! Receives messages from the launchers of other hosts, and tells them what happens here.
+//! Receives messages from the launchers of other hosts, and sends them what happens on this host.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Runs until the owner gives up, or all ranks of the job have ended. Host 0 forwards what it receives.
+    /// Runs until the owner gives up the job, or all ranks of the job have ended. Host 0 forwards the failures that it
+    /// receives.
     pub(super) fn run(mut self) {
         let mut told_done = false;
         loop {
@@ -26,7 +27,7 @@ impl Watch {
                 told_done = true;
                 self.tell(None, &Word::Done);
             }
-            // Host 0 serves the store, so it stays to the end.
+            // Host 0 serves the store, so it stays until the other hosts are done.
             let finished = done && (self.node > 0 || self.links.iter().all(|link| link.done));
             if over || finished || self.links.is_empty() && done {
                 return;
@@ -36,7 +37,7 @@ impl Watch {
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => {
-                    tracing::warn!(error = %e, "the launcher cannot hear from the other hosts any more");
+                    tracing::warn!(error = %e, "the launcher cannot receive from the other hosts any more");
                     return;
                 }
             }
@@ -57,10 +58,10 @@ impl Watch {
                     }));
                     true
                 }
-                // The connection has ended as expected, so it is not watched any more.
+                // The other host is done, so the end of its connection was expected.
                 Err(_) if link.done => false,
                 Err(e) => {
-                    let how = format!("the launcher on host {from} is gone, without a word of its ranks ({e})");
+                    let how = format!("the launcher on host {from} ended before it reported on its ranks ({e})");
                     failures.push((from, how));
                     false
                 }

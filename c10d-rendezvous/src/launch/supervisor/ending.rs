@@ -1,4 +1,4 @@
-//! How ranks are signalled, and ended.
+//! Sends signals to the ranks, and ends them.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use signal_hook::low_level::signal_name;
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
-/// A second SIGINT after this time is a new one. An earlier one is the same, delivered twice (to the process, then to
-/// its group).
+/// A second SIGINT that comes later than this is a new one. An earlier one is the same SIGINT, delivered twice (to the
+/// process and to its group).
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -18,12 +18,12 @@ impl Supervisor {
     pub(super) fn pass_on(&mut self, signal: Signal) {
         match signal {
             Signal::INT | Signal::TERM => self.asked_to_end(signal),
-            // Ranks that handle or ignore it go on, as without a launcher.
+            // Ranks that handle or ignore SIGHUP go on, as without a launcher.
             Signal::HUP => {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);
             }
-            // Only the ranks get the signal, not their children, which it would end by default.
+            // Only the ranks get the signal. By default it would end their children.
             _ => {
                 for child in self.children.iter().filter(|child| child.exit.is_none()) {
                     let _ = pidfd_send_signal(&child.pidfd, signal);
@@ -39,27 +39,27 @@ impl Supervisor {
             None => {
                 self.asked.push((signal, now));
                 let name = signal_name(signal.as_raw()).unwrap_or("a signal");
-                self.requests.failed_here(format!("its launcher was ended by {name}"));
+                self.requests.failed_here(format!("the job was ended by {name}"));
                 self.end_with(signal);
             }
             Some(at) if signal == Signal::INT && now.saturating_duration_since(at) >= IMPATIENCE => {
                 self.kill_at = None;
                 self.signal(Signal::KILL);
             }
-            // The grace time ends the ranks.
+            // The grace time of the first signal is running.
             Some(_) => {}
         }
     }
 
-    /// Ends the ranks, unless they are ending already.
+    /// Ends the ranks, unless they are being ended already.
     pub(super) fn end(&mut self) {
         if self.kill_at.is_none() && !self.overdue_known {
             self.end_with(Signal::TERM);
         }
     }
 
-    /// Sends the signal now and SIGKILL after the grace time. Stopped processes are continued, so that they can handle
-    /// it.
+    /// Sends the signal now, and SIGKILL after the grace time. Stopped processes are continued, so that they can handle
+    /// the signal.
     fn end_with(&mut self, signal: Signal) {
         self.signal(signal);
         self.signal(Signal::CONT);
@@ -78,7 +78,7 @@ impl Supervisor {
         }
     }
 
-    /// Signals the ranks and their children.
+    /// Sends a signal to the ranks and their children.
     pub(super) fn signal(&self, signal: Signal) {
         let group = self.guardian.as_ref().map(Guardian::group);
         if let Some(guardian) = &self.guardian {
@@ -99,7 +99,7 @@ impl Supervisor {
 }
 
 impl Running {
-    /// Whether it is still in its original process group, which a rank may leave by `setsid`.
+    /// Whether the rank is still in its original process group, which it may leave by `setsid`.
     fn is_in(&self, group: Option<Pid>) -> bool {
         group.is_some() && getpgid(Some(Pid::from_child(&self.child))).ok() == group
     }

@@ -23,8 +23,8 @@ use super::report::{Exit, Failure, JobReport, Success};
 use super::requests::{PendingRequests, Requests, raise};
 use super::signals::Forwarding;
 
-/// How long after a first failure the launcher waits for its cause. A killed process closes its connections before its
-/// end can be seen, so a rank that fails because of that may be seen first.
+/// How long the launcher waits after a first failure for the failure that caused it. The connections of a killed
+/// process close before its end can be seen, so a rank that fails because of that may be seen first.
 const HINDSIGHT: Duration = Duration::from_millis(100);
 
 pub(super) struct Plan {
@@ -55,20 +55,21 @@ pub(super) struct Supervisor {
     requests: Arc<Requests>,
     started: Instant,
     kept: CapturedOutput,
-    /// A channel that tells when all output is printed, and the descriptor that makes the printer stop early.
+    /// The channel that gets a message when all output is printed, and the descriptor that makes the printer stop
+    /// early.
     printer: Option<(Receiver<()>, Arc<OwnedFd>)>,
     /// The descriptor that makes the thread that copies standard input stop.
     feeder: Option<Arc<OwnedFd>>,
     failure: Option<Exit>,
-    /// The SIGINT and SIGTERM that were passed on, each once, with their times.
+    /// The SIGINT and SIGTERM that were passed on, each at most once, with their times.
     asked: Vec<(Signal, Instant)>,
     elsewhere: Option<String>,
     reader_gone: bool,
-    /// Whether the ranks were ended for a reason that is not theirs.
+    /// Whether the launcher ended the ranks for a reason other than a failure of one of them.
     ended: bool,
-    /// The time of SIGKILL.
+    /// The time at which SIGKILL is sent, if the ranks are being ended.
     kill_at: Option<Instant>,
-    /// Whether SIGKILL was sent and the overdue ranks are known.
+    /// Whether SIGKILL was sent at the end of the grace time, so that `overdue` is known.
     overdue_known: bool,
     overdue: Vec<u32>,
 }
@@ -90,13 +91,13 @@ impl Supervisor {
             self.kill_if_due();
         }
         let elapsed = self.started.elapsed();
-        // Ends processes that the ranks left behind, which may hold their output open.
+        // This ends processes that the ranks left behind, which may hold their output open.
         self.guardian = None;
         if let Some(stop) = &self.feeder {
             raise(stop);
         }
         self.finish_output();
-        // The reader may have gone during the last lines.
+        // The reader may have closed the output during the last lines.
         self.reader_gone |= self.requests.take().reader_gone;
         let mut output = std::mem::take(&mut *self.kept.lock());
         let failure = self.failure.take().map(|exit| {
@@ -136,7 +137,7 @@ impl Supervisor {
         if let Err(e) = poll(&mut fds, timeout.as_ref())
             && e != rustix::io::Errno::INTR
         {
-            tracing::warn!(error = %e, "the launcher cannot poll; looking again soon");
+            tracing::warn!(error = %e, "the launcher cannot poll; it tries again in 20 ms");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -146,7 +147,7 @@ impl Supervisor {
         if kill {
             self.kill_at = None;
             self.ended = true;
-            self.requests.failed_here("its launcher was told to kill the ranks".into());
+            self.requests.failed_here("the owner of the job killed its ranks".into());
             self.signal(Signal::KILL);
         }
         if reader_gone && !self.reader_gone {
@@ -176,7 +177,7 @@ impl Supervisor {
 
     fn reap(&mut self) {
         let mut failed = self.collect();
-        // A rank that the launcher ended is not a failure.
+        // If the launcher ended the ranks, their exits are not failures.
         if failed.is_empty() || self.failure.is_some() || self.ended {
             return;
         }
@@ -196,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    /// Collects the ranks that have ended since the last call, and returns those that failed.
+    /// Collects the ranks that have ended since the last call. Returns those that failed.
     fn collect(&mut self) -> Vec<Exit> {
         let mut failed = Vec::new();
         for child in self.children.iter_mut().filter(|child| child.exit.is_none()) {
@@ -214,14 +215,14 @@ impl Supervisor {
         failed
     }
 
-    /// Waits for the rest of the output. The ranks are gone, so the pipes are at their ends, unless a process outside
-    /// the group holds them.
+    /// Waits for the rest of the output. The ranks have ended, so the pipes are at their ends, unless a process outside
+    /// of the group holds them.
     fn finish_output(&mut self) {
         let Some((printed, stop)) = self.printer.take() else { return };
         let patience = Duration::from_secs(1);
         if printed.recv_timeout(patience).is_err() {
             raise(&stop);
-            // It takes longer only if nobody reads the printed output; then the rest is lost.
+            // This takes longer only if nobody reads the printed output. Then the rest is lost.
             let _ = printed.recv_timeout(patience);
         }
     }

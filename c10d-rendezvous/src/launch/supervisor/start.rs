@@ -21,9 +21,9 @@ use crate::launch::requests::{Requests, event};
 use crate::launch::signals::Forwarding;
 
 impl Supervisor {
-    /// Starts all ranks. If one cannot start, the others are ended.
+    /// Starts all ranks. If one cannot be started, the others are ended.
     pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
-        // Not before the hosts have met: the others are told.
+        // This is checked only after the hosts have met, so that the other hosts are told of an error.
         check_program(&plan.program)?;
         let forwarding = if plan.forward_signals {
             Some(Forwarding::start().map_err(|e| failed("cannot take over signals").caused_by(e))?)
@@ -31,7 +31,7 @@ impl Supervisor {
             None
         };
         let guardian = Guardian::start()
-            .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process is killed, only the ranks end"))
+            .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process dies, children of ranks go on"))
             .ok();
         let kept: CapturedOutput = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
         let mut supervisor = Supervisor {
@@ -63,7 +63,7 @@ impl Supervisor {
                 Ok(rank) => ranks.push(rank),
                 Err(e) => {
                     supervisor.end_by_force();
-                    let what = format!("cannot start rank {rank}: {}; no rank was kept", program.display());
+                    let what = format!("cannot start rank {rank}: {}; the other ranks were ended", program.display());
                     return Err(Error::no_thread(what, e));
                 }
             }
