@@ -189,12 +189,12 @@ fn a_job_that_is_there_is_joined() {
         assert!(rows.len() == 3 && ended.stdout.lines().count() == 3, "{}", ended.stdout);
         assert!(rows[1..].iter().all(|row| row.split(',').nth(3) == Some("3") && row.ends_with(",0")), "{rows:?}");
     }
-    for (more, says) in [(&["-n", "2"][..], "one of 3 ranks"), (&["--mode", "threads"], "--alone")] {
+    for (more, says) in [(&["-n", "2"][..], "a job of 3 ranks"), (&["--mode", "threads"], "--alone")] {
         let ended = job(&["-n", "3"], more);
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
-    // It launches its own ranks, although it is a rank.
+    // The job starts its own ranks, although this process is a rank.
     let ended = job(&["-n", "1"], &["--alone"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stdout.lines().skip(1).all(|row| row.split(',').nth(3) == Some("2")), "{}", ended.stdout);

@@ -177,7 +177,7 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
         let (mut victim, mut other) = if dead == 0 { (first, second) } else { (second, first) };
         let mut told = String::new();
         other.1.read_to_string(&mut told).unwrap();
-        assert!(told.contains(&format!("told: the launcher on host {dead} is gone")), "{told}");
+        assert!(told.contains(&format!("told: the launcher on host {dead} ended")), "{told}");
         assert_eq!(other.0.wait().unwrap().code(), Some(1));
         assert!(start.elapsed() < HANG);
         victim.0.wait().unwrap();
