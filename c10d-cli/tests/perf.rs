@@ -103,6 +103,15 @@ fn the_backend_can_be_chosen() {
 }
 
 #[test]
+fn tables_show_the_transport_that_the_environment_decides() {
+    let args = ["perf", "--ops", "barrier", "--iters", "2"];
+    let ended = start_with(&args, &[("C10D_TRANSPORT", " tcp ")]).end();
+    assert!(ended.status.success() && ended.stdout.contains("transport tcp"), "{}{}", ended.stdout, ended.stderr);
+    let forced = start_with(&[&args[..], &["--transport", "shm"]].concat(), &[("C10D_TRANSPORT", "tcp")]).end();
+    assert!(forced.stdout.contains("transport shm"), "{}{}", forced.stdout, forced.stderr);
+}
+
+#[test]
 fn the_table_ends_with_the_number_of_errors() {
     let ended = run(&["perf", "--ops", "all_reduce,barrier", "--bytes", "64K", "--budget-ms", "5"]);
     assert!(ended.status.success(), "{}", ended.stderr);

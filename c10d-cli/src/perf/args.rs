@@ -157,6 +157,15 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
+    /// Returns the transport as tables show it: the option, or the environment variable that decides without one.
+    pub(super) fn transport_name(&self) -> String {
+        let set = std::env::var("C10D_TRANSPORT").ok().map(|name| name.trim().to_owned());
+        match (self.transport, set) {
+            (Transport::Auto, Some(set)) if !set.is_empty() => set,
+            (transport, _) => word(transport),
+        }
+    }
+
     /// Returns the ops to time. It is an error if a named op cannot be timed.
     pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
         let mut ops = Vec::new();

@@ -157,7 +157,7 @@ fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timi
         dtype: if op.is_bare() { "-" } else { T::DTYPE.name() }.to_owned(),
         bytes,
         ranks: pg.size(),
-        transport: word(args.transport),
+        transport: args.transport_name(),
         algorithm: algorithm.map(|a| a.name.to_owned()),
         iters: timing.iterations,
         median_us: median * 1e6,

@@ -100,7 +100,7 @@ impl<'a> PerfReport<'a> {
                     "ranks": args.ranks(),
                     "mode": word(args.mode),
                     "async": args.started,
-                    "transport": word(args.transport),
+                    "transport": args.transport_name(),
                     "reduce": args.reduce.name(),
                     "rows": self.rows,
                 });
@@ -150,7 +150,7 @@ impl<'a> PerfReport<'a> {
             "{} ranks ({}), transport {}, {} {}{started}\n",
             args.ranks(),
             word(args.mode),
-            word(args.transport),
+            args.transport_name(),
             args.dtype,
             args.reduce,
         )?;

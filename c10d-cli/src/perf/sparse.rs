@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use c10d::{Coo, Error, ProcessGroup, ReduceOp, Result, op};
 
-use super::args::{Args, word};
+use super::args::Args;
 use super::case::Form;
 use super::measure::measure;
 use super::ops::PerfOp;
@@ -109,7 +109,7 @@ pub(super) fn measured<T: Sample>(pg: &ProcessGroup, args: &Args, point: SparseP
         dtype: T::DTYPE.name().to_owned(),
         bytes,
         ranks: pg.size(),
-        transport: word(args.transport),
+        transport: args.transport_name(),
         algorithm: None,
         iters: timing.iterations,
         median_us: timing.median * 1e6,
