@@ -1,4 +1,5 @@
-//! The messages ("letters") between ranks, in the group's store: each rank has an inbox there with numbered letters.
+//! The exchange of messages ("letters") between ranks through the group's store. Each rank has an inbox there: a
+//! sequence of numbered keys, each of which holds a letter.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,17 +10,18 @@ use crate::calls::History;
 use crate::calls::letter::Letter;
 use crate::panics::caught;
 
-/// How long the store may take for a message that nobody waits for.
+/// How long the store may take to write or read a letter for which no call waits.
 pub(super) const SOON: Duration = Duration::from_secs(5);
-/// No deadline; the store may have a limit of its own.
-const LONG: Duration = Duration::from_secs(3600);
+/// How long one request of the receiving thread to the store waits for a letter. After that the thread makes a new
+/// request. The time is short in unit tests, so that they see several requests.
+const LISTEN: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(3600) };
 
 /// A task for the sending thread.
 pub(super) enum Out {
-    /// There are open calls to watch.
+    /// Begin to watch the open calls.
     Watch,
     To(u32, Letter),
-    /// To all.
+    /// Send a letter to all other ranks.
     All(Letter),
     End,
 }
@@ -27,12 +29,12 @@ pub(super) enum Out {
 impl CallCheck {
     pub(super) fn send(&self, letter: Out) {
         if let Some(Some(out)) = self.out.get() {
-            // If the thread is gone, the store was gone before.
+            // This fails only after `End`, when the rank has left.
             let _ = out.send(letter);
         }
     }
 
-    /// Sends letters, and watches open calls.
+    /// Sends letters and watches open calls, until `End`.
     pub(super) fn deliver(&self, letters: Receiver<Out>) {
         let (mut watches, mut seen) = (false, 0);
         loop {
@@ -44,7 +46,7 @@ impl CallCheck {
                 Ok(Out::All(letter)) => {
                     (0..self.world).filter(|to| *to != self.me).for_each(|to| self.deliver_to(to, &letter, soon));
                 }
-                // Wakes the thread that waits in `receive`.
+                // The rank has left. The empty letter wakes the thread in `receive`, which then ends, too.
                 Ok(Out::End) => return self.put(self.me, &[], soon),
                 Err(RecvTimeoutError::Timeout) => watches = self.watch(&mut seen),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -53,7 +55,7 @@ impl CallCheck {
     }
 
     pub(super) fn deliver_to(&self, to: u32, letter: &Letter, deadline: Instant) {
-        // A rank that has left does not answer.
+        // A rank that has left does not answer questions, so its last letter is read instead.
         if !matches!(letter, Letter::Ask { .. }) || !self.read_last_word(to, deadline) {
             self.put(to, &letter.to_bytes(self.me), deadline);
         }
@@ -66,12 +68,11 @@ impl CallCheck {
         });
     }
 
-    /// Answers questions and handles answers, until the rank leaves or the store is gone.
+    /// Answers questions and handles other letters, until the rank has left or the store does not answer any more.
     pub(super) fn receive(&self) {
         for number in 1.. {
             let key = inbox(self.me, number);
-            let limit = Instant::now() + LONG;
-            let Ok(letter) = self.store.get(&key, limit) else { return };
+            let Some(letter) = self.next_letter(&key) else { return };
             let _ = self.store.delete(&key, Instant::now() + SOON);
             match Letter::from_bytes(&letter).filter(|(by, _)| *by < self.world && *by != self.me) {
                 Some((by, Letter::Ask { from })) => {
@@ -87,7 +88,21 @@ impl CallCheck {
         }
     }
 
-    /// Reads the history that a peer wrote when it left, if it has left.
+    /// Waits for the letter with this key. `None` if the rank has left, or the store does not answer any more.
+    fn next_letter(&self, key: &str) -> Option<Vec<u8>> {
+        loop {
+            let end = Instant::now() + LISTEN;
+            match self.store.get(key, end) {
+                Ok(letter) => return Some(letter),
+                // No letter came in this time. A store may be a little early.
+                Err(_) if Instant::now() + LISTEN / 100 >= end && !self.calls.lock().left => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads the last letter that a peer wrote when it left, or when its program ended without leaving. Returns whether
+    /// there is one.
     pub(super) fn read_last_word(&self, peer: u32, deadline: Instant) -> bool {
         let key = left(peer);
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();

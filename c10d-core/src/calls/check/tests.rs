@@ -11,7 +11,7 @@ fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
     Fingerprint { seq, op: op as u8, root, ..Fingerprint::default() }
 }
 
-/// Ranks, and what their groups failed of.
+/// Makes the ranks of a group, and a channel with the errors by which their groups fail.
 fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let (tell, told) = channel();
@@ -23,7 +23,7 @@ fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
     ((0..world).map(rank).collect(), told)
 }
 
-/// One that has a thread for its letters.
+/// Makes a call on a rank, and returns the error that it reports.
 fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error> {
     check.send_from_now_on();
     let (watch, parted) = check.note(op, root, call(op, seq, root));
@@ -33,7 +33,7 @@ fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error
     parted.or_else(|| check.look(op, root))
 }
 
-/// What a rank's group failed of.
+/// Waits for the error by which the group of this rank fails.
 fn what_failed(told: &Receiver<(u32, Error)>, rank: u32) -> Error {
     std::iter::from_fn(|| told.recv_timeout(CAP).ok()).find(|(of, _)| *of == rank).unwrap().1
 }
@@ -50,7 +50,7 @@ fn who_only_sends_learns_by_the_8th_call() {
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
-    // And the other one is told.
+    // The other rank is told, too.
     names(&what_failed(&told, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
@@ -60,7 +60,7 @@ fn one_that_is_late_holds_nobody_back() {
     let (ranks, told) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
-    // Each answer that is missing would cost the patience: 250 of it.
+    // If each of the 250 missing answers were waited for, it would take 250 times the patience.
     assert!(begin.elapsed() < 50 * PATIENCE, "{:?}", begin.elapsed());
     names(
         &make(&ranks[1], OpKind::Broadcast, 0, 1).or_else(|| ranks[1].leave(Instant::now() + CAP)).unwrap(),
@@ -137,7 +137,7 @@ fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
         assert!(Instant::now() < end, "nobody was told");
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Neither the root nor the other rank needs it.
+    // Neither the root nor the other rank needs the rank that ended.
     assert!(make(&ranks[2], OpKind::Broadcast, 0, 0).is_none());
     assert!(told.try_recv().is_err());
     ranks[2].end_of(&call(OpKind::Broadcast, 0, 0));
@@ -145,7 +145,7 @@ fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
     let in_own_words =
         |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { how } if how == crate::ENDED_WITHOUT_LEAVING);
     assert!(in_own_words(&gone) && gone.report().guilty == [1], "{gone}");
-    // What a library tells of it.
+    // The errors that a library might report.
     let closed = |rank| Error::new(ErrorKind::PeerDead { how: "closed".into() }, "").guilty([rank]);
     let stopped = |what: String| Error::new(ErrorKind::Aborted, what).guilty([2]);
     for (error, ended) in [
@@ -157,6 +157,17 @@ fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
         let said = ranks[0].in_its_words(error);
         assert_eq!((in_own_words(&said), &said.report().guilty[..]), (ended, if ended { &[1][..] } else { &[2] }));
     }
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+/// The receiving thread waits for a letter by requests of a limited length.
+#[test]
+fn a_rank_that_gets_no_letter_for_long_still_answers() {
+    let (ranks, _told) = ranks(2);
+    std::thread::sleep(Duration::from_millis(1000));
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
+    let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
+    names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
     ranks.iter().for_each(|rank| rank.stop());
 }
 
