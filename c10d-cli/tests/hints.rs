@@ -30,9 +30,9 @@ fn what_no_collective_takes_gets_a_hint_of_what_one_does() {
     let found = outside(&files, &["--keep-going"]);
     assert!(!found.built);
     for says in [
-        "`usize` is no element type of collectives",
-        "`isize` is no element type of collectives",
-        "`Point` is no element type of collectives",
+        "`usize` is not an element type of collectives",
+        "`isize` is not an element type of collectives",
+        "`Point` is not an element type of collectives",
         "send `usize` as `u64`, `isize` as `i64`, and structs through `c10d::plain`",
         "`x` does not live long enough",
         "a started call owns its buffers: give it a `Vec`, or start it in `ProcessGroup::scope`",

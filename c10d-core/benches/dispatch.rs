@@ -1,5 +1,5 @@
-//! Measures the cost of core itself: a call to a backend that does nothing, and back. The goal is less than 100 ns for
-//! a blocking call.
+//! Measures the cost of core itself: calls to a backend that does nothing. The goal is less than 100 ns for a blocking
+//! call.
 #![allow(unsafe_code, missing_docs)]
 
 use std::hint::black_box;

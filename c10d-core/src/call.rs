@@ -1,4 +1,4 @@
-//! A call as a value.
+//! Calls as values.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::catalog::OpKind;
 use crate::device::Stream;
 use crate::options::{Options, Params};
 
-/// A call that was described but has not run. [`run`](crate::ProcessGroup::run) runs it and waits;
+/// A call that has not run yet. [`run`](crate::ProcessGroup::run) runs it and waits;
 /// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) return at once.
 ///
-/// A call that is neither run nor started is a mistake, and the compiler warns of it:
+/// The compiler warns of a call that is neither run nor started:
 ///
 /// ```compile_fail
 /// # #![deny(unused_must_use)]
@@ -37,15 +37,15 @@ impl<B> Call<B> {
         Call { op, params, timeout: None, error: None, buffers }
     }
 
-    /// Sets how long the op may take. Without it the group's timeout counts.
+    /// Sets the timeout of the op. Without this call it is the group's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. A rank that
-    /// gives another number gets a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. Other calls compare their sizes
-    /// anyway.
+    /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. If the numbers
+    /// of two ranks differ, both get a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. It has no effect on calls
+    /// whose sizes must be equal on all ranks: these compare their sizes.
     pub fn agreed_count(mut self, count: u64) -> Self {
         if count != 0 {
             self.params.rare().agreed_count = count;
@@ -54,11 +54,12 @@ impl<B> Call<B> {
     }
 
     /// Sets the device stream on which the buffers are ready: the op runs after all work that the stream has been given
-    /// so far. The stream itself does not wait. When the call returns, or the work is done, the op is complete on the
-    /// device, and all later work on any stream comes after it. Without this call the device's default stream counts.
+    /// so far. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
+    /// the op is complete on the device, so work that is given to any stream after that runs after the op. Without this
+    /// call it is the device's default stream.
     ///
-    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because it means another stream
-    /// on the thread that waits for it. A stream that records a graph is rejected, too.
+    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because on the thread that
+    /// waits for it this handle means another stream. A stream that is recording a graph is rejected, too.
     ///
     /// # Safety
     /// The stream belongs to the buffers' device and exists until the op is done.
@@ -68,7 +69,7 @@ impl<B> Call<B> {
         self
     }
 
-    /// Which op it is.
+    /// Returns the op.
     pub fn op(&self) -> OpKind {
         self.op
     }

@@ -1,8 +1,8 @@
-//! The op table: one row per op of c10d. All code that concerns every op is derived from it.
+//! The op table: one row per op of c10d. Code that handles all ops reads this table.
 
 use crate::types::{DispatchKey, KeySet};
 
-/// Which tensors an op takes, in the terms of its list form.
+/// Which tensors an op takes, as lists of inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// One buffer, read (`send`).
@@ -25,11 +25,11 @@ pub enum Shape {
     ScatterList,
     /// One input of world size times the length of the one output.
     ScatterFlat,
-    /// Several such pairs.
+    /// Several inputs of world size times the length of one output each, and these outputs.
     ScatterFlats,
-    /// As `GatherList` on the root; elsewhere no output.
+    /// The same as `GatherList` on the root; no output on the other ranks.
     RootGather,
-    /// As `ScatterList` on the root; elsewhere no input.
+    /// The same as `ScatterList` on the root; no input on the other ranks.
     RootScatter,
     /// One input and one output per rank.
     ExchangeList,
@@ -48,11 +48,11 @@ const UNEVEN: u8 = 8;
 pub struct OpRow {
     /// The op's name in c10d's dispatcher.
     pub schema: &'static str,
-    /// The op's name here: method, `perf`, errors.
+    /// The op's name in this library: that of the method, in `c10d perf`, and in errors.
     pub name: &'static str,
-    /// Its tensor arguments.
+    /// The tensors that the op takes.
     pub shape: Shape,
-    /// The keys for which it is declared.
+    /// The dispatch keys for which the op is declared.
     pub keys: KeySet,
     flags: u8,
 }
@@ -98,15 +98,15 @@ ops! {
     AllGatherCoalesced "allgather_coalesced_" "all_gather_coalesced" GatherLists DENSE [UNEVEN];
     /// `all_gather_into` of several buffers at once.
     AllGatherIntoCoalesced "allgather_into_tensor_coalesced_" "all_gather_into_coalesced" GatherFlats DENSE [];
-    /// Reduces one buffer per rank; each rank gets its own.
+    /// Reduces a list of one buffer per rank; each rank gets the result for its own buffer.
     ReduceScatter "reduce_scatter_" "reduce_scatter" ScatterList DENSE [REDUCES UNEVEN];
-    /// Reduces one buffer; each rank gets its part.
+    /// Reduces one buffer; each rank gets an equal part of the result.
     ReduceScatterInto "_reduce_scatter_base_" "reduce_scatter_into" ScatterFlat DENSE [REDUCES];
     /// `reduce_scatter_into` of several buffers at once.
     ReduceScatterIntoCoalesced "reduce_scatter_tensor_coalesced_" "reduce_scatter_into_coalesced" ScatterFlats DENSE [REDUCES];
     /// Gathers one buffer per rank on the root.
     Gather "gather_" "gather" RootGather DENSE [ROOTED UNEVEN];
-    /// Hands one of the root's buffers to each rank.
+    /// Sends one of the root's buffers to each rank.
     Scatter "scatter_" "scatter" RootScatter DENSE [ROOTED UNEVEN];
     /// Each rank sends a buffer to each.
     AllToAll "alltoall_" "all_to_all" ExchangeList DENSE [UNEVEN];
@@ -119,51 +119,51 @@ ops! {
 }
 
 impl OpKind {
-    /// The op's row.
+    /// Returns the op's row.
     #[inline]
     pub const fn row(self) -> &'static OpRow {
         &ROWS[self as usize]
     }
 
-    /// The op's name here, e.g. `all_reduce`.
+    /// Returns the op's name in this library, e.g. `all_reduce`.
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The op's name in c10d's dispatcher, e.g. `allreduce_`.
+    /// Returns the op's name in c10d's dispatcher, e.g. `allreduce_`.
     pub const fn schema(self) -> &'static str {
         self.row().schema
     }
 
-    /// The op of this code, if there is one.
+    /// Returns the op with this code, if there is one.
     pub fn from_code(code: u8) -> Option<OpKind> {
         Self::ALL.get(code as usize).copied()
     }
 
-    /// The op of this name (as [`OpKind::name`] gives it).
+    /// Returns the op with this name (see [`OpKind::name`]), if there is one.
     pub fn from_name(name: &str) -> Option<OpKind> {
         Self::ALL.iter().copied().find(|op| op.name() == name)
     }
 
-    /// Whether it combines values, and so has a reduce operation.
+    /// Returns whether the op has a reduce operation.
     #[inline]
     pub const fn reduces(self) -> bool {
         self.row().flags & REDUCES != 0
     }
 
-    /// Whether one rank is the root.
+    /// Returns whether the op has a root.
     #[inline]
     pub const fn is_rooted(self) -> bool {
         self.row().flags & ROOTED != 0
     }
 
-    /// Whether it is point-to-point: it takes no turn and has no number that ranks share.
+    /// Returns whether the op is point-to-point. Such an op takes no turn, and its number is not the same on all ranks.
     #[inline]
     pub const fn is_p2p(self) -> bool {
         self.row().flags & P2P != 0
     }
 
-    /// Whether counts may differ between ranks.
+    /// Returns whether the lengths of the op's buffers may differ between ranks.
     #[inline]
     pub const fn is_uneven(self) -> bool {
         self.row().flags & UNEVEN != 0
@@ -176,7 +176,7 @@ impl std::fmt::Display for OpKind {
     }
 }
 
-/// How many (op, key) pairs the table declares for these keys.
+/// Returns the number of (op, key) pairs that the table declares for these keys.
 pub const fn declared(keys: KeySet) -> usize {
     let (mut n, mut op) = (0, 0);
     while op < ROWS.len() {
@@ -197,7 +197,7 @@ const _: () = assert!(ROWS.len() == 20);
 const _: () = assert!(declared(KeySet::ALL) == 60);
 const _: () = assert!(declared(KeySet::DENSE) == 58);
 
-/// A set of ops, as a backend declares what it offers.
+/// A set of ops, with which a backend declares the ops that it offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpSet(u32);
 
@@ -207,7 +207,7 @@ impl OpSet {
     /// No op.
     pub const NONE: OpSet = OpSet(0);
 
-    /// The set of the listed ops.
+    /// Returns the set of the listed ops.
     pub const fn of(list: &[OpKind]) -> OpSet {
         let (mut bits, mut i) = (0, 0);
         while i < list.len() {
@@ -217,13 +217,13 @@ impl OpSet {
         OpSet(bits)
     }
 
-    /// Whether the set has this op.
+    /// Returns whether the set has this op.
     #[inline]
     pub const fn contains(self, op: OpKind) -> bool {
         self.0 & (1 << op as u32) != 0
     }
 
-    /// This set without the listed ops.
+    /// Returns this set without the listed ops.
     pub const fn without(self, list: &[OpKind]) -> OpSet {
         OpSet(self.0 & !OpSet::of(list).0)
     }

@@ -1,23 +1,23 @@
 //! Which cores the ranks of a host may use together.
 //!
-//! A launcher that binds each rank to one core leaves every rank with one core. That a rank may use fewer cores than the
-//! host has ranks says nothing: the ranks compare their cores.
+//! A launcher may bind each rank to a core of its own. So a rank that may use only one core does not know whether the
+//! ranks of its host share that core: the ranks must compare their cores.
 
 use std::thread::available_parallelism;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// The cores that a thread may use: those it is bound to, and how many of them at the same time.
+/// The cores that a thread may use: the cores to which it is bound, and how many of them it may use at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores {
-    /// One bit for each core of the host, without zeros at the end.
+    /// A bit for each core of the host, which is 1 if the thread may use the core. Zero bytes at the end are left out.
     bound: Vec<u8>,
-    /// The limit of the control group in whole cores; `u32::MAX` if there is none.
+    /// The limit of the control group in whole cores; `u32::MAX` if it has no limit.
     quota: u32,
 }
 
 impl Cores {
-    /// The cores of the calling thread.
+    /// Returns the cores of the calling thread.
     pub fn here() -> Cores {
         let count = available_parallelism().map_or(1, usize::from);
         let Ok(set) = sched_getaffinity(None) else { return Cores { bound: Vec::new(), quota: count as u32 } };
@@ -28,8 +28,8 @@ impl Cores {
         Cores { bound, quota }
     }
 
-    /// The number of cores that the owners of these values may use together. Quotas are taken to be of one control
-    /// group. At least 1.
+    /// Returns the number of cores, at least 1, that the threads with these values may use together. It assumes that
+    /// all limits are of the same control group.
     pub fn together<'a>(all: impl IntoIterator<Item = &'a Cores>) -> usize {
         let (mut bound, mut quota) = (Vec::<u8>::new(), u32::MAX);
         for cores in all {
@@ -38,18 +38,18 @@ impl Cores {
             quota = quota.min(cores.quota);
         }
         let bound: usize = bound.iter().map(|byte| byte.count_ones() as usize).sum();
-        // A host that does not say to which cores its threads are bound says how many there are.
+        // If it is not known to which cores the threads are bound, the limit is the number of cores of the host.
         if bound == 0 { quota.max(1) as usize } else { bound.min(quota.max(1) as usize) }
     }
 
-    /// The wire form: the quota, then the bits.
+    /// Returns the wire form: the limit, then the bits.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(self.quota.to_le_bytes());
         out.extend_from_slice(&self.bound);
         out
     }
 
-    /// Reads the wire form. `None` if it is too short, or longer than that of any host.
+    /// Reads the wire form. Returns `None` if it is too short, or longer than the wire form of any host.
     pub fn from_bytes(bytes: &[u8]) -> Option<Cores> {
         let (quota, bound) = bytes.split_first_chunk::<4>()?;
         (bound.len() <= CpuSet::MAX_CPU / 8).then(|| Cores { bound: bound.into(), quota: u32::from_le_bytes(*quota) })

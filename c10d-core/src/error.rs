@@ -1,4 +1,5 @@
-//! The error type of the library. It says which rank, what, where, how long, and what to do.
+//! The error type of the library. An error says which rank failed, what happened, where, after which time, and what to
+//! do.
 
 use std::fmt;
 use std::io::Write as _;
@@ -8,10 +9,10 @@ use std::time::Duration;
 use crate::catalog::OpKind;
 use crate::resource;
 
-/// The result of everything that can fail here.
+/// The result of all functions of this library that can fail.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// An error. It is one word wide and `Clone`, since every waiter and every later call get the first cause.
+/// An error. It is one word wide. It is `Clone`, since every waiting call and every later call gets the first cause.
 #[derive(Clone)]
 pub struct Error(Box<ErrorReport>);
 
@@ -27,7 +28,7 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The call is valid, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
     Unsupported,
-    /// The guilty rank issued a different call at this place.
+    /// The guilty rank made a different call: its call with the same number differs, or its message.
     Mismatch {
         /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
         field: &'static str,
@@ -38,18 +39,18 @@ pub enum ErrorKind {
     },
     /// The guilty rank's process is gone, or left the group.
     PeerDead {
-        /// How it is known to be gone: `connection closed`, `left the group`, `exited`, ..
+        /// How this rank knows it: `connection closed`, `left the group`, `exited`, ..
         how: String,
     },
     /// The deadline passed while waiting for the guilty ranks.
     Timeout,
-    /// `abort` was called, here or by the guilty rank.
+    /// `abort` was called, on this rank or on the guilty rank.
     Aborted,
-    /// A backend dropped the operation without answering.
+    /// A backend dropped the operation without completing it.
     Abandoned,
     /// The group was shut down.
     Shutdown,
-    /// The store refused or could not be reached.
+    /// The store returned an error or could not be reached.
     Store,
     /// The ranks could not find each other, or disagree about the group.
     Rendezvous,
@@ -61,7 +62,7 @@ pub enum ErrorKind {
     Device,
     /// A plugin broke its contract.
     Plugin,
-    /// A defect of this library or of a backend.
+    /// A bug of this library or of a backend.
     Internal,
 }
 
@@ -70,25 +71,25 @@ pub enum ErrorKind {
 pub enum Status {
     /// Nothing was sent; the group stays usable.
     Rejected,
-    /// Ranks may have got different results: the group has failed for good. Make a new one.
+    /// Ranks may have got different results. The group cannot be used any more; make a new one.
     Failed,
 }
 
-/// Where in the life of an operation or group an error arose.
+/// The phase of an operation, or of making a group, in which an error arose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// Before anything was sent.
     Validate,
-    /// Ranks finding each other through the store.
+    /// The ranks find each other through the store.
     Rendezvous,
-    /// Ranks connecting to each other.
+    /// The ranks connect to each other.
     Connect,
-    /// Waiting for the peers to announce the call.
+    /// The rank waits until the peers announce the call.
     Announce,
-    /// Moving payload.
+    /// The payload is sent and received.
     Transfer,
-    /// After the last byte.
+    /// All bytes have been sent and received.
     Complete,
 }
 
@@ -96,39 +97,39 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ErrorReport {
-    /// What kind of error.
+    /// The kind of the error.
     pub kind: ErrorKind,
     /// Whether the group is still usable.
     pub status: Status,
-    /// What happened, in words, and what to do.
+    /// A text that says what happened and what to do.
     pub what: String,
-    /// The ranks at fault, as ranks of the group, ascending.
+    /// The ranks that caused the error, in ascending order, in the numbering of the group.
     pub guilty: Vec<u32>,
-    /// The same ranks in the numbering of the first group, where the group is a sub-group.
+    /// The same ranks in the numbering of the group that the builder made, if this group was made from that one.
     pub guilty_global: Vec<u32>,
-    /// Where it arose.
+    /// The phase in which the error arose.
     pub phase: Option<Phase>,
     /// The group's name.
     pub group: Option<Arc<str>>,
-    /// The operation's number in its lane.
+    /// The operation's sequence number in its lane.
     pub seq: Option<u64>,
     /// The operation.
     pub op: Option<OpKind>,
-    /// The backend's name; empty where none was chosen yet.
+    /// The backend's name; empty if none was chosen yet.
     pub backend: &'static str,
-    /// The rank that reports.
+    /// The rank that reports the error.
     pub rank: Option<u32>,
-    /// The time since the operation was called, including the time in queues; 0 if it failed without waiting. Every
-    /// error of an operation that went to a backend has it.
+    /// The time since the operation was called, including the time in queues; 0 if the operation failed without
+    /// waiting. Every error of an operation that was given to a backend has this field.
     pub elapsed: Option<Duration>,
-    /// How long it was allowed to take.
+    /// The operation's timeout.
     pub deadline: Option<Duration>,
-    /// The error below this one.
+    /// The error that caused this one.
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of this kind; `what` says what happened and, where it helps, what to do.
+    /// Makes an error of this kind. `what` says what happened and, where it helps, what to do.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
         let status = match kind {
             ErrorKind::InvalidArgument | ErrorKind::Unsupported => Status::Rejected,
@@ -152,17 +153,17 @@ impl Error {
         }))
     }
 
-    /// An [`ErrorKind::InvalidArgument`].
+    /// Makes an [`ErrorKind::InvalidArgument`].
     pub fn invalid(what: impl Into<String>) -> Error {
         Error::new(ErrorKind::InvalidArgument, what)
     }
 
-    /// An [`ErrorKind::Unsupported`].
+    /// Makes an [`ErrorKind::Unsupported`].
     pub fn unsupported(what: impl Into<String>) -> Error {
         Error::new(ErrorKind::Unsupported, what)
     }
 
-    /// Names the ranks at fault.
+    /// Sets the ranks that caused the error.
     pub fn guilty(mut self, ranks: impl IntoIterator<Item = u32>) -> Error {
         self.0.guilty = ranks.into_iter().collect();
         self.0.guilty.sort_unstable();
@@ -170,13 +171,13 @@ impl Error {
         self
     }
 
-    /// Says where it arose.
+    /// Sets the phase in which the error arose.
     pub fn phase(mut self, phase: Phase) -> Error {
         self.0.phase = Some(phase);
         self
     }
 
-    /// Says that nothing was sent and the group stays usable.
+    /// Marks the error as one before which nothing was sent, so that the group stays usable.
     pub fn rejected(mut self) -> Error {
         self.0.status = Status::Rejected;
         self
@@ -184,9 +185,9 @@ impl Error {
 
     /// Adds the error that caused this one; [`source`](std::error::Error::source) returns it.
     ///
-    /// If the cause is a system error that a resource ran out (descriptors, memory, space, ..), this error becomes an
-    /// [`ErrorKind::Resource`] that names the resource and its limit. It then names no other rank, since this rank ran
-    /// out of it.
+    /// If the cause is a system error which says that a resource ran out (descriptors, memory, space, ..), this error
+    /// becomes an [`ErrorKind::Resource`] that names the resource and its limit. The guilty ranks are removed then,
+    /// since this rank ran out of the resource.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         if let Some(what) = resource::ran_out(&source) {
             self = self.ran_out(&what);
@@ -195,7 +196,8 @@ impl Error {
         self
     }
 
-    /// An [`ErrorKind::Resource`] for a thread or process that could not be started; names the limit that was reached.
+    /// Makes an [`ErrorKind::Resource`] for a thread or process that could not be started. It names the limit that was
+    /// reached.
     pub fn no_thread(what: impl Into<String>, source: std::io::Error) -> Error {
         let error = Error::new(ErrorKind::Resource, what);
         if source.kind() == std::io::ErrorKind::WouldBlock {
@@ -204,7 +206,7 @@ impl Error {
         error.caused_by(source)
     }
 
-    /// An [`ErrorKind::Resource`] for memory that could not be allocated; names its limit.
+    /// Makes an [`ErrorKind::Resource`] for memory that could not be allocated. It names the limits on memory.
     pub fn no_memory(what: impl Into<String>) -> Error {
         Error::new(ErrorKind::Resource, what).ran_out(&format!("no memory left ({})", resource::memory()))
     }
@@ -220,29 +222,30 @@ impl Error {
         self
     }
 
-    /// The kind.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
-    /// Whether the group is still usable.
+    /// Returns whether the group is still usable.
     pub fn status(&self) -> Status {
         self.0.status
     }
 
-    /// The fields of the error.
+    /// Returns the fields of the error.
     pub fn report(&self) -> &ErrorReport {
         &self.0
     }
 
-    /// The fields of the error, for code that can fill in more. By convention, fields that are set stay.
+    /// Returns the fields of the error, for code that fills in further fields. By convention, fields that are set
+    /// already are not changed.
     pub fn report_mut(&mut self) -> &mut ErrorReport {
         &mut self.0
     }
 }
 
 impl ErrorKind {
-    /// The kinds without fields, in an order that stays: their places are their codes where ranks tell each other of errors.
+    /// The kinds without fields. Ranks send a kind as its index in this list, so the order must not change.
     pub const PLAIN: &[ErrorKind] = &[
         ErrorKind::Timeout,
         ErrorKind::Aborted,
@@ -259,7 +262,7 @@ impl ErrorKind {
         ErrorKind::Device,
     ];
 
-    /// The kind's name, as errors print it.
+    /// Returns the kind's name, as errors print it.
     pub fn name(&self) -> &'static str {
         match self {
             ErrorKind::InvalidArgument => "InvalidArgument",
@@ -392,15 +395,15 @@ impl std::error::Error for Error {
     }
 }
 
-/// The error of a call that owned its buffers. The buffers come back with it, unless something still holds them and may
-/// never release them; then `buffer` is `None`, and their memory is leaked.
+/// The error of a call that owned its buffers. The buffers are returned with it. If a backend still holds the buffers
+/// and may never release them, `buffer` is `None` and their memory is leaked.
 ///
-/// Their contents are unspecified.
+/// The contents of the buffers are unspecified.
 #[must_use]
 pub struct OpError<B> {
     /// What went wrong.
     pub error: Error,
-    /// The buffers.
+    /// The buffers, unless they are leaked.
     pub buffer: Option<B>,
 }
 
@@ -430,7 +433,8 @@ impl<B> std::error::Error for OpError<B> {
 
 const _: () = assert!(size_of::<Result<(), Error>>() == 8);
 
-/// Prints that the library can only wait. A closed stderr is no reason to panic.
+/// Prints an error on stderr, while the library waits because it cannot do anything else. If stderr is closed, nothing
+/// is printed.
 pub(crate) fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "c10d: {error:?}");
 }

@@ -1,17 +1,18 @@
-//! Which ranks are on one host, and which can share memory. These are different questions.
+//! Which ranks are on one host, and which ranks can share memory: ranks on one host cannot always share memory.
 //!
 //! A host is a running kernel, including all of its containers. Memory is shared through segments that are passed over
 //! abstract UNIX sockets, which are visible within one network namespace. So two containers with separate networks are
 //! on one host but cannot share memory. Two containers on the host's network can share memory, even if their process
-//! ids, mounts and System V memory are separate. Processes of different users cannot, nor can processes in different
-//! user namespaces, where the same number may be another user, since the check of the peer's user would refuse it.
+//! ids, mounts and System V memory are separate. Processes of different users cannot share memory, since a receiver
+//! accepts descriptors only from its own user. Processes in different user namespaces cannot, either: there the same
+//! user id may mean another user.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use crate::process::{PerProcess, random};
 
-/// A namespace: the device and inode of its file under `/proc`.
+/// A namespace of the kernel: the device and inode of its file under `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Namespace {
     device: u64,
@@ -20,7 +21,8 @@ struct Namespace {
 
 const NOWHERE: Namespace = Namespace { device: 0, inode: 0 };
 
-/// Where a process runs, as ranks tell each other. Two ranks can share memory if and only if their values are equal.
+/// Where a process runs: the value by which ranks compare their hosts. Two ranks can share memory if and only if their
+/// values are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostId {
     boot: [u8; 16],
@@ -30,67 +32,71 @@ pub struct HostId {
 }
 
 impl HostId {
-    /// The number of bytes on the wire.
+    /// The length of the wire form in bytes.
     pub const SIZE: usize = 52;
 
-    /// The value of this process. If the system does not tell (there is no `/proc`), the process counts as a host of
-    /// its own.
+    /// Returns the value of this process. If it cannot be found out (there is no `/proc`), the process counts as a host
+    /// of its own.
     pub fn here() -> HostId {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|text| parse_boot_id(&text));
         let known = boot.zip(namespace("/proc/self/ns/net"));
         if known.is_none() {
             tracing::warn!(
-                "/proc does not tell boot id and network namespace: this process shares memory with no other"
+                "boot id and network namespace cannot be read from /proc: this process cannot share memory with other \
+                    processes"
             );
         }
         let (boot, net) = known.unwrap_or_else(|| (alone(), NOWHERE));
-        // On a kernel without user namespaces, the user id alone tells users apart.
+        // A kernel without user namespaces has no such file. There the user id alone identifies a user.
         let user = namespace("/proc/self/ns/user").unwrap_or(NOWHERE);
         HostId { boot, net, user, uid: rustix::process::geteuid().as_raw() }
     }
 
-    /// Whether /proc did not tell.
+    /// Returns whether the boot id and the network namespace are unknown.
     fn is_unknown(&self) -> bool {
         self.net == NOWHERE
     }
 
-    /// Whether both are on one host, even if they cannot share memory; `None`: one of them does not know.
+    /// Returns whether both processes are on one host, even if they cannot share memory. `None` if that is unknown.
     pub fn is_same_host(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
     }
 
-    /// Whether the two can share memory.
+    /// Returns whether the two processes can share memory.
     pub fn can_share_memory(&self, other: &HostId) -> bool {
         self == other
     }
 
-    /// Whether both are in the same network namespace, so that loopback connects them, even if they cannot share
-    /// memory; `None`: one of them does not know.
+    /// Returns whether both processes are in one network namespace, so that loopback connects them, even if they cannot
+    /// share memory. `None` if that is unknown.
     pub fn shares_network(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot && self.net == other.net;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
     }
 
-    /// Why the two cannot share memory, as a phrase that follows "they"; `None`: they can.
+    /// Returns why the two cannot share memory, as a phrase that follows "they", or `None` if they can.
     pub fn apart(&self, other: &HostId) -> Option<String> {
         if self == other {
             None
         } else if self.is_unknown() || other.is_unknown() {
-            Some("may be on different hosts (/proc does not tell; is it mounted?)".into())
+            Some(
+                "may be on different hosts (boot id or network namespace of one is unknown; is its /proc mounted?)"
+                    .into(),
+            )
         } else if self.boot != other.boot {
             Some("are on different hosts".into())
         } else if self.net != other.net {
             Some("are in different network namespaces of one host".into())
         } else if self.user != other.user {
-            Some("are in different user namespaces, where a user id does not tell who somebody is".into())
+            Some("are in different user namespaces, so their user ids cannot be compared".into())
         } else {
             Some(format!("run as different users (user ids {} and {})", self.uid, other.uid))
         }
     }
 
-    /// The wire form, little endian.
+    /// Returns the wire form. Its numbers are little endian.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[..16].copy_from_slice(&self.boot);
@@ -102,7 +108,7 @@ impl HostId {
         out
     }
 
-    /// Reads the wire form. Any bytes can be read.
+    /// Reads the wire form. Every sequence of bytes is a valid wire form.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> HostId {
         fn part<const N: usize>(bytes: &[u8; HostId::SIZE], at: usize) -> [u8; N] {
             std::array::from_fn(|i| bytes[at + i])
@@ -117,12 +123,12 @@ impl HostId {
     }
 }
 
-/// A value that no other process has, in place of a boot id.
+/// Returns a value that no other process has, as a substitute for an unknown boot id.
 fn alone() -> [u8; 16] {
     static TOKEN: PerProcess<OnceLock<[u8; 16]>> = PerProcess::new();
     *TOKEN.get().get_or_init(|| {
         random().unwrap_or_else(|_| {
-            // Another process on this host has another process id.
+            // The process id is at least unique on this host.
             let mut token = [0; 16];
             token[..4].copy_from_slice(&std::process::id().to_le_bytes());
             token
@@ -130,7 +136,8 @@ fn alone() -> [u8; 16] {
     })
 }
 
-/// Numbers the sets of processes for which `together` is true, such as hosts, in the order of their first ranks.
+/// Assigns each process to a set, such as a host, and returns the number of each process's set. `together` says whether
+/// two processes are in the same set. Sets are numbered in the order of their first ranks.
 pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Vec<u32> {
     let mut first: Vec<&HostId> = Vec::new();
     let number = |host| match first.iter().position(|seen| together(seen, host)) {
@@ -144,12 +151,12 @@ pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Ve
 }
 
 fn namespace(path: &str) -> Option<Namespace> {
-    // `metadata` follows the link, so the inode is that of the namespace.
+    // `metadata` follows the symbolic link, so it returns the inode of the namespace.
     let meta = std::fs::metadata(path).ok()?;
     Some(Namespace { device: meta.dev(), inode: meta.ino() })
 }
 
-/// The 16 bytes of a boot id as the kernel writes it (`01234567-89ab-...`).
+/// Returns the 16 bytes of a boot id as the kernel writes it (`01234567-89ab-...`).
 fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
     let digits: Vec<u8> = text
         .trim()
@@ -207,7 +214,7 @@ mod tests {
             (other_user, "different users (user ids 0 and 1000)"),
             (other_namespace, "different user namespaces"),
             (other_kernel, "different hosts"),
-            (blind, "/proc does not tell"),
+            (blind, "is its /proc mounted?"),
         ] {
             assert!(a.apart(&b).is_some_and(|text| text.contains(why)), "{:?}", a.apart(&b));
         }

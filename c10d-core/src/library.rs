@@ -1,4 +1,5 @@
-//! For backends that load a shared library: which file the user asks for, and which files the process has already.
+//! For backends that load a shared library: which file the user asks for, and which files the process has mapped
+//! already.
 
 use std::error::Error;
 use std::ops::Range;
@@ -7,34 +8,34 @@ use std::path::PathBuf;
 /// One mapping of this process's memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
-    /// Where it lies.
+    /// The range of addresses.
     pub addresses: Range<usize>,
-    /// Whether it can be read.
+    /// Whether the memory can be read.
     pub readable: bool,
-    /// Whether code in it can run.
+    /// Whether code in the memory can be executed.
     pub executable: bool,
-    /// Device and inode of its file, in the kernel's format.
+    /// Device (in the format of `/proc/self/maps`) and inode of the mapped file.
     pub file: (String, u64),
-    /// The file behind it; empty where there is none.
+    /// The path of the mapped file; empty if no file is mapped.
     pub path: PathBuf,
 }
 
 impl Mapping {
-    /// Whether this address is in it.
+    /// Returns whether this address is in the mapping.
     pub fn contains(&self, address: usize) -> bool {
         self.addresses.contains(&address)
     }
 
-    /// Whether its file's name begins with this.
+    /// Returns whether the name of the mapped file begins with `begin`.
     pub fn is_called(&self, begin: &str) -> bool {
         self.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(begin))
     }
 }
 
-/// All mappings of this process, in the order of addresses.
+/// Returns all mappings of this process, in the order of addresses.
 ///
 /// # Errors
-/// Of reading `/proc/self/maps`.
+/// If `/proc/self/maps` cannot be read.
 pub fn mappings() -> std::io::Result<Vec<Mapping>> {
     std::fs::read_to_string("/proc/self/maps").map(|maps| maps.lines().filter_map(parse).collect())
 }
@@ -55,13 +56,14 @@ fn parse(line: &str) -> Option<Mapping> {
     })
 }
 
-/// The value of this environment variable, without the spaces around it; `None` where it has none.
+/// Returns the value of this environment variable without surrounding spaces. `None` if it is not set, is empty or is
+/// not UTF-8.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// The file that the user insists on: the `argument` that the builder was given, else the `value` of a variable of this
-/// name. If there is one, nothing else is to be tried.
+/// Returns the file that the user asks for: the `argument` that the builder was given, else the `value` of the
+/// environment variable `name`. If it returns a file, the caller must not try any other.
 ///
 /// ```
 /// # use c10d_core::library::requested;
@@ -72,7 +74,8 @@ pub fn variable(name: &str) -> Option<String> {
 /// ```
 ///
 /// # Errors
-/// In words, if the variable has no absolute path: what a relative one means is another file in another folder.
+/// A text, if the value of the variable is not an absolute path. A relative path would mean a different file in each
+/// working directory.
 pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Result<Option<PathBuf>, String> {
     match (argument, value.map(PathBuf::from)) {
         (Some(path), _) => Ok(Some(PathBuf::from(path))),
@@ -81,7 +84,7 @@ pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Res
     }
 }
 
-/// The linker's message, which libloading keeps as the source of its error.
+/// Returns the message of the dynamic linker, which libloading has as the source of its error.
 pub fn words(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -1,4 +1,5 @@
-//! One constructor per op. A call does nothing until `run` or `start` of [`ProcessGroup`](crate::ProcessGroup) gets it.
+//! One constructor per op. A call does nothing until it is passed to `run` or `start` of
+//! [`ProcessGroup`](crate::ProcessGroup).
 //!
 //! Inputs may be of any type that implements [`Buf`], outputs of any that implements [`BufMut`]. All tensors of a call
 //! have one element type and are on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
@@ -6,10 +7,10 @@
 //! # Errors
 //!
 //! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
-//! [`Unsupported`](crate::ErrorKind::Unsupported): nothing was sent, and the group goes on. The others name the guilty ranks
-//! and fail the group: [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls,
-//! [`Timeout`](crate::ErrorKind::Timeout) if a rank did not come or answer in time, and
-//! [`PeerDead`](crate::ErrorKind::PeerDead) if one is gone.
+//! [`Unsupported`](crate::ErrorKind::Unsupported). Then nothing was sent, and the group can still be used. The other
+//! errors name the guilty ranks, and the group has failed: [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made
+//! different calls, [`Timeout`](crate::ErrorKind::Timeout) if a rank did not make its call or answer in time, and
+//! [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank is gone, or the rank has left.
 
 use crate::buffer::{
     AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Lists, Many, Nothing, One, Root, Rows, Source, SourceKnown,
@@ -23,7 +24,7 @@ use crate::options::{
 };
 
 /// Sends `input` to rank `to`, which must receive it with the same tag. Messages with one tag arrive in order. The call
-/// is done when the buffer may be used again, which may be before the receiver has the message.
+/// is done as soon as the buffer may be used again, which may be before the receiver has the message.
 #[inline]
 pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Source<I>> {
     let mut call = Call::new(OpKind::Send, tag.into(), Source(input));
@@ -31,7 +32,7 @@ pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Sour
     call
 }
 
-/// Receives into `output` from rank `from`; the sender's count and element type must be the same.
+/// Receives a message from rank `from` into `output`. The sender's count and element type must be the same.
 #[inline]
 pub fn recv<O: BufMut>(output: O, from: u32, tag: impl Into<RecvOptions>) -> Call<Target<O>> {
     let mut call = Call::new(OpKind::Recv, tag.into(), Target(output));
@@ -59,12 +60,12 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
     call
 }
 
-/// Reduces the `buffer` of all ranks. All get the result, bit for bit the same.
+/// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
-/// Of a sparse tensor ([`Coo`](crate::Coo)) each rank may have different entries, and a different number of them. The
-/// result has every entry that some rank has, and is coalesced. Entries are summed; for minimum, maximum and product
-/// see [`Absent`](crate::options::Absent). All ranks must give the same shape. Sparse and dense calls are numbered
-/// separately: their order relative to each other may differ between ranks.
+/// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
+/// the shape must be the same. The result has every entry that some rank has, and is coalesced. Entries are summed; for
+/// minimum, maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately,
+/// so their order relative to each other may differ between ranks.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
@@ -86,33 +87,33 @@ pub fn all_gather<I: Buf, O: BufMut>(input: I, outputs: Vec<O>) -> Call<Both<One
     Call::new(OpKind::AllGather, (), Both(One(input), Many(outputs)))
 }
 
-/// Gathers into `buffers`, one per rank, in rank order. `buffers[rank]` is this rank's input, where `rank` is this
-/// rank. Lengths may differ between ranks.
+/// Gathers one buffer of each rank into `buffers`, in rank order. `rank` is this rank, and `buffers[rank]` is its
+/// input. Lengths may differ between ranks.
 #[inline]
 pub fn all_gather_in_place<B: BufMut>(buffers: Vec<B>, rank: u32) -> Call<Gathered<B>> {
     Call::new(OpKind::AllGather, (), Gathered(buffers, rank as usize))
 }
 
-/// Gathers the `input` of all ranks into `output`, whose length is world size times that of `input`.
+/// Gathers the `input` of all ranks into `output`, whose length is the world size times the length of `input`.
 #[inline]
 pub fn all_gather_into<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllGatherInto, (), Both(One(input), One(output)))
 }
 
-/// [`all_gather`] of several inputs at once: for each a list of outputs, one per rank.
+/// The same as [`all_gather`], for several inputs at once. Each input has a list of outputs, one per rank.
 #[inline]
 pub fn all_gather_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<Vec<O>>) -> Call<Both<Many<I>, Rows<O>>> {
     Call::new(OpKind::AllGatherCoalesced, (), Both(Many(inputs), Rows(outputs)))
 }
 
-/// [`all_gather_into`] of several inputs at once.
+/// The same as [`all_gather_into`], for several inputs at once.
 #[inline]
 pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllGatherIntoCoalesced, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Reduces the i-th of the `inputs` of all ranks into the `output` of rank i. The lengths of a rank's inputs may differ
-/// from each other.
+/// Reduces the i-th input of all ranks into the `output` of rank i. The lengths of a rank's inputs may differ from each
+/// other.
 #[inline]
 pub fn reduce_scatter<I: Buf, O: BufMut>(
     inputs: Vec<I>,
@@ -122,7 +123,8 @@ pub fn reduce_scatter<I: Buf, O: BufMut>(
     Call::new(OpKind::ReduceScatter, options.into(), Both(Many(inputs), One(output)))
 }
 
-/// Reduces the `input` of all ranks. The result is cut into world size equal parts, and rank i gets the i-th.
+/// Reduces the `input` of all ranks, and cuts the result into as many equal parts as there are ranks. Rank i gets the
+/// i-th part.
 #[inline]
 pub fn reduce_scatter_into<I: Buf, O: BufMut>(
     input: I,
@@ -132,7 +134,7 @@ pub fn reduce_scatter_into<I: Buf, O: BufMut>(
     Call::new(OpKind::ReduceScatterInto, options.into(), Both(One(input), One(output)))
 }
 
-/// [`reduce_scatter_into`] of several inputs at once.
+/// The same as [`reduce_scatter_into`], for several inputs at once.
 #[inline]
 pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
     inputs: Vec<I>,
@@ -167,16 +169,16 @@ pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Bo
     Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Sends the i-th part of `input` to rank i, which receives it in the part `this rank` of `output`. The parts are equal
-/// unless [`splits`](Call::splits) sets their lengths.
+/// Sends the i-th part of `input` to rank i, which receives it in that part of its `output` whose index is this rank's
+/// number. The parts are equal unless [`splits`](Call::splits) sets their lengths.
 #[inline]
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))
 }
 
 impl<I, O> Call<Both<One<I>, One<O>>> {
-    /// Sets the split sizes of [`all_to_all_single`]: how many elements of the input go to each rank, and how many of
-    /// the output come from each.
+    /// Sets the split sizes of [`all_to_all_single`]: how many elements of the input go to each rank, and how many
+    /// elements of the output come from each rank.
     pub fn splits(mut self, input: &[usize], output: &[usize]) -> Self {
         if self.op == OpKind::AllToAllSingle {
             let rare = self.params.rare();
@@ -194,17 +196,18 @@ pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
-/// Waits for all ranks. If some do not come in time, every rank that came gets an error that names the first of them
-/// ([`Missing::First`](crate::options::Missing)) or all ([`Missing::All`](crate::options::Missing)).
+/// Waits for all ranks. If some ranks do not make the call in time, every other rank gets an error that names the first
+/// missing rank ([`Missing::First`](crate::options::Missing)) or all missing ranks
+/// ([`Missing::All`](crate::options::Missing)).
 #[inline]
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::MonitoredBarrier, options.into(), Nothing)
 }
 
-/// A call of any op, for code that iterates over the table of ops. `inputs` and `outputs` are the op's tensors as
+/// Makes a call of any op, for code that iterates over the table of ops. `inputs` and `outputs` are the op's tensors as
 /// lists: in-place ops and receives have only outputs, a send has one input. A list of lists is concatenated. Lists
-/// that only the root has are empty on the other ranks. Returns the lists, and the sender's rank, which only
-/// [`recv_any_source`] sets.
+/// that only the root has are empty on the other ranks. The call returns the lists, and the sender's rank, which is
+/// only valid for [`recv_any_source`].
 ///
 /// ```
 /// # use c10d_core::backend::Params;
@@ -216,7 +219,7 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 /// ```
 ///
 /// # Errors
-/// Those of the op's own constructor. Lists of wrong lengths are rejected when the call is run.
+/// The same as for the op's own constructor. Lists with wrong lengths are rejected when the call is run.
 #[inline]
 pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, outputs: Vec<O>) -> Call<Lists<I, O>> {
     let lists = op.row().shape == Shape::GatherLists && !inputs.is_empty();

@@ -1,18 +1,18 @@
 //! Contains panics of foreign code on threads of this library: wakers, drops of users' buffers, callbacks, tracing
 //! subscribers, device runtimes, stores.
 //!
-//! A panic of such code ends where it was called: the thread goes on, and so do the op, its group and all others. The
+//! A panic of such code is caught where the library called the code. The thread, the op and the group continue. The
 //! panic hook of the process has run by then (unless replaced, it prints the panic), and [`tracing`] reports the panic
-//! once, as an error with target `c10d`. If the result of the call is needed, the panic becomes an error with its
-//! message. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic continues in the caller as
-//! usual. Code that is compiled with `panic = "abort"`, and values that panic again while they unwind, still end the
-//! process, since nobody can catch that.
+//! once, as an error with target `c10d`. If the result of the foreign code is needed, the panic becomes an error with
+//! the panic's message. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic continues in
+//! the caller as usual. Two kinds of panic cannot be caught and still end the process: a panic of code that is compiled
+//! with `panic = "abort"`, and a panic of a destructor while another panic unwinds.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs foreign code. Returns its value, or the message of its panic. The panic's payload, whose drop is foreign code
-/// as well, is gone when this returns.
+/// Runs foreign code and returns its value, or the message of its panic. The panic's payload is dropped before this
+/// returns, since its destructor is foreign code, too.
 ///
 /// ```
 /// # use c10d_core::panics::caught;
@@ -34,13 +34,13 @@ pub fn contain(what: &str, run: impl FnOnce()) {
     }
 }
 
-/// The message of a panic.
+/// Returns the message of a panic, and drops the payload.
 fn words(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let words = text.unwrap_or("no message").to_owned();
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Its drop may panic again.
+        // The drop of the second payload may panic as well, so it is leaked.
         std::mem::forget(again);
     }
     words
@@ -48,6 +48,6 @@ fn words(payload: Box<dyn Any + Send>) -> String {
 
 #[cold]
 fn tell(what: &str, words: &str) {
-    // The subscriber is foreign code, too. If it panics, there is nobody to report that to.
+    // The subscriber is foreign code, too. A panic of it cannot be reported anywhere.
     let _ = caught(|| tracing::error!(target: "c10d", "{what} panicked: {words}; c10d goes on"));
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// The resource that ran out, if the cause is a system error that says so.
+/// Returns a text that names the resource that ran out, or `None` if the cause is not a system error of that kind.
 pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     let code = match cause.downcast_ref::<io::Error>() {
         Some(e) => Errno::from_io_error(e)?,
@@ -42,7 +42,8 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// Which limit on threads and processes was reached, for a thread or process that could not be started.
+/// Returns a text that names the limit on threads and processes that was reached, or all such limits if it is not known
+/// which one was reached. It is for a thread or process that could not be started.
 pub(crate) fn no_threads() -> String {
     if let Some((limit, place)) =
         pids().filter(|(limit, used, _)| used >= limit).map(|(limit, _, place)| (limit, place))
@@ -63,7 +64,7 @@ pub(crate) fn no_threads() -> String {
     format!("no thread or process left (limits: {})", limits.join("; "))
 }
 
-/// The limits on memory of this process.
+/// Returns a text with the limits on memory of this process.
 pub(crate) fn memory() -> String {
     let mut limits = Vec::new();
     for (resource, word, flag) in [(Resource::As, "addresses", 'v'), (Resource::Data, "data", 'd')] {
@@ -91,13 +92,15 @@ fn sysctl(name: &str) -> String {
     if text.trim().is_empty() { "unknown".to_owned() } else { text.trim().to_owned() }
 }
 
-/// The smallest limit on tasks of this process's cgroups, the number of tasks, and the cgroup with that limit.
+/// Returns the smallest limit on tasks among this process's cgroups, with the number of tasks in the cgroup that has
+/// this limit, and the path of that cgroup.
 fn pids() -> Option<(u64, u64, PathBuf)> {
     let (limit, place) = smallest(&["pids.max"])?;
     Some((limit, number(&place.join("pids.current"))?, place))
 }
 
-/// The smallest number in a file of these names, among this process's cgroups and those above them.
+/// Returns the smallest number in a file with one of these names, among this process's cgroups and their ancestors, and
+/// the path of the cgroup that has it.
 fn smallest(names: &[&str]) -> Option<(u64, PathBuf)> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mount = Path::new("/sys/fs/cgroup");
@@ -115,7 +118,7 @@ fn smallest(names: &[&str]) -> Option<(u64, PathBuf)> {
     limits.filter(|(limit, _)| *limit < 1 << 60).min_by_key(|(limit, _)| *limit)
 }
 
-/// `None` for "max", which means no limit.
+/// Reads a number from a file. `None` if the file cannot be read, or contains "max", which means no limit.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

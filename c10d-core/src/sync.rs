@@ -1,9 +1,9 @@
 //! Locks without any global state, so that a forked child can make and use its own. They wrap the locks of the standard
 //! library, without poisoning, and add a lock with a deadline.
 //!
-//! The interface is that of `parking_lot`, which keeps the waiting threads of all locks of a process in one table. A
-//! forked child inherits that table with the parent's waiting threads in it, and would hang at a lock that no other
-//! thread holds.
+//! The interface is that of `parking_lot`. `parking_lot` itself does not work here: it keeps the waiting threads of all
+//! locks of a process in one table. A forked child inherits that table with the parent's waiting threads in it, and
+//! would hang at a lock that no other thread holds.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 /// A mutex. A panic while it is held does not poison it.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
-    /// The number of threads that wait with a deadline. If it is 0, an unlock costs that of the standard library and
-    /// one load.
+    /// The number of threads that wait with a deadline. While it is 0, an unlock costs one load more than an unlock of
+    /// the standard library.
     late: AtomicU32,
-    /// The lock under which they wait.
+    /// The lock under which the threads with a deadline wait for `free`.
     gate: std::sync::Mutex<()>,
     free: std::sync::Condvar,
     inner: std::sync::Mutex<T>,
@@ -27,7 +27,7 @@ pub struct Mutex<T: ?Sized> {
 const LOOK: Duration = Duration::from_millis(5);
 
 impl<T> Mutex<T> {
-    /// An unlocked mutex.
+    /// Makes an unlocked mutex.
     pub const fn new(value: T) -> Mutex<T> {
         Mutex {
             late: AtomicU32::new(0),
@@ -39,13 +39,13 @@ impl<T> Mutex<T> {
 }
 
 impl<T: ?Sized> Mutex<T> {
-    /// Locks it, and waits as long as needed.
+    /// Locks the mutex, and waits as long as needed.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.guard(self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Locks it if nobody holds it.
+    /// Locks the mutex if no thread holds it; else returns `None` at once.
     #[inline]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.inner.try_lock() {
@@ -55,7 +55,7 @@ impl<T: ?Sized> Mutex<T> {
         }
     }
 
-    /// Locks it if that takes no longer than this.
+    /// Locks the mutex, or returns `None` if that takes longer than `patience`.
     pub fn try_lock_for(&self, patience: Duration) -> Option<MutexGuard<'_, T>> {
         self.try_lock().or_else(|| match Instant::now().checked_add(patience) {
             Some(deadline) => self.try_lock_until(deadline),
@@ -63,7 +63,7 @@ impl<T: ?Sized> Mutex<T> {
         })
     }
 
-    /// Locks it if that is possible by this time.
+    /// Locks the mutex, or returns `None` if that is not possible by the deadline.
     pub fn try_lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, T>> {
         if let Some(guard) = self.try_lock() {
             return Some(guard);
@@ -71,7 +71,8 @@ impl<T: ?Sized> Mutex<T> {
         self.late.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = loop {
-            // From here on, an unlock has to take the gate to notify this thread.
+            // This thread is counted in `late` and holds the gate. So an unlock after this attempt waits for the gate
+            // until this thread waits for `free`, and its notification is not lost.
             if let Some(guard) = self.try_lock() {
                 break Some(guard);
             }
@@ -85,7 +86,7 @@ impl<T: ?Sized> Mutex<T> {
         guard
     }
 
-    /// The guarded value, through an exclusive reference.
+    /// Returns the guarded value. It needs no lock, since the reference is exclusive.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,7 +96,7 @@ impl<T: ?Sized> Mutex<T> {
         MutexGuard { mutex: self, inner: Some(inner) }
     }
 
-    /// Tells threads that wait with a deadline that it was unlocked.
+    /// Notifies a thread that waits with a deadline that the mutex was unlocked.
     #[inline]
     fn unlocked(&self) {
         if self.late.load(Ordering::SeqCst) > 0 {
@@ -115,12 +116,12 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 #[must_use = "dropped, it unlocks at once"]
 pub struct MutexGuard<'a, T: ?Sized> {
     mutex: &'a Mutex<T>,
-    /// It is `None` only while a wait has released the lock.
+    /// The guard of the standard library; `None` only while a wait or [`MutexGuard::unlocked`] has released the lock.
     inner: Option<std::sync::MutexGuard<'a, T>>,
 }
 
 impl<T: ?Sized> MutexGuard<'_, T> {
-    /// Unlocks it while `body` runs.
+    /// Unlocks the mutex while `body` runs, and then locks it again.
     pub fn unlocked<R>(guard: &mut Self, body: impl FnOnce() -> R) -> R {
         guard.inner = None;
         guard.mutex.unlocked();
@@ -170,38 +171,38 @@ pub struct Condvar(std::sync::Condvar);
 pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
-    /// Whether the deadline ended it.
+    /// Returns whether the wait ended because its deadline passed.
     pub fn timed_out(self) -> bool {
         self.0
     }
 }
 
 impl Condvar {
-    /// A condition variable without waiting threads.
+    /// Makes a condition variable without waiting threads.
     pub const fn new() -> Condvar {
         Condvar(std::sync::Condvar::new())
     }
 
-    /// Releases the lock until a notification comes.
+    /// Releases the lock, waits for a notification, and locks again.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         self.wait_by(guard, None);
     }
 
-    /// Releases the lock until a notification or the deadline comes.
+    /// Releases the lock, waits for a notification until the deadline, and locks again.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
         self.wait_for(guard, deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Releases the lock until a notification comes, or for at most `patience`.
+    /// Releases the lock, waits for a notification for at most `patience`, and locks again.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Duration) -> WaitTimeoutResult {
         WaitTimeoutResult(self.wait_by(guard, Some(patience)))
     }
 
-    /// True when the time was over.
+    /// Waits, and returns whether `patience` ended the wait.
     fn wait_by<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Option<Duration>) -> bool {
         let Some(inner) = guard.inner.take() else { return true };
-        // Threads that wait for the lock with a deadline poll every few milliseconds, and are told when this guard is
-        // dropped.
+        // This releases the lock without a notification of the threads that wait for it with a deadline. They try again
+        // after `LOOK`, and are notified when this guard is dropped.
         let (inner, late) = match patience {
             None => (self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
             Some(patience) => {
@@ -213,12 +214,12 @@ impl Condvar {
         late
     }
 
-    /// Ends one wait.
+    /// Wakes one waiting thread.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Ends all waits.
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

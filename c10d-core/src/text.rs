@@ -1,9 +1,9 @@
 //! Makes foreign text safe to show.
 
-/// The text as one line without control characters, of at most `max` bytes.
+/// Returns the text as one line of at most `max` bytes, with each control character replaced by U+FFFD.
 ///
-/// Text of a peer, a store or a file that is part of an error goes to a terminal or into a log. It must not move the
-/// cursor there, nor look like more than one line.
+/// An error that quotes a peer, a store or a file is printed to a terminal or into a log. The quoted text must not move
+/// the cursor there, nor look like more than one line.
 pub fn harmless(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {
@@ -16,7 +16,7 @@ pub fn harmless(text: &str, max: usize) -> String {
     out
 }
 
-/// Control characters, and those that break lines or turn the direction of writing.
+/// Returns whether this is a control character, or a character that breaks lines or turns the direction of writing.
 fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -2,9 +2,9 @@
 //! `c10d`.
 //!
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
-//! set, and `0` means never. A rank reports the ops of one group at most once a minute; while a group is made, it
-//! reports missing ranks whenever they change. A thread of its own finds out the text and writes the lines, so no
-//! waiting thread is delayed, and no lock is held.
+//! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, it
+//! reports missing ranks whenever the set of missing ranks changes. A separate thread computes the text and writes the
+//! lines, so no waiting thread is delayed, and no lock is held.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -24,19 +24,20 @@ pub const VARIABLE: &str = "C10D_WARN_AFTER";
 
 const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The interval in which nothing is reported twice.
+/// The interval in which the same report is written at most once.
 const MINUTE: Duration = Duration::from_secs(60);
-/// The largest number of lines of one process per minute.
+/// The largest number of lines that one process writes per minute.
 const LINES: usize = 20;
-/// The largest number of lines being written at once, since stderr may be a pipe that nobody reads.
+/// The largest number of threads that write a line at once. It is bounded since stderr may be a pipe that nobody reads.
 const UNDERWAY: usize = 4;
-/// The largest number of bytes of a line.
+/// The largest length of a line in bytes.
 const LENGTH: usize = 2000;
 
-/// The time after which a wait is reported; `None`: never. `hint` is the value of the hint, if there is one.
+/// Returns the time after which a wait is reported, or `None` if waits are never reported. `hint` is the value of the
+/// group's hint, if the group has it.
 ///
 /// # Errors
-/// `InvalidArgument` where the value is no number of seconds.
+/// `InvalidArgument` if the value of the hint or variable is not a number of seconds.
 pub fn after(hint: Option<&str>) -> Result<Option<Duration>> {
     let (name, text) = match (hint, std::env::var(VARIABLE)) {
         (Some(text), _) => (HINT, text.to_owned()),
@@ -65,8 +66,9 @@ struct Times {
 
 static SAID: PerProcess<Said> = PerProcess::new();
 
-/// Reports that an op of this rank of this group waits, unless that was reported less than a minute ago. `text`
-/// continues the line after `rank 3 of group "g" `. It is called on a thread of its own and may take long.
+/// Reports that an op of this rank of this group waits, unless the rank reported one less than a minute ago, or the
+/// process has written 20 lines in the last minute. `text` returns the rest of the line after `rank 3 of group "g" `.
+/// It is called on a separate thread and may take long.
 pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'static) {
     let said = SAID.get();
     {
@@ -83,7 +85,7 @@ pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'stati
     write(said, move || who + &text());
 }
 
-/// Whether the process may write one more line.
+/// Returns whether the process may write one more line, and if so, counts the line.
 fn may_speak(lines: &mut VecDeque<Instant>, now: Instant) -> bool {
     while lines.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
         lines.pop_front();
@@ -109,7 +111,7 @@ fn write(said: &'static Said, text: impl FnOnce() -> String + Send + 'static) {
         }
         said.underway.fetch_sub(1, Ordering::Relaxed);
     };
-    // The waiting thread may have a subscriber of its own.
+    // The thread that waits may have its own subscriber, so the new thread uses that.
     let subscriber = tracing::dispatcher::get_default(Clone::clone);
     let thread = std::thread::Builder::new().name("c10d-warn".into()).stack_size(256 << 10);
     let spawned = thread.spawn(move || tracing::dispatcher::with_default(&subscriber, tell));
@@ -126,7 +128,7 @@ fn bounded(line: String) -> String {
     line
 }
 
-/// Reports from time to time which ranks are missing, for a thread that waits in steps for ranks to meet.
+/// Reports at intervals which ranks are missing, for a thread that polls until all ranks have come.
 pub struct Reminder {
     every: Option<Duration>,
     began: Instant,
@@ -135,18 +137,18 @@ pub struct Reminder {
 }
 
 impl Reminder {
-    /// A reminder for a wait that begins now.
+    /// Makes a reminder for a wait that begins now. With `None` it never reports.
     pub fn new(every: Option<Duration>) -> Reminder {
         let began = Instant::now();
         Reminder { every, began, next: began + every.unwrap_or(LONGEST), last: None }
     }
 
-    /// The time until which to wait before the next look, at most `deadline`.
+    /// Returns the time until which the caller may wait before it asks `is_due` again, at most `deadline`.
     pub fn until(&self, deadline: Instant) -> Instant {
         self.next.min(deadline)
     }
 
-    /// Whether a report is due. It is `true` once per interval.
+    /// Returns whether a report is due: `true` once per interval.
     pub fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let due = self.every.is_some() && now >= self.next;
@@ -156,7 +158,8 @@ impl Reminder {
         due
     }
 
-    /// Reports the text, unless the same was reported less than a minute ago.
+    /// Reports the text, unless the last report had the same text less than a minute ago, or the process has written 20
+    /// lines in the last minute.
     pub fn say(&mut self, text: &str) {
         let now = Instant::now();
         if self.last.as_ref().is_some_and(|(last, at)| last == text && now.duration_since(*at) < MINUTE) {
@@ -171,7 +174,7 @@ impl Reminder {
     }
 }
 
-/// `rank 3` or `ranks 3, 4`; a long list is shortened.
+/// Returns `rank 3` or `ranks 3, 4`. Of a longer list it names the first 8 ranks and the number of the others.
 pub fn ranks(list: &[u32]) -> String {
     const SHOWN: usize = 8;
     let names: Vec<String> = list.iter().take(SHOWN).map(u32::to_string).collect();
@@ -180,7 +183,7 @@ pub fn ranks(list: &[u32]) -> String {
     format!("{word} {}{more}", names.join(", "))
 }
 
-/// The same with its verb: `rank 3 is`, `ranks 3, 4 are`.
+/// Returns the same text as [`ranks`] with a verb: `rank 3 is`, `ranks 3, 4 are`.
 pub fn ranks_are(list: &[u32]) -> String {
     format!("{} {}", ranks(list), if list.len() == 1 { "is" } else { "are" })
 }

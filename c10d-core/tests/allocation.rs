@@ -16,7 +16,7 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: it passes everything on to the system's allocator.
+// SAFETY: it passes all calls to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
@@ -67,7 +67,7 @@ fn a_started_call_allocates_once() {
     let work = |x| pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap();
     x = work(x);
     assert_eq!(allocations(|| x = work(std::mem::take(&mut x))), 1);
-    // The scope's own counter once, and one allocation for each call.
+    // The scope allocates its counter, and each of the two calls allocates once.
     let mut y = vec![1f32; 8];
     let mut scoped = || {
         pg.scope(|s| {

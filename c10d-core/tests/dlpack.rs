@@ -1,4 +1,4 @@
-//! Tensors of other libraries: which are accepted and which are rejected, and that each is released once.
+//! Tests which tensors of other libraries are accepted and which are rejected, and that each is released once.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -15,7 +15,7 @@ use c10d_core::{Buf, DType, Device, Element, ErrorKind, Memory};
 const CPU: DlDevice = DlDevice { kind: 1, index: 0 };
 const F32: DataType = DataType { code: 2, bits: 32, lanes: 1 };
 
-/// A library's tensor of six floats.
+/// A tensor of six floats that belongs to another library.
 struct Theirs {
     data: [f32; 6],
     shape: Vec<i64>,
@@ -117,13 +117,13 @@ fn contiguous_tensors_are_taken_and_given_back_once() {
 fn what_cannot_be_a_buffer_is_refused_and_given_back() {
     type Change = fn(&mut ManagedTensorVersioned);
     let changes: [(&str, Change); 12] = [
-        ("DLPack 2.0", |t| t.version.major = 2),
+        ("DLPack version 2.0", |t| t.version.major = 2),
         ("4 lanes", |t| t.tensor.dtype.lanes = 4),
         ("code 14", |t| t.tensor.dtype.code = 14),
         ("device kind 4", |t| t.tensor.device.kind = 4),
         ("index -1", |t| t.tensor.device.index = -1),
         ("-1 dimensions", |t| t.tensor.ndim = -1),
-        ("without a shape", |t| t.tensor.shape = std::ptr::null_mut()),
+        ("has no shape", |t| t.tensor.shape = std::ptr::null_mut()),
         ("no data", |t| t.tensor.data = std::ptr::null_mut()),
         ("not aligned", |t| t.tensor.byte_offset = 2),
         // SAFETY: there are two sizes and two strides.
@@ -131,7 +131,7 @@ fn what_cannot_be_a_buffer_is_refused_and_given_back() {
         // SAFETY: as above.
         ("[-2, 3]", |t| unsafe { *t.tensor.shape = -2 }),
         // SAFETY: as above.
-        ("is no tensor", |t| unsafe { *t.tensor.shape = i64::MAX }),
+        ("has the invalid shape", |t| unsafe { *t.tensor.shape = i64::MAX }),
     ];
     for (words, change) in changes {
         let (tensor, returned) = theirs(&[2, 3], Some(&[3, 1]));
@@ -164,7 +164,7 @@ fn devices_and_types_are_renamed() {
     assert_eq!(codes[8..], floats);
 }
 
-/// Counts how often it is freed.
+/// A buffer that counts how often it is freed.
 struct Counted(Vec<i16>, Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -208,7 +208,7 @@ fn what_is_handed_out_can_be_taken_again() {
     let shared: Arc<[f32]> = Arc::new([1.0; 4]);
     assert!(take(export_read_only(shared, &[4]).unwrap()).unwrap().writable().is_err());
     let e = export(Counted(vec![1; 2], freed.clone()), &[3]).expect_err("another shape");
-    assert!(e.to_string().contains("2 elements is no tensor of shape [3]"), "{e}");
+    assert!(e.to_string().contains("2 elements cannot be exported as a tensor of shape [3]"), "{e}");
     assert_eq!(freed.load(Ordering::Relaxed), 3, "freed, since nobody has it");
     // A tensor without elements.
     drop(take(export(Vec::<f64>::new(), &[0, 2]).unwrap()).unwrap());

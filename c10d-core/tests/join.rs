@@ -1,4 +1,4 @@
-//! Ranks that find each other, or name the missing ones.
+//! Tests in which ranks find each other, or get errors that name the missing ranks.
 
 use crate::common;
 
@@ -22,7 +22,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// Builds these (rank, size) at once over one store.
+/// Builds the groups of these pairs of rank and size at once over one store.
 fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec<Result<ProcessGroup>> {
     std::thread::scope(|s| {
         let b = |r, n| builder().timeout(timeout).rank(r).size(n).store(store.clone());
@@ -38,7 +38,7 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// The keys of an earlier run that was killed before it could remove them.
+/// Makes a store with the keys of an earlier run that was killed before it could delete them.
 fn used_store(size: u32) -> Arc<HashStore> {
     let store = Arc::new(HashStore::new());
     let keeps: Arc<dyn Store> = Arc::new(Keeps(store.clone()));
@@ -107,7 +107,7 @@ fn missing_ranks_are_named_by_all_that_came() {
     }
 }
 
-/// A rank with a longer timeout learns of the failure from the leader.
+/// A rank with a longer timeout gets the failure from the leader, before its own timeout.
 #[test]
 fn the_patient_are_told() {
     let store = Arc::new(HashStore::new());
@@ -136,7 +136,7 @@ fn world_sizes_that_differ() {
         let start = Instant::now();
         let b = |r, n| builder().rank(r).size(n).store(store.clone());
         let errors: Vec<Error> = std::thread::scope(|s| {
-            // A world of one succeeds; the other learns of it at its deadline.
+            // The group of one rank succeeds; the rank that expects two gets an error at its deadline.
             let timeout = if guilty == 9 { SHORT } else { LONG };
             let others: Vec<_> = ranks[1..]
                 .iter()
@@ -160,7 +160,7 @@ fn world_sizes_that_differ() {
 #[test]
 fn keys_of_an_earlier_run() {
     for earlier in [1, 2, 3, 5] {
-        // All come, some of them late.
+        // All ranks join, some of them late.
         let store = used_store(earlier);
         std::thread::scope(|s| {
             for r in 0..3 {
@@ -171,7 +171,7 @@ fn keys_of_an_earlier_run() {
                 });
             }
         });
-        // One rank does not come. Only this rank is named, although its key exists.
+        // One rank does not join. Only this rank is named, although the store has a key of it.
         let store = used_store(earlier);
         for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
             let e = result.unwrap_err();
@@ -186,7 +186,7 @@ fn keys_of_an_earlier_run() {
     }
 }
 
-/// Only waiting ranks are counted; keys of an earlier run do not change.
+/// Ranks that wait are not named as missing. Keys of an earlier run do not change, so their ranks are named.
 #[test]
 fn a_rank_among_stale_keys_names_all_that_are_missing() {
     for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {
@@ -198,7 +198,7 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
     }
 }
 
-/// Nothing synchronises the ranks of a round here: some are one round ahead.
+/// The ranks do not wait for each other between rounds, so some are one round ahead.
 #[test]
 fn again_and_again_over_one_store() {
     const ROUNDS: usize = 20;
@@ -243,7 +243,7 @@ fn nobody_waits_for_the_dead() {
     builder
         .run_ranks(5, |pg| {
             for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
-                // They are known from the start, or while the others already wait.
+                // The lost ranks are known from the start, or only when the other ranks already wait.
                 for late in [false, true] {
                     together.wait();
                     if pg.rank() == 0 {
@@ -271,14 +271,14 @@ fn nobody_waits_for_the_dead() {
         .unwrap();
 }
 
-/// Each rank knows of different deaths, and one rank is alive but does not come.
+/// Each rank knows of different deaths, and one rank is alive but joins too late.
 #[test]
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
     let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
     let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
         1 | 2 => Ok(None),
-        // It comes after the timeout.
+        // It joins after the timeout.
         5 => {
             sleep(4 * SHORT);
             Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))
@@ -307,7 +307,7 @@ fn a_rank_used_twice() {
             .collect();
         assert!(!errors.is_empty());
     }
-    // The rank that came first learns of it while it waits; the other one gets the place.
+    // The process that came first gets an error while it waits. The second process joins as this rank.
     let store = Arc::new(HashStore::new());
     let key = "group/default/hello/1";
     std::thread::scope(|s| {
@@ -319,7 +319,7 @@ fn a_rank_used_twice() {
             std::thread::yield_now();
         }
         let e = first.join().unwrap();
-        assert!(e.to_string().contains("used twice") && e.report().guilty == [1], "{e}");
+        assert!(e.to_string().contains("give each process its own rank") && e.report().guilty == [1], "{e}");
         b(0).build().unwrap();
         second.join().unwrap().unwrap();
     });
@@ -332,7 +332,7 @@ fn nonsense_is_refused() {
         assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
     }
     assert!(builder().size(2).build().unwrap_err().to_string().contains("needs a store"));
-    // Data that another program wrote under these keys.
+    // The values of the keys are data of another program.
     let store = Arc::new(HashStore::new());
     for key in ["hello/1", "session/0"] {
         store.set(&format!("group/default/{key}"), b"\xff\xfe", soon()).unwrap();
@@ -369,7 +369,7 @@ fn new_groups_and_splits() {
     assert_ne!(seen[0].1, seen[1].1);
 }
 
-/// Stores have limits on keys.
+/// Stores limit the length of keys.
 #[test]
 fn keys_stay_short_however_deep_groups_are_nested_and_long_their_names() {
     let store = Arc::new(Keeps(Arc::new(HashStore::new())));
@@ -448,7 +448,7 @@ fn many_groups_at_once() {
             Ok(())
         })
         .unwrap();
-    // Different names over one store.
+    // Groups with different names can use one store.
     let store = Arc::new(HashStore::new());
     std::thread::scope(|s| {
         for (name, rank) in ["a", "b", "c"].into_iter().flat_map(|n| [(n, 0), (n, 1)]) {

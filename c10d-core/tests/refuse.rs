@@ -1,4 +1,4 @@
-//! Invalid calls are rejected before a backend gets them.
+//! Tests that invalid calls are rejected before a backend gets them.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -16,7 +16,7 @@ use common::{builder, puppet};
 const N: usize = 3;
 const ME: usize = 1;
 
-/// Rank 1 of 3, over a backend that counts what it gets and does nothing.
+/// Rank 1 of 3 with a backend that counts jobs and completes them at once.
 fn group_of_three(reached: Arc<AtomicUsize>) -> ProcessGroup {
     let b = builder(move |_| {
         let reached = reached.clone();
@@ -45,7 +45,7 @@ impl Refusals {
         Refusals { pg: group_of_three(Arc::clone(&reached)), reached, memory: vec![0.0; 1 << 12] }
     }
 
-    /// A separate span, `place` times 32 elements after the start of the memory.
+    /// Returns a span that begins `place` times 32 elements after the start of the memory.
     fn span(&mut self, place: usize, count: usize) -> Span {
         Span::host(self.memory[place * 32..][..count].as_mut_ptr(), count)
     }
@@ -71,7 +71,8 @@ impl Refusals {
     }
 }
 
-/// The number of elements of an input and an output of this op, so that only the lengths of the lists are tested.
+/// Returns the number of elements of an input and an output that are valid for this op, so that only the lengths of the
+/// lists are tested.
 fn counts(op: OpKind) -> (usize, usize) {
     match op.row().shape {
         Shape::GatherFlat | Shape::GatherFlats => (2, 2 * N),
@@ -81,7 +82,7 @@ fn counts(op: OpKind) -> (usize, usize) {
     }
 }
 
-/// The lengths that c10d accepts, independently of the implementation.
+/// Returns the lengths of lists that c10d accepts, written independently of the implementation.
 fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool {
     use OpKind::*;
     match op {
@@ -169,7 +170,7 @@ fn sizes_and_splits() {
     all.refuses(pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(1), v(1), v(1)]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1)], vec![vec![v(1), v(2), v(1)]]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1); 2], vec![vec![v(1); 3], vec![v(1); 2]]), "list 1 has 2");
-    // Lengths of other ranks may be anything.
+    // The lengths of the other ranks' buffers do not matter.
     pg.all_gather(v(2), vec![v(9), v(2), v(0)]).unwrap();
     pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(0), v(2), v(7)]).unwrap();
     assert!(all.reached());
@@ -250,7 +251,7 @@ fn overlaps() {
         all.submit(op, root.clone(), RawSpans { inputs, outputs, output_row: row })
     };
     let own = ME * 2;
-    // The rank's block of the whole, on either side.
+    // The rank's block of the whole buffer is the input or the output.
     for (op, wrong) in [(OpKind::AllGatherInto, false), (OpKind::ReduceScatterInto, true)] {
         let sides = |p| if wrong { (vec![whole], vec![p]) } else { (vec![p], vec![whole]) };
         for at in 0..5 {
@@ -264,7 +265,7 @@ fn overlaps() {
             }
         }
     }
-    // The rank's tensor in a list.
+    // The rank's tensor in a list is the input or the output.
     let list: Vec<Span> = (0..3).map(|i| part(i * 2, 2)).collect();
     for i in 0..3 {
         for op in [OpKind::AllGather, OpKind::Gather, OpKind::ReduceScatter, OpKind::Scatter] {
@@ -284,14 +285,14 @@ fn overlaps() {
     assert!(all.reached());
     let crossed = run(&all, OpKind::AllGatherCoalesced, vec![rows[N + ME], rows[ME]], rows.clone(), N);
     all.refuses(crossed, "in-place");
-    // These have no in-place form.
+    // These ops have no in-place layout.
     all.refuses(run(&all, OpKind::AllToAllSingle, vec![whole], vec![whole], 0), "in-place");
     all.refuses(run(&all, OpKind::AllToAll, list.clone(), list.clone(), 0), "in-place");
-    // Outputs that overlap each other, adjacent in the list or not.
+    // The outputs overlap each other.
     all.refuses(run(&all, OpKind::AllReduceCoalesced, vec![], vec![list[0], list[2], list[0]], 0), "outputs 0 and 2");
     all.refuses(run(&all, OpKind::AllReduceCoalesced, vec![], vec![whole, part(5, 1)], 0), "outputs 0 and 1");
     run(&all, OpKind::AllReduceCoalesced, vec![], vec![part(3, 3), part(0, 3), part(2, 0)], 0).unwrap();
-    // Inputs may be the same memory.
+    // Inputs may share memory.
     let out = far(&mut all, 9, 2);
     run(&all, OpKind::ReduceScatter, vec![list[0]; 3], vec![out], 0).unwrap();
     assert!(all.reached());
@@ -313,7 +314,7 @@ fn long_lists() {
     });
 }
 
-/// Limits of a backend are a different error: `Unsupported`.
+/// A valid call that the backend does not offer gets a different error: `Unsupported`.
 #[test]
 fn capabilities() {
     let mut limited = Capabilities::ALL;

@@ -1,4 +1,4 @@
-//! Registrations, and contradictions between them.
+//! Tests of registrations, and of contradictions between them.
 
 mod common;
 
@@ -61,7 +61,7 @@ fn twice_is_an_error_that_names_both() {
     refused(&[backend("one-crate", "acme"), backend("other-crate", "acme")], &["\"acme\"", "one-crate", "other-crate"]);
     let sum = || vec![row(OpKind::AllReduce, DispatchKey::SparseCpu, None)];
     refused(&[kernels("one", sum()), kernels("two", sum())], &["all_reduce on SparseCPU", "one", "two"]);
-    // Core itself has the dense rows.
+    // Core has the kernels of the dense rows.
     let dense = vec![row(OpKind::Barrier, DispatchKey::Cpu, None)];
     refused(&[kernels("one", dense)], &["barrier on CPU", "c10d-core", "one"]);
     let own = || vec![row(OpKind::Barrier, DispatchKey::Cpu, Some("acme"))];
@@ -112,7 +112,7 @@ fn maps_choose_backends() {
     assert_eq!(*pg.backend(DispatchKey::PrivateUse1).unwrap_err().kind(), ErrorKind::Unsupported);
     let e = build("cpu:plian").unwrap_err();
     assert!(e.to_string().contains("plian") && e.to_string().contains("acme, plain"), "{e}");
-    // Without a map, the first by name among equal ones is used.
+    // Without a map, the first backend by name is used among backends of the same priority.
     assert_eq!(build("").unwrap().backend(DispatchKey::Cpu).unwrap(), "acme");
 }
 
@@ -128,10 +128,10 @@ fn vendors_are_told_apart() {
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
-    // The default slot has no name; then a key alone means the first vendor.
+    // The default slot is not served, so the key alone means the first vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
-    // A vendor that is named for the default slot is used only for its own devices.
+    // A vendor's backend that is named for the default slot is used only for the vendor's devices.
     let pg = build("privateuse1:acme").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), pg.backend_of(Device::private(0, 0)).unwrap().0), ("acme", "acme"));
     assert!(of(&pg, "umbra").is_err() && of(&pg, "nobody").unwrap_err().to_string().contains("nobody"));
@@ -159,7 +159,7 @@ fn ranks_with_different_backends_agree_or_are_named() {
             (make(0), other.join().unwrap())
         })
     };
-    // `best` is the first by name on rank 0, but rank 1 does not have it.
+    // `best` is the preferred backend on rank 0, but rank 1 does not have it.
     let (a, b) = world("common", ["", ""]);
     let cuda = |pg: &ProcessGroup| pg.backend(DispatchKey::Cuda).unwrap();
     assert_eq!((cuda(&a.unwrap()), cuda(&b.unwrap())), ("plain", "plain"));

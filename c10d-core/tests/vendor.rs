@@ -1,5 +1,5 @@
-//! A vendor's crate: one line registers a backend for every dense key that records its jobs. Every registered row is
-//! called through `ProcessGroup`, and the record must equal the caller's arguments.
+//! Tests a vendor's crate, which registers a backend that records its jobs, for every dense key. Every registered row
+//! is called through `ProcessGroup`, and the record must equal the caller's arguments.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ struct Seen {
     sparse_indices: Option<Vec<i64>>,
 }
 
-/// Records by (group, rank).
+/// The records of each pair of group and rank.
 static SEEN: Mutex<Vec<(Arc<str>, u32, Seen)>> = Mutex::new(Vec::new());
 
 struct Recorder {
@@ -94,14 +94,14 @@ static PROVIDER: Provider = Provider {
 };
 c10d_core::submit!(PROVIDER);
 
-/// A vendor's tensor: a handle instead of an address, unless the device is the host.
+/// A vendor's tensor. Its span has a handle instead of an address, unless the device is the host.
 struct Tensor {
     object: Box<[u64]>,
     device: Device,
     count: u64,
 }
 
-// SAFETY: the box does not move until the drop; as host memory it has 8 bytes per element, which suffices for all types
+// SAFETY: the memory of the box does not move until the drop. It has 8 bytes per element, which suffices for all types
 // used here.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
@@ -109,10 +109,10 @@ unsafe impl Buf for Tensor {
         Span::new(self.object.as_mut_ptr().cast(), offset, self.count, DType::F64, self.device)
     }
 }
-// SAFETY: it is the only owner.
+// SAFETY: the box is the only owner of the memory.
 unsafe impl BufMut for Tensor {}
 
-/// One call and its expected record.
+/// A call and its expected record.
 struct Case<'a> {
     pg: &'a ProcessGroup,
     device: Device,
@@ -334,7 +334,7 @@ fn every_registered_row() {
     assert_eq!(rows, 58, "a dense row was left out");
 }
 
-/// A handle of a device never comes out as a host address.
+/// A handle of a device is never returned as a host address.
 #[test]
 fn handles_are_no_addresses() {
     for (device, is_host) in
@@ -349,7 +349,7 @@ fn handles_are_no_addresses() {
     }
 }
 
-/// Without a buffer, the device is the given one, else the bound one, else the CPU.
+/// A call without a buffer uses the device in its options, else the bound device, else the CPU.
 #[test]
 fn where_a_barrier_goes() {
     let key = |device: Option<Device>, ids: &[u16], name: &str| {

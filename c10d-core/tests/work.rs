@@ -1,4 +1,4 @@
-//! Waiting, dropping, leaking, panicking: the effects on an operation, its buffers, and the group.
+//! Tests of what waiting, dropping, leaking and panicking do to an operation, its buffers and the group.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -39,7 +39,7 @@ fn at_once(job: Job) {
     job.complete(Ok(()));
 }
 
-/// A group whose jobs are sent to a channel.
+/// Makes a group whose jobs are sent to a channel.
 fn held() -> (ProcessGroup, std::sync::mpsc::Receiver<Job>) {
     let (tx, rx) = channel();
     let tx: Mutex<Sender<Job>> = Mutex::new(tx);
@@ -231,7 +231,7 @@ fn kept_buffers_do_not_come_back() {
             }
         }
     }));
-    // Borrowed memory cannot be kept, in any form.
+    // Operations on borrowed memory cannot be failed with the buffers kept.
     let mut x = [1f32; 4];
     pg.all_reduce(&mut x, SUM).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst));
@@ -259,7 +259,7 @@ fn an_owned_wait_is_bounded() {
     assert!(start.elapsed() >= timeout + let_go(timeout));
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Internal);
     assert!(e.error.report().elapsed.unwrap() >= timeout && pg.failure().is_some());
-    // The job may still be completed.
+    // The job can still be completed.
     at_once(jobs.recv().unwrap());
 }
 
@@ -572,7 +572,7 @@ fn a_failure_is_one_whatever_a_subscriber_does() {
     assert_eq!((e.kind(), aborts.load(Ordering::SeqCst)), (&ErrorKind::Device, 1));
 }
 
-/// Two ranks over puppets whose messages are in a list until they are taken.
+/// Two ranks whose backends keep messages in a list until the test takes them.
 fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();
@@ -598,7 +598,7 @@ fn a_message_is_taken_back_or_too_late() {
                 return Ok(());
             }
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            // It was polled before, as under a runtime's timeout.
+            // The handle was polled before, as under a runtime's timeout.
             let mut work = pg.start(op::recv(vec![7f32], 1, 5));
             assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
             let other = pg.start(op::recv_any_source(vec![8f32], 5));
@@ -607,7 +607,7 @@ fn a_message_is_taken_back_or_too_late() {
             let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
             assert_eq!((buffer, from), (vec![8.0], u32::MAX));
             assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
-            // It is being sent: the backend no longer has it in its list.
+            // The message is being sent, so the backend no longer has it in its list.
             let work = pg.start(op::recv(vec![7f32], 1, 5));
             let job = jobs.lock().unwrap().pop().unwrap();
             let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
@@ -661,7 +661,7 @@ fn unsupported_leaves_the_op_as_it_was() {
         .unwrap();
 }
 
-/// The elapsed time of an op counts from its call, and is reported for every op that a backend had.
+/// The elapsed time of an op is counted from its call. Every error of an op that a backend had reports it.
 #[test]
 fn errors_say_how_long_it_took() {
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));

@@ -37,9 +37,14 @@ fn operations_without_a_meaning() {
         refused(&one(), op.into(), "Absent::Ignored");
     }
     for op in [ReduceOp::Avg, ReduceOp::PreMulSum(2.0)] {
-        refused(&one(), AllReduceOptions::new(op).with_absent(Absent::Ignored), "sparse tensors have sum");
+        refused(&one(), AllReduceOptions::new(op).with_absent(Absent::Ignored), "sparse tensors can be reduced by sum");
     }
-    refused(&Coo::new([9], 1, vec![3], vec![1i32]).unwrap(), ReduceOp::Bor.into(), "sparse tensors have sum");
+    refused(
+        &Coo::new([9], 1, vec![3], vec![1i32]).unwrap(),
+        ReduceOp::Bor.into(),
+        "sparse tensors can be reduced by \
+        sum",
+    );
     let complex = Coo::new([9], 1, vec![3], vec![num_complex::Complex32::new(1.0, 2.0)]).unwrap();
     refused(&complex, AllReduceOptions::new(ReduceOp::Max).with_absent(Absent::Ignored), "no meaning");
     let known = |indices: &[i64], op| AllReduceOptions::new(op).with_sparse_indices(Some(indices.into()));

@@ -256,7 +256,7 @@ fn misspelt_settings() -> Result<(), Failed> {
     let said = String::from_utf8_lossy(&output.stderr);
     let expected = [
         "nothing reads the hint \"gloo-like.transprt\"; do you mean \"gloo-like.transport\"?",
-        "nothing reads the hint \"other.thing\", for no backend of that name is in this program",
+        "nothing reads the hint \"other.thing\", since this program has no backend of that name",
         "nothing in this program reads the variable \"C10D_TRANSPROT\"; do you mean \"C10D_TRANSPORT\"?",
         "nothing in this program reads the variable \"C10D_NONSENSE\"",
     ];

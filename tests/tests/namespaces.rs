@@ -127,7 +127,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str> {
     let apart = match own {
         _ if net => Some("are in different network namespaces of one host"),
-        "no proc" => Some("may be on different hosts (/proc does not tell"),
+        "no proc" => Some("may be on different hosts (boot id or network namespace of one is unknown"),
         own if own.starts_with("user") => Some("are in different user namespaces"),
         _ => None,
     };

@@ -7,14 +7,14 @@ use crate::types::{DType, DTypeSet, ReduceOp};
 /// `Unsupported`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The ops.
+    /// The ops that the backend offers.
     pub ops: OpSet,
-    /// The element types that it moves.
+    /// The element types that the backend can move.
     pub moves: DTypeSet,
-    /// The element types that it reduces, by the reduce operation's code.
+    /// The element types that the backend can reduce, indexed by the code of the reduce operation.
     pub reduces: [DTypeSet; ReduceOp::COUNT],
-    /// A further limit by op, indexed by the op's code: the element types that this op accepts, whatever `moves` and
-    /// `reduces` say.
+    /// A further limit, indexed by the op's code: the element types that the op accepts. A type must also be in `moves`
+    /// or `reduces`.
     pub by_op: [DTypeSet; OpKind::ALL.len()],
 }
 
@@ -35,7 +35,7 @@ impl Capabilities {
         by_op: [DTypeSet::ALL; OpKind::ALL.len()],
     };
 
-    /// Whether the op is offered on this element type (with this reduce operation, if it reduces).
+    /// Returns whether the op is offered on this element type (with this reduce operation, if it reduces).
     #[inline]
     pub fn offers(&self, op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
         let types = if op.reduces() { self.reduces[reduce.code() as usize] } else { self.moves };

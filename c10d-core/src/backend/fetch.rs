@@ -7,8 +7,8 @@ use crate::types::Element;
 use crate::{Error, Result};
 
 impl Request {
-    /// Copies the elements of input `i`, which is on a device of this runtime, to host memory. The copy runs after all
-    /// work that was given to the request's stream.
+    /// Copies the elements of input `i`, which must be on a device of this runtime, to host memory. The copy runs after
+    /// all work that the request's stream was given before.
     pub fn fetch<T: Element>(&self, i: usize, runtime: &dyn DeviceRuntime) -> Result<Vec<T>> {
         let span = self.inputs().get(i).filter(|span| span.dtype() == T::DTYPE);
         let span = span.ok_or_else(|| Error::invalid(format!("there is no input {i} of {}", T::DTYPE)))?;
@@ -17,14 +17,15 @@ impl Request {
             let (here, name) = (span.device(), runtime.name());
             return Err(Error::invalid(format!("the input is on {here}, not on a device of {name}")));
         }
-        // SAFETY: the caller promises that the stream is one of this device.
+        // SAFETY: the caller of [`Call::on_stream`](crate::Call::on_stream) guarantees that the stream belongs to this
+        // device.
         unsafe { runtime.check_stream(index, self.stream) }?;
         let mut bytes = vec![0u8; span.bytes()].into_boxed_slice();
         if bytes.is_empty() {
             return Ok(Vec::new());
         }
-        // SAFETY: the input has this many bytes and belongs to the call until its job is completed. The host buffer
-        // stays until the stream has passed the copy, or forever.
+        // SAFETY: the input has this many bytes, and stays allocated until the job is completed. The host buffer is not
+        // freed before the copy is complete; if that is not known, it is leaked.
         let done = unsafe {
             runtime
                 .copy_out(index, self.stream, bytes.as_mut_ptr(), span.address(), bytes.len())

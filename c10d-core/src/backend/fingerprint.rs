@@ -1,13 +1,14 @@
-//! The facts of a call that all ranks compare before any payload is used.
+//! Fingerprints: the properties of calls that all ranks compare before any payload is used.
 
 use crate::catalog::{OpKind, Shape};
 use crate::types::{DType, Identity, ReduceOp};
 
-/// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.
+/// The properties of a call on which all ranks must agree. Its wire form is the 24 bytes that are sent before the
+/// call's payload.
 ///
-/// It consists of fields, not of a hash, so that an error can name the field that differs. Values that may legally
-/// differ between ranks (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports
-/// check them for each pair of ranks.
+/// It is not a hash, so that an error can name the field that differs. Values that may legally differ between ranks
+/// (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports check them for each
+/// pair of ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The call's number in its lane (low 32 bits); 0 for point-to-point.
@@ -18,25 +19,26 @@ pub struct Fingerprint {
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,
-    /// The step of a composed kernel, combined with [`Fingerprint::SPARSE`]; 0 for other calls.
+    /// The step of a composed kernel, with the bit [`Fingerprint::SPARSE`]; 0 for other calls.
     pub step: u8,
-    /// Elements per rank. For uneven ops it is 0, or the number given to
-    /// [`Call::agreed_count`](crate::Call::agreed_count).
+    /// The number of elements per rank. For uneven ops it is the number given to
+    /// [`Call::agreed_count`](crate::Call::agreed_count), or 0 if none was given.
     pub count: u64,
-    /// The root, or the tag of a point-to-point op. For a coalesced op it holds the number of tensors (12 bits) and the
-    /// length of the first (20 bits). For other ops with `PreMulSum` it is the factor, rounded to `f32`.
+    /// The root of a rooted op, or the tag of a point-to-point op. For a coalesced op: the number of tensors (upper 12
+    /// bits) and the length of the first tensor (lower 20 bits). For other ops with `PreMulSum`: the bits of the
+    /// factor, rounded to `f32`.
     pub root: u32,
-    /// A hash of facts that only some calls have: the factor of `PreMulSum`, the lengths of coalesced tensors, the
-    /// shape of a sparse tensor, the name of a program's own type.
+    /// A hash of properties that only some calls have: the factor of `PreMulSum`, the lengths of coalesced tensors, the
+    /// shape of a sparse tensor, the identity of a program's own type.
     pub rest: u32,
 }
 
 impl Fingerprint {
-    /// The number of bytes on the wire.
+    /// The length of the wire form in bytes.
     pub const SIZE: usize = 24;
     /// The code for "no element type" (barriers).
     pub const NO_DTYPE: u8 = 255;
-    /// The code for "a type of the program's own". `rest` then contains the hash of its name.
+    /// The code for "a type of the program's own". `rest` then contains the hash of the type's identity.
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
@@ -44,8 +46,8 @@ impl Fingerprint {
     /// the op of the step.
     pub const SPARSE: u8 = 0x80;
 
-    /// The wire form as numbers, of which each is written little endian. By shifts, not through bytes: a word that is read
-    /// right after its bytes were written stalls the core.
+    /// Returns the wire form as three numbers, each of which is written little endian. It uses shifts instead of an
+    /// array of bytes: if a word is read right after its bytes were written one by one, the processor stalls.
     #[inline]
     pub fn to_words(&self) -> [u64; 3] {
         let small = u32::from_le_bytes([self.op, self.dtype, self.reduce, self.step]);
@@ -53,7 +55,7 @@ impl Fingerprint {
         [pair(self.seq, small), self.count, pair(self.root, self.rest)]
     }
 
-    /// The wire form, little endian.
+    /// Returns the wire form. Its numbers are little endian.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         for (bytes, word) in out.chunks_exact_mut(8).zip(self.to_words()) {
@@ -62,7 +64,8 @@ impl Fingerprint {
         out
     }
 
-    /// Reads the wire form. Any bytes can be read; bytes that are no sensible fingerprint differ from all of ours.
+    /// Reads the wire form. All bytes can be read. Bytes that do not describe a valid call differ from the fingerprint
+    /// of every valid call.
     pub fn from_bytes(b: &[u8; Self::SIZE]) -> Fingerprint {
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         Fingerprint {
@@ -80,32 +83,34 @@ impl Fingerprint {
     const MOST_TENSORS: u32 = (1 << 12) - 1;
     const MOST_LENGTH: u32 = (1 << 20) - 1;
 
-    /// Whether `root` describes the list of tensors of this op.
+    /// Returns whether `root` describes the list of tensors of this op.
     pub(super) fn has_list(op: OpKind) -> bool {
         use Shape::*;
         matches!(op.row().shape, InPlaceList | ScatterFlats | GatherFlats | GatherLists)
     }
 
-    /// The value of `root` that describes a list.
+    /// Returns the value of `root` that describes a list with this number of tensors, whose first has `first` elements.
+    /// Larger values are replaced by the largest that fits.
     pub(super) fn list(tensors: usize, first: usize) -> u32 {
         let bounded = |value: usize, most: u32| u32::try_from(value).map_or(most, |v| v.min(most));
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
     }
 
-    /// How the lists of two calls differ. Of long lists, only the first length and the sum of all are known.
+    /// Returns how the lists of two calls differ, or `None` if another field is the reason. Of lists with more than two
+    /// tensors only the first length and the sum of all lengths are known.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {
             return Some(("tensors", tensors(self).to_string(), tensors(theirs).to_string()));
         }
         let is_elsewhere = (self.count, self.seq, self.step) != (theirs.count, theirs.seq, theirs.step);
-        // Where the roots are equal, the difference may be a program's own type, or a factor.
+        // If the roots are equal, the difference in `rest` may be a program's own type or a factor.
         let is_mixed = self.dtype == Self::OWN_TYPE || self.reduce == ReduceOp::PreMulSum(0.0).code();
         if is_elsewhere || is_mixed && self.root == theirs.root {
             return None;
         }
         let (mine, other) = (self.lengths(), theirs.lengths());
-        let other = if mine == other { format!("{other}, but not the same behind the first") } else { other };
+        let other = if mine == other { format!("{other}, but different after the first") } else { other };
         Some(("tensors", mine, other))
     }
 
@@ -117,21 +122,21 @@ impl Fingerprint {
         }
     }
 
-    /// Whether `root` describes a list.
+    /// Returns whether `root` describes a list.
     fn is_of_list(&self) -> bool {
         self.step & Self::SPARSE == 0 && OpKind::from_code(self.op).is_some_and(Self::has_list)
     }
 
-    /// Whether `root` holds a factor.
+    /// Returns whether `root` holds a factor.
     fn is_of_factor(&self) -> bool {
         let rooted = OpKind::from_code(self.op).is_some_and(|op| op.is_rooted());
         self.reduce == ReduceOp::PreMulSum(0.0).code() && !rooted && !self.is_of_list()
     }
 
-    /// The first field in which `theirs` differs, with both values in words: (field, mine, theirs).
+    /// Returns the first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
-    /// The sequence number is compared last: if the numbers are equal, the calls differ; if they are not, one rank is
-    /// ahead.
+    /// The sequence number is compared after op, types, root and count. So if it is the field that is returned, these
+    /// are equal, and one rank is ahead of the other.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
         let dtype = |print: &Fingerprint| match print.dtype {
@@ -174,7 +179,7 @@ impl Fingerprint {
     }
 }
 
-/// The name of a program's own type. If this process has not used the type, the hash that ranks compare.
+/// Returns the name of a program's own type. If this process has not used the type, the text has its hash instead.
 fn own_type(rest: u32) -> String {
     Identity::of_hash(rest).map_or_else(|| format!("a type of its own ({rest:#010x})"), |identity| identity.to_string())
 }
@@ -221,7 +226,7 @@ mod tests {
         Request::new(op, Caller::Waits, params, std::time::Duration::ZERO)
     }
 
-    /// The fingerprint of `all_reduce_coalesced` with tensors of these lengths.
+    /// Returns the fingerprint of `all_reduce_coalesced` with tensors of these lengths.
     fn coalesced(lengths: &[usize]) -> Fingerprint {
         let mut request = request(OpKind::AllReduceCoalesced, Params::default());
         request.spans.outputs.extend(lengths.iter().map(|len| Span::host(std::ptr::null_mut::<f32>(), *len)));
@@ -238,9 +243,9 @@ mod tests {
         assert_eq!(differ(&[3, 2], &[2, 3]), text("tensors", "lengths [3, 2]", "lengths [2, 3]"));
         let of = |first| format!("lengths [{first}, ..], 3 tensors with 6 elements in all");
         assert_eq!(differ(&[3, 2, 1], &[2, 3, 1]), text("tensors", &of(3), &of(2)));
-        let other = of(3) + ", but not the same behind the first";
+        let other = of(3) + ", but different after the first";
         assert_eq!(differ(&[3, 2, 1], &[3, 1, 2]), text("tensors", &of(3), &other));
-        // Lengths that do not fit into their 20 bits.
+        // These lengths do not fit into 20 bits.
         assert_eq!(differ(&[1 << 40, 1, 0], &[1 << 40, 0, 1]).unwrap().0, "tensors");
         assert_eq!(differ(&vec![1; 5000], &vec![1; 5000]), None);
         assert_eq!(differ(&vec![1; 5000], &vec![1; 5001]).unwrap().0, "count");

@@ -1,8 +1,19 @@
 //! The frame of one operation: request, state, outcome, waiter.
 //!
-//! A blocking call keeps it on the caller's stack; other calls keep it at the head of a reference-counted allocation.
-//! The states are: `EMPTY → DONE`; with a waiter `EMPTY → WAITING → TAKING → DONE`. After storing `DONE`, the completer
-//! touches nothing, since a stack frame may be gone.
+//! The frame of a blocking call is on the caller's stack (a stack frame). The frame of any other call is at the head of
+//! a reference-counted allocation (a counted frame), of which the job has one reference.
+//!
+//! The thread that completes the operation is the completer; the thread or task that waits for it is the waiter. There
+//! is one of each. The states are:
+//!
+//! - `EMPTY`: the operation is not done, and no waiter is registered. The waiter changes it to `WAITING`, the completer
+//!   to `DONE`.
+//! - `WAITING`: a waiter is registered. The waiter changes it back to `EMPTY` to withdraw, the completer to `TAKING`.
+//! - `TAKING`: the completer takes the waiter out of the frame. It then changes the state to `DONE`.
+//! - `DONE`: the outcome is stored. The state does not change any more.
+//!
+//! After storing `DONE` the completer does not use a stack frame, since its owner may have removed it. A counted frame
+//! it still releases: it gives up the job's reference.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -24,10 +35,10 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// Introduces, in an error, the call in which a disagreement about another call was found.
+/// The text of an error between a mismatch and the call that reports it, if the mismatch is about another call.
 const FOUND: &str = "; found in ";
 
-/// Who is told when the operation is done.
+/// The thread or task that is woken when the operation is done.
 enum Waiter {
     Thread(Thread),
     Waker(Waker),
@@ -42,30 +53,32 @@ impl Waiter {
     }
 }
 
-/// How the completer gives up its reference to a counted frame. It does not unwind, whatever it drops.
+/// A function that gives up the job's reference to a counted frame. It must not unwind, even if it drops the
+/// allocation.
 pub(crate) type Release = unsafe fn(*const Frame);
 
 pub(crate) struct Frame {
     pub(crate) request: Request,
-    /// The group, rank and backend for errors. The thread that runs the call keeps it alive for longer than the frame;
-    /// `None` until the call has a lane.
+    /// The group, rank and backend for errors; `None` until the call has a lane. The code that owns the frame
+    /// guarantees that the value lives longer than the frame.
     pub(crate) lane: Option<NonNull<Origin>>,
-    /// `None` for a frame on the stack.
+    /// The function by which the completer releases a counted frame; `None` for a stack frame.
     pub(crate) release: Option<Release>,
-    /// Whether the frame's allocation owns the buffers (not merely borrows them).
+    /// Whether the frame's allocation owns the buffers. If not, they are borrowed.
     pub(crate) owns_buffers: bool,
-    /// Whether the buffers are leaked, because a backend that still holds them may write to them later.
+    /// Whether the buffers are leaked, because a backend has not released them and may write to them later.
     pub(crate) kept: AtomicBool,
     state: AtomicU8,
     outcome: UnsafeCell<Option<Result<Outcome>>>,
     waiter: UnsafeCell<Option<Waiter>>,
 }
 
-// SAFETY: only the one completer writes `outcome`, before `DONE`, and it is read after that. The one waiter writes
-// `waiter` in `EMPTY` (only it changes that state to `WAITING`); the completer takes it in `TAKING`, or the waiter
-// after `WAITING → EMPTY`. The request does not change once a job exists. `lane` points to a `Sync` value.
+// SAFETY: no two threads use a cell at once. Only the completer writes `outcome`, before it stores `DONE`; the outcome
+// is read only after `DONE`. Only the waiter uses the cell `waiter` in the state `EMPTY`, and in `DONE` if the state
+// before was `EMPTY`. Only the completer uses it in `TAKING`, which it alone sets. In `WAITING` no thread uses it. The
+// request does not change once a job exists, and `lane` points to a `Sync` value.
 unsafe impl Sync for Frame {}
-// SAFETY: as above; the contents are `Send`.
+// SAFETY: as above, and all contents are `Send`.
 unsafe impl Send for Frame {}
 
 impl Frame {
@@ -88,26 +101,29 @@ impl Frame {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    /// Ends the job: stores the outcome, wakes the waiter, and gives up the job's reference to a counted frame.
+    /// Completes the job: stores the outcome, releases a counted frame, and wakes the waiter.
     ///
     /// # Safety
-    /// The holder of the job calls it, at most once per frame. Nobody uses the memory of the spans meanwhile, except
-    /// buffers that are kept. `this` is not used afterwards. It does not unwind, since the thread is a backend's.
+    /// The owner of the job calls it, at most once per frame, and does not use `this` afterwards. No other code uses
+    /// the memory of the spans during the call, unless `kept` is set.
+    ///
+    /// It does not unwind, since it runs on a backend's thread.
     #[inline]
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
-        // SAFETY: the frame lives until DONE is stored.
+        // SAFETY: the frame exists at least until `DONE` is stored.
         let frame = unsafe { &*this };
         let result = match (&frame.request.spans.sparse, result) {
             (Some(sparse), Ok(outcome)) if !sparse.accepts(&outcome) => {
                 contain("the drop of a kernel's result", || drop(outcome));
-                let what = "the kernel of a sparse call gave no tensor of the caller's kind; this is a defect of it";
+                let what = "the kernel of a sparse call returned a result that is not a tensor of the caller's type; \
+                    this is a bug in the kernel";
                 Err(Error::new(ErrorKind::Internal, what))
             }
             (_, result) => result,
         };
         let result = result.map_err(|e| frame.described(e));
         if !frame.kept.load(Ordering::Relaxed) {
-            // SAFETY: the operation is not done, so its owner does not use the memory yet, and the job's holder
+            // SAFETY: the operation is not done, so the owner of the buffers does not use their memory yet; the backend
             // does not use it any more.
             unsafe { frame.normalise() };
         }
@@ -115,25 +131,26 @@ impl Frame {
         unsafe { Self::set(this, result) }
     }
 
-    /// The outcome of a call that was done without a job.
+    /// Converts the result of a call that ran without a job to its outcome.
     ///
     /// # Safety
-    /// Nobody else uses the spans' memory during this call.
+    /// No other code uses the memory of the spans during this call.
     #[inline]
     pub(crate) unsafe fn concluded(&self, result: Result) -> Result<Outcome> {
         // SAFETY: the caller guarantees it.
         unsafe { self.normalise() };
         match result {
-            // A message's sender, which its receiver named.
+            // The sender of a message: without a job a receive can only run if it names the sender. Other ops do not
+            // use it.
             Ok(()) => Ok(Outcome { source: self.request.params.peer, payload: None }),
             Err(error) => Err(self.described(error)),
         }
     }
 
-    /// Makes the values of the outputs valid for their type.
+    /// Makes the elements of `bool` outputs valid.
     ///
     /// # Safety
-    /// Nobody else uses the spans' memory during this call.
+    /// No other code uses the memory of the spans during this call.
     #[inline]
     unsafe fn normalise(&self) {
         let outputs = self.request.outputs();
@@ -143,15 +160,15 @@ impl Frame {
         }
     }
 
-    /// Stores the outcome unchanged: `complete` without the checks of a job's result.
+    /// Does the same as `complete`, but stores the result unchanged and does not look at the outputs.
     ///
     /// # Safety
     /// The same as for `complete`.
     #[inline]
     pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
-        // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
+        // SAFETY: the frame exists until `DONE` is stored; a counted frame also until it is released below.
         let frame = unsafe { &*this };
-        // SAFETY: sole completer, state is not DONE.
+        // SAFETY: this is the one completer, and no thread reads the outcome before `DONE`.
         unsafe { *frame.outcome.get() = Some(result) };
         let release = frame.release;
         let waiter = loop {
@@ -159,12 +176,12 @@ impl Frame {
                 break None;
             }
             if frame.state.compare_exchange(WAITING, TAKING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                // SAFETY: TAKING gives the cell to us.
+                // SAFETY: in `TAKING` only the completer uses the cell.
                 let waiter = unsafe { (*frame.waiter.get()).take() };
                 frame.state.store(DONE, Ordering::Release);
                 break waiter;
             }
-            // The waiter is withdrawing at this moment.
+            // The waiter has just registered or withdrawn, so both exchanges failed. Try again.
             std::hint::spin_loop();
         };
         if release.is_none() && waiter.is_none() {
@@ -172,7 +189,7 @@ impl Frame {
         }
         let _telling = Telling::begin();
         if let Some(release) = release {
-            // SAFETY: the job's count, given up once.
+            // SAFETY: this is the job's reference, which is given up once.
             unsafe { release(this) };
         }
         if let Some(waiter) = waiter {
@@ -180,23 +197,24 @@ impl Frame {
         }
     }
 
-    /// Registers a waiter, unless the op is done already. `true` = done.
+    /// Registers a waiter. If the op is done already, it registers nothing and returns `true`.
     fn enlist(&self, waiter: Waiter) -> bool {
-        // SAFETY: state is EMPTY or DONE (the one waiter is us), so nobody else uses the cell.
+        // SAFETY: this is the one waiter, and no waiter is registered. So the state is `EMPTY`, or `DONE` after
+        // `EMPTY`, in which the completer does not use the cell.
         unsafe { *self.waiter.get() = Some(waiter) };
         if self.state.compare_exchange(EMPTY, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             return false;
         }
-        // SAFETY: DONE was reached from EMPTY, so the completer never looks at the cell.
+        // SAFETY: the state is `DONE` after `EMPTY`, in which the completer does not use the cell.
         unsafe { *self.waiter.get() = None };
         true
     }
 
-    /// Removes the waiter. `true` = the op is done.
+    /// Removes the registered waiter, if there is one. Returns whether the op is done.
     fn withdraw(&self) -> bool {
         match self.state.compare_exchange(WAITING, EMPTY, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
-                // SAFETY: EMPTY again, the cell is ours.
+                // SAFETY: in `EMPTY` only the waiter uses the cell.
                 unsafe { *self.waiter.get() = None };
                 false
             }
@@ -210,9 +228,10 @@ impl Frame {
         }
     }
 
-    /// Waits until the op is done or the time has come. `true` = done. One waiter at a time.
+    /// Waits until the op is done or the deadline has passed. Returns whether the op is done. Only one thread may wait
+    /// at a time.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        // A waker of an earlier poll may still be registered.
+        // The waker of an earlier `poll` may still be registered, so it is removed first.
         if self.is_done() || self.withdraw() || self.enlist(Waiter::Thread(std::thread::current())) {
             return true;
         }
@@ -228,27 +247,28 @@ impl Frame {
         }
     }
 
-    /// For futures: `true` = done. Otherwise the waker is called when the op is done.
+    /// Returns whether the op is done. If not, it registers the waker, which is called when the op is done.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         self.is_done() || self.withdraw() || self.enlist(Waiter::Waker(waker.clone()))
     }
 
-    /// The outcome of a done frame.
+    /// Takes the outcome out of a frame that is done.
     ///
     /// # Safety
-    /// The frame is done, and nobody else takes the outcome.
+    /// The frame is done, and no other thread takes the outcome.
     #[inline]
     pub(crate) unsafe fn take_outcome(&self) -> Result<Outcome> {
-        // SAFETY: DONE: the completer is finished; the caller is alone.
+        // SAFETY: after `DONE` the completer does not use the cell, and the caller is the only other user.
         let outcome = unsafe { (*self.outcome.get()).take() };
         outcome.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the outcome was taken twice")))
     }
 
-    /// Adds to an error the facts that only dispatch knows. Fields that the backend filled stay.
+    /// Adds the properties of the call to an error: group, rank, op, number, elapsed time and timeout. Fields that the
+    /// backend has set do not change.
     pub(crate) fn described(&self, mut error: Error) -> Error {
         let request = &self.request;
         if let Some(lane) = self.lane {
-            // SAFETY: held for longer than the frame lives.
+            // SAFETY: the owner of the frame guarantees that the value lives longer than the frame.
             unsafe { lane.as_ref() }.describe(&mut error);
         }
         let report = error.report_mut();
@@ -257,8 +277,9 @@ impl Frame {
             && !report.what.contains(FOUND)
             && self.lane.is_some()
         {
-            // The ranks made different calls earlier than in the call that reports it. A step inside an op, or a
-            // message of a backend's own, has no lane and is not a call of the user's.
+            // The mismatch is about another call than this one: its number differs, or this call is point-to-point and
+            // so has no number that ranks share. The error names both calls. A frame without a lane is a step inside an
+            // op, or a message of a backend; these are not calls of the program, so the error does not name them.
             report.what += FOUND;
             report.what += &match request.op.is_p2p() {
                 true => request.op.name().to_owned(),

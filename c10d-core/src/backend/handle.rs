@@ -8,31 +8,31 @@ use super::{Frame, Request};
 use crate::buffer::Outcome;
 use crate::{Error, ErrorKind, Result};
 
-/// One operation that a backend must complete. It is one word wide. Completing it consumes it. If it is dropped without
-/// completion, the operation ends with [`ErrorKind::Abandoned`], so a backend that forgets a job cannot hang its
-/// caller.
+/// One operation that a backend must complete. It is one word wide. Completing a job consumes it. If a job is dropped
+/// without being completed, the operation ends with [`ErrorKind::Abandoned`], so a backend that forgets a job cannot
+/// make its caller wait forever.
 ///
-/// After completion the memory of the spans belongs to the caller again, and the backend must not touch any span.
+/// After completion the memory of the spans belongs to the caller again, and the backend must not use it.
 #[must_use = "a job that is dropped fails as `Abandoned`"]
 pub struct Job(NonNull<Frame>);
 
-// SAFETY: the frame is `Sync`, and the job is the one right to complete it, wherever it goes.
+// SAFETY: the frame is `Sync`, and any thread may complete it.
 unsafe impl Send for Job {}
-// SAFETY: `&Job` gives `&Request` and plain facts only.
+// SAFETY: `&Job` only gives access to `&Request` and to copies of plain values.
 unsafe impl Sync for Job {}
 
-/// The identity of a job. No other job has the same one while the op's handle exists.
+/// The identity of a job. No other job has the same identity while the op's handle exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(usize);
 
 impl JobId {
-    /// The identity of this frame's job.
+    /// Returns the identity of this frame's job.
     pub(crate) fn of(frame: &Frame) -> JobId {
         JobId(std::ptr::from_ref(frame).addr())
     }
 }
 
-/// Proof that an operation's buffers were leaked.
+/// Proof that the buffers of an operation were leaked.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WrittenOff;
@@ -41,7 +41,8 @@ impl Job {
     /// Makes the job of this frame.
     ///
     /// # Safety
-    /// Made once per frame. The frame stays where it is until it is done; a counted frame's count includes the job's.
+    /// It is called once per frame. The frame does not move until it is done. The references of a counted frame include
+    /// one for the job.
     #[inline]
     pub(crate) unsafe fn new(frame: NonNull<Frame>) -> Job {
         Job(frame)
@@ -49,22 +50,22 @@ impl Job {
 
     #[inline]
     fn frame(&self) -> &Frame {
-        // SAFETY: the frame lives at least until the job completes it.
+        // SAFETY: the frame exists at least until the job completes it.
         unsafe { self.0.as_ref() }
     }
 
-    /// The job's identity, by which [`Backend::cancel`](crate::backend::Backend::cancel) asks for it.
+    /// Returns the job's identity, by which [`Backend::cancel`](crate::backend::Backend::cancel) names jobs.
     pub fn id(&self) -> JobId {
         JobId::of(self.frame())
     }
 
-    /// The request: the op, its spans and parameters.
+    /// Returns the request: the op, its spans and parameters.
     #[inline]
     pub fn request(&self) -> &Request {
         &self.frame().request
     }
 
-    /// Whether the operation owns the memory behind its spans, because it was started with owned buffers.
+    /// Returns whether the operation owns the memory behind its spans, because it was started with owned buffers.
     pub fn owns_buffers(&self) -> bool {
         self.frame().owns_buffers
     }
@@ -80,19 +81,20 @@ impl Job {
     pub fn complete_with(self, result: Result<Outcome>) {
         let frame = self.0;
         std::mem::forget(self);
-        // SAFETY: the job was the one right to complete, and is gone.
+        // SAFETY: the job owned the right to complete the frame. It was forgotten, so it does not complete the frame
+        // again.
         unsafe { Frame::complete(frame.as_ptr(), result) };
     }
 
     /// Ends an operation that was cancelled.
     pub(crate) fn complete_cancelled(self) {
-        let what = "the op was cancelled before any message was taken or sent";
+        let what = "the op was cancelled before any part of a message was sent or received";
         self.complete(Err(Error::new(ErrorKind::Aborted, what).rejected()));
     }
 
-    /// Ends the operation while something still holds its buffers and may never release them. The caller gets the error
-    /// without the buffers, and their memory is leaked. This works only for operations that own their buffers; other
-    /// jobs are returned.
+    /// Ends the operation although a device or library has not released its buffers, and may never do so. The caller
+    /// gets the error without the buffers, whose memory is leaked. If the operation does not own its buffers, this is
+    /// not possible, and the job is returned.
     pub fn fail_keeping(self, error: Error) -> std::result::Result<WrittenOff, Job> {
         if !self.owns_buffers() {
             return Err(self);
@@ -105,8 +107,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let what = "the backend dropped the operation without an answer; this is a defect of the backend";
-        // SAFETY: the job is the one right to complete, and is going away.
+        let what = "the backend dropped the operation without completing it; this is a bug in the backend";
+        // SAFETY: the job owns the right to complete the frame, and is not used after this.
         unsafe { Frame::complete(self.0.as_ptr(), Err(Error::new(ErrorKind::Abandoned, what))) };
     }
 }

@@ -1,5 +1,5 @@
-//! Heartbeats through the store, for groups whose ranks have no other way to watch each other. They are slower, and
-//! every beat is a request to the store.
+//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend,
+//! since they are slower, and every heartbeat needs requests to the store.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 const PERIOD: Duration = Duration::from_secs(1);
 /// A rank that sends no beat for this long counts as dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// The key that holds which rank gave up first, and why.
+/// The key whose value says which rank gave up first, and why.
 const CAUSE: &str = "cause";
-/// The word for a rank that gave up because it ran out of a resource.
+/// The word in a cause for a rank that gave up because it ran out of a resource.
 const LACKS: &str = "lacks";
-/// The word for a rank whose program ended while it was in the group.
+/// The word in a cause for a rank whose program ended while it was in the group.
 const ENDED: &str = "ended";
-/// The largest number of bytes of a cause that are shown.
+/// The largest length of a cause in an error, in bytes.
 const TEXT: usize = 1024;
 
-/// This rank's heartbeat.
+/// The heartbeats of this rank, and its watch of the next rank.
 #[derive(Clone)]
 pub struct Heartbeats {
     me: Arc<Member>,
@@ -33,7 +33,7 @@ pub struct Heartbeats {
     size: u32,
 }
 
-/// This rank, as the others see it.
+/// The part of this rank that writes to the store.
 struct Member {
     store: Arc<dyn Store>,
     rank: u32,
@@ -59,8 +59,8 @@ impl Heartbeats {
         Heartbeats { me, next: (rank + 1) % size, size }
     }
 
-    /// Sends beats and reads those of the next rank, until a peer falls silent or gives up. `None`: this rank left, or
-    /// the store is gone.
+    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer gives up; then
+    /// it returns the error. `None` if this rank has left, or the store does not answer any more.
     pub(crate) fn watch(&self) -> Option<Error> {
         let mut seen = Seen::at(Instant::now());
         loop {
@@ -76,7 +76,8 @@ impl Heartbeats {
         }
     }
 
-    /// Beats once, and listens; broken off where the watch is over.
+    /// Sends one heartbeat and looks at the next rank. Returns `Break` with the result of the watch if the watch has
+    /// ended.
     fn beat(&self, seen: &mut Seen, now: Instant) -> ControlFlow<Option<Error>> {
         let is_long = |since: Instant| now.duration_since(since) > SILENCE;
         let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
@@ -88,7 +89,7 @@ impl Heartbeats {
             Ok(Look::Beat(beat)) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
             Ok(Look::Beat(_)) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
             Ok(Look::Beat(_)) => seen.answered = now,
-            // Collectives work without the store; only the watch ends.
+            // Only the watch ends, since collectives do not need the store.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
             Err(_) => {}
         }
@@ -107,8 +108,8 @@ impl Heartbeats {
         Ok(Look::Beat(self.me.store.add(&beat(self.next), 0, soon)?))
     }
 
-    /// The error for the next rank, which is gone. If its program ended while it was in the group, it wrote so into the
-    /// store.
+    /// Returns the error for the next rank, which is gone, and reports it to the others. If the rank's program ended
+    /// while it was in the group, the rank has written that into the store.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {
@@ -121,7 +122,7 @@ impl Heartbeats {
 
     /// Tells the peers why this rank gives up. It returns at once, since the store may be slow.
     pub(crate) fn abort(&self, cause: &Error) {
-        // After this the rank does not say goodbye any more.
+        // After this, `leave` does nothing.
         if self.me.over.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -131,18 +132,18 @@ impl Heartbeats {
             _ => "failed",
         };
         let (this, what) = (self.clone(), cause.report().what.clone());
-        // If there is no thread, the peers notice it by their deadlines.
+        // If the thread cannot be started, the peers only get an error at their deadlines.
         let _ = spawn("c10d tell", move || this.tell(how, this.me.rank, &what));
     }
 
-    /// Only the first report counts.
+    /// Writes a cause into the store, unless another one was written before.
     fn tell(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
-        // If the store is gone, too, the peers notice it by their deadlines.
+        // If the store does not answer, the peers only get an error at their deadlines.
         let _ = self.me.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
     }
 
-    /// Says goodbye, so that no peer takes this rank for dead.
+    /// Tells the peers that this rank leaves, so that they do not consider it dead.
     pub(crate) fn leave(&self) {
         if !self.me.over.swap(true, Ordering::AcqRel) {
             let _ = self.me.store.set(&left(self.me.rank), b"1", Instant::now() + PERIOD);
@@ -150,12 +151,13 @@ impl Heartbeats {
     }
 }
 
-/// What a rank has seen of the one that it watches.
+/// What a rank has seen of the rank that it watches.
 struct Seen {
-    /// The last beat, and when it came.
+    /// The number of the last heartbeat.
     beat: i64,
+    /// The time at which the number last changed.
     changed: Instant,
-    /// When the store last answered.
+    /// The time at which the store last answered.
     answered: Instant,
 }
 
@@ -183,7 +185,8 @@ fn ended(rank: u32) -> String {
     format!("ended/{rank}")
 }
 
-/// Reads a cause from the store. Anybody may have written it: it names a rank of the group, or none.
+/// Converts a cause in the store to an error. The bytes are not trusted: the error names a rank only if the group has
+/// it, and its text is made safe to print.
 fn parse(bytes: &[u8], size: u32) -> Error {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.splitn(3, ' ');
@@ -228,13 +231,14 @@ mod tests {
         let e = parse(b"failed 1 a\x1b[2J\nb", 3);
         assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Device, &[1][..]));
         assert_eq!(e.report().what, "a\u{fffd}[2J\u{fffd}b");
-        assert!(parse(b"failed 3 x", 3).report().guilty.is_empty(), "a rank that the group has not");
+        assert!(parse(b"failed 3 x", 3).report().guilty.is_empty(), "a rank that the group does not have");
         let e = parse(b"lacks 0 no descriptors", 3);
         assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Resource, &[0][..]));
         assert!(parse(&[0xff; 9999], 3).report().what.len() <= TEXT);
     }
 
-    /// How the watches of these ranks end, if they do, until well after a silent rank is noticed. The time is the test's.
+    /// Simulates the watches of these ranks until after the time at which a silent rank is noticed. Returns how each
+    /// watch ended, or `None` if it did not end. The clock is simulated, too.
     fn watched<const N: usize>(ranks: [&Heartbeats; N]) -> [Option<Option<Error>>; N] {
         let start = Instant::now();
         let mut watches = ranks.map(|rank| (rank, Seen::at(start), None));
@@ -249,7 +253,7 @@ mod tests {
     #[test]
     fn a_rank_without_a_heartbeat_is_dead_and_one_that_left_is_not() {
         let [a, b, _c] = three();
-        // c never beats; b watches it, and a watches b.
+        // c sends no heartbeats. b watches c, and a watches b.
         for e in watched([&a, &b]).map(|end| end.unwrap().unwrap()) {
             assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty == [2], "{e}");
         }

@@ -19,79 +19,85 @@ pub struct GroupInit {
     pub rank: u32,
     /// How many ranks.
     pub size: u32,
-    /// Random, the same on all ranks, different for every group ever made.
+    /// A random id, the same on all ranks, which no other group has.
     pub session: [u8; 16],
-    /// A part of the store that this group has for itself. A wait for a key ends, too, when another rank reports that it
+    /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
     /// cannot make the group.
     pub store: Arc<dyn Store>,
-    /// The store as the group's maker gave it, for a backend that meets ranks of another library there.
+    /// The store that the builder was given or got from the init method, without the prefix of this group. A backend
+    /// whose group has ranks of another library meets them there.
     pub root: Arc<dyn Store>,
-    /// How long an op may take unless it says otherwise.
+    /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// How long the end of the group may be held up by what was not taken yet, when the program ends without leaving it.
+    /// If the program ends without leaving the group: how long its end may wait until peers have received what this
+    /// rank sent.
     pub drop_within: Duration,
-    /// When the backend must be ready.
+    /// The time by which the backend must be ready.
     pub deadline: Instant,
     /// Free-form settings, e.g. `gloo-like.transport` = `tcp`.
     pub hints: Arc<BTreeMap<String, String>>,
-    /// The name of the backend that the ranks agreed on for the CPU, if there is any.
+    /// The name of the backend on which the ranks agreed for the CPU, if there is one.
     pub cpu: Option<&'static str>,
     pub(crate) seat: Seat,
     pub(crate) others: Arc<dyn OtherBackends>,
     pub(crate) reports: Arc<Reports>,
 }
 
-/// Makes the other backends of a group, on which one may stand.
+/// Gives a backend access to the other backends of its group, on which it may be built.
 pub(crate) trait OtherBackends: Send + Sync {
-    /// The group's backend of this name, made at the first call.
+    /// Returns the group's backend of this name, made at the first call.
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
-    /// The same where nothing is made yet, and no group is above.
+    /// Returns a value that makes new backends instead of returning existing ones, and that knows no parent group.
     fn anew(&self) -> Arc<dyn OtherBackends>;
-    /// The ranks that the group above knows to be gone, in the numbering of this one.
+    /// Returns the ranks that the parent group knows to be gone, in the numbering of this group.
     fn lost(&self) -> Vec<u32>;
 }
 
 impl GroupInit {
-    /// A setting.
+    /// Returns the value of a hint, if it is set.
     pub fn hint(&self, name: &str) -> Option<&str> {
         self.hints.get(name).map(String::as_str)
     }
 
-    /// The ranks of this group that are known to be gone already, because they died or left in the group that this one is
-    /// made from. What they wrote to the store before is there; a backend that waits for more can stop.
+    /// Returns the ranks of this group that are known to be gone: they died or left the parent group, from which this
+    /// group is made. Everything that they will ever write to the store is written already, so a backend need not wait
+    /// for more.
     pub fn lost(&self) -> Vec<u32> {
         self.others.lost()
     }
 
-    /// The same question, for threads and closures that do not have this.
+    /// Returns a function that returns the current result of [`lost`](GroupInit::lost), for threads and closures that
+    /// cannot use this value.
     pub fn watch(&self) -> impl Fn() -> Vec<u32> + Send + Sync + use<> {
         let others = self.others.clone();
         move || others.lost()
     }
 
-    /// What ranks tell each other that cannot make the group. A backend that waits for other ranks asks it meanwhile; what it
-    /// fails with itself, the others are told when it returns that.
+    /// Returns the reports by which ranks tell each other that they cannot make the group. A backend that waits for
+    /// other ranks must look at the reports while it waits. It need not report its own failure: core reports the error
+    /// that the backend's constructor returns.
     pub fn reports(&self) -> Arc<Reports> {
         self.reports.clone()
     }
 
-    /// After how long what waits says so; `None`: never. See [`waiting`](crate::waiting).
+    /// Returns the time after which a long wait is reported, or `None` if waits are never reported. See
+    /// [`waiting`](crate::waiting).
     ///
     /// # Errors
-    /// `InvalidArgument` where the setting is no number of seconds.
+    /// `InvalidArgument` if the setting is not a number of seconds.
     pub fn warn_after(&self) -> Result<Option<Duration>> {
         waiting::after(self.hint(waiting::HINT))
     }
 
-    /// Which of the runtime's devices is this rank's: the one that the program bound it to, else what
-    /// [`DeviceRuntime::default_index`] says.
+    /// Returns the index of this rank's device among the runtime's devices: the device to which the program has bound
+    /// the rank, else the result of [`DeviceRuntime::default_index`].
     pub fn device_index(&self, runtime: &dyn DeviceRuntime) -> Result<Option<u16>> {
         let any = runtime.device(0);
         self.seat.index((any.key(), any.vendor()), runtime)
     }
 
-    /// A backend of this name for the caller alone, who decides the order of what it is given; `purpose` tells several of
-    /// one group apart. Every rank makes it.
+    /// Makes a backend of this name that only the caller uses, so the caller decides the order of its calls. Every rank
+    /// must make it. `purpose` distinguishes several such backends of one group.
     pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
         let mut own = self.anew();
         purpose.bytes().enumerate().for_each(|(i, b)| own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b);
@@ -99,18 +105,18 @@ impl GroupInit {
         own.backend(name)
     }
 
-    /// The group's backend of this name, made at the first call. A backend may so stand on another (a device's on the
-    /// CPU's).
+    /// Returns the group's backend of this name, which is made at the first call. With it a backend can be built on
+    /// another, for example a device's backend on that of the CPU.
     pub fn backend(&self, name: &str) -> Result<Arc<dyn Backend>> {
         self.others.backend(self, name)
     }
 
-    /// The same, for backends that are made anew.
+    /// Returns a copy whose `backend` makes new backends.
     pub(crate) fn anew(&self) -> GroupInit {
         self.with(self.store.clone(), self.others.anew())
     }
 
-    /// The same with another part of the store.
+    /// Returns a copy with another part of the store and other access to backends.
     pub(crate) fn with(&self, store: Arc<dyn Store>, others: Arc<dyn OtherBackends>) -> GroupInit {
         GroupInit {
             group: self.group.clone(),

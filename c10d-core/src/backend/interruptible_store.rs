@@ -1,4 +1,5 @@
-//! The store as a backend has it: a wait for what another rank should write ends when that one reports that it cannot.
+//! The store that a backend gets while its group is made. A wait for a key ends early if another rank reports that it
+//! cannot make the group.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use super::Reports;
 use crate::Result;
 use crate::store::Store;
 
-/// How long a wait goes on without a look at the reports.
+/// The longest time between two looks at the reports.
 const SLICE: Duration = Duration::from_millis(250);
 
 pub(crate) struct InterruptibleStore {
@@ -20,7 +21,9 @@ impl InterruptibleStore {
         InterruptibleStore { inner, reports }
     }
 
-    /// `wait` gives an error at the end of the time that it is given.
+    /// Waits by calling `wait` with deadlines that are at most `SLICE` from now, until it succeeds, fails before such a
+    /// deadline, or `deadline` has passed. Between the calls it looks at the reports, and returns the error that
+    /// another rank has reported. `wait` must return an error at its deadline.
     fn in_slices<T>(&self, deadline: Instant, wait: impl Fn(Instant) -> Result<T>) -> Result<T> {
         loop {
             let slice = deadline.min(Instant::now() + SLICE);
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
     use crate::{Error, ErrorKind, HashStore};
 
-    /// The stores of rank 0 and the reports of rank 1, in a group of two.
+    /// Returns the interruptible store of rank 0, the store in it, and the reports of rank 1, in a group of two.
     fn pair() -> (InterruptibleStore, Arc<dyn Store>, Reports) {
         let [told, inner]: [Arc<dyn Store>; 2] = [Arc::new(HashStore::new()), Arc::new(HashStore::new())];
         let reports = Arc::new(Reports::new(told.clone(), 0, 2));

@@ -8,44 +8,50 @@ use crate::buffer::Outcome;
 use crate::device::DeviceRuntime;
 use crate::{Error, ErrorKind, Result};
 
-/// The context of a kernel call: what it may use besides the job.
+/// The context of a kernel call: the data that a kernel may use besides the job.
 pub struct KernelContext<'a> {
     pub(crate) info: &'a Arc<Origin>,
     pub(crate) backend: &'a Arc<dyn Backend>,
     pub(crate) size: u32,
-    /// Where a sparse key's started calls run.
+    /// The queue in which started calls run, for a sparse key.
     pub(crate) queue: Option<&'a SparseQueue>,
 }
 
-/// A kernel that is made of several dense ops, which it runs by [`KernelContext::run_step`]. It waits for each.
+/// A kernel that consists of several dense ops. It runs each by [`KernelContext::run_step`], which waits for the op.
 pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
 
 impl KernelContext<'_> {
-    /// The backend that serves the job's key in the job's group.
+    /// Returns the backend that serves the job's key in the job's group.
     #[inline]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
     }
 
-    /// The runtime of the device whose tensors the key is for, where that is not the host.
+    /// Returns the runtime of the device for whose tensors the key is.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend has no runtime, because the key is for host memory.
     pub fn device(&self) -> Result<Arc<dyn DeviceRuntime>> {
-        let why = || format!("backend {} has no device runtime, by which its tensors could be read", self.info.backend);
+        let why = || {
+            format!("backend {} has no device runtime, so device tensors cannot be read through it", self.info.backend)
+        };
         self.backend.device().ok_or_else(|| Error::unsupported(why()))
     }
 
-    /// This rank.
+    /// Returns this rank.
     pub fn rank(&self) -> u32 {
         self.info.rank
     }
 
-    /// How many ranks the group has.
+    /// Returns the number of ranks of the group.
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// Runs a kernel that is made of several dense ops, and completes the job with its result. This is only for sparse
-    /// keys, whose lane is used only by such kernels. A caller that waits runs the kernel itself, after the calls that
-    /// were started before. A started call runs on the lane's thread.
+    /// Runs a kernel that consists of several dense ops, and completes the job with its result. This is only for sparse
+    /// keys, since the lanes of these keys are used only by such kernels. If the caller waits, the kernel runs on the
+    /// caller's thread, after the calls that were started before. The kernel of a started call runs on the lane's
+    /// thread.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),
@@ -54,7 +60,8 @@ impl KernelContext<'_> {
                 Err(e) => job.complete(Err(e)),
             },
             None => {
-                let what = "a kernel made of several ops is registered for a dense key, whose lane is shared";
+                let what = "a kernel that consists of several ops is registered for a dense key; such kernels are \
+                    only possible for sparse keys";
                 job.complete(Err(Error::new(ErrorKind::Internal, what)));
             }
         }

@@ -1,4 +1,5 @@
-//! The interface between core and backends.
+//! The interface between core and backends: the trait [`Backend`], the jobs and requests that backends get, and the
+//! registry.
 #![allow(unsafe_code)]
 
 mod capabilities;
@@ -71,72 +72,80 @@ pub struct AlgorithmInfo {
     pub reduces_in_rank_order: bool,
 }
 
-/// An engine that does collectives for one rank of one group.
+/// An engine that runs the ops of one rank of one group.
 ///
-/// Core has validated every request before it gets here; backends do not validate again.
+/// Core has validated every request, so backends need not validate it again.
 ///
 /// # Safety
-/// 1. After completing or dropping a job, or returning from [`run`](Backend::run), nothing touches its spans.
-/// 2. Every job is completed or dropped, and `run` returns, by [`let_go`] after the deadline or after `abort`, whichever
-///    comes first, even if nobody waits for it. No lock that `abort` needs is held while a job is completed.
+/// 1. After a job was completed or dropped, or after [`run`](Backend::run) returned, the backend does not use the
+///    memory of its spans.
+/// 2. Every job is completed or dropped, and `run` returns, at most [`let_go`] after the deadline or after `abort`,
+///    whichever is first, even if no thread waits for the job. The backend holds no lock that `abort` needs while it
+///    completes a job.
 pub unsafe trait Backend: Send + Sync + 'static {
-    /// The name under which it was registered.
+    /// Returns the name under which the backend was registered.
     fn name(&self) -> &'static str;
 
-    /// The ops and types that it offers. Core asks once, when the group is made.
+    /// Returns the ops and types that the backend offers. Core calls it once, when the group is made.
     fn capabilities(&self) -> &Capabilities;
 
-    /// The ops and types that it offers on the devices of one key, if they differ from
+    /// Returns the ops and types that the backend offers on the devices of one key, if they differ from
     /// [`capabilities`](Backend::capabilities).
     fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
         let _ = key;
         self.capabilities()
     }
 
-    /// Takes a job. Collectives come in the order of their numbers, one at a time; point-to-point jobs may come from
-    /// several threads at once. If the caller waits (see [`Caller`]), the backend may run the op inside this call,
-    /// after all jobs that were queued before it.
+    /// Takes a job. Collectives are submitted in the order of their numbers, one at a time. Point-to-point jobs may be
+    /// submitted by several threads at once. If the caller waits (see [`Caller`]), the backend may run the op inside
+    /// this function, after all jobs that were queued before it.
     fn submit(&self, job: Job);
 
-    /// Runs a call whose caller waits on this thread, if that is possible, without a job. Core calls it instead of
-    /// [`submit`](Backend::submit), under the same rules. `None`: the backend has done nothing, and core submits the call.
+    /// Runs a call without a job, on the thread of its caller, which waits. Core calls it before
+    /// [`submit`](Backend::submit), under the same rules. If the backend cannot run the call this way, it returns
+    /// `None` and has done nothing; core then submits the call as a job.
     #[inline]
     fn run(&self, request: &Request) -> Option<Result> {
         let _ = request;
         None
     }
 
-    /// Takes several point-to-point jobs that may depend on each other, such as a message to a rank and one from it.
+    /// Takes several point-to-point jobs at once. They may depend on each other, such as a send to a rank and a receive
+    /// from it.
     fn submit_batch(&self, jobs: Vec<Job>) {
         jobs.into_iter().for_each(|job| self.submit(job));
     }
 
-    /// Takes point-to-point jobs back from the backend. It returns all of these jobs if no part of their messages was
-    /// sent, or has arrived and was matched; otherwise it returns an empty list, and the jobs go on. The caller
-    /// completes the returned jobs: the backend does not use their memory any more, and later messages go to the next
-    /// receives. It is called from any thread, at any time between `submit` and the end of the jobs' handles, so a job
-    /// may be done already. It does not wait for a peer.
+    /// Takes point-to-point jobs back from the backend. It returns all of these jobs if no part of a message was sent
+    /// or received for any of them. Otherwise it returns an empty list, and all jobs continue. The caller completes the
+    /// returned jobs: the backend does not use their memory any more, and matches later messages with later receives.
+    /// It may be called by any thread while the handles of the jobs exist, so a job may be done already. It must not
+    /// wait for a peer.
     ///
     /// # Errors
-    /// `Unsupported` if the backend cannot take jobs back; the jobs go on.
+    /// `Unsupported` if the backend cannot return jobs. The jobs continue.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let _ = jobs;
-        Err(Error::unsupported(format!("backend {} cannot take back what it was given", self.name())))
+        Err(Error::unsupported(format!(
+            "backend {} cannot return ops that it was given, so the op was not cancelled",
+            self.name()
+        )))
     }
 
-    /// Ends all jobs in flight and all later ones with this error, and tells the peers. It may be called from any
-    /// thread, any number of times; the first cause counts.
+    /// Ends all jobs in flight and all later jobs with this error, and tells the peers. It may be called by any thread,
+    /// and several times; only the first cause is used.
     fn abort(&self, cause: &Error);
 
-    /// The error by which the group failed while no call was running, if the backend has noticed one. It answers at
-    /// once.
+    /// Returns the error by which the group failed while no call was running, if the backend has noticed one. It must
+    /// not wait.
     fn failure(&self) -> Option<Error> {
         None
     }
 
-    /// The ranks that are known to be gone: their processes ended, or they left the group. The list also has those that
-    /// went after the group had failed. It answers at once. It is asked while a new group is made from this one, so
-    /// that no rank waits for dead ones. The default is the ranks that [`failure`](Backend::failure) names as dead.
+    /// Returns the ranks that are known to be gone, because their processes ended or they left the group, also if that
+    /// was after the group had failed. It must not wait. It is called while a new group is made from this one, so that
+    /// no rank waits for ranks that are gone. The default implementation returns the ranks that
+    /// [`failure`](Backend::failure) names as dead.
     fn lost(&self) -> Vec<u32> {
         match self.failure() {
             Some(e) if matches!(e.kind(), ErrorKind::PeerDead { .. }) => e.report().guilty.clone(),
@@ -144,68 +153,69 @@ pub unsafe trait Backend: Send + Sync + 'static {
         }
     }
 
-    /// Tells the backend that a call of this rank was rejected before the backend got it. Peers may wait for that call,
-    /// and the backend tells a peer that asks what this rank is doing. It answers at once.
+    /// Tells the backend that a call of this rank was rejected before the backend got it. Peers may wait for that call.
+    /// If one of them asks what this rank is doing, the backend can answer with the error. It must not wait.
     fn refused(&self, op: OpKind, error: &Error) {
         let _ = (op, error);
     }
 
-    /// Returns a function that finds out within 100 ms which ranks the jobs in flight wait for, and describes it in
-    /// words. It runs on a thread of its own. `None`: the backend does not know.
+    /// Returns a function that describes in words for which ranks the jobs in flight wait. The function runs on a
+    /// separate thread, and must return within 100 ms. `None` if the backend cannot find that out.
     fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         None
     }
 
-    /// Waits for the jobs in flight, and until the peers have received everything that this rank sent. Then it says
-    /// goodbye to the peers, so that they do not take this rank for dead. If the deadline passes first, it says goodbye
-    /// all the same, and the error names the ranks for which it waited.
+    /// Waits for the jobs in flight, and until the peers have received everything that this rank sent. Then it tells
+    /// the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, it tells
+    /// them at that time, and returns an error that names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())
     }
 
-    /// The ranks for which the jobs in flight wait, as an error, if the backend can find them out quickly. It is for a
-    /// caller that gives up waiting. The group does not fail by it.
+    /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find them out
+    /// quickly. It is called for a caller whose wait has ended before the op; the group does not fail.
     fn overdue(&self) -> Option<Error> {
         None
     }
 
-    /// The last handle of the group was dropped. This is like [`shutdown`](Backend::shutdown), except that at the
-    /// deadline the jobs in flight go on, and the goodbye follows when they are done. If it comes after `shutdown`, it
-    /// does nothing.
+    /// Leaves the group after its last handle was dropped. This is like [`shutdown`](Backend::shutdown), except that
+    /// jobs that are in flight at the deadline continue, and the peers are told when these jobs are done. After
+    /// `shutdown` it does nothing.
     fn leave(&self, deadline: Instant) -> Result {
         self.shutdown(deadline)
     }
 
-    /// Makes a backend for a sub-group of these ranks, if that is cheaper than making a new one.
+    /// Makes the backend of a sub-group of these ranks from this backend, if that is cheaper than making a new one.
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
-    /// Makes a backend for the remaining ranks of the group after others are gone, if that is cheaper than making a new
-    /// one. The ranks that are not in the list do not take part. It must not fail where making a new one would work. If
-    /// one rank returns `None`, all must.
+    /// Makes the backend of the group's remaining ranks (`ranks`) from this backend, after other ranks are gone, if
+    /// that is cheaper than making a new one. Ranks that are not in the list do not take part. It must not fail if a
+    /// new backend could be made. If it returns `None` on one rank, it must do so on all.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
-    /// Called in place of `split` on a rank that is in no sub-group. Every rank of the group learns of each division
-    /// once, in the same order.
+    /// Is called instead of `split` on a rank that is in no sub-group. So on each rank the backend gets one call for
+    /// each division of the group, in the same order.
     fn no_split(&self) {}
 
-    /// The runtime of the devices whose buffers it accepts; `None` for host memory.
+    /// Returns the runtime of the devices whose buffers the backend accepts; `None` for host memory.
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         None
     }
 
-    /// The number of payload bytes that this rank has sent to peers in collectives so far, if the backend counts them.
+    /// Returns the number of payload bytes that this rank has sent to peers in collectives so far, if the backend
+    /// counts them.
     fn bytes_sent(&self) -> Option<u64> {
         None
     }
 
-    /// The algorithm of a call with these properties, if the backend knows it.
+    /// Returns the algorithm of a call with these properties, if the backend knows it.
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (op, bytes, dtype, reduce);
         None

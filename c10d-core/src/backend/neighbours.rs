@@ -1,5 +1,5 @@
-//! Messages that the ranks of a backend exchange beside its own library: which rank is gone, why a rank gives up, and
-//! which calls it issued.
+//! The side channel of a backend: messages between its ranks that do not go through the backend's own library. They
+//! tell which rank is gone, why a rank gives up, and which calls a rank made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use super::heartbeats::Heartbeats;
 use super::{CpuMessages, Fingerprint, GroupInit};
 use crate::{Error, ErrorKind, Result};
 
-/// The tag of a goodbye.
+/// The tag of the message that a rank sends when it leaves.
 const GOODBYE: u32 = 1;
 
 /// The kind of operation that a fingerprint describes.
@@ -21,11 +21,11 @@ pub enum Compared {
     Message = 3,
 }
 
-/// No deadline: the watch lasts as long as the group.
+/// The timeout of the watch, which lasts as long as the group.
 const ALWAYS: Duration = Duration::MAX;
 const SOON: Duration = Duration::from_secs(1);
 
-/// This rank's end of the side channel, through which all ranks watch each other.
+/// This rank's end of a side channel.
 #[derive(Clone)]
 pub enum SideChannel {
     /// Through the group's CPU backend, which ends every message when a peer's process is gone or a peer aborts.
@@ -35,11 +35,11 @@ pub enum SideChannel {
 }
 
 impl SideChannel {
-    /// Connects through the CPU backend of this name, or, if there is none, through the store. `purpose` tells several
-    /// side channels of one group apart. `None`: the group has one rank only.
+    /// Connects through the CPU backend with the name `cpu`, or through the store if that is `None`. `purpose`
+    /// distinguishes several side channels of one group. Returns `None` if the group has only one rank.
     ///
     /// # Errors
-    /// Those of the CPU backend's start.
+    /// The errors of making the CPU backend.
     pub fn connect(init: &GroupInit, cpu: Option<&str>, purpose: &str) -> Result<Option<SideChannel>> {
         if init.size == 1 {
             return Ok(None);
@@ -52,7 +52,7 @@ impl SideChannel {
         Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
 
-    /// The messages, if the channel goes through a CPU backend.
+    /// Returns the messages, if the channel goes through a CPU backend.
     pub fn messages(&self) -> Option<&Messages> {
         match self {
             SideChannel::Messages(messages) => Some(messages),
@@ -60,7 +60,8 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or gives up. `None`: the watch has ended.
+    /// Waits until a peer is gone or gives up, and returns the error. `None` if this rank has left, or the channel has
+    /// ended without an error.
     pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),
@@ -76,7 +77,7 @@ impl SideChannel {
         }
     }
 
-    /// Says goodbye, so that no peer takes this rank for dead.
+    /// Tells the peers that this rank leaves, so that they do not consider it dead.
     pub fn leave(&self) {
         match self {
             SideChannel::Messages(messages) => messages.leave(),
@@ -101,8 +102,8 @@ impl Messages {
             return None;
         }
         let report = error.report_mut();
-        // The fields of the message are removed, since they mean nothing to a caller that waits for a collective. A
-        // disagreement keeps them: it is about another call.
+        // The fields about the watch's message are removed, since they have no meaning for a caller that waits for a
+        // collective. A mismatch about a collective keeps them, since they are about that collective.
         let about_a_call =
             matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
         if !about_a_call {
@@ -112,17 +113,18 @@ impl Messages {
         Some(error)
     }
 
-    /// Finds out which ranks do not answer or have left. More is not known of ranks inside the library.
+    /// Returns a function that finds out which ranks do not answer or have left (see
+    /// [`Backend::waits`](super::Backend::waits)). What a rank does inside the backend's own library is not known.
     pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.aside.waits()
     }
 
-    /// The rank after this one.
+    /// Returns the rank after this one.
     pub fn next(&self) -> u32 {
         (self.rank + 1) % self.size
     }
 
-    /// The rank before this one.
+    /// Returns the rank before this one.
     pub fn before(&self) -> u32 {
         (self.rank + self.size - 1) % self.size
     }
@@ -135,7 +137,7 @@ impl Messages {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
 
-    /// Receives the fingerprint of that rank's operation.
+    /// Receives the fingerprint of an operation of another rank.
     ///
     /// # Errors
     /// The same as for a message.
@@ -147,7 +149,7 @@ impl Messages {
 
     fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
-            // A rank that is gone already needs no goodbye.
+            // The message fails if the rank before is gone, which then does not need it.
             let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
             self.aside.leave();
         }

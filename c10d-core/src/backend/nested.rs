@@ -1,4 +1,4 @@
-//! Operations inside operations: the steps of a composed kernel, and the host part of a staged op.
+//! Operations that are part of another operation: the steps of a composed kernel, and the host part of a staged op.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -16,7 +16,7 @@ use crate::panics::contain;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
-/// The number, deadline and fingerprint that the steps of an operation inherit.
+/// The number, deadline and fingerprint of an operation, which its steps inherit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outer {
     pub(crate) seq: u64,
@@ -26,13 +26,14 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// Taken from a numbered request. It reads the clock if nobody has yet.
+    /// Copies these values from a request that has its number. It reads the clock if that was not done before.
     pub(crate) fn of(request: &Request) -> Outer {
         let (seq, fingerprint, timeout) = (request.seq, request.fingerprint, request.timeout);
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
     }
 
-    /// Makes a step's request for the CPU. It has the outer number, deadline and fingerprint; `step` tells steps apart.
+    /// Makes the request of a step for the CPU. It has the number and deadline of the operation, and its fingerprint
+    /// with the field `step` replaced, so that steps differ.
     pub(crate) fn step(&self, step: u8, op: OpKind, params: Params, spans: Sink) -> Request {
         let mut request = Request::new(op, Caller::Waits, params, self.timeout);
         request.key = DispatchKey::Cpu;
@@ -44,8 +45,7 @@ impl Outer {
     }
 }
 
-/// Waits on drop until the job is completed, so that the frame on the stack is not left before, even if the backend
-/// panics.
+/// Waits on drop until the job is completed, so that the stack frame is not removed before, even if the backend panics.
 struct UntilDone<'a> {
     frame: &'a Frame,
     backend: &'a dyn Backend,
@@ -57,8 +57,8 @@ impl Drop for UntilDone<'_> {
         if self.frame.is_done() || self.frame.wait_until(request.deadline() + overdue(request.timeout)) {
             return;
         }
-        let what =
-            "the backend did not let go of a step's memory in time; this can only wait on: a defect of the backend";
+        let what = "the backend has not released the memory of a step in time, so the call has to wait longer; this \
+            is a bug in the backend";
         let error = self.frame.described(Error::new(ErrorKind::Internal, what));
         self.backend.abort(&error);
         loop {
@@ -70,22 +70,23 @@ impl Drop for UntilDone<'_> {
     }
 }
 
-/// Runs a step on the backend and waits for it. Until this returns, the memory behind the step's spans stays and is
-/// used only by the step. `lane` is the group, rank and backend for errors.
+/// Runs a step on the backend and waits for it. The caller guarantees that the memory of the step's spans stays
+/// allocated and is used only by the step until this function returns. `lane` is the group, rank and backend for
+/// errors.
 pub(crate) fn nested(backend: &dyn Backend, lane: Option<&Origin>, request: Request) -> Result<Outcome> {
     let mut frame = Frame::new(request);
     frame.lane = lane.map(NonNull::from);
     let frame = &frame;
     let wait = UntilDone { frame, backend };
-    // SAFETY: the frame stays until `wait` has seen it done.
+    // SAFETY: the frame is not moved, and is dropped after `wait`, which waits until the frame is done.
     let job = unsafe { Job::new(NonNull::from(frame)) };
     backend.submit(job);
     drop(wait);
-    // SAFETY: done, and nobody else has the frame.
+    // SAFETY: the frame is done, and no other thread has access to it.
     unsafe { frame.take_outcome() }
 }
 
-/// A step that nobody waits for, with the values that must live as long as it runs.
+/// A step that runs while the caller continues, with a value that must exist as long as the step runs.
 #[repr(C)]
 pub(crate) struct Detached<T> {
     frame: Frame,
@@ -93,15 +94,15 @@ pub(crate) struct Detached<T> {
 }
 
 impl<T: Send + Sync + 'static> Detached<T> {
-    /// Starts a step on the backend. `kept` is dropped when the step is done and this handle is gone.
+    /// Starts a step on the backend. `kept` is dropped when the step is done and the returned handle was dropped.
     pub(crate) fn start(backend: &dyn Backend, mut request: Request, kept: T) -> Arc<Detached<T>> {
         request.caller = Caller::Continues;
         let mut frame = Frame::new(request);
         frame.release = Some(Self::release);
         let state = Arc::new(Detached { frame, _kept: kept });
         let frame = Arc::into_raw(state.clone()).cast::<Frame>().cast_mut();
-        // SAFETY: an Arc's pointer is not null, and the frame comes first (repr(C)); the count taken here keeps it until
-        // the job releases it.
+        // SAFETY: the pointer of an `Arc` is not null, and the frame is the first field (`repr(C)`). The job owns the
+        // reference that was cloned here, until it releases it.
         let job = unsafe { Job::new(NonNull::new_unchecked(frame)) };
         // A backend that panics drops the job, which ends the step with an error.
         contain("a backend's submit", || backend.submit(job));
@@ -111,29 +112,29 @@ impl<T: Send + Sync + 'static> Detached<T> {
     /// Gives up the job's reference.
     ///
     /// # Safety
-    /// Called once, with the frame of `start`.
+    /// It is called once, with the frame of `start`.
     unsafe fn release(frame: *const Frame) {
-        // SAFETY: made by `Arc::into_raw` in `start`.
+        // SAFETY: the pointer was made by `Arc::into_raw` in `start`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
         contain("the drop of a step's memory", || drop(state));
     }
 
-    /// Which job the backend was given.
+    /// Returns the identity of the job that the backend was given.
     pub(crate) fn id(&self) -> JobId {
         JobId::of(&self.frame)
     }
 
-    /// Whether the step is done. Otherwise the waker is called when it is. Only one thread may poll.
+    /// Returns whether the step is done. If not, the waker is called when it is done. Only one thread may poll.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         self.frame.poll(waker)
     }
 
-    /// The outcome of a step that is done. It is taken once, by the polling thread.
+    /// Takes the outcome of a step that is done. Only the polling thread may call it, once.
     pub(crate) fn outcome(&self) -> Result<Outcome> {
         if !self.frame.is_done() {
-            return Err(Error::new(ErrorKind::Internal, "a step was asked for its outcome too early"));
+            return Err(Error::new(ErrorKind::Internal, "the outcome of a step was taken before the step was done"));
         }
-        // SAFETY: done, and the one poller is here.
+        // SAFETY: the frame is done, and only the polling thread, which is this one, takes the outcome.
         unsafe { self.frame.take_outcome() }
     }
 }

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use crate::Error;
 
-/// The group, rank and backend of a lane. Every error of the lane reports them.
+/// The group, rank and backend of a lane, which every error of the lane has.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) group: Arc<str>,
     pub(crate) rank: u32,
     pub(crate) backend: &'static str,
-    /// This group's ranks in the numbering of the first group; `None` in the first group itself.
+    /// The global numbers of this group's ranks: their numbers in the group that the builder made, from which this
+    /// group was made. `None` if the builder made this group.
     pub(crate) global: Option<Arc<[u32]>>,
 }
 
 impl Origin {
-    /// Adds group, rank, backend and global ranks where they are missing.
+    /// Sets the group, rank, backend and global ranks of an error, except those that are set already.
     pub(crate) fn describe(&self, error: &mut Error) {
         let report = error.report_mut();
         report.group.get_or_insert_with(|| self.group.clone());

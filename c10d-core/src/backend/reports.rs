@@ -1,8 +1,8 @@
-//! Reports of why a group cannot be made, which the rank that met the cause writes to the store.
+//! Reports of why a group cannot be made, which ranks write to the store.
 //!
-//! Ranks that wait for each other while a group is made have no connection yet through which one could tell the others.
-//! So the first rank that fails writes the reason into the store. The others look for it while they wait, and when they
-//! fail themselves.
+//! While a group is made, its ranks have no connections yet by which one rank could tell the others that it failed. So
+//! the first rank that fails writes the reason into the store. The other ranks look for it while they wait, and when
+//! they fail themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind};
 const FAILED: &str = "failed";
 /// The key that counts the ranks that failed.
 const OVER: &str = "failed/over";
-/// The largest number of bytes of a text.
+/// The largest length of a report's text in bytes.
 const TEXT: usize = 1024;
 /// The largest number of ranks that a report names.
 const GUILTY: usize = 1024;
@@ -25,23 +25,23 @@ const GUILTY: usize = 1024;
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How long the store may take to answer a failing rank.
 const ANSWER: Duration = Duration::from_millis(200);
-/// How long a rank that failed because of another one waits for the other's report, and how long the other one waits
-/// for all to read it.
+/// How long a rank whose failure is the consequence of another rank's failure waits for the other's report. Also, how
+/// long that other rank waits until all ranks have read its report.
 const WORD: Duration = Duration::from_millis(300);
 
 /// The reports of one group that is being made.
 pub struct Reports {
-    /// `None`: there is nobody to tell.
+    /// `None` if there is no other rank, or the other ranks do not read reports.
     store: Option<Arc<dyn Store>>,
     rank: u32,
     size: u32,
     /// The time of the next look, and the interval after it.
     next: Mutex<(Instant, Duration)>,
-    /// Whether this rank has failed.
+    /// Whether this rank has failed before.
     settled: AtomicBool,
 }
 
-/// A report.
+/// The report of one rank.
 #[derive(Clone, Debug, PartialEq)]
 struct Report {
     by: u32,
@@ -51,7 +51,7 @@ struct Report {
 }
 
 impl Reports {
-    /// The reports of a group, in this part of the store.
+    /// Opens the reports of a group in this part of the store.
     pub fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Reports {
         let store = if size > 1 { Some(store) } else { None };
         Reports {
@@ -63,7 +63,7 @@ impl Reports {
         }
     }
 
-    /// For a group whose other ranks do not know of reports.
+    /// Makes reports that are not written or read, for a group whose other ranks do not know of reports.
     pub(crate) fn none() -> Reports {
         Reports {
             store: None,
@@ -74,7 +74,8 @@ impl Reports {
         }
     }
 
-    /// The failure of another rank, if one has reported it. It may be called as often as needed while waiting.
+    /// Returns the failure of another rank, if one has reported it. It may be called as often as wanted: it reads the
+    /// store at most once per interval, and returns `None` in between.
     pub fn heard(&self) -> Option<Error> {
         let store = self.store.as_ref()?;
         {
@@ -89,9 +90,9 @@ impl Reports {
         self.read(&**store).map(|report| report.seen_from(self.rank))
     }
 
-    /// Reports to the others that this rank cannot make the group, and returns the error for the caller: this one, or
-    /// the error of another rank if this one is only its consequence. If this rank has failed before, it returns
-    /// `error`.
+    /// Reports to the other ranks that this rank cannot make the group. Returns the error for the caller: `error`, or
+    /// the error of another rank if `error` may be only a consequence of it. If this rank has reported before, it
+    /// returns `error`.
     pub fn settle(&self, error: Error) -> Error {
         let Some(store) = self.store.as_ref().filter(|_| !self.settled.swap(true, Ordering::Relaxed)) else {
             return error;
@@ -101,7 +102,7 @@ impl Reports {
         let until = || Instant::now() + ANSWER;
         let Ok(mut stored) = store.compare_set(FAILED, &[], &mine.to_bytes(), until()) else { return error };
         if !is_consequence(&error) {
-            // Another rank may have reported the consequences of this error before.
+            // Another rank may have reported a consequence of this error before. The cause replaces it.
             while Report::parse(&stored, self.size).is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak()) {
                 match store.compare_set(FAILED, &stored, &mine.to_bytes(), until()) {
                     Ok(now) if now != stored => stored = now,
@@ -124,7 +125,8 @@ impl Reports {
         }
     }
 
-    /// Waits a short time until all ranks have failed, since the store may belong to this process and end with it.
+    /// Waits a short time until all ranks have failed, and so have read the report. The store may be served by this
+    /// process and end with it.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);
@@ -134,7 +136,7 @@ impl Reports {
         }
     }
 
-    /// Another rank's report.
+    /// Reads the report of another rank.
     fn read(&self, store: &dyn Store) -> Option<Report> {
         let until = Instant::now() + ANSWER;
         if !store.check(&[FAILED], until).ok()? {
@@ -145,7 +147,7 @@ impl Reports {
     }
 }
 
-/// Whether the failure of another rank can be its cause.
+/// Returns whether the error may be the consequence of another rank's failure.
 fn is_consequence(error: &Error) -> bool {
     use ErrorKind::{PeerDead, Rendezvous, Store, Timeout};
     matches!(error.kind(), Rendezvous | Timeout | Store | PeerDead { .. })
@@ -184,7 +186,7 @@ impl Report {
         let what = harmless(parts.next()?, TEXT);
         let kind = match kind {
             "PeerDead" => ErrorKind::PeerDead { how: what.clone() },
-            // A mismatch has more fields than a report can hold.
+            // A report does not have the fields of a mismatch.
             "Mismatch" => ErrorKind::Rendezvous,
             kind => ErrorKind::PLAIN.iter().find(|k| k.name() == kind)?.clone(),
         };
@@ -195,7 +197,7 @@ impl Report {
         is_consequence(&Error::new(self.kind.clone(), ""))
     }
 
-    /// The error that rank `me` returns for it. It names ranks, but never `me`.
+    /// Converts the report to the error of rank `me`. The error names other ranks, but never `me`.
     fn seen_from(self, me: u32) -> Error {
         let Report { by, kind, mut guilty, what } = self;
         guilty.retain(|rank| *rank != me);

@@ -1,4 +1,4 @@
-//! A validated, numbered, type-erased call, as backends get it.
+//! Requests: validated and numbered calls, as backends get them.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -11,12 +11,12 @@ use crate::options::Params;
 use crate::store::{FOREVER, deadline_after};
 use crate::types::{DType, DispatchKey, Element, Identity};
 
-/// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
+/// Whether the thread that submits the op waits for it. If so, the backend may run the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// The caller waits (c10d's `asyncOp = false`).
     Waits,
-    /// The caller continues and may wait later.
+    /// The caller does not wait now, and may wait later.
     Continues,
 }
 
@@ -26,19 +26,19 @@ pub enum Caller {
 pub struct Request {
     /// The op.
     pub op: OpKind,
-    /// The dispatch key of its buffers.
+    /// The dispatch key of the call's buffers.
     pub key: DispatchKey,
     /// Whether the caller waits.
     pub caller: Caller,
-    /// The call's number in its lane; for point-to-point a number of its own.
+    /// The sequence number of a collective in its lane. A point-to-point call has a number that only this rank uses.
     pub seq: u64,
-    /// What all ranks must agree on.
+    /// The properties of the call on which all ranks must agree.
     pub fingerprint: Fingerprint,
-    /// How long it may take.
+    /// How long the op may take.
     pub timeout: Duration,
     /// The scalar arguments.
     pub params: Params,
-    /// The device stream on which it runs; 0 = the device's default, or none.
+    /// The device stream on which the op runs. 0 means the device's default stream, or no stream.
     pub stream: u64,
     pub(crate) spans: Sink,
     pub(crate) deadline: OnceLock<Instant>,
@@ -61,63 +61,64 @@ impl Request {
         }
     }
 
-    /// What the op reads; empty for in-place ops.
+    /// Returns the tensors that the op reads; empty for in-place ops.
     #[inline]
     pub fn inputs(&self) -> &[Span] {
         &self.spans.inputs
     }
 
-    /// What the op writes; in-place ops read it too.
+    /// Returns the tensors that the op writes. In-place ops read them, too.
     #[inline]
     pub fn outputs(&self) -> &[Span] {
         &self.spans.outputs
     }
 
-    /// Spans per list where the outputs are a list of lists (row-major); else 0.
+    /// Returns the length of each list, if the outputs are a list of lists (one after the other); else 0.
     pub fn output_row(&self) -> usize {
         self.spans.output_row
     }
 
-    /// The element type of all spans; none for barriers.
+    /// Returns the element type of all spans; `None` for barriers.
     #[inline]
     pub fn dtype(&self) -> Option<DType> {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)
     }
 
-    /// The name of the elements' type, if it is not a [`DType`]; such elements travel as bytes.
+    /// Returns the identity of the elements' type, if the type is not a [`DType`]. Such elements are sent as bytes.
     #[inline]
     pub fn identity(&self) -> Option<Identity> {
         self.outputs().first().or(self.inputs().first()).and_then(Span::identity)
     }
 
-    /// The layout of the sparse tensor, for a call that has one. The inputs are then the values and the indices.
+    /// Returns the layout of the sparse tensor, for a call that has one. The inputs are then the values and the
+    /// indices.
     #[inline]
     pub fn sparse(&self) -> Option<&CooLayout> {
         self.spans.sparse.as_deref().map(|call| &call.layout)
     }
 
-    /// The elements of an input in host memory. `None` if there is no such input, or if it has another type or is not
-    /// in host memory.
+    /// Returns the elements of an input in host memory. `None` if there is no such input, or if it has another type or
+    /// is not in host memory.
     pub fn input<T: Element>(&self, i: usize) -> Option<&[T]> {
         let span = self.inputs().get(i).filter(|s| s.dtype() == T::DTYPE)?;
         let base = span.host_ptr()?.cast::<T>();
         if span.count() == 0 {
             return Some(&[]);
         }
-        // SAFETY: type, length, alignment and address were validated. The memory belongs to the call until its job is
-        // completed, which the request does not outlive, and nobody writes to inputs meanwhile.
+        // SAFETY: type, length, alignment and address were validated. The memory stays allocated until the job is
+        // completed, which the request does not outlive, and no code writes to inputs before that.
         Some(unsafe { std::slice::from_raw_parts(base, span.count()) })
     }
 
-    /// The time by which the op must be done. The clock is read at the first call, so an op that never waits does not
-    /// read it.
+    /// Returns the time by which the op must be done. The clock is read at the first call, so an op that never waits
+    /// does not read it.
     #[inline]
     pub fn deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// How long the op has taken since it was called. A thread that waits reads the clock first, so 0 is right if
-    /// nobody has read it: the op did not wait.
+    /// Returns the time since the op was called. It is 0 if no thread has read the clock for the deadline: a thread
+    /// does that before it waits, so the op did not wait.
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())

@@ -1,4 +1,4 @@
-//! Small messages between ranks, beside the ops of their group.
+//! Small messages between ranks that are not ops of their group.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,20 +14,21 @@ use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 
-/// Small messages between the ranks through a CPU backend. With them, a device backend tells and learns what its own
-/// library does not report: that a peer is gone, or that a rank gives up and why.
+/// Small messages between ranks through a CPU backend. Device backends use them for facts that their own library does
+/// not report: that a peer is gone, or that a rank gives up, and why.
 ///
-/// No one else uses the backend; see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
+/// The CPU backend is used for nothing else; see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
 #[derive(Clone)]
 pub struct CpuMessages(Arc<dyn Backend>);
 
 impl CpuMessages {
-    /// Messages through this backend.
+    /// Makes a channel that sends its messages through this backend.
     pub fn new(backend: Arc<dyn Backend>) -> CpuMessages {
         CpuMessages(backend)
     }
 
-    /// Sends bytes to a rank, and waits until `bytes` may be used again.
+    /// Sends bytes to a rank, and waits until `bytes` may be used again, which may be before the rank has received
+    /// them.
     ///
     /// # Errors
     /// The same as for [`op::send`](crate::op::send).
@@ -36,8 +37,8 @@ impl CpuMessages {
         self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
     }
 
-    /// Waits for a message of `bytes.len()` bytes from a rank. If the group ends, this ends, too, with an error that
-    /// names the rank that is gone.
+    /// Waits for a message of `bytes.len()` bytes from a rank. It returns early with an error if a rank is gone or the
+    /// messages are aborted; the error names the rank.
     ///
     /// # Errors
     /// The same as for [`op::recv`](crate::op::recv).
@@ -52,23 +53,24 @@ impl CpuMessages {
         request.key = DispatchKey::Cpu;
         request.spans = spans;
         request.fingerprint = fingerprint(&request);
-        // The bytes are borrowed during this call, and the backend stops using them before it ends.
+        // The spans point to bytes that are borrowed during this call. `nested` does not return before the backend has
+        // stopped using them.
         nested(&*self.0, None, request).map(drop)
     }
 
-    /// Ends all messages here and on the peers, with this cause.
+    /// Ends all messages of this rank and of its peers with this error.
     pub fn abort(&self, cause: &Error) {
         self.0.abort(cause);
     }
 
-    /// As [`Backend::waits`] of the backend.
+    /// The same as [`Backend::waits`], for the backend that carries these messages.
     pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.0.waits()
     }
 
-    /// Says goodbye, so that no peer takes this rank for dead. It does not wait.
+    /// Tells the peers that this rank leaves, so that they do not consider it dead. It does not wait.
     pub fn leave(&self) {
-        // Pending messages do not delay the goodbye.
+        // The deadline is now, so that pending messages do not delay this.
         let _ = self.0.shutdown(Instant::now());
     }
 }

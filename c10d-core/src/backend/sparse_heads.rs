@@ -1,5 +1,4 @@
-//! The head that each rank sends about its sparse tensor before any entry, and the check whether all ranks can
-//! continue.
+//! The head that each rank sends before the entries of its sparse tensor, and the check of all heads.
 
 use super::Request;
 use crate::buffer::CooLayout;
@@ -7,16 +6,16 @@ use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// How many dimensions' sizes are sent for error messages. The hash covers all of them.
+/// The number of dimensions whose sizes are sent, for error messages. The hash of the shape covers all dimensions.
 const DIMS: usize = 8;
 
-// The positions of the words in a head.
-/// The fault of the tensor; 0: none.
+// The positions of the words in a head:
+/// A code for what is wrong with the tensor; 0 if it is valid.
 const FAULT: usize = 0;
 const NNZ: usize = 1;
-/// A hash of the shape, the numbers of dimensions, sizes.
+/// A hash of the shape, the numbers of dimensions, and the sizes of the first dimensions.
 const SHAPE: std::ops::Range<usize> = 2..4 + DIMS;
-/// A hash of the indices of the result, if the caller gave them; otherwise 0.
+/// A hash of the indices of the result, if the caller gave them; else 0.
 const KNOWN: usize = 12;
 const DTYPE: usize = 13;
 const REDUCE: usize = 14;
@@ -25,7 +24,7 @@ const REDUCE: usize = 14;
 /// the kernel or the text of an error.
 pub struct SparseHeads<'a> {
     words: &'a [u64],
-    /// Words of each rank.
+    /// The number of words of each rank.
     each: usize,
 }
 
@@ -33,8 +32,8 @@ impl<'a> SparseHeads<'a> {
     /// The number of 64-bit words of a head.
     pub const WORDS: usize = 16;
 
-    /// Writes this rank's head: its call, and the number of its distinct entries or what is wrong with its tensor. The
-    /// text of an error takes the place after the head.
+    /// Writes this rank's head: its call, and the number of its tensor's distinct entries, or what is wrong with the
+    /// tensor. The text of an error is written after the head.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {
@@ -63,7 +62,7 @@ impl<'a> SparseHeads<'a> {
         head[REDUCE] = request.params.reduce.code().into();
     }
 
-    /// Reads the words of this many ranks, each of which sent equally many.
+    /// Reads the heads of `ranks` ranks. `words` has the same number of words of each.
     pub fn new(words: &'a [u64], ranks: usize) -> SparseHeads<'a> {
         SparseHeads { words, each: words.len() / ranks }
     }
@@ -72,7 +71,7 @@ impl<'a> SparseHeads<'a> {
         0..self.words.len() / self.each
     }
 
-    /// The words after a rank's head.
+    /// Returns the words after a rank's head.
     pub fn behind(&self, rank: usize) -> &'a [u64] {
         &self.of(rank)[Self::WORDS..]
     }
@@ -81,12 +80,12 @@ impl<'a> SparseHeads<'a> {
         &self.words[rank * self.each..(rank + 1) * self.each]
     }
 
-    /// The number of distinct entries of a rank.
+    /// Returns the number of distinct entries of a rank.
     pub fn nnz(&self, rank: usize) -> u64 {
         self.of(rank)[NNZ]
     }
 
-    /// Checks that all ranks make the same call as `rank`, which is this rank.
+    /// Checks that all ranks make the same call as this rank, whose number is `rank`.
     ///
     /// # Errors
     /// `Mismatch` of the element type, the reduce operation or the shape.
@@ -97,7 +96,7 @@ impl<'a> SparseHeads<'a> {
         self.same(rank, "shape", SHAPE, shape_words)
     }
 
-    /// Checks that all ranks gave the same indices of the result.
+    /// Checks that all ranks gave the same indices of the result as this rank, whose number is `rank`.
     ///
     /// # Errors
     /// `Mismatch` of the indices.
@@ -123,11 +122,12 @@ impl<'a> SparseHeads<'a> {
         Err(Error::new(kind, "").guilty(guilty).phase(Phase::Announce))
     }
 
-    /// Checks that the tensors of all ranks are valid; `local` is the fault of this rank's. All ranks come to the same
-    /// decision, so the group can still be used.
+    /// Checks that the tensors of all ranks are valid. `local` is the error of this rank's tensor, if it is not. All
+    /// ranks succeed or all fail, so the group can still be used.
     ///
     /// # Errors
-    /// The same on all ranks, with status `Rejected`: the fault of the tensor of some rank.
+    /// The error of the first rank whose tensor is not valid, or `local` on a rank that has it. The status is
+    /// `Rejected`.
     pub fn sound(&self, local: Option<&Error>) -> Result {
         let guilty: Vec<u32> = self.ranks().filter(|r| self.of(*r)[FAULT] != 0).map(|r| r as u32).collect();
         let Some(first) = guilty.first().map(|r| *r as usize) else { return Ok(()) };
@@ -144,7 +144,7 @@ impl<'a> SparseHeads<'a> {
     }
 }
 
-/// A shape, as errors show it.
+/// Returns the text of a shape in errors.
 fn shape_words(of: &[u64]) -> String {
     let dims = (of[1] >> 32) as usize;
     let sizes: Vec<String> = of[2..2 + DIMS.min(dims)].iter().map(u64::to_string).collect();
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::Status;
 
-    /// Whatever the fault is, no rank has begun, so the group can still be used.
+    /// All errors are rejections, since no rank has sent entries yet.
     #[test]
     fn what_is_wrong_on_one_rank_is_rejected_on_all() {
         const EACH: usize = 2 * SparseHeads::WORDS;

@@ -1,4 +1,4 @@
-//! The started calls of a sparse lane, and the thread that runs them in order.
+//! The queue of started calls of a sparse lane, and the thread that runs them in order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use super::{Backend, Composed, Job, KernelContext, Origin, WorkerQueue};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Calls with their kernels. Calls that are queued when this is dropped still run.
+/// A queue of calls with their kernels. Calls that are in the queue when it is dropped still run.
 #[derive(Default)]
 pub(crate) struct SparseQueue(Arc<WorkerQueue<(Job, Composed)>>);
 
@@ -21,7 +21,8 @@ impl SparseQueue {
         }
     }
 
-    /// Waits until nothing is queued or running. The caller holds the lane's turn, so nobody pushes meanwhile.
+    /// Waits until no call is queued or running. The caller holds the lane's turn, so no other thread pushes calls
+    /// meanwhile.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         if self.0.drain(deadline) {
             return Ok(());

@@ -6,7 +6,7 @@ use crate::buffer::CooLayout;
 use crate::catalog::{OpKind, Shape};
 use crate::types::ReduceOp;
 
-/// Computes the facts that all ranks must agree on. `seq` is filled in when the call takes its turn.
+/// Computes the fingerprint of a request. The lane sets `seq` later, when the call takes its turn.
 pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     if let Some(layout) = request.sparse() {
         return sparse_fingerprint(request, layout);
@@ -52,7 +52,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     let count = if op.is_uneven() { request.params.agreed_count() } else { count };
     Fingerprint {
         seq: request.seq as u32,
-        // Both sides of a message have one fingerprint.
+        // Sender and receiver of a message have the same fingerprint.
         op: if op.is_p2p() { OpKind::Send as u8 } else { op as u8 },
         dtype,
         reduce: if op.reduces() { request.params.reduce.code() } else { Fingerprint::NO_REDUCE },
@@ -68,7 +68,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     }
 }
 
-/// The facts that all ranks must agree on: the shape, but not the number of entries.
+/// Computes the fingerprint of a request with a sparse tensor. It has the shape, but not the number of entries, which
+/// may differ between ranks.
 fn sparse_fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
     let hash = layout.shape_hash();
     Fingerprint {

@@ -1,4 +1,4 @@
-//! Whether this thread is inside the code that reports the end of an operation.
+//! Whether this thread is running the code that reports the end of an operation.
 
 use std::cell::Cell;
 
@@ -6,8 +6,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// While this value lives, foreign code (wakers, drops of buffers) may run on this thread as part of ending an
-/// operation.
+/// A mark on this thread: while the value exists, foreign code (wakers, drops of buffers) may run on this thread as
+/// part of ending an operation.
 pub(super) struct Telling(());
 
 impl Telling {
@@ -23,8 +23,8 @@ impl Drop for Telling {
     }
 }
 
-/// Whether this thread is ending an operation. It must not wait for operations that it ends itself, since it would wait
-/// forever.
+/// Returns whether this thread is ending an operation. Such a thread must not wait for operations, since it could be
+/// the thread that has to end them, and would wait forever.
 pub(crate) fn is_telling() -> bool {
     DEPTH.get() > 0
 }

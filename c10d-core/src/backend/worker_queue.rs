@@ -1,4 +1,4 @@
-//! Started operations, and the thread that runs them in order.
+//! A queue of started operations with a thread that runs them in order.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,11 +13,11 @@ use crate::{Error, Result};
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
 /// [`take`](WorkerQueue::take). It ends when the queue is closed and empty.
 pub struct WorkerQueue<T> {
-    /// The number of items in the queue and the one that `next` returned. It changes under the lock and is read
-    /// without.
+    /// The number of items in the queue, plus 1 if the item that `next` returned is not finished. It is changed under
+    /// the lock, and read without the lock.
     pending: AtomicUsize,
     queued: Mutex<Queued<T>>,
-    /// Signalled when an item was pushed, or when the thread is to look at something.
+    /// Signalled when an item was pushed, or when `rouse` was called.
     news: Condvar,
     /// Signalled when the thread has finished an item.
     through: Condvar,
@@ -36,7 +36,7 @@ struct Queued<T> {
 enum Taken {
     None,
     Pending,
-    /// The item is not pending any more, but the thread still reports its end.
+    /// The item does not count as pending any more, but the thread is still reporting its end.
     Settled,
 }
 
@@ -50,16 +50,16 @@ impl<T> Default for WorkerQueue<T> {
 }
 
 impl<T> WorkerQueue<T> {
-    /// Whether nothing is queued or pending. It stays true until somebody pushes.
+    /// Returns whether no item is queued or pending. If so, it stays true until an item is pushed.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.pending.load(Ordering::Acquire) == 0
     }
 
-    /// Queues an item. The first item starts the thread, which gets the name `name` and runs `body`.
+    /// Adds an item to the queue. The first item starts the thread, which has the name `name` and runs `body`.
     ///
     /// # Errors
-    /// `Resource`, with the item, if the thread cannot be started.
+    /// `Resource` if the thread cannot be started. The item is returned with it.
     pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
         let mut queued = self.queued.lock();
         if !queued.has_thread {
@@ -82,13 +82,14 @@ impl<T> WorkerQueue<T> {
         self.rouse();
     }
 
-    /// Wakes a thread that waits in [`take`](WorkerQueue::take).
+    /// Wakes the thread that waits in [`take`](WorkerQueue::take).
     pub fn rouse(&self) {
         self.queued.lock().roused = true;
         self.news.notify_one();
     }
 
-    /// Waits for the next item, and marks the one before as finished. `None` when the queue is closed and empty.
+    /// Marks the item that it returned before as finished, and waits for the next item. Returns `None` when the queue
+    /// is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
         self.settle(&mut queued);
@@ -108,8 +109,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Marks the item that `next` returned as not pending any more. After that, whoever the thread informs of its end
-    /// finds the queue idle if nothing else is queued.
+    /// Marks the item that `next` returned as not pending any more. The thread calls it before it reports the item's
+    /// end, so that the code that gets the report finds the queue idle if no other item is queued.
     pub fn settled(&self) {
         self.settle(&mut self.queued.lock());
     }
@@ -121,8 +122,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Waits until an item comes, the thread is roused, or `patience` is over, and moves all queued items to `into`.
-    /// `true`: the queue is closed.
+    /// Waits until an item was pushed, [`rouse`](WorkerQueue::rouse) was called, or `patience` is over. Moves all
+    /// queued items to `into`, and returns whether the queue is closed.
     pub fn take(&self, into: &mut Vec<T>, patience: Option<Duration>) -> bool {
         let mut queued = self.queued.lock();
         while !queued.roused && queued.items.is_empty() {
@@ -140,7 +141,8 @@ impl<T> WorkerQueue<T> {
         queued.closed
     }
 
-    /// Waits until nothing is pending and the end of every item was reported. `false`: the deadline passed first.
+    /// Waits until no item is pending and the end of every item was reported. Returns `false` if the deadline passed
+    /// first.
     pub fn drain(&self, deadline: Instant) -> bool {
         let mut queued = self.queued.lock();
         let is_through = |queued: &Queued<T>| self.is_idle() && queued.taken == Taken::None;
@@ -152,7 +154,7 @@ impl<T> WorkerQueue<T> {
         true
     }
 
-    /// The smallest value of `of` over the items in the queue.
+    /// Returns the smallest value of `of` for the items in the queue, or `None` if the queue is empty.
     pub fn least<K: Ord>(&self, of: impl FnMut(&T) -> K) -> Option<K> {
         self.queued.lock().items.iter().map(of).min()
     }
@@ -169,8 +171,8 @@ mod tests {
     const SOON: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Items are done in order; the queue is idle when the last one is settled, and drained when the thread is through
-    /// with it.
+    /// Items run in order. The queue is idle when the last item is settled, and drained when the thread has finished
+    /// it.
     #[test]
     fn an_item_is_settled_before_it_is_told() {
         let queue = Arc::new(WorkerQueue::default());

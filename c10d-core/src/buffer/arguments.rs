@@ -1,4 +1,5 @@
-//! The buffers of one call, as a value that writes its spans into a [`Sink`] and is returned when the call is done.
+//! The buffers of one call. They describe their spans to a [`Sink`], and are returned to the caller when the call is
+//! done.
 #![allow(unsafe_code)]
 
 use super::Outcome;
@@ -12,7 +13,7 @@ pub struct Sink {
     pub(crate) inputs: Spans,
     pub(crate) outputs: Spans,
     pub(crate) output_row: usize,
-    /// For a call with a sparse tensor, whose values and indices are the inputs.
+    /// The data of a sparse tensor, for a call that has one. The inputs are then the tensor's values and indices.
     pub(crate) sparse: Option<Box<SparseCall>>,
 }
 
@@ -29,7 +30,7 @@ impl Sink {
         self.outputs.push(span);
     }
 
-    /// Declares that the outputs are a list of lists of `len` tensors each.
+    /// Declares that the outputs are a list of lists, each of `len` tensors.
     pub fn output_row(&mut self, len: usize) {
         self.output_row = len;
     }
@@ -38,22 +39,22 @@ impl Sink {
 /// The buffers of one call.
 ///
 /// # Safety
-/// `describe` is called once, when the value is in its final place. From then until the value is dropped or given to
-/// `back`, the memory of every span it wrote down stays allocated, does not move, and is used by nobody else (inputs: is
-/// written by nobody else).
+/// `describe` is called once, when the value is at its final address. From then until the value is dropped or given to
+/// `back`, the memory of every described span stays allocated and does not move. No other code uses the memory of
+/// outputs, and no other code writes to the memory of inputs.
 pub unsafe trait Buffers: Send {
     /// The type that the caller gets back.
     type Back;
-    /// Writes down the spans.
+    /// Adds the spans of the buffers to `sink`.
     fn describe(&mut self, sink: &mut Sink) -> Result;
     /// Returns the buffers when the op is done.
     fn back(self, outcome: Outcome) -> Self::Back;
 }
 
-/// One tensor, read.
+/// The buffers of an op that reads one tensor.
 pub struct Source<I>(pub(crate) I);
 
-// SAFETY: passes on what `Buf` promises.
+// SAFETY: `Buf` has the same requirements.
 unsafe impl<I: Buf> Buffers for Source<I> {
     type Back = I;
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -65,10 +66,10 @@ unsafe impl<I: Buf> Buffers for Source<I> {
     }
 }
 
-/// One tensor, written, or read and written.
+/// The buffers of an op that writes one tensor, or reads and writes it.
 pub struct Target<O>(pub(crate) O);
 
-// SAFETY: passes on what `BufMut` promises.
+// SAFETY: `BufMut` has the same requirements.
 unsafe impl<O: BufMut> Buffers for Target<O> {
     type Back = O;
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -80,16 +81,16 @@ unsafe impl<O: BufMut> Buffers for Target<O> {
     }
 }
 
-/// A tensor that [`op::all_reduce`](crate::op::all_reduce) takes and gives back: a dense one (any [`BufMut`]), or a
-/// sparse one ([`Coo`](super::Coo) and [`DeviceCoo`](crate::DeviceCoo), by value or by `&mut`).
+/// A tensor that [`op::all_reduce`](crate::op::all_reduce) reads and writes: a dense one (any [`BufMut`]), or a sparse
+/// one ([`Coo`](super::Coo) and [`DeviceCoo`](crate::DeviceCoo), by value or by `&mut`).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a writable buffer for collectives",
     label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>`, a device buffer or a sparse tensor"
 )]
 pub trait InPlace: Sized {
-    /// The call's buffers.
+    /// The type of the call's buffers.
     type Buffers: Buffers<Back = Self>;
-    /// This tensor as the buffers of a call.
+    /// Converts this tensor to the buffers of a call.
     fn into_buffers(self) -> Self::Buffers;
 }
 
@@ -100,10 +101,10 @@ impl<B: BufMut> InPlace for B {
     }
 }
 
-/// One tensor, written, and the rank it came from.
+/// The buffers of an op that writes one tensor and returns the rank that sent it.
 pub struct SourceKnown<O>(pub(crate) O);
 
-// SAFETY: passes on what `BufMut` promises.
+// SAFETY: `BufMut` has the same requirements.
 unsafe impl<O: BufMut> Buffers for SourceKnown<O> {
     type Back = (O, u32);
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -115,10 +116,10 @@ unsafe impl<O: BufMut> Buffers for SourceKnown<O> {
     }
 }
 
-/// Several tensors, read and written.
+/// The buffers of an op that reads and writes several tensors.
 pub struct Each<B>(pub(crate) Vec<B>);
 
-// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`.
+// SAFETY: `BufMut` has the same requirements; the vector is not changed between `describe` and `back`.
 unsafe impl<B: BufMut> Buffers for Each<B> {
     type Back = Vec<B>;
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -133,7 +134,7 @@ unsafe impl<B: BufMut> Buffers for Each<B> {
 /// The buffers of an op without tensors.
 pub struct Nothing;
 
-// SAFETY: no span.
+// SAFETY: it describes no span.
 unsafe impl Buffers for Nothing {
     type Back = ();
     fn describe(&mut self, _: &mut Sink) -> Result {
@@ -142,10 +143,10 @@ unsafe impl Buffers for Nothing {
     fn back(self, _: Outcome) {}
 }
 
-/// One tensor per rank: this rank's own is read, and the others are written.
+/// The buffers of a gather in place: one tensor per rank. This rank's tensor is read, the others are written.
 pub struct Gathered<B>(pub(crate) Vec<B>, pub(crate) usize);
 
-// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`. The input shares
+// SAFETY: `BufMut` has the same requirements; the vector is not changed between `describe` and `back`. The input shares
 // its memory with one output; validation rejects this layout for every op that does not define it.
 unsafe impl<B: BufMut> Buffers for Gathered<B> {
     type Back = Vec<B>;
@@ -161,10 +162,10 @@ unsafe impl<B: BufMut> Buffers for Gathered<B> {
     }
 }
 
-/// Inputs and outputs.
+/// The buffers of an op with inputs and outputs.
 pub struct Both<I, O>(pub(crate) I, pub(crate) O);
 
-// SAFETY: passes on what the operands promise.
+// SAFETY: `Operands` has the same requirements.
 unsafe impl<I: Operands, O: Operands> Buffers for Both<I, O> {
     type Back = (I::Back, O::Back);
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -176,7 +177,7 @@ unsafe impl<I: Operands, O: Operands> Buffers for Both<I, O> {
     }
 }
 
-/// Inputs and outputs of any op: two lists of tensors, and the length of each list if the outputs are a list of lists.
+/// The buffers of any op, as a list of inputs and a list of outputs.
 pub struct Lists<I, O> {
     pub(crate) inputs: Vec<I>,
     pub(crate) outputs: Vec<O>,
@@ -184,7 +185,7 @@ pub struct Lists<I, O> {
     pub(crate) row: usize,
 }
 
-// SAFETY: passes on what `Buf` and `BufMut` promise; the vectors are not touched between `describe` and `back`.
+// SAFETY: `Buf` and `BufMut` have the same requirements; the vectors are not changed between `describe` and `back`.
 unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
     type Back = (Vec<I>, Vec<O>, u32);
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -200,24 +201,23 @@ unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
     }
 }
 
-/// The inputs or the outputs of a call that has both. The trait is sealed by its module; its promise is that of
-/// [`Buffers`].
+/// The inputs or the outputs of a call that has both.
 ///
 /// # Safety
 /// The same as for [`Buffers`].
 pub unsafe trait Operands: Send {
     /// The type that the caller gets back.
     type Back;
-    /// Writes down the spans; `row` where they are a list of lists.
+    /// Adds the spans to `to`. If they are a list of lists, it sets `row` to the length of each list.
     fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result;
-    /// Gives the buffers back.
+    /// Returns the buffers when the op is done.
     fn back(self) -> Self::Back;
 }
 
 /// An operand of one tensor.
 pub struct One<B>(pub(crate) B);
 
-// SAFETY: passes on what `Buf` promises.
+// SAFETY: `Buf` has the same requirements.
 unsafe impl<B: Buf> Operands for One<B> {
     type Back = B;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
@@ -232,7 +232,7 @@ unsafe impl<B: Buf> Operands for One<B> {
 /// An operand that is a list of tensors.
 pub struct Many<B>(pub(crate) Vec<B>);
 
-// SAFETY: passes on what `Buf` promises; the vector is not touched between `spans` and `back`.
+// SAFETY: `Buf` has the same requirements; the vector is not changed between `spans` and `back`.
 unsafe impl<B: Buf> Operands for Many<B> {
     type Back = Vec<B>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
@@ -244,10 +244,10 @@ unsafe impl<B: Buf> Operands for Many<B> {
     }
 }
 
-/// An operand that is a list of lists of tensors, all of one length.
+/// An operand that is a list of lists of tensors. All lists have the same length.
 pub struct Rows<B>(pub(crate) Vec<Vec<B>>);
 
-// SAFETY: as `Many`.
+// SAFETY: the same as for `Many`.
 unsafe impl<B: Buf> Operands for Rows<B> {
     type Back = Vec<Vec<B>>;
     fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result {
@@ -265,7 +265,7 @@ unsafe impl<B: Buf> Operands for Rows<B> {
     }
 }
 
-/// Which rank is the root: this one, with the buffers that only the root has, or another.
+/// The root of a call: this rank, with the buffers that only the root has, or another rank.
 ///
 /// ```
 /// # use c10d_core::Root;
@@ -277,21 +277,21 @@ unsafe impl<B: Buf> Operands for Rows<B> {
 pub enum Root<B> {
     /// This rank, with its buffers.
     Me(B),
-    /// The rank of this number.
+    /// Another rank.
     At(u32),
 }
 
 impl Root<Vec<&'static mut [u8]>> {
-    /// The rank `rank` is the root. The type of its buffers does not matter on this rank.
+    /// Says that rank `rank` is the root, without naming the type of the root's buffers, which this rank does not have.
     pub fn at(rank: u32) -> Self {
         Root::At(rank)
     }
 }
 
-/// Operands that only the root has.
+/// An operand that only the root has: a list of tensors.
 pub struct AtRoot<B>(pub(crate) Option<Vec<B>>);
 
-// SAFETY: as `Many`.
+// SAFETY: the same as for `Many`.
 unsafe impl<B: Buf> Operands for AtRoot<B> {
     type Back = Option<Vec<B>>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
@@ -302,14 +302,14 @@ unsafe impl<B: Buf> Operands for AtRoot<B> {
     }
 }
 
-/// Bare spans, for [`ProcessGroup::submit_raw`](crate::ProcessGroup::submit_raw).
+/// The spans of a call of [`ProcessGroup::submit_raw`](crate::ProcessGroup::submit_raw).
 #[derive(Clone, Debug, Default)]
 pub struct RawSpans {
-    /// What the op reads; empty for in-place ops.
+    /// The tensors that the op reads; empty for in-place ops.
     pub inputs: Vec<Span>,
-    /// What the op writes.
+    /// The tensors that the op writes.
     pub outputs: Vec<Span>,
-    /// Tensors per list, where the outputs are a list of lists; else 0.
+    /// The length of each list, if the outputs are a list of lists; else 0.
     pub output_row: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Single buffers: slices, vectors, and the types that other crates add.
+//! Single buffers: slices, vectors, and the types of other crates.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::types::Element;
 /// add their own.
 ///
 /// # Safety
-/// Until the value is dropped, the memory of the returned span stays in place, allocated and readable, even while the
-/// value itself is moved. Nobody writes to it meanwhile except through this value.
+/// Until the value is dropped, the memory of the returned span stays allocated and readable at the same address, even
+/// if the value itself is moved. In this time no code writes to the memory except through this value.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a buffer for collectives",
     label = "use `&[T]`, `Vec<T>`, `Box<[T]>` or a device buffer, with `T` an element type such as `f32`"
 )]
 pub unsafe trait Buf: Send {
-    /// The elements.
+    /// Returns the span of the elements.
     fn span(&mut self) -> Span;
 
-    /// The elements, ready for a call. If a device buffer becomes ready on a stream of its own, the device's default
-    /// stream is made to wait for it here; an error says why that is not possible.
+    /// Returns the span of the elements, ready for a call. If work on another stream must finish before the buffer is
+    /// ready, this makes the device's default stream wait for that work. It returns an error if that is not possible.
     fn ready(&mut self) -> Result<Span> {
         Ok(self.span())
     }
@@ -42,7 +42,8 @@ pub unsafe trait Buf: Send {
 /// ```
 ///
 /// # Safety
-/// As [`Buf`]; in addition the memory is writable, and nobody else reads or writes it until the value is dropped.
+/// The same as for [`Buf`]. In addition, the memory is writable, and no other code reads or writes it until the value
+/// is dropped.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a writable buffer for collectives",
     label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>` or a device buffer"
@@ -75,7 +76,7 @@ buf! {
     [T: Element] Box<[T]>, self => Span::host(self.as_mut_ptr(), self.len());
 }
 
-// SAFETY: an exclusive borrow or sole ownership.
+// SAFETY: the value is an exclusive borrow or the sole owner of the memory.
 unsafe impl<T: Element> BufMut for &mut [T] {}
 // SAFETY: as above.
 unsafe impl<T: Element> BufMut for &mut Vec<T> {}

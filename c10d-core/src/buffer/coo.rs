@@ -11,9 +11,9 @@ use crate::{Error, Result};
 ///
 /// As in PyTorch, the first `sparse_dim` dimensions are sparse: coordinates index them. Each entry is a dense row over
 /// the remaining dimensions. `indices` has `sparse_dim` rows of `nnz` coordinates each, row-major; `values` has `nnz`
-/// rows. Entries may be in any order. If several entries have the same coordinates, they count as their sum (or as the
-/// result of the reduce operation on them). *Coalesced* means that the entries are sorted and no coordinates appear
-/// twice.
+/// rows. Entries may be in any order. Several entries with the same coordinates count as one entry, whose value is
+/// their sum (or their combination by the reduce operation of the call). A tensor is *coalesced* if its entries are
+/// sorted by their coordinates and no coordinates appear twice.
 ///
 /// ```
 /// # use c10d_core::Coo;
@@ -23,8 +23,8 @@ use crate::{Error, Result};
 /// # Ok::<(), c10d_core::Error>(())
 /// ```
 ///
-/// [`op::all_reduce`](crate::op::all_reduce) accepts it by value or by `&mut` if the crate with the kernel,
-/// `c10d-sparse`, is linked. The result is a new tensor with every entry that some rank has.
+/// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
+/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that some rank has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -32,7 +32,7 @@ pub struct Coo<T> {
     values: Vec<T>,
 }
 
-/// The layout of a sparse tensor: everything except its contents.
+/// The layout of a sparse tensor: all its properties except indices and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CooLayout {
@@ -42,9 +42,9 @@ pub struct CooLayout {
     pub sparse_dim: usize,
     /// The number of entries.
     pub nnz: usize,
-    /// Elements of an entry: the product of the dense sizes.
+    /// The number of elements of an entry: the product of the dense sizes.
     pub row: usize,
-    /// Whether the tensor's owner declares it coalesced. This is not verified.
+    /// Whether the tensor's owner declares that the tensor is coalesced. The declaration is not verified.
     pub coalesced: bool,
 }
 
@@ -71,12 +71,12 @@ impl CooLayout {
         Ok(CooLayout { shape: shape.into(), sparse_dim, nnz, row, coalesced: false })
     }
 
-    /// The sizes of the sparse dimensions.
+    /// Returns the sizes of the sparse dimensions.
     pub fn sparse_shape(&self) -> &[usize] {
         &self.shape[..self.sparse_dim]
     }
 
-    /// A 64-bit hash of the shape.
+    /// Returns a 64-bit hash of the shape.
     pub fn shape_hash(&self) -> u64 {
         let mix = |hash: u64, value: usize| {
             (hash ^ value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1)
@@ -93,32 +93,32 @@ impl std::fmt::Display for CooLayout {
 
 macro_rules! facts {
     () => {
-        /// The sizes of all dimensions, sparse ones first.
+        /// Returns the sizes of all dimensions, sparse ones first.
         pub fn shape(&self) -> &[usize] {
             &self.layout.shape
         }
 
-        /// How many dimensions are sparse.
+        /// Returns the number of sparse dimensions.
         pub fn sparse_dim(&self) -> usize {
             self.layout.sparse_dim
         }
 
-        /// How many entries there are.
+        /// Returns the number of entries.
         pub fn nnz(&self) -> usize {
             self.layout.nnz
         }
 
-        /// Elements of an entry: the product of the dense sizes.
+        /// Returns the number of elements of an entry: the product of the dense sizes.
         pub fn row(&self) -> usize {
             self.layout.row
         }
 
-        /// Whether the entries are declared to be sorted by their coordinates, without duplicates.
+        /// Returns whether the entries are declared to be sorted by their coordinates, without duplicates.
         pub fn is_coalesced(&self) -> bool {
             self.layout.coalesced
         }
 
-        /// Declares that the entries are sorted by their coordinates, without duplicates. The op that relies on it
+        /// Declares that the entries are sorted by their coordinates, without duplicates. The op that relies on this
         /// checks it.
         #[must_use]
         pub fn assume_coalesced(mut self) -> Self {
@@ -140,54 +140,55 @@ impl<T: Element> Coo<T> {
 
     facts!();
 
-    /// The coordinates: `sparse_dim` rows of `nnz`.
+    /// Returns the coordinates: `sparse_dim` rows of `nnz`.
     pub fn indices(&self) -> &[i64] {
         &self.indices
     }
 
-    /// The values: `nnz` rows.
+    /// Returns the values: `nnz` rows.
     pub fn values(&self) -> &[T] {
         &self.values
     }
 
-    /// The values, mutable.
+    /// Returns the values as a mutable slice.
     pub fn values_mut(&mut self) -> &mut [T] {
         &mut self.values
     }
 
-    /// Coordinates and values.
+    /// Returns the coordinates and the values.
     pub fn into_parts(self) -> (Vec<i64>, Vec<T>) {
         (self.indices, self.values)
     }
 
-    /// The layout: everything except the contents.
+    /// Returns the layout.
     pub fn layout(&self) -> &CooLayout {
         &self.layout
     }
 
-    /// The values first: an op's element type is that of its first span.
+    /// Returns the spans of the values and of the indices. The values come first, since the element type of an op is
+    /// that of its first span.
     fn spans(&mut self) -> [Span; 2] {
         let (values, indices) = (&mut self.values, &mut self.indices);
         [Span::host(values.as_mut_ptr(), values.len()), Span::host(indices.as_mut_ptr(), indices.len())]
     }
 }
 
-/// The data of a call with a sparse tensor besides its spans.
+/// The data of a call with a sparse tensor that its spans do not contain.
 #[derive(Debug)]
 pub(crate) struct SparseCall {
     pub(crate) layout: CooLayout,
-    /// Whether an outcome's payload is a tensor of the caller's type.
+    /// Returns whether an outcome's payload is a tensor of the caller's type.
     is_result: fn(&Outcome) -> bool,
 }
 
 impl SparseCall {
-    /// Whether the caller can accept this result.
+    /// Returns whether the caller can accept this result.
     pub(crate) fn accepts(&self, outcome: &Outcome) -> bool {
         (self.is_result)(outcome)
     }
 }
 
-/// One sparse tensor, read and replaced.
+/// The buffers of an op that reads a sparse tensor and replaces it by the result.
 pub struct Sparse<C>(pub(crate) C);
 
 impl<C> Sparse<C> {
@@ -200,8 +201,8 @@ impl<C> Sparse<C> {
 
 macro_rules! sparse {
     ($([$($generics:tt)*] $tensor:ty;)*) => {$(
-        // SAFETY: the memory is that of vectors or device buffers which the value owns, and which nobody touches before
-        // `back`; it does not move with the value.
+        // SAFETY: the memory belongs to vectors or device buffers that the value owns. It does not move with the value,
+        // and no code uses it before `back`.
         unsafe impl<$($generics)*> $crate::buffer::Buffers for $crate::buffer::Sparse<$tensor> {
             type Back = $tensor;
             fn describe(&mut self, sink: &mut $crate::buffer::Sink) -> $crate::Result {

@@ -5,9 +5,9 @@ use std::any::Any;
 /// The results of a completed op besides its buffers.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The sender, for `recv_any_source`.
+    /// The rank that sent the message, for `recv_any_source`.
     pub source: u32,
-    /// A result whose size the op determines.
+    /// A result whose size is not known before the op, such as a sparse tensor.
     pub payload: Option<Box<dyn Any + Send>>,
 }
 

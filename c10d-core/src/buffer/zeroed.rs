@@ -1,23 +1,23 @@
-//! Memory for results whose size an op determines.
+//! Memory for results whose size is not known before the op.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed};
 
 use crate::types::Element;
 
-/// Bytes of a huge page.
+/// The size of a huge page in bytes.
 const HUGE: usize = 2 << 20;
 
 /// Allocates `count` zeros; `None` if there is not enough memory.
 ///
-/// The system provides zeroed pages, so nothing is written here. For large allocations it is asked for huge pages,
-/// since the first write to each page costs more than writing all of it.
+/// The system provides zeroed pages, so this function writes nothing. It asks for huge pages for a large allocation,
+/// since the first write to a page costs more than writing the rest of the page.
 pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(count).ok()?;
     if layout.size() == 0 {
         return Some(Vec::new());
     }
-    // SAFETY: the layout has a size.
+    // SAFETY: the layout's size is not 0.
     let data = unsafe { alloc_zeroed(layout) };
     if data.is_null() {
         return None;
@@ -25,7 +25,8 @@ pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     if layout.size() >= 2 * HUGE {
         ask_for_huge_pages(data, layout.size());
     }
-    // SAFETY: allocated with the layout of so many elements, all of whose types have zero for a value.
+    // SAFETY: the memory was allocated with the layout of `count` elements. Zero bytes are a valid value of every
+    // element type.
     Some(unsafe { Vec::from_raw_parts(data.cast::<T>(), count, count) })
 }
 
@@ -33,13 +34,14 @@ pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
 fn ask_for_huge_pages(data: *mut u8, len: usize) {
     use std::ffi::{c_int, c_void};
 
-    // SAFETY: as the system's manual has it.
+    // SAFETY: this is the signature in madvise(2).
     unsafe extern "C" {
         fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int;
     }
     const MADV_HUGEPAGE: c_int = 14;
     let skip = data.align_offset(HUGE).min(len);
-    // SAFETY: whole pages inside of an allocation of ours; the advice changes no contents. It may be refused.
+    // SAFETY: the range consists of whole pages inside an allocation of this function's caller, and the advice does not
+    // change their contents.
     unsafe { madvise(data.add(skip).cast(), (len - skip) / HUGE * HUGE, MADV_HUGEPAGE) };
 }
 

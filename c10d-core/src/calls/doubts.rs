@@ -1,4 +1,4 @@
-//! The calls of this rank that are still to be compared with those of its peers.
+//! The calls of this rank that are in doubt: they must still be compared with the calls of its peers.
 
 use std::collections::VecDeque;
 
@@ -6,23 +6,24 @@ use super::CallId;
 use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
-/// How many calls are kept for peers that have not made them. Beyond this number the oldest are dropped; such a peer
-/// finds their headers in its link.
+/// The largest number of calls that are kept for peers that have not made them. If there are more, the oldest are
+/// dropped, and are not compared from this side. Such a peer can still compare them when it makes its call, if the op
+/// has sent it a header.
 const MOST: usize = 64 << 10;
 
-/// Whose calls are to be compared with a call of this rank.
+/// The ranks whose calls must be compared with a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// Nobody's: the rank heard from all ranks during the call.
+    /// None: the rank received the fingerprints of its peers during the call.
     Nobody,
-    /// Everybody's.
+    /// All other ranks.
     All,
-    /// This rank's.
+    /// The rank with this number.
     One(u32),
 }
 
 impl Whom {
-    /// Whose calls are to be compared after this op, on rank `me` of `world`.
+    /// Returns with whose calls this op must be compared after it ran on rank `me` of `world`.
     #[inline]
     pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
         if !op.is_rooted() || world == 1 {
@@ -36,77 +37,80 @@ impl Whom {
     }
 }
 
-/// The rank that receives from all others in this op, if there is one.
+/// Returns the op's hub: the rank that receives from all others in this op (the root of a reduce or gather), if there
+/// is one. The hub compares the calls of all ranks.
 #[inline]
 pub fn hub(op: OpKind, root: u32) -> Option<u32> {
     matches!(op, OpKind::Reduce | OpKind::Gather).then_some(root)
 }
 
-/// A call of this rank, to be compared.
+/// A call of this rank that is in doubt.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt {
-    /// Its number among the rank's calls.
+    /// The number of the call among the rank's calls.
     pub number: u64,
-    /// What it is.
+    /// The fingerprint of the call.
     pub fingerprint: Fingerprint,
-    /// Whose calls it is to be compared with.
+    /// The ranks with whose calls it must be compared.
     pub whom: Whom,
-    /// A rank that completes its call only if all others have made this one, if there is such a rank.
+    /// The hub of the call, if it has one. If the hub has completed its call, all other ranks have made the same call.
     pub hub: Option<u32>,
 }
 
-/// What is known of a peer's call in the place of a call of this rank.
+/// What is known of the peer's call at the place of a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Known {
-    /// Nothing yet.
+    /// Nothing: the peer has not made the call yet.
     NotYet,
-    /// It made this call.
+    /// The peer made a call with this fingerprint.
     Call(Fingerprint),
-    /// It made its call, and knows that nobody disagrees about it.
+    /// The calls agree: the peer made its call and has compared it with the calls of all ranks, or the calls need not
+    /// be compared.
     Agreed,
-    /// It made a call that cannot be seen any more: the peer must be asked.
+    /// The peer made a call whose fingerprint this rank cannot see any more. The peer must be asked.
     Gone,
 }
 
-/// How far the comparison with a peer got.
+/// The end of a comparison with a peer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
-    /// To the end.
+    /// All calls in doubt were compared.
     Done,
-    /// Up to a call that the peer has not made.
+    /// The next call is one that the peer has not made yet.
     NotYet,
-    /// Up to a call about which the peer must be asked.
+    /// The next call is one about which the peer must be asked.
     Gone,
 }
 
-/// Two ranks made different calls.
+/// A disagreement: two ranks made different calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clash {
-    /// The other one.
+    /// The other rank.
     pub peer: u32,
     /// This rank's call.
     pub mine: Fingerprint,
-    /// The other one's.
+    /// The other rank's call.
     pub theirs: Fingerprint,
 }
 
-/// The calls that a rank reports: of all calls before `until`, those that it remembers, by number. A call that is not
-/// in the list is not in doubt.
+/// A report of a rank's calls before number `until`. A call that is not in the list was compared with the calls of all
+/// ranks before, and agreed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
-    /// The number of the first call that it does not cover.
+    /// The number of the first call that the report does not cover.
     pub until: u64,
-    /// Those that the rank remembers.
+    /// The calls that the rank remembers, with their numbers, in ascending order.
     pub calls: Vec<(u64, Fingerprint)>,
 }
 
 impl History {
-    /// The most calls in one answer.
+    /// The largest number of calls in an answer.
     pub const ANSWER: usize = 64;
-    /// The most calls in a goodbye.
+    /// The largest number of calls in the report of a rank that leaves.
     pub const GOODBYE: usize = 1024;
 
-    /// Makes a history of the first `most` of these calls before `until`. They may be in any order and appear twice.
+    /// Makes a report of these calls before `until`, which may be in any order and appear twice. If they are more than
+    /// `most`, it covers only the first `most`.
     pub fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
         calls.sort_unstable_by_key(|(number, _)| *number);
         calls.dedup_by_key(|(number, _)| *number);
@@ -116,12 +120,12 @@ impl History {
         History { until: if cut { last } else { until.max(last) }, calls }
     }
 
-    /// The call at this place, if it is remembered.
+    /// Returns the call at this place, if the report has it.
     pub fn at(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|(_, fingerprint)| *fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
 
-    /// What is known of the call in doubt. `last`: the rank makes no more calls.
+    /// Returns what this report says about a call in doubt. `last` says that the reporting rank makes no more calls.
     fn of(&self, doubt: &Doubt, last: bool) -> Known {
         match self.at(CallId::of(&doubt.fingerprint)) {
             Some(fingerprint) => Known::Call(fingerprint),
@@ -131,10 +135,10 @@ impl History {
     }
 }
 
-/// The calls of a rank that are still to be compared with those of its peers.
+/// The calls of a rank that are in doubt.
 pub struct Doubts {
     calls: VecDeque<Doubt>,
-    /// How many calls came before the first of `calls`.
+    /// The number of calls that were removed from the front of `calls`.
     before: u64,
     peers: Box<[Standing]>,
     /// The first disagreement that was found.
@@ -144,18 +148,19 @@ pub struct Doubts {
 /// The state of the comparison with a peer.
 #[derive(Clone, Default)]
 struct Standing {
-    /// All doubts before this one are settled with the peer.
+    /// The index, counted from the first call ever in doubt, of the next call to compare with the peer. All calls
+    /// before it are settled: they agree, or need not be compared.
     next: u64,
-    /// It was asked, and has not answered.
+    /// Whether the peer was asked and has not answered.
     asked: bool,
-    /// It has not answered for so long that nobody waits for it any more.
+    /// Whether the peer has not answered for so long that this rank does not wait for the answer any more.
     slow: bool,
-    /// It left, with these calls.
+    /// The last report of the peer, if the peer has left.
     last_word: Option<History>,
 }
 
 impl Doubts {
-    /// No doubts yet, for rank `me` of `world`.
+    /// Makes an empty list for rank `me` of `world`.
     pub fn new(me: u32, world: u32) -> Doubts {
         let mut peers = vec![Standing::default(); world as usize];
         if let Some(own) = peers.get_mut(me as usize) {
@@ -164,7 +169,7 @@ impl Doubts {
         Doubts { calls: VecDeque::new(), before: 0, peers: peers.into(), clash: None }
     }
 
-    /// Adds calls; `fresh` is empty afterwards.
+    /// Moves all calls out of `fresh` into the list.
     pub fn add(&mut self, fresh: &mut Vec<Doubt>) {
         self.calls.extend(fresh.drain(..));
         while self.calls.len() > MOST {
@@ -173,23 +178,24 @@ impl Doubts {
         }
     }
 
-    /// Whether a call is still to be compared.
+    /// Returns whether any call is in doubt.
     pub fn open(&self) -> bool {
         !self.calls.is_empty()
     }
 
-    /// This rank's call at this place, if it is still to be compared.
+    /// Returns this rank's call at this place, if it is in doubt.
     pub fn find(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|doubt| doubt.fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
 
-    /// The calls from number `from` on that are still to be compared.
+    /// Returns the calls in doubt from number `from` on.
     pub fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
         let start = self.calls.partition_point(|doubt| doubt.number < from);
         self.calls.range(start..).map(|doubt| (doubt.number, doubt.fingerprint))
     }
 
-    /// Compares this rank's calls with those of the peer, as far as `look` knows them.
+    /// Compares this rank's calls in doubt with the calls of the peer, in order, until `look` does not know a call.
+    /// `look` returns what is known of the peer's call.
     pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
@@ -211,14 +217,15 @@ impl Doubts {
         Ok(Progress::Done)
     }
 
-    /// The number of the first call that is not settled with this peer.
+    /// Returns the number of the first call that is not settled with this peer, if there is one.
     pub fn unsettled(&self, peer: u32) -> Option<u64> {
         let next = self.peers.get(peer as usize)?.next.max(self.before);
         self.calls.get((next - self.before) as usize).map(|doubt| doubt.number)
     }
 
-    /// The first call about which the peer must be asked, if its number is below `before`. `None` if there is none, if
-    /// it was asked already, or if it has left; in the last case its last history is compared here.
+    /// Returns the number of the first call about which the peer must be asked, if it is less than `before`, and
+    /// records that the peer is asked. `None` if there is no such call, or if the peer was asked already and has not
+    /// answered, or has left. If the peer has left, this compares its last report.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
         if let Some(history) = last_word {
@@ -237,7 +244,7 @@ impl Doubts {
         }))
     }
 
-    /// A peer answered; `last`: it leaves.
+    /// Compares the report with which a peer answered. `last` says that the peer leaves.
     pub fn answer(&mut self, peer: u32, history: History, last: bool) -> Result<(), Clash> {
         self.withdraw(peer);
         let compared = self.compare(peer, |doubt| history.of(doubt, last)).map(drop);
@@ -249,42 +256,43 @@ impl Doubts {
         compared
     }
 
-    /// A peer has left. If it had a last word, that was before.
+    /// Records that a peer has left. If it left without a last report, its calls count as equal.
     pub fn leave(&mut self, peer: u32) {
         if self.peers.get(peer as usize).is_some_and(|standing| standing.last_word.is_none()) {
             let _ = self.answer(peer, History::default(), true);
         }
     }
 
-    /// A disagreement was found.
+    /// Records a disagreement, unless one was found before.
     pub fn found(&mut self, clash: Clash) {
         self.clash = self.clash.or(Some(clash));
     }
 
-    /// The first disagreement that was found.
+    /// Returns the first disagreement that was found.
     pub fn clash(&self) -> Option<Clash> {
         self.clash
     }
 
-    /// The question to this peer is not open any more.
+    /// Records that no answer of this peer is expected any more.
     pub fn withdraw(&mut self, peer: u32) {
         if let Some(standing) = self.peers.get_mut(peer as usize) {
             (standing.asked, standing.slow) = (false, false);
         }
     }
 
-    /// Whether an answer is worth waiting for.
+    /// Returns whether this rank should wait for an answer of a peer.
     pub fn is_waiting(&self) -> bool {
         self.peers.iter().any(|standing| standing.asked && !standing.slow)
     }
 
-    /// Stops waiting for the open answers; they count whenever they come. Returns the ranks that did not answer.
+    /// Stops waiting for the answers that have not come, and returns the ranks that have not answered. An answer that
+    /// comes later is still used.
     pub fn give_up_waiting(&mut self) -> Vec<u32> {
         let open = (0..).zip(&mut *self.peers).filter(|(_, standing)| standing.asked && !standing.slow);
         open.map(|(rank, standing)| (standing.slow = true, rank).1).collect()
     }
 
-    /// Drops calls that are settled with all peers.
+    /// Removes the calls that are settled with all peers.
     pub fn forget(&mut self) {
         let settled = self.peers.iter().map(|standing| standing.next).min().unwrap_or(u64::MAX);
         while self.before < settled && self.calls.pop_front().is_some() {

@@ -1,41 +1,41 @@
-//! The messages that ranks write to each other about their calls, and their form in the store. What is read is limited
-//! in size and may be anything: bytes that make no sense are ignored.
+//! The messages ("letters") that ranks write to each other about their calls, and their form in the store. The bytes
+//! that are read are not trusted: they are limited in size, and invalid bytes are ignored.
 
 use super::History;
 use crate::backend::Fingerprint;
 
-/// The most bytes of a value of a field.
+/// The largest length of the value of a field in bytes.
 const TEXT: usize = 200;
-/// The fields in which calls differ.
+/// The fields in which calls can differ. A letter has the index of the field.
 const FIELDS: [&str; 12] =
     ["op", "dtype", "reduce_op", "root", "count", "seq", "step", "shape", "factor", "tensors", "splits", "call"];
 
-/// What a rank writes to another.
+/// A message from one rank to another.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Letter {
-    /// A question: which calls has the rank made from this number on?
+    /// A question: which calls has the receiver made, from number `from` on?
     Ask { from: u64 },
-    /// An answer: the calls of the rank.
+    /// An answer: the calls of the sender. A rank that leaves also writes it, for ranks that ask later.
     Told(History),
-    /// The calls of a rank whose program ends without leaving.
+    /// The calls of the sender, whose program ends without leaving the group.
     Ended(History),
-    /// The rank's group has failed, since its call differs from that of another rank.
+    /// The group of the sender has failed, since its call differs from the call of another rank.
     Parted(Parted),
 }
 
-/// Two ranks made different calls, as one of them tells the others.
+/// The report of one of two ranks that made different calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Parted {
-    /// Its own call.
+    /// The call of the reporting rank.
     pub(super) mine: Fingerprint,
-    /// The other rank.
+    /// The rank that made the other call.
     pub(super) peer: u32,
-    /// The field that differs, its value, and the value of the other rank.
+    /// The field that differs, the value of the reporting rank, and the value of the other rank.
     pub(super) differs: (&'static str, String, String),
 }
 
 impl Letter {
-    /// The form in the store, from rank `by`.
+    /// Returns the form in the store of a letter that rank `by` writes.
     pub(super) fn to_bytes(&self, by: u32) -> Vec<u8> {
         let mut out = by.to_le_bytes().to_vec();
         match self {
@@ -68,7 +68,7 @@ impl Letter {
         out
     }
 
-    /// Reads the writer's rank and the letter.
+    /// Reads the rank of the sender and the letter. `None` if the bytes are not a letter.
     pub(super) fn from_bytes(mut bytes: &[u8]) -> Option<(u32, Letter)> {
         let rest = &mut bytes;
         let by = u32::from_le_bytes(take(rest)?);

@@ -1,4 +1,4 @@
-//! Two calls that differ, as an error.
+//! The error for two calls that differ.
 
 use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
@@ -6,15 +6,16 @@ use crate::{Error, ErrorKind, Phase};
 
 const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
 
-/// The error of a rank whose call is `mine` while the call of `ranks` is `theirs`; `None` if the two agree. It names
-/// the call in which they differ, whichever call reports it.
+/// Returns the error of a rank whose call is `mine` while the call of `ranks` is `theirs`, or `None` if the two agree.
+/// The error names the call `mine`, even if a later call reports it.
 pub fn mismatch(ranks: impl IntoIterator<Item = u32>, mine: &Fingerprint, theirs: &Fingerprint) -> Option<Error> {
     let (field, mine_text, theirs_text) = mine.disagreement(theirs)?;
     let kind = ErrorKind::Mismatch { field, mine: mine_text, theirs: theirs_text };
     Some(about(mine, Error::new(kind, ADVICE).guilty(ranks).phase(Phase::Announce)))
 }
 
-/// The error with the call that it is about. Messages have no number.
+/// Sets the op and number of an error to those of `call`, the call that the error is about. It does not change an error
+/// about a point-to-point message, which has no number that ranks share.
 pub fn about(call: &Fingerprint, mut error: Error) -> Error {
     let op = OpKind::from_code(call.op);
     if op.is_none_or(|op| !op.is_p2p()) {

@@ -1,9 +1,10 @@
-//! Checks whether all ranks make the same calls, for backends whose library does not.
+//! Checks whether all ranks make the same calls.
 //!
-//! A rank that receives compares the fingerprints that it gets. A root that only sends, or a rank that only sends to a
-//! root, hears from no peer, so its calls must be compared afterwards. [`Doubts`] holds the calls that are still to be
-//! compared, and with which ranks; a backend asks and answers over any channel that it has. [`CallCheck`] does so
-//! through the group's store.
+//! A rank that receives in a call compares the fingerprints of its peers with its own. The root of a broadcast, which
+//! only sends, and a rank that only sends to a root, get no fingerprint. Such a call is *in doubt* until the rank has
+//! compared it with the calls of its peers later. [`Doubts`] holds the calls of a rank that are in doubt, and the ranks
+//! with which they must be compared. It asks no peers itself: a backend does that over any channel that it has.
+//! [`CallCheck`] does it through the group's store, for backends whose library has no such channel.
 
 mod check;
 mod doubts;
@@ -16,8 +17,8 @@ pub use mismatch::{about, mismatch};
 
 use crate::backend::Fingerprint;
 
-/// A call's place in its lane: its number, and the step within it. Numbers wrap around, so two places can be ordered
-/// only if they are less than 2^31 calls apart.
+/// The place of a call in its lane: the call's number, and the step within the call. Numbers wrap around, so the order
+/// of two places is only defined if they are less than 2^31 calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallId {
     /// The call's number in its lane (low 32 bits).
@@ -27,12 +28,12 @@ pub struct CallId {
 }
 
 impl CallId {
-    /// The place of this call.
+    /// Returns the place of this call.
     pub fn of(fingerprint: &Fingerprint) -> CallId {
         CallId { seq: fingerprint.seq, step: fingerprint.step }
     }
 
-    /// Whether it comes before the other.
+    /// Returns whether this place is before the other.
     pub fn is_before(self, other: CallId) -> bool {
         let distance = self.seq.wrapping_sub(other.seq) as i32;
         distance < 0 || (distance == 0 && self.step < other.step)

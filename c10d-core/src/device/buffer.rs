@@ -13,9 +13,9 @@ use crate::{Error, Result};
 
 /// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
 ///
-/// All methods call the device runtime on the caller's thread. `timeout` limits how long they wait for the device; if a
-/// call of the driver does not return, the caller does not, either. Collectives on the buffer do return: they give up
-/// such a driver.
+/// All methods call the device runtime on the caller's thread. `timeout` limits how long they wait for the device. But
+/// if a function of the driver does not return, the method does not return, either. Collectives on the buffer do return
+/// in that case.
 ///
 /// ```no_run
 /// # use std::{sync::Arc, time::Duration};
@@ -29,29 +29,31 @@ use crate::{Error, Result};
 pub struct DeviceBuffer {
     runtime: Arc<dyn DeviceRuntime>,
     index: u16,
-    /// Null if there are no bytes.
+    /// The address or handle of the memory; null if the buffer has no bytes.
     base: *mut (),
     count: usize,
     dtype: DType,
-    /// Whose device's memory it is.
+    /// The process that allocated the memory.
     owner: Process,
 }
 
 // SAFETY: the runtime may be called from any thread, and the buffer is the only owner of its memory.
 unsafe impl Send for DeviceBuffer {}
-// SAFETY: a shared buffer is only read.
+// SAFETY: shared references only allow reading the memory.
 unsafe impl Sync for DeviceBuffer {}
 
 impl DeviceBuffer {
-    /// `count` elements on device `index`.
+    /// Allocates `count` elements on device `index`.
     pub fn new(runtime: &Arc<dyn DeviceRuntime>, index: u16, dtype: DType, count: usize) -> Result<DeviceBuffer> {
         let bytes = count.checked_mul(dtype.size()).filter(|b| isize::try_from(*b).is_ok());
-        let bytes = bytes.ok_or_else(|| Error::invalid(format!("{count} elements of {dtype} fit no device")))?;
+        let bytes = bytes.ok_or_else(|| {
+            Error::invalid(format!("{count} elements of {dtype} are more bytes than any device can have"))
+        })?;
         let base = if bytes == 0 { std::ptr::null_mut() } else { runtime.allocate(index, bytes)? };
         Ok(DeviceBuffer { runtime: runtime.clone(), index, base, count, dtype, owner: Process::current() })
     }
 
-    /// A copy of host memory on device `index`.
+    /// Copies host memory to new memory on device `index`.
     pub fn from_slice<T: Element>(
         runtime: &Arc<dyn DeviceRuntime>,
         index: u16,
@@ -63,7 +65,7 @@ impl DeviceBuffer {
         Ok(buffer)
     }
 
-    /// Copies host memory of the same type and length in.
+    /// Copies `data` into the buffer. Type and length must be the buffer's.
     pub fn write<T: Element>(&mut self, data: &[T], timeout: Duration) -> Result {
         self.fits::<T>(data.len())?;
         // SAFETY: elements are plain data without padding.
@@ -71,7 +73,7 @@ impl DeviceBuffer {
         self.write_bytes(bytes, timeout)
     }
 
-    /// Copies bytes into the buffer, whatever their type. `data` must be as long as the buffer.
+    /// Copies bytes into the buffer. `data` must have as many bytes as the buffer; the element type does not matter.
     pub fn write_bytes(&mut self, data: &[u8], timeout: Duration) -> Result {
         if data.len() != self.bytes() {
             return Err(Error::invalid(format!("{} bytes for a buffer of {}", data.len(), self.bytes())));
@@ -79,10 +81,11 @@ impl DeviceBuffer {
         if data.is_empty() {
             return Ok(());
         }
-        // The device may still read after a failed wait, so it reads from a copy that can be leaked.
+        // If the wait fails, the device may still read the host memory later. So it reads from a copy, which is leaked
+        // then.
         let staged = data.to_vec().into_boxed_slice();
-        // SAFETY: the device memory is ours and long enough. The host memory stays until the stream has passed it, or
-        // forever.
+        // SAFETY: the device memory belongs to this buffer and has as many bytes as the copy. The host memory is not
+        // freed before the copy is complete; if that is not known, it is leaked.
         let done = unsafe {
             self.runtime
                 .copy_in(self.index, 0, self.address(), staged.as_ptr(), staged.len())
@@ -94,19 +97,19 @@ impl DeviceBuffer {
         done
     }
 
-    /// A copy of the contents in host memory; `T` must be the buffer's type.
+    /// Copies the contents to host memory. `T` must be the buffer's element type.
     pub fn to_vec<T: Element>(&self, timeout: Duration) -> Result<Vec<T>> {
         self.fits::<T>(self.count)?;
         Ok(typed(self.to_bytes(timeout)?, self.count))
     }
 
-    /// A copy of the contents in host memory, as bytes.
+    /// Copies the contents to host memory, as bytes.
     pub fn to_bytes(&self, timeout: Duration) -> Result<Vec<u8>> {
         let mut data = vec![0u8; self.bytes()].into_boxed_slice();
         if data.is_empty() {
             return Ok(Vec::new());
         }
-        // SAFETY: as in `write_bytes`.
+        // SAFETY: the same as in `write_bytes`; the copy writes to `data`, which is leaked if it may still be written.
         let done = unsafe {
             self.runtime
                 .copy_out(self.index, 0, data.as_mut_ptr(), self.address(), data.len())
@@ -121,12 +124,12 @@ impl DeviceBuffer {
         }
     }
 
-    /// How many elements.
+    /// Returns the number of elements.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -152,14 +155,15 @@ impl DeviceBuffer {
     }
 }
 
-/// Converts the bytes of `count` elements to elements.
+/// Converts bytes to `count` elements. Every byte of a `bool` other than 0 becomes `true`.
 pub(crate) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
     if T::DTYPE == DType::Bool {
         bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
     assert_eq!(bytes.len(), count * size_of::<T>());
     let mut data = Vec::<T>::with_capacity(count);
-    // SAFETY: elements are plain data, any bytes are valid (bools were made so), and there is room for them.
+    // SAFETY: the vector has room for `bytes.len()` bytes, as asserted. All bytes are valid elements: the only type
+    // with invalid bytes is `bool`, whose bytes were made 0 or 1 above.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes.len());
         data.set_len(count);
@@ -169,9 +173,9 @@ pub(crate) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        // A forked child has a copy of the handle, not of the device.
+        // In a forked child the handle is only a copy; the parent frees the memory.
         if !self.base.is_null() && self.owner.is_current() {
-            // SAFETY: from `allocate`, and this is its one owner.
+            // SAFETY: `base` was returned by `allocate`, and this buffer is its only owner.
             unsafe { self.runtime.free(self.index, self.base) };
         }
     }
@@ -183,7 +187,8 @@ impl fmt::Debug for DeviceBuffer {
     }
 }
 
-// SAFETY: the allocation stays until the value is dropped, wherever the value is; the value is its only owner.
+// SAFETY: the memory stays allocated at the same address until the value is dropped, even if the value is moved. The
+// value is its only owner.
 unsafe impl Buf for DeviceBuffer {
     fn span(&mut self) -> Span {
         self.span_of_all()
@@ -191,13 +196,13 @@ unsafe impl Buf for DeviceBuffer {
 }
 // SAFETY: as above.
 unsafe impl BufMut for DeviceBuffer {}
-// SAFETY: borrowed for the op; nobody writes to what is shared.
+// SAFETY: the buffer is borrowed for the op, and a shared buffer is not written.
 unsafe impl Buf for &DeviceBuffer {
     fn span(&mut self) -> Span {
         self.span_of_all()
     }
 }
-// SAFETY: borrowed exclusively for the op.
+// SAFETY: the buffer is borrowed exclusively for the op.
 unsafe impl Buf for &mut DeviceBuffer {
     fn span(&mut self) -> Span {
         self.span_of_all()

@@ -15,8 +15,8 @@ pub struct DeviceCoo {
 }
 
 impl DeviceCoo {
-    /// Makes a tensor of this shape, whose first `sparse_dim` dimensions are sparse. Both buffers are on one device,
-    /// and the indices are of type `i64`.
+    /// Makes a tensor of this shape, whose first `sparse_dim` dimensions are sparse. Both buffers must be on one
+    /// device, and the indices of type `i64`.
     ///
     /// # Errors
     /// `InvalidArgument` if lengths, types or devices do not match.
@@ -27,7 +27,10 @@ impl DeviceCoo {
         values: DeviceBuffer,
     ) -> Result<DeviceCoo> {
         if indices.dtype() != DType::I64 {
-            return Err(Error::invalid(format!("indices are of i64, not of {}", indices.dtype())));
+            return Err(Error::invalid(format!(
+                "the indices of a sparse tensor must be of type i64; these are of {}",
+                indices.dtype()
+            )));
         }
         let layout = CooLayout::new(shape.into(), sparse_dim, indices.count(), values.count())?;
         Ok(DeviceCoo { layout, indices, values })
@@ -35,17 +38,17 @@ impl DeviceCoo {
 
     facts!();
 
-    /// The coordinates: `sparse_dim` rows of `nnz`.
+    /// Returns the coordinates: `sparse_dim` rows of `nnz`.
     pub fn indices(&self) -> &DeviceBuffer {
         &self.indices
     }
 
-    /// The values: `nnz` rows.
+    /// Returns the values: `nnz` rows.
     pub fn values(&self) -> &DeviceBuffer {
         &self.values
     }
 
-    /// Coordinates and values.
+    /// Returns the coordinates and the values.
     pub fn into_parts(self) -> (DeviceBuffer, DeviceBuffer) {
         (self.indices, self.values)
     }

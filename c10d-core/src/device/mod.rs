@@ -1,8 +1,9 @@
-//! Devices other than the host: the traits that a vendor implements so that every op works on its memory.
+//! Devices other than the host: the traits that a vendor implements so that all ops work on the memory of its devices.
 //!
-//! A runtime provides memory, copies, streams and events. With these alone every op works: core stages the buffers
-//! through the group's CPU backend (level 0). A runtime that also reduces on the device implements [`DeviceReduce`]
-//! (level 1). A vendor with collectives of its own implements [`Backend`](crate::backend::Backend) (level 2).
+//! There are three levels of support. At level 0 a runtime provides memory, copies, streams and events; that is enough
+//! for all ops, since core stages the buffers through the group's CPU backend. At level 1 the runtime also implements
+//! [`DeviceReduce`], which reduces on the device. At level 2 the vendor implements its own collectives as a
+//! [`Backend`](crate::backend::Backend).
 #![allow(unsafe_code)]
 
 mod buffer;
@@ -26,54 +27,57 @@ pub(crate) use seat::Seat;
 use crate::types::{DType, DTypeSet, Device, ReduceOp};
 use crate::{Error, Result};
 
-/// An in-order queue of work on a device, as the runtime numbers it; 0 is the device's default stream.
+/// The runtime's number of a stream: an in-order queue of work on a device. 0 is the device's default stream.
 pub type Stream = u64;
 
-/// A mark in a stream, as the runtime numbers it.
+/// The runtime's number of an event: a mark in a stream.
 pub type Event = u64;
 
 /// A vendor's devices: memory, copies, streams, events.
 ///
-/// If a device's copies are complete when they return, it needs no streams and events, and leaves out all seven of
-/// their functions, from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
+/// A device whose copies are complete when the functions return needs no streams and events. Its runtime implements
+/// none of the seven functions from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
 ///
-/// `index` says which device throughout. Work that is given to one stream runs in the order given; work on different
-/// streams runs in any order, unless an event orders it. Errors are of kind `Device` and carry the vendor's own text.
+/// In all functions, `index` is the number of the device. Work that is given to one stream runs in the order given;
+/// work on different streams runs in any order, unless an event orders it. Errors are of kind `Device` and have the
+/// vendor's own text.
 ///
-/// No call waits for the device: copies and reductions are enqueued, and [`query`](DeviceRuntime::query) on an event
-/// tells when they are done. All calls may come from any thread, several at once.
+/// No function waits for the device. Copies and reductions are enqueued, and [`query`](DeviceRuntime::query) on an
+/// event returns whether they are done. All functions may be called from any thread, also from several threads at once.
 ///
 /// # Safety
-/// - Memory from `allocate` is not given out again before `free`, and with [`retain`](DeviceRuntime::retain) not before
-///   the last `release`.
-/// - Host memory given to a copy is not touched after the copy's stream has passed it.
-/// - `query` says `true` only when everything given to the stream before `record` is over.
-/// - Either all seven functions of streams and events are implemented, or none. If none is, copies and reductions are
-///   complete when they return.
+/// - Memory that `allocate` returned is not returned again before `free`, nor, if it was retained
+///   ([`retain`](DeviceRuntime::retain)), before the last `release`.
+/// - Host memory that was given to a copy is not used after the stream has completed the copy.
+/// - `query` returns `true` only after all work that the stream was given before `record` is complete.
+/// - Either all seven functions of streams and events are implemented, or none. If none is implemented, copies and
+///   reductions are complete when the functions return.
 pub unsafe trait DeviceRuntime: Send + Sync + 'static {
-    /// The vendor's name for its devices, as backend maps have it (`"acme:gloo-like"`).
+    /// Returns the vendor's name for its devices, which is used in backend maps (`"acme:gloo-like"`).
     fn name(&self) -> &'static str;
 
-    /// How spans name device `index`: `Device::cuda` or, for PrivateUse1, `Device::private` with the vendor's slot
-    /// (see [`vendor`]).
+    /// Returns device `index` as a [`Device`]: `Device::cuda` or, for PrivateUse1, `Device::private` with the vendor's
+    /// slot (see [`vendor`]).
     fn device(&self, index: u16) -> Device {
         Device::private(vendor(self.name()), index)
     }
 
-    /// How many devices there are now; one unless implemented.
+    /// Returns the number of devices that are present now. The default is one.
     fn count(&self) -> Result<u16> {
         Ok(1)
     }
 
-    /// A text that identifies device `index` among all devices of all hosts, e.g. its UUID; `None` if there is none.
-    /// With it, ranks notice that they share a device, which native collectives may not support.
+    /// Returns a text that identifies device `index` among all devices of all hosts, e.g. its UUID; `None` if the
+    /// runtime has no such text. Ranks use it to notice that they share a device, which a vendor's backend may not
+    /// support.
     fn identity(&self, index: u16) -> Option<String> {
         let _ = index;
         None
     }
 
-    /// The device of a rank that was not bound to one, for a vendor backend that works on one device only; `None`: any.
-    /// `rank` is the rank in the first group, and `hints` are the group's settings.
+    /// Returns the device of a rank that was not bound to one, for a vendor backend that works on one device only.
+    /// `None` means any device. `rank` is the rank in the group that the builder made, and `hints` are the group's
+    /// settings.
     fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
         let _ = (hints, rank);
         Ok(None)
@@ -85,11 +89,11 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Frees memory.
     ///
     /// # Safety
-    /// `base` is from `allocate`, is not freed twice, and work in flight that uses it was retained or is over.
+    /// `base` was returned by `allocate` and is not freed twice. Work in flight that uses the memory has retained it.
     unsafe fn free(&self, index: u16, base: *mut ());
 
-    /// Keeps memory allocated until `release`, even if it is freed meanwhile; `false`: the runtime does not support it.
-    /// With it, an operation can be given up safely when its device hangs.
+    /// Keeps memory allocated until `release`, even if `free` is called before. Returns `false` if the runtime does not
+    /// support this. If it does, core can safely give up an operation whose device hangs.
     ///
     /// # Safety
     /// `base` is memory that is not freed yet.
@@ -101,13 +105,13 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Undoes one `retain` that returned `true`.
     ///
     /// # Safety
-    /// It is called once for each `retain`.
+    /// It is called once for each `retain` that returned `true`.
     unsafe fn release(&self, index: u16, base: *mut ()) {
         let _ = (index, base);
     }
 
-    /// Allocates host memory from which the device copies fast, e.g. page-locked memory; `None`: ordinary memory is as
-    /// good.
+    /// Allocates host memory from which the device copies fast, e.g. page-locked memory. `None` means that ordinary
+    /// memory is as good.
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
         let _ = bytes;
         None
@@ -116,7 +120,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Frees memory of `allocate_host`.
     ///
     /// # Safety
-    /// `base` and `bytes` are those of one `allocate_host`; no copy in flight uses it.
+    /// `base` and `bytes` are those of one call of `allocate_host`. No copy in flight uses the memory.
     unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
         let _ = (base, bytes);
     }
@@ -127,10 +131,10 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(0)
     }
 
-    /// Destroys a stream. Work on it still runs.
+    /// Destroys a stream. Work that the stream was given still runs.
     ///
     /// # Safety
-    /// From `create_stream` of this device, once.
+    /// The stream was returned by `create_stream` of this device, and is destroyed once.
     unsafe fn destroy_stream(&self, index: u16, stream: Stream) {
         let _ = (index, stream);
     }
@@ -144,43 +148,43 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Destroys an event.
     ///
     /// # Safety
-    /// From `create_event` of this device, once.
+    /// The event was returned by `create_event` of this device, and is destroyed once.
     unsafe fn destroy_event(&self, index: u16, event: Event) {
         let _ = (index, event);
     }
 
-    /// Records the event behind all work that the stream was given so far. An earlier record of the event is forgotten.
+    /// Records the event after all work that the stream was given so far. It replaces an earlier record of the event.
     ///
     /// # Safety
-    /// Event and stream are this device's.
+    /// Event and stream belong to this device.
     unsafe fn record(&self, index: u16, event: Event, stream: Stream) -> Result {
         let _ = (index, event, stream);
         Ok(())
     }
 
-    /// Makes all later work on the stream wait until the event's last record is reached.
+    /// Makes all work that the stream is given later wait until the event's last record is reached.
     ///
     /// # Safety
-    /// Event and stream are this device's.
+    /// Event and stream belong to this device.
     unsafe fn wait(&self, index: u16, stream: Stream, event: Event) -> Result {
         let _ = (index, stream, event);
         Ok(())
     }
 
-    /// Whether the event's last record is reached. It is an error if work before it failed.
+    /// Returns whether the event's last record is reached. It is an error if work before the record failed.
     ///
     /// # Safety
-    /// The event is this device's.
+    /// The event belongs to this device.
     unsafe fn query(&self, index: u16, event: Event) -> Result<bool> {
         let _ = (index, event);
         Ok(true)
     }
 
-    /// Rejects, with `InvalidArgument`, a stream on which no op can run, such as another device's stream or one that
-    /// records a graph.
+    /// Returns `InvalidArgument` for a stream on which no op can run, such as the stream of another device or a stream
+    /// that is recording a graph.
     ///
     /// # Safety
-    /// The stream is one of this runtime's.
+    /// The stream belongs to this runtime.
     unsafe fn check_stream(&self, index: u16, stream: Stream) -> Result {
         let _ = (index, stream);
         Ok(())
@@ -189,8 +193,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy from host to device.
     ///
     /// # Safety
-    /// Both places have `bytes` bytes. They stay allocated, and nobody else uses them until the stream has passed the
-    /// copy.
+    /// Both places have `bytes` bytes. Until the stream has completed the copy, they stay allocated, and no other code
+    /// uses them.
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result;
 
     /// Enqueues a copy from device to host.
@@ -202,20 +206,21 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy inside the device.
     ///
     /// # Safety
-    /// As `copy_in`; the places do not overlap.
+    /// The same as for `copy_in`; in addition, the places do not overlap.
     unsafe fn copy(&self, index: u16, stream: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result;
 
-    /// Reduction on the device, where the vendor has it (level 1).
+    /// Returns the reductions on the device, if the vendor has implemented them (level 1).
     fn reduction(&self) -> Option<&dyn DeviceReduce> {
         None
     }
 
-    /// Waits until everything given to the stream so far is over; a `Timeout` error at the deadline.
+    /// Waits until all work that the stream was given so far is complete. At the deadline it returns a `Timeout` error.
     ///
     /// # Safety
-    /// The stream is this device's.
+    /// The stream belongs to this device.
     unsafe fn synchronize(&self, index: u16, stream: Stream, deadline: Instant) -> Result {
-        // SAFETY: stream as promised; the event is ours, and is destroyed once.
+        // SAFETY: the caller guarantees that the stream belongs to the device. The event is made here, and is destroyed
+        // once.
         unsafe {
             let event = self.create_event(index)?;
             let done = self.record(index, event, stream).and_then(|()| {
@@ -228,21 +233,21 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 }
 
-/// Elements of one type, one behind the other.
+/// Contiguous elements of one type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Elements {
-    /// Their type.
+    /// The element type.
     pub dtype: DType,
-    /// How many.
+    /// The number of elements.
     pub count: usize,
 }
 
 /// The factor or divisor of a scaling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
-    /// Multiplied by this number.
+    /// The elements are multiplied by this number.
     Times(f64),
-    /// Divided by this number.
+    /// The elements are divided by this number.
     Over(f64),
 }
 
@@ -251,8 +256,8 @@ pub enum Scale {
 /// # Safety
 /// The same as for [`DeviceRuntime`].
 pub unsafe trait DeviceReduce: Send + Sync {
-    /// The element types that it reduces with this operation; other types are reduced on the host. It is asked only for
-    /// sum, product, min, max and the bitwise operations.
+    /// Returns the element types that the device can reduce with this operation. Other types are reduced on the host.
+    /// It is only called for sum, product, min, max and the bitwise operations.
     fn reduces(&self, op: ReduceOp) -> DTypeSet;
 
     /// Enqueues `acc[i] = op(acc[i], with[i])` for these elements. NaN propagates in min and max; integers wrap.
@@ -269,17 +274,18 @@ pub unsafe trait DeviceReduce: Send + Sync {
         with: DevicePtr,
     ) -> Result;
 
-    /// The element types that it scales. For these types it does average and premul_sum, too; for others the host does.
+    /// Returns the element types that the device can scale. For these types average and premul_sum run on the device,
+    /// too; for others they run on the host.
     fn scales(&self) -> DTypeSet {
         DTypeSet::NONE
     }
 
-    /// Enqueues the scaling of these elements in place, each rounded once.
+    /// Enqueues the scaling of these elements in place. Each result is rounded once.
     ///
     /// # Safety
     /// The same as for [`DeviceRuntime::copy`].
     unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, elements: Elements, at: DevicePtr) -> Result {
         let _ = (index, stream, by, at);
-        Err(Error::unsupported(format!("this device does not scale {}", elements.dtype)))
+        Err(Error::unsupported(format!("this device cannot scale elements of type {}", elements.dtype)))
     }
 }

@@ -7,7 +7,8 @@ use crate::{Error, ErrorKind, Result};
 /// The longest pause between two polls.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Polls until the answer is yes (`true`), an error comes, or the deadline has passed (`false`).
+/// Calls `done` until it returns `true`, and then returns `true`. Returns `false` when the deadline has passed, and an
+/// error if `done` returns one.
 pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let mut pause = Duration::from_micros(5);
     for _ in 0..64 {
@@ -28,7 +29,7 @@ pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) ->
     }
 }
 
-/// The error for a device that did not finish in time.
+/// Returns the error for a device that did not finish in time.
 pub(crate) fn late(name: &str) -> Error {
     Error::new(ErrorKind::Timeout, format!("device {name} did not finish its work in time"))
 }

@@ -3,11 +3,13 @@
 use crate::types::rename_default;
 use crate::{Error, Result};
 
-/// Gives the default slot of PrivateUse1 another name, for backend maps and messages, as PyTorch's
-/// `rename_privateuse1_backend` does. Once per process; the same name again is no error.
+/// Gives the default slot of PrivateUse1 another name, which is used in backend maps and errors. It is the equivalent
+/// of PyTorch's `rename_privateuse1_backend`. A process can rename it once; another call with the same name does
+/// nothing.
 ///
 /// # Errors
-/// `InvalidArgument` if the name is taken or cannot be written in a backend map, or if the slot has another name already.
+/// `InvalidArgument` if the name is taken or cannot be written in a backend map, or if the slot was renamed to another
+/// name before.
 pub fn rename_private_use1(name: &str) -> Result {
     rename_default(name).map_err(Error::invalid)
 }

@@ -1,4 +1,4 @@
-//! Which device of each kind is a rank's own.
+//! Which device of each kind belongs to a rank.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use super::DeviceRuntime;
 use crate::Result;
 use crate::types::{Device, DispatchKey};
 
-/// The facts that decide which devices belong to a rank.
+/// The data from which it is decided which devices belong to a rank.
 #[derive(Clone, Default)]
 pub(crate) struct Seat {
     /// The device that the program bound the rank to.
     pub(crate) bound: Option<Device>,
     pub(crate) hints: Arc<BTreeMap<String, String>>,
-    /// The rank in the first group.
+    /// The rank in the group that the builder made.
     pub(crate) rank: u32,
 }
 
 impl Seat {
-    /// The index of the rank's device among those of the runtime, which have this key and vendor slot; `None` if it is
-    /// not decided.
+    /// Returns the index of the rank's device among the runtime's devices. `of` is the key and vendor slot of these
+    /// devices. `None` if any of the devices may be used.
     pub(crate) fn index(&self, of: (DispatchKey, u8), runtime: &dyn DeviceRuntime) -> Result<Option<u16>> {
         match self.bound {
             Some(device) if (device.key(), device.vendor()) == of => Ok(Some(device.index())),

@@ -1,4 +1,4 @@
-//! A step of a kernel that is made of several dense ops.
+//! The steps of a kernel that consists of several dense ops.
 
 use super::validate;
 use crate::backend::{Caller, Fingerprint, KernelContext, Request, fingerprint, nested};
@@ -8,16 +8,15 @@ use crate::{Result, Status};
 
 impl KernelContext<'_> {
     /// Runs one dense op as step `step` (1 to 127) of a composed kernel, and waits for it within the remaining time of
-    /// the call. All ranks must run the same steps. A step has no number of its own, but the number of its call. Its
-    /// element type and reduce operation travel before its payload, so ranks that disagree about them learn it at the
-    /// first step.
+    /// the call. All ranks must run the same steps. A step has the number of its call. Its fingerprint is sent before
+    /// its payload, so ranks that make different steps get a mismatch at the first step that differs.
     ///
     /// # Errors
-    /// Those of the op, always with status `Failed`.
+    /// The errors of the op, always with status `Failed`.
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
-        // Errors report the time since the call, not since the step.
+        // So errors have the time since the call, not since the step.
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {

@@ -1,4 +1,4 @@
-//! From a call to a kernel: key, validation, turn, number, fingerprint.
+//! The path from a call to a kernel: key, validation, fingerprint, and the steps of composed kernels.
 
 mod compose;
 mod overlap;

@@ -1,4 +1,4 @@
-//! Tensors of one call must not share memory, except in the defined in-place layouts.
+//! The check that tensors of one call do not share memory, except in the layouts that an op allows.
 
 use std::ops::Range;
 
@@ -9,12 +9,13 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::{Error, Result};
 
-/// Up to this many tensors each pair is compared.
+/// The largest number of tensors of which each pair is compared. More tensors are sorted first.
 const FEW: usize = 4;
 
-/// Rejects overlapping tensors. Safe buffers cannot overlap; raw spans can. Inputs may share memory with each other.
+/// Returns an error if tensors overlap in a way that the op does not allow. Safe buffers cannot overlap, but raw spans
+/// can. Inputs may share memory with each other.
 ///
-/// All spans are on one device here.
+/// All spans must be on one device.
 pub(super) fn check(request: &Request, rank: usize) -> Result {
     let (inputs, outputs) = (request.inputs(), request.outputs());
     if outputs.is_empty() || (inputs.is_empty() && outputs.len() == 1) {
@@ -23,7 +24,7 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     if inputs.len() + outputs.len() <= FEW && are_apart(inputs, outputs) {
         return Ok(());
     }
-    // Sorted by address, only neighbours need to be compared: a list of k tensors costs k log k.
+    // The outputs are sorted by address, so that only neighbours must be compared.
     let mut order: SmallVec<[(usize, Range<u64>, usize); 4]> = SmallVec::new();
     order.extend(outputs.iter().map(Span::range).enumerate().map(|(i, (base, range))| (base, range, i)));
     order.retain(|(_, range, _)| !range.is_empty());
@@ -41,7 +42,10 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
         let shared = order[first..].iter().take_while(|(b, r, _)| *b == base && r.start < range.end);
         for (_, out, o) in shared {
             if !range.is_empty() && !in_place(request, rank, (i, &range), (*o, out)) {
-                let what = format!("input {i} and output {o} share memory, but not in the op's in-place layout");
+                let what = format!(
+                    "input {i} and output {o} share memory, but not in an in-place layout that the op \
+                    allows"
+                );
                 return Err(Error::invalid(what));
             }
         }
@@ -49,7 +53,7 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     Ok(())
 }
 
-/// Whether no two tensors share memory.
+/// Returns whether no two of all tensors share memory.
 fn are_apart(inputs: &[Span], outputs: &[Span]) -> bool {
     let all = || inputs.iter().chain(outputs).map(Span::range);
     let apart = |(base, a): &(usize, Range<u64>), (other, b): &(usize, Range<u64>)| {
@@ -58,7 +62,8 @@ fn are_apart(inputs: &[Span], outputs: &[Span]) -> bool {
     all().enumerate().all(|(i, a)| all().skip(i + 1).all(|b| apart(&a, &b)))
 }
 
-/// Whether an input may be (part of) an output: the own block of a gather, or the own block of a scatter.
+/// Returns whether the op allows that input `i` and output `o` share memory: in a gather the input may be this rank's
+/// block of the output, and in a scatter the output may be this rank's block of the input.
 fn in_place(request: &Request, rank: usize, (i, a): (usize, &Range<u64>), (o, b): (usize, &Range<u64>)) -> bool {
     let own_block = |whole: &Range<u64>, part: &Range<u64>| {
         part.start == whole.start + rank as u64 * (part.end - part.start) && part.end <= whole.end

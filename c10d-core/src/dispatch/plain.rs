@@ -1,25 +1,25 @@
-//! What most calls are, told in few comparisons.
+//! A fast check for the most common kind of call: one tensor in host memory, used in place.
 
 use crate::backend::{Fingerprint, Request};
 use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::types::ReduceOp;
 
-/// The one tensor of a call in place, if it lies in host memory and nothing is wrong with the call: what
-/// [`validate`](super::validate) would find.
+/// Returns the tensor of a plain call: a valid call with one tensor in host memory that is used in place. `None` for
+/// any other call, also for an invalid one, which [`validate`](super::validate) then rejects.
 #[inline]
 pub(crate) fn plain(request: &Request, size: u32) -> Option<Span> {
     let (op, params) = (request.op, &request.params);
     let ([], [one]) = (request.inputs(), request.outputs()) else { return None };
     let told = op.row().shape == Shape::InPlace && request.sparse().is_none() && one.identity().is_none();
     let astray = params.root_tensor != 0 || op.is_rooted() && params.root >= size;
-    // A factor is in the fingerprint otherwise than a tag.
+    // A call with a factor is not plain, since its fingerprint has the factor in place of the tag.
     let defined =
         !op.reduces() || params.reduce.is_defined_on(one.dtype()) && !matches!(params.reduce, ReduceOp::PreMulSum(_));
     (told && !astray && defined && one.is_plain()).then_some(*one)
 }
 
-/// Its fingerprint: that which [`fingerprint`](crate::backend::fingerprint) would give.
+/// Returns the fingerprint of a plain call, equal to the result of [`fingerprint`](crate::backend::fingerprint).
 #[inline]
 pub(crate) fn plain_fingerprint(request: &Request, one: &Span) -> Fingerprint {
     let (op, params) = (request.op, &request.params);
@@ -46,7 +46,7 @@ mod tests {
     use crate::options::Params;
     use crate::types::{DType, Device, Identity};
 
-    /// Whatever is plain is valid, and has the fingerprint of any other way; and what is usual is plain.
+    /// Every plain call is valid, and its fingerprint is that of the general function. The usual calls are plain.
     #[test]
     fn plain_calls_are_valid_ones_with_the_same_fingerprint() {
         let mut memory = [0u64; 8];
@@ -81,7 +81,7 @@ mod tests {
                 }
             }
         }
-        // Five of the tensors are right: 40 broadcasts, 30 all-reduces and 20 reductions of them have a meaning.
+        // Five of the tensors are valid. With them, 40 broadcasts, 30 all-reduces and 20 reductions are valid.
         assert_eq!(plain_ones, 90);
     }
 }

@@ -6,20 +6,21 @@ use crate::options::Absent;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
 
-/// The key for sparse tensors on the device of this dense one.
+/// Returns the key of sparse tensors on the device of this dense key.
 pub(crate) fn sparse_key(dense: DispatchKey) -> Result<DispatchKey> {
     match dense {
         DispatchKey::Cpu => Ok(DispatchKey::SparseCpu),
         DispatchKey::Cuda => Ok(DispatchKey::SparseCuda),
-        key => Err(Error::unsupported(format!("there are no sparse tensors on {key}"))),
+        key => Err(Error::unsupported(format!("sparse tensors on {key} are not supported"))),
     }
 }
 
-/// Checks a call with a sparse tensor. The kernel checks the values of the indices, since it reads them anyway.
+/// Checks a call with a sparse tensor. It does not check the values of the indices: the kernel does, since it reads
+/// them anyway.
 pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
     let op = request.op;
     if !op.row().keys.contains(request.key) {
-        return Err(Error::unsupported(format!("{op} takes no sparse tensors")));
+        return Err(Error::unsupported(format!("{op} does not support sparse tensors")));
     }
     let [values, indices] = request.inputs() else {
         return Err(Error::invalid("a sparse tensor has values and indices"));
@@ -42,14 +43,22 @@ pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
         (ReduceOp::Sum, _) => {}
         (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Ignored) => {}
         (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Zero) => {
-            let what = format!("{reduce} of sparse tensors is over present entries only: say so with Absent::Ignored");
+            let what = format!(
+                "{reduce} of sparse tensors reduces only entries that are present; pass \
+                Absent::Ignored to ask for that"
+            );
             return Err(Error::invalid(what));
         }
-        _ => return Err(Error::invalid(format!("sparse tensors have sum, min, max and product, not {reduce}"))),
+        _ => {
+            return Err(Error::invalid(format!(
+                "sparse tensors can be reduced by sum, min, max and product, not by \
+            {reduce}"
+            )));
+        }
     }
     if let Some(known) = request.params.sparse_indices() {
         if reduce != ReduceOp::Sum {
-            return Err(Error::invalid(format!("{reduce} takes no sparse_indices: sums only")));
+            return Err(Error::invalid(format!("sparse_indices are for sums only, not for {reduce}")));
         }
         if !known.len().is_multiple_of(layout.sparse_dim) {
             let what = format!("{} sparse_indices are not {} for each entry", known.len(), layout.sparse_dim);

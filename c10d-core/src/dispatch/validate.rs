@@ -1,4 +1,4 @@
-//! Checks everything that can be wrong with a call before anything is sent, once for all backends.
+//! The validation of calls, before anything is sent. Backends do not repeat it.
 
 use std::fmt::Arguments;
 
@@ -9,7 +9,7 @@ use crate::catalog::Shape;
 use crate::types::Identity;
 use crate::{Error, Result};
 
-/// Checks a call of `rank` in a group of `size`.
+/// Checks a call of rank `rank` in a group of `size` ranks.
 pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
     if let Some(layout) = request.sparse() {
         return sparse::validate(request, layout);
@@ -126,7 +126,7 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
     overlap::check(request, me)
 }
 
-/// The list lengths that c10d accepts.
+/// Checks the lengths of the lists of inputs and outputs.
 fn lists(request: &Request, inputs: (usize, usize), outputs: (usize, usize)) -> Result {
     for (what, have, (min, max)) in
         [("input", request.inputs().len(), inputs), ("output", request.outputs().len(), outputs)]
@@ -167,7 +167,7 @@ fn times(name_whole: Arguments<'_>, whole: &Span, n: usize, name_part: Arguments
     )))
 }
 
-/// Checks the splits of one side. Returns the size of this rank's part.
+/// Checks the split sizes of the input or of the output. Returns the size of this rank's part.
 fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Result<usize> {
     if splits.is_empty() {
         let elements = span.count() / span.identity().map_or(1, Identity::bytes);
@@ -189,7 +189,7 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
     Ok(splits[me])
 }
 
-/// Checks that all spans have one element type and one device, possible sizes, and valid addresses.
+/// Checks that all spans have the same element type and device, possible sizes and valid addresses.
 fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
     let Some(first) = inputs.first().or(outputs.first()) else { return Ok(()) };
     let (dtype, identity, device) = (first.dtype(), first.identity(), first.device());

@@ -1,22 +1,22 @@
-//! DLPack's structs, with its codes as integers.
+//! DLPack's structs. Its codes are integers.
 
 use std::ffi::c_void;
 
 use crate::types::{DType, Device, DeviceKind};
 use crate::{Error, Result};
 
-/// `DLPackVersion`: a change of `major` changes the layout of [`ManagedTensorVersioned`].
+/// `DLPackVersion`. If `major` differs, the layout of [`ManagedTensorVersioned`] differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Version {
     /// The major version; 1 is supported.
     pub major: u32,
-    /// The minor version: it counts additions such as element types.
+    /// The minor version, which changes with additions such as new element types.
     pub minor: u32,
 }
 
 impl Version {
-    /// The version of our tensors.
+    /// The version of the tensors that this library exports.
     pub const OURS: Version = Version { major: 1, minor: 2 };
 }
 
@@ -26,7 +26,7 @@ impl Version {
 pub struct DlDevice {
     /// `DLDeviceType`, e.g. 1 for host memory.
     pub kind: i32,
-    /// Which device of that kind.
+    /// The index of the device among those of its kind.
     pub index: i32,
 }
 
@@ -36,9 +36,9 @@ pub struct DlDevice {
 pub struct DataType {
     /// `DLDataTypeCode`, e.g. 2 for IEEE floats.
     pub code: u8,
-    /// Bits of each number.
+    /// The number of bits of each number.
     pub bits: u8,
-    /// Numbers per element; always 1 here.
+    /// The number of numbers per element; always 1 here.
     pub lanes: u16,
 }
 
@@ -46,9 +46,9 @@ pub struct DataType {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Tensor {
-    /// Host address, device address or a vendor's handle.
+    /// The host address, device address or vendor's handle.
     pub data: *mut c_void,
-    /// Where it is.
+    /// The device that has the data.
     pub device: DlDevice,
     /// The number of dimensions.
     pub ndim: i32,
@@ -56,35 +56,35 @@ pub struct Tensor {
     pub dtype: DataType,
     /// The sizes of the dimensions.
     pub shape: *mut i64,
-    /// The distance between neighbours in each dimension, in elements; null: contiguous.
+    /// The distance between neighbours in each dimension, in elements. Null means that the tensor is contiguous.
     pub strides: *mut i64,
-    /// Bytes from `data` to the first element.
+    /// The offset in bytes from `data` to the first element.
     pub byte_offset: u64,
 }
 
-/// `DLManagedTensor`: what a capsule called `dltensor` holds.
+/// `DLManagedTensor`, to which a capsule called `dltensor` points.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ManagedTensor {
     /// The tensor.
     pub tensor: Tensor,
-    /// Data of its owner.
+    /// Private data of the library that owns the tensor.
     pub context: *mut c_void,
-    /// Returns the tensor to its owner. It is called once.
+    /// The function that returns the tensor to its owner. It is called once.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensor)>,
 }
 
-/// `DLManagedTensorVersioned`: what a capsule called `dltensor_versioned` holds.
+/// `DLManagedTensorVersioned`, to which a capsule called `dltensor_versioned` points.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ManagedTensorVersioned {
     /// The version of the struct.
     pub version: Version,
-    /// Data of its owner.
+    /// Private data of the library that owns the tensor.
     pub context: *mut c_void,
-    /// Returns the tensor to its owner. It is called once.
+    /// The function that returns the tensor to its owner. It is called once.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensorVersioned)>,
-    /// Further properties.
+    /// Further properties of the tensor.
     pub flags: Flags,
     /// The tensor.
     pub tensor: Tensor,
@@ -99,7 +99,7 @@ impl Flags {
     /// The tensor must not be written.
     pub const READ_ONLY: Flags = Flags(1);
 
-    /// Whether the tensor must not be written.
+    /// Returns whether the tensor must not be written.
     pub fn is_read_only(self) -> bool {
         self.0 & Flags::READ_ONLY.0 != 0
     }
@@ -115,7 +115,7 @@ const _: () = {
 };
 
 impl DataType {
-    /// DLPack's code of an element type.
+    /// Returns DLPack's type of an element type.
     pub const fn of(dtype: DType) -> DataType {
         let (code, bits) = dtype.dlpack();
         DataType { code, bits, lanes: 1 }
@@ -126,16 +126,16 @@ impl DataType {
         found.ok_or_else(|| {
             let DataType { code, bits, lanes } = self;
             Error::invalid(format!(
-                "a DLPack tensor of type code {code}, {bits} bits, {lanes} lanes is no element type here"
+                "a DLPack tensor of type code {code}, {bits} bits, {lanes} lanes has no element type that c10d supports"
             ))
         })
     }
 }
 
 impl DlDevice {
-    /// Host memory that a CUDA device may reach.
+    /// Page-locked host memory, which CUDA devices can use.
     const CUDA_HOST: i32 = 3;
-    /// Memory that host and CUDA devices share.
+    /// Managed memory, which the host and CUDA devices can use.
     const CUDA_MANAGED: i32 = 13;
 
     pub(super) fn of(device: Device) -> DlDevice {
@@ -150,8 +150,10 @@ impl DlDevice {
             Some(index) if known(DeviceKind::Cuda) || self.kind == Self::CUDA_MANAGED => Ok(Device::cuda(index)),
             Some(index) if known(DeviceKind::PrivateUse1) => Ok(Device::private(0, index)),
             _ => {
-                let what =
-                    format!("a DLPack tensor on device kind {}, index {}, is out of reach", self.kind, self.index);
+                let what = format!(
+                    "a DLPack tensor on device kind {}, index {}, is on a device that c10d does not support",
+                    self.kind, self.index
+                );
                 Err(Error::invalid(what))
             }
         }

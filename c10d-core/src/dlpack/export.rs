@@ -1,4 +1,4 @@
-//! Buffers as other libraries' tensors.
+//! Buffers as tensors of other libraries.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -18,8 +18,8 @@ struct Exported<B, M> {
 }
 
 /// Exports an owned buffer (a `Vec<T>`, a `Box<[T]>`, a [`DeviceBuffer`](crate::device::DeviceBuffer), ..) as a tensor
-/// of this shape, for a capsule called `dltensor_versioned`. The consumer calls its deleter, on any thread; without
-/// that the buffer is leaked.
+/// of this shape, for a capsule called `dltensor_versioned`. The library that imports the tensor calls its deleter, on
+/// any thread. If it does not, the buffer is leaked.
 ///
 /// The `data` of a PrivateUse1 buffer is its vendor's handle.
 ///
@@ -29,7 +29,7 @@ pub fn export<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull
     versioned(buffer, shape, Flags(0))
 }
 
-/// Like [`export`], for a buffer that others read, too, such as an `Arc<[T]>`.
+/// Like [`export`], for a buffer that the importing library must not write, such as an `Arc<[T]>`.
 ///
 /// # Errors
 /// The same as for [`export`].
@@ -44,7 +44,7 @@ pub fn export_read_only<B: Buf + 'static>(buffer: B, shape: &[usize]) -> Result<
 pub fn export_legacy<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensor>> {
     let make = |tensor| ManagedTensor { tensor, context: std::ptr::null_mut(), deleter: Some(free_legacy::<B>) };
     let exported = lay(buffer, shape, make)?;
-    // SAFETY: just made, and nobody else has it.
+    // SAFETY: the allocation was just made, and no other code has its address.
     unsafe {
         let managed = &raw mut (*exported.as_ptr()).managed;
         (*managed).context = exported.as_ptr().cast();
@@ -56,7 +56,7 @@ fn versioned<B: Buf + 'static>(buffer: B, shape: &[usize], flags: Flags) -> Resu
     let (version, context) = (Version::OURS, std::ptr::null_mut());
     let make = |tensor| ManagedTensorVersioned { version, context, deleter: Some(free::<B>), flags, tensor };
     let exported = lay(buffer, shape, make)?;
-    // SAFETY: just made, and nobody else has it.
+    // SAFETY: the allocation was just made, and no other code has its address.
     unsafe {
         let managed = &raw mut (*exported.as_ptr()).managed;
         (*managed).context = exported.as_ptr().cast();
@@ -64,13 +64,13 @@ fn versioned<B: Buf + 'static>(buffer: B, shape: &[usize], flags: Flags) -> Resu
     }
 }
 
-/// Allocates the buffer and its description at their final address.
+/// Moves the buffer and its description into one allocation, and leaks it.
 fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) -> Result<NonNull<Exported<B, M>>> {
     let mut buffer = buffer;
     let span = buffer.ready()?;
     let count = shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
     if count != Some(span.count()) {
-        let what = format!("a buffer of {} elements is no tensor of shape {shape:?}", span.count());
+        let what = format!("a buffer of {} elements cannot be exported as a tensor of shape {shape:?}", span.count());
         return Err(Error::invalid(what));
     }
     let mut shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
@@ -88,27 +88,27 @@ fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) ->
         strides: strides.as_mut_ptr(),
         byte_offset: address.offset,
     };
-    // The vectors' elements stay where they are, and so does the buffer's memory.
+    // Moving the vectors and the buffer does not move their elements, so the pointers in `tensor` stay valid.
     let exported = Box::new(Exported { managed: make(tensor), shape, strides, buffer });
     Ok(NonNull::from(Box::leak(exported)))
 }
 
 /// # Safety
-/// The tensor is one of `versioned::<B>`, and nobody uses it any more.
+/// The tensor was made by `versioned::<B>`, and is not used any more.
 unsafe extern "C" fn free<B>(tensor: *mut ManagedTensorVersioned) {
     // SAFETY: the caller guarantees it.
     unsafe { release::<B, ManagedTensorVersioned>((*tensor).context) };
 }
 
 /// # Safety
-/// The tensor is one of `export_legacy::<B>`, and nobody uses it any more.
+/// The tensor was made by `export_legacy::<B>`, and is not used any more.
 unsafe extern "C" fn free_legacy<B>(tensor: *mut ManagedTensor) {
     // SAFETY: the caller guarantees it.
     unsafe { release::<B, ManagedTensor>((*tensor).context) };
 }
 
 /// # Safety
-/// The context is a leaked box of these, which comes here once.
+/// The context is a leaked `Box<Exported<B, M>>`, for which this is called once.
 unsafe fn release<B, M>(context: *mut c_void) {
     // SAFETY: the caller guarantees it.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };

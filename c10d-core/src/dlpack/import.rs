@@ -1,4 +1,4 @@
-//! Other libraries' tensors as buffers.
+//! Tensors of other libraries as buffers.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -21,21 +21,21 @@ pub struct Imported {
 #[derive(Debug)]
 pub struct ImportedMut(Imported);
 
-/// Calls the deleter once.
+/// A tensor whose deleter is called once, on drop.
 #[derive(Debug)]
 enum Owner {
     Versioned(NonNull<ManagedTensorVersioned>),
     Legacy(NonNull<ManagedTensor>),
 }
 
-// SAFETY: as promised to `Imported`, the deleter may be called on any thread.
+// SAFETY: the caller of `Imported::versioned` or `legacy` guarantees that the deleter may be called on any thread.
 unsafe impl Send for Owner {}
-// SAFETY: a shared owner has no methods.
+// SAFETY: a shared reference to an owner gives access to nothing.
 unsafe impl Sync for Owner {}
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: the tensor was handed over, and this is the one place where it is given back.
+        // SAFETY: this value owns the tensor, and only this `drop` calls its deleter.
         unsafe {
             match self {
                 Owner::Versioned(tensor) => (*tensor.as_ptr()).deleter.iter().for_each(|f| f(tensor.as_ptr())),
@@ -46,22 +46,25 @@ impl Drop for Owner {
 }
 
 impl Imported {
-    /// Takes over a tensor from a capsule called `dltensor_versioned`. On errors, too, the tensor is returned to its
-    /// library.
+    /// Takes over a tensor from a capsule called `dltensor_versioned`. If there is an error, the tensor is returned to
+    /// its library as well.
     ///
     /// # Errors
     /// `InvalidArgument` if the tensor is not contiguous, or if its type or device is not supported.
     ///
     /// # Safety
-    /// The struct conforms to DLPack. Nobody else calls its deleter, which may be called on any thread. Others do not
-    /// write to its memory while an op reads it, and do not use it while an op writes it. Pending work of its device on
-    /// the memory is complete, or comes earlier on the op's stream.
+    /// The struct conforms to DLPack. No other code calls its deleter, which may be called on any thread. No other code
+    /// writes to the tensor's memory while an op reads it, or uses the memory while an op writes it. Pending work of
+    /// the device on the memory is complete, or is before the op on the op's stream.
     pub unsafe fn versioned(tensor: NonNull<ManagedTensorVersioned>) -> Result<Imported> {
         let owner = Owner::Versioned(tensor);
-        // SAFETY: the caller answers for the struct, whose head is the same in all versions.
+        // SAFETY: the caller guarantees that the struct is valid. Its `version` is at the same offset in all versions.
         let version = unsafe { tensor.as_ref() }.version;
         if version.major != Version::OURS.major {
-            let what = format!("a tensor of DLPack {}.{}; version 1 is known here", version.major, version.minor);
+            let what = format!(
+                "the tensor has DLPack version {}.{}; only version 1 is supported",
+                version.major, version.minor
+            );
             return Err(Error::invalid(what));
         }
         // SAFETY: as above.
@@ -70,13 +73,14 @@ impl Imported {
         unsafe { Self::of(tensor, *flags, owner) }
     }
 
-    /// The same for a capsule called `dltensor`, which older libraries make.
+    /// The same as [`versioned`](Imported::versioned), for a capsule called `dltensor`, which older libraries make.
     ///
     /// # Errors
     /// The same as for [`versioned`](Imported::versioned).
     ///
     /// # Safety
-    /// As [`versioned`](Imported::versioned). Such a tensor does not say whether it may be written.
+    /// The same as for [`versioned`](Imported::versioned). Such a tensor does not say whether it is read-only, so the
+    /// caller must know it.
     pub unsafe fn legacy(tensor: NonNull<ManagedTensor>) -> Result<Imported> {
         // SAFETY: as above.
         unsafe { Self::of(&tensor.as_ref().tensor, Flags(0), Owner::Legacy(tensor)) }
@@ -91,7 +95,7 @@ impl Imported {
         let mut data = tensor.data.cast::<()>();
         let mut offset = tensor.byte_offset;
         if count == 0 {
-            // There are no elements, but the address must be valid.
+            // A span needs an aligned address that is not null, even if it has no elements.
             (data, offset) = (std::ptr::without_provenance_mut(dtype.align()), 0);
         } else if data.is_null() {
             return Err(Error::invalid("a DLPack tensor with elements has no data"));
@@ -107,7 +111,7 @@ impl Imported {
         Ok(Imported { span, read_only: flags.is_read_only(), _owner: owner })
     }
 
-    /// Sets the vendor slot of a tensor on PrivateUse1; without this call it is the default slot.
+    /// Sets the vendor slot of a tensor on PrivateUse1. Without this call it is the default slot.
     pub fn of_vendor(mut self, vendor: u8) -> Imported {
         self.span = self.span.of_vendor(vendor);
         self
@@ -124,38 +128,38 @@ impl Imported {
         Ok(ImportedMut(self))
     }
 
-    /// How many elements.
+    /// Returns the number of elements.
     pub fn count(&self) -> usize {
         self.span.count()
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         self.span.dtype()
     }
 
-    /// Where it is.
+    /// Returns the device that has the tensor.
     pub fn device(&self) -> Device {
         self.span.device()
     }
 }
 
 impl ImportedMut {
-    /// Makes the tensor read-only.
+    /// Converts the tensor to one for reading only.
     pub fn read(self) -> Imported {
         self.0
     }
 }
 
-/// How many elements a contiguous tensor has.
+/// Returns the number of elements of a contiguous tensor.
 ///
 /// # Safety
-/// `shape` and `strides` are as long as `ndim` says, or null.
+/// `shape` and `strides` are null or have `ndim` elements.
 unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     let wrong = |what: String| Error::invalid(format!("a DLPack tensor {what}"));
-    let ndim = usize::try_from(tensor.ndim).map_err(|_| wrong(format!("of {} dimensions", tensor.ndim)))?;
+    let ndim = usize::try_from(tensor.ndim).map_err(|_| wrong(format!("has {} dimensions", tensor.ndim)))?;
     if ndim > 0 && tensor.shape.is_null() {
-        return Err(wrong("without a shape".to_owned()));
+        return Err(wrong("has no shape".to_owned()));
     }
     let list = |at: *mut i64| match at.is_null() || ndim == 0 {
         true => &[][..],
@@ -166,12 +170,12 @@ unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     let sizes = shape.iter().map(|size| usize::try_from(*size).ok());
     let count = sizes.clone().try_fold(1usize, |all, size| all.checked_mul(size?));
     let fits = |count: &usize| count.checked_mul(dtype.size()).is_some_and(|bytes| isize::try_from(bytes).is_ok());
-    // If one size is 0, there are no elements, whatever the others are.
+    // If one size is 0, the tensor has no elements, even if the product of the others overflows.
     let count = if shape.contains(&0) && shape.iter().all(|s| *s >= 0) { Some(0) } else { count.filter(fits) };
-    let count = count.ok_or_else(|| wrong(format!("of shape {shape:?} is no tensor")))?;
+    let count = count.ok_or_else(|| wrong(format!("has the invalid shape {shape:?}")))?;
     let mut step = 1i64;
     for (size, stride) in shape.iter().zip(strides).rev() {
-        // With one element in a dimension, its stride is never used.
+        // The stride of a dimension of size 1 is never used.
         if count > 0 && *size > 1 && *stride != step {
             let what = format!("of shape {shape:?} has strides {strides:?}; make it contiguous first");
             return Err(wrong(what));
@@ -181,14 +185,14 @@ unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     Ok(count)
 }
 
-// SAFETY: the memory stays until the deleter is called, which is when the value is dropped; others keep off it, as promised
-// when it was taken over.
+// SAFETY: the memory stays allocated until the deleter is called, which is when the value is dropped. The caller of
+// `versioned` or `legacy` guarantees that no other code interferes.
 unsafe impl Buf for Imported {
     fn span(&mut self) -> Span {
         self.span
     }
 }
-// SAFETY: as above; borrowed.
+// SAFETY: as above; the value is borrowed.
 unsafe impl Buf for &Imported {
     fn span(&mut self) -> Span {
         self.span
@@ -200,9 +204,9 @@ unsafe impl Buf for ImportedMut {
         self.0.span
     }
 }
-// SAFETY: as above; it may be written.
+// SAFETY: as above; the tensor is not read-only.
 unsafe impl BufMut for ImportedMut {}
-// SAFETY: as above; borrowed exclusively.
+// SAFETY: as above; the value is borrowed exclusively.
 unsafe impl Buf for &mut ImportedMut {
     fn span(&mut self) -> Span {
         self.0.span

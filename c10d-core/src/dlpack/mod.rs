@@ -1,21 +1,21 @@
-//! Exchange of tensors with other libraries by DLPack: PyTorch, NumPy, JAX, CuPy and others export their tensors and
-//! import ours without a copy.
+//! Exchange of tensors with other libraries by DLPack. PyTorch, NumPy, JAX, CuPy and others can export their tensors
+//! and import tensors of this library without a copy.
 //!
 //! ```no_run
 //! # use c10d_core::dlpack::{ManagedTensorVersioned, Imported, export};
 //! # use c10d_core::{ProcessGroup, ReduceOp};
 //! # fn f(pg: ProcessGroup, capsule: std::ptr::NonNull<ManagedTensorVersioned>) -> c10d_core::Result<()> {
-//! // SAFETY: what a capsule called "dltensor_versioned" holds, taken out of it; nobody else uses the tensor meanwhile.
+//! // SAFETY: the pointer was taken out of a capsule called "dltensor_versioned", and no other code uses the tensor now.
 //! let tensor = unsafe { Imported::versioned(capsule) }?.writable()?;
 //! let tensor = pg.all_reduce(tensor, ReduceOp::Sum)?;
-//! // Given back to its library.
+//! // This returns the tensor to its library.
 //! drop(tensor);
-//! // The other way round: whoever takes it calls its deleter.
+//! // The other direction: the library that imports the tensor calls its deleter.
 //! let ours = export(vec![0f32; 6], &[2, 3])?;
 //! # Ok(()) }
 //! ```
 //!
-//! Tensors must be contiguous (row-major); their library can make them so.
+//! Tensors must be contiguous (row-major). Libraries have a function that makes a tensor contiguous.
 
 mod abi;
 mod export;

@@ -1,4 +1,4 @@
-//! Where a call goes: its key, lane and kernel; and the validation of the call.
+//! The aim of a call: the lane and the kernel that run it.
 
 use super::{Group, Lane};
 use crate::backend::{Kernel, Request, fingerprint};
@@ -8,17 +8,17 @@ use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result, Status};
 
-/// Where a validated request goes.
+/// The lane and the kernel that run a validated request.
 #[derive(Clone, Copy)]
 pub(super) struct Aim<'a> {
     pub(super) lane: &'a Lane,
     pub(super) kernel: Kernel,
-    /// Whether the kernel does nothing but hand the job to the backend.
+    /// Whether the kernel only passes the job to the backend.
     pub(super) forwards: bool,
 }
 
 impl Group {
-    /// Finds key, lane and kernel; validates; computes the fingerprint.
+    /// Finds dispatch key, lane and kernel of a request, validates the request, and computes its fingerprint.
     #[inline]
     pub(super) fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
         self.is_here()?;
@@ -52,7 +52,8 @@ impl Group {
         }
     }
 
-    /// The same for what most calls are.
+    /// Does the same for the most common kind of call (see [`dispatch::plain`]), faster. `None` if the call is of
+    /// another kind or must be rejected; `aim` then handles it.
     #[inline]
     fn aim_plain(&self, request: &mut Request) -> Option<Aim<'_>> {
         let one = dispatch::plain(request, self.size)?;
@@ -64,7 +65,7 @@ impl Group {
         Some(Aim { lane, kernel, forwards: route.forwarded.contains(request.op) })
     }
 
-    /// The key by which a call is routed, and the vendor's slot.
+    /// Returns the dispatch key and the vendor's slot by which a call is routed.
     #[inline]
     fn device_of(&self, request: &Request) -> (DispatchKey, u8) {
         match request.outputs().first().or(request.inputs().first()) {
@@ -74,7 +75,8 @@ impl Group {
         }
     }
 
-    /// A barrier has no buffer that could decide the device.
+    /// Returns the dispatch key and the vendor's slot of a barrier, which has no buffer: the bound device if it is
+    /// served, else the first device that is served. If the call names device ids, only accelerators are considered.
     fn device_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
         let served = |device: &(DispatchKey, u8)| self.routes.get(device.0, device.1).is_ok();
         let private = (DispatchKey::PrivateUse1, self.routes.some_vendor());
@@ -84,12 +86,13 @@ impl Group {
         if request.params.device_ids().is_empty() {
             return bound.filter(served).or_else(|| first(&devices)).unwrap_or(devices[0]);
         }
-        // Numbers of accelerators; a group without any is refused by its lack of a route.
+        // Device ids are numbers of accelerators. If no accelerator is served, the key has no route, and the call is
+        // rejected.
         let accelerator = |device: &(DispatchKey, u8)| device.0 != DispatchKey::Cpu && served(device);
         bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }
 
-    /// Describes an error that arose before the backend had the job.
+    /// Completes an error of a call whose job the backend did not get, and tells the backends if the call was rejected.
     #[cold]
     pub(super) fn refused(&self, op: OpKind, error: Error) -> Error {
         let mut error = self.described(error);

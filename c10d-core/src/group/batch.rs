@@ -1,4 +1,4 @@
-//! Several messages at once.
+//! Batches: several messages that are started at once.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use crate::options::Params;
 
 impl ProcessGroup {
     /// Starts several messages at once: calls of [`send`](crate::op::send) and [`recv`](crate::op::recv), in any order,
-    /// to and from any ranks. The backend gets all of them before it waits for any, so ranks may send to each other in
-    /// any order without a deadlock. Backends with a function for batches use it. Each message ends on its own.
+    /// to and from any ranks. The backend gets all of them before it waits for any of them, so ranks may send to each
+    /// other in any order without a deadlock. Backends whose library has a function for batches use it. Each message
+    /// has its own handle.
     ///
-    /// Errors are those of the calls and come from their handles. A call that is not a message is rejected.
+    /// Errors are those of the calls, and are returned by the handles. A call that is not a message gets an error.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, op};
@@ -47,10 +48,10 @@ impl ProcessGroup {
         (sent, received)
     }
 
-    /// Like [`batch`](Self::batch), for bare spans.
+    /// The same as [`batch`](Self::batch), for spans instead of buffers.
     ///
     /// # Safety
-    /// As [`submit_raw`](Self::submit_raw), for each.
+    /// The same as for [`submit_raw`](Self::submit_raw), for each call.
     pub unsafe fn submit_raw_batch(
         &self,
         calls: Vec<(OpKind, Params, Option<Duration>, RawSpans)>,
@@ -63,7 +64,7 @@ impl ProcessGroup {
     }
 }
 
-/// Messages that are ready for their backends, by lane.
+/// The jobs of a batch, for each lane.
 struct Batch<'a> {
     group: &'a Arc<Group>,
     lanes: Vec<(&'a Lane, Vec<Job>)>,
@@ -76,14 +77,14 @@ impl<'a> Batch<'a> {
 
     fn add<B: Buffers + 'static>(&mut self, mut call: Call<B>, owns: bool) -> Handle<'static, B::Back> {
         if !call.op.is_p2p() {
-            let what = format!("{} is no message; a batch has calls of send and recv", call.op);
+            let what = format!("{} is not a message; a batch can only have calls of send and recv", call.op);
             call.error = Some(Error::invalid(what));
         }
         let (handle, ready) = self.group.ready(call, None, owns);
         let Some(ready) = ready else { return handle };
         let lane = ready.aim.lane;
         if !std::ptr::fn_addr_eq(ready.aim.kernel, forward as Kernel) {
-            // A vendor's own kernel gets its calls one by one.
+            // A kernel of a vendor gets its calls one by one.
             self.run(|| (ready.aim.kernel)(lane.context(self.group.size), ready.job));
             return handle;
         }

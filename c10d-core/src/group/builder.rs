@@ -59,7 +59,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A world of one, with defaults.
+    /// Makes a builder with default settings, for a group of one rank.
     pub fn new() -> Self {
         Self::default()
     }
@@ -98,16 +98,16 @@ impl Builder {
         self
     }
 
-    /// Sets how long the rendezvous, the making of the group, and each op may take; 300 s unless set.
+    /// Sets how long each of these may take: the rendezvous, making the group, and an op. The default is 300 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how long the drop of the last handle may wait for started operations and for peers that have yet to receive
-    /// what this rank sent; 10 s unless set. After that it prints for whom it waited. With zero it does not wait. If
-    /// the last handle would be dropped where blocking is not wanted (in an async task), call `shutdown` elsewhere
-    /// first.
+    /// Sets how long the drop of the last handle may wait for started operations, and for peers that have not received
+    /// everything that this rank sent. The default is 10 s. After that the drop prints for which ranks it waited. With
+    /// zero it does not wait. If the last handle is dropped where a thread must not block (in an async task), call
+    /// `shutdown` elsewhere before.
     pub fn drop_within(mut self, limit: Duration) -> Self {
         self.drop_within = limit;
         self
@@ -119,7 +119,7 @@ impl Builder {
         self
     }
 
-    /// Sets the device of this rank: barriers use it, and so does a backend that works on one device only.
+    /// Sets the device of this rank. Barriers use it, and so do backends that work on one device only.
     pub fn device(mut self, device: Device) -> Self {
         self.bound = Some(device);
         self
@@ -131,8 +131,8 @@ impl Builder {
         self
     }
 
-    /// Loads this plugin, whatever the name of its file; the path must be absolute. `build` fails if the plugin is
-    /// refused.
+    /// Loads the plugin in this file, which may have any name. The path must be absolute. If the plugin is refused,
+    /// `build` fails.
     ///
     /// Loading needs the crate that loads plugins: `c10d` with its feature `plugins`.
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
@@ -146,15 +146,15 @@ impl Builder {
         self
     }
 
-    /// Lets the plugin of this name work on the callers' own memory, as every linked backend does. Other plugins get
-    /// copies of borrowed memory.
+    /// Lets the plugin with this name use the callers' memory directly, like linked backends. Other plugins get copies
+    /// of borrowed memory.
     pub fn trust_plugin(mut self, name: &str) -> Self {
         self.plugins.trusted.push(name.to_owned());
         self
     }
 
-    /// Loads the plugins of the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and of the program's
-    /// (`../lib/c10d/plugins` from its own).
+    /// Loads the plugins of the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and of the program's directory
+    /// (`../lib/c10d/plugins`, relative to the directory of the executable).
     ///
     /// The variables `C10D_PLUGIN_PATH` and `C10D_PLUGINS` load plugins even without this call.
     pub fn plugins(mut self) -> Self {
@@ -168,9 +168,9 @@ impl Builder {
         self
     }
 
-    /// The registry from which this builder makes a group: the providers that submitted themselves at link time, the
-    /// listed ones, and the plugins that this builder or the environment asks for. A program gets a plugin's devices
-    /// from it:
+    /// Returns the registry from which this builder makes a group: the providers that submitted themselves at link
+    /// time, the listed ones, and the plugins that this builder or the environment asks for. A program gets a plugin's
+    /// devices from it:
     ///
     /// ```no_run
     /// # fn main() -> c10d_core::Result<()> {
@@ -186,19 +186,19 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if no backend is
-    /// common to all ranks. `Rendezvous` naming the ranks that are missing or that disagree about the group. `Store` if
-    /// the store cannot be reached.
+    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if the ranks have no
+    /// backend in common. `Rendezvous` if ranks are missing or disagree about the group; it names these ranks. `Store`
+    /// if the store cannot be reached.
     pub fn build(self) -> Result<ProcessGroup> {
         self.with_plugins()?.build_rank()
     }
 
     /// Runs `body` once per rank, each on its own thread, in one group of `size` ranks, and returns the results in rank
-    /// order. Do not set rank, size and store: the threads have their own.
+    /// order. Do not set rank, size or store, which each thread gets from this function.
     ///
     /// # Errors
-    /// The error of the rank that failed first; errors that merely report the end of another rank come last. If a rank
-    /// panics, the panic continues in the caller when all threads have ended.
+    /// The error of the rank that failed first. An error that only reports the end of another rank is returned only if
+    /// there is no other error. If a rank panics, the panic continues in the caller after all threads have ended.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
         self.leaves_ranks_to_others(size)?;
         let builder = self.with_plugins()?;
@@ -211,21 +211,27 @@ impl Builder {
         Ok(self)
     }
 
-    /// Rejects settings that `run_ranks` decides itself: rank, world size, store and init method.
+    /// Returns an error if rank, another world size, store or init method is set, since `run_ranks` decides these
+    /// itself.
     fn leaves_ranks_to_others(&self, size: u32) -> Result {
         let what = match (self.rank, self.size, &self.store, &self.init) {
             (.., Some(url)) => {
-                format!("the init method {url:?} says who this process is, but {size} threads are to be the ranks")
+                format!(
+                    "run_ranks runs {size} threads as the ranks, so the init method {url:?}, by which this process \
+                        would be one rank, must not be set"
+                )
             }
-            (Some(rank), ..) => format!("rank is set to {rank}, but every thread is a rank of its own"),
-            (_, Some(told), ..) if told != size => format!("size is set to {told}, but {size} ranks are to run"),
-            (_, _, Some(_), _) => "a store is set, but the threads have one of their own".to_owned(),
+            (Some(rank), ..) => format!("rank is set to {rank}, but run_ranks gives each thread its own rank"),
+            (_, Some(told), ..) if told != size => {
+                format!("size is set to {told}, but run_ranks was called for {size} ranks")
+            }
+            (_, _, Some(_), _) => "a store is set, but run_ranks makes its own store".to_owned(),
             _ => return Ok(()),
         };
         Err(Error::invalid(what))
     }
 
-    /// Makes the group, after the plugins were loaded.
+    /// Makes the group of one rank, after the plugins were loaded.
     fn build_rank(mut self) -> Result<ProcessGroup> {
         if let Some(url) = self.init.take() {
             self = self.meet(&url)?;
@@ -235,7 +241,7 @@ impl Builder {
         spec.assemble()
     }
 
-    /// Takes rank, size and store from an init method.
+    /// Sets rank, size and store by an init method.
     fn meet(mut self, url: &str) -> Result<Self> {
         let method = Registry::collect(&self.providers)?.init_method(url)?;
         let (rank, size) = (method.rank_and_size)(url)?;
@@ -246,7 +252,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Rejects settings that contradict the init method.
+    /// Returns an error if a setting contradicts the init method.
     fn agrees_with(&self, url: &str, rank: u32, size: u32) -> Result {
         let said = [("rank", self.rank, rank), ("size", self.size, size)];
         for (what, told, found) in said {
@@ -257,7 +263,7 @@ impl Builder {
             }
         }
         if self.store.is_some() {
-            let text = format!("a store is set, but the init method {url:?} brings one; leave one of them out");
+            let text = format!("a store is set, but the init method {url:?} has its own store; leave one of them out");
             return Err(Error::invalid(text));
         }
         Ok(())
@@ -299,20 +305,20 @@ impl Builder {
     }
 }
 
-/// Whether other ranks of the group run another library. A hint says so: its name ends in `.compat` and its value is
-/// not `native` (`nccl.compat` of c10d-nccl).
+/// Returns whether the group may have ranks of another library. That is so if there is a hint whose name ends in
+/// `.compat` and whose value is not `native`, such as `nccl.compat` of c10d-nccl.
 ///
-/// The ranks of such a group agree on nothing through the store: the backend map must name its one backend, and the
-/// store must be the one in which the other library's ranks meet, without a prefix of this library. It has no
+/// The ranks of such a group do not use the store to agree on anything. The backend map must name the backend, the
+/// store must be that of the other library's ranks, without a prefix of this library, and the group cannot have
 /// sub-groups.
 pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
     hints.iter().any(|(name, value)| name.ends_with(FOREIGN) && value != "native")
 }
 
-/// The ending of hints that make a backend compatible with another library.
+/// The end of the names of hints that make a backend compatible with another library.
 pub(super) const FOREIGN: &str = ".compat";
 
-/// Everything from which a group is made, the first group or a sub-group.
+/// The data from which a group or sub-group is made.
 pub(super) struct GroupSpec {
     pub(super) name: Arc<str>,
     pub(super) rank: u32,
@@ -321,7 +327,7 @@ pub(super) struct GroupSpec {
     pub(super) drop_within: Duration,
     pub(super) bound: Option<Device>,
     pub(super) global: Option<Arc<[u32]>>,
-    /// The store of the first group, and where in it the ranks of this one meet.
+    /// The store that the builder got, and the prefix of this group's keys in it.
     pub(super) store: Arc<dyn Store>,
     pub(super) key_prefix: String,
     pub(super) registry: Arc<Registry>,
@@ -372,7 +378,7 @@ impl GroupSpec {
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served).map_err(|error| {
             let cause = reports.settle(error);
-            // Peers that have made the group already learn of it through their backends.
+            // Peers that have already made the group learn of the failure through their backends.
             others.give_up(&cause);
             cause
         })?;

@@ -1,4 +1,4 @@
-//! Cancelling a message that was started.
+//! How a started message is cancelled.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use crate::{Error, ErrorKind, OpError, Result};
 /// The result of [`Work::cancel`].
 #[must_use = "a message that was taken is in the handle"]
 pub enum Cancel<R, W = Work<R>> {
-    /// The op is cancelled: no message was taken (for a send: nothing was sent), and none will be. It contains the op's
-    /// result with the buffers as they were passed in; the source that [`recv_any_source`](crate::op::recv_any_source)
-    /// returns is `u32::MAX`.
+    /// The op is cancelled: it took no message and will not take one (for a send: nothing was sent and nothing will
+    /// be). This contains the op's result with the unchanged buffers; the source of a
+    /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
-    /// It is too late: the op is done, or its message is in transfer. The op goes on as if nothing had been asked, and
-    /// the handle has, or will have, its result. (If a device still works on the buffer, the op may also be cancelled
-    /// once the device has finished. It then ends with [`ErrorKind::Aborted`], and no message was taken.)
+    /// It is too late: the op is done, or its message is in transfer. The op continues, and its handle, which this
+    /// contains, returns its result. (If a device still uses the buffer, the op may be cancelled when the device has
+    /// finished. It then ends with [`ErrorKind::Aborted`], and took no message.)
     TooLate(W),
 }
 
-/// Why the op cannot be cancelled. The op goes on.
-#[must_use = "the op goes on, and the handle has its result"]
+/// The error of an op that cannot be cancelled. The op continues.
+#[must_use = "the op continues, and the handle returns its result"]
 pub struct CancelError<W> {
-    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this one, and for a
+    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this rank, and for a
     /// backend that cannot cancel.
     pub error: Error,
     /// The op's handle.
@@ -30,16 +30,16 @@ pub struct CancelError<W> {
 }
 
 impl<R> Work<R> {
-    /// Cancels a started message: a receive whose message has not come, or a send that has not begun. The result says
-    /// for certain whether a message was taken. It does not wait for the message or for a peer.
+    /// Cancels a started message: a receive whose message has not arrived, or a send that has not begun. The result
+    /// says for certain whether the op took (or sent) a message. It does not wait for the message or for a peer.
     ///
     /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived; then
-    /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later goes to
-    /// the next matching receive, as if this one had never been. Cancelling ends the op on this rank only: the peer is
-    /// not told, and its message stays pending.
+    /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later is
+    /// received by the next matching receive. Cancelling ends the op on this rank only: the peer is not told, and its
+    /// own op stays pending.
     ///
-    /// Use it to give up a receive, for example under a timeout of an async runtime. Dropping the future is not enough:
-    /// its op goes on and takes a message, which is lost.
+    /// Use it to give up a receive, for example under a timeout of an async runtime. It is not enough to drop the
+    /// future: the op would continue and take a message, which would be lost.
     ///
     /// ```
     /// use std::{pin::pin, task::{Context, Waker}, time::Duration};
@@ -55,10 +55,10 @@ impl<R> Work<R> {
     /// #     }).await
     /// # }
     ///
-    /// /// One message from rank 0, or the buffer again.
+    /// /// Returns a message from rank 0, or the buffer if no message came.
     /// async fn receive(pg: &ProcessGroup, buffer: Vec<u8>) -> c10d_core::Result<Result<Vec<u8>, Vec<u8>>> {
     ///     let mut work = pg.start(op::recv(buffer, 0, 5));
-    ///     // By reference: the handle stays when the time is over.
+    ///     // The handle is passed by reference, so that it still exists after the timeout.
     ///     if let Some(result) = timeout(Duration::from_millis(50), &mut work).await {
     ///         return Ok(Ok(result?));
     ///     }
@@ -71,8 +71,8 @@ impl<R> Work<R> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for collectives, and from backends that cannot cancel (NCCL, plugins). The op goes
-    /// on, and the error contains the handle.
+    /// [`ErrorKind::Unsupported`] for collectives, and from backends that cannot cancel (NCCL, plugins). The op
+    /// continues, and the error contains the handle.
     pub fn cancel(self) -> Result<Cancel<R>, CancelError<Self>> {
         self.0.cancel(Work)
     }
@@ -82,7 +82,7 @@ impl<'scope, R> ScopedWork<'scope, R> {
     /// Cancels a started message; see [`Work::cancel`].
     ///
     /// # Errors
-    /// Those of [`Work::cancel`].
+    /// The same as for [`Work::cancel`].
     pub fn cancel(self) -> Result<Cancel<R, Self>, CancelError<Self>> {
         self.0.cancel(ScopedWork)
     }
@@ -104,7 +104,7 @@ impl<'a, R> Handle<'a, R> {
         }
     }
 
-    /// Asks the backend for the job, and ends it. `false`: it is too late.
+    /// Takes the job back from the backend and ends it. Returns `false` if it is too late.
     fn take_back(&self) -> Result<bool> {
         self.has_result()?;
         let frame = self.state.frame();
@@ -114,7 +114,10 @@ impl<'a, R> Handle<'a, R> {
         let refused = |error: Error| frame.described(error.rejected());
         let op = frame.request.op;
         if !op.is_p2p() {
-            let what = format!("{op} cannot be cancelled by one rank: the others wait for it; `abort` ends the group");
+            let what = format!(
+                "{op} cannot be cancelled by one rank, since the other ranks wait for it; `abort` ends \
+                it on all ranks, with the group"
+            );
             return Err(refused(Error::unsupported(what)));
         }
         let Some(group) = self.state.group().upgrade() else {
@@ -126,7 +129,7 @@ impl<'a, R> Handle<'a, R> {
         }
         let backend = group.backend_of(frame).ok_or_else(|| refused(Error::unsupported("the op has no backend")))?;
         let id = JobId::of(frame);
-        // Any other job that the backend returns is dropped, which ends it as abandoned.
+        // If the backend returns any other job, the job is dropped and so ends as `Abandoned`.
         let Some(job) = backend.cancel(&[id]).map_err(refused)?.into_iter().find(|job| job.id() == id) else {
             return Ok(false);
         };

@@ -1,4 +1,4 @@
-//! The lane of a sparse key. Its backend object is made at the first use.
+//! The lane of a sparse key, whose backend object is made at the first call.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -15,9 +15,9 @@ use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Makes the lane of a sparse key. It has its own object of the backend `over` (by default the backend for host
-/// memory), so that its steps and the dense calls may come in different orders on different ranks. `Err`: why there is
-/// none.
+/// Makes the lane of a sparse key. The lane has its own object of the backend `over`, so that its steps and the dense
+/// calls may run in different orders on different ranks. The error says why the lane cannot be made; if `over` is
+/// `None`, the reason is that the group has no backend for the CPU.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,
@@ -25,7 +25,7 @@ pub(super) fn sparse_lane(
     dense: &Lane,
     over: Option<&str>,
 ) -> Result<Lane, String> {
-    let why = || format!("{key} goes through host memory, but this group has no backend for the CPU");
+    let why = || format!("{key} needs a backend for the CPU, which this group does not have");
     let registration = registry.backend(over.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
     let backend = Deferred {
         shared: Arc::new(Shared {
@@ -42,7 +42,7 @@ pub(super) fn sparse_lane(
     Ok(Lane::sparse(info, Arc::new(backend)))
 }
 
-/// A backend that is made for its first job.
+/// A backend that is made when it gets its first job.
 struct Deferred {
     shared: Arc<Shared>,
     backend: &'static str,
@@ -58,14 +58,14 @@ struct Shared {
 }
 
 enum Progress {
-    /// The data from which it is made.
+    /// The backend is not made yet. This has the data for making it.
     Not(Box<GroupInit>),
     Making,
     Over(Result),
 }
 
 impl Deferred {
-    /// The backend, if it is made by the deadline.
+    /// Returns the backend, and makes it first if that was not done. It is an error if that takes until the deadline.
     fn made(&self, deadline: Instant) -> Result<&Arc<dyn Backend>> {
         if let Some(backend) = self.shared.made.get() {
             return Ok(backend);
@@ -76,7 +76,8 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // It runs on a thread of its own, since only its deadline ends it, while an abort must end the job at once.
+            // The backend is made on a separate thread: making it can only be ended by its deadline, while an abort
+            // must end the job at once.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }
@@ -102,7 +103,7 @@ impl Shared {
             Err(Error::new(ErrorKind::Internal, format!("the backend panicked when it was made: {words}")))
         });
         let mut state = self.state.lock();
-        // An abort came first.
+        // The lane was aborted while the backend was made.
         if let Progress::Over(Err(cause)) = &*state {
             if let Ok(backend) = made {
                 backend.abort(cause);
@@ -115,13 +116,14 @@ impl Shared {
     }
 }
 
-// SAFETY: touches no span; the job is given to the backend made, or completed by its deadline or at an abort.
+// SAFETY: it does not use spans. A job is given to the backend, or is completed by its deadline or when the lane is
+// aborted.
 unsafe impl Backend for Deferred {
     fn name(&self) -> &'static str {
         self.backend
     }
 
-    /// Core does not ask for this: the needs of a step are checked when it comes.
+    /// Core does not use this value, since `submit` checks what a step needs.
     fn capabilities(&self) -> &Capabilities {
         self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
     }
@@ -135,7 +137,8 @@ unsafe impl Backend for Deferred {
         let reduce = request.params.reduce;
         if request.dtype().is_some_and(|dtype| !backend.capabilities_on(request.key).offers(request.op, dtype, reduce))
         {
-            let what = format!("backend {} does not offer {}, which sparse tensors need", self.backend, request.op);
+            let what =
+                format!("backend {} does not offer {}, which ops on sparse tensors need", self.backend, request.op);
             return job.complete(Err(Error::unsupported(what)));
         }
         backend.submit(job);

@@ -1,4 +1,4 @@
-//! A lane: one backend object of a group, and the order of its calls.
+//! Lanes. A lane is one backend object of a group, with the order of its calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 pub(crate) struct Lane {
     pub(crate) info: Arc<Origin>,
     pub(crate) backend: Arc<dyn Backend>,
-    /// For the lane of a sparse key only: the started calls.
+    /// The queue of started calls, for the lane of a sparse key.
     pub(crate) queue: Option<SparseQueue>,
-    /// The number of the next collective. The lock is held from numbering until the backend has the job, so that both
-    /// have the same order.
+    /// The number of the next collective. The lock is held from the numbering of a call until the backend has its job,
+    /// so that the backend gets calls in the order of their numbers.
     next: Mutex<u64>,
     next_p2p: AtomicU64,
 }
@@ -28,31 +28,33 @@ impl Lane {
         Lane { info: Arc::new(info), backend, queue: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
     }
 
-    /// Makes the lane of a sparse key. Its kernels decide what it offers; the steps that they run are checked.
+    /// Makes the lane of a sparse key. Core does not check whether its backend offers a call, since the kernel runs
+    /// other ops on the backend, which are checked when they run.
     pub(crate) fn sparse(info: Origin, backend: Arc<dyn Backend>) -> Lane {
         Lane { queue: Some(SparseQueue::default()), ..Lane::new(info, backend) }
     }
 
-    /// The context for the lane's kernels.
+    /// Returns the context for the lane's kernels.
     #[inline]
     pub(crate) fn context(&self, size: u32) -> KernelContext<'_> {
         KernelContext { info: &self.info, backend: &self.backend, size, queue: self.queue.as_ref() }
     }
 
-    /// Waits for all jobs in flight, then says goodbye to the peers.
+    /// Waits for all jobs in flight, and then tells the peers that this rank leaves.
     pub(crate) fn shutdown(&self, deadline: Instant) -> Result {
         let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
         drained.and(self.backend.shutdown(deadline))
     }
 
-    /// Like [`Lane::shutdown`], after the last handle is gone: jobs that are in flight at the deadline go on.
+    /// Like [`Lane::shutdown`], for a group whose last handle was dropped. Jobs that are in flight at the deadline
+    /// continue.
     pub(crate) fn leave(&self, deadline: Instant) -> Result {
         let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
         drained.and_then(|()| self.backend.leave(deadline))
     }
 
-    /// Waits for the lane's turn, numbers the request, and returns the turn, which the caller holds until the backend
-    /// has the job. Point-to-point ops take no turn.
+    /// Waits for the lane's turn, numbers the request, and returns the turn. The caller keeps the turn until the
+    /// backend has the job. A point-to-point op is only numbered: it takes no turn.
     #[inline]
     pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<Turn<'_>>> {
         if request.op.is_p2p() {
@@ -62,7 +64,8 @@ impl Lane {
         let mut next = match self.next.try_lock() {
             Some(next) => next,
             None => self.next.try_lock_until(request.deadline()).ok_or_else(|| {
-                let what = "another thread's collective on this group did not end in time";
+                let what = "a collective that another thread runs on this group was not given to the backend before \
+                    the timeout of this one";
                 Error::new(ErrorKind::Timeout, what).phase(Phase::Validate).rejected()
             })?,
         };

@@ -8,9 +8,9 @@ use crate::panics::contain;
 use crate::store::deadline_after;
 use crate::{ErrorKind, backend};
 
-/// How long the drop of the last handle waits unless the builder sets it.
+/// How long the drop of the last handle may wait if the builder does not set it.
 pub(super) const DROP_WITHIN: Duration = Duration::from_secs(10);
-/// How long the jobs of a failed group may take to end.
+/// How long the drop of the last handle of a failed group may wait for the group's jobs.
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {
@@ -21,8 +21,8 @@ impl Group {
         if failed.is_some_and(|cause| *cause.kind() == ErrorKind::Shutdown) {
             return;
         }
-        // It does not wait on the thread that ends an operation, which would wait for itself, nor in a rank that
-        // panicked.
+        // It does not wait on a thread that is ending an operation, which could wait for itself, or on a thread that
+        // panics.
         let patience = match failed {
             _ if backend::is_telling() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),

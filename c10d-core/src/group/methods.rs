@@ -1,5 +1,5 @@
-//! The blocking form of every op, as a method: the same as `run(op::..)`, except that the buffers are dropped on
-//! errors.
+//! The blocking form of every op as a method. It is the same as `run(op::..)`, except that on errors the buffers are
+//! dropped.
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
@@ -10,16 +10,17 @@ use crate::options::{
 use crate::{Result, op};
 
 impl ProcessGroup {
-    /// Sends `input` to rank `to`, which receives it by [`recv`](Self::recv) or [`recv_any_source`](Self::recv_any_source)
-    /// with the same tag.
+    /// Sends `input` to rank `to`, which receives it by [`recv`](Self::recv) or
+    /// [`recv_any_source`](Self::recv_any_source) with the same tag.
     ///
-    /// Messages between two ranks with the same tag arrive in the order in which they were sent. Messages with different
-    /// tags do not wait for each other. `send` returns when `input` may be used again, which may be before the receiver
-    /// has the message; it gives `input` back. A message of zero elements is a message.
+    /// Messages between two ranks with the same tag arrive in the order in which they were sent. Messages with
+    /// different tags do not wait for each other. `send` returns `input` as soon as it may be used again, which may be
+    /// before the receiver has the message. A message with zero elements is sent and must be received like any other.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver that
-    /// did not take the message. If the receiver expects another count or element type, it gets a `Mismatch`.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver
+    /// if it did not receive the message in time. If the receiver expects another count or element type, the receiver
+    /// gets a `Mismatch`.
     ///
     /// # Example
     /// ```
@@ -42,14 +43,15 @@ impl ProcessGroup {
         Ok(self.run(op::send(input, to, tag))?)
     }
 
-    /// Receives into `output` the next message that rank `from` sent to this one with this tag.
+    /// Receives into `output` the next message that rank `from` sent to this rank with this tag.
     ///
-    /// The message must have as many elements as `output`, and its element type. Returns when the message is in `output`,
-    /// and gives `output` back.
+    /// The message must have the same number of elements as `output`, and the same element type. Returns `output` when
+    /// it holds the message.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` of `count` or `dtype` on both ranks if the message is another one
-    /// than `output` expects. `PeerDead` if the sender ended and left no such message.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` or `dtype`, on both ranks, if count or element
+    /// type of the message differ from those of `output`. `PeerDead` if the sender ended without having sent such a
+    /// message.
     ///
     /// # Example
     /// ```
@@ -75,8 +77,8 @@ impl ProcessGroup {
     /// Messages of one sender arrive in order. Which of several senders comes first is not determined.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Unsupported` over backends that cannot wait for several ranks, such as
-    /// NCCL. `Mismatch` if the message has another count or element type than `output`.
+    /// The errors of [every op](crate::op#errors). `Unsupported` from backends that cannot wait for several ranks, such
+    /// as NCCL. `Mismatch` if count or element type of the message differ from those of `output`.
     ///
     /// # Example
     /// ```
@@ -104,15 +106,14 @@ impl ProcessGroup {
         Ok(self.run(op::recv_any_source(output, tag))?)
     }
 
-    /// Copies the `buffer` of rank `root` into that of every other rank.
+    /// Copies the `buffer` of rank `root` into the `buffer` of every other rank.
     ///
-    /// All ranks give the same number of elements of the same type. Returns when this rank's buffer holds the values (at
-    /// the root: when it may be changed again), and gives the buffer back. The root may be done before the others have the
-    /// values.
+    /// All ranks must pass the same number of elements of the same type. Returns the buffer when it holds the values
+    /// (on the root: when it may be changed again). The root may return before the other ranks have the values.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`. `Mismatch` of `root` where
-    /// ranks name different roots.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`. `Mismatch` of `root`
+    /// if ranks name different roots.
     ///
     /// # Example
     /// ```
@@ -130,14 +131,15 @@ impl ProcessGroup {
         Ok(self.run(op::broadcast(buffer, root))?)
     }
 
-    /// Reduces the buffers of all ranks, element by element, into that of rank `root`. The other ranks' buffers keep their
-    /// values.
+    /// Reduces the buffers of all ranks, element by element, into the buffer of rank `root`. The buffers of other ranks
+    /// do not change.
     ///
-    /// All ranks give the same number of elements of the same type, and the same reduce operation. Gives the buffer back.
+    /// All ranks must pass the same number of elements of the same type, and the same reduce operation. Returns the
+    /// buffer.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`, or if the operation has no
-    /// meaning on the element type. `Mismatch` of `root` or `reduce_op` where ranks name different ones.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`, or if the operation is
+    /// not defined on the element type. `Mismatch` of `root` or `reduce_op` if these differ between ranks.
     ///
     /// # Example
     /// ```
@@ -158,15 +160,15 @@ impl ProcessGroup {
         Ok(self.run(op::reduce(buffer, options, root))?)
     }
 
-    /// Reduces the buffers of all ranks, element by element; every rank gets the result, bit for bit the same.
+    /// Reduces the buffers of all ranks, element by element. Every rank gets a bit-identical result.
     ///
-    /// All ranks give the same number of elements of the same type, and the same reduce operation. The result replaces the
-    /// buffer's values. A [sparse tensor](crate::Coo) may have other entries on each rank: see [`op::all_reduce`]. Gives
-    /// the buffer back.
+    /// All ranks must pass the same number of elements of the same type, and the same reduce operation. Returns the
+    /// buffer, which holds the result. A [sparse tensor](crate::Coo) may have different entries on each rank, see
+    /// [`op::all_reduce`].
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if the operation has no meaning on the element type.
-    /// `Mismatch` of `count`, `dtype` or `reduce_op` where ranks differ in them; then no buffer was changed.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if the operation is not defined on the element
+    /// type. `Mismatch` of `count`, `dtype` or `reduce_op` if these differ between ranks; then no buffer has changed.
     ///
     /// # Example
     /// ```
@@ -185,13 +187,13 @@ impl ProcessGroup {
         Ok(self.run(op::all_reduce(buffer, options))?)
     }
 
-    /// [`all_reduce`](Self::all_reduce) of several buffers at about the cost of one.
+    /// The same as [`all_reduce`](Self::all_reduce), for several buffers at about the cost of one.
     ///
-    /// All buffers have one element type; their lengths may differ from each other, but not between ranks. Gives the
-    /// buffers back.
+    /// All buffers must have the same element type. Their lengths may differ from each other, but must be the same on
+    /// all ranks. Returns the buffers.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). As `all_reduce`.
+    /// The errors of [every op](crate::op#errors). The same as for `all_reduce`.
     ///
     /// # Example
     /// ```
@@ -214,14 +216,14 @@ impl ProcessGroup {
         Ok(self.run(op::all_reduce_coalesced(buffers, options))?)
     }
 
-    /// Gathers the `input` of every rank on every rank: `outputs[r]` is that of rank `r`.
+    /// Gathers the `input` of every rank on every rank: `outputs[r]` gets the input of rank `r`.
     ///
-    /// `outputs` has one buffer per rank, of the length of that rank's input. The inputs' lengths may differ between
-    /// ranks. Gives `input` and `outputs` back.
+    /// `outputs` has one buffer per rank, with the length of that rank's input. The lengths of the inputs may differ
+    /// between ranks. Returns `input` and `outputs`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` of `count` if an output has another length than that rank's
-    /// input.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` if the length of an output differs from that
+    /// of the rank's input.
     ///
     /// # Example
     /// ```
@@ -242,10 +244,11 @@ impl ProcessGroup {
 
     /// Gathers the `input` of every rank into one `output` on every rank, in rank order.
     ///
-    /// All inputs have the same length; `output` has world size times that. Gives `input` and `output` back.
+    /// All inputs must have the same length; the length of `output` is world size times that length. Returns `input`
+    /// and `output`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if `output` has another length.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if `output` has another length.
     ///
     /// # Example
     /// ```
@@ -263,11 +266,11 @@ impl ProcessGroup {
         Ok(self.run(op::all_gather_into(input, output))?)
     }
 
-    /// [`all_gather`](Self::all_gather) of several inputs at about the cost of one: `outputs[i][r]` is the `inputs[i]`
-    /// of rank `r`.
+    /// The same as [`all_gather`](Self::all_gather), for several inputs at about the cost of one: `outputs[i][r]` gets
+    /// the `inputs[i]` of rank `r`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). As `all_gather`.
+    /// The errors of [every op](crate::op#errors). The same as for `all_gather`.
     ///
     /// # Example
     /// ```
@@ -290,12 +293,12 @@ impl ProcessGroup {
         Ok(self.run(op::all_gather_coalesced(inputs, outputs))?)
     }
 
-    /// [`all_gather_into`](Self::all_gather_into) of several inputs at about the cost of one.
+    /// The same as [`all_gather_into`](Self::all_gather_into), for several inputs at about the cost of one.
     ///
-    /// `outputs[i]` has world size times the length of `inputs[i]`.
+    /// The length of `outputs[i]` is world size times the length of `inputs[i]`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). As `all_gather_into`.
+    /// The errors of [every op](crate::op#errors). The same as for `all_gather_into`.
     ///
     /// # Example
     /// ```
@@ -319,12 +322,12 @@ impl ProcessGroup {
 
     /// Reduces the `inputs[r]` of all ranks, element by element, into the `output` of rank `r`.
     ///
-    /// `inputs` has one buffer per rank. Their lengths may differ from each other, but not between ranks; `output` has the
-    /// length of `inputs[rank]`. Gives `inputs` and `output` back.
+    /// `inputs` has one buffer per rank. Their lengths may differ from each other, but must be the same on all ranks.
+    /// `output` has the length of `inputs[rank]`. Returns `inputs` and `output`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` where ranks give other lengths, another element type or another
-    /// reduce operation.
+    /// The errors of [every op](crate::op#errors). `Mismatch` if lengths, element type or reduce operation differ
+    /// between ranks.
     ///
     /// # Example
     /// ```
@@ -348,14 +351,14 @@ impl ProcessGroup {
         Ok(self.run(op::reduce_scatter(inputs, output, options))?)
     }
 
-    /// Reduces the `input` of all ranks, element by element. The result is cut into world size equal parts, and rank
-    /// `r` gets part `r` in its `output`.
+    /// Reduces the `input` of all ranks, element by element. The result is cut into as many equal parts as there are
+    /// ranks, and rank `r` gets part `r` in its `output`.
     ///
-    /// `input` has world size times the length of `output`. Gives both back.
+    /// The length of `input` is world size times the length of `output`. Returns both.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if `input` has another length, or if the operation has no
-    /// meaning on the element type.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if `input` has another length, or if the operation
+    /// is not defined on the element type.
     ///
     /// # Example
     /// ```
@@ -379,12 +382,12 @@ impl ProcessGroup {
         Ok(self.run(op::reduce_scatter_into(input, output, options))?)
     }
 
-    /// [`reduce_scatter_into`](Self::reduce_scatter_into) of several inputs at about the cost of one.
+    /// The same as [`reduce_scatter_into`](Self::reduce_scatter_into), for several inputs at about the cost of one.
     ///
-    /// `inputs[i]` has world size times the length of `outputs[i]`.
+    /// The length of `inputs[i]` is world size times the length of `outputs[i]`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). As `reduce_scatter_into`.
+    /// The errors of [every op](crate::op#errors). The same as for `reduce_scatter_into`.
     ///
     /// # Example
     /// ```
@@ -410,13 +413,14 @@ impl ProcessGroup {
 
     /// Gathers the `input` of every rank on one rank, the root.
     ///
-    /// The root gives `Root::Me(outputs)`, with one buffer per rank of the length of that rank's input, its own included.
-    /// All others give `Root::At(root)`. Inputs' lengths may differ between ranks. Gives `input` back, and at the root the
-    /// outputs.
+    /// The root passes `Root::Me(outputs)`, with one buffer for each rank (including itself) that has the length of
+    /// that rank's input. All other ranks pass `Root::At(root)`. The lengths of the inputs may differ between ranks.
+    /// Returns `input` and, on the root, the outputs.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` of `root` where ranks name different roots, none, or several; of
-    /// `count` where an output has another length than that rank's input.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
+    /// several ranks are the root. `Mismatch` of `count` if the length of an output differs from that of the rank's
+    /// input.
     ///
     /// # Example
     /// ```
@@ -437,14 +441,15 @@ impl ProcessGroup {
         Ok(self.run(op::gather(input, root))?)
     }
 
-    /// Hands each rank one of the root's buffers: `output` of rank `r` becomes the root's `inputs[r]`.
+    /// Sends each rank one of the root's buffers: `output` of rank `r` gets the root's `inputs[r]`.
     ///
-    /// The root gives `Root::Me(inputs)`, with one buffer per rank, its own included. All others give `Root::At(root)`.
-    /// Lengths may differ between ranks. Gives the root's inputs back, and `output`.
+    /// The root passes `Root::Me(inputs)`, with one buffer for each rank (including itself). All other ranks pass
+    /// `Root::At(root)`. The lengths may differ between ranks. Returns the root's inputs and `output`.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` of `root` where ranks name different roots, none, or several; of
-    /// `count` where an output has another length than the root's buffer for that rank.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
+    /// several ranks are the root. `Mismatch` of `count` if the length of an output differs from that of the root's
+    /// buffer for the rank.
     ///
     /// # Example
     /// ```
@@ -464,13 +469,13 @@ impl ProcessGroup {
         Ok(self.run(op::scatter(root, output))?)
     }
 
-    /// Sends `inputs[r]` to rank `r`, for every `r`; what comes from rank `r` is in `outputs[r]`.
+    /// Sends `inputs[r]` to rank `r`, for every `r`. `outputs[r]` gets the buffer that rank `r` sent to this rank.
     ///
-    /// Both lists have one buffer per rank. `inputs[r]` here has the length of `outputs[this rank]` on rank `r`; apart
-    /// from that, lengths may be any. Gives both lists back.
+    /// Both lists have one buffer per rank. The length of `inputs[r]` must be that of `outputs[this rank]` on rank `r`;
+    /// different pairs of ranks may have different lengths. Returns both lists.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Mismatch` of `count` for a pair of ranks whose lengths differ.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` for a pair of ranks whose lengths differ.
     ///
     /// # Example
     /// ```
@@ -488,13 +493,14 @@ impl ProcessGroup {
         Ok(self.run(op::all_to_all(inputs, outputs))?)
     }
 
-    /// Sends part `r` of `input` to rank `r`, for every `r`; what comes from rank `r` is part `r` of `output`.
+    /// Sends part `r` of `input` to rank `r`, for every `r`. Part `r` of `output` gets the part that rank `r` sent to
+    /// this rank.
     ///
-    /// The parts are equal: the lengths of `input` and `output` are multiples of the world size. For parts of other
-    /// sizes use [`Call::splits`](crate::Call::splits). Gives both buffers back.
+    /// The parts are equal, so the lengths of `input` and `output` must be multiples of the world size. For parts of
+    /// different sizes use [`Call::splits`](crate::Call::splits). Returns both buffers.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `InvalidArgument` if a length is no multiple of the world size.
+    /// The errors of [every op](crate::op#errors). `InvalidArgument` if a length is not a multiple of the world size.
     ///
     /// # Example
     /// ```
@@ -522,7 +528,7 @@ impl ProcessGroup {
     /// Waits until every rank has called it.
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Timeout` names the ranks that did not come.
+    /// The errors of [every op](crate::op#errors). `Timeout` names the ranks that have not called it.
     ///
     /// # Example
     /// ```
@@ -540,13 +546,14 @@ impl ProcessGroup {
         Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
 
-    /// Waits until every rank has called it; if some do not come in time, every rank that came learns which.
+    /// Waits until every rank has called it. If some ranks do not call it in time, every rank that did gets an error
+    /// that names missing ranks.
     ///
     /// The error names the first missing rank, or all of them with
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Timeout` names the missing ranks.
+    /// The errors of [every op](crate::op#errors). `Timeout` names the missing ranks.
     ///
     /// # Example
     /// ```

@@ -41,29 +41,29 @@ use crate::{Error, ErrorKind, Result};
 
 /// A group of ranks that run collectives together. Each rank has its own `ProcessGroup`.
 ///
-/// It is cheap to clone and can be used from any thread. All ranks must issue the collectives of a group in the same
-/// order; if they do not, they find out before any payload is used ([`ErrorKind::Mismatch`]). Point-to-point ops are
-/// matched by peer and tag and may be issued in any order.
+/// A handle is cheap to clone and can be used from any thread. All ranks must call the collectives of a group in the
+/// same order. If they do not, the calls return [`ErrorKind::Mismatch`] before any payload is used. Point-to-point ops
+/// are matched by peer and tag and may be called in any order.
 ///
-/// After an error with status [`Failed`](crate::Status::Failed) the group has failed for good: every later call returns
-/// the first cause.
+/// After an error with status [`Failed`](crate::Status::Failed) the group cannot be used any more: every later call
+/// returns the first error.
 ///
 /// When the last clone is dropped, the drop waits for started operations and until the peers have received what this
 /// rank sent. Then it tells the peers that this rank leaves. It waits at most for the time of
-/// [`drop_within`](Builder::drop_within) (10 s); after that it prints on stderr for whom it waited, and returns, while
-/// the rest goes on in the background. If a program ends without dropping its groups (because they are in a `static`,
-/// or `process::exit` is called), it tells the peers so, and ranks that still need it get an error that says so.
-/// [`shutdown`](ProcessGroup::shutdown) returns an error where a drop prints.
+/// [`drop_within`](Builder::drop_within) (10 s); after that it prints on stderr for which ranks it waited, and returns,
+/// while the operations continue in the background. If a program ends without dropping its groups (because they are in
+/// a `static`, or `process::exit` is called), it tells the peers, and ranks that still need this rank get an error that
+/// says so. [`shutdown`](ProcessGroup::shutdown) does the same as a drop, but returns an error instead of printing it.
 ///
 /// A group belongs to the process that made it. In a forked child every call returns an error that says so, and
-/// dropping does nothing: a child that wants to take part makes a group of its own. See [`process`](crate::process).
+/// dropping does nothing. A child that wants to communicate must make its own group. See [`process`](crate::process).
 #[derive(Clone)]
 pub struct ProcessGroup(pub(crate) Arc<Group>);
 
 pub(crate) struct Group {
-    /// The process that made it.
+    /// The process that made the group.
     pub(crate) owner: Process,
-    /// The error of every use in a forked child.
+    /// The error of every call in a forked child, once it is made.
     foreign: OnceLock<Error>,
     name: Arc<str>,
     rank: u32,
@@ -72,48 +72,50 @@ pub(crate) struct Group {
     /// How long the drop of the last handle may wait.
     drop_within: Duration,
     bound: Option<Device>,
-    /// This group's ranks in the numbering of the first group; `None` in the first group itself.
+    /// The global numbers of this group's ranks: their numbers in the group that the builder made. `None` if the
+    /// builder made this group.
     global: Option<Arc<[u32]>>,
     lanes: Vec<Lane>,
     routes: Routes,
     failed: OnceLock<Error>,
-    // The data from which sub-groups are made.
+    // The fields from here on are needed to make sub-groups.
     store: Arc<dyn Store>,
     root: Arc<dyn Store>,
     session: [u8; 16],
     registry: Arc<Registry>,
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
-    /// How long an op waits before it reports it.
+    /// The time after which a long wait of an op is reported; `None` for never.
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
-    /// Shrinks have their own counter, so that the ranks' counters agree even if some made a sub-group while others saw
-    /// a failure.
+    /// The counter of shrinks. It is separate, so that it is the same on all ranks even if some ranks made a sub-group
+    /// while others saw a failure.
     next_shrink: AtomicU64,
 }
 
 impl ProcessGroup {
-    /// This rank, 0 to `size() - 1`.
+    /// Returns this rank, which is from 0 to `size() - 1`.
     pub fn rank(&self) -> u32 {
         self.0.rank
     }
 
-    /// The world size: how many ranks the group has.
+    /// Returns the world size: the number of ranks of the group.
     pub fn size(&self) -> u32 {
         self.0.size
     }
 
-    /// The group's name.
+    /// Returns the group's name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// How long an op may take unless it says otherwise.
+    /// Returns the timeout of ops that do not set their own.
     pub fn timeout(&self) -> Duration {
         self.0.timeout
     }
 
-    /// The rank, in the numbering of the first group, of this group's `rank`.
+    /// Returns the global number of this group's `rank`: its number in the group that the builder made, from which this
+    /// group was made. `None` if the group has no such rank.
     pub fn global_rank(&self, rank: u32) -> Option<u32> {
         match &self.0.global {
             Some(global) => global.get(rank as usize).copied(),
@@ -121,43 +123,44 @@ impl ProcessGroup {
         }
     }
 
-    /// The part of the store that only this group uses.
+    /// Returns the part of the store that only this group uses.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
-    /// The name of the backend that serves the key, or why there is none. PrivateUse1 means its default slot if that is
-    /// served, else the first vendor's devices.
+    /// Returns the name of the backend that serves the key, or an error that says why no backend does. For PrivateUse1
+    /// it is the backend of the default slot or, if that is not served, of the first vendor's devices.
     pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
         Ok(self.0.lane(key)?.info.backend)
     }
 
-    /// The capabilities of the backend that serves the key, or why there is none.
+    /// Returns the capabilities of the backend that serves the key, or an error that says why no backend does.
     pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
         Ok(&self.0.lane_of(key)?.0.capabilities)
     }
 
-    /// The name and the capabilities of the backend that serves dense buffers of this device, or why there is none.
+    /// Returns the name and the capabilities of the backend that serves dense buffers of this device, or an error that
+    /// says why no backend does.
     pub fn backend_of(&self, device: Device) -> Result<(&'static str, &Capabilities)> {
         let (route, lane) = self.0.route(device.key(), device.vendor())?;
         Ok((lane.info.backend, &route.capabilities))
     }
 
-    /// The algorithm that a call with these properties would use on the CPU, if the backend knows it. `bytes` is the
-    /// size of the largest buffer of the call.
+    /// Returns the algorithm that a call with these properties would use on the CPU, if the backend knows it. `bytes`
+    /// is the size of the largest buffer of the call.
     pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let lane = self.0.lane(DispatchKey::Cpu).ok()?;
         lane.backend.algorithm(op, bytes, dtype, reduce)
     }
 
-    /// The number of payload bytes that this rank has sent to peers in collectives of this key so far, if the backend
-    /// counts them.
+    /// Returns the number of payload bytes that this rank has sent to peers in collectives of this key so far, if the
+    /// backend counts them.
     pub fn bytes_sent(&self, key: DispatchKey) -> Option<u64> {
         self.0.lane(key).ok()?.backend.bytes_sent()
     }
 
-    /// The error that failed the group, if it has failed. It includes failures that a backend noticed while no call was
-    /// running.
+    /// Returns the error by which the group has failed, if it has failed. This includes failures that a backend noticed
+    /// while no call was running.
     pub fn failure(&self) -> Option<&Error> {
         if !self.0.is_home() {
             return Some(self.0.foreign());
@@ -172,10 +175,11 @@ impl ProcessGroup {
     }
 
     /// Fails the group: all operations in flight and all later calls end with [`ErrorKind::Aborted`], here and on the
-    /// peers. It may be called from any thread, any number of times. `why` is in the error of every rank.
+    /// peers. It may be called from any thread, also several times; only the first call has an effect. `why` is in the
+    /// error of every rank.
     pub fn abort(&self, why: &str) {
         if !self.0.is_home() {
-            // The peers belong to the parent process.
+            // The parent process is the member of the group.
             return;
         }
         let error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
@@ -183,19 +187,19 @@ impl ProcessGroup {
     }
 
     /// Waits for all operations in flight, and until the peers have received what this rank sent. Then it leaves the
-    /// group: it says goodbye, so that no peer takes this rank for dead. Later calls on clones return
+    /// group: it tells the peers, so that they do not consider this rank dead. Later calls on clones return
     /// [`ErrorKind::Shutdown`]. It takes at most the group's timeout.
     ///
     /// # Errors
-    /// `Timeout` when the time is over; it names the ranks for which this one waited. `Mismatch` if another rank made a
-    /// different call in place of one in which this rank had nothing to receive. This rank has left the group in both
-    /// cases.
+    /// `Timeout` when the time is over; it names the ranks for which this rank waited. `Mismatch` if another rank made
+    /// a different call, and this rank had not noticed it before because it received nothing in its own call. In both
+    /// cases this rank has left the group.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)
     }
 
-    /// Like [`shutdown`](ProcessGroup::shutdown), with this time limit.
+    /// Like [`shutdown`](ProcessGroup::shutdown), but takes at most `timeout`.
     pub fn shutdown_within(self, timeout: Duration) -> Result {
         self.0.is_here()?;
         let deadline = deadline_after(timeout);
@@ -218,13 +222,13 @@ impl ProcessGroup {
 }
 
 impl Group {
-    /// Whether this process made the group.
+    /// Returns whether this process made the group.
     #[inline]
     pub(crate) fn is_home(&self) -> bool {
         self.owner.is_current()
     }
 
-    /// Returns an error in a process that was forked from the group's process.
+    /// Returns an error if this is a fork of the process that made the group.
     #[inline]
     fn is_here(&self) -> Result {
         if self.is_home() { Ok(()) } else { Err(self.foreign().clone()) }
@@ -250,19 +254,20 @@ impl Group {
         Ok(self.lane_of(key)?.1)
     }
 
-    /// The backend that a frame's job was given to.
+    /// Returns the backend that has the job of this frame.
     pub(crate) fn backend_of(&self, frame: &Frame) -> Option<&Arc<dyn Backend>> {
         let info = frame.lane?.as_ptr().cast_const();
         self.lanes.iter().find(|lane| std::ptr::eq(Arc::as_ptr(&lane.info), info)).map(|lane| &lane.backend)
     }
 
-    /// Adds group and rank to an error that arose before a lane was chosen.
+    /// Adds group and rank to an error of a call that has no lane yet.
     fn described(&self, error: Error) -> Error {
         let (group, global) = (self.name.clone(), self.global.clone());
         Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
-    /// The first cause, for a later call. If it is a death, it also names ranks that were found dead since.
+    /// Returns the error of a later call of a failed group: the first cause. If that is the death of ranks, the error
+    /// also names ranks that were found dead since then.
     #[cold]
     fn again(&self, cause: &Error) -> Error {
         let dead = |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { .. });
@@ -277,14 +282,14 @@ impl Group {
         self.described(error)
     }
 
-    /// Fails the group with its first cause. It runs on the thread that observes the error, never on one that completes
-    /// a job.
+    /// Fails the group, if it has not failed before. It is called on the thread that sees the error, and never on a
+    /// thread that completes a job, since backends may hold locks there.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;
         }
         if self.failed.set(error.clone()).is_ok() {
-            // A panic here must not prevent the end of another lane.
+            // A panic here must not prevent that the lanes are aborted.
             contain("a tracing subscriber", || {
                 tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error:?}");
             });
@@ -298,8 +303,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_home() {
-            // Dropped backends and stores say goodbye to peers, take locks and wait for threads. In a forked child the
-            // peers are the parent's, the threads do not exist, and a lock may be held by one of them.
+            // The drops of backends and stores send messages to peers, take locks and wait for threads. In a forked
+            // child the peers belong to the parent, the threads do not exist, and one of them may hold a lock.
             std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone(), self.root.clone()));
             return;
         }

@@ -1,4 +1,4 @@
-//! The backends of a group, each of which is made once.
+//! The backends of a group. Each is made once.
 
 use std::sync::{Arc, Weak};
 
@@ -14,12 +14,13 @@ pub(crate) struct Parent {
     pub(crate) backends: Backends,
     /// The members, in the numbering of the parent.
     pub(crate) ranks: Vec<u32>,
-    /// Whether the parent's other ranks take no part, because they are gone or to be left behind.
+    /// Whether the group is made by a shrink, in which the parent's other ranks do not take part.
     pub(crate) shrinks: bool,
 }
 
 impl Parent {
-    /// The members that the parent's backends know to be gone, in the numbering of the sub-group.
+    /// Returns the members of the sub-group that the parent's backends know to be gone, in the numbering of the
+    /// sub-group.
     pub(crate) fn lost(&self) -> Vec<u32> {
         let lost = lost(self.backends.iter().map(|(_, backend)| backend));
         if lost.is_empty() {
@@ -29,7 +30,7 @@ impl Parent {
     }
 }
 
-/// The ranks that some backend knows to be gone.
+/// Returns the ranks that at least one of the backends knows to be gone.
 pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> Vec<u32> {
     let mut lost: Vec<u32> = backends.flat_map(|backend| backend.lost()).collect();
     lost.sort_unstable();
@@ -37,27 +38,28 @@ pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> 
     lost
 }
 
-/// Backends by name.
+/// Backends with their names.
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
-/// The backends that a group has so far, and the data from which others are made.
+/// The backends that a group has so far, and the data that are needed to make others.
 pub(super) struct BackendCache {
     registry: Arc<Registry>,
     made: Arc<Mutex<Backends>>,
-    /// For a sub-group: the backends of its parent group, and its ranks in that group.
+    /// The parent group of a sub-group, from whose backends the new backends may be made.
     parent: Option<Arc<Parent>>,
-    /// The same while the sub-group is being made, since the parent knows which ranks are gone.
+    /// The parent group, for the question which ranks are gone. The reference is weak, so the answer is "none" once the
+    /// sub-group is made and the parent is dropped.
     watched: Weak<Parent>,
 }
 
 impl BackendCache {
-    /// For a new group.
+    /// Makes a cache without backends.
     pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> BackendCache {
         let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
         BackendCache { registry, made: Arc::default(), parent, watched }
     }
 
-    /// Gives the group up while it is being made, for this cause.
+    /// Aborts the backends that were made, because the group cannot be made for this cause.
     pub(super) fn give_up(&self, cause: &Error) {
         let made = std::mem::take(&mut *self.made.lock());
         for (name, backend) in made {

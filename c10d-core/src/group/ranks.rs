@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::store::{HashStore, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// Runs `body` once per rank, each on a thread of its own, with a store for all; see [`run_ranks`](super::Builder::run_ranks).
+/// Runs `body` once per rank, each on its own thread, with one store for all ranks; see
+/// [`run_ranks`](super::Builder::run_ranks).
 pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Result<T> + Sync) -> Result<Vec<T>> {
     if size == 0 {
-        return Err(Error::invalid("a world has at least one rank"));
+        return Err(Error::invalid("run_ranks needs at least one rank, but got size 0"));
     }
     let store = Arc::new(HashStore::new());
     let ended = AtomicUsize::new(0);
@@ -46,7 +47,8 @@ pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Resu
     if let Some(panic) = panic {
         std::panic::resume_unwind(panic);
     }
-    // If a rank leaves early, others report it as dead; its own error is the cause.
+    // If a rank fails and leaves early, other ranks report that it is dead. Its own error is the cause, so it is
+    // returned.
     errors.sort_by_key(|(order, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *order));
     errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

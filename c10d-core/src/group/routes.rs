@@ -1,4 +1,4 @@
-//! Which lane and kernels serve the calls of a key, or of a vendor's device.
+//! Routes: the lane and the kernels that run the calls of a dispatch key, or of a vendor's devices.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use crate::{Error, Result};
 pub(super) struct Route {
     lane: usize,
     pub(super) kernels: [Option<Kernel>; OpKind::ALL.len()],
-    /// The ops whose kernel does nothing but hand the job to the backend.
+    /// The ops whose kernel only passes the job to the backend.
     pub(super) forwarded: OpSet,
     pub(super) capabilities: Capabilities,
 }
 
-/// Every route of a group; `Err`: why there is none.
+/// All routes of a group. An `Err` says why a route does not exist.
 pub(super) struct Routes {
-    /// By dispatch key; for PrivateUse1, the default slot.
+    /// The routes, indexed by dispatch key. That of PrivateUse1 is for the default slot.
     keys: [Result<Route, String>; DispatchKey::ALL.len()],
-    /// By vendor's slot.
+    /// The routes of vendors' devices, with the vendor's slot.
     vendors: Vec<(u8, Result<Route, String>)>,
 }
 
 impl Routes {
-    /// Makes the backends that the ranks agreed on, in the same order on all ranks, and the routes to them.
+    /// Makes the backends on which the ranks agreed, in the same order on all ranks, and the routes to them.
     pub(super) fn lay(
         spec: &GroupSpec,
         init: &GroupInit,
@@ -51,7 +51,7 @@ impl Routes {
         for (word, name) in served {
             let choices = offers.iter().find(|o| o.word == *word).and_then(|o| o.choices.as_ref().ok());
             let choice = choices.and_then(|c| c.iter().find(|c| c.name() == *name));
-            // The leader chose among what this rank offered.
+            // The leader can only choose what this rank has offered, so this error means that the session was damaged.
             let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
             let best = choices.and_then(|c| c.first()).map_or(String::new(), Choice::name);
             if best != *name && spec.rank == 0 {
@@ -83,8 +83,8 @@ impl Routes {
                     return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
                 }
                 if key.is_sparse() {
-                    // A kernel for all backends works through host memory; a backend's own kernel works on that
-                    // backend.
+                    // A kernel that was registered for all backends uses the CPU backend; a kernel that was registered
+                    // for a backend uses that backend.
                     let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,
@@ -111,7 +111,7 @@ impl Routes {
         Ok((lanes, routes))
     }
 
-    /// Sets the routes of all keys that the device word stands for.
+    /// Sets the routes of all keys of this device.
     fn set(&mut self, word: &str, mut route: impl FnMut(DispatchKey) -> Result<Route, String>) {
         let (dense, vendor) = key_and_slot(word);
         if vendor != 0 {
@@ -123,7 +123,7 @@ impl Routes {
         }
     }
 
-    /// The route of a key, on the device of this vendor's slot (0: the default).
+    /// Returns the route of a key for the devices with this vendor slot (0 is the default slot).
     #[inline]
     pub(super) fn get(&self, key: DispatchKey, vendor: u8) -> Result<&Route> {
         let route = match vendor {
@@ -137,20 +137,21 @@ impl Routes {
         }
     }
 
-    /// The route's lane.
+    /// Returns the lane of a route.
     #[inline]
     pub(super) fn lane<'a>(route: &Route, lanes: &'a [Lane]) -> &'a Lane {
         &lanes[route.lane]
     }
 
-    /// The vendor that PrivateUse1 means for a call without buffers.
+    /// Returns the vendor slot that is used for PrivateUse1 if a call has no buffers: the default slot if it is served,
+    /// else the first that is served.
     pub(super) fn some_vendor(&self) -> u8 {
         let served = self.vendors.iter().find(|(_, route)| route.is_ok()).map_or(0, |(vendor, _)| *vendor);
         if self.keys[DispatchKey::PrivateUse1 as usize].is_ok() { 0 } else { served }
     }
 }
 
-/// The backend of a choice, and its name in errors.
+/// Makes the backend of a choice. Returns it with its name in errors.
 fn make(init: &GroupInit, registry: &Registry, choice: &Choice) -> Result<(&'static str, Arc<dyn Backend>)> {
     match choice {
         Choice::Native(r) => Ok((r.name, init.backend(r.name)?)),
@@ -168,7 +169,7 @@ fn unknown(vendor: u8) -> Error {
     Error::unsupported(format!("device {name} is not served by this group; name it in the backend map"))
 }
 
-/// A string that lives as long as the program; the same for the same text.
+/// Returns the text as a string that lives as long as the program. The same text returns the same string.
 fn lasting(text: String) -> &'static str {
     static TEXTS: crate::sync::Mutex<Vec<&'static str>> = crate::sync::Mutex::new(Vec::new());
     let mut texts = TEXTS.lock();

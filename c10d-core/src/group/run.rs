@@ -1,4 +1,4 @@
-//! The way of a call from the group to its kernel.
+//! How a call is run or started: from the group to its kernel.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -22,8 +22,8 @@ use crate::{Error, ErrorKind, OpError, Result, Status, waiting};
 impl ProcessGroup {
     /// Runs a call and waits for it.
     ///
-    /// Returns the buffers and the other results of the call. On errors the buffers are in [`OpError::buffer`]; `?`
-    /// drops them in a function that returns an [`Error`].
+    /// Returns the buffers and the other results of the call. On errors the buffers are in [`OpError::buffer`]. In a
+    /// function that returns an [`Error`], `?` drops them.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -49,9 +49,9 @@ impl ProcessGroup {
 
     /// Starts a call that owns its buffers, and returns at once.
     ///
-    /// [`Work::wait`] returns the buffers, on errors too. If the handle is dropped, the op still finishes in the
-    /// background, and its buffers are freed then. If the handle is leaked, so are the buffers. A receive whose handle
-    /// was dropped still takes a message; [`Work::cancel`] prevents that.
+    /// [`Work::wait`] returns the buffers, also on errors. If the handle is dropped, the op still runs in the
+    /// background, and its buffers are freed when it is done. If the handle is leaked, the buffers are leaked, too. A
+    /// receive whose handle was dropped still takes a message; [`Work::cancel`] prevents that.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -69,13 +69,13 @@ impl ProcessGroup {
         Work(self.0.start(call, None))
     }
 
-    /// Starts a call on bare spans.
+    /// Starts a call on spans instead of buffers.
     ///
     /// # Safety
-    /// The memory behind the spans stays allocated and nobody else uses it (inputs: writes to it) until the work is
-    /// done, that is, until `is_done` of the handle is true or `wait` has returned. If `wait` returned an error without
-    /// a `buffer`, the backend did not release the memory as promised, and the memory must never be used again.
-    /// Dropping the handle does not end the work.
+    /// Until the work is done, the memory of the spans stays allocated, no other code uses the memory of outputs, and
+    /// no other code writes to the memory of inputs. The work is done when `is_done` of the handle returns `true` or
+    /// `wait` has returned. If `wait` returned an error without a `buffer`, the backend has not released the memory,
+    /// which must never be freed or used again. Dropping the handle does not end the work.
     pub unsafe fn submit_raw(
         &self,
         op: OpKind,
@@ -87,8 +87,8 @@ impl ProcessGroup {
         Work(self.0.start_borrowing(call))
     }
 
-    /// Opens a scope in which calls may be started on borrowed buffers. It returns when all of them are done, even if
-    /// their handles were dropped.
+    /// Opens a scope in which calls may be started on borrowed buffers. It returns when all these calls are done, even
+    /// if their handles were dropped.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -117,7 +117,8 @@ pub(super) struct Ready<'a> {
     pub(super) job: Job,
 }
 
-/// Handles a panic of a kernel: the group fails, and a stack frame is left only when its job is done.
+/// Handles a panic of a kernel, when it is dropped while the panic unwinds: it fails the group, and waits until the job
+/// of a stack frame is done. If the kernel returns, it is forgotten instead.
 pub(super) struct OnPanic<'a> {
     pub(super) group: &'a Group,
     pub(super) frame: Option<&'a Frame>,
@@ -125,7 +126,10 @@ pub(super) struct OnPanic<'a> {
 
 impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
-        let error = Error::new(ErrorKind::Internal, "the backend panicked when it was given an operation");
+        let error = Error::new(
+            ErrorKind::Internal,
+            "the backend panicked while it got an operation; this is a bug in the backend",
+        );
         self.group.fail(&self.group.described(error));
         if let Some(frame) = self.frame {
             self.group.wait_borrowed(frame);
@@ -139,7 +143,7 @@ impl Group {
         Frame::new(Request::new(op, caller, params, timeout.unwrap_or(self.timeout)))
     }
 
-    /// Runs a call on this thread's stack.
+    /// Runs a call whose frame is on this thread's stack.
     fn run(&self, frame: &mut Frame, described: Result) -> Result<Outcome> {
         let op = frame.request.op;
         let (aim, turn) = self.prepare(frame, described).map_err(|e| self.refused(op, e))?;
@@ -150,14 +154,16 @@ impl Group {
             std::mem::forget(on_panic);
             if let Some(result) = result {
                 drop(turn);
-                // SAFETY: the backend has let go of the spans, and they are not the caller's again.
+                // SAFETY: the backend does not use the spans after `run` returned, and the caller gets the buffers back
+                // only after this.
                 let outcome = unsafe { frame.concluded(result) };
                 self.observe(&outcome);
                 return outcome;
             }
         }
         let on_panic = OnPanic { group: self, frame: Some(frame) };
-        // SAFETY: the frame stays until it is done, here or in `on_panic`.
+        // SAFETY: the frame is not moved or dropped before it is done: this function waits for that, or `on_panic` if
+        // the kernel panics.
         let job = unsafe { Job::new(NonNull::from(frame)) };
         (aim.kernel)(aim.lane.context(self.size), job);
         std::mem::forget(on_panic);
@@ -165,13 +171,14 @@ impl Group {
         if !frame.is_done() {
             self.wait_borrowed(frame);
         }
-        // SAFETY: done, and nobody else has the frame.
+        // SAFETY: the frame is done, and no other thread has access to it.
         let outcome = unsafe { frame.take_outcome() };
         self.observe(&outcome);
         outcome
     }
 
-    /// Turns a described frame into one that is ready: routed, validated, numbered.
+    /// Prepares a frame for its kernel: finds the route, validates the call, and takes the lane's turn with a number.
+    /// `described` is the result of describing the buffers.
     #[inline]
     fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
         described?;
@@ -182,7 +189,7 @@ impl Group {
             tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, ?caller);
         }
         if request.caller == Caller::Continues {
-            // The time starts now, even if nobody ever waits.
+            // The timeout of a started call begins now, not when its handle is first waited for.
             request.deadline();
         }
         frame.lane = Some(NonNull::from(&*aim.lane.info));
@@ -190,7 +197,7 @@ impl Group {
         Ok((aim, turn))
     }
 
-    /// Starts a call whose buffers live in the allocation that the handle and the job share.
+    /// Starts a call. Its buffers are in the allocation that the handle and the job share.
     pub(crate) fn start<'a, B: Buffers + 'a>(
         self: &Arc<Self>,
         call: Call<B>,
@@ -220,7 +227,7 @@ impl Group {
         handle
     }
 
-    /// Prepares a started call for its kernel. If the call is rejected, nothing of it is left.
+    /// Prepares a started call for its kernel. If the call is rejected, it returns only a handle, which has the error.
     pub(super) fn ready<'a, B: Buffers + 'a>(
         self: &Arc<Self>,
         call: Call<B>,
@@ -248,7 +255,8 @@ impl Group {
         }
     }
 
-    /// A failed outcome fails the group, on the thread that sees it.
+    /// Fails the group if the outcome is an error with status `Failed`. It is called on the thread that sees the
+    /// outcome.
     #[inline]
     pub(crate) fn observe(&self, outcome: &Result<Outcome>) {
         if let Err(error) = outcome
@@ -258,7 +266,7 @@ impl Group {
         }
     }
 
-    /// Reports that a job waits, and for which ranks.
+    /// Reports that an op has waited for the time `after`, and for which ranks it waits.
     #[cold]
     pub(crate) fn speak_of(&self, frame: &Frame, after: Duration) {
         let lane = self.lanes.iter().find(|lane| frame.lane == Some(NonNull::from(&*lane.info)));
@@ -277,12 +285,13 @@ impl Group {
         });
     }
 
-    /// How long an op waits before it is reported.
+    /// Returns the time after which a long wait is reported, or `None` if waits are never reported.
     pub(crate) fn warn_after(&self) -> Option<Duration> {
         self.warn_after
     }
 
-    /// Waits for a job with borrowed memory. It must not return before the backend has released the memory.
+    /// Waits until a job with borrowed memory is done, even after its deadline, since the caller may free the memory
+    /// after this.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
         if wait_aloud(frame, limit, self.warn_after, |after| self.speak_of(frame, after)) {
@@ -290,7 +299,8 @@ impl Group {
         }
         let error = frame.described(Error::new(
             ErrorKind::Internal,
-            "the backend did not let go of borrowed memory in time; this call can only wait on: a defect of the backend",
+            "the backend has not released borrowed memory in time, so the call has to wait longer; this is a bug in \
+                the backend",
         ));
         self.fail(&error);
         loop {
@@ -302,7 +312,8 @@ impl Group {
     }
 }
 
-/// Waits for a job until `limit`. `true` = done. It calls `speak` once if that takes long.
+/// Waits until a job is done or `limit` has passed. Returns whether the job is done. If it takes longer than `after`,
+/// it calls `speak` once.
 pub(crate) fn wait_aloud(frame: &Frame, limit: Instant, after: Option<Duration>, speak: impl FnOnce(Duration)) -> bool {
     if let Some(after) = after {
         let soon = Instant::now() + after;
@@ -316,7 +327,7 @@ pub(crate) fn wait_aloud(frame: &Frame, limit: Instant, after: Option<Duration>,
     frame.wait_until(limit)
 }
 
-/// Lets a handle fail its group, if the group is still there.
+/// Fails a handle's group if the outcome is an error with status `Failed`, and the group still exists.
 pub(crate) fn observe(group: &Weak<Group>, outcome: &Result<Outcome>) {
     if let (Err(_), Some(group)) = (outcome, group.upgrade()) {
         group.observe(outcome);

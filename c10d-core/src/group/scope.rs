@@ -23,7 +23,7 @@ pub(crate) struct ScopeCount {
 #[derive(Default)]
 struct Pending {
     count: usize,
-    /// The time by which the last of them must be done.
+    /// The time by which all of them must be done.
     limit: Option<Instant>,
 }
 
@@ -45,7 +45,8 @@ impl ScopeCount {
 
 /// A scope in which calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
 ///
-/// Code that would let an operation outlive its buffers does not compile. A buffer inside the scope:
+/// Code in which a buffer could be dropped or used before the operation is done does not compile. This code has a
+/// buffer inside the scope:
 ///
 /// ```compile_fail,E0597
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -57,7 +58,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// Touching a buffer in flight:
+/// This code uses a buffer of an operation in flight:
 ///
 /// ```compile_fail,E0506
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -71,7 +72,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// A handle that leaves the scope:
+/// In this code a handle leaves the scope:
 ///
 /// ```compile_fail
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -81,7 +82,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// A borrowed buffer without a scope:
+/// This code starts a call on a borrowed buffer without a scope:
 ///
 /// ```compile_fail,E0597
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -103,7 +104,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: for<'s> FnOnce(&'s Scope<'s, 'env>) -> R,
     {
         let scope = Scope { group: group.clone(), count: Arc::default(), scope: PhantomData, env: PhantomData };
-        // Also when the body panics.
+        // This waits for all operations, also if the body panics.
         let _all_over = AllOver { group, count: scope.count.clone() };
         body(&scope)
     }
@@ -122,7 +123,7 @@ struct AllOver<'a> {
 impl Drop for AllOver<'_> {
     fn drop(&mut self) {
         if !self.group.0.is_home() {
-            // In a forked child the threads that use the buffers do not exist, and nobody would report the end.
+            // In a forked child, the threads that use the buffers and report the end of the operations do not exist.
             return;
         }
         let mut state = self.count.state.lock();
@@ -131,7 +132,8 @@ impl Drop for AllOver<'_> {
             let until = limit.max(Instant::now() + Duration::from_secs(1));
             if self.count.none.wait_until(&mut state, until).timed_out() && state.count > 0 {
                 let what = format!(
-                    "{} operations of a scope are not over past their deadline; the scope can only wait on: a defect of the backend",
+                    "{} operations of a scope are not done after their deadline, so the scope has to wait longer; \
+                        this is a bug in the backend",
                     state.count
                 );
                 let error = Error::new(ErrorKind::Internal, what);

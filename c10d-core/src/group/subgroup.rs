@@ -14,37 +14,36 @@ use crate::waiting::{Reminder, ranks_are};
 use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
-    /// Makes a group of these ranks, which get new numbers in the order of the list. Every rank of this group calls it
-    /// with the same list, in the same order relative to other calls of `new_group` and `split`. Ranks that are not in
-    /// the list get `None` at once.
+    /// Makes a group of these ranks, which get new numbers in the order of the list. Every rank of this group must call
+    /// it with the same list, in the same order relative to other calls of `new_group` and `split`. Ranks that are not
+    /// in the list get `None` at once.
     ///
     /// # Errors
-    /// Those of [`Builder::build`](crate::Builder::build); `Mismatch` of `members` if the lists differ.
+    /// The errors of [`Builder::build`](crate::Builder::build), and `Mismatch` of `members` if the lists differ.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
         self.subgroup(ranks, format!("{}/{number}", self.0.name), false).map_err(|e| self.0.described(e))
     }
 
     /// Divides the group: ranks that give the same `color` form a group, ordered by `key`, then by rank. A rank that
-    /// gives `None` is in no group. Every rank calls it, in the same order relative to other calls of `new_group` and
-    /// `split`.
+    /// gives `None` is in no group. Every rank must call it, in the same order relative to other calls of `new_group`
+    /// and `split`.
     ///
     /// # Errors
-    ///
-    /// Those of [`Builder::build`](crate::Builder::build).
+    /// The errors of [`Builder::build`](crate::Builder::build).
     pub fn split(&self, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
         self.divide(number, color, key).map_err(|e| self.0.described(e))
     }
 
     /// Makes a group of this group's ranks without those in `lost`, in their old order. All survivors must pass the
-    /// same `lost`. In most programs they do not know the same ranks to be lost: use
-    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors) there, in which the survivors agree on it. Unlike
+    /// same `lost`. Usually the survivors do not all know the same lost ranks; then use
+    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree on the lost ranks. Unlike
     /// [`new_group`](ProcessGroup::new_group), `shrink` needs nothing from the ranks that are left out, and works on a
-    /// failed group. Every survivor calls it equally often. Operations that were in flight in the old group are not
-    /// repeated.
+    /// failed group. Every survivor must call it the same number of times. Operations that were in flight in the old
+    /// group are not repeated.
     ///
-    /// The store must still be there, so a lost rank must not have served it.
+    /// The store must still be reachable, so it must not have been served by a lost rank.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -57,15 +56,15 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Builder::build`](crate::Builder::build); `PeerDead` at once if ranks besides those in `lost` are
-    /// known to be gone, naming them (in the numbering of this group); `Mismatch` of `members` if the lists differ;
+    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if ranks besides those in `lost` are
+    /// known to be gone; it names them in the numbering of this group. `Mismatch` of `members` if the lists differ.
     /// `InvalidArgument` on a rank that is in `lost` itself, or if `lost` is empty.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }
 
-    /// The ranks that this rank knows to be gone: their processes ended, or they left the group. Other ranks may know
-    /// of more or fewer.
+    /// Returns the ranks that this rank knows to be gone: their processes ended, or they left the group. Other ranks
+    /// may know of more or fewer such ranks.
     pub fn lost(&self) -> Vec<u32> {
         if !self.0.is_home() {
             return Vec::new();
@@ -76,7 +75,11 @@ impl ProcessGroup {
     fn survivors(&self, lost: &[u32]) -> Result<ProcessGroup> {
         let ranks: Vec<u32> = (0..self.0.size).filter(|r| !lost.contains(r)).collect();
         if ranks.len() as u32 == self.0.size || !ranks.contains(&self.0.rank) {
-            let what = format!("rank {} of {} cannot go on without {lost:?}", self.0.rank, self.0.size);
+            let what = format!(
+                "rank {} of {} cannot make a group without the ranks {lost:?}: the list must name at least one rank \
+                    of the group, and not this rank",
+                self.0.rank, self.0.size
+            );
             return Err(Error::invalid(what));
         }
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +87,8 @@ impl ProcessGroup {
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
-    /// The number of each rank's host; hosts are numbered in the order of their first ranks. Containers on one host
-    /// count as one host, even if they cannot share memory. Every rank calls it, in the same order relative to
+    /// Returns the number of each rank's host; hosts are numbered in the order of their first ranks. Containers on one
+    /// host count as one host, even if they cannot share memory. Every rank must call it, in the same order relative to
     /// `new_group` and `split`.
     ///
     /// # Errors
@@ -97,7 +100,7 @@ impl ProcessGroup {
     }
 
     /// Makes a group of the ranks on this rank's host, in their old order; see [`hosts`](ProcessGroup::hosts). Every
-    /// rank calls it. A `split` makes a group of the first rank of each host:
+    /// rank must call it. With a further `split` the first ranks of all hosts form a group:
     ///
     /// ```no_run
     /// # fn f(pg: c10d_core::ProcessGroup) -> c10d_core::Result<()> {
@@ -113,8 +116,8 @@ impl ProcessGroup {
         self.split_by(|a, b| a.is_same_host(b) == Some(true)).map_err(|e| self.0.described(e))
     }
 
-    /// Makes a group of the ranks that can share memory with this one, in their old order. Those are the ranks on its
-    /// host, except those of other users and of containers with a network of their own. Every rank calls it.
+    /// Makes a group of the ranks that can share memory with this rank, in their old order. These are the ranks on the
+    /// same host, except ranks of other users and in containers with their own network. Every rank must call it.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).
@@ -139,7 +142,10 @@ impl ProcessGroup {
         let all = self.exchange(number, &HostId::here().to_bytes())?;
         let host = |(rank, bytes): (u32, &Vec<u8>)| {
             let bytes: &[u8; HostId::SIZE] = bytes.as_slice().try_into().map_err(|_| {
-                let what = format!("rank {rank} made another split here; all ranks make them in the same order");
+                let what = format!(
+                    "rank {rank} called another kind of split at this point; all ranks must call \
+                    new_group, split and hosts in the same order"
+                );
                 Error::new(ErrorKind::Rendezvous, what).guilty([rank])
             })?;
             Ok(HostId::from_bytes(bytes))
@@ -170,7 +176,7 @@ impl ProcessGroup {
         self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
     }
 
-    /// Exchanges one message per rank in a split; see [`Self::divide`] and [`Self::all_hosts`].
+    /// Exchanges one message of each rank through the store, for [`Self::divide`] and [`Self::all_hosts`].
     fn exchange(&self, number: u64, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         const SLICE: Duration = Duration::from_millis(100);
         const NAMING: Duration = Duration::from_millis(500);
@@ -182,7 +188,7 @@ impl ProcessGroup {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
-            // This is read before the store, so that everything that lost ranks wrote is in the store.
+            // This is called before the store is read: then everything that lost ranks have written is in the store.
             let lost = self.lost();
             let slice = deadline.min(Instant::now() + SLICE);
             let e = match store.multi_get(&keys, slice) {
@@ -192,8 +198,11 @@ impl ProcessGroup {
             let soon = Instant::now() + NAMING;
             let absent = |r: &u32| !matches!(store.check(&[keys[*r as usize]], soon), Ok(true));
             if lost.iter().any(absent) {
-                let how = "gone before it came to the split".to_owned();
-                let e = Error::new(ErrorKind::PeerDead { how }, "make a group without it, by shrink");
+                let how = "it died or left before it called the split".to_owned();
+                let e = Error::new(
+                    ErrorKind::PeerDead { how },
+                    "call shrink or shrink_to_survivors to make a group without it",
+                );
                 return Err(e.guilty(lost).phase(Phase::Rendezvous));
             }
             if reminder.is_due() {
@@ -202,11 +211,11 @@ impl ProcessGroup {
                 reminder.say(&format!("rank {rank} divides group {name:?}: {} missing", ranks_are(&missing)));
             }
             if slice == deadline || Instant::now() < slice {
-                let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));
+                let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks called the split in time: {e}"));
                 return Err(e.guilty((0..size).filter(absent)).phase(Phase::Rendezvous));
             }
         };
-        // The last rank that reads it deletes it.
+        // The last rank that has read the messages deletes them.
         let (done, soon) = (format!("split/{number}/done"), Instant::now() + NAMING);
         if store.add(&done, 1, soon).is_ok_and(|n| n == i64::from(size)) {
             keys.iter().chain([&done.as_str()]).for_each(|key| drop(store.delete(key, soon)));
@@ -216,8 +225,8 @@ impl ProcessGroup {
 
     fn is_ours(&self) -> Result {
         if foreign(&self.0.hints) {
-            let what =
-                "a group with another library's ranks has no sub-groups; make one beside it as that library does";
+            let what = "a group that includes ranks of another library cannot have sub-groups; make a separate group \
+                as that library does";
             return Err(Error::unsupported(what));
         }
         Ok(())
@@ -240,7 +249,7 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        // Its name begins with this group's.
+        // The sub-group's name begins with the name of this group, which is removed.
         let key_prefix =
             key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let spec = GroupSpec {
@@ -260,7 +269,7 @@ impl ProcessGroup {
         };
         let name = spec.name.clone();
         spec.assemble().map(Some).map_err(|mut e| {
-            // The new group does not exist, so the error names the ranks of this one.
+            // The new group does not exist, so the error has the numbers of this group.
             let report = e.report_mut();
             report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();
             report.guilty.sort_unstable();
@@ -273,7 +282,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Handles a rank that is in no part of a division.
+    /// Tells the backends of a rank that is in no sub-group of a division. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

@@ -7,21 +7,24 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The longest interval between two looks at which ranks are here and which are gone.
+/// The longest interval between two looks at which ranks have called and which are gone.
 const LOOK: Duration = Duration::from_millis(50);
-/// The time limit of requests that do not wait for other ranks.
+/// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
-    /// Makes a group of the ranks that are still alive, in their old order. Use it to go on after ranks have died: it
-    /// works on a failed group, and needs nothing from the ranks that are left out.
+    /// Makes a group of the ranks that are still alive, in their old order. Use it to continue after ranks have died:
+    /// it works on a failed group, and needs nothing from the ranks that are left out.
     ///
-    /// The ranks that call it agree on the survivors: all ranks that are not known to be gone, or, after `limit`, all
-    /// ranks that have called it. So it also works if several ranks died and not every rank knows of all deaths. Every
-    /// survivor calls it equally often. Operations that were in flight in the old group are not repeated, and some
-    /// ranks may have finished a call that failed on others, so the ranks must agree on where to go on. The store must
-    /// still be there: that of `c10d run` is, one that a lost rank served is not. `c10d run --keep-going` does not end
-    /// the survivors.
+    /// The ranks that call it agree on the survivors: it waits until every rank has called it or is known to be gone,
+    /// at most for `limit`, and the survivors are the ranks that have called it and are not known to be gone. So it
+    /// also works if several ranks died and not every rank knows of all deaths. Every survivor must call it the same
+    /// number of times.
+    ///
+    /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
+    /// failed on others, so the program must make sure that all survivors continue at the same point. The store must
+    /// still be reachable: the store of `c10d run` is, a store that a lost rank served is not. Start the job with `c10d
+    /// run --keep-going`, which does not end the survivors when a rank fails.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -30,14 +33,15 @@ impl ProcessGroup {
     /// while let Err(error) = pg.all_reduce(&mut *x, ReduceOp::Sum) {
     ///     eprintln!("{error}");
     ///     pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
-    ///     x.fill(1.0); // what a failed call leaves in its buffers is unspecified
+    ///     x.fill(1.0); // the contents of a failed call's buffers are unspecified
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// Those of [`Builder::build`](crate::Builder::build); `PeerDead` if a survivor dies while the group is made: call
-    /// it again. `Rendezvous` on a rank that came after the others had gone on without it; it names them.
+    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` if a survivor dies while the group is made;
+    /// call it again then. `Rendezvous` on a rank that called it after the others had made the group without it; the
+    /// error names those ranks.
     pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
         self.left_over(number, limit).map_err(|e| self.0.described(e))
@@ -47,14 +51,16 @@ impl ProcessGroup {
         self.0.is_here()?;
         let ranks = self.agree_on_survivors(number, limit)?;
         if !ranks.contains(&self.0.rank) {
-            let what = "the survivors went on without this rank, which came too late";
+            let what = "the survivors have made a group without this rank, which called shrink_to_survivors too late; \
+                end this process";
             return Err(Error::new(ErrorKind::Rendezvous, what).guilty(ranks).phase(Phase::Rendezvous));
         }
         let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true)?;
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
-    /// The survivors, as the first rank that knows them has written them.
+    /// Returns the list of survivors. The first rank that can decide writes the list to the store, and all ranks use
+    /// that list.
     fn agree_on_survivors(&self, number: u64, limit: Duration) -> Result<Vec<u32>> {
         let (store, size, until) = (&self.0.store, self.0.size, deadline_after(limit));
         let soon = || Instant::now() + SOON;
@@ -76,7 +82,7 @@ impl ProcessGroup {
                 let all = store.compare_set(&decided, b"", text.join(" ").as_bytes(), soon())?;
                 return Ok(read(&all, size));
             }
-            // Another rank that knows more may have decided.
+            // Another rank may have decided before.
             let slice = until.min(Instant::now() + LOOK);
             if let Ok(all) = store.get(&decided, slice) {
                 return Ok(read(&all, size));

@@ -19,21 +19,21 @@ use crate::panics::contain;
 use crate::process::Process;
 use crate::{Error, ErrorKind, OpError, Result};
 
-/// The one allocation of a started call: frame and buffers, shared by the handle and the job.
+/// The allocation of a started call. It has the frame and the buffers, and is shared by the handle and the job.
 #[repr(C)]
 pub(crate) struct Counted<B> {
     frame: Frame,
     buffers: UnsafeCell<Option<B>>,
     group: Weak<Group>,
-    /// The process in which it was started.
+    /// The process in which the call was started.
     owner: Process,
     scope: Option<Arc<ScopeCount>>,
-    /// Keeps the target of the frame's `lane` alive.
+    /// The value to which the frame's `lane` points.
     _lane: Option<Arc<Origin>>,
 }
 
-// SAFETY: only the handle uses `buffers`, and only when the frame is done; the job's release does so only as the last
-// owner. `B` is `Send`.
+// SAFETY: only the handle uses `buffers`, after the frame is done, or the job's release, if it is the last owner. `B`
+// is `Send`.
 unsafe impl<B: Send> Sync for Counted<B> {}
 
 impl<B: Buffers> Counted<B> {
@@ -42,23 +42,23 @@ impl<B: Buffers> Counted<B> {
         Arc::new(Counted { frame, buffers, group, owner, scope, _lane: None })
     }
 
-    /// The state, while it has no job and no handle.
+    /// Returns the value, while neither a job nor a handle shares it.
     fn alone(this: &mut Arc<Self>) -> &mut Self {
-        Arc::get_mut(this).expect("a state without job and handle has one owner")
+        Arc::get_mut(this).expect("without job and handle, the value has one owner")
     }
 
-    /// The frame, while the state has no job.
+    /// Returns the frame, while neither a job nor a handle shares the value.
     pub(crate) fn frame_mut(this: &mut Arc<Self>) -> &mut Frame {
         &mut Self::alone(this).frame
     }
 
-    /// Lets the buffers write their spans. From now on they stay in place.
+    /// Writes the spans of the buffers into the request. From now on the buffers must not move.
     pub(crate) fn describe(this: &mut Arc<Self>) -> Result {
         let Self { frame, buffers, .. } = Self::alone(this);
         buffers.get_mut().as_mut().map_or(Ok(()), |b| b.describe(&mut frame.request.spans))
     }
 
-    /// Makes the job of this state, with its own reference.
+    /// Makes the job of this call, which has its own reference.
     pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<Origin>) -> Job {
         let state = Self::alone(this);
         state.frame.lane = Some(NonNull::from(&**lane));
@@ -68,48 +68,50 @@ impl<B: Buffers> Counted<B> {
             scope.join(state.frame.request.deadline() + overdue(state.frame.request.timeout));
         }
         let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
-        // SAFETY: an Arc's pointer is not null, and the frame comes first (repr(C)); the count taken here keeps it until
-        // the job releases it.
+        // SAFETY: the pointer of an `Arc` is not null, and the frame is the first field (`repr(C)`). The job owns the
+        // reference that was cloned here, until it releases it.
         unsafe { Job::new(NonNull::new_unchecked(frame)) }
     }
 
-    /// Ends the state without a job.
+    /// Ends the call with an error, without a job.
     pub(crate) fn refuse(this: &mut Arc<Self>, error: Error) {
         let frame = Self::frame_mut(this);
-        // The frame has no reference to the lane yet.
+        // The lane is not kept alive yet, so the frame must not point to it.
         frame.lane = None;
-        // SAFETY: there is no job, so the right to complete is here; there is no release.
+        // SAFETY: there is no job, so no other code completes the frame; `release` is not set yet.
         unsafe { Frame::set(frame, Err(error)) };
     }
 
     /// Gives up the job's reference. It does not unwind, and leaves the scope in any case.
     ///
     /// # Safety
-    /// Called once, with the frame of `job`.
+    /// It is called once, with the frame of `job`.
     pub(crate) unsafe fn release(frame: *const Frame) {
-        // SAFETY: made by `Arc::into_raw` in `job`.
+        // SAFETY: the pointer was made by `Arc::into_raw` in `job`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
         let scope = state.scope.clone();
         if state.frame.kept.load(Ordering::Acquire) {
-            // Something may still write to the buffers: never free them.
+            // A device or library may still write to the buffers, so they are leaked.
             std::mem::forget(state);
         } else {
             contain("the drop of a started operation's buffers", || drop(state));
         }
-        // This comes after the buffers were dropped, so that a borrow does not end before its last use.
+        // The scope may end only after the buffers were dropped, since they may be borrowed from outside the scope.
         if let Some(scope) = scope {
             scope.leave();
         }
     }
 }
 
-/// The part of a state that a handle needs, whatever the buffers' type.
+/// The functions of a [`Counted`] that a handle needs, without the type of the buffers.
 pub(crate) trait Finish<R>: Send + Sync {
     fn frame(&self) -> &Frame;
     fn group(&self) -> &Weak<Group>;
-    /// Whether an unfinished op will never be done, because this is a fork of the process that started it.
+    /// Returns whether this is a fork of the process that started the op. If so, an op that is not done will never be
+    /// done here.
     fn is_foreign(&self) -> bool;
-    /// The result. It is called once, when the frame is done or given up; in the latter case there are no buffers.
+    /// Returns the result. It is called once, when the frame is done, or with `done` = `false` when the caller gives up
+    /// waiting; then the result has no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 
@@ -128,21 +130,23 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
 
     fn finish(&self, done: bool) -> Result<B::Back, OpError<B::Back>> {
         if self.is_foreign() && !self.frame.is_done() {
-            // The threads that would complete it do not exist here. Its buffers stay allocated, since a device or a
-            // peer may still use them.
+            // The threads that would complete the op do not exist in this process. The buffers stay allocated, since a
+            // device or a peer may still use them.
             return Err(OpError { error: self.frame.described(self.owner.foreign("the operation")), buffer: None });
         }
         if !done {
-            let what = "the backend did not let go of the buffers in time; they are lost: a defect of the backend";
+            let what = "the backend did not release the buffers in time, so they are leaked; this is a bug in the \
+                backend";
             let error = self.frame.described(Error::new(ErrorKind::Internal, what));
             observe(&self.group, &Err(error.clone()));
             return Err(OpError { error, buffer: None });
         }
-        // SAFETY: done, and `finish` is called once.
+        // SAFETY: the frame is done, and `finish` is called once.
         let outcome = unsafe { self.frame.take_outcome() };
         let kept = self.frame.kept.load(Ordering::Acquire);
         observe(&self.group, &outcome);
-        // SAFETY: done: the backend touches no span, and the one handle is here.
+        // SAFETY: the frame is done, so the backend does not use the spans. Only the handle, which calls this, uses
+        // `buffers`.
         let buffers = unsafe { (*self.buffers.get()).take_if(|_| !kept) };
         match (outcome, buffers) {
             (Ok(outcome), Some(buffers)) => Ok(buffers.back(outcome)),
@@ -154,7 +158,7 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
     }
 }
 
-/// A handle, with any borrow.
+/// A handle of a started call. `'a` is the lifetime of borrows in its buffers.
 pub(crate) struct Handle<'a, R> {
     pub(crate) state: Arc<dyn Finish<R> + 'a>,
     /// Whether a poll has returned the result.
@@ -166,23 +170,23 @@ impl<'a, R> Handle<'a, R> {
         Handle { state, taken: false }
     }
 
-    /// Rejects a second use of a result that was taken. The group does not learn of this mistake of the caller.
+    /// Returns an error if the result was taken before. The group does not fail by this mistake of the caller.
     pub(crate) fn has_result(&self) -> Result {
         if !self.taken {
             return Ok(());
         }
-        let what = "the result of this op was taken already, by the poll that was ready; a finished future is not to be \
-                    polled or waited for again (in a `select!` loop, fuse it)";
+        let what = "the result of this op was taken already, by the poll that returned it; do not poll or wait for a \
+                    finished future again (in a `select!` loop, fuse it)";
         Err(self.state.frame().described(Error::invalid(what)))
     }
 
-    /// Whether a wait would return.
+    /// Returns whether a wait would return at once.
     fn is_done(&self) -> bool {
         self.state.frame().is_done() || self.state.is_foreign()
     }
 
     fn wait_until(&self, until: Instant) -> bool {
-        // No reference to the group is held while waiting, so that a waiting handle does not keep the group alive.
+        // No reference to the group is kept while waiting, since a waiting handle must not keep the group alive.
         let after = self.state.group().upgrade().and_then(|group| group.warn_after());
         let frame = self.state.frame();
         wait_aloud(frame, until, after, |after| {
@@ -192,7 +196,7 @@ impl<'a, R> Handle<'a, R> {
         })
     }
 
-    /// The result of an op that is done or was given up.
+    /// Returns the result of an op that is done, or for which the caller gave up waiting (`done` = `false`).
     fn finish(&self, done: bool) -> Result<R, OpError<R>> {
         self.has_result().map_err(|error| OpError { error, buffer: None })?;
         self.state.finish(done)
@@ -229,37 +233,36 @@ impl<'a, R> Handle<'a, R> {
     }
 }
 
-/// The handle of a started call that owns its buffers. `R` is the result: the buffers, and what else the op returns.
+/// The handle of a started call that owns its buffers. `R` is the result: the buffers, and other values that the op
+/// returns.
 ///
-/// It is also a `Future`, for any executor. It needs no timer, since the backend ends the op at its deadline. Once it
-/// has been ready, the result is gone. Polling it again or waiting for it then returns an
-/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) to this caller only; the group and the other ranks do not
-/// learn of it.
+/// It is also a `Future`, for any executor. It needs no timer, since the backend ends the op at its deadline. After a
+/// poll has returned the result, another poll or wait returns an
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), which does not affect the group.
 ///
-/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op. It goes on in the
-/// background, its peers go on with it, and its buffers are freed when it is done. A receive still takes the next
-/// matching message then, and that message is lost. [`cancel`](Work::cancel) gives a receive up and says whether it
-/// took a message.
+/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op. The op continues in the
+/// background, also on the peers, and its buffers are freed when it is done. So a receive still takes the next matching
+/// message, which is then lost. [`cancel`](Work::cancel) ends a receive, and returns whether it took a message.
 ///
-/// Wakers and the drops of buffers may run on a backend's thread. A panic in them ends there, see
+/// Wakers and the drops of buffers may run on a backend's thread. A panic in them is caught there, see
 /// [`panics`](crate::panics).
 ///
 /// # Under an async runtime
 ///
-/// It works without a runtime and with any; `examples/tokio.rs` shows tasks, `select!` and a timeout.
+/// It works without a runtime, and with every runtime. `examples/tokio.rs` shows tasks, `select!` and a timeout.
 ///
 /// | question | answer |
 /// | --- | --- |
 /// | who calls the waker? | the thread that completes the op, after the backend has released the buffers: the backend's own thread, or the caller's if the op ended inside `start` |
-/// | polled again, by another task? | the new waker takes the place of the old one; a handle may move between tasks and threads |
-/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op goes on, and the ranks stay in step. The buffers are freed when the op is done. The next call reports a failure that comes after the drop |
+/// | polled again, by another task? | the new waker replaces the old one; a handle may move between tasks and threads |
+/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op continues. The buffers are freed when the op is done. If the op fails after the drop, the next call reports that |
 /// | kept in spite of `select!` or a timeout? | poll the handle by reference: `timeout(patience, &mut work)` |
-/// | cancelled? | a message by [`cancel`](Work::cancel), which says whether it was taken; a collective only by [`abort`](crate::ProcessGroup::abort), on all ranks |
+/// | cancelled? | a message by [`cancel`](Work::cancel), which returns whether the message was taken; a collective only by [`abort`](crate::ProcessGroup::abort), on all ranks |
 /// | a deadline? | the op has its own: [`Call::timeout`](crate::Call::timeout) or the group's timeout. Its error names the missing ranks. A runtime's timeout only stops waiting |
-/// | order? | the order of `start`, not of `await`. Start all collectives from one task: if each is started by a task of its own, their order is a race that ends in a [`Mismatch`](crate::ErrorKind::Mismatch) |
+/// | order? | the order of `start`, not of `await`. Start all collectives from one task: if several tasks start them, their order may differ between ranks, which is a [`Mismatch`](crate::ErrorKind::Mismatch) |
 /// | borrowed buffers? | [`scope`](crate::ProcessGroup::scope) blocks its thread; in an `async fn`, use calls that own their buffers |
 /// | what blocks? | `run` and the methods of the ops, building, `split`, `shutdown`, the store, and the drop of a group's last handle: use `spawn_blocking` for them |
-#[must_use = "dropping the handle lets the op finish by itself; its result and its buffers are lost"]
+#[must_use = "if the handle is dropped, the op still runs, but its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 
 impl<R> Work<R> {
@@ -276,7 +279,7 @@ impl<R> Work<R> {
         self.0.wait_timeout(patience).map_err(Work)
     }
 
-    /// Whether the op is done.
+    /// Returns whether the op is done.
     pub fn is_done(&self) -> bool {
         self.0.is_done()
     }
@@ -292,7 +295,7 @@ impl<R> Future for Work<R> {
 
 /// The handle of a call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers. It
 /// is like [`Work`], except that the scope waits for the op.
-#[must_use = "dropping the handle loses the op's result; the scope waits for the op all the same"]
+#[must_use = "if the handle is dropped, the op's result is lost; the scope still waits for the op"]
 pub struct ScopedWork<'scope, R>(pub(crate) Handle<'scope, R>);
 
 impl<R> ScopedWork<'_, R> {
@@ -309,7 +312,7 @@ impl<R> ScopedWork<'_, R> {
         self.0.wait_timeout(patience).map(|result| result.map_err(Error::from)).map_err(ScopedWork)
     }
 
-    /// Whether the op is done.
+    /// Returns whether the op is done.
     pub fn is_done(&self) -> bool {
         self.0.is_done()
     }

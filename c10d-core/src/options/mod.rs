@@ -1,7 +1,8 @@
-//! The options of ops, with the fields that c10d has.
+//! The options of ops. They have the same fields as in c10d.
 //!
-//! A constructor in [`op`](crate::op) accepts any type that converts into its options, so the bare reduce operation,
-//! root or tag is enough if nothing else is set. [`Call::timeout`](crate::Call::timeout) sets how long an op may take.
+//! A constructor in [`op`](crate::op) accepts any type that converts into the op's options. So a reduce operation, root
+//! or tag can be passed directly if no other option is set. [`Call::timeout`](crate::Call::timeout) sets how long an op
+//! may take.
 
 pub(crate) mod params;
 
@@ -66,7 +67,7 @@ options! {
     BroadcastOptions {
         /// The rank that sends its values to all others.
         root_rank / with_root_rank: u32,
-        /// Which tensor of the list; only 0 exists.
+        /// The index of the root's tensor in the list. It must be 0, as in c10d's backends.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
     /// The options of `all_reduce`.
@@ -74,8 +75,8 @@ options! {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
         /// For a sparse tensor: the indices of the result, if all ranks know them. They are in host memory, sparse_dim
-        /// × nnz, sorted, without duplicates, and include the indices of every rank. Then the ranks do not exchange
-        /// indices. This is only for sums.
+        /// × nnz, sorted, without duplicates, and include the indices of every rank. If they are given, the ranks do
+        /// not exchange indices. They are only allowed for sums.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
         /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,
@@ -93,7 +94,7 @@ options! {
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// Which tensor of the list; only 0 exists.
+        /// The index of the root's tensor in the list. It must be 0, as in c10d's backends.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
     /// The options of the `reduce_scatter` ops.
@@ -103,7 +104,8 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The devices to use. If it is empty, the group's bound device is used, else the CPU, else the only device.
+        /// The devices whose backend runs the barrier. If the list is empty, it is the device to which the group is
+        /// bound, else the CPU, else the only device that the group has a backend for.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.
@@ -140,8 +142,9 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 
 /// The value of entries of a sparse tensor that a rank does not have.
 ///
-/// A sum is the same in both cases. Minimum, maximum and product are not. With zeros almost every result would be
-/// dense, so these three work on present entries only, and the caller must say so:
+/// A sum is the same in both cases; minimum, maximum and product are not. If absent entries counted as zero, almost
+/// every result of these three would be dense. So they are only defined on present entries, and the caller must ask for
+/// that:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};
@@ -149,10 +152,10 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// The value is zero. This is only for sums.
+    /// The value is zero. This is only allowed for sums.
     #[default]
     Zero,
-    /// The rank is ignored: the result of an entry is the reduction over the ranks that have it.
+    /// The rank is ignored: the result of an entry is the reduction over the ranks that have the entry.
     Ignored,
 }
 

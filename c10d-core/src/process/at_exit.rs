@@ -5,16 +5,19 @@ use crate::sync::Mutex;
 
 static LAST: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
-/// Registers `act`, which runs when the process ends normally; functions registered later run first. It runs once,
-/// however often it was registered. A forked child runs it, too, so data that `act` uses should be a
-/// [`PerProcess`](super::PerProcess).
+/// Registers `act`, which runs when the process ends normally. Functions that were registered later run first. A
+/// function that is registered several times runs once. A forked child runs it, too, so data that `act` uses should be
+/// a [`PerProcess`](super::PerProcess).
 pub fn at_exit(act: fn()) {
     let mut last = LAST.lock();
     if last.is_empty() {
-        // SAFETY: the function may be called at any time, from any thread, and does not unwind.
+        // SAFETY: `run` may be called at any time, from any thread, and does not unwind.
         let refused = unsafe { libc::atexit(run) };
         if refused != 0 {
-            tracing::warn!("the system remembers no more functions for the end of the process");
+            tracing::warn!(
+                "the system cannot register a function for the end of the process: peers learn later, or only by \
+                    timeouts, when this process ends without leaving its groups"
+            );
         }
     }
     if !last.contains(&act) {

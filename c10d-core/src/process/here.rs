@@ -1,7 +1,7 @@
-//! The word that holds the token of the running process, and its change at a fork.
+//! The word in memory that holds the token of the running process, and how it changes at a fork.
 //!
-//! The word lies in a page that the kernel fills with zeros in a forked child, however it is forked. On kernels without
-//! such pages, a fork handler of the C library writes the zero.
+//! The word is in a page that the kernel fills with zeros in every forked child. On kernels without such pages, a fork
+//! handler of the C library sets the word to zero; a child that was not forked by the C library is then not noticed.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::private;
 
-/// The word, once there is one.
+/// The address of the word, or null before the first use.
 static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
-/// The word, if the kernel has no such pages.
+/// The word on kernels that have no pages that are zeroed in a child.
 static PLAIN: AtomicU64 = AtomicU64::new(0);
 /// The last token that was used by this process or one of its ancestors. An inherited token is never used again.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// The word and what it holds for this process, which is never 0.
+/// Returns the word and the token of this process, which is never 0. If the word is 0, it stores a new token.
 pub(super) fn token() -> (&'static AtomicU64, u64) {
     let word = word();
     match word.load(Ordering::Acquire) {
@@ -34,7 +34,7 @@ pub(super) fn token() -> (&'static AtomicU64, u64) {
 }
 
 fn word() -> &'static AtomicU64 {
-    // SAFETY: it is set once, below, to memory that lives as long as the process and its children.
+    // SAFETY: `WORD` is null or was set once, below, to memory that is never freed.
     if let Some(word) = unsafe { WORD.load(Ordering::Acquire).as_ref() } {
         return word;
     }
@@ -48,31 +48,33 @@ fn word() -> &'static AtomicU64 {
     unsafe { WORD.load(Ordering::Acquire).as_ref() }.unwrap_or(&PLAIN)
 }
 
-/// A page of zeroes that is zeroes again in a forked child.
+/// Maps a page of zeros that the kernel fills with zeros again in a forked child. `None` if the kernel cannot do that.
 fn wiped_page() -> Option<NonNull<libc::c_void>> {
     const LEN: usize = 4096;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping, where the kernel wants it.
+    // SAFETY: the kernel chooses the address, so no existing mapping is changed.
     let page = unsafe { libc::mmap(std::ptr::null_mut(), LEN, protection, flags, -1, 0) };
     if page == libc::MAP_FAILED {
         return None;
     }
-    // SAFETY: the mapping is this function's own. Kernels before 4.14 refuse.
+    // SAFETY: the mapping was just made and no other code uses it. Kernels before 4.14 return an error.
     if unsafe { libc::madvise(page, LEN, libc::MADV_WIPEONFORK) } != 0 {
-        // SAFETY: as above; nobody has the address.
+        // SAFETY: as above; no other code has the address.
         unsafe { libc::munmap(page, LEN) };
         return None;
     }
     NonNull::new(page)
 }
 
-/// Makes every child begin with [`in_child`]. If there is no memory for that, a child is recognised by its page only.
+/// Registers [`in_child`] to run first in every child that the C library forks. If that fails, because there is no
+/// memory, only the kernel's zeroing of the page shows a fork.
 fn at_fork() {
-    // SAFETY: the handler does only what is allowed in a child of a process with several threads.
+    // SAFETY: the handler only uses atomics and system calls, which are allowed in a child of a process with several
+    // threads.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
-/// Runs in a forked child before everything else. It uses only atomic stores and system calls, no locks and no
+/// Runs in a forked child before other code of the child. It uses only atomic stores and system calls, no locks and no
 /// allocation.
 extern "C" fn in_child() {
     // SAFETY: as in `word`.

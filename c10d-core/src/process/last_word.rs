@@ -1,4 +1,4 @@
-//! Tells the peers when the program ends before a rank has left its group.
+//! The last word of a rank: a message to its peers, sent when the program ends before the rank has left its group.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use super::{PerProcess, at_exit};
 use crate::panics::contain;
 use crate::sync::Mutex;
 
-/// How long the end of the program may wait.
+/// How long the last words may delay the end of the program.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A rank in its group.
 pub(crate) trait LastWord: Send + Sync {
-    /// Whether it is still in the group.
+    /// Returns whether the rank is still in the group, so that it must send a last word.
     fn is_due(&self) -> bool;
 
-    /// Tells the peers that the rank ended without leaving. Foreign code may run in it and may take long.
+    /// Tells the peers that the rank ended without leaving. This may run foreign code (a store), which may take long.
     fn say(&self, until: Instant);
 }
 
@@ -32,7 +32,8 @@ pub(crate) fn at_end(speaker: Weak<dyn LastWord>) {
     at_exit(say_all);
 }
 
-/// Runs at the end of the program. It waits briefly for the store, which another process may serve, or nobody any more.
+/// Runs at the end of the program, and lets all registered ranks send their last words. It waits for at most
+/// `PATIENCE`, since the store may be served by a process that has ended.
 fn say_all() {
     let Some(mut speakers) = SPEAKERS.get().try_lock_for(PATIENCE) else { return };
     let due: Vec<_> = speakers.drain(..).filter_map(|s| s.upgrade()).filter(|s| s.is_due()).collect();
@@ -41,7 +42,7 @@ fn say_all() {
         return;
     }
     let until = Instant::now() + PATIENCE;
-    // It runs on a thread of its own, since a store may wait longer than its deadline.
+    // The messages are sent on a separate thread, since a store may wait longer than its deadline.
     let named = std::thread::Builder::new().name("c10d end".into());
     let told = named.spawn(move || due.iter().for_each(|speaker| contain("a store", || speaker.say(until))));
     let Ok(told) = told else { return };

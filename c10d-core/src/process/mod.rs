@@ -1,13 +1,13 @@
-//! Which process made a value, and what a forked child must not share with its parent.
+//! The process to which a value belongs, and values that a forked child must not share with its parent.
 //!
 //! A group belongs to the process that made it. A forked child has copies of the parent's memory and descriptors, but
-//! none of its threads. So it cannot use anything that waits for those threads, and the peers would take its messages
-//! for the parent's. [`Process`] tells parent and child apart at the price of one load. [`PerProcess`] is a `static`
-//! that a child starts anew. [`Private`] keeps a descriptor out of children, so that a connection ends when its owner
-//! ends and not when the last child does.
+//! none of its threads. So the child cannot use anything that waits for those threads, and the peers could not
+//! distinguish its messages from the parent's. [`Process`] tells parent and child apart at the cost of one load.
+//! [`PerProcess`] is a `static` of which each child gets a new value. [`Private`] keeps a descriptor out of children,
+//! so that a connection ends when its owner ends and not when the last child does.
 //!
-//! All three work for `fork`, `daemon` and every other way of forking in the C library. For a child that was made by
-//! the bare system call `clone`, [`Process`] and [`PerProcess`] work on kernels from 4.14; [`Private`] does not.
+//! All three work for `fork`, `daemon` and every other function of the C library that forks. For a child that was made
+//! by the bare system call `clone`, [`Process`] and [`PerProcess`] work from Linux 4.14 on; [`Private`] does not work.
 
 mod at_exit;
 mod here;
@@ -33,31 +33,32 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The address of the running process's token. The token is 0 in a forked child until the child asks for its own.
+    /// The word with the running process's token. The token is 0 in a forked child until the child asks for its own.
     word: &'static AtomicU64,
     token: u64,
     pid: u32,
 }
 
 impl Process {
-    /// The running process.
+    /// Returns the identity of the running process.
     pub fn current() -> Process {
         let (word, token) = here::token();
         Process { word, token, pid: std::process::id() }
     }
 
-    /// Whether this is the running process. It costs one load and one comparison.
+    /// Returns whether this is the running process. It costs one load and one comparison.
     #[inline]
     pub fn is_current(&self) -> bool {
         self.word.load(Ordering::Relaxed) == self.token
     }
 
-    /// Its process id, as the process itself saw it.
+    /// Returns the process id, as seen by the process itself.
     pub fn id(&self) -> u32 {
         self.pid
     }
 
-    /// The error for using something of this process in a fork of it. `what` names it, e.g. "the group".
+    /// Returns the error for the use of a value of this process in a fork of the process. `what` names the value, e.g.
+    /// "the group".
     ///
     /// The kind is [`ErrorKind::InvalidArgument`], since nothing was sent and nothing failed in the parent.
     #[cold]
@@ -70,7 +71,7 @@ impl Process {
         Error::new(ErrorKind::InvalidArgument, what)
     }
 
-    /// Returns an error, see [`foreign`](Process::foreign), unless this is the running process.
+    /// Returns the error of [`foreign`](Process::foreign) unless this is the running process.
     #[inline]
     pub fn check(&self, what: &str) -> crate::Result {
         if self.is_current() { Ok(()) } else { Err(self.foreign(what)) }

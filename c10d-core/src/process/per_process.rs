@@ -1,12 +1,13 @@
-//! A `static` that a forked child begins anew.
+//! A `static` that has its own value in each process, also after a fork.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Process;
 
-/// A value that each process has once, made at the first use. A forked child gets its own instead of the parent's,
-/// whose locks may be held forever and whose threads do not exist. It is for `static`s: the value is never freed.
+/// A value that each process has once, made at the first use. A forked child makes a new value. It does not use the
+/// parent's, since in the child the locks of that value may be held forever, and its threads do not exist. It is for
+/// `static`s: a value is never freed.
 ///
 /// ```
 /// use c10d_core::process::PerProcess;
@@ -23,27 +24,27 @@ struct Owned<T> {
 }
 
 impl<T: Default + Send + Sync> PerProcess<T> {
-    /// An empty one.
+    /// Makes a cell whose value is made at the first use.
     pub const fn new() -> PerProcess<T> {
         PerProcess(AtomicPtr::new(std::ptr::null_mut()))
     }
 
-    /// The value of this process.
+    /// Returns the value of this process, which is made at the first call.
     pub fn get(&self) -> &'static T {
         let mut there = self.0.load(Ordering::Acquire);
-        // SAFETY: leaked below, in this process or in one that it was forked from.
+        // SAFETY: the pointer is null or a leaked box (below), of this process or of an ancestor.
         while unsafe { there.as_ref() }.is_none_or(|t| !t.owner.is_current()) {
             let fresh = Box::into_raw(Box::new(Owned { owner: Process::current(), value: T::default() }));
             match self.0.compare_exchange(there, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => there = fresh,
                 Err(theirs) => {
-                    // SAFETY: made above, and nobody else saw it.
+                    // SAFETY: made above, and no other thread has the pointer.
                     drop(unsafe { Box::from_raw(fresh) });
                     there = theirs;
                 }
             }
         }
-        // SAFETY: not null, and leaked.
+        // SAFETY: the pointer is not null, and the box is never freed.
         unsafe { &(*there).value }
     }
 }

@@ -1,8 +1,9 @@
-//! Descriptors that forked children do not keep.
+//! Descriptors that are closed in forked children.
 //!
-//! Closing on exec does not help against a child that never calls exec: while it has a copy, the peer sees no end of
-//! the connection. So a child replaces each copy by a dead descriptor. The numbers stay in use, so that a value that
-//! the child inherited, and may drop, still refers to a descriptor of the child.
+//! Close-on-exec has no effect in a child that never calls exec. While such a child has a copy of a connection's
+//! descriptor, the peer does not see that the parent has closed the connection. So the child replaces each copy by a
+//! socket whose other end is closed. The descriptor numbers stay in use, since the child may drop values that it
+//! inherited, which close these numbers.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 const NONE: i32 = -1;
 const LEN: usize = 1020;
 
-/// Places for descriptors. They need no lock, since a child could not open one.
+/// A list of descriptors. It has no lock, since the lock could be held in a child forever.
 struct Chunk {
     places: [AtomicI32; LEN],
     /// The next chunk. Chunks are never freed.
@@ -24,21 +25,22 @@ impl Chunk {
     }
 
     fn next(&self) -> Option<&'static Chunk> {
-        // SAFETY: set once, by `more`, to a leaked chunk.
+        // SAFETY: the pointer is null, or was set by `more` to a leaked chunk.
         unsafe { self.next.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The next chunk, which is made if it does not exist.
+    /// Returns the next chunk, and makes it if there is none.
     fn more(&self) -> &'static Chunk {
         if let Some(next) = self.next() {
             return next;
         }
         let fresh = Box::into_raw(Box::new(Chunk::new()));
         match self.next.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: leaked here.
+            // SAFETY: the chunk was made above and is leaked.
             Ok(_) => unsafe { &*fresh },
             Err(theirs) => {
-                // SAFETY: made above, and nobody else saw it; the other one is leaked by the thread that was first.
+                // SAFETY: `fresh` was made above, and no other thread has it. `theirs` was leaked by the thread that
+                // was first.
                 unsafe {
                     drop(Box::from_raw(fresh));
                     &*theirs
@@ -49,9 +51,9 @@ impl Chunk {
 }
 
 static FIRST: Chunk = Chunk::new();
-/// Where the last free place was found.
+/// The index at which the next search for a free entry begins.
 static HINT: AtomicUsize = AtomicUsize::new(0);
-/// A socket whose other end is closed: it takes the place of the copies in a child.
+/// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
 /// Keeps a descriptor out of forked children while this value lives. In a child, its number refers to a socket whose
@@ -63,9 +65,9 @@ static DEAD: AtomicI32 = AtomicI32::new(NONE);
 pub struct Private(&'static AtomicI32);
 
 impl Private {
-    /// Of this descriptor.
+    /// Registers this descriptor.
     pub fn new(fd: &impl AsFd) -> Private {
-        // The handler is set with the first token.
+        // This registers the fork handler if that has not been done.
         super::here::token();
         make_dead();
         let fd = fd.as_fd().as_raw_fd();
@@ -97,17 +99,17 @@ fn make_dead() {
     if DEAD.load(Ordering::Acquire) != NONE {
         return;
     }
-    // No descriptor is left; the next call tries again.
+    // If the process has no descriptor left, the next call of this function tries again.
     let Ok((end, other)) = std::os::unix::net::UnixStream::pair() else { return };
     drop(other);
     let end = OwnedFd::from(end).into_raw_fd();
     if DEAD.compare_exchange(NONE, end, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        // SAFETY: this function's own, and nobody has seen it.
+        // SAFETY: the descriptor was made above, and no other code has it.
         unsafe { libc::close(end) };
     }
 }
 
-/// Replaces all of them in a forked child. It uses only loads and system calls.
+/// Replaces all registered descriptors in a forked child. It uses only atomic loads and system calls.
 pub(super) fn in_child() {
     let dead = DEAD.load(Ordering::Relaxed);
     let mut chunk = Some(&FIRST);
@@ -115,8 +117,8 @@ pub(super) fn in_child() {
         for place in places {
             let fd = place.load(Ordering::Relaxed);
             if fd != NONE && dead != NONE {
-                // SAFETY: both are descriptors of this process; whoever has the number goes on having one. `dup3` may be
-                // called here, see signal-safety(7).
+                // SAFETY: both are open descriptors of this process, and `fd` stays an open descriptor, so its owner
+                // can still close it. `dup3` is allowed in a forked child, see signal-safety(7).
                 unsafe { libc::dup3(dead, fd, libc::O_CLOEXEC) };
             }
         }

@@ -1,4 +1,5 @@
-//! Real forks of this test program. A child does little and ends at once: the other tests' threads are not there.
+//! Tests that fork this test program. A child does little and ends at once, since the threads of the other tests do not
+//! exist in it.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -10,21 +11,22 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::Store;
 
-/// Runs `f` in a forked child, with nothing but the bare system call where `bare`; whether it was true there.
+/// Runs `f` in a forked child, which is made by the bare system call `clone` if `bare` is set. Returns whether `f`
+/// returned `true` there.
 fn in_child(bare: bool, f: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child calls nothing that needs other threads, and ends here.
+    // SAFETY: the child does not need other threads, and ends in this function.
     let pid =
         unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
     if pid == 0 {
-        // SAFETY: a child that hangs is ended by the signal.
+        // SAFETY: this only sets a timer, whose signal ends a child that hangs.
         unsafe { libc::alarm(20) };
         let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
-        // SAFETY: no exit handlers, which are the parent's.
+        // SAFETY: this ends the child without the exit handlers, which belong to the parent.
         unsafe { libc::_exit(i32::from(!held)) };
     }
     assert!(pid > 0, "no fork");
     let mut status = -1;
-    // SAFETY: waits for the own child.
+    // SAFETY: this waits for the child that was forked above.
     unsafe { libc::waitpid(pid, &mut status, 0) };
     status == 0
 }
@@ -52,7 +54,7 @@ fn a_child_is_another_process_and_so_is_its_child() {
 fn what_each_process_has_once_is_new_in_a_child() {
     static NUMBERS: PerProcess<StdMutex<u32>> = PerProcess::new();
     *NUMBERS.get().lock().unwrap() = 7;
-    // A lock that is held at the fork is no matter either.
+    // The child's value is new, even if a lock of the parent's value is held at the fork.
     let held = NUMBERS.get().lock().unwrap();
     assert!(in_child(false, || {
         let fresh = *NUMBERS.get().lock().unwrap() == 0;
@@ -80,13 +82,13 @@ fn a_child_keeps_no_private_descriptor() {
     let many: Vec<Private> = (0..3000).map(|_| Private::new(&here)).collect();
     let (mut done, mut ready) = UnixStream::pair().unwrap();
     ready.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // SAFETY: the child reads and writes, and ends here.
+    // SAFETY: the child only reads, writes and waits for a signal that ends it.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // Its copy is dead: the end at once, and nothing reaches the peer.
+        // The child's copy refers to a closed socket: a read returns the end at once, and a write fails.
         let dead = matches!(here.read(&mut [0; 1]), Ok(0)) && here.write(b"x").is_err();
         let _ = done.write(&[u8::from(dead)]);
-        // SAFETY: ends with the signal that the parent sends, or a timer.
+        // SAFETY: the child waits for the signal that the parent sends, or that of the timer.
         unsafe {
             libc::alarm(30);
             loop {
@@ -100,11 +102,11 @@ fn a_child_keeps_no_private_descriptor() {
     drop(private);
     here.write_all(b"y").unwrap();
     drop(here);
-    // The child lives and has the number; the peer sees the end all the same.
+    // The child still runs and has a descriptor with this number, but the peer sees the end of the connection.
     there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut text = Vec::new();
     let ended = there.read_to_end(&mut text);
-    // SAFETY: the own child.
+    // SAFETY: this ends the child that was forked above.
     unsafe {
         libc::kill(pid, libc::SIGKILL);
         libc::waitpid(pid, std::ptr::null_mut(), 0);
@@ -112,10 +114,11 @@ fn a_child_keeps_no_private_descriptor() {
     assert_eq!((ended.unwrap(), &text[..], dead), (1, &b"y"[..], [1]));
 }
 
-/// A backend that keeps what it is told to, answers nothing else, and counts its end.
+/// A backend that keeps all jobs except barriers, which it completes. It writes to a socket when it is aborted or
+/// dropped.
 struct Holds(StdMutex<Vec<crate::backend::Job>>, UnixStream);
 
-// SAFETY: touches no span; the test drops the jobs, or the process ends.
+// SAFETY: it does not use spans. The test drops the jobs, or the process ends.
 unsafe impl crate::backend::Backend for Holds {
     fn name(&self) -> &'static str {
         "holds"
@@ -182,7 +185,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
             pg.split(Some(0), 0).unwrap_err(),
             pg.shrink_to_survivors(Duration::from_secs(100)).unwrap_err(),
             pg.failure().cloned().unwrap(),
-            // Started before the fork, and not over: no thread of this process ends them.
+            // These calls were started before the fork and are not done. No thread of this process completes them.
             a.wait().unwrap_err().error,
             b.wait_timeout(Duration::from_secs(100)).unwrap().unwrap_err().error,
             match std::pin::Pin::new(&mut c).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {

@@ -3,10 +3,10 @@
 use crate::panics::contain;
 use crate::{Error, Result};
 
-/// Starts a detached thread of this name. A panic of `body` ends there, and [`tracing`] reports it.
+/// Starts a detached thread with this name. A panic of `body` ends the thread, and [`tracing`] reports it.
 ///
 /// # Errors
-/// `Resource` if the system refuses; it names the limit that was reached.
+/// `Resource` if the thread cannot be started; the error names the limit that was reached.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
     let what = format!("the thread {name:?}");
     let body = move || contain(&what, body);

@@ -1,4 +1,4 @@
-//! A process's name.
+//! The token of a process, by which ranks recognise it.
 
 use super::{PerProcess, random};
 use crate::Result;
@@ -7,7 +7,8 @@ use crate::sync::Mutex;
 /// See [`token`].
 pub type Token = [u8; 16];
 
-/// What this process is told from all others by: random, the same for all ranks of it, another one in its forked children.
+/// Returns the token of this process: random bytes that differ from those of every other process, also of its forked
+/// children. All ranks in one process have the same token.
 pub fn token() -> Result<Token> {
     static TOKEN: PerProcess<Mutex<Option<Token>>> = PerProcess::new();
     let mut token = TOKEN.get().lock();

@@ -1,17 +1,18 @@
-//! `bf16`, two at a time as one word: the upper one is an `f32` but for the lower half of its bits, the lower one is after a
-//! shift. Plain loops over words, without the shuffles that widening and narrowing one by one take.
+//! Kernels for `bf16`. A 32-bit word holds two `bf16` values. The upper value becomes an `f32` if the lower half of the
+//! word is cleared, the lower value if the word is shifted left by 16. So plain loops over words need none of the
+//! shuffles that are needed to widen and narrow values one by one.
 
 use super::half;
 use super::operation::Operation;
 
-/// Words at a time: so many stay in registers.
+/// The number of words per iteration. Their sums fit into the vector registers.
 const WORDS: usize = 32;
 
-/// Rounds to nearest even; the upper half of the bits is the result.
+/// Rounds to the nearest `bf16`, ties to even. The result is in the upper half of the returned bits.
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
-    // A NaN stays one, quiet, whatever rounding would do to it.
+    // A NaN is not rounded, which could turn it into another value, but made quiet.
     if x.is_nan() { bits | 0x40_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) }
 }
 
@@ -23,10 +24,8 @@ unsafe fn run<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, s
     let whole = n - n % (2 * WORDS);
     for at in (0..whole).step_by(2 * WORDS) {
         let (mut low, mut high) = ([0.0; WORDS], [0.0; WORDS]);
-        // For all that follows: `at + 2 * WORDS <= n` elements are readable at each source and writable at the
-        // target, says the caller; all are read before one is written.
         let word = |source: *const u8, i: usize| {
-            // SAFETY: as above.
+            // SAFETY: `i < WORDS` and `at + 2 * WORDS <= n`, and the caller promises that `n` elements are readable.
             unsafe { source.add(2 * at).cast::<u32>().add(i).read_unaligned() }
         };
         let widen = |word: u32| [word << 16, word & 0xFFFF_0000].map(|bits| O::enter(f32::from_bits(bits), scale));
@@ -41,16 +40,17 @@ unsafe fn run<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, s
         }
         for i in 0..WORDS {
             let [l, h] = [low[i], high[i]].map(|sum| round(O::leave(sum, scale)));
-            // SAFETY: as above.
+            // SAFETY: as for `word`; the caller promises that `n` elements are writable at the target. The target may
+            // be a source: all words of this iteration have been read.
             unsafe { to.add(2 * at).cast::<u32>().add(i).write_unaligned(l >> 16 | h & 0xFFFF_0000) };
         }
     }
     for at in whole..n {
-        // SAFETY: as above.
+        // SAFETY: `at < n`, and the caller promises that `n` elements are readable.
         let get =
             |s: *const u8| O::enter(half::bf16_to_f32(unsafe { s.cast::<u16>().add(at).read_unaligned() }), scale);
         let sum = others.iter().fold(get(*first), |sum, s| O::combine(sum, get(*s)));
-        // SAFETY: as above.
+        // SAFETY: `at < n`, and the caller promises that `n` elements are writable.
         unsafe { to.cast::<u16>().add(at).write_unaligned(half::f32_to_bf16(O::leave(sum, scale))) };
     }
 }

@@ -1,16 +1,16 @@
-//! The form of an element in memory, and the type in which it is accumulated.
+//! Element types: the form of an element in memory, and the type in which it is accumulated.
 
 use std::convert::identity;
 
 use super::half;
 
-/// An element type.
+/// An element type, as kernels see it.
 pub(super) trait Element: 'static {
-    /// How many elements of this type make one element as callers count them.
+    /// The number of elements of this type in one element as callers count them.
     const PARTS: usize;
-    /// Its bytes; every pattern is valid.
+    /// The form in memory. Every bit pattern is valid.
     type Raw: Copy;
-    /// The type in which it is accumulated, which is wider if that is more exact.
+    /// The type in which elements are accumulated, which is wider if that is more exact.
     type Wide: Copy;
     fn widen(raw: Self::Raw) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self::Raw;
@@ -20,14 +20,15 @@ pub(super) trait Element: 'static {
 pub(super) struct Half;
 /// `bf16`.
 pub(super) struct BFloat;
-/// `bool`: any byte but 0 is true, the result is 0 or 1.
+/// `bool`: every byte except 0 is true, and the result is 0 or 1.
 pub(super) struct Boolean;
-/// A complex number, for operations that combine its parts.
+/// A complex number, for operations that combine its real and imaginary parts (the product).
 pub(super) struct Pair<T>(T);
-/// A complex number, for operations that treat its parts separately.
+/// A complex number, for operations that treat its real and imaginary parts separately.
 pub(super) struct Complex<T>(T);
 
-/// Lines of: type, parts, in memory, accumulated in, and the ways there and back.
+/// Implements [`Element`]. Each line has the type, its `PARTS`, `Raw` and `Wide`, and the functions `widen` and
+/// `narrow`.
 macro_rules! elements {
     ($($t:ident$(<$part:ident>)? $parts:literal, $raw:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         impl$(<$part: Copy + 'static>)? Element for $t$(<$part>)? {

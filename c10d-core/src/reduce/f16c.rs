@@ -1,11 +1,12 @@
-//! `f16` where the machine converts many at a time. The compiler does not find these instructions by itself.
+//! Kernels for `f16` on machines with vector instructions that convert `f16` values. The compiler does not generate
+//! these instructions by itself.
 
 use std::arch::x86_64::*;
 
 use super::half;
 use super::operation::Operation;
 
-/// Vectors at a time: so many stay in registers, and their instructions overlap.
+/// The number of vectors per iteration. They fit into registers, and their instructions overlap.
 const VECTORS: usize = 4;
 
 macro_rules! kernels {
@@ -16,11 +17,12 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
             /// # Safety
-            /// `from` is readable for as many elements as there are lanes.
+            /// `from` is readable for `$lanes` elements.
             #[target_feature(enable = $features)]
             #[inline]
             unsafe fn widen<O: Operation<f32>>(from: *const u16, scale: f64) -> [f32; $lanes] {
-                // SAFETY: the caller's promise; both types are as many floats.
+                // SAFETY: the caller promises that the elements are readable; `$wide` and the array have the same size,
+                // and every bit pattern is valid in both.
                 let mut wide: [f32; $lanes] = unsafe { std::mem::transmute::<$wide, [f32; $lanes]>($widen($load(from.cast()))) };
                 wide.iter_mut().for_each(|w| *w = O::enter(*w, scale));
                 wide
@@ -32,8 +34,9 @@ macro_rules! kernels {
             let whole = n - n % STEP;
             for at in (0..whole).step_by(STEP) {
                 let mut sums = [[0.0; $lanes]; VECTORS];
-                // SAFETY: `at + STEP <= n` elements are readable at each source and writable at the target, says the caller;
-                // all are read before one is written.
+                // SAFETY: `at + STEP <= n`, and the caller promises that `n` elements are readable at each source and
+                // writable at the target. The target may be a source: all elements of this iteration are read before
+                // the first one is written.
                 unsafe {
                     for (v, sum) in sums.iter_mut().enumerate() {
                         *sum = widen::<O>(first.add(at + v * $lanes), scale);
@@ -54,7 +57,7 @@ macro_rules! kernels {
                 }
             }
             for at in whole..n {
-                // SAFETY: as above.
+                // SAFETY: `at < n`, and the caller promises that `n` elements are readable and writable.
                 unsafe {
                     let get = |s: *const u8| O::enter(half::f16_to_f32(s.cast::<u16>().add(at).read_unaligned()), scale);
                     let sum = others.iter().fold(get(first.cast()), |sum, s| O::combine(sum, get(*s)));

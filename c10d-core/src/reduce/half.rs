@@ -1,5 +1,6 @@
-//! 16-bit floats to `f32` and back, rounding to nearest even, without branches: loops over them become vector code on any
-//! machine. The results are those of the `half` crate, bit by bit.
+//! Conversion of 16-bit floats to `f32` and back, with rounding to nearest, ties to even. The functions have no
+//! branches, so the compiler makes vector code from loops over them on any machine. The results are bit-identical to
+//! those of the `half` crate.
 
 #[inline(always)]
 pub(super) fn bf16_to_f32(h: u16) -> f32 {
@@ -10,18 +11,18 @@ pub(super) fn bf16_to_f32(h: u16) -> f32 {
 pub(super) fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    // A NaN stays a NaN and becomes quiet, whatever rounding would make of it.
+    // A NaN is not rounded, which could turn it into another value, but made quiet.
     let nan = bits >> 16 | 0x40;
     (if x.is_nan() { nan } else { rounded }) as u16
 }
 
-/// 2^112: the difference of the exponents' biases.
+/// 2^112. The exponent bias of `f32` is larger than that of `f16` by 112.
 const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
 
 #[inline(always)]
 pub(super) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = u32::from(h & 0x7FFF) << 13;
-    // Exact, for subnormals too.
+    // The product is exact, also for subnormal numbers.
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
     // Infinities and NaN; a NaN becomes quiet.
     let quiet = if magnitude > 0x7C00 << 13 { 0x40_0000 } else { 0 };
@@ -34,9 +35,11 @@ pub(super) fn f16_to_f32(h: u16) -> f32 {
 pub(super) fn f32_to_f16(x: f32) -> u16 {
     let sign = x.to_bits() >> 16 & 0x8000;
     let magnitude = x.to_bits() & 0x7FFF_FFFF;
-    // Normal: rebias, and round the 13 bits that go; a carry into the exponent is right, and 0x7C00 is infinity.
+    // Normal numbers: subtracts the difference of the biases, and rounds off the lowest 13 bits. A carry into the
+    // exponent gives the correct result, up to 0x7C00, which is infinity.
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + (magnitude >> 13 & 1)) >> 13;
-    // Subnormal: adding 0.5 brings the last bit of the result to the last bit of the sum, which rounds.
+    // Subnormal numbers: adding 0.5 aligns the last bit of the result with the last bit of the sum, so the addition
+    // rounds.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let nan = 0x7E00 | magnitude >> 13 & 0x3FF;
     let bits = if magnitude < 113 << 23 {

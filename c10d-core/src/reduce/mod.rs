@@ -17,10 +17,11 @@ use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
 pub use run::Kernel;
 use run::{Kernels, Machine};
 
-/// The fastest kernel of an operation on a type for this machine; `None` if the operation is not defined on the type.
+/// Returns the fastest kernel of an operation on a type for this machine, or `None` if the operation is not defined on
+/// the type.
 ///
-/// An average is a plain sum unless this is the `last` reduction of the values. A premultiplied sum multiplies each of
-/// the sources, so it must get original values only.
+/// `last` says whether the kernel makes the last reduction of the values: only then an average divides, else it is a
+/// plain sum. A premultiplied sum multiplies every source by the factor, so its sources must not be partial sums.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }
@@ -33,8 +34,8 @@ pub fn combine<T: crate::types::Element>(op: ReduceOp, acc: &mut [T], x: &[T]) -
     }
     let Some(kernel) = kernel(op, T::DTYPE, true) else { return false };
     let to = acc.as_mut_ptr().cast::<u8>();
-    // SAFETY: both are readable for their common length. The target is one of the sources. One of the two references is
-    // exclusive, so the other does not overlap it.
+    // SAFETY: both slices are readable for their common length. The target is the first source. `acc` is an exclusive
+    // reference, so `x` does not overlap it.
     unsafe { kernel(to, &[to.cast_const(), x.as_ptr().cast()], acc.len(), 0.0) };
     true
 }

@@ -2,13 +2,13 @@
 
 /// An operation on accumulated values.
 pub(super) trait Operation<W: Copy>: 'static {
-    /// The change of each source's value before it is combined.
+    /// Changes the value of a source before it is combined.
     #[inline(always)]
     fn enter(value: W, _scale: f64) -> W {
         value
     }
     fn combine(a: W, b: W) -> W;
-    /// The change of the final result.
+    /// Changes the combined value before it is written.
     #[inline(always)]
     fn leave(value: W, _scale: f64) -> W {
         value
@@ -16,14 +16,14 @@ pub(super) trait Operation<W: Copy>: 'static {
 }
 
 pub(super) struct Sum;
-/// The sum, divided at the end.
+/// The sum, which is divided by the world size at the end.
 pub(super) struct Average;
-/// The sum of the products with a factor.
+/// The sum of the values, each multiplied by a factor.
 pub(super) struct PreMultiplied;
 pub(super) struct Product;
-/// NaN if there is one; -0 is smaller than +0.
+/// The minimum: NaN if one of the values is NaN; -0 is smaller than +0.
 pub(super) struct Min;
-/// NaN if there is one; +0 is larger than -0.
+/// The maximum: NaN if one of the values is NaN; +0 is larger than -0.
 pub(super) struct Max;
 pub(super) struct And;
 pub(super) struct Or;
@@ -75,7 +75,8 @@ macro_rules! floats {
             }
         }
 
-        // Equal values have equal bits, except zeros: for them the sign decides, whatever the order.
+        // Equal values have equal bits, except +0 and -0. Of these two, the bitwise "or" gives -0, the bitwise "and"
+        // gives +0 (see `Max`), in any order of the values.
         impl Operation<$t> for Min {
             #[inline(always)]
             fn combine(a: $t, b: $t) -> $t {

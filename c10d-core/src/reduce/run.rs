@@ -8,24 +8,24 @@ use super::element::{BFloat, Boolean, Complex, Element, Half, Pair};
 use super::f16c;
 use super::operation::Operation;
 
-/// Reduces `n` elements of each source, in the order of the sources, into the target.
+/// A function that reduces `n` elements of each source, in the order of the sources, into the target.
 ///
-/// The last argument is the factor of a premultiplied sum, the divisor (the world size) of a final average, and ignored
-/// otherwise. The addresses need not be aligned.
+/// The arguments are the target, the sources, `n`, and a number: the factor of a premultiplied sum, or the divisor (the
+/// world size) of an average; other operations ignore it. The addresses need not be aligned.
 ///
 /// # Safety
-/// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
-/// the sources or overlaps none.
+/// There is at least one source. Each source is readable, and the target writable, for `n` elements. The target is
+/// equal to one of the sources, or does not overlap any of them.
 pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
-/// The largest number of elements at a time; fewer for large elements. The accumulated values stay in the first-level
-/// cache.
+/// The largest number of elements in a block. The sums of a block stay in the first-level cache, so a block of large
+/// elements has fewer: at most `BLOCK_BYTES` bytes.
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
-/// One or two sources are combined directly into the target. More sources are combined block by block, in memory that
-/// nothing else can point to. The target may be a source; if the compiler cannot exclude that, it writes no vector
-/// code, so each such case has its own loop.
+/// Combines one or two sources directly into the target, and more sources block by block in a local array. The target
+/// may be equal to a source. A loop for which the compiler cannot exclude that does not become vector code, so each
+/// case has its own loop.
 ///
 /// # Safety
 /// The same as for [`Kernel`].
@@ -33,8 +33,8 @@ const BLOCK_BYTES: usize = 2048;
 unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
     let n = n * E::PARTS;
     let to = to.cast::<E::Raw>();
-    // SAFETY, for all unsafe blocks below: the caller promises that elements below `n` are readable at each source and
-    // writable at the target. Each place of the block is written before it is read.
+    // SAFETY, for all unsafe blocks below: `i < n`, and the caller promises that `n` elements are readable at each
+    // source and writable at the target. Each element of the local array is written before it is read.
     let get = |source: *const u8, i: usize| {
         // SAFETY: as above.
         O::enter(E::widen(unsafe { source.cast::<E::Raw>().add(i).read_unaligned() }), scale)
@@ -96,9 +96,9 @@ unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*c
     unsafe { run::<E, O>(to, sources, n, scale) }
 }
 
-/// An element type with its kernels.
+/// An element type that has kernels.
 pub(super) trait Kernels: Element {
-    /// The kernel of an operation on this type.
+    /// Returns the kernel of an operation on this type.
     fn kernel<O: Operation<Self::Wide>>(machine: Machine) -> Kernel
     where
         Self: Sized,
@@ -137,7 +137,7 @@ pub(super) enum Machine {
 }
 
 impl Machine {
-    /// All instruction sets that this machine has, the best last.
+    /// Returns all instruction sets that this machine has, the best last.
     #[cfg(test)]
     pub(super) fn all() -> impl Iterator<Item = Machine> {
         let all = [
@@ -151,7 +151,7 @@ impl Machine {
         all.into_iter().take(best.map_or(1, |best| best + 1))
     }
 
-    /// The best instruction set of this machine.
+    /// Returns the best instruction set of this machine.
     #[inline]
     pub(super) fn best() -> Machine {
         #[cfg(target_arch = "x86_64")]
@@ -170,7 +170,7 @@ impl Machine {
         Machine::Portable
     }
 
-    /// The kernel for this instruction set, which the machine must have.
+    /// Returns the kernel for this instruction set, which the machine must have.
     pub(super) fn kernel<E: Element, O: Operation<E::Wide>>(self) -> Kernel {
         match self {
             Machine::Portable => portable::<E, O>,
@@ -181,7 +181,7 @@ impl Machine {
         }
     }
 
-    /// The kernel for `bf16`.
+    /// Returns the kernel for `bf16`.
     pub(super) fn bfloat_kernel<O: Operation<f32>>(self) -> Kernel {
         match self {
             Machine::Portable => bf16::portable::<O>,
@@ -192,7 +192,7 @@ impl Machine {
         }
     }
 
-    /// The kernel for `f16`.
+    /// Returns the kernel for `f16`.
     pub(super) fn half_kernel<O: Operation<f32>>(self) -> Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]

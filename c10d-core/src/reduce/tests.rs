@@ -10,7 +10,7 @@ use super::*;
 /// The definition of an operation on a list of values (one per source), as simple code.
 trait Reference: Element + std::fmt::Debug {
     fn reduce(op: ReduceOp, last: bool, values: &[Self], scale: f64) -> Self;
-    /// From random bits: special values often.
+    /// Makes a value from random bits, often a special value.
     fn any(random: u64) -> Self;
     fn bits(self) -> u128;
 }
@@ -62,7 +62,7 @@ impl Reference for bool {
     }
 }
 
-/// The first NaN, or the smallest in the total order, where -0 is below +0; negated for the largest.
+/// Returns the first NaN, or else the smallest (or largest) value in the total order, where -0 is below +0.
 fn extreme(largest: bool, v: &[f64]) -> f64 {
     let sorted = |a: &&f64, b: &&f64| if largest { b.total_cmp(a) } else { a.total_cmp(b) };
     v.iter().find(|x| x.is_nan()).or(v.iter().min_by(sorted)).copied().unwrap()
@@ -150,16 +150,16 @@ fn check<T: Reference>(machine: Machine, op: ReduceOp, last: bool, n: usize, k: 
     for target in 0..=k {
         let mut memory: Vec<Vec<u8>> = vec![vec![0xA5; n * size + skew + 8]; k + 1];
         for (bytes, values) in memory.iter_mut().zip(&values) {
-            // SAFETY: room for `n` values; any alignment.
+            // SAFETY: `bytes` has room for `n` values after `skew` bytes; a copy of bytes needs no alignment.
             unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast(), bytes.as_mut_ptr().add(skew), n * size) };
         }
         // SAFETY: `skew` is inside each vector.
         let at: Vec<*mut u8> = memory.iter_mut().map(|m| unsafe { m.as_mut_ptr().add(skew) }).collect();
         let sources: Vec<*const u8> = at[..k].iter().map(|p| p.cast_const()).collect();
-        // SAFETY: each holds `n` elements; the target is one of them or apart.
+        // SAFETY: each vector holds `n` elements after `skew`; the target is one of the sources or another vector.
         unsafe { kernel(at[target], &sources, n, scale) };
         for (i, expected) in expected.iter().enumerate() {
-            // SAFETY: as above; the kernels write valid values.
+            // SAFETY: `i < n`, and the kernel has written a valid value there.
             let got = unsafe { at[target].cast::<T>().add(i).read_unaligned() };
             assert_eq!(got.bits(), *expected, "element {i} is {got:?} in {what} into {target}");
         }
@@ -211,19 +211,19 @@ fn every_type_is_tested() {
     }
 }
 
-/// 2048 + 1 + 1 in f16 is 2048 step by step and 2050 at once.
+/// 2048 + 1 + 1 in f16 is 2048 if each step is rounded, and 2050 if only the result is rounded.
 #[test]
 fn halves_are_rounded_once() {
     let values = [2048.0, 1.0, 1.0].map(f16::from_f32);
     let sources = values.each_ref().map(|v| (v as *const f16).cast::<u8>());
     let mut sum = f16::ZERO;
     let kernel = kernel(ReduceOp::Sum, DType::F16, true).unwrap();
-    // SAFETY: one element each.
+    // SAFETY: each source and the target have one element.
     unsafe { kernel((&raw mut sum).cast(), &sources, 1, 0.0) };
     assert_eq!(sum.to_f32(), 2050.0);
 }
 
-/// Any byte but 0 is true.
+/// Every byte except 0 is true.
 #[test]
 fn bools_are_normalised() {
     let values = [[0u8, 2, 255, 0], [0, 0, 4, 1]];
@@ -233,7 +233,7 @@ fn bools_are_normalised() {
         [(ReduceOp::Sum, [0, 1, 1, 1]), (ReduceOp::Band, [0, 0, 1, 0]), (ReduceOp::Bxor, [0, 1, 0, 1])]
     {
         let kernel = kernel(op, DType::Bool, true).unwrap();
-        // SAFETY: four elements each.
+        // SAFETY: each source and the target have four elements.
         unsafe { kernel(to.as_mut_ptr(), &sources, 4, 0.0) };
         assert_eq!(to, expected, "{op}");
     }

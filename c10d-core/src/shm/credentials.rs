@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
-/// The user id of the process at the other end, as this user namespace sees it.
+/// Returns the effective user id of the process at the other end, as seen from this process's user namespace.
 ///
-/// rustix's function does not work here: it requires a process id of the peer, which the peer lacks if it is in a PID
-/// namespace that this process cannot see.
+/// This does not use rustix, whose function fails if the kernel reports no process id for the peer. That is so for a
+/// peer in a PID namespace that this process cannot see.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, place) = (socket.as_fd().as_raw_fd(), (&raw mut peer).cast());
-    // SAFETY: the place has the length that is given, and any bytes are a `ucred`.
+    // SAFETY: `place` is valid for `len` bytes, and every bit pattern is a valid `ucred`.
     match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut len) } {
         0 if len as usize == size_of::<libc::ucred>() => Ok(peer.uid),
         0 => Err(Errno::INVAL),
@@ -21,7 +21,8 @@ pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     }
 }
 
-/// Whether it is this user. Memory is exchanged only with processes of this user.
+/// Returns whether the process at the other end runs as the same user as this process. Memory is exchanged only with
+/// such processes.
 pub fn is_same_user(socket: &impl AsFd) -> bool {
     peer_user(socket) == Ok(rustix::process::geteuid().as_raw())
 }

@@ -1,15 +1,17 @@
-//! The memory that the control groups leave. Beyond it the kernel does not refuse memory but kills the process.
+//! The memory that the cgroups of this process may still use. If a process allocates more, the kernel does not report
+//! an error but kills a process of the cgroup.
 
 use std::fs;
 use std::path::Path;
 
-/// The bytes left in the memory cgroup of this process with the least room; `None` if none is limited.
+/// Returns how many bytes this process may still allocate: the smallest remainder among its memory cgroups and their
+/// ancestors. `None` if none of them has a limit.
 pub fn headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     headroom_in(Path::new("/sys/fs/cgroup"), &groups)
 }
 
-/// The same for a hierarchy mounted at `root` and the lines of `/proc/self/cgroup`.
+/// The same as [`headroom`], for a cgroup hierarchy mounted at `root` and the text of `/proc/self/cgroup`.
 fn headroom_in(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(|line| tightest(root, line)).min()
 }
@@ -24,18 +26,18 @@ fn tightest(root: &Path, line: &str) -> Option<u64> {
     } else {
         return None;
     };
-    // A limit of any ancestor counts. In a container the path may not exist below the mount point, but the mount point
-    // does.
+    // The limits of all ancestors count. In a container the path may not exist below the mount point. Then only the
+    // ancestors that exist count, up to the mount point.
     let leaf = mount.join(path.trim_start_matches('/'));
     leaf.ancestors().take_while(|dir| dir.starts_with(&mount)).filter_map(|dir| left(dir, limit, usage, prefix)).min()
 }
 
 fn left(dir: &Path, limit: &str, usage: &str, prefix: &str) -> Option<u64> {
     let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
-    // "max" does not parse: it means no limit.
+    // "max", which means no limit, is not a number, so this returns `None`.
     let limit = number(limit)?;
     let used = number(usage)?;
-    // Cached file pages are freed under pressure.
+    // The kernel frees cached file pages when memory is needed, so they do not count as used.
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let cached: u64 = stat
         .lines()

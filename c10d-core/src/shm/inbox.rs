@@ -1,7 +1,8 @@
 //! Passing descriptors from rank to rank.
 //!
-//! Nothing here waits. The receiver opens an inbox first; the sender connects and leaves the descriptor in the socket's
-//! queue; then the receiver can take it. The ranks tell each other by other means when each step is done.
+//! No function here waits. First the receiver opens an inbox. Then the sender connects to it, and leaves the descriptor
+//! in the queue of the socket. Then the receiver takes the descriptor. The ranks use other messages to learn that a
+//! step is done.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,7 +24,8 @@ pub const ADDRESS: usize = 16;
 /// The address of an inbox, which is random. It is not secret.
 pub type Address = [u8; ADDRESS];
 
-/// A socket that receives descriptors from ranks of the same user. It has no file, and disappears when it is dropped.
+/// A socket that receives descriptors from ranks of the same user. Its name is in the abstract namespace, so no file is
+/// left when it is dropped.
 pub struct Inbox {
     /// This field is first, so that it is dropped before the descriptor is closed.
     _private: Private,
@@ -35,7 +37,7 @@ impl Inbox {
     /// Opens an empty inbox.
     ///
     /// # Errors
-    /// `Resource`, with the name of the limit and its value.
+    /// `Resource` if a limit is reached; the error has the limit and its value.
     pub fn open() -> Result<Inbox> {
         let address = random()?;
         let listening = || {
@@ -45,29 +47,29 @@ impl Inbox {
             Ok(socket)
         };
         let socket = listening().map_err(|e: Errno| {
-            Error::new(ErrorKind::Resource, "there can be no UNIX socket, by which memory comes from a peer")
+            Error::new(ErrorKind::Resource, "cannot open a UNIX socket to receive shared memory from peers")
                 .caused_by(e)
         })?;
         Ok(Inbox { _private: Private::new(&socket), socket, address })
     }
 
-    /// The address to which peers deliver.
+    /// Returns the address at which peers can [`deliver`] descriptors.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Takes a descriptor that was delivered before.
+    /// Takes the oldest descriptor that was delivered and not taken yet.
     ///
     /// # Errors
-    /// `Resource` if this process can have no more descriptors; `Protocol` if nothing was delivered.
+    /// `Resource` if this process has reached its limit on descriptors; `Protocol` if the inbox is empty.
     pub fn take(&self) -> Result<OwnedFd> {
-        let lost = |e| Error::new(ErrorKind::Protocol, "no shared memory came from the peer").caused_by(e);
+        let lost = |e| Error::new(ErrorKind::Protocol, "the peer passed no descriptor of shared memory").caused_by(e);
         loop {
             let from = match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 other => other.map_err(lost)?,
             };
-            // Any user can connect, but memory is taken only from the same user.
+            // A process of any user can connect, but descriptors are taken only from processes of the same user.
             if is_same_user(&from) {
                 return receive(&from).map_err(lost);
             }
@@ -75,12 +77,13 @@ impl Inbox {
     }
 }
 
-/// Leaves a descriptor in the inbox at this address.
+/// Puts a descriptor into the inbox at this address.
 ///
 /// # Errors
 /// `Resource` if a limit on descriptors is reached; `Protocol` if the inbox does not exist or belongs to another user.
 pub fn deliver(to: &Address, fd: BorrowedFd<'_>) -> Result {
-    let failed = |e| Error::new(ErrorKind::Protocol, "shared memory cannot be passed to the peer").caused_by(e);
+    let failed =
+        |e| Error::new(ErrorKind::Protocol, "cannot pass a descriptor of shared memory to the peer").caused_by(e);
     let socket = socket().map_err(failed)?;
     while let Err(e) = place(to).and_then(|place| connect(&socket, &place)) {
         if e != Errno::INTR {
@@ -130,7 +133,7 @@ fn receive(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,
     });
-    // The kernel drops descriptors that exceed this process's limit.
+    // The kernel drops a descriptor that would exceed this process's limit, and sets CTRUNC.
     came.next().ok_or(if flags.contains(ReturnFlags::CTRUNC) { Errno::MFILE } else { Errno::NOMSG })
 }
 

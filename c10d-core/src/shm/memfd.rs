@@ -1,4 +1,4 @@
-//! Memory that is identified by a descriptor.
+//! Memory that is identified by a descriptor (memfd).
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::headroom::headroom;
 use crate::process::Private;
 use crate::{Error, ErrorKind, Result};
 
-/// An empty memfd that can be sealed.
+/// Makes an empty memfd that can be sealed.
 pub fn memfd() -> Result<OwnedFd, Errno> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know NOEXEC_SEAL.
@@ -24,7 +24,8 @@ pub fn memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Allocates the memory now. If it were allocated later, a failure would be a signal when a page is touched.
+/// Allocates the memory of the file now. Otherwise the kernel would allocate it when a page is first touched, and would
+/// report a failure by a signal.
 pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     loop {
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size as u64) {
@@ -34,8 +35,8 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Rejects a size that would later end in a signal: more than the memory cgroup has left divided by `parts`, or more
-/// than the maximum size of a file.
+/// Returns an error if memory of this size would later end the process by a signal: if `size` is more than the
+/// remaining memory of the cgroup divided by `parts`, or more than the maximum size of a file.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()
@@ -51,7 +52,7 @@ pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     }
 }
 
-/// What a mapping begins with, at least, and is aligned to.
+/// The smallest page size. Every mapping is aligned to it.
 pub(super) const PAGE: usize = 4096;
 
 /// A memfd whose descriptor is closed in forked children.
@@ -85,31 +86,31 @@ impl Memfd {
     }
 }
 
-/// So many bytes, at least one, all zeros, mapped for writing here and nowhere else. A forked child does not have them. All of
-/// the memory is taken here: later there is no way to report that none is left.
+/// Makes a memfd of `size` zero bytes (at least one), and maps it for writing. No other process has it mapped, not even
+/// a forked child. All of the memory is allocated here, since a later failure could only be a signal.
 pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     check_room("shared memory", size, 1)?;
-    let refused = || Error::new(ErrorKind::Resource, format!("{size} bytes of shared memory cannot be had"));
+    let refused = || Error::new(ErrorKind::Resource, format!("cannot allocate {size} bytes of shared memory"));
     let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
     memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
-    // SAFETY: nothing else has the descriptor, so nothing shrinks the file or writes to it.
+    // SAFETY: only this function has the descriptor, so no other code shrinks the file or writes to it.
     let map = unsafe { MmapOptions::new().len(size).map_mut(&memory) }.map_err(|e| refused().caused_by(e))?;
     // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
     map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
-    // This is optional: some kernels are built without it.
+    // A failure is ignored: some kernels are built without huge pages.
     let _ = map.advise(Advice::HugePage);
     populate(&map, &memory, size).map_err(|e| match e {
-        // The error for touching a page that cannot be allocated.
+        // The kernel returns EFAULT if it cannot allocate a page.
         Errno::FAULT => Error::no_memory(refused().report().what.clone()),
         e => refused().caused_by(e),
     })?;
     Ok((map, memory))
 }
 
-/// Allocates all pages, large ones if the system has them.
+/// Allocates all pages of the mapping, as huge pages if the system has them.
 fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
     match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-        // Kernels before 5.14 return this.
+        // Kernels before 5.14 do not know this advice and return EINVAL.
         Err(Errno::INVAL) => reserve(memory.as_fd(), size),
         other => other,
     }

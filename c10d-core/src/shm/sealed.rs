@@ -12,21 +12,22 @@ use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::WRITE);
 
-/// New memory that is allocated, zeroed, and not shared yet. A forked child does not have it.
+/// New memory, all zeros, that is not shared yet. A forked child does not have it.
 pub struct Fresh {
     map: MmapMut,
     memory: Memfd,
 }
 
-/// Memory that nobody can write to any more, no matter who has its descriptor.
+/// Memory to which no process can write any more, even one that has the descriptor.
 pub struct Sealed(Memfd);
 
-/// Sealed memory that is mapped read-only. It is freed when no process has it mapped. A forked child also has it.
+/// Sealed memory that is mapped read-only. The kernel frees the memory when no process has it mapped. A forked child
+/// also has it.
 pub struct Mapped(Mmap);
 
 impl Fresh {
-    /// Allocates `size` bytes, at least one. All of the memory is allocated here, since a later failure could not be
-    /// reported.
+    /// Allocates `size` zero bytes, at least one. All of the memory is allocated here, since a later failure could only
+    /// be a signal.
     ///
     /// # Errors
     /// `Resource`, with what ran out and its limit.
@@ -35,16 +36,18 @@ impl Fresh {
         Ok(Fresh { map, memory })
     }
 
-    /// Seals the memory, so that it is read-only.
+    /// Seals the memory, so that it is read-only for all processes.
     ///
     /// # Errors
-    /// `Resource` if the system still uses it for an operation that writes.
+    /// `Resource` if an operation that writes to the memory is still in progress, for example an asynchronous read from
+    /// a file.
     pub fn seal(self) -> Result<Sealed> {
         let Fresh { map, memory } = self;
         drop(map);
         rustix::fs::fcntl_add_seals(memory.as_fd(), SEALS).map_err(|e| {
             let what =
-                "shared memory cannot be sealed: something may still write to it, for example a read from a file";
+                "cannot seal shared memory: an operation that writes to it may still be in progress, for example a \
+                    read from a file";
             Error::new(ErrorKind::Resource, what).caused_by(e)
         })?;
         Ok(Sealed(memory))
@@ -65,25 +68,28 @@ impl DerefMut for Fresh {
 }
 
 impl Sealed {
-    /// Accepts memory from a peer if it is sealed and has this size.
+    /// Accepts memory from a peer if it is sealed and has `size` bytes.
     ///
     /// # Errors
     /// `Protocol` otherwise.
     pub fn from_peer(fd: OwnedFd, size: usize) -> Result<Sealed> {
-        let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared memory {what}"));
+        let wrong = |what: &str| {
+            Error::new(ErrorKind::Protocol, format!("the descriptor of shared memory that a peer passed {what}"))
+        };
         let memory = Memfd::from(fd);
-        let seals = rustix::fs::fcntl_get_seals(memory.as_fd()).map_err(|e| wrong("is none").caused_by(e))?;
+        let seals = rustix::fs::fcntl_get_seals(memory.as_fd())
+            .map_err(|e| wrong("is not one of shared memory").caused_by(e))?;
         if !seals.contains(SEALS) {
-            return Err(wrong("can still be written"));
+            return Err(wrong("is of memory that can still be written"));
         }
-        let there = memory.len().map_err(|e| wrong("has no size").caused_by(e))?;
+        let there = memory.len().map_err(|e| wrong("has no known size").caused_by(e))?;
         if there != size as u64 {
-            return Err(wrong(&format!("has {there} bytes, not {size}")));
+            return Err(wrong(&format!("is of {there} bytes, not {size}")));
         }
         Ok(Sealed(memory))
     }
 
-    /// The descriptor, which can be passed to peers.
+    /// Returns the descriptor, which can be passed to peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -93,11 +99,11 @@ impl Sealed {
     /// # Errors
     /// `Resource`, with what ran out and its limit.
     pub fn map(self) -> Result<Mapped> {
-        // A private read-only mapping shows the memory itself. Kernels before 6.7 reject shared mappings of sealed
-        // memory.
-        // SAFETY: the seals prevent writing to the memory and shrinking it.
+        // This makes a private mapping, since kernels before 6.7 reject shared mappings of sealed memory. A private
+        // mapping that is only read has the pages of the memfd itself, not copies. SAFETY: the seals prevent every
+        // process from writing to the memory and from shrinking it.
         let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0) }
-            .map_err(|e| Error::new(ErrorKind::Resource, "shared memory cannot be mapped").caused_by(e))?;
+            .map_err(|e| Error::new(ErrorKind::Resource, "cannot map shared memory").caused_by(e))?;
         let _ = map.advise(Advice::HugePage);
         Ok(Mapped(map))
     }
@@ -134,7 +140,7 @@ mod tests {
         let file = File::from(copy);
         assert!(std::os::unix::fs::FileExt::write_at(&file, &[1], 0).is_err());
         assert!(file.set_len(0).is_err() && file.set_len(1 << 20).is_err());
-        // SAFETY: the call fails.
+        // SAFETY: the seal makes the kernel refuse a writable mapping, so none is made.
         assert!(unsafe { MmapOptions::new().map_mut(&file) }.is_err());
         drop((map, other));
     }
@@ -144,8 +150,8 @@ mod tests {
         let of = |fd: OwnedFd, size| Sealed::from_peer(fd, size).err().unwrap().report().what.clone();
         let open = Fresh::new(100).unwrap();
         assert!(of(open.memory.as_fd().try_clone_to_owned().unwrap(), 100).contains("can still be written"));
-        assert!(of(filled(100).fd().try_clone_to_owned().unwrap(), 99).contains("has 100 bytes, not 99"));
-        assert!(of(File::open("/dev/null").unwrap().into(), 0).contains("is none"));
+        assert!(of(filled(100).fd().try_clone_to_owned().unwrap(), 99).contains("is of 100 bytes, not 99"));
+        assert!(of(File::open("/dev/null").unwrap().into(), 0).contains("is not one of shared memory"));
     }
 
     #[test]

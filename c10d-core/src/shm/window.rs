@@ -1,7 +1,9 @@
-//! Memory that one rank writes, and that its peers on the host read where it lies.
+//! Memory that one rank writes and that its peers on the same host read in place.
 //!
-//! Its owner registers it with whom it lets read; its peers have it mapped read-only from before that until the owner has
-//! freed it. So the owner can say of bytes in it where they are, instead of copying them.
+//! The owner passes the descriptor to its peers, and each peer maps the memory read-only ([`admit`]). Then the owner
+//! calls [`Window::open_to`], and may send a peer the place of bytes in the window instead of a copy of the bytes. A
+//! peer keeps its mapping until it learns that the owner has freed the window; it looks for freed windows when it maps
+//! another window or drops one of its own.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -21,29 +23,29 @@ use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::FUTURE_WRITE);
 
-/// A window's name: random, so that no other has it.
+/// The name of a window: a random number, so that no two windows have the same name.
 pub type Key = u64;
 
-/// In front of a window's bytes, in a page of its own.
+/// The header of a window. It is in a page of its own, before the window's bytes.
 #[repr(C)]
 struct Header {
     key: AtomicU64,
-    /// Not 0: its owner has no use for it any more.
+    /// Not 0 after the owner has freed the window.
     freed: AtomicU64,
 }
 
-/// Where bytes are that a peer can read.
+/// The place of bytes in a window, which the owner sends to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// In this window,
+    /// The name of the window.
     pub key: Key,
-    /// so many bytes from its beginning,
+    /// The offset of the first byte in the window.
     pub offset: u64,
-    /// and so many.
+    /// The number of bytes.
     pub len: u64,
 }
 
-/// Memory of this rank that others may read. A forked child does not have it.
+/// A window of this process: memory that peers may read. A forked child does not have the memory.
 pub struct Window {
     map: ManuallyDrop<MmapMut>,
     memory: Memfd,
@@ -51,12 +53,12 @@ pub struct Window {
     owner: Process,
 }
 
-/// A peer's window, as it is mapped here.
+/// A window of a peer, which this process has mapped read-only.
 pub struct PeerWindow {
     map: MmapRaw,
 }
 
-/// The windows that this process has, or can read.
+/// The windows that this process owns, and the windows of peers that it has mapped.
 #[derive(Default)]
 struct Windows {
     own: Mutex<Vec<Own>>,
@@ -73,14 +75,15 @@ struct Own {
 static WINDOWS: PerProcess<Windows> = PerProcess::new();
 
 impl Window {
-    /// Of so many bytes, all zeros, which nobody else can write, whoever gets the descriptor. Nobody reads it yet.
+    /// Makes a window of `len` zero bytes. No other process can write to it, even one that has the descriptor. No peer
+    /// may read it before [`open_to`](Window::open_to).
     ///
     /// # Errors
     /// `Resource`, with what ran out and its limit.
     pub fn new(len: usize) -> Result<Window> {
         let (map, memory) = zeroed(PAGE.saturating_add(len))?;
         rustix::fs::fcntl_add_seals(memory.as_fd(), SEALS).map_err(|e| {
-            let what = "memory that only one rank can write is not to be had (kernels before 5.1 have none)";
+            let what = "cannot make memory that only one rank can write (this needs Linux 5.1 or newer)";
             Error::new(ErrorKind::Resource, what).caused_by(e)
         })?;
         let key = u64::from_le_bytes(random()?);
@@ -89,28 +92,30 @@ impl Window {
         Ok(window)
     }
 
-    /// Its name.
+    /// Returns the name of the window.
     pub fn key(&self) -> Key {
         self.key
     }
 
-    /// The descriptor, for peers.
+    /// Returns the descriptor, which can be passed to peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
     }
 
-    /// These processes have mapped it, see [`admit`].
+    /// Records that the processes with these tokens have mapped the window by [`admit`]. From then on [`place`] returns
+    /// places in the window for them.
     pub fn open_to(&self, readers: Vec<Token>) {
         let own = Own { at: self.as_ptr() as usize, len: self.len(), key: self.key, readers };
         WINDOWS.get().own.lock().push(own);
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the map begins with a page for the header, which is atomics alone.
+        // SAFETY: the mapping begins with a page for the header, so the address is valid and aligned. All fields of the
+        // header are atomics.
         unsafe { &*self.map.as_ptr().cast() }
     }
 
-    /// A child's copy of the owner has no memory behind it.
+    /// Panics in a forked child, where the address of the window is not mapped.
     fn check(&self) {
         assert!(self.owner.is_current(), "{}", self.owner.foreign("memory that peers read"));
     }
@@ -140,42 +145,46 @@ impl Drop for Window {
         windows.own.lock().retain(|own| own.key != self.key);
         self.header().freed.store(1, Ordering::Release);
         windows.reap();
-        // SAFETY: once, in the process that made it.
+        // SAFETY: `drop` runs once, and the map is not used afterwards. This is the process that made the mapping.
         unsafe { ManuallyDrop::drop(&mut self.map) };
     }
 }
 
 impl Windows {
-    /// Unmaps what the peers have freed.
+    /// Unmaps the windows that their owners have freed.
     fn reap(&self) {
         self.peers.lock().retain(|_, window| window.header().freed.load(Ordering::Acquire) == 0);
     }
 }
 
-/// Maps a peer's window, for as long as the peer has it. `len` knows how many bytes the window of a key has, if a peer said so.
+/// Maps a peer's window, until the peer has freed it. `len` returns the length that a peer has announced for the window
+/// with this name, or `None` if no peer has announced such a window.
 ///
 /// # Errors
-/// `Protocol` if it is none; `Resource` if it finds no room.
+/// `Protocol` if the descriptor is not that of a window with the announced length; `Resource` if the memory cannot be
+/// mapped.
 pub fn admit(fd: OwnedFd, len: impl Fn(Key) -> Option<u64>) -> Result {
-    let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's memory {what}"));
+    let wrong =
+        |what: &str| Error::new(ErrorKind::Protocol, format!("the descriptor that a peer passed for a window {what}"));
     let memory = Memfd::from(fd);
-    let seals = rustix::fs::fcntl_get_seals(memory.as_fd()).map_err(|e| wrong("is none").caused_by(e))?;
+    let seals =
+        rustix::fs::fcntl_get_seals(memory.as_fd()).map_err(|e| wrong("is not one of shared memory").caused_by(e))?;
     if !seals.contains(SEALS) {
-        return Err(wrong("can be written by others than its owner"));
+        return Err(wrong("is of memory that others than its owner can write"));
     }
-    let size = memory.len().map_err(|e| wrong("has no size").caused_by(e))?;
-    let there = size.checked_sub(PAGE as u64).ok_or_else(|| wrong("is too small"))?;
+    let size = memory.len().map_err(|e| wrong("has no known size").caused_by(e))?;
+    let there = size.checked_sub(PAGE as u64).ok_or_else(|| wrong("is of memory without room for a header"))?;
     let map = MmapOptions::new()
         .len(size as usize)
         .map_raw_read_only(&memory)
-        .map_err(|e| Error::new(ErrorKind::Resource, "a peer's memory cannot be mapped").caused_by(e))?;
+        .map_err(|e| Error::new(ErrorKind::Resource, "cannot map the window of a peer").caused_by(e))?;
     let _ = map.advise(memmap2::Advice::HugePage);
     let window = PeerWindow { map };
     let key = window.header().key.load(Ordering::Acquire);
     match len(key) {
         Some(len) if len == there => {}
-        Some(len) => return Err(wrong(&format!("has {there} bytes, not {len}"))),
-        None => return Err(wrong("is not what it said")),
+        Some(len) => return Err(wrong(&format!("is of {there} bytes, but the peer announced {len}"))),
+        None => return Err(wrong("is not of a window that a peer announced")),
     }
     let windows = WINDOWS.get();
     windows.reap();
@@ -183,7 +192,8 @@ pub fn admit(fd: OwnedFd, len: impl Fn(Key) -> Option<u64>) -> Result {
     Ok(())
 }
 
-/// Where a peer's process finds these bytes, if it can read them.
+/// Returns the place at which the process with token `reader` finds these `len` bytes. `None` if they are not in one
+/// window of this process, or if the reader has not mapped that window.
 pub fn place(at: *const u8, len: usize, reader: &Token) -> Option<Place> {
     let (at, own) = (at as usize, WINDOWS.get().own.lock());
     let own = own.iter().find(|own| own.at <= at && at.saturating_add(len) <= own.at + own.len)?;
@@ -191,22 +201,23 @@ pub fn place(at: *const u8, len: usize, reader: &Token) -> Option<Place> {
     own.readers.contains(reader).then_some(place)
 }
 
-/// The window of this name, if this process can read it.
+/// Returns the peer's window with this name, if this process has mapped it.
 pub fn find(key: Key) -> Option<Arc<PeerWindow>> {
     WINDOWS.get().peers.lock().get(&key).cloned()
 }
 
 impl PeerWindow {
-    /// Where the bytes of a place are. Their owner may write them at any time: only what ranks tell each other says when
-    /// they are what they should be. `None`: it has not so many.
+    /// Returns the address of the bytes at a place, or `None` if the place is not inside the window. The owner may
+    /// write to the bytes at any time, so the ranks must agree by messages when they may be read.
     pub fn at(&self, place: &Place) -> Option<*const u8> {
         let end = place.offset.checked_add(place.len)?.checked_add(PAGE as u64)?;
-        // SAFETY: below the end, which is inside the map.
+        // SAFETY: the offset is not larger than `end`, which is inside the mapping.
         (end <= self.map.len() as u64).then(|| unsafe { self.map.as_ptr().add(PAGE + place.offset as usize) })
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the map begins with a page for the header, which is atomics alone, whoever writes them.
+        // SAFETY: the mapping has at least one page (`admit` checks it), and begins with the header, so the address is
+        // valid and aligned. All fields are atomics, so they may change at any time.
         unsafe { &*self.map.as_ptr().cast() }
     }
 }
@@ -231,7 +242,7 @@ mod tests {
         assert_eq!(place(&window[7_000], 3_000, &[1; 16]), None);
         let peer = find(key).unwrap();
         let at = peer.at(&there).unwrap();
-        // SAFETY: nobody writes it now.
+        // SAFETY: `at` is valid for 3000 bytes, and no thread writes to them now.
         assert_eq!(unsafe { at.read() }, 9);
         for bad in
             [Place { len: 3_001, ..there }, Place { offset: u64::MAX, ..there }, Place { len: u64::MAX, ..there }]
@@ -249,12 +260,12 @@ mod tests {
             admit(fd.try_clone_to_owned().unwrap(), |_| len).unwrap_err().report().what.clone()
         };
         let window = Window::new(100).unwrap();
-        assert!(of(window.fd(), Some(99)).contains("has 100 bytes, not 99"));
-        assert!(of(window.fd(), None).contains("is not what it said"));
+        assert!(of(window.fd(), Some(99)).contains("is of 100 bytes, but the peer announced 99"));
+        assert!(of(window.fd(), None).contains("is not of a window that a peer announced"));
         let open = zeroed(PAGE).unwrap().1;
-        assert!(of(open.as_fd(), Some(0)).contains("can be written by others"));
+        assert!(of(open.as_fd(), Some(0)).contains("that others than its owner can write"));
         let fd = window.fd().try_clone_to_owned().unwrap();
-        // SAFETY: it is refused.
+        // SAFETY: the seal makes the kernel refuse a writable mapping, so none is made.
         assert!(unsafe { MmapOptions::new().map_mut(&fd) }.is_err());
     }
 }

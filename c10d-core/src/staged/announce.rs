@@ -1,6 +1,6 @@
-//! The announcement before an op whose counts differ between ranks. Each rank tells every other how many elements it
-//! has for it, and the length of its longest tensor. So all ranks cut their tensors alike, and know before any data
-//! moves which rank expects another number.
+//! The announcement before an op whose counts may differ between ranks. Each rank tells every other rank how many
+//! elements it sends to that rank, and the length of its longest tensor. So all ranks cut their tensors into the same
+//! rounds, and a rank that expects another number of elements is known before any data is sent.
 
 use super::collective::{hand_over, step_of};
 use super::plan::CallShape;
@@ -16,11 +16,11 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// longest tensor.
 type Announcement = [u64; 2];
 
-/// Marks the fingerprint, so that it differs from a round of the op itself.
+/// A value that is mixed into the fingerprint, so that the announcement differs from a round of the op.
 const MARK: u32 = 0xa55e_3b1d;
 
-/// The number of elements of the longest tensor of any rank. `None` if all ranks know it without an announcement, or
-/// cannot be told.
+/// Returns the number of elements of the longest tensor of any rank. `None` if the op needs no announcement, or if the
+/// CPU backend cannot send one.
 pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &CallShape<'_>) -> Result<Option<usize>> {
     let own = facts.inputs.iter().chain(facts.outputs).copied().max().unwrap_or(0);
     if !facts.op.is_uneven() {
@@ -58,7 +58,7 @@ fn differs(rank: u32, mine: usize, theirs: u64) -> Error {
     Error::new(kind, what).guilty([rank]).phase(Phase::Announce)
 }
 
-/// How many elements this rank sends to each rank, and expects from each.
+/// Returns the number of elements that this rank sends to each rank, and the number that it expects from each rank.
 fn pairs(facts: &CallShape<'_>) -> (Vec<usize>, Vec<usize>) {
     let CallShape { rank, world, root, inputs, outputs, .. } = *facts;
     let all = |tensors: &[usize]| vec![tensors[0]; world];

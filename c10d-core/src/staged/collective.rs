@@ -1,5 +1,5 @@
-//! The pipeline of collectives: it copies from the device, runs the op on the CPU backend, and copies back to the
-//! device, in rounds that overlap.
+//! The thread that runs collectives: it copies from the device to the host, runs the op on the CPU backend, and copies
+//! the results to the device, in rounds that overlap.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) fn serve(shared: &Shared) {
         }
     }
     if shared.death().is_some() {
-        // The device may use this memory forever.
+        // The device may use this memory forever, so it is leaked.
         std::mem::forget(kept);
     } else {
         kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
@@ -57,7 +57,7 @@ pub(super) fn serve(shared: &Shared) {
     }
 }
 
-/// Runs an op. The memory that is left in `retained` must be released.
+/// Runs an op. The caller must release the memory in `retained`.
 fn run(shared: &Shared, slot: &Slot, kept: &mut CollectiveResources, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
@@ -89,21 +89,21 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut CollectiveResources, retained: &
         }
         while !device.drained(port) {
             if slot.give_up(error) {
-                // The device may use our memory forever, too.
+                // The device may use all memory of the op forever, so it is leaked.
                 retained.clear();
                 kept.scratch.write_off();
                 kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
                 return result;
             }
-            // The memory is borrowed and could not be retained. The thread that waits for the op reports that every
-            // second.
+            // The memory is borrowed and could not be retained, so the op cannot be given up. The thread that waits for
+            // the op reports that every second.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
     result
 }
 
-/// The index of the device that has the op's memory.
+/// Returns the index of the device that has the op's memory.
 pub(super) fn index(call: &Call) -> u16 {
     call.outputs.first().or(call.inputs.first()).map_or(0, |span| span.device().index())
 }
@@ -121,7 +121,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
         }
         let Some(host) = &hosts[k % DEPTH] else { break };
         outcome = step(device.shared, device.slot, plan, k, &chunk, Some(host))?;
-        // SAFETY: the chunk lies in its host memory, which is used again only after this round, see `enqueue`.
+        // SAFETY: the pieces are inside the host memory, which is used again only after this round, see `enqueue`.
         unsafe { device.copy_in(port.back, &chunk.back, host) }?;
         device.record(port.backs[k % DEPTH], port.back)?;
     }
@@ -129,7 +129,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
     Ok(outcome)
 }
 
-/// Starts round `k`: finds host memory for it, and enqueues its copies to that memory.
+/// Starts round `k`: waits until its host memory is free, and enqueues the copies from the device.
 pub(super) fn enqueue(
     device: &Watched<'_>,
     chunk: Chunk,
@@ -146,14 +146,14 @@ pub(super) fn enqueue(
         *host = Some(device.call("allocate_host", |runtime| Host::new(runtime, chunk.bytes))?);
     }
     if let Some(host) = host {
-        // SAFETY: the chunk lies in its host memory, which nobody uses until the event is reached.
+        // SAFETY: the pieces are inside the host memory, which is not used until the event is reached.
         unsafe { device.copy_out(port.out, &chunk.out, host) }?;
     }
     device.record(port.outs[k % DEPTH], port.out)?;
     Ok(chunk)
 }
 
-/// The CPU backend's part of round `k`.
+/// Runs the step of round `k` on the CPU backend.
 fn step(
     shared: &Shared,
     slot: &Slot,
@@ -165,8 +165,8 @@ fn step(
     hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
-/// A step that moves data for a reduction on the device. Its op differs from that of the call, so ranks that reduce on
-/// the host notice the difference.
+/// Runs a step on the CPU backend that moves data for a reduction on the device. The step's fingerprint has its own op,
+/// so a rank that reduces on the host gets a mismatch.
 pub(super) fn exchange(
     shared: &Shared,
     slot: &Slot,
@@ -191,14 +191,14 @@ pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Resul
     result.map_err(told)
 }
 
-/// Turns a step's error into the op's. The op itself adds its own duration and deadline.
+/// Converts the error of a step to that of the op: it removes elapsed time and timeout, which the op sets.
 pub(super) fn told(mut error: Error) -> Error {
     let report = error.report_mut();
     (report.elapsed, report.deadline) = (None, None);
     error
 }
 
-/// The request for the CPU backend.
+/// Makes the request for a round on the CPU backend.
 pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> Request {
     let call = &slot.call;
     let mut spans = Sink { output_row: call.output_row, ..Sink::default() };
@@ -214,23 +214,24 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     }
     let mut request = step_of(slot, k as u8, call.op, params, spans);
     if each > 0 {
-        // Ranks that cut differently must not confuse each other's rounds.
+        // Ranks with different rounds must get a mismatch.
         request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
     }
     request
 }
 
-/// A request for the CPU backend inside the op.
+/// Makes a request for a step of the op on the CPU backend.
 pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans: Sink) -> Request {
     let call = &slot.call;
     let mut request = call.outer.step(number, op, params, spans);
-    // The CPU backend may need time after its deadline to find out for which rank it waited. The op waits for that,
-    // within its own limit.
+    // The CPU backend may need time after its deadline to find out for which rank it waited. So the deadline of the
+    // step is a little before that of the op.
     let timeout = call.outer.timeout.min(FOREVER);
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
     request.timeout = timeout - margin;
     request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
-    // The op may be a step itself; the number of the round replaces its own.
+    // The op may itself be a step of another op. The number of the round replaces its step number, which is mixed into
+    // `rest`.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
     request

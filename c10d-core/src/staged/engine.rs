@@ -1,4 +1,4 @@
-//! A thread that runs ops, its queue, and the device call in which it currently is.
+//! The queue of a thread that runs ops, and the call of the device's runtime in which the thread currently is.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Engine {
         *self.doing.lock() = call.map(|call| (call, Instant::now()));
     }
 
-    /// In which call of the device's runtime the thread is, and for how long.
+    /// Returns the call of the device's runtime in which the thread is, and for how long it has been there.
     pub(super) fn doing(&self) -> Option<(&'static str, Duration)> {
         self.doing.lock().map(|(call, since)| (call, since.elapsed()))
     }

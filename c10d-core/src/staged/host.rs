@@ -7,13 +7,13 @@ use crate::device::DeviceRuntime;
 use crate::panics::contain;
 use crate::{Error, Result};
 
-/// Host tensors begin at multiples of this.
+/// The alignment of tensors in host memory, in bytes.
 const ALIGN: usize = 64;
-/// The smallest allocation, so that small ops of different sizes share one block.
+/// The smallest size of a block. So a block can be used again by small ops of different sizes.
 const LEAST: usize = 4096;
 
-/// A block of host memory, of the device's own kind if it has one. It is freed on drop; if the device may still use it,
-/// it must be leaked instead.
+/// A block of host memory, from the device's `allocate_host` if it has one. It is freed on drop. If the device may
+/// still use it, it must be leaked instead.
 pub(super) struct Host {
     runtime: Arc<dyn DeviceRuntime>,
     base: *mut u8,
@@ -21,9 +21,9 @@ pub(super) struct Host {
     layout: Option<Layout>,
 }
 
-// SAFETY: the block has one owner; the runtime may be called from any thread.
+// SAFETY: the block has one owner, and the runtime may be called from any thread.
 unsafe impl Send for Host {}
-// SAFETY: a shared block gives out its address only.
+// SAFETY: a shared reference only gives access to the address and size.
 unsafe impl Sync for Host {}
 
 impl Host {
@@ -36,7 +36,7 @@ impl Host {
                 return Ok(host);
             }
         }
-        let no_room = || Error::no_memory(format!("no {bytes} bytes of host memory for staging"));
+        let no_room = || Error::no_memory(format!("cannot allocate {bytes} bytes of host memory for staging"));
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| no_room())?;
         // SAFETY: the size is not 0.
         let base = unsafe { alloc(layout) };
@@ -58,9 +58,10 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         match self.layout {
-            // SAFETY: allocated with this layout, once freed.
+            // SAFETY: the block was allocated with this layout, and is freed once.
             Some(layout) => unsafe { dealloc(self.base, layout) },
-            // SAFETY: from `allocate_host` with this size; whoever drops the block knows that no copy uses it.
+            // SAFETY: the block was returned by `allocate_host` for this size. A block that a copy may still use is
+            // leaked, not dropped.
             None => contain("a device's free_host", || unsafe { self.runtime.free_host(self.base, self.bytes) }),
         }
     }

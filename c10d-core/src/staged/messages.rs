@@ -1,4 +1,5 @@
-//! Point-to-point ops. Many run at once, and none waits for another, except to keep messages with one tag in order.
+//! The thread that runs point-to-point ops. Many run at once, and none waits for another, except as needed to keep
+//! messages in order.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -17,7 +18,7 @@ use crate::{Error, ErrorKind, Result, Status};
 
 /// The longest sleep of the thread between two polls of a busy device.
 const LOOK: Duration = Duration::from_micros(500);
-/// How many blocks of host memory are kept for later messages.
+/// The largest number of blocks of host memory that are kept for later messages.
 const SPARE: usize = 8;
 
 /// The data that the thread keeps between messages.
@@ -30,7 +31,7 @@ pub(super) struct MessageResources {
 }
 
 impl MessageResources {
-    /// A mark on the device.
+    /// Returns an event of the device, which may have been used before.
     pub(super) fn event(&mut self, device: &Watched<'_>) -> Result<Event> {
         match self.events.iter().position(|(of, _)| *of == device.index) {
             Some(at) => Ok(self.events.swap_remove(at).1),
@@ -38,7 +39,7 @@ impl MessageResources {
         }
     }
 
-    /// Host memory of at least this many bytes.
+    /// Returns host memory of at least this many bytes, which may have been used before.
     pub(super) fn host(&mut self, device: &Watched<'_>, bytes: usize) -> Result<Host> {
         match self.hosts.iter().position(|host| host.bytes() >= bytes) {
             Some(at) => Ok(self.hosts.swap_remove(at)),
@@ -62,11 +63,11 @@ pub(super) fn serve(shared: &Arc<Shared>) {
         shared.die(&Error::new(ErrorKind::Internal, format!("the thread of staged messages panicked: {words}")));
     }
     if shared.death().is_some() {
-        // Something may be in flight for ever.
+        // The device may use the memory forever, so it is leaked.
         return std::mem::forget(kept);
     }
     for (index, event) in kept.events {
-        // SAFETY: made on this device, recorded on nothing that runs, not used again.
+        // SAFETY: the event was made on this device. No work in flight uses it, and it is not used again.
         contain("a device's destroy_event", || unsafe { shared.device.destroy_event(index, event) });
     }
     kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));

@@ -1,8 +1,9 @@
-//! Collectives on a device's memory through the CPU backend: the pipeline between device and host.
+//! Staging: ops on a device's memory through the CPU backend, by a pipeline of copies between device and host.
 //!
-//! A thread of its own runs the ops in the order in which they came. The device gets only memory that can be leaked:
-//! host memory of the pipeline, and device memory that was retained. So a device whose calls never return costs that
-//! thread and that memory, and the caller gets an error in time.
+//! A separate thread runs the collectives in the order in which they were submitted, and another thread runs the
+//! messages. The device only gets memory that can be leaked: host memory of the pipeline, and device memory that was
+//! retained. So if a call of the device's driver never returns, the thread and the memory are lost, but the caller gets
+//! an error in time.
 #![allow(unsafe_code)]
 
 mod announce;
@@ -30,13 +31,13 @@ use crate::device::DeviceRuntime;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Bytes of a round, unless the hint `staged.chunk` sets them.
+/// The bytes of a round if the hint `staged.chunk` does not set them.
 const CHUNK: usize = 1 << 20;
 
-/// How long `cancel` waits for the thread of messages, which may be inside a device call.
+/// How long `cancel` waits for the thread of messages, which may be inside a call of the device's driver.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A backend for a device's memory on top of a CPU backend. It copies every op's buffers to the host, runs the op
+/// A backend for a device's memory on top of a CPU backend. It copies the buffers of an op to the host, runs the op
 /// there, and copies the results back, in rounds that overlap.
 ///
 /// The hint `staged.chunk` sets the bytes of a round (1 MiB unless set). All ranks must use the same value.
@@ -47,8 +48,8 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Makes a pipeline between `device` and `cpu`, a CPU backend of the same group that nobody else uses. Errors call
-    /// it `name`.
+    /// Makes a backend for the memory of `device` on top of `cpu`, a CPU backend of the same group that is used for
+    /// nothing else. `name` is the backend's name in errors.
     pub fn new(
         name: &'static str,
         device: Arc<dyn DeviceRuntime>,
@@ -66,7 +67,7 @@ impl Staged {
         Ok(Staged { name, shared, capabilities })
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until no op is in flight.
     fn drained(&self, deadline: Instant) -> Result {
         let mut flight = self.shared.flight.lock();
         while !flight.slots.is_empty() {
@@ -93,10 +94,11 @@ impl Staged {
     }
 }
 
-// SAFETY: 1. A job's spans are used by the thread that runs it and by the device, which has finished with them when the
-// thread completes the job. A job that is given up before is completed only if its memory stays for the device:
-// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight well within the allowed time
-// after its deadline or `abort`, except if borrowed memory could not be retained. No lock is held while completing.
+// SAFETY: 1. A job's spans are used by the thread that runs the job and by the device, which has finished with them
+// when the thread completes the job. A job that is given up before that is completed only if its memory stays allocated
+// for the device: because it was retained, or is leaked with the op that owns it. 2. The watchdog ends every job in
+// flight well within the allowed time after its deadline or `abort`, except if borrowed memory could not be retained.
+// No lock is held while a job is completed.
 unsafe impl Backend for Staged {
     fn name(&self) -> &'static str {
         self.name
@@ -114,11 +116,11 @@ unsafe impl Backend for Staged {
         }
     }
 
-    /// Cancels one message at a time. It is returned when the device has passed its copies, for which this waits a
-    /// moment; if that takes longer, the message ends by itself as cancelled.
+    /// Cancels one message. It waits a short time until the device has completed the message's copies, and returns the
+    /// job. If the copies take longer, the message ends as cancelled when they are complete.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let [id] = jobs else {
-            return Err(Error::unsupported("messages of a device's memory are taken back one at a time"));
+            return Err(Error::unsupported("messages on a device's memory can only be cancelled one at a time"));
         };
         let slot = self.shared.flight.lock().slots.iter().find(|slot| slot.id == *id).cloned();
         let Some(slot) = slot.filter(|slot| slot.call.op.is_p2p()) else { return Ok(Vec::new()) };
@@ -174,7 +176,7 @@ unsafe impl Backend for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Started ops still finish.
+        // Ops that were started before still finish.
         self.shared.collectives.close();
         self.shared.messages.close();
         self.shared.flight.lock().closed = true;

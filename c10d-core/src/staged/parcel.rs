@@ -1,5 +1,6 @@
-//! A message in transfer, in rounds. Each round goes to the CPU backend as soon as its copy is complete, and back to
-//! the device as soon as it has arrived. Both ranks know the count, so they cut alike.
+//! A message in transfer, in rounds. Each round of a send is given to the CPU backend as soon as its copy to the host
+//! is complete. Each round of a receive is copied to the device as soon as it has arrived. Sender and receiver have the
+//! same count, so they have the same rounds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,11 +28,11 @@ pub(super) struct Parcel {
     pub(super) retained: Vec<*mut ()>,
     /// Host memory for the whole message, so that rounds do not wait for each other's memory.
     pub(super) host: Arc<Host>,
-    /// Events on the way to the host: behind each round that is sent, or behind the work that comes before a receive.
+    /// Events on the stream to the host: after the copy of each round of a send, or after the work before a receive.
     pub(super) outs: Vec<Event>,
     chunks: Vec<Chunk>,
     each: usize,
-    /// The rounds at the CPU backend; how many it was given, and how many are done.
+    /// The rounds that are at the CPU backend.
     steps: VecDeque<Arc<Detached<Arc<Host>>>>,
     given: usize,
     through: usize,
@@ -40,18 +41,18 @@ pub(super) struct Parcel {
 }
 
 enum Stage {
-    /// Rounds move to the CPU backend and from there.
+    /// Rounds are given to the CPU backend and collected from it.
     Moving,
-    /// The last copies to the device are running, up to the first event.
+    /// The last copies to the device are running. The first event of `outs` is after them.
     Back,
-    /// Failed, while the device may still use the memory.
+    /// The message has failed, but the device may still use the memory.
     Failed(Error),
-    /// Taken back from the CPU backend, while the device may still use the memory.
+    /// The message was taken back from the CPU backend, but the device may still use the memory.
     TakenBack,
 }
 
 impl Parcel {
-    /// Allocates a message's memory and takes its first step.
+    /// Allocates the memory of a message, and enqueues its copies to the host.
     pub(super) fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut MessageResources) -> Result<Parcel> {
         shared.alive()?;
         let call = &slot.call;
@@ -96,25 +97,26 @@ impl Parcel {
 
     fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
         for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
-            // SAFETY: only the message uses the host memory, which stays until the event is reached, or forever.
+            // SAFETY: only this message uses the host memory. It is not freed before the event is reached; if that is
+            // not known, it is leaked.
             unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
             device.record(*mark, port.out)?;
         }
         Ok(())
     }
 
-    /// Whether the message waits for the device.
+    /// Returns whether the message waits for the device.
     pub(super) fn is_at_device(&self) -> bool {
         !matches!(self.stage, Stage::Moving) || self.awaits_copies()
     }
 
-    /// Whether the message waits for copies to the host, or for work before them.
+    /// Returns whether the message waits for copies to the host, or for work before them.
     pub(super) fn awaits_copies(&self) -> bool {
         matches!(self.stage, Stage::Moving) && self.given < self.outs.len()
     }
 
-    /// The tag of a receive in rounds whose sender is not known yet. Another receive with this tag would take its
-    /// second round.
+    /// Returns the tag of a receive from any source of which not all rounds were given to the CPU backend. Another
+    /// receive with this tag must wait, since it could take a round of this message.
     pub(super) fn open_tag(&self) -> Option<u32> {
         let call = &self.slot.call;
         let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();
@@ -125,8 +127,8 @@ impl Parcel {
         matches!(self.stage, Stage::TakenBack)
     }
 
-    /// Takes all rounds back from the CPU backend, or none. `false`: it is too late. The message is done when the
-    /// device has passed the work that it was given.
+    /// Takes all rounds back from the CPU backend, or none if it is too late; then it returns `false`. The message is
+    /// done when the device has completed its work.
     pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
         if !matches!(self.stage, Stage::Moving) || self.through > 0 {
             return Ok(false);
@@ -135,7 +137,7 @@ impl Parcel {
             let ids: Vec<JobId> = self.steps.iter().map(|step| step.id()).collect();
             let asked = caught(|| shared.cpu.cancel(&ids));
             let jobs = asked.unwrap_or_else(|words| {
-                let what = format!("backend {} panicked when it was asked for a message: {words}", shared.cpu.name());
+                let what = format!("backend {} panicked while it cancelled a message: {words}", shared.cpu.name());
                 Err(Error::new(ErrorKind::Internal, what).rejected())
             })?;
             if jobs.is_empty() {
@@ -149,8 +151,8 @@ impl Parcel {
         Ok(true)
     }
 
-    /// Takes all steps that can be taken. `Some`: the message is done. A message that `waits` is not given to the CPU
-    /// backend yet.
+    /// Does everything that can be done now without waiting. Returns the result if the message is done. If `waits` is
+    /// set, no round is given to the CPU backend yet.
     pub(super) fn advance(
         &mut self,
         device: &Watched<'_>,
@@ -176,12 +178,12 @@ impl Parcel {
         }
     }
 
-    /// `true`: the message is done.
+    /// Gives rounds to the CPU backend and collects them. Returns whether the message is done.
     fn go_on(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker, waits: bool) -> Result<bool> {
         self.hand_over(device, waits)?;
         while self.collect(device, port, waker)? {
-            // The first round tells the sender of the rest. The message is polled once more, so that the next round
-            // wakes this thread.
+            // The first round of a receive from any source shows the sender of the other rounds, so these can be given
+            // now. The loop polls again, so that the next round wakes this thread.
             self.hand_over(device, waits)?;
         }
         if self.through < self.chunks.len() {
@@ -203,7 +205,7 @@ impl Parcel {
             {
                 break;
             }
-            // The sender of the first round is the sender of all.
+            // The sender of the first round is the sender of all rounds, so the others wait for the first.
             let follows = self.given > 0 && self.slot.call.op == OpKind::RecvAnySource;
             if waits || follows && self.through == 0 {
                 break;
@@ -219,7 +221,8 @@ impl Parcel {
         Ok(())
     }
 
-    /// Collects the rounds that the CPU backend has finished. Returns whether there were any.
+    /// Collects the rounds that the CPU backend has finished, and enqueues their copies to the device. Returns whether
+    /// there were any.
     fn collect(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker) -> Result<bool> {
         let before = self.through;
         while self.steps.front().is_some_and(|step| step.poll(waker))
@@ -229,7 +232,7 @@ impl Parcel {
             if self.through == 0 {
                 self.outcome = outcome;
             }
-            // SAFETY: as in `copy_out`; the round is done.
+            // SAFETY: the same as in `copy_out`; the CPU backend has finished with the round.
             unsafe { device.copy_in(port.back, &self.chunks[self.through].back, &self.host) }?;
             self.through += 1;
         }
@@ -238,7 +241,8 @@ impl Parcel {
     }
 }
 
-/// Whether the event is reached. It is an error if its time is over, or if the backend is dead.
+/// Returns whether the event is reached. It is an error if it is not reached by the op's deadline, or if the backend
+/// has ended.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;
     if device.reached(event)? {

@@ -1,48 +1,48 @@
-//! Which pieces an op moves between device and host in each chunk. This is arithmetic only.
+//! Plans: the pieces of tensors that an op copies between device and host in each round. This is only arithmetic.
 //!
-//! Ops whose counts all ranks know are cut over the virtual concatenation of their tensors. If other ranks do not know
-//! the counts, each tensor is cut by itself, after the ranks have told each other the longest length; see
+//! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. If they do not,
+//! each tensor is cut separately, after the ranks have told each other the length of the longest tensor; see
 //! [`announce`](super::announce).
 
 use crate::catalog::{OpKind, Shape};
 
-/// Which list a tensor is in.
+/// The list of tensors that contains a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
     Input,
     Output,
 }
 
-/// A range of elements of a device tensor, and its place in the chunk's host memory.
+/// A range of elements of a device tensor, and its place in the round's host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) operand: Operand,
     pub(super) tensor: usize,
-    /// The first element in the tensor.
+    /// The index of the first element in the tensor.
     pub(super) first: usize,
     pub(super) count: usize,
-    /// Bytes from the start of the host memory.
+    /// The offset in bytes in the host memory.
     pub(super) at: usize,
 }
 
 /// A tensor in host memory: its offset in bytes, and its number of elements.
 pub(super) type HostSpan = (usize, usize);
 
-/// One round: copies of pieces to the host, an op of the CPU backend, copies of pieces to the device.
+/// A round: copies of pieces to the host, an op of the CPU backend, and copies of pieces to the device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) out: Vec<Piece>,
     pub(super) inputs: Vec<HostSpan>,
     pub(super) outputs: Vec<HostSpan>,
     pub(super) back: Vec<Piece>,
-    /// If one host tensor has blocks for several ranks: the elements of each block of input and output.
+    /// The number of elements of each block of input and output, if one host tensor has blocks for several ranks.
     pub(super) splits: Option<(Vec<usize>, Vec<usize>)>,
-    /// Bytes of host memory that it takes.
+    /// The number of bytes of host memory that the round needs.
     pub(super) bytes: usize,
 }
 
 impl Chunk {
-    /// The same chunk, this many bytes further in the host memory.
+    /// Returns the round with its place in host memory moved by this many bytes.
     pub(super) fn behind(mut self, bytes: usize) -> Chunk {
         self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
         self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);
@@ -50,43 +50,44 @@ impl Chunk {
     }
 }
 
-/// The facts of a call that a plan depends on.
+/// The properties of a call on which a plan depends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallShape<'a> {
     pub(super) op: OpKind,
     pub(super) rank: usize,
     pub(super) world: usize,
     pub(super) root: usize,
-    /// Bytes of an element; 1 if there are no elements.
+    /// The size of an element in bytes; 1 for a call without tensors.
     pub(super) size: usize,
-    /// Elements of each input and output, or of each block if one tensor has a block per rank by split sizes.
+    /// The number of elements of each input, or of each block of the input if one tensor has a block per rank.
+    /// `outputs` is the same for outputs.
     pub(super) inputs: &'a [usize],
     pub(super) outputs: &'a [usize],
 }
 
 impl CallShape<'_> {
-    /// Whether one tensor has a block per rank.
+    /// Returns whether the input and the output are one tensor each, with a block per rank.
     fn in_blocks(&self) -> bool {
         self.op.row().shape == Shape::ExchangeFlat
     }
 }
 
-/// How many rounds fit into the fingerprint's `step`.
+/// The number of rounds that the fingerprint's `step` can distinguish.
 pub(super) const STEPS: usize = 255;
 
-/// Host tensors begin at multiples of this.
+/// The alignment of tensors in host memory, in bytes.
 const ALIGN: usize = 64;
 
-/// How an op is cut.
+/// How the tensors of an op are cut into rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    /// Outputs are read and written in place.
+    /// The outputs are cut as one tensor, and are read or written in place.
     InPlace { read: bool, write: bool },
-    /// Every rank gets the inputs of all ranks.
+    /// The inputs are cut as one tensor; every rank gets the inputs of all ranks.
     Gather,
-    /// Every rank has a part of the output for every rank.
+    /// The outputs are cut as one tensor; every rank has an input for each output of each rank.
     Scatter,
-    /// Each tensor by itself.
+    /// Each tensor is cut separately.
     Apart,
 }
 
@@ -102,21 +103,22 @@ fn cut(facts: &CallShape<'_>) -> Cut {
     }
 }
 
-/// An op in rounds.
+/// The plan of an op: its rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Plan<'a> {
     facts: CallShape<'a>,
     cut: Cut,
-    /// This rank's elements in all tensors that are cut, or the elements of the longest tensor of any rank if each is
-    /// cut by itself.
+    /// The number of elements that are cut: those of all tensors of this rank, or of the longest tensor of any rank if
+    /// tensors are cut separately.
     total: usize,
-    /// The elements per round; the last round may have fewer.
+    /// The number of elements per round. The last round may have fewer.
     each: usize,
     rounds: usize,
 }
 
 impl<'a> Plan<'a> {
-    /// Makes rounds of about `chunk` bytes of the larger side, or one round if the sizes are not known to all ranks.
+    /// Makes a plan with rounds of about `chunk` bytes on the larger side, or with one round if not all ranks know the
+    /// counts.
     pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
@@ -126,7 +128,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The same for tensors that are cut by themselves, where the longest of any rank has `longest` elements.
+    /// Makes a plan for tensors that are cut separately. The longest tensor of any rank has `longest` elements.
     pub(super) fn apart(facts: CallShape<'a>, chunk: usize, longest: usize) -> Plan<'a> {
         Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1)
     }
@@ -144,12 +146,12 @@ impl<'a> Plan<'a> {
         Plan { facts, cut, total, each, rounds }
     }
 
-    /// The same op in at most `most` rounds.
+    /// Returns a plan with at most `most` rounds for the same op.
     pub(super) fn limited(self, chunk: usize, most: usize) -> Plan<'a> {
         if self.rounds <= most { self } else { Plan::cut(self.facts, self.cut, self.total, chunk, most) }
     }
 
-    /// Whether there is nothing to be cut.
+    /// Returns whether the op has no elements.
     pub(super) fn is_empty(&self) -> bool {
         self.total == 0
     }
@@ -158,17 +160,17 @@ impl<'a> Plan<'a> {
         self.rounds
     }
 
-    /// This rank's elements in a full round; 0 if the op is not cut.
+    /// Returns the number of elements per round; 0 if the op has only one round.
     pub(super) fn each(&self) -> usize {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
-    /// The step number of the first round: step 0 is the announcement if counts differ.
+    /// Returns the step number of the first round: 1 if step 0 is the announcement, else 0.
     pub(super) fn first_step(&self) -> usize {
         usize::from(self.facts.op.is_uneven())
     }
 
-    /// Round number `k`.
+    /// Returns round `k`.
     pub(super) fn chunk(&self, k: usize) -> Chunk {
         if self.cut == Cut::Apart {
             return self.apart_chunk(k);
@@ -214,7 +216,7 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// A round of tensors that are cut by themselves.
+    /// Returns round `k` of tensors that are cut separately.
     fn apart_chunk(&self, k: usize) -> Chunk {
         let CallShape { inputs, outputs, size, .. } = self.facts;
         let blocks = self.facts.in_blocks();
@@ -258,8 +260,8 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// The pieces for the elements `from..to` of the concatenation, placed from `at` on in host memory. `block`: only
-    /// this block of tensors that have one block per rank.
+    /// Returns the pieces of the elements `from..to` of all tensors as one, which are placed from `at` on in host
+    /// memory. If `block` is given, the tensors have one block per rank, and the elements are those of this block.
     fn pieces(
         &self,
         operand: Operand,

@@ -1,4 +1,4 @@
-//! The access to one device for one op: watched calls of its runtime, and the streams and events of the copies.
+//! The access of an op to a device: calls of its runtime, and the streams and events for copies.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,15 +14,16 @@ use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Rounds whose host memory is in use at once: one is copied out, one is at the CPU backend, one is copied back.
+/// The number of rounds whose host memory is in use at once: one is copied to the host, one is at the CPU backend, one
+/// is copied to the device.
 pub(super) const DEPTH: usize = 3;
 
-/// Streams and events on one device, which are kept between ops.
+/// The streams and events on one device. They are kept between ops.
 pub(super) struct Port {
     pub(super) index: u16,
-    /// Device to host.
+    /// The stream for copies from device to host.
     pub(super) out: Stream,
-    /// Host to device.
+    /// The stream for copies from host to device.
     pub(super) back: Stream,
     /// The event after the work that the caller's stream had before the op.
     begin: Event,
@@ -30,8 +31,8 @@ pub(super) struct Port {
     pub(super) backs: [Event; DEPTH],
 }
 
-/// The device during one op. No call is made after the op was given up, and the watchdog knows which call is being
-/// made.
+/// The device during one op. After the op was given up, no calls of the runtime are made. Each call is recorded, so
+/// that the watchdog can name a call that does not return.
 #[derive(Clone, Copy)]
 pub(super) struct Watched<'a> {
     pub(super) shared: &'a Shared,
@@ -41,7 +42,7 @@ pub(super) struct Watched<'a> {
 }
 
 impl Watched<'_> {
-    /// Makes a call of the runtime.
+    /// Calls a function of the runtime, unless the op was given up.
     pub(super) fn call<T>(
         &self,
         name: &'static str,
@@ -72,18 +73,20 @@ impl Watched<'_> {
         }
     }
 
-    /// Why the op was given up.
+    /// Returns the error with which the op was given up.
     fn cause(&self) -> Error {
         self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
     }
 
-    /// Rejects a stream on which the copies cannot wait.
+    /// Returns an error if the op's stream is not one for which copies can wait.
     pub(super) fn check_stream(&self) -> Result {
-        // SAFETY: the caller promises that the stream is one of this device.
+        // SAFETY: the caller of [`Call::on_stream`](crate::Call::on_stream) guarantees that the stream belongs to this
+        // device.
         self.call("check_stream", |device| unsafe { device.check_stream(self.index, self.slot.call.stream) })
     }
 
-    /// Retains the memory of the op's spans. `release` releases it.
+    /// Retains the memory of the op's spans, as far as the runtime supports that. The returned memory must be passed to
+    /// `release`.
     pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
         let mut bases: Vec<*mut ()> = Vec::new();
         let call = &self.slot.call;
@@ -95,7 +98,7 @@ impl Watched<'_> {
         self.slot.hold(Hold::Borrowed);
         let mut retained = Vec::with_capacity(bases.len());
         for base in &bases {
-            // SAFETY: the op is not over, so its memory is not freed.
+            // SAFETY: the op is not done, so its memory is not freed.
             if self.call("retain", |device| Ok(unsafe { device.retain(self.index, *base) }))? {
                 retained.push(*base);
             }
@@ -106,13 +109,13 @@ impl Watched<'_> {
         Ok(retained)
     }
 
-    /// Undoes `retain` after the device has finished with the op. The op may be done already, so that its result does
-    /// not wait for this.
+    /// Releases retained memory after the device has finished with the op. It may be called after the op is completed,
+    /// so that the caller does not wait for it.
     pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
             self.engine.does(Some("release"));
             let released = self.made("release", |device| {
-                // SAFETY: retained once each.
+                // SAFETY: each base was retained once.
                 unsafe { device.release(self.index, *base) };
                 Ok(())
             });
@@ -122,7 +125,7 @@ impl Watched<'_> {
         }
     }
 
-    /// The device's port among these, made at the first call.
+    /// Returns the port of the device, which is made at the first call.
     pub(super) fn port<'p>(&self, ports: &'p mut Vec<Port>) -> Result<&'p Port> {
         let at = match ports.iter().position(|port| port.index == self.index) {
             Some(at) => at,
@@ -148,19 +151,19 @@ impl Watched<'_> {
         })
     }
 
-    /// Makes the copies wait for the work that the caller's stream has so far.
+    /// Makes the copies wait for the work that the caller's stream was given so far.
     pub(super) fn begin(&self, port: &Port) -> Result {
         let stream = self.slot.call.stream;
         self.record(port.begin, stream)?;
         for copies in [port.out, port.back] {
-            // SAFETY: both are of this device.
+            // SAFETY: stream and event belong to this device.
             self.call("wait", |device| unsafe { device.wait(self.index, copies, port.begin) })?;
         }
         Ok(())
     }
 
     pub(super) fn record(&self, event: Event, stream: Stream) -> Result {
-        // SAFETY: both are of this device: the port's, or the request's.
+        // SAFETY: stream and event belong to this device.
         self.call("record", |device| unsafe { device.record(self.index, event, stream) })
     }
 
@@ -174,15 +177,16 @@ impl Watched<'_> {
     /// Enqueues copies to host memory.
     ///
     /// # Safety
-    /// The pieces lie within the host memory, which stays and is not used until the stream has passed the copies.
+    /// The pieces are inside the host memory. Until the stream has completed the copies, the memory is not freed or
+    /// used.
     pub(super) unsafe fn copy_out(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
         for piece in pieces {
             let span = self.span(piece);
             let size = span.dtype().size();
             let (from, bytes) = (span.address().after(piece.first * size), piece.count * size);
             let to = host.base().wrapping_add(piece.at);
-            // SAFETY: the device memory belongs to the op, which is not done; our caller promises the same for the host
-            // memory.
+            // SAFETY: the device memory belongs to the op, which is not done. The caller guarantees that the host
+            // memory is valid.
             self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })?;
         }
         Ok(())
@@ -198,23 +202,23 @@ impl Watched<'_> {
             let size = span.dtype().size();
             let (to, bytes) = (span.address().after(piece.first * size), piece.count * size);
             let from = host.base().wrapping_add(piece.at);
-            // SAFETY: as in `copy_out`.
+            // SAFETY: the same as in `copy_out`.
             self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })?;
         }
         Ok(())
     }
 
-    /// Enqueues a copy of host memory to scratch memory of ours.
+    /// Enqueues a copy from host memory to scratch memory.
     ///
     /// # Safety
-    /// Both have this many bytes there, and nobody uses them until the stream has passed the copy.
+    /// Both places have this many bytes. Until the stream has completed the copy, they are not freed or used.
     pub(super) unsafe fn load(&self, stream: Stream, to: DevicePtr, host: &Host, at: usize, bytes: usize) -> Result {
         let from = host.base().wrapping_add(at);
         // SAFETY: the caller guarantees it.
         self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })
     }
 
-    /// Enqueues a copy of scratch memory to host memory.
+    /// Enqueues a copy from scratch memory to host memory.
     ///
     /// # Safety
     /// The same as for `load`.
@@ -231,22 +235,23 @@ impl Watched<'_> {
         self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })
     }
 
-    /// Enqueues a copy from scratch memory to the place of a piece of the op.
+    /// Enqueues a copy from scratch memory to a piece of the op's tensors.
     pub(super) fn move_to(&self, stream: Stream, piece: &Piece, from: DevicePtr) -> Result {
         let span = self.span(piece);
         let size = span.dtype().size();
         let (to, bytes) = (span.address().after(piece.first * size), piece.count * size);
-        // SAFETY: the op is not done, so its memory is valid, and the scratch memory belongs to the stream.
+        // SAFETY: the op is not done, so its memory is valid. The scratch memory is only used on this stream.
         self.call("copy", |device| unsafe { device.copy(self.index, stream, to, from, bytes) })
     }
 
-    /// Whether the mark is reached.
+    /// Returns whether the event is reached.
     pub(super) fn reached(&self, event: Event) -> Result<bool> {
-        // SAFETY: of this device.
+        // SAFETY: the event belongs to this device.
         self.call("query", |device| unsafe { device.query(self.index, event) })
     }
 
-    /// Waits for an event until the op's deadline, while the backend lives.
+    /// Waits until the event is reached. It is an error if that takes until the op's deadline, or if the backend has
+    /// ended.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
             self.shared.alive()?;
@@ -259,8 +264,8 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// After a failure, waits for a limited time until the device has finished everything that the op gave it. `false`:
-    /// it did not, and may never.
+    /// Waits after a failure until the device has finished all work that the op gave it. Returns `false` if it has not
+    /// finished in a limited time; it may never finish then.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();
@@ -268,15 +273,15 @@ impl Watched<'_> {
         self.drained_by(port, end + let_go(outer.timeout) / 8)
     }
 
-    /// The same, without waiting.
+    /// Returns the same as `drained`, without waiting.
     pub(super) fn drained_now(&self, port: &Port) -> bool {
         self.drained_by(port, Instant::now())
     }
 
     fn drained_by(&self, port: &Port, limit: Instant) -> bool {
         [(port.out, port.outs[0]), (port.back, port.backs[0])].into_iter().all(|(stream, event)| {
-            // If a stream accepts no event, its pending work is unknown. A device error at an event is an end, too:
-            // nothing runs any more.
+            // If an event cannot be recorded on a stream, it is not known whether its work is finished. If the query of
+            // an event returns an error, the device has failed, so no work runs any more.
             let over = || if self.slot.if_open(|| ()) { self.reached(event).or(Ok(true)) } else { Ok(false) };
             self.record(event, stream).is_ok() && poll(limit, over).unwrap_or(false)
         })
@@ -285,7 +290,8 @@ impl Watched<'_> {
     /// Destroys streams and events.
     pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
         let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
-        // SAFETY: made by `port` on this device, nothing runs on them, and they are not used again.
+        // SAFETY: streams and events were made by `port` on this device. No work runs on them, and they are not used
+        // again.
         contain("a device's destroy_event or destroy_stream", || unsafe {
             events.for_each(|event| device.destroy_event(port.index, *event));
             device.destroy_stream(port.index, port.out);

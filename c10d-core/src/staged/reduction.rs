@@ -1,5 +1,5 @@
-//! Reductions on the device (level 1): the CPU backend only moves data. Each rank gets its part of every rank's
-//! elements, reduces them on its device in rank order, and shares the result.
+//! Reductions on the device (level 1), in which the CPU backend only moves data. Each rank gets its part of the
+//! elements of every rank, reduces them on its device in rank order, and sends the result to the ranks that need it.
 
 use super::collective::{enqueue, exchange};
 use super::host::Host;
@@ -13,7 +13,7 @@ use crate::panics::contain;
 use crate::types::{DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
-/// Device memory for the reduction, which is kept between ops.
+/// The device memory in which elements are reduced. It is kept between ops.
 #[derive(Default)]
 pub(super) struct Scratch {
     index: u16,
@@ -21,7 +21,7 @@ pub(super) struct Scratch {
     bytes: usize,
 }
 
-/// Whether the device can reduce this call and the CPU backend can move the data for it.
+/// Returns whether the device can reduce this call and the CPU backend can move the data for it.
 pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     let (shared, call) = (device.shared, &device.slot.call);
     let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && !plan.is_empty()) else {
@@ -37,12 +37,12 @@ pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     device.call("reduction", |runtime| Ok(runtime.reduction().is_some_and(does)))
 }
 
-/// The operation without the scaling.
+/// Returns the operation without scaling: the sum for an average and a premultiplied sum.
 fn summed(reduce: ReduceOp) -> ReduceOp {
     if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
-/// The largest number of rounds: each has two steps, and one step may come before them.
+/// The largest number of rounds. Each round has two steps, and one step may be before the first round.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
 /// The layout of a round's host memory, in bytes, and the number of elements of this rank's part.
@@ -59,13 +59,13 @@ fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
     let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    // The inputs of a list follow each other and have any lengths.
+    // The inputs of a list are one after the other and may have any lengths.
     let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
 }
 
-/// Whether each rank keeps its part of the result.
+/// Returns whether each rank gets only its part of the result.
 fn scatters(shape: Shape) -> bool {
     matches!(shape, Shape::ScatterList | Shape::ScatterFlat | Shape::ScatterFlats)
 }
@@ -114,8 +114,8 @@ pub(super) fn rounds(
             step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
         }
         let base = room(device, scratch, at.all * size)?;
-        // SAFETY: the sizes are those of the received bytes. Host memory and scratch are used again only later on the
-        // same stream, or after its event.
+        // SAFETY: the host memory at `received` and the scratch memory both have this many bytes. Both are used again
+        // only by later work on the same stream, or after the event of this round.
         unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
         if let ReduceOp::PreMulSum(factor) = call.params.reduce {
             scale(device, port.back, Scale::Times(factor), Elements { dtype, count: at.all }, base)?;
@@ -133,7 +133,7 @@ pub(super) fn rounds(
                 device.move_to(port.back, piece, base.after(piece.at - beyond))?;
             }
         } else {
-            // SAFETY: the host memory has room for a part there. It is used when the event is reached.
+            // SAFETY: the host memory has room for a part at `result`. It is read only after the event is reached.
             unsafe { device.unload(port.back, base, host, at.result, at.part * size) }?;
             device.record(port.backs[k % DEPTH], port.back)?;
             device.wait_for(port.backs[k % DEPTH], "a reduction")?;
@@ -145,7 +145,7 @@ pub(super) fn rounds(
             } else {
                 step(1, OpKind::AllGatherInto, &result, &[(0, at.all)])?;
             }
-            // SAFETY: the chunk lies in its host memory, which is used again only after this round.
+            // SAFETY: the pieces are inside the host memory, which is used again only after this round.
             unsafe { device.copy_in(port.back, &chunk.back, host) }?;
         }
         device.record(port.backs[k % DEPTH], port.back)?;
@@ -154,20 +154,21 @@ pub(super) fn rounds(
     Ok(Outcome::default())
 }
 
-/// Zeroes the padding of the last part, so that defined bytes are sent.
+/// Writes zeros into the padding of the last part, so that no uninitialised bytes are sent.
 fn pad(host: &Host, from: usize, to: usize) {
-    // SAFETY: the layout's, which the host memory has; no copy in flight touches it.
+    // SAFETY: the range is inside the layout, which fits into the host memory, and no copy in flight uses it.
     unsafe { host.base().add(from).write_bytes(0, to - from) };
 }
 
-/// Returns `bytes` of device memory. The first round of an op needs the most, so replaced memory is not in use.
+/// Returns the scratch memory, which is replaced if it has fewer than `bytes` bytes. The first round of an op needs the
+/// most bytes, so memory that is replaced is not in use.
 fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
     if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
         return Ok(DevicePtr { base, offset: 0 });
     }
     if let Some(base) = scratch.base.take() {
         device.call("free", |runtime| {
-            // SAFETY: from `allocate`, once; nothing that uses it is in flight.
+            // SAFETY: the memory was returned by `allocate` and is freed once. No work in flight uses it.
             unsafe { runtime.free(scratch.index, base) };
             Ok(())
         })?;
@@ -179,15 +180,15 @@ fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<Dev
 }
 
 impl Scratch {
-    /// Frees the device memory when nothing is in flight any more.
+    /// Frees the device memory. No work may be in flight.
     pub(super) fn close(self, device: &std::sync::Arc<dyn crate::device::DeviceRuntime>) {
         if let Some(base) = self.base {
-            // SAFETY: from `allocate`, once; nothing that uses it is in flight.
+            // SAFETY: the memory was returned by `allocate` and is freed once. No work in flight uses it.
             contain("a device's free", || unsafe { device.free(self.index, base) });
         }
     }
 
-    /// Leaks the memory, since the device may use it forever.
+    /// Leaks the device memory, since the device may use it forever.
     pub(super) fn write_off(&mut self) {
         self.base = None;
     }
@@ -202,16 +203,16 @@ fn reduce(
     with: DevicePtr,
 ) -> Result {
     device.call("reduce", |runtime| match runtime.reduction() {
-        // SAFETY: both places are in the scratch memory, apart from each other.
+        // SAFETY: both places are in the scratch memory and do not overlap.
         Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, elements, acc, with) },
-        None => Err(Error::new(ErrorKind::Device, "the device reduces no more")),
+        None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
     })
 }
 
 fn scale(device: &Watched<'_>, stream: u64, by: Scale, elements: Elements, at: DevicePtr) -> Result {
     device.call("scale", |runtime| match runtime.reduction() {
-        // SAFETY: in the scratch memory.
+        // SAFETY: the place is in the scratch memory.
         Some(reduction) => unsafe { reduction.scale(device.index, stream, by, elements, at) },
-        None => Err(Error::new(ErrorKind::Device, "the device scales no more")),
+        None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
     })
 }

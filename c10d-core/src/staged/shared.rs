@@ -1,4 +1,5 @@
-//! The state that the threads of one staged backend share: its parts, its end, and its ops in flight.
+//! The data that the threads of a staged backend share: device, CPU backend, queues, ops in flight, and the error that
+//! ended it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -21,12 +22,12 @@ pub(super) struct Shared {
     pub(super) cpu: Arc<dyn Backend>,
     pub(super) rank: u32,
     pub(super) world: u32,
-    /// Bytes of the larger side of a round.
+    /// The largest number of bytes of a round, on the larger side (inputs or outputs).
     pub(super) chunk: usize,
     pub(super) collectives: Engine,
     pub(super) messages: Engine,
     pub(super) flight: Mutex<Flight>,
-    /// Signalled when the ops in flight change or the backend dies.
+    /// Signalled when the ops in flight change or the backend ends.
     pub(super) changed: Condvar,
     dead: OnceLock<(Error, Instant)>,
 }
@@ -60,12 +61,12 @@ impl Shared {
         }
     }
 
-    /// The cause that ended the backend, and the time.
+    /// Returns the error that ended the backend, and the time, if it has ended.
     pub(super) fn death(&self) -> Option<&(Error, Instant)> {
         self.dead.get()
     }
 
-    /// The facts that a plan depends on: those of the call, with its counts, and those of the group.
+    /// Returns the properties of the call and the group on which a plan depends.
     pub(super) fn facts<'a>(&self, call: &Call, inputs: &'a [usize], outputs: &'a [usize]) -> CallShape<'a> {
         CallShape {
             op: call.op,
@@ -78,16 +79,16 @@ impl Shared {
         }
     }
 
-    /// Returns an error after the backend's end.
+    /// Returns the error that ended the backend, if it has ended.
     pub(super) fn alive(&self) -> Result {
         self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
     }
 
-    /// Ends the backend and its jobs at the CPU backend with its first cause. It completes no job.
+    /// Ends the backend and its steps at the CPU backend. Only the first cause is used. It does not complete jobs.
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
-            // The lock ensures that no thread is between its check and its wait.
+            // The lock is taken so that no thread is between its check and its wait.
             drop(self.flight.lock());
             self.changed.notify_all();
             self.collectives.rouse();
@@ -95,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Counts an op as in flight; the first one starts the watchdog.
+    /// Adds an op to those in flight. The first op starts the watchdog.
     pub(super) fn enter(self: &Arc<Self>, slot: &Arc<Slot>) -> Result {
         let mut flight = self.flight.lock();
         if !flight.has_watchdog {
@@ -109,32 +110,33 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes an op that is done.
+    /// Removes an op that is done from those in flight.
     pub(super) fn leave(&self, slot: &Arc<Slot>) {
         self.flight.lock().slots.retain(|s| !Arc::ptr_eq(s, slot));
         self.changed.notify_all();
     }
 
-    /// The thread that runs an op.
+    /// Returns the queue of the thread that runs an op.
     pub(super) fn engine(&self, slot: &Slot) -> &Engine {
         if slot.call.op.is_p2p() { &self.messages } else { &self.collectives }
     }
 
-    /// The name of an op's device in errors.
+    /// Returns the name of an op's device in errors.
     pub(super) fn device_of(&self, slot: &Slot) -> String {
         let span = slot.call.outputs.first().or(slot.call.inputs.first());
         let name = || caught(|| self.device.name().to_owned()).unwrap_or_else(|_| "?".to_owned());
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// The collective for which this one waits, if it is at the CPU backend.
+    /// Returns the op and number of the collective that is at the CPU backend, for which a collective that is late
+    /// waits.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;
         (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
     }
 
-    /// Why an op is not done although its time is over.
+    /// Returns the error of an op that is not done in time: it says what the op waits for.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
         let error = match self.engine(slot).doing() {
@@ -145,14 +147,17 @@ impl Shared {
                 Error::new(ErrorKind::Device, what)
             }
             None if slot.at_cpu() => {
-                let what =
-                    format!("backend {} did not give the staged op back in time: a defect of it", self.cpu.name());
+                let what = format!(
+                    "backend {} did not complete a step of the staged op in time; this is a bug in that \
+                        backend",
+                    self.cpu.name()
+                );
                 Error::new(ErrorKind::Internal, what)
             }
             None => {
                 let what = match self.in_front(slot) {
-                    Some((op, seq)) => format!("{op} seq {seq}, which comes first, still waits for other ranks"),
-                    None => format!("device {device} did not get through with its work in time"),
+                    Some((op, seq)) => format!("it waits for {op} seq {seq}, which still waits for other ranks"),
+                    None => format!("device {device} did not finish its work in time"),
                 };
                 Error::new(ErrorKind::Timeout, what)
             }

@@ -1,4 +1,4 @@
-//! An op in the pipeline: what it is, and who may still complete it.
+//! An op in the pipeline, and the right to complete it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::options::Params;
 use crate::types::DType;
 use crate::{Error, Result};
 
-/// A copy of the request's facts, so that nobody reads the request when its job may be gone.
+/// A copy of the fields of a request, which can be read after the job was completed.
 pub(super) struct Call {
     pub(super) op: OpKind,
     pub(super) params: Params,
@@ -22,12 +22,13 @@ pub(super) struct Call {
     pub(super) output_row: usize,
     pub(super) stream: u64,
     pub(super) outer: Outer,
-    /// Whether the op owns the device memory.
+    /// Whether the op owns its buffers.
     pub(super) owns: bool,
 }
 
 impl Call {
-    /// The elements of each input and output, or of each rank's block if one tensor has blocks for all ranks.
+    /// Returns the number of elements of each input and of each output. If one tensor has blocks for all ranks, it is
+    /// the number of elements of each block.
     pub(super) fn counts(&self, world: usize) -> (Vec<usize>, Vec<usize>) {
         let counts = |spans: &[Span], splits: &[usize]| match (spans, self.op.row().shape) {
             ([tensor], Shape::ExchangeFlat) if splits.is_empty() => vec![tensor.count() / world; world],
@@ -53,22 +54,22 @@ struct SlotState {
     ask: Ask,
 }
 
-/// Whether somebody wants to cancel the op.
+/// The state of a request to cancel the op.
 enum Ask {
     Nobody,
     Asked,
-    /// The answer: the job, or `None` if it is too late.
+    /// The request was answered: with the job, or with `None` if it is too late.
     Answered(Result<Option<Job>>),
 }
 
-/// What the device may still do with the op's memory after the op is given up.
+/// Which memory of the op the device may still use after the op was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Nothing: it was given no memory.
+    /// None: the device was given no memory.
     Nothing,
-    /// It has memory that stays valid until the op is done.
+    /// Memory that stays valid only until the op is done.
     Borrowed,
-    /// It has memory that stays valid until it is released.
+    /// Memory that stays valid until it is released.
     Retained,
 }
 
@@ -91,22 +92,23 @@ impl Slot {
         Slot { id, call, at_cpu: AtomicBool::new(false), state, answered: Condvar::new() }
     }
 
-    /// Records which memory the device is about to get.
+    /// Records which memory the device gets next.
     pub(super) fn hold(&self, hold: Hold) {
         self.state.lock().hold = hold;
     }
 
-    /// Whether the CPU backend has a step of the op.
+    /// Returns whether a step of the op is at the CPU backend.
     pub(super) fn at_cpu(&self) -> bool {
         self.at_cpu.load(Ordering::Relaxed)
     }
 
-    /// Records whether the CPU backend has a step of the op.
+    /// Records whether a step of the op is at the CPU backend.
     pub(super) fn set_at_cpu(&self, yes: bool) {
         self.at_cpu.store(yes, Ordering::Relaxed);
     }
 
-    /// Runs `begin` unless the op was given up. The op cannot be given up meanwhile. `false`: it was given up.
+    /// Runs `begin`, unless the op was completed or given up; then it returns `false`. The op cannot be given up while
+    /// `begin` runs.
     pub(super) fn if_open(&self, begin: impl FnOnce()) -> bool {
         let state = self.state.lock();
         let open = state.job.is_some();
@@ -116,7 +118,7 @@ impl Slot {
         open
     }
 
-    /// Asks for the op.
+    /// Requests that the op is cancelled.
     pub(super) fn ask(&self) {
         let mut state = self.state.lock();
         state.ask = if state.job.is_some() { Ask::Asked } else { Ask::Answered(Ok(None)) };
@@ -126,13 +128,13 @@ impl Slot {
         matches!(self.state.lock().ask, Ask::Asked)
     }
 
-    /// Answers the request: an error, or that it is too late.
+    /// Answers the request with an error, or with "too late".
     pub(super) fn refuse(&self, why: Result) {
         self.answer(&mut self.state.lock(), why.map(|()| None));
     }
 
-    /// Answers the request with the job. If nobody waits for the answer any more, it ends the op as cancelled. The
-    /// device has finished with the memory.
+    /// Answers the request with the job. If no thread waits for the answer any more, it ends the op as cancelled. The
+    /// device must have finished with the memory.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();
         let job = state.job.take();
@@ -144,7 +146,7 @@ impl Slot {
         }
     }
 
-    /// Waits for the answer. Without one by `until`, the result is as if it were too late.
+    /// Waits for the answer. If there is none by `until`, it returns `None`, the same as for "too late".
     pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
         let mut state = self.state.lock();
         while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}
@@ -161,13 +163,13 @@ impl Slot {
         }
     }
 
-    /// Takes the job to end it. A request for it then comes too late.
+    /// Takes the job, to end it. A request to cancel it is answered with "too late".
     fn take(&self, state: &mut SlotState) -> Option<Job> {
         self.answer(state, Ok(None));
         state.job.take()
     }
 
-    /// Completes the op if nobody has. The device has finished with its memory.
+    /// Completes the op, unless that was done before. The device must have finished with its memory.
     pub(super) fn finish(&self, result: Result<Outcome>) {
         let job = self.take(&mut self.state.lock());
         if let Some(job) = job {
@@ -175,8 +177,8 @@ impl Slot {
         }
     }
 
-    /// Completes the op with an error although the device may still use its memory. It does nothing and returns `false`
-    /// if that memory is borrowed and could not be retained.
+    /// Completes the op with an error although the device may still use its memory. If the memory is borrowed and could
+    /// not be retained, it does nothing and returns `false`.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

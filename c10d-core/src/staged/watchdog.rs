@@ -1,4 +1,4 @@
-//! The watchdog: it ends ops whose thread does not finish in time.
+//! The watchdog, which ends ops whose thread does not finish in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +7,12 @@ use super::Slot;
 use super::shared::Shared;
 use crate::backend::let_go;
 
-/// The interval after which an op that could not be given up is tried again.
+/// The interval between two attempts to give up an op.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// The time by which an op must be done: its deadline, or the backend's end, plus a part of the time that a backend may
-/// take to release a job. The CPU backend, which watches the deadline itself, has a larger part.
+/// Returns the time at which the watchdog ends an op: the op's deadline, or the backend's end if that is earlier, plus
+/// a part of the time that a backend may keep a job. While the op is at the CPU backend, which watches the deadline
+/// itself, the part is larger.
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));
@@ -19,7 +20,7 @@ fn limit(shared: &Shared, slot: &Slot) -> Instant {
     end + let_go(timeout) * eighths / 8
 }
 
-/// Watches until the backend is closed and nothing is in flight.
+/// Watches until the backend is closed and no op is in flight.
 pub(super) fn watch(shared: &Arc<Shared>) {
     let mut flight = shared.flight.lock();
     loop {
@@ -48,7 +49,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     }
 }
 
-/// Gives an op up. `false`: that is not possible, and the op can only be waited for.
+/// Gives up an op. Returns `false` if that is not possible, because its memory is borrowed and could not be retained.
 fn end(shared: &Shared, slot: &Arc<Slot>) -> bool {
     let error = match shared.death() {
         Some((cause, _)) => cause.clone(),

@@ -27,12 +27,12 @@ struct Shared {
 }
 
 impl HashStore {
-    /// An empty store.
+    /// Makes an empty store.
     pub fn new() -> HashStore {
         HashStore::default()
     }
 
-    /// The map. In a forked child it is a copy that no other rank sees.
+    /// Returns the map. It is an error in a forked child, whose map is a copy that no other rank sees.
     fn map(&self) -> Result<MutexGuard<'_, HashMap<String, Vec<u8>>>> {
         self.1.check("the store")?;
         Ok(self.0.map.lock())

@@ -1,4 +1,4 @@
-//! The key-value store through which ranks find each other.
+//! The key–value store through which ranks find each other.
 
 mod hash;
 mod prefix;
@@ -12,9 +12,9 @@ use crate::Result;
 
 /// A key–value store that all ranks share. Its semantics are those of PyTorch's TCPStore.
 ///
-/// Every method takes a deadline and returns by it or a little later, even if the server does not answer. After the
-/// deadline the error is [`ErrorKind::Store`](crate::ErrorKind::Store) and names the keys. It can be used from several
-/// threads at once.
+/// Every method takes a deadline and returns by it or a little later, even if the server does not answer. The error is
+/// then an [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. A store can be used from several threads
+/// at once.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` to `value`.
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
@@ -22,8 +22,8 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>>;
     /// Waits until all keys exist.
     fn wait(&self, keys: &[&str], deadline: Instant) -> Result;
-    /// Adds `delta` to the decimal number of `key` (0 if the key does not exist), and returns the sum. Overflow, and a
-    /// value that is not a number, are errors.
+    /// Adds `delta` to the decimal number that is the value of `key` (0 if the key does not exist), and returns the
+    /// sum. If the sum overflows, or the value is not a number, it returns an error.
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64>;
     /// Sets `key` to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
     /// Returns the value that is stored afterwards. For a key that does not exist and a non-empty `expected`, it stores
@@ -31,27 +31,27 @@ pub trait Store: Send + Sync + 'static {
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>>;
     /// Appends to the value of `key`, which is empty if the key does not exist.
     fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
-    /// Whether all keys exist now.
+    /// Returns whether all keys exist now.
     fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool>;
     /// Deletes `key`. Returns whether it existed.
     fn delete(&self, key: &str, deadline: Instant) -> Result<bool>;
-    /// The number of keys of the whole store.
+    /// Returns the number of keys of the whole store.
     fn num_keys(&self, deadline: Instant) -> Result<u64>;
     /// Waits until all keys exist, then returns their values in order.
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>>;
-    /// Sets all pairs.
+    /// Sets each key to its value.
     fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result;
 }
 
-/// The longest wait, about thirty years, since the clock cannot express every time.
+/// The longest wait, about thirty years. It is limited since an `Instant` cannot express every time.
 pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
 
-/// `now + timeout`, limited to about thirty years.
+/// Returns the time `timeout` from now, at most about thirty years from now.
 pub fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOREVER)
 }
 
-/// The sum that [`Store::add`] stores for a key with this value, or what is wrong with the value.
+/// Returns the sum that [`Store::add`] stores for a key with this value, or what is wrong with the value.
 pub fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, &'static str> {
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse::<i64>().ok();
     let old = value.map_or(Some(0), number).ok_or("its value is not a decimal number")?;

@@ -1,4 +1,4 @@
-//! A part of another store.
+//! A store that is a part of another store.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Store;
 use crate::Result;
 
-/// A view of another store in which every key is `prefix/key`. Nests as PyTorch's PrefixStore does.
+/// A view of another store in which every key is `prefix/key`. Prefixes nest as in PyTorch's PrefixStore.
 #[derive(Clone)]
 pub struct PrefixStore {
     prefix: String,
@@ -14,7 +14,7 @@ pub struct PrefixStore {
 }
 
 impl PrefixStore {
-    /// The part of `inner` under `prefix`.
+    /// Makes a view of `inner` whose keys begin with `prefix/`.
     pub fn new(prefix: impl Into<String>, inner: Arc<dyn Store>) -> PrefixStore {
         PrefixStore { prefix: prefix.into(), inner }
     }

@@ -1,4 +1,4 @@
-//! Devices. The codes of their kinds are those of DLPack.
+//! Devices. The codes of their kinds are the device type codes of DLPack.
 
 use super::{DispatchKey, vendor};
 
@@ -15,7 +15,7 @@ pub enum DeviceKind {
     PrivateUse1 = 12,
 }
 
-/// Where a span lives: kind, vendor (PrivateUse1 only; 0 is the default slot) and index.
+/// The device whose memory a span is in: kind, vendor (PrivateUse1 only; 0 is the default slot) and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Device {
@@ -28,34 +28,35 @@ impl Device {
     /// The host.
     pub const CPU: Device = Device { kind: DeviceKind::Cpu, vendor: 0, index: 0 };
 
-    /// CUDA device `index`.
+    /// Returns CUDA device `index`.
     pub const fn cuda(index: u16) -> Device {
         Device { kind: DeviceKind::Cuda, vendor: 0, index }
     }
 
-    /// Device `index` of a vendor's accelerator; `vendor` is the slot that the vendor's crate was given (0 = default).
+    /// Returns device `index` of a vendor's accelerator. `vendor` is the slot that [`vendor`](super::vendor()) gave to
+    /// the vendor's crate (0 = default).
     pub const fn private(vendor: u8, index: u16) -> Device {
         Device { kind: DeviceKind::PrivateUse1, vendor, index }
     }
 
-    /// The kind.
+    /// Returns the kind of the device.
     #[inline]
     pub const fn kind(self) -> DeviceKind {
         self.kind
     }
 
-    /// The vendor's slot; 0 except on PrivateUse1.
+    /// Returns the vendor's slot, which is 0 for all kinds but PrivateUse1.
     #[inline]
     pub const fn vendor(self) -> u8 {
         self.vendor
     }
 
-    /// The index among the devices of that kind.
+    /// Returns the index among the devices of the same kind and vendor.
     pub const fn index(self) -> u16 {
         self.index
     }
 
-    /// The dispatch key of a dense buffer on this device.
+    /// Returns the dispatch key of a dense buffer on this device.
     #[inline]
     pub const fn key(self) -> DispatchKey {
         match self.kind {

@@ -3,12 +3,14 @@
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
-/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, as PyTorch's `float8_e4m3fn`). Moved, never reduced.
+/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, as PyTorch's `float8_e4m3fn`). Ops can move such
+/// elements but not reduce them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct F8E4M3(pub u8);
 
-/// An 8-bit float with 5 exponent and 2 mantissa bits (PyTorch's `float8_e5m2`). Moved, never reduced.
+/// An 8-bit float with 5 exponent and 2 mantissa bits (PyTorch's `float8_e5m2`). Ops can move such elements but not
+/// reduce them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct F8E5M2(pub u8);
@@ -21,13 +23,13 @@ mod sealed {
 ///
 /// The trait is sealed: there is one element type for each [`DType`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no element type of collectives",
-    label = "no element type",
+    message = "`{Self}` is not an element type of collectives",
+    label = "not an element type",
     note = "element types are `u8` to `u64`, `i8` to `i64`, `f32`, `f64`, `bool`, `half::f16`, `half::bf16`, `num_complex::Complex` of `f32` or `f64`, and 8-bit floats",
     note = "send `usize` as `u64`, `isize` as `i64`, and structs through `c10d::plain`"
 )]
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
-    /// The element type's code.
+    /// The [`DType`] of this Rust type.
     const DTYPE: DType;
 }
 
@@ -63,7 +65,8 @@ struct Row {
     dlpack: u8,
 }
 
-/// Which reductions are defined; see [`ReduceOp::defined`](super::ReduceOp::defined).
+/// The classes of element types. The class determines which reductions are defined on a type; see
+/// [`ReduceOp::defined`](super::ReduceOp::defined).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Integer,
@@ -73,7 +76,7 @@ pub(super) enum Class {
     Opaque,
 }
 
-// The type, its Rust type, its name, which reductions it has, and the code of its `DLDataType`.
+// Each row: the variant, its Rust type, its name, its class, and the code of its `DLDataType`.
 dtypes! {
     /// `u8`
     U8 u8, "u8", Integer, 1;
@@ -112,24 +115,24 @@ dtypes! {
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Returns the size of one element in bytes.
     #[inline]
     pub const fn size(self) -> usize {
         Self::ROWS[self as usize].size
     }
 
-    /// The name that tables, errors and the command line use, e.g. `bf16`.
+    /// Returns the name that tables, errors and the command line use, e.g. `bf16`.
     pub const fn name(self) -> &'static str {
         Self::ROWS[self as usize].name
     }
 
-    /// Bytes to which an element in host memory is aligned.
+    /// Returns the alignment, in bytes, of an element in host memory.
     #[inline]
     pub const fn align(self) -> usize {
         Self::ROWS[self as usize].align
     }
 
-    /// Code and bits of its `DLDataType` in DLPack; the lanes are 1.
+    /// Returns the code and the number of bits of the type's `DLDataType` in DLPack. The number of lanes is 1.
     pub const fn dlpack(self) -> (u8, u8) {
         let row = &Self::ROWS[self as usize];
         (row.dlpack, 8 * row.size as u8)
@@ -139,12 +142,12 @@ impl DType {
         Self::ROWS[self as usize].class
     }
 
-    /// The element type of this code, if there is one.
+    /// Returns the element type with this code, if there is one.
     pub fn from_code(code: u8) -> Option<DType> {
         Self::ALL.get(code as usize).copied()
     }
 
-    /// The element type of this name (as [`DType::name`] gives it).
+    /// Returns the element type with this name (see [`DType::name`]), if there is one.
     pub fn from_name(name: &str) -> Option<DType> {
         Self::ALL.iter().copied().find(|d| d.name() == name)
     }
@@ -166,7 +169,7 @@ impl DTypeSet {
     /// Every element type.
     pub const ALL: DTypeSet = DTypeSet((1 << DType::ALL.len()) - 1);
 
-    /// The set of the listed types.
+    /// Returns the set of the listed types.
     pub const fn of(list: &[DType]) -> DTypeSet {
         let (mut bits, mut i) = (0, 0);
         while i < list.len() {
@@ -176,13 +179,13 @@ impl DTypeSet {
         DTypeSet(bits)
     }
 
-    /// Whether the set has this type.
+    /// Returns whether the set has this type.
     #[inline]
     pub const fn contains(self, d: DType) -> bool {
         self.0 & (1 << d as u32) != 0
     }
 
-    /// The types of the set, in code order.
+    /// Returns the types of the set, in the order of their codes.
     pub fn iter(self) -> impl Iterator<Item = DType> {
         DType::ALL.iter().copied().filter(move |d| self.contains(*d))
     }

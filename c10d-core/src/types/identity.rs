@@ -1,10 +1,9 @@
-//! Names of a program's own element types and operations, which ranks compare.
+//! Names of a program's own element types and operations. Ranks compare them through fingerprints.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The names that this process has used. Each is at the first free slot from the one that its hash gives; a slot is
-/// filled once.
+/// The names that this process has used: a hash table with linear probing. A slot is filled once and never changes.
 static NAMES: [OnceLock<Name>; 1024] = [const { OnceLock::new() }; 1024];
 
 #[derive(Debug, PartialEq)]
@@ -16,14 +15,15 @@ struct Name {
 }
 
 /// The identity of an element type that is not a [`DType`](super::DType), and of the operation that reduces it, if
-/// there is one. Such elements travel as bytes. Ranks with different identities get a
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`, which has both names if this process has used both.
+/// there is one. Such elements are sent as bytes. If the identities of two ranks differ, each gets a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error has both names if the reporting process has used both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u16);
 
 impl Identity {
-    /// The identity of the type `of` with elements of `bytes` bytes (not 0), reduced by the operation `by`, which is
-    /// empty for calls that only move. `None` if the process has used 1024 names already.
+    /// Returns the identity of the type `of` with elements of `bytes` bytes, reduced by the operation `by`, which is
+    /// empty for calls that only move data. `None` if `bytes` is 0 or more than `u32::MAX`, or if the process has used
+    /// 1024 other names already.
     pub fn new(of: &'static str, bytes: usize, by: &'static str) -> Option<Identity> {
         let hash = hash(of, bytes, by);
         let name = Name { of, by, bytes: u32::try_from(bytes).ok().filter(|n| *n > 0)?, hash };
@@ -33,13 +33,13 @@ impl Identity {
         })
     }
 
-    /// The identity of this hash, if this process has used it.
+    /// Returns the identity with this hash, if this process has used it.
     pub(crate) fn of_hash(hash: u32) -> Option<Identity> {
         let at = NAMES.iter().position(|name| name.get().is_some_and(|name| name.hash == hash))?;
         Some(Identity(at as u16 + 1))
     }
 
-    /// The form in a span: 0 is none.
+    /// Returns the code of an identity in a span. 0 means no identity.
     pub(crate) fn code(of: Option<Identity>) -> u16 {
         of.map_or(0, |identity| identity.0)
     }
@@ -53,12 +53,12 @@ impl Identity {
         NAMES.get(usize::from(self.0).wrapping_sub(1)).and_then(OnceLock::get)
     }
 
-    /// Bytes of an element.
+    /// Returns the size of an element in bytes.
     pub fn bytes(self) -> usize {
         self.name().map_or(1, |name| name.bytes as usize)
     }
 
-    /// The hash that ranks compare. It is the same in all processes and never 0.
+    /// Returns the hash that ranks compare. It is the same in all processes and never 0.
     pub(crate) fn hash(self) -> u32 {
         self.name().map_or(0, |name| name.hash)
     }
@@ -80,7 +80,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// FNV-1a of the facts on which the ranks must agree.
+/// Returns the FNV-1a hash of the type's name, its size and the operation's name. The result is never 0.
 fn hash(of: &str, bytes: usize, by: &str) -> u32 {
     let size = (bytes as u64).to_le_bytes();
     let all = of.bytes().chain([0]).chain(by.bytes()).chain([0]).chain(size);

@@ -26,7 +26,7 @@ impl DispatchKey {
         DispatchKey::SparseCuda,
     ];
 
-    /// c10d's name of the key.
+    /// Returns the name that c10d has for the key.
     pub const fn name(self) -> &'static str {
         match self {
             DispatchKey::Cpu => "CPU",
@@ -37,7 +37,7 @@ impl DispatchKey {
         }
     }
 
-    /// The key of a dense buffer on the same device; a dense key is its own.
+    /// Returns the key of a dense buffer on the same device. For a dense key that is the key itself.
     pub const fn dense(self) -> DispatchKey {
         match self {
             DispatchKey::SparseCpu => DispatchKey::Cpu,
@@ -46,12 +46,12 @@ impl DispatchKey {
         }
     }
 
-    /// Whether the key is for sparse tensors.
+    /// Returns whether the key is for sparse tensors.
     pub const fn is_sparse(self) -> bool {
         matches!(self, DispatchKey::SparseCpu | DispatchKey::SparseCuda)
     }
 
-    /// The name of the device in a backend map (`"cpu:gloo-like"`).
+    /// Returns the word for the key's device in a backend map: `cpu` in `"cpu:gloo-like"`.
     pub const fn device_word(self) -> &'static str {
         match self.dense() {
             DispatchKey::Cpu => "cpu",
@@ -79,17 +79,17 @@ impl KeySet {
     /// Only host memory.
     pub const CPU_ONLY: KeySet = KeySet(0b0_0001);
 
-    /// Whether the set has this key.
+    /// Returns whether the set has this key.
     pub const fn contains(self, key: DispatchKey) -> bool {
         self.0 & (1 << key as u8) != 0
     }
 
-    /// How many keys the set has.
+    /// Returns the number of keys in the set.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    /// Whether the set has no key.
+    /// Returns whether the set has no key.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }

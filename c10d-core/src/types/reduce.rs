@@ -3,7 +3,7 @@
 use super::dtype::Class;
 use super::{DType, DTypeSet};
 
-/// The operation that combines the values of ranks. The codes are those of c10d.
+/// The operation that combines the values of ranks. The codes are the same as in c10d.
 ///
 /// Not every operation is defined on every type, see [`ReduceOp::is_defined_on`]. Integer sums and products wrap. NaN
 /// propagates through min and max. f16 and bf16 are accumulated in f32. On `bool`, sum and max are "or", product and
@@ -17,9 +17,9 @@ pub enum ReduceOp {
     Avg,
     /// The product.
     Product,
-    /// The smallest value; NaN if any rank has one.
+    /// The smallest value; NaN if any rank has NaN.
     Min,
-    /// The largest value; NaN if any rank has one.
+    /// The largest value; NaN if any rank has NaN.
     Max,
     /// Bitwise and. Integers and bool.
     Band,
@@ -27,17 +27,17 @@ pub enum ReduceOp {
     Bor,
     /// Bitwise exclusive or. Integers and bool.
     Bxor,
-    /// Each rank's value times this factor (the same on all ranks), then the sum. Floats and complex only.
+    /// The sum of each rank's value times this factor, which must be the same on all ranks. Floats and complex only.
     PreMulSum(f64),
 }
 
 impl ReduceOp {
-    /// The number of operations; every [`ReduceOp::code`] is below it.
+    /// The number of operations. Every [`ReduceOp::code`] is less than this number.
     pub const COUNT: usize = 9;
     const NAMES: [&'static str; Self::COUNT] =
         ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"];
 
-    /// c10d's code, 0 to 8.
+    /// Returns the code of the operation in c10d, 0 to 8.
     #[inline]
     pub const fn code(self) -> u8 {
         match self {
@@ -53,30 +53,30 @@ impl ReduceOp {
         }
     }
 
-    /// The operation of this code. Only `PreMulSum` uses `factor`.
+    /// Returns the operation with this code, if there is one. Only `PreMulSum` uses `factor`.
     pub fn from_code(code: u8, factor: f64) -> Option<ReduceOp> {
         use ReduceOp::*;
         [Sum, Avg, Product, Min, Max, Band, Bor, Bxor, PreMulSum(factor)].get(code as usize).copied()
     }
 
-    /// The operation of this name (as [`ReduceOp::name`] gives it); `premul_sum` gets the factor 1.
+    /// Returns the operation with this name (see [`ReduceOp::name`]), if there is one. `premul_sum` gets the factor 1.
     pub fn from_name(name: &str) -> Option<ReduceOp> {
         let code = Self::NAMES.iter().position(|n| *n == name)?;
         Self::from_code(code as u8, 1.0)
     }
 
-    /// The name that tables, errors and the command line use.
+    /// Returns the name that tables, errors and the command line use.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self.code() as usize]
     }
 
-    /// The name of a code, for errors about what a peer sent.
+    /// Returns the name of the operation with this code, or `unknown`. It is for errors about a code that a peer sent.
     pub fn name_of(code: u8) -> &'static str {
         Self::NAMES.get(code as usize).copied().unwrap_or("unknown")
     }
 
-    /// Whether this operation is defined on this type. If it is not, every call ends with `InvalidArgument` on every
-    /// rank before any byte is sent.
+    /// Returns whether this operation is defined on this type. If it is not, a call with both ends with
+    /// `InvalidArgument` on every rank before any byte is sent.
     #[inline]
     pub const fn is_defined_on(self, dtype: DType) -> bool {
         Self::DEFINED[self.code() as usize].contains(dtype)
@@ -92,7 +92,7 @@ impl ReduceOp {
         table
     };
 
-    /// The types on which the operation of this code is defined.
+    /// Returns the types on which the operation with this code is defined.
     pub const fn defined(code: u8) -> DTypeSet {
         let mut bits: [DType; DType::ALL.len()] = [DType::U8; DType::ALL.len()];
         let (mut i, mut n) = (0, 0);
@@ -113,7 +113,7 @@ impl ReduceOp {
             }
             i += 1;
         }
-        // Unused places repeat the first entry, so the set is exact as long as it is not empty.
+        // The unused entries of the array repeat the first one, which does not change the set.
         while any && n < bits.len() {
             bits[n] = bits[0];
             n += 1;

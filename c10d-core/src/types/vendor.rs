@@ -4,12 +4,13 @@ use std::sync::OnceLock;
 
 use crate::sync::Mutex;
 
-/// The name at `i` has slot `i + 1`.
+/// The vendors' names. The name at index `i` has slot `i + 1`.
 static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 static DEFAULT: OnceLock<String> = OnceLock::new();
 
-/// The slot of a vendor's devices in this process. It is the same at every call with this name. Slot 0 is the default
-/// slot, which belongs to the backend that a group has for PrivateUse1; the 256th and later names get it, too.
+/// Returns the slot of a vendor's devices in this process: the same slot at every call with this name. Slot 0 is the
+/// default slot, which belongs to the backend that a group has for PrivateUse1. The 256th and later names get slot 0,
+/// too.
 pub fn vendor(name: &str) -> u8 {
     let mut vendors = VENDORS.lock();
     let at = vendors.iter().position(|v| *v == name).unwrap_or_else(|| {
@@ -21,14 +22,14 @@ pub fn vendor(name: &str) -> u8 {
     u8::try_from(at.wrapping_add(1)).unwrap_or(0)
 }
 
-/// The vendor that has this slot.
+/// Returns the name of the vendor that has this slot, if there is one.
 pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
     let at = usize::from(slot).checked_sub(1)?;
     VENDORS.lock().get(at).copied()
 }
 
-/// Gives the default slot another name, once. The same name again is no error. The error says why the name is not
-/// accepted.
+/// Gives the default slot another name. This is possible once; a second call with the same name does nothing. The error
+/// says why the name is not accepted.
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {
@@ -40,10 +41,10 @@ pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     if now == name {
         return Ok(());
     }
-    Err(format!("PrivateUse1 is called {now:?} in this process already; it is renamed once"))
+    Err(format!("PrivateUse1 is called {now:?} in this process already; it can be renamed only once"))
 }
 
-/// The name of the default slot.
+/// Returns the name of the default slot.
 pub(crate) fn private_use1_name() -> &'static str {
     DEFAULT.get().map_or("privateuse1", String::as_str)
 }

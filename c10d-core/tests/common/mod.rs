@@ -1,4 +1,4 @@
-//! Backends for tests, made of a closure.
+//! Backends for tests, whose behaviour is a closure.
 #![allow(unsafe_code, dead_code, unreachable_pub)]
 
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ pub struct Puppet {
     lost: Arc<Mutex<Vec<u32>>>,
 }
 
-// SAFETY: the tests' functions complete jobs correctly, or show what happens otherwise; none uses memory after
-// completion.
+// SAFETY: the closures of the tests do not use a job's memory after its completion. Some keep a job too long on
+// purpose, to test what core does then.
 unsafe impl Backend for Puppet {
     fn name(&self) -> &'static str {
         self.name
@@ -68,7 +68,7 @@ impl Puppet {
         self.cancel = Some(Box::new(cancel));
         self
     }
-    /// The ranks that it reports as gone.
+    /// Sets the ranks that the backend reports as gone.
     pub fn losing(mut self, lost: &Arc<Mutex<Vec<u32>>>) -> Puppet {
         self.lost = lost.clone();
         self
@@ -79,7 +79,7 @@ impl Puppet {
     }
 }
 
-/// A provider that lives as long as the program, as those of plugins do.
+/// Makes a provider that lives as long as the program, like the provider of a plugin.
 pub fn provider(
     source: &'static str,
     name: &'static str,
@@ -93,19 +93,19 @@ pub fn provider(
 
 pub const DENSE: &[DispatchKey] = &[DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1];
 
-/// A builder of groups whose backend is this puppet, one per group and rank.
+/// Makes a builder of groups whose backends are made by `make`.
 pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> Builder {
     let provider = provider("tests", "puppet", DENSE, move |init| Ok(Arc::new(make(init))));
     Builder::new().providers(&[provider]).timeout(Duration::from_secs(10))
 }
 
-/// A group of one rank over this puppet.
+/// Makes a group of one rank with this backend.
 pub fn group(puppet: Puppet) -> ProcessGroup {
     let puppet = Mutex::new(Some(puppet));
     builder(move |_| puppet.lock().unwrap().take().expect("one group")).build().unwrap()
 }
 
-/// Fails the test if it takes longer than any successful run could.
+/// Runs `body`, and fails the test if that takes longer than any successful run could.
 pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let out = body();
@@ -113,7 +113,7 @@ pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     out
 }
 
-/// Runs a future on a thread, without a runtime.
+/// Runs a future on the current thread, without a runtime.
 pub fn block_on<F: std::future::Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {

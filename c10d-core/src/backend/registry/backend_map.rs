@@ -1,15 +1,17 @@
-//! The backend map: which backend the user wants for which device.
+//! Backend maps, by which the user chooses the backend of each device.
 
 use crate::types::DispatchKey;
 use crate::types::private_use1_name;
 use crate::{Error, Result};
 
-/// Which backend serves which device. The text is a list such as `"cpu:gloo-like,cuda:nccl"`, one name for every device
-/// that this backend can serve, or empty for the preferred backend of each device.
+/// The choice of the backend for each device. As text it is a list such as `"cpu:gloo-like,cuda:nccl"`, or one name of
+/// a backend, which then serves every device that it can serve, or empty, which means the preferred backend of each
+/// device.
 ///
 /// The devices are `cpu`, `cuda`, `privateuse1` (the default slot, which
 /// [`rename_private_use1`](crate::device::rename_private_use1) may have given another name) and the names of vendors'
-/// devices. A backend for the CPU may be named for another device, too: then buffers are staged through host memory.
+/// devices. A backend for the CPU may be named for another device, too. The buffers of that device are then staged
+/// through host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,
@@ -38,10 +40,10 @@ impl std::str::FromStr for BackendMap {
             if device.is_empty() || name.is_empty() || name.contains(':') {
                 return Err(bad(text, &format!("{part:?} is not a device and a backend")));
             }
-            // The default slot has one name on the wire, whatever it is called here.
+            // Ranks may have different names for the default slot, so the map has the standard name.
             let word = if device == private_use1_name() { DispatchKey::PrivateUse1.device_word() } else { device };
             if map.entries.iter().any(|(d, _)| d == word) {
-                return Err(bad(text, &format!("{device:?} comes twice")));
+                return Err(bad(text, &format!("{device:?} is listed twice")));
             }
             map.entries.push((word.to_owned(), name.to_owned()));
         }
@@ -54,7 +56,7 @@ fn bad(text: &str, why: &str) -> Error {
 }
 
 impl BackendMap {
-    /// The name that the map has for this device.
+    /// Returns the entry of the map for this device.
     pub(crate) fn name(&self, word: &str) -> Named<'_> {
         match self.entries.iter().find(|(d, _)| d == word) {
             Some((_, name)) => Named::For(name),
@@ -63,12 +65,12 @@ impl BackendMap {
         }
     }
 
-    /// Every name that the map mentions, so that a misspelt one is noticed.
+    /// Returns every name of a backend in the map, so that a misspelt name can be reported.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.one.iter().chain(self.entries.iter().map(|(_, n)| n)).map(String::as_str)
     }
 
-    /// Every device that the map mentions.
+    /// Returns every device in the map.
     pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(d, _)| d.as_str())
     }
@@ -81,9 +83,9 @@ pub(crate) enum Named<'a> {
     For(&'a str),
     /// This backend for every device that it can serve.
     All(&'a str),
-    /// The map is empty: the preferred backend.
+    /// The preferred backend, since the map is empty.
     Any,
-    /// The map has entries for other devices, but not for this one.
+    /// No backend, since the map has entries for other devices, but not for this one.
     No,
 }
 

@@ -1,4 +1,4 @@
-//! The registry of one program: it joins all providers and checks them for contradictions.
+//! The registry of a program, which contains the registrations of all providers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct TableRow {
     pub op: OpKind,
     /// The key.
     pub key: DispatchKey,
-    /// The crate of its kernel.
+    /// The crate of the kernel.
     pub source: Option<&'static str>,
     /// The backend that a new group would choose.
     pub backend: Option<String>,
@@ -37,10 +37,11 @@ pub struct TableRow {
 }
 
 impl Registry {
-    /// Joins core's provider, the `listed` ones and all that submitted themselves. A provider may appear several times.
+    /// Collects core's provider, the `listed` providers and all that submitted themselves. A provider may be in the
+    /// list several times.
     ///
-    /// Plugins are not searched here; [`Builder::registry`](crate::Builder::registry) includes those that its builder
-    /// asks for.
+    /// Plugins are not loaded; [`Builder::registry`](crate::Builder::registry) includes those that its builder asks
+    /// for.
     ///
     /// # Errors
     ///
@@ -109,22 +110,22 @@ impl Registry {
         Ok(())
     }
 
-    /// The declared hints, in the order of the providers.
+    /// Returns the declared hints, in the order of the providers.
     pub fn hints(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.hints).copied()
     }
 
-    /// The declared variables. A variable that several providers declare appears several times.
+    /// Returns the declared variables. A variable that several providers declare appears several times.
     pub fn variables(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.variables).copied()
     }
 
-    /// The backends with their crates, in order of preference.
+    /// Returns the backends with the names of their crates, in order of preference.
     pub fn backends(&self) -> impl Iterator<Item = (&'static Registration, &'static str)> {
         self.backends.iter().copied()
     }
 
-    /// The backend of this name.
+    /// Returns the backend with this name, or an error with the names of all backends.
     pub fn backend(&self, name: &str) -> Result<&'static Registration> {
         self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
             let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();
@@ -133,12 +134,12 @@ impl Registry {
         })
     }
 
-    /// The kinds of devices with their crates, in the order of their names.
+    /// Returns the kinds of devices with the names of their crates, in the order of the devices' names.
     pub fn devices(&self) -> impl Iterator<Item = (&'static DeviceRegistration, &'static str)> {
         self.devices.iter().copied()
     }
 
-    /// The runtime of the device of this name, opened at the first call in the process.
+    /// Returns the runtime of the devices with this name, which is opened at the first call in the process.
     pub fn device(&self, name: &str) -> Result<Arc<dyn DeviceRuntime>> {
         let found = self.devices.iter().find(|(d, _)| d.name == name);
         let (registration, _) = found.ok_or_else(|| {
@@ -149,19 +150,22 @@ impl Registry {
         open(registration)
     }
 
-    /// The kernel for this op and key in a group where `backend` serves the key, and its crate.
+    /// Returns the kernel for this op and key in a group in which `backend` serves the key, and the name of the
+    /// kernel's crate.
     pub fn kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> Option<(Kernel, &'static str)> {
         let own = self.backends.iter().find(|(r, _)| r.name == backend);
         let own = own.and_then(|(r, _)| self.kernels.get(&(op, key, Some(r.name))));
         own.or_else(|| self.kernels.get(&(op, key, None))).copied()
     }
 
-    /// Whether this backend has a kernel of its own for this op and key, which then runs over that backend.
+    /// Returns whether there is a kernel for this op and key that was registered for this backend only. Such a kernel
+    /// uses the backend itself.
     pub(crate) fn has_own_kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> bool {
         self.kernels.keys().any(|(o, k, of)| (*o, *k, *of) == (op, key, Some(backend)))
     }
 
-    /// The 60 declared rows, with what a group made of this map would use.
+    /// Returns the 60 declared rows, with the kernels and backends that a group with this backend map would have on
+    /// this rank.
     pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
         let offers = offers(self, map, &Seat::default())?;
         let chosen = DispatchKey::ALL.map(|key| {

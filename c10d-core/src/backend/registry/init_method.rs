@@ -1,4 +1,4 @@
-//! Init methods: how a process learns its rank and finds the other ranks, from a URL.
+//! Init methods, by which a process learns its rank and finds the other ranks from a URL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use super::Registry;
 use crate::store::Store;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// An init method, by the scheme of its URLs.
+/// An init method for URLs of one scheme.
 pub struct InitMethod {
     /// The scheme: the part of the URL before `://`.
     pub scheme: &'static str,
     /// The form of its URLs, for the error that lists all init methods.
     pub form: &'static str,
-    /// Reads rank and world size from a URL and the environment, without contacting anybody.
+    /// Reads rank and world size from a URL and the environment, without using the network.
     pub rank_and_size: fn(url: &str) -> Result<(u32, u32)>,
-    /// Connects to the store and learns rank and world size, within the timeout.
+    /// Connects to the store and finds out rank and world size, within the timeout.
     pub join: fn(url: &str, timeout: Duration) -> Result<Joined>,
 }
 
@@ -26,17 +26,18 @@ pub struct Joined {
     pub rank: u32,
     /// The number of ranks.
     pub size: u32,
-    /// The store that all ranks share. If this process serves it, the server lives as long as the process and can be
-    /// used for later groups. At the end of the process (when `main` returns or `exit` is called), it waits at most
-    /// five seconds for the other ranks to leave the store. A server at port 0 lives until the store's last clone is
-    /// dropped.
+    /// The store that all ranks share. If this process serves the store, the server runs as long as the process, and
+    /// can be used for later groups. At the end of the process (when `main` returns or `exit` is called), the process
+    /// waits at most five seconds until the other ranks have left the store. A server at port 0 runs until the store's
+    /// last clone is dropped.
     pub store: Arc<dyn Store>,
-    /// The same store without the prefix of this library's keys. Ranks of PyTorch look there, in a group that has both.
+    /// The same store without the prefix of this library's keys. A group that also has ranks of PyTorch meets them
+    /// there.
     pub root: Arc<dyn Store>,
 }
 
 impl Registry {
-    /// The init method of this URL.
+    /// Returns the init method for this URL, or an error with the forms of all URLs.
     pub fn init_method(&self, url: &str) -> Result<&'static InitMethod> {
         let scheme = url.split_once("://").map(|(scheme, _)| scheme.trim_start());
         let found = self.init_methods.iter().map(|(method, _)| *method).find(|method| Some(method.scheme) == scheme);

@@ -1,4 +1,4 @@
-//! The registry of backends and kernels. They are collected at link time, listed by hand, or loaded at run time.
+//! The registry of backends and kernels. They are collected at link time, listed in the builder, or loaded at run time.
 
 mod backend_map;
 mod collect;
@@ -28,7 +28,7 @@ pub(crate) fn forward(ctx: KernelContext<'_>, job: Job) {
     ctx.backend().submit(job);
 }
 
-/// Whether a kernel is nothing but that.
+/// Returns whether a kernel is [`forward`].
 pub(crate) fn forwards(kernel: Kernel) -> bool {
     std::ptr::fn_addr_eq(kernel, forward as Kernel)
 }
@@ -53,7 +53,7 @@ const fn dense_rows() -> [KernelRow; DENSE] {
     rows
 }
 
-/// Core's own provider: the kernels of the dense rows, no backend.
+/// Core's own provider. It has the kernels of the dense rows, and no backend.
 pub(crate) static CORE: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     kernels: {

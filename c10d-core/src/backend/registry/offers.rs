@@ -1,4 +1,4 @@
-//! The backends that this rank could use for each device, in order of preference.
+//! The offers of a rank: for each device, the backends that the rank could use, in order of preference.
 
 use super::{BackendMap, DeviceRegistration, Named, Registration, Registry};
 use crate::device::Seat;
@@ -15,7 +15,7 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// The name under which ranks agree on it.
+    /// Returns the name of the choice, which ranks exchange to agree on it.
     pub(crate) fn name(&self) -> String {
         match self {
             Choice::Native(r) => r.name.to_owned(),
@@ -24,19 +24,19 @@ impl Choice {
     }
 }
 
-/// What a rank offers for one device.
+/// The offer of a rank for one device.
 pub(crate) struct Offer {
     /// `cpu`, `cuda`, `privateuse1` or a vendor's name.
     pub(crate) word: String,
-    /// Whether the user asked for exactly this choice, so that the group cannot be made without it.
+    /// Whether the backend map names a backend for this device, so that the group cannot be made with another one.
     pub(crate) explicit: bool,
     /// The identity of the rank's own device, if a backend of that device might use it.
     pub(crate) identity: Option<String>,
-    /// In order of preference; `Err`: why there is none.
+    /// The choices in order of preference, or why there is none.
     pub(crate) choices: Result<Vec<Choice>, String>,
 }
 
-/// The key and the vendor's slot of a device word.
+/// Returns the dispatch key and the vendor's slot of a device word.
 pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
         Some(key) => (key, 0),
@@ -44,15 +44,15 @@ pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     }
 }
 
-/// The offers of this rank for every device that it knows; `seat` says which devices are its own. It is an error if the
-/// map asks for something impossible.
+/// Returns the offers of this rank for every device that is registered. `seat` says which devices belong to the rank.
+/// It is an error if the backend map asks for a choice that is not possible.
 pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Result<Vec<Offer>> {
     for name in map.names() {
         registry.backend(name)?;
     }
     let mut words: Vec<&str> = ["cpu", "cuda", "privateuse1"].into();
     words.extend(registry.devices().filter(|(d, _)| d.key == DispatchKey::PrivateUse1).map(|(d, _)| d.name));
-    // A backend may have its own buffer types without a device runtime.
+    // A backend may have its own buffer types, and no device runtime.
     for (r, _) in registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::PrivateUse1)) {
         if !words.contains(&r.name) {
             words.push(r.name);
@@ -60,7 +60,10 @@ pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Resu
     }
     if let Some(word) = map.words().find(|w| !words.contains(w)) {
         words[2] = private_use1_name();
-        let what = format!("the backend map names {word:?}, which is no device; known here: {}", words.join(", "));
+        let what = format!(
+            "the backend map names {word:?}, which is not a device of this program; it has {}",
+            words.join(", ")
+        );
         return Err(Error::invalid(what));
     }
     words.into_iter().map(|word| offer(registry, map, word, seat)).collect()
@@ -73,7 +76,7 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         && vendor != 0
         && (name == word || made_for(registry, word, registry.backend(name)?))
     {
-        // A map that names this vendor for the default slot means the vendor's devices.
+        // If the map names a backend of this vendor for the default slot, it also means this vendor's devices.
         named = Named::All(name);
     }
     let choices = match named {
@@ -86,15 +89,15 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
     let native = choices.iter().flatten().any(|c| matches!(c, Choice::Native(_)));
     let identity = device(registry, word, key).filter(|_| native).and_then(|device| {
         let runtime = registry.device(device.name).ok()?;
-        // If the index is not known, the backend itself reports why.
+        // An error about the index is ignored here, since the backend reports it.
         let index = seat.index((key, vendor), &*runtime).ok()??;
-        // The offer has one entry per line, so the identity must not contain separators.
+        // Offers are sent as lines with separators, so the identity must not contain these characters.
         runtime.identity(index).map(|text| text.replace(['\n', '=', '!'], "_"))
     });
     Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
 }
 
-/// How this backend serves this device, if it can.
+/// Returns how this backend serves this device, or an error that says why it cannot.
 fn serve(registry: &Registry, word: &str, key: DispatchKey, backend: &'static Registration) -> Result<Choice> {
     if backend.keys.contains(&key) {
         return Ok(Choice::Native(backend));
@@ -108,20 +111,21 @@ fn serve(registry: &Registry, word: &str, key: DispatchKey, backend: &'static Re
     Ok(Choice::Staged { device, cpu: backend })
 }
 
-/// The device of this word; the default slot has the first that there is.
+/// Returns the registered device with this word. For the default slot it is the first device with the key.
 fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static DeviceRegistration> {
     let default = word == DispatchKey::PrivateUse1.device_word();
     registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
 }
 
-/// Whether a backend belongs to this vendor. A backend that is made for one vendor's devices does not serve another's.
+/// Returns whether a backend belongs to this vendor: it has the vendor's name or is of the same crate. A backend of one
+/// vendor does not serve another vendor's devices.
 fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
     let source = |name: &str| registry.backends().find(|(r, _)| r.name == name).map(|(_, source)| source);
     let device = registry.devices().find(|(d, _)| d.name == word).map(|(_, source)| source);
     backend.name == word || (device.is_some() && device == source(backend.name))
 }
 
-/// All usable ways to serve this device: first the backends for it, then staging.
+/// Returns all choices that are possible for this device: first backends that have its key, then staging.
 fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Choice>> {
     let mut refusals = Vec::new();
     let mut choices = Vec::new();
@@ -136,7 +140,7 @@ fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Ch
         let cpus = registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::Cpu) && (r.probe)().is_ok());
         for (cpu, _) in cpus {
             match serve(registry, word, key, cpu) {
-                // A backend that has the key itself was handled above.
+                // A backend that has the key was added above.
                 Ok(choice @ Choice::Staged { .. }) => choices.push(choice),
                 Ok(Choice::Native(_)) => {}
                 Err(e) => refusals.push(e.report().what.clone()),

@@ -1,5 +1,5 @@
-//! Device runtimes, which are opened once per process. A forked child opens its own, since a device's handles belong to
-//! the process that got them.
+//! Device runtimes, each of which is opened once per process. A forked child opens its own, since a device's handles
+//! belong to the process that opened it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
 
 static OPENED: PerProcess<Mutex<Opened>> = PerProcess::new();
 
-/// Returns the runtime of this registration. If opening failed before, it tries again.
+/// Returns the runtime of this registration. It is opened at the first call; if that fails, the next call tries again.
 pub(crate) fn open(registration: &'static DeviceRegistration) -> Result<Arc<dyn DeviceRuntime>> {
     let mut opened = OPENED.get().lock();
     if let Some((_, runtime)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, registration)) {

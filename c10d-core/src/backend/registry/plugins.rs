@@ -1,25 +1,25 @@
-//! Providers that come at run time, from plugins.
+//! Providers that are loaded from plugins at run time.
 
 use std::path::PathBuf;
 
 use super::{Provider, Registry};
 use crate::{Error, Result};
 
-/// Loads the plugins that a builder asks for and those that the environment names. The registry has the linked
-/// providers.
+/// A function that loads the plugins that a builder asks for, and those that environment variables name. The registry
+/// contains the linked providers.
 pub type PluginLoader = fn(&PluginSearch, &Registry) -> Result<Vec<&'static Provider>>;
 
-/// Which plugins a program asks for.
+/// The plugins that a program asks for.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PluginSearch {
-    /// These files, each of which must be loaded.
+    /// Files, each of which must be loaded.
     pub files: Vec<PathBuf>,
-    /// The plugins of these directories.
+    /// Directories whose plugins are loaded.
     pub directories: Vec<PathBuf>,
-    /// The names of plugins that may work on the callers' own memory.
+    /// The names of plugins that may use the callers' memory directly.
     pub trusted: Vec<String>,
-    /// The plugins of the user's and the program's directory.
+    /// Whether the plugins of the user's and the program's directory are loaded.
     pub standard: bool,
 }
 
@@ -30,14 +30,14 @@ impl PluginSearch {
 }
 
 impl Registry {
-    /// The providers of the plugins that the search and the environment ask for.
+    /// Loads the plugins that the search and the environment ask for, and returns their providers.
     pub(crate) fn load_plugins(&self, search: &PluginSearch) -> Result<Vec<&'static Provider>> {
         match self.providers.iter().find_map(|p| p.load_plugins) {
             Some(load) => load(search, self),
             None if search.is_empty() => Ok(Vec::new()),
             None => {
-                let what =
-                    "plugins are asked for, but nothing in this program loads them (the feature `plugins` of c10d)";
+                let what = "the builder asks for plugins, but this program cannot load them; enable the feature \
+                        `plugins` of c10d";
                 Err(Error::unsupported(what))
             }
         }

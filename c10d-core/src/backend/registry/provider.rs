@@ -1,4 +1,4 @@
-//! What a crate registers.
+//! Providers: the registrations of a crate.
 
 use std::sync::Arc;
 
@@ -22,20 +22,22 @@ use crate::types::DispatchKey;
 pub struct Provider {
     /// The crate's name, for errors and for `c10d info`.
     pub source: &'static str,
-    /// Its backends.
+    /// The crate's backends.
     pub backends: &'static [Registration],
-    /// Its devices, on which every op works through the CPU backend.
+    /// The crate's devices, on which every op works through the CPU backend.
     pub devices: &'static [DeviceRegistration],
-    /// Its kernels; most crates have none, since core has those of all dense rows.
+    /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],
-    /// The hints that its backends and devices read. Each begins with the name of a backend or device and a dot. Other
-    /// hints with such a beginning cause a warning. A crate that lists no hint may read any.
+    /// The hints that the crate's backends and devices read. Each begins with the name of a backend or device and a
+    /// dot. If a group has another hint with the same beginning, that causes a warning, except if the crate lists no
+    /// hints at all.
     pub hints: &'static [&'static str],
-    /// The environment variables `C10D_..` that it reads. A `C10D_..` variable that no provider lists causes a warning.
+    /// The environment variables `C10D_..` that the crate reads. A `C10D_..` variable that no provider lists causes a
+    /// warning.
     pub variables: &'static [&'static str],
-    /// Its init methods.
+    /// The crate's init methods.
     pub init_methods: &'static [InitMethod],
-    /// What loads plugins, in the one crate that does.
+    /// The function that loads plugins, in the one crate that has it.
     pub load_plugins: Option<PluginLoader>,
 }
 
@@ -53,31 +55,32 @@ impl Provider {
     };
 }
 
-/// A kind of device by name.
+/// The registration of a kind of devices.
 pub struct DeviceRegistration {
     /// The name that backend maps use for the device: `cuda`, or a vendor's own.
     pub name: &'static str,
-    /// CUDA, or PrivateUse1 for a vendor's own.
+    /// The dispatch key of dense buffers: CUDA, or PrivateUse1 for a vendor's devices.
     pub key: DispatchKey,
-    /// Opens the runtime, or returns why that is not possible here. It is called until it first succeeds.
+    /// Opens the runtime, or returns an error that says why that is not possible. After it has succeeded once it is not
+    /// called again.
     pub open: &'static (dyn Fn() -> Result<Arc<dyn DeviceRuntime>> + Sync),
 }
 
-/// A backend by name.
+/// The registration of a backend.
 pub struct Registration {
     /// The name that backend maps use.
     pub name: &'static str,
-    /// The keys that it serves.
+    /// The dispatch keys that the backend serves.
     pub keys: &'static [DispatchKey],
     /// The preference: if a map names no backend for a device, the backend with the highest priority is chosen.
     pub priority: u16,
-    /// Returns whether the backend could work on this machine, or why not. It must be cheap and have no side effects.
+    /// Returns whether the backend could work on this machine, or why not. It must be fast and have no side effects.
     pub probe: &'static (dyn Fn() -> Result + Sync),
     /// Makes one rank's backend for a group. It blocks until the ranks are connected, at most until `init.deadline`.
     pub create: &'static (dyn Fn(&GroupInit) -> Result<Arc<dyn Backend>> + Sync),
 }
 
-/// A kernel: it gets a validated, numbered call and must complete it.
+/// A kernel: a function that gets a validated, numbered call and must complete it.
 pub type Kernel = fn(KernelContext<'_>, Job);
 
 /// A row of the registration table.
@@ -87,22 +90,22 @@ pub struct KernelRow {
     pub op: OpKind,
     /// The key.
     pub key: DispatchKey,
-    /// `Some(name)`: the row counts only in groups where this backend serves the key, and it wins over a row with
-    /// `None`.
+    /// If it is `Some`, the row is used only in groups in which this backend serves the key, and there it has
+    /// precedence over a row with `None`.
     pub backend: Option<&'static str>,
-    /// The function.
+    /// The kernel.
     pub kernel: Kernel,
 }
 
-/// What [`submit!`](crate::submit) collects.
+/// A provider that was registered by [`submit!`](crate::submit).
 pub struct Submitted(pub &'static Provider);
 
 inventory::collect!(Submitted);
 
 /// Registers a crate's [`Provider`](crate::backend::Provider) at link time.
 ///
-/// The linker drops a crate that nothing refers to, so its users write `use the_crate as _;` or pass the provider to
-/// the group builder.
+/// The linker removes a crate to which no code refers. So users of the crate write `use the_crate as _;` or pass the
+/// provider to the group builder.
 #[macro_export]
 macro_rules! submit {
     ($provider:expr) => {

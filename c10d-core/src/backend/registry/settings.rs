@@ -1,4 +1,4 @@
-//! Unknown settings: misspelt hints and variables cause one warning per process.
+//! The check for unknown settings: misspelt hints and variables cause a warning, once per process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -12,7 +12,7 @@ const OURS: &str = "C10D_";
 /// The prefix, after `C10D_`, of the variables of tests.
 const TEST: &str = "TEST_";
 
-/// Warns of the hints and the process's variables that nothing in this program reads.
+/// Warns of hints and environment variables that nothing in this program reads.
 pub(crate) fn check(registry: &Registry, hints: &BTreeMap<String, String>) {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let unread = hints.keys().filter_map(|hint| registry.objection_to_hint(hint));
@@ -26,14 +26,15 @@ fn say_once(what: String) {
     let mut said = SAID.lock();
     if !said.contains(&what) {
         tracing::warn!(target: "c10d", "{what}");
-        // If stderr is closed, nobody wants the warning.
+        // If stderr is closed, the warning is lost.
         let _ = writeln!(std::io::stderr(), "c10d: {what}");
         said.insert(what);
     }
 }
 
 impl Registry {
-    /// What is wrong with the name of a hint. Hints of a backend or device that declares none are not checked.
+    /// Returns a warning if nothing reads the hint. Hints of a backend or device that declares no hints are not
+    /// checked.
     fn objection_to_hint(&self, hint: &str) -> Option<String> {
         let whose = hint.split('.').next().unwrap_or(hint);
         let known: Vec<&str> = self.hints().collect();
@@ -42,7 +43,7 @@ impl Registry {
         if known.contains(&hint) || here && !declares {
             return None;
         }
-        let why = if here || declares { "" } else { ", for no backend of that name is in this program" };
+        let why = if here || declares { "" } else { ", since this program has no backend of that name" };
         Some(format!("nothing reads the hint {hint:?}{why}{}", nearest(hint, &known)))
     }
 
@@ -56,15 +57,15 @@ impl Registry {
     }
 }
 
-/// A suggestion of the most similar known name, if one is similar.
+/// Returns a suggestion of the most similar known name, or an empty text if no name is similar.
 fn nearest(name: &str, known: &[&str]) -> String {
     let found = known.iter().map(|k| (distance(name, k), *k)).min();
     let near = found.filter(|(distance, k)| *distance <= (k.len().max(name.len()) / 4).max(2));
     near.map_or(String::new(), |(_, k)| format!("; do you mean {k:?}?"))
 }
 
-/// The edit distance: how many letters must be inserted, removed or changed to turn one name into the other, ignoring
-/// case.
+/// Returns the edit distance: how many letters must be inserted, removed or changed to turn one name into the other,
+/// ignoring case.
 fn distance(a: &str, b: &str) -> usize {
     let letters = |text: &str| text.chars().flat_map(char::to_lowercase).collect::<Vec<char>>();
     let (a, b) = (letters(a), letters(b));

@@ -1,5 +1,5 @@
-//! Ranks whose program ends while they are in the group: by `exit`, or when `main` returns with the group in a
-//! `static`. They write so into the store. Peers can then tell it from a sudden death, and need not wait for the
+//! Ranks whose program ends while they are in the group, by `exit` or because `main` returns with the group in a
+//! `static`. They write that into the store. So the peers can distinguish it from a crash, and need not wait for the
 //! deadline.
 
 use std::sync::{Arc, Weak};
@@ -15,7 +15,7 @@ use crate::catalog::OpKind;
 use crate::process::{LastWord, at_end};
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind};
 
-/// Makes sure that the peers are told if the program ends before the rank leaves.
+/// Registers the rank, so that it tells the peers if the program ends before the rank has left.
 pub(super) fn tell(check: &Arc<CallCheck>) {
     let check: Weak<CallCheck> = Arc::downgrade(check);
     at_end(check);
@@ -34,14 +34,14 @@ impl LastWord for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // First for ranks that will ask, then for ranks that wait.
+        // The first letter is for peers that ask later, the others are for peers that wait now.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
             self.put(peer, &word, until);
         }
     }
 
-    /// A peer's program ended while it was in the group.
+    /// Handles the letter of a peer whose program ended while it was in the group.
     pub(super) fn ended(&self, peer: u32, history: History) {
         let mut calls = self.calls.lock();
         if calls.ended.iter().any(|(rank, _)| *rank == peer) {
@@ -54,13 +54,13 @@ impl CallCheck {
         missed.iter().for_each(|error| (self.fail)(error));
     }
 
-    /// Replaces the library's error by the peer's own report, if the peer is gone because its program ended while it
-    /// was in the group. It may wait briefly for the store.
+    /// Replaces an error of the library about a peer that is gone, if the peer is gone because its program ended while
+    /// it was in the group: the new error says so. It may wait up to a second for the store.
     pub fn in_its_words(&self, error: Error) -> Error {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
             ErrorKind::PeerDead { .. } => report.guilty.clone(),
-            // A rank ended the group when it learned of the end, and the library names that rank.
+            // Another rank learned that a program had ended and aborted the group. The library's error names that rank.
             ErrorKind::Aborted if report.what.contains(ENDED_WITHOUT_LEAVING) => (0..self.world).collect(),
             _ => return error,
         };
@@ -77,7 +77,8 @@ impl CallCheck {
 }
 
 impl Calls {
-    /// The error of a rank that waits in a call which a peer will never make.
+    /// Returns the error for this rank's open calls that need a peer which will never make them, if there are such
+    /// calls.
     pub(super) fn missed(&self, me: u32) -> Option<Error> {
         let missing = |rank: u32, until| self.open.iter().any(|o| o.number >= until && needs(&o.fingerprint, me, rank));
         let missing: Vec<u32> = self.ended.iter().filter(|e| missing(e.0, e.1)).map(|e| e.0).collect();
@@ -89,7 +90,7 @@ fn gone(ranks: Vec<u32>) -> Error {
     Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty(ranks)
 }
 
-/// Whether rank `me` cannot end the call without the peer.
+/// Returns whether rank `me` needs the peer to complete the call.
 fn needs(call: &Fingerprint, me: u32, peer: u32) -> bool {
     match OpKind::from_code(call.op) {
         Some(OpKind::Broadcast | OpKind::Scatter) => call.root == peer,

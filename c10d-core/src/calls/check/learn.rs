@@ -1,4 +1,4 @@
-//! A rank learns that ranks made different calls, and tells the others.
+//! How a rank learns that ranks made different calls, and tells the others.
 
 use super::CallCheck;
 use super::post::Out;
@@ -9,7 +9,7 @@ use crate::catalog::OpKind;
 use crate::{Error, ErrorKind, Phase};
 
 impl CallCheck {
-    /// Tells the peers of a disagreement about a collective that the library found.
+    /// Tells all peers of a disagreement about a collective, for example one that the library found.
     pub fn tell(&self, error: &Error) {
         let report = error.report();
         let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };
@@ -18,7 +18,7 @@ impl CallCheck {
         }
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
-        // An error that names several ranks comes from another rank's report.
+        // An error with several guilty ranks came from the report of another rank, which has told all ranks.
         let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.parted) else { return };
         calls.parted = Some(error.clone());
         drop(calls);
@@ -41,7 +41,7 @@ impl CallCheck {
         let place = CallId::of(&parted.mine);
         let own = calls.find(|call| CallId::of(call) == place);
         if own.is_none() && parted.peer != self.me {
-            // This rank's own call will show with which rank it disagrees.
+            // This rank has not made the call yet. Its call will show which of the two ranks it agrees with.
             calls.dispute.get_or_insert_with(|| (by, parted.clone()));
             return;
         }
@@ -68,7 +68,8 @@ impl CallCheck {
 }
 
 impl Parted {
-    /// The error of rank `me` after rank `by` reported the disagreement; `own` is this rank's call in that place.
+    /// Returns the error of rank `me` for this report of rank `by`. `own` is the call of rank `me` at the place of the
+    /// disagreement, if it is known.
     pub(super) fn seen_from(&self, me: u32, own: Option<Fingerprint>, by: u32) -> Error {
         let (field, value, other) = self.differs.clone();
         let kind = |mine, theirs| ErrorKind::Mismatch { field, mine, theirs };
@@ -84,7 +85,7 @@ impl Parted {
             Some(own) if field != "splits" && (field != "count" || own.count.to_string() == value) => {
                 error(kind(value, other), &[self.peer])
             }
-            // Which of the two ranks is wrong cannot be known here.
+            // It is not known which of the two ranks made the wrong call.
             _ => error(kind(value, other), &[by, self.peer]),
         }
     }

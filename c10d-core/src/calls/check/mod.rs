@@ -1,4 +1,4 @@
-//! Compares the ranks' calls over the group's store.
+//! Compares the ranks' calls through the group's store.
 
 mod ended;
 mod learn;
@@ -26,28 +26,31 @@ use crate::panics::contain;
 use crate::store::{PrefixStore, Store};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The peers are asked again after this many collectives. By then the answers to the questions before have arrived, so
-/// a disagreement is known by the 8th collective.
+/// The number of collectives between two questions to the peers. At the second question the answer to the first has
+/// usually arrived, so a disagreement is known by the 8th collective.
 const ASK_EVERY: u32 = 4;
-/// How many calls a rank remembers besides those that are still to be compared.
+/// The number of latest calls that a rank remembers, besides the calls in doubt.
 const RECENT: usize = 64;
-/// How long a rank waits for an answer that it needs before it goes on or leaves, once for each silent peer. An answer
-/// usually takes a millisecond; on a busy machine it takes hundreds.
+/// How long a rank waits for answers before it continues or leaves. It waits once for a peer that does not answer. An
+/// answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The function that fails the group.
 type Fail = dyn Fn(&Error) + Send + Sync;
 
-/// Compares the calls of one rank with those of its peers, for a backend whose library compares only where it receives,
-/// or not at all. A rank that only sends learns of a disagreement by its 8th collective after the other's call, at any
-/// op that waits, and when it leaves. Ranks that wait for each other learn of it within a moment. A rank that learns of
-/// a disagreement tells all others. In worlds of more than eight ranks, a rank that sends to a root asks only the root,
-/// and learns what the root finds.
+/// Compares the calls of one rank with those of its peers, for a backend whose library compares calls only on ranks
+/// that receive, or not at all.
 ///
-/// The ranks ask and answer through the group's store, on threads of their own. Nobody waits for a late rank: it
-/// answers that it has not made the call. If the store is gone, nothing is compared any more.
+/// A rank that only sends learns of a disagreement by its 8th collective after the other rank's call, or earlier: at an
+/// op in which it receives, and when it leaves. Ranks that wait for each other in different calls learn of it within
+/// about a second. A rank that learns of a disagreement tells all others. In groups of more than eight ranks, a rank
+/// that sends to a root asks only the root, which receives from all ranks and tells them what it finds.
 ///
-/// If a program ends without leaving the group, its peers are told, and calls that need it fail with its own report.
+/// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
+/// rank answers at once that it has not made the call. If the store does not answer any more, nothing is compared.
+///
+/// If a program ends without leaving the group, it tells the peers, and calls that need the rank fail with an error
+/// that says so.
 pub struct CallCheck {
     me: u32,
     world: u32,
@@ -55,13 +58,14 @@ pub struct CallCheck {
     fail: Box<Fail>,
     calls: Mutex<Calls>,
     answers: Condvar,
-    /// The channel to the sending thread, from the first collective on.
+    /// The channel to the sending thread, which is started at the first collective; `None` in it if the thread could
+    /// not be started.
     out: OnceLock<Option<Sender<Out>>>,
 }
 
 impl CallCheck {
-    /// Starts the check for a group. `fail` ends the group with an error and may be called on any thread. `None`: the
-    /// group has one rank only.
+    /// Starts the check for a group. `fail` must end the group with an error, and may be called on any thread. Returns
+    /// `None` if the group has only one rank.
     pub fn new(init: &GroupInit, fail: impl Fn(&Error) + Send + Sync + 'static) -> Option<Arc<CallCheck>> {
         let (me, world) = (init.rank, init.size);
         let store = Arc::new(PrefixStore::new("c10d.calls", init.store.clone()));
@@ -87,15 +91,17 @@ impl CallCheck {
         let (calls, answers, out) = (Mutex::new(calls), Condvar::new(), OnceLock::new());
         let this = Arc::new(CallCheck { me, world, store, fail, calls, answers, out });
         ended::tell(&this);
-        // The thread starts now, since a rank that is asked before its first call must answer that it has made none.
+        // The receiving thread starts now, since a rank that is asked before its first call must answer that it has not
+        // made the call.
         let receiver = this.clone();
-        // Without this thread the peers wait in vain once, and then nothing is compared.
+        // If the thread cannot be started, the peers wait once for this rank's answer, and do not compare calls with
+        // it.
         let _ = spawn(move || receiver.receive());
         this
     }
 
-    /// Records a collective before peers can see anything of it. Calls come in the order of their numbers. It does not
-    /// wait.
+    /// Records a collective, before it is given to the library. Calls must be recorded in the order of their numbers.
+    /// It does not wait.
     pub fn begin(self: &Arc<Self>, request: &Request) {
         self.send_from_now_on();
         let (watch, parted) = self.note(request.op, request.params.root, request.fingerprint);
@@ -115,7 +121,8 @@ impl CallCheck {
         });
     }
 
-    /// Whether the sending thread must be told to watch open calls, and the disagreement that is known already.
+    /// Records a call. Returns whether the sending thread must be told to watch open calls, and the error by which the
+    /// group fails, if it is known already.
     fn note(&self, op: OpKind, root: u32, fingerprint: Fingerprint) -> (bool, Option<Error>) {
         let mut calls = self.calls.lock();
         let number = calls.begun;
@@ -125,8 +132,8 @@ impl CallCheck {
         }
         calls.recent.push_back((number, fingerprint));
         let whom = match Whom::after(op, self.me, root, self.world) {
-            // The store cannot carry questions from all to all. The root hears from all ranks, and reports what it
-            // finds.
+            // The store would be too slow for questions from all ranks to all ranks. The root receives from all ranks,
+            // and tells them what it finds.
             Whom::All if self.world > SMALL_WORLD && root != self.me => Whom::One(root),
             whom => whom,
         };
@@ -147,7 +154,7 @@ impl CallCheck {
         (!std::mem::replace(&mut calls.watched, true), parted)
     }
 
-    /// Records that a collective is done, whatever its result.
+    /// Records that a collective is done, with any result.
     pub fn end(&self, request: &Request) {
         self.end_of(&request.fingerprint);
     }
@@ -159,15 +166,15 @@ impl CallCheck {
         }
     }
 
-    /// Called before the library gets a collective, on a thread that may wait briefly. Returns the disagreement by
-    /// which the group fails.
+    /// Asks and compares, if it is time to. It is called before the library gets a collective, on a thread that may
+    /// wait briefly. Returns the disagreement by which the group fails, if one was found.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
         if calls.parted.is_some() || !calls.doubts.open() {
             return calls.parted.clone();
         }
         calls.unasked += 1;
-        // A rank that receives in this op waits, perhaps for a rank that made another call before.
+        // A rank that receives in this op may wait for a rank that made a different call before, so it asks now.
         let receives = Whom::after(op, self.me, root, self.world) == Whom::Nobody;
         if !receives && calls.unasked < ASK_EVERY {
             return None;
@@ -181,7 +188,7 @@ impl CallCheck {
         self.verdict(calls)
     }
 
-    /// The disagreement by which the group fails, if there is one.
+    /// Returns the disagreement by which the group fails, if there is one.
     fn verdict(&self, calls: MutexGuard<'_, Calls>) -> Option<Error> {
         let clash = calls.doubts.clash().filter(|_| calls.parted.is_none());
         drop(calls);
@@ -189,7 +196,7 @@ impl CallCheck {
         self.calls.lock().parted.clone()
     }
 
-    /// Asks the peers about the calls in doubt, unless they have been asked.
+    /// Asks each peer about the calls in doubt, unless the peer was asked already and has not answered.
     fn ask(&self, calls: &mut Calls) {
         for peer in 0..self.world {
             match calls.doubts.question(peer, u64::MAX) {
@@ -201,7 +208,8 @@ impl CallCheck {
         calls.doubts.forget();
     }
 
-    /// Waits for open answers. A silent rank may have left.
+    /// Waits for the answers of peers that were asked. A peer that does not answer may have left, so its last letter is
+    /// read.
     fn hear_out<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
         let until = Instant::now() + patience;
         while calls.doubts.is_waiting() && calls.parted.is_none() {
@@ -219,8 +227,8 @@ impl CallCheck {
         calls
     }
 
-    /// Compares the calls in doubt for the last time, and leaves this rank's history for those who ask later. Returns
-    /// the disagreement by which the group failed, if it did.
+    /// Compares the calls in doubt for the last time, and writes this rank's report for peers that ask later. Returns
+    /// the disagreement by which the group failed, if there is one.
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
@@ -233,7 +241,7 @@ impl CallCheck {
         parted
     }
 
-    /// Ends the threads. If nobody called [`leave`](CallCheck::leave), the peers are not told.
+    /// Ends the threads. It does not tell the peers that this rank left; [`leave`](CallCheck::leave) does.
     pub fn stop(&self) {
         self.close(false);
     }
@@ -245,14 +253,14 @@ impl CallCheck {
         }
         let word = Letter::Told(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
-        // Where the store is gone, nobody can ask there.
+        // If the store does not answer, the peers cannot read the report there, either.
         let soon = Instant::now() + PATIENCE;
         if orderly {
             contain("a store", || drop(self.store.set(&left(self.me), &word, soon)));
         }
         match self.out.get() {
             Some(Some(out)) => drop(out.send(Out::End)),
-            // Wakes the receiving thread, which waits for a letter.
+            // There is no sending thread. The empty letter wakes the receiving thread, which then ends.
             _ => self.put(self.me, &[], soon),
         }
     }

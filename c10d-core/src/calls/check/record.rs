@@ -1,4 +1,4 @@
-//! The calls that a rank remembers of itself.
+//! The record of a rank's own calls.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -8,23 +8,24 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Parted;
 use crate::calls::{Doubts, History};
 
-/// What this rank called.
+/// The calls of this rank, and what it learned about them.
 pub(super) struct Calls {
     pub(super) begun: u64,
     pub(super) recent: VecDeque<(u64, Fingerprint)>,
     pub(super) doubts: Doubts,
-    /// The calls that are not done.
+    /// The calls that are not done, in the order in which they were made.
     pub(super) open: VecDeque<OpenCall>,
-    /// Whether the sending thread watches those.
+    /// Whether the sending thread watches the open calls.
     pub(super) watched: bool,
-    /// The number of collectives since the peers were asked, while calls are in doubt.
+    /// The number of collectives since the peers were last asked, counted while calls are in doubt.
     pub(super) unasked: u32,
-    /// A peer's report about a call that this rank has not made.
+    /// The report of a peer, with its rank, about a call that this rank has not made.
     pub(super) dispute: Option<(u32, Parted)>,
-    /// The disagreement that ended it.
+    /// The disagreement by which the group has failed.
     pub(super) parted: Option<Error>,
     pub(super) left: bool,
-    /// The peers whose program ended while they were in the group, each with its first missing call.
+    /// The peers whose program ended while they were in the group, each with the number of the first call that it did
+    /// not make.
     pub(super) ended: Vec<(u32, u64)>,
 }
 
@@ -33,19 +34,19 @@ pub(super) struct OpenCall {
     pub(super) number: u64,
     pub(super) fingerprint: Fingerprint,
     pub(super) since: Instant,
-    /// How often the peers were asked about it.
+    /// How often the peers were asked about the call because it takes long.
     pub(super) asked: usize,
 }
 
 impl Calls {
-    /// The history of calls from this number on.
+    /// Returns the report of at most `most` calls, from number `from` on.
     pub(super) fn history(&self, from: u64, most: usize) -> History {
         let recent = self.recent.iter().filter(|(number, _)| *number >= from).copied();
         let calls = recent.chain(self.doubts.since(from).take(most + 1)).collect();
         History::new(self.begun, calls, most)
     }
 
-    /// The latest call of this kind, if it is remembered.
+    /// Returns the latest call for which `which` returns `true`, if there is one.
     pub(super) fn find(&self, which: impl Fn(&Fingerprint) -> bool) -> Option<Fingerprint> {
         let recent = self.recent.iter().rev().map(|(_, call)| *call);
         recent.chain(self.doubts.since(0).map(|(_, call)| call)).find(which)

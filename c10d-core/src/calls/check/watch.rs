@@ -1,4 +1,4 @@
-//! Watches calls that are not done: the ranks that they wait for may be waiting, too.
+//! Watches calls that take long: the ranks for which they wait may be waiting, too, in different calls.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,16 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// When a call in which a rank receives is not done after the first of these times, it is compared as well, since the
-/// rank that it waits for may be waiting, too. It is compared again after the second.
+/// The ages at which an open call is compared with the calls of the peers. A call in which the rank receives is
+/// compared, too, since the rank for which it waits may be waiting in a different call.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size all ranks ask all. In larger worlds a rank that receives from all asks only its neighbour, as
-/// all ranks do, and a rank that sends to a root asks only the root.
+/// Up to this world size each rank asks all others. In larger groups a rank with a root other than itself asks only the
+/// root, and any other rank asks only the next rank.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {
-    /// Checks the calls that are not done. Returns whether it must be called again.
+    /// Compares the oldest open call, if it has one of the ages in [`STALLED`]. Returns whether it must be called
+    /// again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
         if calls.parted.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
@@ -46,7 +47,7 @@ impl CallCheck {
         true
     }
 
-    /// The ranks that know whether a stuck call can go on.
+    /// Returns the ranks with whose calls a call that takes long is compared.
     fn waited_for(&self, call: &Fingerprint) -> Vec<u32> {
         let rooted = OpKind::from_code(call.op).is_some_and(OpKind::is_rooted);
         match self.world {

@@ -4,8 +4,8 @@ use crate::backend::registry::Offer;
 use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
-/// The offer of one rank as text: lines `word=choice` in order of preference, `word!choice` where the user insists, and
-/// `word@identity` for the rank's own device.
+/// Returns the offers of one rank as text. Each line is `word=choice`, in order of preference, or `word!choice` if the
+/// rank's backend map asks for exactly this choice, or `word@identity` for the identity of the rank's own device.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {
@@ -24,7 +24,7 @@ struct OfferedDevice<'a> {
     word: &'a str,
     /// `=`, `!` or `@`.
     sign: u8,
-    /// The choice, or the identity.
+    /// The name of the choice, or the identity.
     text: &'a str,
 }
 
@@ -36,10 +36,11 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
     lines.lines().filter_map(line).collect()
 }
 
-/// The leader's decision from the offers of all ranks: for each device the first choice that all ranks have.
+/// Computes the agreement from the offers of all ranks: for each device, the first choice in the order of preference
+/// that all ranks have. If two ranks share a device, only staging can be chosen.
 ///
-/// Choices that some rank lacks are left out. If two ranks share a device, everything except staging is left out. If a
-/// user insists on a choice that some rank lacks, it is an error that names the ranks without it.
+/// # Errors
+/// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. It names these ranks.
 pub(super) fn agree(all: &[&str]) -> Result<String> {
     let all: Vec<Vec<OfferedDevice<'_>>> = all.iter().map(|lines| read(lines)).collect();
     let mut words: Vec<&str> = Vec::new();
@@ -59,7 +60,8 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
             let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.text)).map(|r| r as u32).collect();
             if !without.is_empty() {
                 let what = format!(
-                    "the backend map of a rank asks for {} on {}, which other ranks were not asked for or do not have",
+                    "the backend map of a rank asks for {} on {}, which the guilty ranks do not have, or their \
+                        backend map does not allow",
                     harmless(asked.text, 100),
                     harmless(word, 100)
                 );
@@ -82,7 +84,7 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
     Ok(agreed)
 }
 
-/// The decision as (device word, choice) pairs.
+/// Returns the agreement as pairs of a device word and the name of a choice.
 pub(super) fn decided(agreed: &str) -> Vec<(String, String)> {
     read(agreed).into_iter().map(|l| (harmless(l.word, 100), harmless(l.text, 200))).collect()
 }

@@ -1,4 +1,4 @@
-//! The part of all ranks but the leader in joining.
+//! The join of a rank that is not the leader.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ impl Join<'_> {
                 match self.believe(&session) {
                     Some(id) if believed == Some(id) => {}
                     Some(id) => {
-                        // The leader may be one group ahead already; then it has written `go` for the one before.
+                        // This may be the session of the next group of the same name, if the leader has joined this
+                        // group already. Then there is a `go` for the accepted session.
                         if !believed.is_some_and(|old| self.is_there(&self.go_key(&old))) {
                             self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
                             self.acked.borrow_mut().push(id);
@@ -60,17 +61,17 @@ impl Join<'_> {
         }
     }
 
-    /// The error if a session lists this rank, but the leader never wrote `go`.
+    /// Returns the error at the deadline of a rank that accepted a session for which the leader has not written `go`.
     fn not_agreed(&self, id: &Nonce) -> Error {
         let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
         let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
-        let e = Error::new(ErrorKind::Rendezvous, "the ranks did not agree in time");
-        // If other ranks are silent, the leader waits for them.
+        let e = Error::new(ErrorKind::Rendezvous, "the leader did not confirm the group in time");
+        // If other ranks have not acknowledged, the leader waits for them, so they are guilty.
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
-    /// The error if no session lists this rank. Greetings that did not change since `earlier` are those of an earlier
-    /// run.
+    /// Returns the error at the deadline of a rank that is in no session. Hellos that have not changed since `earlier`
+    /// are of an earlier run, so their ranks are absent.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
         self.agrees_with(self.leader)?;
@@ -85,17 +86,18 @@ impl Join<'_> {
             absent.extend(still.filter(|r| *r != self.rank));
         }
         absent.sort_unstable();
-        let what = "the leading rank did not come to the group in time, or does not count this rank in";
+        let what = "the leader (the rank with the lowest number) did not join the group in time, or does not expect \
+            this rank; check that all ranks were started with the same store, world size and group name";
         Ok(self.missing(absent, &Error::new(ErrorKind::Rendezvous, what).guilty([self.leader])))
     }
 
-    /// The id of a session that lists this rank's nonce.
+    /// Returns the id of the session if it lists this rank's nonce.
     fn believe(&self, session: &[u8]) -> Option<Nonce> {
         let (id, nonces) = session.split_first_chunk::<16>()?;
         nonces.chunks_exact(16).any(|n| n == self.hello.nonce).then_some(*id)
     }
 
-    /// The leader's published failure, if it is meant for this rank.
+    /// Returns the error if `session` is a failure that the leader has written for this rank.
     fn told_failure(&self, session: &[u8]) -> Result {
         let Some(text) = std::str::from_utf8(session).ok().and_then(|t| t.strip_prefix("failed:")) else {
             return Ok(());
@@ -103,7 +105,7 @@ impl Join<'_> {
         let mut parts = text.splitn(4, ':');
         let mut list = || parts.next().unwrap_or("").split(',');
         let mine = hex(&self.hello.nonce);
-        // Only the store of a first group may hold another run's failure.
+        // The failure may be of an earlier run, but only if the group has no parent.
         let for_me = list().any(|n| n == mine);
         if self.first && !for_me {
             return Ok(());
@@ -113,17 +115,18 @@ impl Join<'_> {
         match parts.next() {
             Some(DEAD) => return Err(self.bereaved(guilty)),
             Some(DIFFER) => {
-                // This rank compares the greetings itself, since the error depends on the side.
+                // This rank compares the hellos itself, since the two values in the error are in a different order on
+                // each side.
                 self.agrees_with(self.leader)?;
                 guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
             }
             _ => {}
         }
         let what = harmless(parts.next().unwrap_or("no reason given"), 1024);
-        Err(Error::new(ErrorKind::Rendezvous, format!("the leading rank gave up: {what}")).guilty(guilty))
+        Err(Error::new(ErrorKind::Rendezvous, format!("the leader gave up making the group: {what}")).guilty(guilty))
     }
 
-    /// Checks that the greeting of that rank, if there is one, describes the same group.
+    /// Checks that the hello of that rank, if there is one, describes the same group as this rank's hello.
     fn agrees_with(&self, rank: u32) -> Result {
         let (key, until) = (self.hello_key(rank), Instant::now() + NAMING);
         match self.store.check(&[&key], until) {

@@ -1,4 +1,4 @@
-//! A rank's greeting: what it tells the others of itself and of the group.
+//! The hello of a rank: its key in the store, which describes the rank and the group.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ pub(super) type Nonce = [u8; 16];
 
 const VERSION: u32 = 4;
 
-/// A rank's greeting. Version, size and members must be the same on all ranks.
+/// The hello of a rank. Version, size and members must be the same on all ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Hello {
     pub(super) nonce: Nonce,
     pub(super) version: u32,
     pub(super) size: u32,
-    /// A counter that grows while the rank waits, so that others can tell its greeting from that of an earlier run.
+    /// A counter of heartbeats, which grows while the rank waits. A hello in which it does not grow is of an earlier
+    /// run.
     pub(super) beat: u32,
-    /// Milliseconds between two beats.
+    /// The time between two heartbeats in milliseconds.
     pub(super) every: u32,
-    /// The members in the numbering of the first group; empty for the first group.
+    /// The ids of the members: their numbers in the group that the builder made. Empty for that group itself.
     pub(super) members: Vec<u32>,
     /// The backends that the rank could use, as [`agree`](super::agree) writes them.
     pub(super) offers: String,
@@ -61,10 +62,10 @@ impl Hello {
         Some(hello)
     }
 
-    /// Checks that `theirs`, the greeting of `rank`, describes the same group.
+    /// Checks that `theirs`, the encoded hello of `rank`, describes the same group.
     pub(super) fn agrees(&self, theirs: &[u8], rank: u32) -> Result {
         let Some(theirs) = Hello::decode(theirs) else {
-            let what = "its greeting cannot be read; is it another version?";
+            let what = "its entry in the store cannot be read; check that all ranks have the same version of c10d";
             return Err(Error::new(ErrorKind::Rendezvous, what).guilty([rank]));
         };
         let (field, mine, theirs) = if theirs.version != self.version {
@@ -76,17 +77,17 @@ impl Hello {
         } else {
             return Ok(());
         };
-        let what = "the ranks contradict each other about the group";
+        let what = "the ranks describe the group differently";
         Err(Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).guilty([rank]))
     }
 }
 
-/// The nonce of a greeting, which is the same for all of its beats.
+/// Returns the nonce of an encoded hello, which does not change with heartbeats.
 pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }
 
-/// A new random nonce.
+/// Makes a new random nonce.
 pub(super) fn nonce() -> Result<Nonce> {
     random()
 }

@@ -2,17 +2,17 @@
 
 use super::hello::{Nonce, hex};
 
-/// The prefix of the keys through which the ranks of a group meet. For a sub-group it consists of its parent's session
-/// and its name in the parent, so keys do not grow with the depth of nested groups. A long name is shortened to a text
-/// that is still unique.
+/// Returns the prefix of a group's keys. The prefix of a sub-group contains the session of its parent and its name in
+/// the parent, so prefixes do not grow with the depth of nested groups. A name of more than 256 bytes is replaced by
+/// its beginning and a hash.
 pub(in crate::group) fn key_prefix(parent: Option<&Nonce>, name: &str) -> String {
-    /// The largest number of bytes of a name, since stores limit the length of keys.
+    /// The largest length of a name in bytes. It is limited since stores limit the length of keys.
     const LONGEST: usize = 256;
     let prefix = parent.map_or(String::new(), |session| format!("{}/", hex(session)));
     if name.len() <= LONGEST {
         return format!("group/{prefix}{name}");
     }
-    // FNV-1a, which every rank computes alike.
+    // The FNV-1a hash, which is the same on every rank.
     let mix = |hash: u128, byte: u8| (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
     let hash = name.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, mix);
     let start: String = name.chars().take(32).collect();

@@ -1,4 +1,4 @@
-//! The leader's part in joining.
+//! The join of the leader.
 
 use std::time::Instant;
 
@@ -38,11 +38,12 @@ impl Join<'_> {
                 self.mourn(&lost, |r| hellos[r as usize].is_some())?;
             }
             if self.is_late() {
-                let e = Error::new(ErrorKind::Rendezvous, "the ranks did not answer in time");
+                let e = Error::new(ErrorKind::Rendezvous, "the ranks did not acknowledge the session in time");
                 let mut absent = self.absent(|r| self.hello_key(r));
                 return Err(match doubt {
                     Some((_, contradiction)) if !self.first => contradiction,
-                    // A greeting that contradicts this rank's and does not answer belongs to an earlier run.
+                    // A rank whose hello contradicts this rank's, and that has not acknowledged, is absent: its hello
+                    // is of an earlier run.
                     doubt => {
                         absent.extend(doubt.map(|(rank, _)| rank));
                         self.missing(absent, &e)
@@ -52,7 +53,8 @@ impl Join<'_> {
         }
     }
 
-    /// The greetings, when all are there or at `until`.
+    /// Waits until all hellos are in the store, or until `until`, and returns those that are there. It is an error if
+    /// this rank's hello was overwritten.
     fn hellos(&self, until: Instant) -> Result<Hellos> {
         let hellos = self.greetings(until)?;
         match hellos.get(self.rank as usize) {
@@ -72,7 +74,9 @@ impl Join<'_> {
         self.store.set(&self.session_key(), &session, self.grace())
     }
 
-    /// Waits for the answer of the rank in doubt, or of all ranks. `false`: a rank has written a new greeting.
+    /// Waits for the acknowledgement of the rank whose hello contradicts this rank's (`doubt`), or of all ranks if
+    /// there is no such rank. Returns `false` if a rank has written a new hello, or if the rank in `doubt` has not
+    /// acknowledged by the deadline.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
         let asked: Vec<u32> = asked.collect();
@@ -90,13 +94,13 @@ impl Join<'_> {
                 return match doubt {
                     Some(_) => Ok(false),
                     None => {
-                        let e = Error::new(ErrorKind::Rendezvous, "the ranks did not answer in time");
+                        let e = Error::new(ErrorKind::Rendezvous, "the ranks did not acknowledge the session in time");
                         Err(self.missing(self.absent(|r| self.ack_key(id, r)), &e))
                     }
                 };
             }
             look = (look * 2).min(self.longest());
-            // If a greeting changes while this rank waits, the old one was stale.
+            // If another nonce appears in a hello while this rank waits, the old hello was stale.
             let now = self.hellos(self.soon(LOOKS.0))?;
             let nonce = |h: &Option<Vec<u8>>| h.as_deref().map(|h| nonce_of(h).to_vec());
             if !now.iter().map(nonce).eq(hellos.iter().map(nonce)) {
@@ -105,8 +109,8 @@ impl Join<'_> {
         }
     }
 
-    /// Publishes why there will be no session, so that the others need not wait. It lists the nonces of the ranks that
-    /// it is meant for, since it may stay in the store after the run.
+    /// Writes to the store why the group cannot be made, so that the other ranks need not wait. It lists the nonces of
+    /// the ranks for which it is meant, since it may stay in the store after the run.
     fn tell_failure(&self, error: Error) -> Error {
         let until = Instant::now() + NAMING;
         let here = |key: &String| matches!(self.store.check(&[key], until), Ok(true));
@@ -115,7 +119,7 @@ impl Join<'_> {
         let mut next = self.ids.len() as u32;
         while let Some(key) = keys.pop() {
             hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
-            // Ranks beyond the size of this group that a peer counts as members.
+            // If a peer has a larger world size, it also reads the hellos of the ranks beyond this rank's world size.
             let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
             if keys.is_empty() && self.first && next < largest && Instant::now() < until {
                 keys.extend(Some(format!("hello/{next}")).filter(here));

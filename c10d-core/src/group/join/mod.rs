@@ -1,14 +1,18 @@
-//! How the ranks of one group agree, through the store, that they are the same group.
+//! How the ranks of one group find each other through the store and agree on the group.
 //!
-//! A store may hold keys of an earlier run, so the mere presence of a peer's key proves nothing. Every rank writes a
-//! `hello` with a fresh nonce; the leader collects them and publishes a `session` that lists the nonces; a rank believes
-//! only a session with its own nonce in it, and acknowledges. When all have, and all speak of the same group, the leader
-//! says `go`. All later keys lie under the session's id. If a stale hello was collected, its rank never acknowledges; the
-//! leader reads again and publishes a new session. Each rank takes its keys away as soon as it has seen `go`, so that the
-//! next group of this name finds none.
+//! The store may contain keys of an earlier run, so a key of a peer does not prove that the peer is there. Every rank
+//! writes a `hello` with a new random nonce. One rank, the leader, reads all hellos and writes a `session` that lists
+//! their nonces. A rank accepts a session only if it lists the rank's own nonce, and then writes an acknowledgement.
+//! When all ranks have acknowledged and all hellos describe the same group, the leader writes `go`. All later keys of
+//! the group have the session's id as prefix.
 //!
-//! A hello that contradicts the leader's may be stale, too, so it is tested in the same way: if its rank acknowledges,
-//! the ranks really disagree, and all are told.
+//! If a hello is from an earlier run (stale), its rank never acknowledges. When the hello is replaced by a new one, the
+//! leader reads the hellos again and writes a new session. Each rank deletes its keys as soon as it has seen `go`, so
+//! that the next group of the same name does not find them.
+//!
+//! A hello that contradicts the leader's hello may be stale, too. So the leader writes a session in this case as well.
+//! If the rank with the contradicting hello acknowledges, the ranks really disagree, and the leader writes that for all
+//! ranks.
 
 mod agree;
 mod follow;
@@ -35,7 +39,8 @@ use crate::{Error, ErrorKind, Phase, Result};
 pub(super) struct Agreement {
     pub(super) session: [u8; 16],
     pub(super) store: Arc<dyn Store>,
-    /// The choice that serves each device word.
+    /// For each device (`cpu`, `cuda`, ..) on which the ranks agreed: its name, and the choice that serves it (see
+    /// [`Choice::name`](crate::backend::registry::Choice::name)).
     pub(super) served: Vec<(String, String)>,
 }
 
@@ -72,8 +77,8 @@ pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Res
     Ok(Agreement { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
-/// For a group with ranks of another library, which does not use this protocol: takes what this rank's map names, and
-/// does not use the store.
+/// Makes the agreement for a group with ranks of another library, which does not use this protocol. It uses the backend
+/// that this rank's backend map names, without asking other ranks through the store.
 pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
@@ -100,19 +105,20 @@ pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> 
 struct Join<'a> {
     store: &'a dyn Store,
     rank: u32,
-    /// The rank with the lowest id, so that lists in different orders have the same leader.
+    /// The rank with the lowest id, so that ranks that list the members in different orders have the same leader.
     leader: u32,
-    /// The ranks in the numbering of the first group; keys go by them.
+    /// The ids of the ranks, which their keys contain: their numbers in the group that the builder made.
     ids: Vec<u32>,
-    /// Whether this is the first group. Only its keys can be stale.
+    /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale.
     first: bool,
-    /// The group from which this one is made. It knows which ranks are dead.
+    /// The group from which this group is made, if there is one. It knows which ranks are gone.
     parent: Option<&'a Parent>,
     hello: Hello,
     every: Duration,
     /// The number of heartbeats so far, and the time of the last one.
     heartbeats: Cell<(u32, Instant)>,
-    /// The time at which the others' entries in the store are read, for a later comparison.
+    /// The time at which this rank reads all hellos for the first time, to find out at the deadline which of them have
+    /// not changed since.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -121,28 +127,31 @@ struct Join<'a> {
     deadline: Instant,
 }
 
-/// The greeting of each rank, if there is one.
+/// The encoded hello of each rank, if the store has one.
 type Hellos = Vec<Option<Vec<u8>>>;
 
-/// The first and the longest interval between two looks at values that may change.
+/// The shortest and the longest interval between two looks at keys of other ranks.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
-/// The shortest and the longest time between two heartbeats of a rank that waits.
+/// The shortest and the longest time between two heartbeats (updates of the hello) of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// Extra time after the deadline in which the guilty ranks are looked up.
+/// How long a request that does not wait for other ranks may take. Such requests are also made after the deadline, to
+/// find the guilty ranks.
 const NAMING: Duration = Duration::from_millis(500);
-/// Marks a published failure whose cause is a rank that is gone, or ranks that contradict each other.
+/// The mark of a failure in the store whose cause is a rank that is gone.
 const DEAD: &str = "dead";
+/// The mark of a failure in the store whose cause is that the hellos of ranks contradict each other.
 const DIFFER: &str = "differ";
 
 impl Join<'_> {
-    /// The session's id, and what serves which device.
+    /// Joins the group. Returns the session's id, and the agreement on the backends as [`agree`](agree::agree) writes
+    /// it.
     fn run(&self) -> Result<(Nonce, String)> {
         let alone = self.ids.len() == 1;
         if self.first || !alone {
             self.store.set(&self.hello_key(self.rank), &self.hello.encode(), self.grace())?;
         }
         if alone {
-            // The greeting stays, for ranks that assume a larger group.
+            // The hello is not deleted, so that ranks that expect a larger group can see it.
             return Ok((nonce()?, agree(&[&self.hello.offers])?));
         }
         let (id, agreed) = if self.rank == self.leader { self.lead() } else { self.follow() }?;
@@ -150,7 +159,8 @@ impl Join<'_> {
         Ok((id, agreed))
     }
 
-    /// Deletes this rank's keys; the last rank deletes those of all. The group exists even if the store fails here.
+    /// Deletes this rank's keys. The last rank that does so also deletes the keys of the session. Errors of the store
+    /// are ignored, since the group exists already.
     fn tidy(&self, id: &Nonce) {
         let until = Instant::now() + NAMING;
         let delete = |key: String| drop(self.store.delete(&key, until));
@@ -190,23 +200,25 @@ impl Join<'_> {
         Instant::now() >= self.deadline
     }
 
-    /// A moment from now, but not past the deadline.
+    /// Returns the time `wait` from now, or the deadline if that is earlier.
     fn soon(&self, wait: Duration) -> Instant {
         (Instant::now() + wait).min(self.deadline)
     }
 
-    /// A deadline for requests that do not wait for other ranks, so that the store is not blamed when the time is over.
+    /// Returns the deadline for a request that does not wait for other ranks: the deadline of the join, but at least
+    /// [`NAMING`] from now. Otherwise, near the deadline of the join, the error would name the store instead of the
+    /// missing ranks.
     fn grace(&self) -> Instant {
         self.deadline.max(Instant::now() + NAMING)
     }
 
-    /// The longest time between two looks.
+    /// Returns the longest time between two looks at keys of other ranks.
     fn longest(&self) -> Duration {
         let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
         longest.min(self.every)
     }
 
-    /// The value of a key, which may appear until then.
+    /// Waits until `until` for a key and returns its value, or `None` if the key did not appear.
     fn read(&self, key: &str, until: Instant) -> Result<Option<Vec<u8>>> {
         match self.store.get(key, until) {
             Ok(value) => Ok(Some(value)),
@@ -215,7 +227,7 @@ impl Join<'_> {
         }
     }
 
-    /// The value of a key, if it exists now.
+    /// Returns the value of a key, if it exists now.
     fn peek(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let until = Instant::now() + NAMING;
         match self.store.check(&[key], until)? {
@@ -224,12 +236,12 @@ impl Join<'_> {
         }
     }
 
-    /// Whether the key exists; true as well if the store does not answer.
+    /// Returns `false` if the key does not exist, and `true` if it exists or the store does not answer.
     fn is_there(&self, key: &str) -> bool {
         !matches!(self.store.check(&[key], Instant::now() + NAMING), Ok(false))
     }
 
-    /// The greetings, when all are there or at `until`.
+    /// Waits until all hellos are in the store, or until `until`, and returns those that are there.
     fn greetings(&self, until: Instant) -> Result<Hellos> {
         let keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -246,7 +258,8 @@ impl Join<'_> {
         keys.iter().map(one).collect()
     }
 
-    /// Updates this rank's greeting from time to time, to show that it still waits.
+    /// Updates this rank's hello if the last heartbeat was long ago, to show that the rank still waits. Also reports
+    /// missing ranks if a report is due.
     fn beat(&self) -> Result {
         self.remind();
         let (heartbeats, last) = self.heartbeats.get();
@@ -254,26 +267,27 @@ impl Join<'_> {
             self.is_mine()?;
             self.heartbeats.set((heartbeats + 1, Instant::now()));
             let hello = Hello { beat: heartbeats + 1, ..self.hello.clone() };
-            // If this fails, others may take this rank for absent. If the store is gone, the next request reports it.
+            // If this fails, other ranks may consider this rank absent. If the store does not answer any more, the next
+            // request returns the error.
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }
         Ok(())
     }
 
-    /// Reports from time to time which ranks are missing.
+    /// Reports which ranks are missing, if a report is due.
     fn remind(&self) {
         let mut reminder = self.reminder.borrow_mut();
         if reminder.is_due() {
             let missing = self.absent(|r| self.hello_key(r));
             let whom = match &missing[..] {
-                [] => "all ranks have come, but not all have answered the leading one".to_owned(),
+                [] => "all ranks have joined, but not all have acknowledged the session".to_owned(),
                 missing => format!("{} missing", waiting::ranks_are(missing)),
             };
             reminder.say(&format!("rank {} joins group {:?} of {}: {whom}", self.rank, self.name, self.ids.len()));
         }
     }
 
-    /// Checks that this rank's greeting was not overwritten.
+    /// Checks that no other process has overwritten this rank's hello.
     fn is_mine(&self) -> Result {
         match self.peek(&self.hello_key(self.rank)) {
             Ok(Some(mine)) if nonce_of(&mine) == self.hello.nonce => Ok(()),
@@ -283,27 +297,31 @@ impl Join<'_> {
     }
 
     fn used_twice(&self) -> Error {
-        let what = "another process joined the group as this rank; is the rank used twice?";
+        let what = "another process joined the group with the same rank; give each process its own rank";
         Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
     }
 
-    /// The ranks that the parent group knows to be gone. It must be read before the store, so that everything that they
-    /// wrote is in the store.
+    /// Returns the ranks that the parent group knows to be gone. It must be called before the store is read: then
+    /// everything that these ranks have written is in the store.
     fn lost(&self) -> Vec<u32> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
 
-    /// Fails if one of the `lost` ranks has not done its part, since it never will.
+    /// Returns an error if one of the `lost` ranks has not done its part, since it never will.
     fn mourn(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
         if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.bereaved(lost.to_vec())) }
     }
 
     fn bereaved(&self, lost: Vec<u32>) -> Error {
-        let how = "gone from the group that this one is made from".to_owned();
-        Error::new(ErrorKind::PeerDead { how }, "make the new group without it, by shrink").guilty(lost)
+        let how = "it died or left the parent group before the new group was made".to_owned();
+        Error::new(
+            ErrorKind::PeerDead { how },
+            "call shrink or shrink_to_survivors on the parent group to make a group without it",
+        )
+        .guilty(lost)
     }
 
-    /// The other ranks whose key does not exist.
+    /// Returns the ranks, except this one, whose key does not exist.
     fn absent(&self, key: impl Fn(u32) -> String) -> Vec<u32> {
         let until = Instant::now() + NAMING;
         let here = |r: &u32| matches!(self.store.check(&[&key(*r)], until), Ok(true));
@@ -314,7 +332,12 @@ impl Join<'_> {
         if ranks.is_empty() {
             return otherwise.clone();
         }
-        let what = format!("{} of {} ranks did not come to the group in time", ranks.len(), self.ids.len());
+        let what = format!(
+            "{} of {} ranks did not join the group in time; check that they were started with the same store, world \
+                size and group name",
+            ranks.len(),
+            self.ids.len()
+        );
         Error::new(ErrorKind::Rendezvous, what).guilty(ranks)
     }
 }

@@ -1,14 +1,14 @@
-//! Runs plans on plain vectors, with a simple op in place of the CPU backend.
+//! Runs plans on vectors, with a simple op instead of the CPU backend.
 
 use super::*;
 
-/// A rank's device tensors. Each element is a unique number.
+/// The device tensors of a rank. Each element is a unique number.
 type Tensors = Vec<Vec<u64>>;
 
 struct World {
     op: OpKind,
     root: usize,
-    /// Elements of this rank per tensor.
+    /// The number of elements per tensor of this rank.
     counts: Vec<usize>,
     size: usize,
 }
@@ -16,7 +16,8 @@ struct World {
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
-    /// Elements of each tensor, or of each block for a rank, on this rank. Lists are of another length for each pair.
+    /// The number of elements of each tensor, or of each block for a rank. Lists have a different length for each pair
+    /// of ranks.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();
@@ -47,7 +48,7 @@ impl World {
     }
 }
 
-/// The op on one host round of all ranks, or on whole tensors. It is the same function for both.
+/// Runs the op on one round of all ranks, or on the whole tensors.
 fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
     let n = outputs.len().max(inputs.len());
     let sum = |parts: Vec<Vec<u64>>| {
@@ -128,7 +129,7 @@ fn fresh(world: &World, n: usize) -> (Vec<Tensors>, Vec<Tensors>) {
     ranks.map(|(i, o)| (fill(i, true), fill(o, in_place))).unzip()
 }
 
-/// A tensor's part for each rank, one after the other.
+/// Splits a tensor into the parts of the ranks.
 fn parts(tensor: &[u64], counts: &[usize]) -> Tensors {
     let mut rest = tensor;
     counts
@@ -241,7 +242,7 @@ fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
     assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
     assert_eq!(rounds(OpKind::ReduceScatterInto, 4, 1 << 20, 1 << 20), 16);
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 30, 1 << 20), 255);
-    // The longest tensor is of twice the length, and a little longer.
+    // The longest tensor has a little more than twice the length of a round.
     for op in [OpKind::AllGather, OpKind::AllToAllSingle, OpKind::Gather, OpKind::AllGatherCoalesced] {
         assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 33, "{op}");
         assert_eq!(rounds(op, 4, 1 << 30, 1 << 20), 254, "{op}: one step is the announcement");

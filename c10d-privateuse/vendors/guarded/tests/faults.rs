@@ -248,7 +248,7 @@ fn ops_behind_one_that_hangs_end_with_it() {
 fn what_waits_in_line_keeps_its_own_deadline() {
     let (runtime, builder) = staged!("line");
     let device = runtime.clone();
-    let errors = fails(&runtime, "which comes first, still waits", move |timeout| {
+    let errors = fails(&runtime, "which still waits for other ranks", move |timeout| {
         let heard = Barrier::new(2);
         let errors = builder.clone().timeout(Duration::from_secs(3600)).run_ranks(2, |pg| {
             pg.barrier()?;
@@ -266,7 +266,7 @@ fn what_waits_in_line_keeps_its_own_deadline() {
     });
     for error in &errors {
         assert_eq!(*error.kind(), ErrorKind::Timeout, "{error}");
-        assert!(error.to_string().contains("all_reduce seq 1, which comes first, still waits"), "{error}");
+        assert!(error.to_string().contains("all_reduce seq 1, which still waits for other ranks"), "{error}");
     }
 }
 
