@@ -130,8 +130,8 @@ fn wrong_indices(pg: &ProcessGroup) -> Result {
     let cases: [(Vec<i64>, bool, &str); 4] = [
         (vec![1, -1], false, "index -1 of entry 1"),
         (vec![1, 50], false, "index 50 of entry 1"),
-        (vec![2, 1], true, "said to be coalesced"),
-        (vec![1, 1], true, "said to be coalesced"),
+        (vec![2, 1], true, "marked as coalesced"),
+        (vec![1, 1], true, "marked as coalesced"),
     ];
     for (indices, coalesced, words) in cases {
         let indices = if pg.rank() == VICTIM { indices } else { vec![0, 1] };
