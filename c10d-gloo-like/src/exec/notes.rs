@@ -1,9 +1,10 @@
 //! Notes: how ranks that do not share memory learn that they make the same calls, for ops in which some ranks receive
 //! nothing from others.
 //!
-//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. In every
-//! fourth such call, a rank sends a note to the ranks that received nothing from it: the number of its calls, and a
-//! digest of them. The note is in the stream at the place of a header. A rank that finds its own digest in it knows
+//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. A
+//! rank sends a note to the ranks that received nothing from it: the number of its calls, and a digest of them. It does
+//! so three calls after the first such call, whatever the calls in between were: the root checks every fourth call. The
+//! note is in the stream at the place of a header. A rank that finds its own digest in it knows
 //! that both made the same calls. If the digest differs, or no note comes in time, the rank asks over the control
 //! connection, which is expensive.
 //!
@@ -18,7 +19,7 @@ use crate::link::Link;
 
 /// The op code of a note.
 const NOTE: u8 = u8::MAX;
-/// The number of calls between two notes in which a peer receives nothing from this rank.
+/// A note is sent at the end of this call, counted from the first one in which a peer received nothing from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
 const KEPT: usize = 64;
@@ -31,7 +32,7 @@ pub(super) struct Notes {
     digests: [u64; KEPT],
     /// The number of calls.
     made: u64,
-    /// The number of calls since the last note in which some rank received nothing from this one.
+    /// The number of calls since the first one after the last note in which some rank received nothing from this one.
     unheard: u32,
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
@@ -64,12 +65,12 @@ impl Notes {
         let digest = extend(self.digests[self.made as usize % KEPT], call);
         self.made += 1;
         self.digests[self.made as usize % KEPT] = digest;
-        let mut any = false;
+        let mut due = self.unheard > 0;
         for peer in missed {
             self.peers[peer as usize].due = true;
-            any = true;
+            due = true;
         }
-        self.unheard += u32::from(any);
+        self.unheard += u32::from(due);
         self.unheard >= EVERY
     }
 
@@ -217,11 +218,21 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_due_every_fourth_call_that_somebody_missed() {
+    fn notes_are_due_three_calls_after_the_first_that_somebody_missed() {
         let mut notes = notes();
-        let due: Vec<bool> = (0..8).map(|seq| notes.made(&call(seq, 0), (0..seq % 2).map(|_| 1))).collect();
-        assert_eq!(due, [false, false, false, false, false, false, false, true]);
-        notes.send(&mut [None, None]);
-        assert!(!notes.made(&call(8, 0), [].into_iter()));
+        let mut calls = |missed: &[u32]| -> Vec<bool> {
+            let due = missed.iter().map(|missed| {
+                let due = notes.made(&call(0, 0), (0..*missed).map(|_| 1));
+                if due {
+                    notes.send(&mut [None, None]);
+                }
+                due
+            });
+            due.collect()
+        };
+        assert_eq!(calls(&[1, 1, 1, 1, 1, 1, 1, 1]), [false, false, false, true, false, false, false, true]);
+        // The root changes from call to call: the peers check as often as ever.
+        assert_eq!(calls(&[1, 0, 1, 0, 1, 0, 1, 0]), [false, false, false, true, false, false, false, true]);
+        assert_eq!(calls(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), [&[false; 8][..], &[true, false]].concat());
     }
 }
