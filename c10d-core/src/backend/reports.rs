@@ -24,10 +24,10 @@ const GUILTY: usize = 1024;
 /// The first and the longest interval between two looks.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How long the store may take to answer a failing rank.
-const ANSWER: Duration = Duration::from_millis(200);
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long a rank whose failure is the consequence of another rank's failure waits for the other's report. Also, how
 /// long that other rank waits until all ranks have read its report.
-const WORD: Duration = Duration::from_millis(300);
+const WORD: Duration = Duration::from_secs(1);
 
 /// The reports of one group that is being made.
 pub struct Reports {

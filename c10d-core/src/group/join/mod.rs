@@ -229,9 +229,8 @@ impl Join<'_> {
 
     /// Returns the value of a key, if it exists now.
     fn peek(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let until = Instant::now() + NAMING;
-        match self.store.check(&[key], until)? {
-            true => self.read(key, until),
+        match self.store.check(&[key], self.grace())? {
+            true => self.read(key, Instant::now() + NAMING),
             false => Ok(None),
         }
     }
@@ -250,12 +249,7 @@ impl Join<'_> {
         {
             return Ok(all.into_iter().map(Some).collect());
         }
-        let until = Instant::now() + NAMING;
-        let one = |key: &&str| match self.store.check(&[key], until)? {
-            true => self.read(key, until),
-            false => Ok(None),
-        };
-        keys.iter().map(one).collect()
+        keys.iter().map(|key| self.peek(key)).collect()
     }
 
     /// Updates this rank's hello if the last heartbeat was long ago, to show that the rank still waits. Also reports
