@@ -4,6 +4,7 @@ use crate::stage;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
@@ -26,16 +27,21 @@ pub(crate) fn play(part: &str) -> Result {
     {
         return play(value);
     }
-    match name {
-        "files" => limit(Resource::Nofile, open_files() + value.parse::<u64>().unwrap_or(0)),
-        "size" => limit(Resource::Fsize, 64 << 10),
-        "cgroup" => tighten(Path::new(value)),
-        _ => {}
-    }
+    restrict(part);
     if let Err(e) = work(name) {
         tell_error(name, &e);
     }
     Ok(())
+}
+
+/// Lowers a limit of this process.
+fn restrict(what: &str) {
+    match what.split_once(':').unwrap_or((what, "")) {
+        ("files", more) => limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0)),
+        ("size", _) => limit(Resource::Fsize, SMALL_FILE),
+        ("cgroup", group) => tighten(Path::new(group)),
+        _ => {}
+    }
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -48,13 +54,28 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("limits/a_rank_without_threads_is_named_by_all", || lacks("thread", "no thread or process left")),
         Trial::test("limits/a_rank_without_tasks_is_named_by_all", a_rank_without_tasks),
         Trial::test("limits/a_rank_without_memory_is_named_by_all", || lacks("memory", "no memory left")),
-        Trial::test("limits/small_files_only", || told(run("size", "auto")?, true)),
-        Trial::test("limits/small_files_only_and_shm_forced", || told(run("size", "shm")?, false)),
-        Trial::test("limits/tight_memory_cgroup", tight_memory_cgroup),
+        Trial::test("limits/small_files_only", || all_work(&run("size", "auto")?)),
+        Trial::test("limits/small_files_only_and_shm_forced", || {
+            all_lack(&run("size", "shm")?, &[&format!("RLIMIT_FSIZE allows {SMALL_FILE};"), "ulimit -f"])
+        }),
+        Trial::test("limits/a_rank_with_small_files_is_named_by_all", || {
+            let report = cast("poor:size", 3, "shm").run().map_err(|e| e.to_string())?;
+            all_name_the_poor(&report, &format!("RLIMIT_FSIZE allows {SMALL_FILE};"))
+        }),
+        Trial::test("limits/tight_memory_cgroup", || in_tight_cgroups("cgroup", "auto", all_work)),
+        Trial::test("limits/tight_memory_cgroup_and_shm_forced", || {
+            in_tight_cgroups("cgroup", "shm", |report| all_lack(report, &["memory cgroup has", "(limit"]))
+        }),
+        Trial::test("limits/a_rank_in_a_tight_memory_cgroup_is_named_by_all", || {
+            in_tight_cgroups("poor:cgroup", "shm", |report| all_name_the_poor(report, "memory cgroup has"))
+        }),
         Trial::test("limits/nothing_left_behind_after_kill_of_all", || nothing_left_behind("shm")),
         Trial::test("limits/nothing_left_behind_after_kill_of_all_tcp", || nothing_left_behind("tcp")),
     ]
 }
+
+/// The limit on the bytes of a file, less than a shared segment has.
+const SMALL_FILE: u64 = 64 << 10;
 
 fn limit(resource: Resource, value: u64) {
     setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).expect("lowering a limit is allowed");
@@ -86,24 +107,47 @@ fn run(part: &str, transport: &str) -> Result<JobReport, Failed> {
     cast(part, 2, transport).run().map_err(|e| e.to_string().into())
 }
 
-/// Checks that every rank ended by itself with a result or an error; with `needed`, with a result.
-fn told(report: JobReport, needed: bool) -> Result<(), Failed> {
-    for rank in 0..2 {
-        let done = lines(&report, rank).contains(&"done".to_owned());
-        let error = failures(&report, rank).into_iter().find(|told| !told.kind.is_empty());
-        let named = error.is_some_and(|told| told.kind != "Internal");
-        if !report.exits[rank as usize].success() || !(done || (named && !needed)) {
-            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+fn ranks(report: &JobReport) -> std::ops::Range<u32> {
+    0..report.exits.len() as u32
+}
+
+fn all_work(report: &JobReport) -> Result<(), Failed> {
+    match ranks(report).all(|rank| worked(report, rank)) {
+        true => Ok(()),
+        false => Err(shown(report).into()),
+    }
+}
+
+fn worked(report: &JobReport, rank: u32) -> bool {
+    report.exits[rank as usize].success() && lines(report, rank).contains(&"done".to_owned())
+}
+
+/// Checks that all ranks, which have the same limit, ended by themselves and said what they ran out of.
+fn all_lack(report: &JobReport, words: &[&str]) -> Result<(), Failed> {
+    for rank in ranks(report) {
+        let told = failures(report, rank);
+        let right = told.iter().any(|t| t.kind == "Resource" && words.iter().all(|word| t.words.contains(word)));
+        if !right || !report.exits[rank as usize].success() {
+            return Err(format!("rank {rank} does not say {words:?}:\n{}", shown(report)).into());
         }
     }
     Ok(())
 }
 
 fn few_file_descriptors() -> Result<(), Failed> {
+    let mut failed = 0;
     for more in [0, 1, 2, 3, 5, 8, 12, 18, 26] {
-        told(run(&format!("files:{more}"), "auto")?, false)?;
+        let report = run(&format!("files:{more}"), "auto")?;
+        if all_work(&report).is_err() {
+            failed += 1;
+            all_lack(&report, &["no file descriptor left (limit"])
+                .map_err(|e| format!("{more} more: {}", e.message().unwrap_or("")))?;
+        }
     }
-    told(run("files:100", "auto")?, true)
+    if failed == 0 {
+        return Err("no number of descriptors was too few".into());
+    }
+    all_work(&run("files:100", "auto")?)
 }
 
 // One of several ranks reaches a limit.
@@ -114,10 +158,10 @@ fn is_poor() -> bool {
     std::env::var("RANK").is_ok_and(|rank| rank == POOR.to_string())
 }
 
-/// Makes and uses a group in which one rank has few descriptors.
-fn poor(more: &str) -> Result {
+/// Makes and uses a group in which one rank has a limit.
+fn poor(what: &str) -> Result {
     if is_poor() {
-        limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0));
+        restrict(what);
     }
     if let Err(e) = work("poor") {
         tell_error("poor", &e);
@@ -222,7 +266,7 @@ fn a_rank_without_tasks() -> Result<(), Failed> {
 
 /// Checks that all ranks named the limited rank and what it ran out of.
 fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
-    for rank in 0..3 {
+    for rank in ranks(report) {
         let told = failures(report, rank);
         let right = told.iter().any(|t| {
             let guilty: &[u32] = if rank == POOR { &[] } else { &[POOR] };
@@ -238,7 +282,7 @@ fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
 fn poor_ranks(transport: &str) -> Result<(), Failed> {
     let mut failed = 0;
     for more in [4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20] {
-        let report = cast(&format!("poor:{more}"), 3, transport).run().map_err(|e| e.to_string())?;
+        let report = cast(&format!("poor:files:{more}"), 3, transport).run().map_err(|e| e.to_string())?;
         if (0..3).all(|rank| lines(&report, rank).contains(&"done".to_owned())) {
             continue;
         }
@@ -277,10 +321,12 @@ fn lacks(part: &str, words: &str) -> Result<(), Failed> {
 // Memory cgroups.
 
 const HERE: &str = "/sys/fs/cgroup";
+const NO_CGROUP: &str = "the group cannot be entered or limited";
 
 /// Makes a memory cgroup for the ranks, if this process may.
 fn new_group() -> Option<PathBuf> {
-    let name = format!("c10d-test-{}", std::process::id());
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let name = format!("c10d-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = |controller: &str| {
         let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
@@ -293,6 +339,8 @@ fn new_group() -> Option<PathBuf> {
     std::fs::create_dir(&place).ok()?;
     let limited = ["memory.max", "memory.limit_in_bytes"].iter().any(|file| place.join(file).exists());
     if limited {
+        // Version 2 passes the controller on to the groups below only if told; version 1 always does.
+        let _ = std::fs::write(place.join("cgroup.subtree_control"), "+memory");
         Some(place)
     } else {
         let _ = std::fs::remove_dir(&place);
@@ -300,33 +348,41 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into the group, and allows the group 6 MiB more memory than it uses.
+/// Moves this process into a group of its own below this one, and allows that 4 MiB more memory than it uses. Shared
+/// segments may take half of it, which is too little among eight ranks. TCP needs less.
 fn tighten(group: &Path) {
-    let current = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
-    let joined = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
+    let own = group.join(std::env::var("RANK").unwrap_or_default());
+    let joined = std::fs::create_dir(&own)
+        .and_then(|()| std::fs::write(own.join("cgroup.procs"), std::process::id().to_string()));
+    let current = |file: &str| std::fs::read_to_string(own.join(file)).ok()?.trim().parse::<u64>().ok();
     let used = current("memory.current").or_else(|| current("memory.usage_in_bytes")).unwrap_or(0);
-    let file = if group.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
-    // The second rank starts under the limit that the first rank has set, and needs memory to start.
-    let limit = used + (6 << 20);
-    let limited = std::fs::write(group.join(file), limit.to_string());
+    let file = if own.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
+    let limited = std::fs::write(own.join(file), (used + (4 << 20)).to_string());
     if joined.is_err() || limited.is_err() {
-        tell("skipped: the group cannot be entered or limited");
+        tell(NO_CGROUP);
     }
 }
 
-fn tight_memory_cgroup() -> Result<(), Failed> {
+/// Runs a part in which ranks enter tight cgroups, and judges the result.
+fn in_tight_cgroups(
+    part: &str,
+    transport: &str,
+    judge: impl FnOnce(&JobReport) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     let Some(group) = new_group() else {
         println!("skipped: no memory cgroup can be made here");
         return Ok(());
     };
-    let report = run(&format!("cgroup:{}", group.display()), "auto");
-    let _ = std::fs::remove_dir(&group);
-    let report = report?;
-    if lines(&report, 0).iter().any(|line| line.starts_with("skipped")) {
+    let report = cast(&format!("{part}:{}", group.display()), 8, transport).run();
+    for own in names_in(&group).into_iter().chain([group]).filter(|path| path.is_dir()) {
+        let _ = std::fs::remove_dir(own);
+    }
+    let report = report.map_err(|e| e.to_string())?;
+    if ranks(&report).any(|rank| lines(&report, rank).contains(&NO_CGROUP.to_owned())) {
         println!("skipped: a memory cgroup can be made here, but not used");
         return Ok(());
     }
-    told(report, false)
+    judge(&report)
 }
 
 // What is left behind.

@@ -12,7 +12,7 @@ use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, lines, shown, tell};
 
 /// The namespaces that each rank has for itself, and the commands that make them.
-const OWN: [(&str, &[&str]); 9] = [
+const OWN: [(&str, &[&str]); 10] = [
     ("nothing", &[]),
     ("pid", &["unshare", "-p", "-f", "--kill-child", "--mount-proc"]),
     // The reverse of `docker run --pid host`: /proc belongs to the outer namespace.
@@ -22,8 +22,12 @@ const OWN: [(&str, &[&str]); 9] = [
     ("pid, mount, ipc", &["unshare", "-p", "-f", "--kill-child", "--mount-proc", "-i"]),
     ("user", &["unshare", "-U"]),
     ("user, pid, mount, ipc", &["unshare", "-U", "-r", "-p", "-f", "--kill-child", "--mount-proc", "-i"]),
+    ("full dev shm, no locked memory", &["unshare", "-m", "sh", "-c", NOTHING_SPECIAL, "sh"]),
     ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
 ];
+
+/// In `/dev/shm` there is no room for any file, and no page may be locked.
+const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && exec \"$@\"";
 
 /// The number of the next network.
 static NEXT: AtomicU32 = AtomicU32::new(0);

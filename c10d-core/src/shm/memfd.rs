@@ -12,7 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::headroom::headroom;
 use crate::process::Private;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, resource};
 
 /// Makes an empty memfd that can be sealed.
 pub fn memfd() -> Result<OwnedFd, Errno> {
@@ -42,7 +42,7 @@ pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     if let Some(left) = headroom()
         && size as u64 > left / parts
     {
-        return Err(refused(format!("and the memory cgroup has {left} left")));
+        return Err(refused(format!("and the memory cgroup has {left} left ({})", resource::memory())));
     }
     match getrlimit(Resource::Fsize).current {
         Some(limit) if size as u64 > limit => {
