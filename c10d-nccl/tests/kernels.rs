@@ -226,13 +226,13 @@ struct Fake(libloading::Library);
 
 impl Fake {
     fn open() -> Fake {
-        // SAFETY: it is the library that the bindings have loaded.
+        // SAFETY: the bindings have already loaded this library.
         Fake(unsafe { libloading::Library::new("libcuda.so.1") }.unwrap())
     }
 
     fn enter(&self, device: u16) {
         let context = 0x1000 + u64::from(device);
-        // SAFETY: here and below, this is the signature of the driver's function.
+        // SAFETY: the type is that of the driver's function.
         let code = unsafe { self.0.get::<unsafe extern "C" fn(u64) -> i32>(b"cuCtxSetCurrent").unwrap()(context) };
         assert_eq!(code, 0);
     }
@@ -241,7 +241,7 @@ impl Fake {
         self.enter(device);
         type Load = unsafe extern "C" fn(*mut u64, *const std::ffi::c_char) -> i32;
         let mut module = 0;
-        // SAFETY: as above.
+        // SAFETY: the type is that of the driver's function.
         let code = unsafe { self.0.get::<Load>(b"cuModuleLoadData").unwrap()(&mut module, image.as_ptr()) };
         if code == 0 { Ok(module) } else { Err(code) }
     }
@@ -249,7 +249,7 @@ impl Fake {
     fn function(&self, module: u64, name: &std::ffi::CStr) -> Result<u64, i32> {
         type Get = unsafe extern "C" fn(*mut u64, u64, *const std::ffi::c_char) -> i32;
         let mut function = 0;
-        // SAFETY: as above.
+        // SAFETY: the type is that of the driver's function.
         let code = unsafe { self.0.get::<Get>(b"cuModuleGetFunction").unwrap()(&mut function, module, name.as_ptr()) };
         if code == 0 { Ok(function) } else { Err(code) }
     }

@@ -23,7 +23,7 @@ type Comm = u64;
 type Id = [u8; 128];
 
 static NCCL: LazyLock<Library> = LazyLock::new(|| {
-    // SAFETY: it is the library that the backend has loaded.
+    // SAFETY: the backend has already loaded this library, so its constructors have run.
     unsafe { Library::new("libnccl.so.2") }.unwrap()
 });
 
@@ -55,7 +55,7 @@ fn met(size: c_int) -> Vec<Comm> {
     // From here on, device 0 is the current device of this thread.
     memory(0);
     let mut id = UniqueId([0; 128]);
-    // SAFETY: here and below, each call writes one value.
+    // SAFETY: the call writes one value.
     assert_eq!(unsafe { function::<GetId>("ncclGetUniqueId")(&mut id) }, SUCCESS);
     let begin = |rank| {
         let mut config = Config {
@@ -66,7 +66,7 @@ fn met(size: c_int) -> Vec<Comm> {
             rest: [c_int::MIN; 15],
         };
         let mut comm = 0;
-        // SAFETY: as above.
+        // SAFETY: the call writes one value, and reads the settings during the call.
         let begun = unsafe { function::<Init>("ncclCommInitRankConfig")(&mut comm, size, id, rank, &mut config) };
         assert_eq!(begun, IN_PROGRESS);
         comm
@@ -74,7 +74,7 @@ fn met(size: c_int) -> Vec<Comm> {
     let comms: Vec<Comm> = (0..size).map(begin).collect();
     let is_ready = |comm: &Comm| {
         let mut state = IN_PROGRESS;
-        // SAFETY: as above.
+        // SAFETY: the call writes one value.
         assert_eq!(unsafe { function::<State>("ncclCommGetAsyncError")(*comm, &mut state) }, SUCCESS);
         state == SUCCESS
     };
@@ -93,14 +93,14 @@ fn memory(device: u16) -> u64 {
 
 fn sum(comm: Comm, at: u64, stream: u64) -> c_int {
     type AllReduce = unsafe extern "C" fn(u64, u64, usize, c_int, c_int, Comm, u64) -> c_int;
-    // SAFETY: here and below, everything exists until the end of the process.
+    // SAFETY: the memory, the communicator and the stream exist until the end of the process.
     unsafe { function::<AllReduce>("ncclAllReduce")(at, at, 16, F32, SUM, comm, stream) }
 }
 
 /// Sends or receives a message of eight elements by the function `name`.
 fn message(name: &str, comm: Comm, at: u64, peer: c_int, stream: u64) -> c_int {
     type Message = unsafe extern "C" fn(u64, usize, c_int, c_int, Comm, u64) -> c_int;
-    // SAFETY: as above.
+    // SAFETY: the memory, the communicator and the stream exist until the end of the process.
     unsafe { function::<Message>(name)(at, 8, F32, peer, comm, stream) }
 }
 

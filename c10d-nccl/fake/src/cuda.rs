@@ -60,14 +60,14 @@ pub extern "C" fn cuInit(_: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
-    // SAFETY: in all functions that return a value, it is written to the caller's integer.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *count = c_int::from(devices() as i16) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *device = ordinal };
     SUCCESS
 }
@@ -75,35 +75,35 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
     // The devices are the same in every process.
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *uuid = [device as u8; 16] };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees the same of these arguments.
     unsafe { cuDeviceGetUuid_v2(uuid, device) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
     RETAINED.lock().insert(device);
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *context = CONTEXT + device as u64 };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *version = fault::number("driver").map_or(12_000, |v| v as c_int) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c_uint, active: *mut c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe {
         *flags = 0;
         *active = c_int::from(RETAINED.lock().contains(&device));
@@ -120,14 +120,14 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
 pub unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
     /// The major number of the compute capability. The devices have no other attributes.
     const MAJOR: c_int = 75;
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *answer = if attribute == MAJOR { 9 } else { 0 } };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut u64) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *context = current().map_or(0, |device| CONTEXT + u64::from(device)) };
     SUCCESS
 }
@@ -184,7 +184,7 @@ pub extern "C" fn cuCtxSetCurrent(context: u64) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe {
         *least = 0;
         *greatest = -5;
@@ -204,14 +204,14 @@ pub unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -
         900 => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
         _ => c"CUDA_ERROR_UNKNOWN",
     };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *name = text.as_ptr() };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *text = c"the fake device says no".as_ptr() };
     SUCCESS
 }
@@ -228,7 +228,7 @@ fn take(bytes: usize) -> Option<u64> {
         return None;
     }
     // Memory that was not written is not zero.
-    // SAFETY: it has this length.
+    // SAFETY: the memory was just allocated with this length.
     unsafe { at.write_bytes(0xa5, bytes) };
     SIZES.lock().insert(at as u64, layout);
     Some(at as u64)
@@ -236,7 +236,7 @@ fn take(bytes: usize) -> Option<u64> {
 
 fn give(at: u64) -> bool {
     let Some(layout) = SIZES.lock().remove(&at) else { return false };
-    // SAFETY: it comes from `take`, and is freed once.
+    // SAFETY: the memory was allocated with this layout, and is freed only once, since its entry was removed.
     unsafe { dealloc(at as *mut u8, layout) };
     true
 }
@@ -252,7 +252,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
     }
     let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
     WORLD.lock().allocate(device, base, bytes);
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *at = base };
     SUCCESS
 }
@@ -283,7 +283,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -
     }
     let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
     LOCKED.lock().insert(base, bytes);
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *at = base };
     SUCCESS
 }
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn cuMemHostGetFlags(flags: *mut c_uint, at: u64) -> c_int
     if !SIZES.lock().contains_key(&at) || WORLD.lock().device_of(at).is_some() {
         return INVALID_VALUE;
     }
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *flags = 0 };
     SUCCESS
 }
@@ -374,7 +374,7 @@ pub extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
     let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
-    // SAFETY: the only attribute is the device's number, which is written to the caller's integer.
+    // SAFETY: the only attribute is the device's number, and the caller guarantees that an integer may be written.
     unsafe { *answer.cast::<c_int>() = c_int::from(device as i16) };
     SUCCESS
 }
@@ -382,14 +382,14 @@ pub unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: c_int) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *stream = WORLD.lock().create_stream(device) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(stream: *mut u64, flags: c_uint) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees the same of these arguments.
     unsafe { cuStreamCreateWithPriority(stream, flags, 0) }
 }
 
@@ -408,7 +408,7 @@ pub extern "C" fn cuLaunchHostFunc(
     let data = At(data as u64);
     let work: Work = Box::new(move || {
         let data = &data;
-        // SAFETY: it is the caller's function, and gets the caller's argument.
+        // SAFETY: the caller guarantees that its function may be called with its argument.
         unsafe { function(data.0 as *mut c_void) }
     });
     let mut world = WORLD.lock();
@@ -422,7 +422,7 @@ pub unsafe extern "C" fn cuStreamGetCtx(stream: u64, context: *mut u64) -> c_int
     let mut world = WORLD.lock();
     let stream = world.stream(stream, device);
     let Some(device) = stream.and_then(|s| world.stream_device(s)) else { return INVALID_HANDLE };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *context = CONTEXT + u64::from(device) };
     SUCCESS
 }
@@ -439,7 +439,7 @@ pub extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(event: *mut u64, _: c_uint) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *event = WORLD.lock().create_event(device) };
     SUCCESS
 }

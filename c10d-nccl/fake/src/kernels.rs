@@ -75,8 +75,7 @@ impl Loaded {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
-    // SAFETY: the caller guarantees that the text ends with a zero. Here and below, values are written to the caller's
-    // integers.
+    // SAFETY: the caller guarantees that the text ends with a zero.
     let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
     if !text.contains(".version ") || !text.contains(".target ") {
         return INVALID_PTX;
@@ -88,14 +87,14 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char
     let mut loaded = LOADED.lock();
     let handle = loaded.handle();
     loaded.modules.insert(handle, Module { device, names });
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *module = handle };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the name ends with a zero.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     let mut loaded = LOADED.lock();
     let Some(found) = loaded.modules.get(&module) else { return INVALID_HANDLE };
@@ -104,7 +103,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, na
     let made = Function { device: found.device, kernel };
     let handle = loaded.handle();
     loaded.functions.insert(handle, made);
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *function = handle };
     SUCCESS
 }
@@ -142,7 +141,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         return said(Err(format!("nothing is known of what {name} does with its parameters")));
     };
     let work: Work = Box::new(move || {
-        // SAFETY: it is one of the kernels, and the caller guarantees the arguments.
+        // SAFETY: the code is that of a kernel, and the caller guarantees the arguments.
         unsafe { run(code, &arguments, blocks, threads) }
     });
     let mut world = WORLD.lock();
@@ -152,7 +151,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         return INVALID_HANDLE;
     }
     let mut touches = Vec::new();
-    // SAFETY: as above.
+    // SAFETY: there are as many pointers to arguments of 64 bits as the PTX has parameters.
     let arguments = (0..count).map(|i| unsafe { **parameters.add(i) });
     for (at, what) in arguments.zip(uses.bytes()).filter(|(at, what)| *what != b'.' && *at != 0) {
         let Some(bytes) = world.rest(at) else {
@@ -177,10 +176,10 @@ unsafe fn run(code: unsafe extern "C" fn(), arguments: &[u64], blocks: c_uint, t
             unsafe { code($(arguments[$i]),*) }
         }};
     }
-    // SAFETY: it sets the index of the kernel's thread, in variables of this host thread.
+    // SAFETY: the function sets the size of the grid, in variables of this host thread.
     unsafe { c10d_host_grid(blocks, threads) };
     for (block, thread) in (0..blocks).flat_map(|b| (0..threads).map(move |t| (b, t))) {
-        // SAFETY: as above.
+        // SAFETY: the function sets the index of the kernel's thread, in variables of this host thread.
         unsafe { c10d_host_thread(block, thread) };
         match arguments.len() {
             3 => call!(u64 0, u64 1, u64 2),

@@ -63,7 +63,7 @@ fn refuse(code: c_int, why: impl Into<String>) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
-    // SAFETY: in all functions that return a value, it is written to the caller's integer.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *version = fault::number("version").map_or(22809, |v| v as c_int) };
     SUCCESS
 }
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn ncclGetUniqueId(id: *mut UniqueId) -> c_int {
             let mut bytes = [0; 128];
             bytes[..4].copy_from_slice(&MAGIC);
             bytes[4..6].copy_from_slice(&port.to_le_bytes());
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees that the pointer may be written.
             unsafe { *id = UniqueId(bytes) };
             SUCCESS
         }
@@ -136,10 +136,10 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     rank: c_int,
     config: *mut Config,
 ) -> c_int {
-    // SAFETY: as above; the settings are only read.
+    // SAFETY: the caller guarantees that the settings may be read.
     match begin(&id, rank, size, unsafe { &*config }) {
         Ok(handle) => {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees that the pointer may be written.
             unsafe { *comm = handle };
             IN_PROGRESS
         }
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: Uniqu
         Ok(handle) => handle,
         Err(code) => return code,
     };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *comm = handle };
     while comm::get(handle).is_some_and(|c| c.state() == IN_PROGRESS) {
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -175,13 +175,13 @@ pub unsafe extern "C" fn ncclCommInitRankScalable(
     if ids < 1 {
         return refuse(INVALID_ARGUMENT, "no ids");
     }
-    // SAFETY: as above; the list is not empty.
+    // SAFETY: the caller guarantees that the list may be read, and it is not empty.
     let first = unsafe { *list };
     if config.is_null() {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the same of these arguments.
         return unsafe { ncclCommInitRank(comm, size, first, rank) };
     }
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees the same of these arguments.
     unsafe { ncclCommInitRankConfig(comm, size, first, rank, config) }
 }
 
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new:
         return refuse(INVALID_USAGE, "a communicator is divided while it is at work");
     }
     let color = u32::try_from(color).ok();
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that `new` may be written.
     unsafe { parent.derive(new, move |group| group.split(color, key as u32)) };
     IN_PROGRESS
 }
@@ -219,7 +219,7 @@ pub unsafe extern "C" fn ncclCommShrink(
     // SAFETY: the list has the given length.
     let lost = unsafe { std::slice::from_raw_parts(without, count as usize) };
     let lost: Vec<u32> = lost.iter().map(|r| *r as u32).collect();
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that `new` may be written.
     unsafe { parent.derive(new, move |group| group.shrink(&lost).map(Some)) };
     IN_PROGRESS
 }
@@ -273,7 +273,7 @@ pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_int {
     let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *state = comm.ask() };
     SUCCESS
 }
@@ -340,7 +340,7 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
             // An aborted call leaves unknown data.
             for call in &calls {
                 let (_, writes) = call.ranges(this.rank, this.size);
-                // SAFETY: it is a range of device memory that was checked at the call and exists until the work is
+                // SAFETY: the range is device memory, which was checked at the call and exists until the work is
                 // finished.
                 unsafe { std::ptr::write_bytes(call.to as *mut u8, 0xff, writes) };
             }
@@ -349,7 +349,7 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
         }
         for call in calls.iter().filter(|_| garbles) {
             let (reads, _) = call.ranges(this.rank, this.size);
-            // SAFETY: it is a range of device memory that was checked at the call.
+            // SAFETY: the range is device memory, which was checked at the call and exists until the work is finished.
             unsafe { std::ptr::write_bytes(call.from as *mut u8, 0xff, reads) };
         }
         if let Some(group) = this.group()
@@ -515,7 +515,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     };
     let mut factors = comm.factors.lock();
     factors.push(Some(factor));
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *op = 4 + factors.len() as c_int };
     SUCCESS
 }
