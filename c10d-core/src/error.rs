@@ -28,7 +28,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The call is valid, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
     Unsupported,
-    /// The guilty rank made a different call: its call with the same number differs, or its message.
+    /// The guilty rank made a different call: its call with the same number, or its message, differs from that of this
+    /// rank.
     Mismatch {
         /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
         field: &'static str,
@@ -177,7 +178,7 @@ impl Error {
         self
     }
 
-    /// Marks the error as one before which nothing was sent, so that the group stays usable.
+    /// Sets the status to [`Status::Rejected`]: nothing was sent, and the group stays usable.
     pub fn rejected(mut self) -> Error {
         self.0.status = Status::Rejected;
         self

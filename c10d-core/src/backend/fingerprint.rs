@@ -42,8 +42,8 @@ impl Fingerprint {
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
-    /// The bit in `step` that marks calls with sparse tensors. `rest` is then the hash of their shape, or belongs to
-    /// the op of the step.
+    /// The bit in `step` that marks calls with sparse tensors. `rest` is then the hash of the tensor's shape; in the
+    /// steps of the call it also depends on the op and element type of the step.
     pub const SPARSE: u8 = 0x80;
 
     /// Returns the wire form as three numbers, each of which is written little endian. It uses shifts instead of an

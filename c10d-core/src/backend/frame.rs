@@ -35,7 +35,7 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// The text of an error between a mismatch and the call that reports it, if the mismatch is about another call.
+/// The text that, in an error about a mismatch in another call, comes before the call that reports it.
 const FOUND: &str = "; found in ";
 
 /// The thread or task that is woken when the operation is done.

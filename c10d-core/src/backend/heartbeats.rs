@@ -11,9 +11,9 @@ use crate::process::{LastWord, at_end, spawn};
 use crate::text::harmless;
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
-/// The time between two beats.
+/// The time between two heartbeats.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A rank that sends no beat for this long counts as dead.
+/// A rank that sends no heartbeat for this time is considered dead.
 const SILENCE: Duration = Duration::from_secs(6);
 /// The key whose value says which rank gave up first, and why.
 const CAUSE: &str = "cause";

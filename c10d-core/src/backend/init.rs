@@ -17,7 +17,7 @@ pub struct GroupInit {
     pub group: Arc<str>,
     /// This rank.
     pub rank: u32,
-    /// How many ranks.
+    /// The number of ranks of the group.
     pub size: u32,
     /// A random id, the same on all ranks, which no other group has.
     pub session: [u8; 16],
