@@ -6,6 +6,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::{self, NonNull};
+use std::slice;
 
 use c10d_core::{Error, ErrorKind, Result};
 
@@ -105,6 +106,10 @@ impl Drop for Scratch {
     }
 }
 
+/// Over TCP, pieces are joined up to this many bytes before they are written, since each write is a system call and
+/// wakes the peer.
+const JOINED: usize = 16 << 10;
+
 /// The three spaces of an op.
 pub(crate) struct Spaces {
     input: Pieces,
@@ -113,6 +118,8 @@ pub(crate) struct Spaces {
     memory: Scratch,
     /// The sources of one reduction.
     sources: Vec<*const u8>,
+    /// Short pieces of a region, one after the other.
+    joined: Vec<u8>,
 }
 
 // SAFETY: the scratch memory is owned. The pieces are valid by the promises of `add_input` and `add_output`, on any
@@ -134,6 +141,7 @@ impl Spaces {
             scratch: Pieces::default(),
             memory: Scratch { at: ptr::null_mut(), len: 0 },
             sources: Vec::new(),
+            joined: Vec::new(),
         }
     }
 
@@ -192,27 +200,49 @@ impl Spaces {
         (at, there.min(most).min(region.len - done))
     }
 
-    /// Writes `head` and up to `most` bytes of the region from `done` on, within one piece. Returns how many bytes the
-    /// link took, and how many it was offered.
+    /// Writes `head` and up to `most` bytes of the region from `done` on: those of one piece, or of several short ones.
+    /// Returns how many bytes the link took, and how many it was offered.
     #[inline]
     pub(super) fn send(
-        &self,
+        &mut self,
         link: &mut Link,
         head: &[u8],
         from: &Region,
         done: usize,
         most: usize,
     ) -> Result<(usize, usize)> {
-        let (at, n) = self.part(from, done, most);
+        let (mut at, mut n) = self.part(from, done, most);
+        // Shared memory may lend the bytes at their place, so they have to stay there.
+        if n < most.min(JOINED) && n < from.len - done && matches!(link, Link::Tcp(_)) {
+            (at, n) = self.join(from, done, most);
+        }
         // The header and all that follows it.
         let whole = head.len() == HEADER && n == from.len;
-        // SAFETY: `n` bytes of a piece.
+        // SAFETY: `n` bytes of a piece, or of the joined ones.
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
             true => head.len() + n,
             // SAFETY: as above.
             false => unsafe { link.write(head, at, n) }?,
         };
         Ok((taken, head.len() + n))
+    }
+
+    /// Copies up to `most` bytes of the region from `done` on, at most [`JOINED`], to one place. Returns that place, which
+    /// is valid until the next call, and their number.
+    fn join(&mut self, from: &Region, done: usize, most: usize) -> (*mut u8, usize) {
+        self.joined.clear();
+        self.joined.reserve(JOINED);
+        let most = most.min(JOINED);
+        while self.joined.len() < most {
+            let there = self.joined.len();
+            let (at, n) = self.part(from, done + there, most - there);
+            if n == 0 {
+                break;
+            }
+            // SAFETY: `n` bytes of a piece, to which nobody writes while the region is sent.
+            self.joined.extend_from_slice(unsafe { slice::from_raw_parts(at, n) });
+        }
+        (self.joined.as_mut_ptr(), self.joined.len())
     }
 
     /// Reads into the region from `done` on, within one piece. Returns how many bytes came, and how many were asked

@@ -108,7 +108,7 @@ impl Executor {
     fn send(
         &mut self,
         op: &Op<'_>,
-        spaces: &Spaces,
+        spaces: &mut Spaces,
         id: StepId,
         peer: u32,
         from: &Region,
