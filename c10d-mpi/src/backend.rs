@@ -1,4 +1,4 @@
-//! The backend: it takes jobs and runs each of them, on the caller's thread if possible.
+//! The backend: accepts jobs and runs each of them, on the caller's thread if possible.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -27,9 +27,10 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that sets which threads call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// How long a call of MPI may exceed its time at the end.
+/// How much longer than its limit the exchange of goodbyes may take on a thread of its own.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for the goodbyes of the others, which tell that everything it sent has arrived.
+/// How long a rank that leaves waits for the goodbyes of its peers. A peer's goodbye shows that the peer has received
+/// everything that this rank sent to it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
@@ -43,9 +44,9 @@ struct Rank {
     /// The jobs of the rank's own threads.
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
-    /// Whether callers never call MPI themselves, since over a network a call may wait for a peer that is gone.
+    /// Whether only threads of the backend call MPI, never callers. Over a network, a call may wait for a dead peer.
     own_thread: bool,
-    /// The messages; `None`: the group has one rank only.
+    /// The point-to-point messages; `None` if the group has one rank only.
     messages: Option<Arc<Messages>>,
     comm: Option<(Mpi, Comm)>,
     left: AtomicBool,
@@ -57,7 +58,7 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // MPI is not started, since the process would then be a world of one rank forever.
+            // MPI is not started, since MPI would then have a world of one rank as long as the process runs.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
@@ -67,7 +68,7 @@ impl MpiBackend {
         let own_thread = own_thread(init, agreed.local_ranks(rank))?;
         let crowded = agreed.is_oversubscribed(rank);
         let exchange = Exchange::new(mpi, comm, rank, health.clone(), crowded);
-        // Over shared memory, from 8 KiB on.
+        // Over shared memory, MPICH uses a handshake for messages from 8 KiB on.
         let by_handshake = mpi.library().kind == Kind::Mpich && !own_thread;
         let collectives = Collectives::new((rank, size), health.clone(), Some(exchange), by_handshake);
         let messages = Arc::new(Messages::new((mpi, comm), (rank, size), health.clone(), (own_thread, crowded)));
@@ -97,8 +98,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether only threads of the backend call MPI. If ranks share memory, its calls return at once, whatever happens to a
-/// peer.
+/// Whether only threads of the backend call MPI. If all ranks share memory, calls of MPI return at once, even if a peer
+/// is dead.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {
@@ -112,7 +113,7 @@ fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     }
 }
 
-/// Makes the channel through which the ranks watch each other, since MPI does not report a peer that is gone.
+/// Connects the channel through which the ranks watch each other, since MPI does not report the death of a peer.
 fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     const OVER: &str = "gloo-like";
     match init.hint(SIDE) {
@@ -120,7 +121,7 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
         Some(OVER) => SideChannel::connect(init, Some(OVER), crate::NAME),
         Some(other) => Err(Error::invalid(format!("{SIDE} is {other:?}; it must be {OVER} or store"))),
         None => match SideChannel::connect(init, Some(OVER), crate::NAME) {
-            // Either all programs of a group have it, or none.
+            // gloo-like is not linked. This is the same on all ranks, whose programs use the same backends.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidArgument) => {
                 SideChannel::connect(init, None, crate::NAME)
             }
@@ -129,9 +130,9 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     }
 }
 
-// SAFETY: 1. Only `Collectives::run` and `Messages` use spans, and they have finished with them before the job is
-// completed; MPI has copies. 2. Both check the job's deadline and the group's health between calls of MPI that do not
-// block; `abort` takes only the lock of the health, under which no job is completed.
+// SAFETY: 1. Only `Collectives::run` and `Messages` use the spans of a job, and not after the job is completed; MPI
+// gets copies of the data. 2. Both check the job's deadline and the group's health between calls of MPI that do not
+// block; `abort` takes only the lock of the health, which is never held while a job is completed.
 unsafe impl Backend for MpiBackend {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -146,7 +147,7 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            // The job is completed only here.
+            // Only this thread completes the job, so its gate may stay open.
             let task = Task::of(request, Gate::OPEN);
             let result = self.0.run(&task, || request.deadline());
             job.complete(result);
@@ -158,7 +159,7 @@ unsafe impl Backend for MpiBackend {
     fn submit_batch(&self, jobs: Vec<Job>) {
         match &self.0.messages {
             Some(messages) => messages.submit(jobs),
-            // Dispatch rejects messages of a rank to itself.
+            // Dispatch rejects messages from a rank to itself, so a group of one rank never gets any.
             None => drop(jobs),
         }
     }
@@ -204,20 +205,20 @@ unsafe impl Backend for MpiBackend {
 
 impl Drop for MpiBackend {
     fn drop(&mut self) {
-        // Jobs in flight still run.
+        // Jobs in flight still end.
         self.0.queue.close();
         self.0.ledger.close();
         if self.0.health.cause().is_some() {
-            // A thread inside a call of MPI may never release the rank.
+            // A thread that is blocked in a call of MPI may never drop its reference to `Rank`.
             self.0.leave(None);
         }
     }
 }
 
 impl Rank {
-    /// Runs a collective to its end, without completing it.
+    /// Runs a collective to its end, but does not complete its job. `own` is the deadline of the job.
     fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
-        // A queued job must not wait beyond its own deadline, whatever runs before it.
+        // The deadline of this collective is at most the earliest deadline of the jobs queued behind it.
         let earliest = || self.queue.least(|queued| queued.deadline);
         let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
@@ -241,13 +242,13 @@ impl Rank {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
-            // This comes before the completion, so that a woken thread finds the queue settled.
+            // This comes before the completion, so that a caller who is woken by it finds the queue idle.
             self.queue.settled();
             self.ledger.finish(id, result.map(|()| Outcome::default()));
         }
     }
 
-    /// Waits until nothing is in flight and everything that this rank sent has arrived.
+    /// Waits until nothing is in flight and everything that this rank sent has arrived, until `deadline` at most.
     fn settle(self: &Arc<Rank>, deadline: Instant) -> Result {
         if self.left.load(Ordering::Acquire) {
             return Ok(());
@@ -267,14 +268,14 @@ impl Rank {
         let until = deadline.min(Instant::now() + FAREWELL);
         let farewell = {
             let rank = self.clone();
-            // An op of another thread holds it, and checks by itself. A rank that stays says no goodbye.
+            // Another thread's collective may hold the lock. If it does until the limit, no goodbye is sent.
             move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
         };
         if self.own_thread {
             let (tell, told) = channel();
             spawn("c10d-mpi-leave", move || {
                 farewell();
-                // The waiting thread may have given up.
+                // The receiver may have stopped waiting.
                 let _ = tell.send(());
             })?;
             let _ = told.recv_timeout(until.saturating_duration_since(Instant::now()) + SLACK);
@@ -284,8 +285,8 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the peers. If nothing is in transfer, it frees the communicator, and waits for that until the deadline or
-    /// for a moment.
+    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator, and
+    /// waits for that until the deadline, but at most for [`FAREWELL`].
     fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;

@@ -1,4 +1,5 @@
-//! The cards that the ranks of a group exchange before they call MPI: their hosts, libraries and ranks in MPI's world.
+//! The cards that the ranks of a group exchange before they call MPI: process, host, library, cores and
+//! rank in MPI's world.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,10 +13,10 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use crate::mpi::Library;
 
-/// A process's rank in MPI's world.
+/// The rank of a process in MPI's world.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorldRank {
-    /// The world: the session of the group for which it was started, or who else started it.
+    /// The name of the world: the session of the group for which MPI was started, or else who started MPI.
     pub(crate) world: String,
     pub(crate) rank: u32,
     pub(crate) size: u32,
@@ -26,21 +27,23 @@ pub(crate) struct WorldRank {
 pub(crate) struct Card {
     /// A random id of the process.
     process: String,
-    /// The host, which is the same for ranks that share memory.
+    /// The host: a text that is equal for ranks that can share memory.
     host: String,
     library: String,
+    /// The cores that the process may use.
     cores: Cores,
-    /// The rank in the world; `None`: MPI is not started yet.
+    /// The process's rank in MPI's world; `None` if MPI is not started yet.
     world_rank: Option<WorldRank>,
 }
 
 /// The conclusions from all cards.
 #[derive(Debug)]
 pub(crate) struct Agreed {
-    /// The host of each rank, numbered in order of their first rank.
+    /// The number of each rank's host. Hosts are numbered in the order of their first rank.
     pub(crate) hosts: Vec<u32>,
+    /// The cores that each rank's process may use.
     cores: Vec<Cores>,
-    /// The ranks' places in their common world; `None`: it is yet to be started.
+    /// For each rank of the group, its rank in the common MPI world; `None` if MPI is not started yet.
     pub(crate) world_ranks: Option<Vec<u32>>,
 }
 
@@ -57,7 +60,7 @@ impl Card {
         format!("{}\n{}\n{}\n{cores}\n{world_rank}", self.process, self.host, self.library)
     }
 
-    /// Reads another rank's card; `None`: the text is not a card.
+    /// Reads another rank's card. Returns `None` if the text is not a card.
     fn parse(text: &[u8]) -> Option<Card> {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.split('\n').map(str::to_owned);
@@ -78,13 +81,13 @@ impl Card {
 }
 
 impl Agreed {
-    /// The ranks on the host of this rank, itself included.
+    /// Returns the number of ranks on the host of a rank, including the rank itself.
     pub(crate) fn local_ranks(&self, rank: u32) -> usize {
         let host = self.hosts.get(rank as usize);
         self.hosts.iter().filter(|other| Some(*other) == host).count()
     }
 
-    /// Whether the host of this rank has more ranks than cores that they may use.
+    /// Returns whether the host of a rank has more ranks than cores that these ranks may use.
     pub(crate) fn is_oversubscribed(&self, rank: u32) -> bool {
         let host = self.hosts.get(rank as usize);
         let local = self.hosts.iter().zip(&self.cores).filter(|(other, _)| Some(*other) == host);
@@ -92,7 +95,7 @@ impl Agreed {
     }
 }
 
-/// Exchanges the cards, and finds out whether the ranks fit together.
+/// Exchanges the cards, and checks that the ranks can form one MPI world.
 pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
     let key = |rank: u32| format!("card/{rank}");
     init.store.set(&key(init.rank), mine.to_text().as_bytes(), init.deadline)?;
@@ -102,17 +105,17 @@ pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
         let soon = Instant::now() + Duration::from_millis(500);
         let absent = (0..).zip(&keys).filter(|(_, key)| init.store.check(&[key], soon).is_ok_and(|there| !there));
         let absent: Vec<u32> = absent.map(|(rank, _)| rank).collect();
-        let what = "ranks did not come to the start of MPI";
+        let what = "ranks did not reach the start of MPI";
         Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous).caused_by(e)
     })?;
     let card = |(rank, text): (u32, &Vec<u8>)| {
-        let unclear = || Error::new(ErrorKind::Protocol, "what it says of its MPI is not understood").guilty([rank]);
+        let unclear = || Error::new(ErrorKind::Protocol, "cannot read the card of its MPI process").guilty([rank]);
         Card::parse(text).ok_or_else(unclear)
     };
     fit(&(0..).zip(&texts).map(card).collect::<Result<Vec<Card>>>()?)
 }
 
-/// The conclusions from the cards of all ranks. An error is the same on all.
+/// Draws the conclusions from the cards of all ranks. An error is the same on all ranks.
 fn fit(cards: &[Card]) -> Result<Agreed> {
     let unfit = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
     let mut processes = BTreeMap::new();
@@ -171,26 +174,26 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
     Ok(Agreed { hosts: numbers, cores: cards.iter().map(|card| card.cores.clone()).collect(), world_ranks })
 }
 
-/// A unique id of this process.
+/// Returns a unique id of this process.
 fn process_id() -> &'static str {
     static ID: PerProcess<OnceLock<String>> = PerProcess::new();
     ID.get().get_or_init(|| {
         let mut random = [0u8; 16];
-        // Without random bytes, the process id and its start time tell it from others on its host.
+        // If no random bytes are available, the process id must be enough.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
         format!("{}-{random}", std::process::id())
     })
 }
 
-/// A text that is equal for processes whose MPI can share memory: those with one kernel, network, `/dev/shm` and user.
-/// The name of a host does not tell containers apart.
+/// Returns a text that is equal for processes whose MPI libraries can share memory: processes with the same kernel,
+/// network namespace, `/dev/shm` and user. A host name would not do, since containers may share it.
 fn host() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let number = |path: &str| std::fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));
     let (boot, net, shm) = (read("/proc/sys/kernel/random/boot_id"), number("/proc/self/ns/net"), number("/dev/shm"));
     if boot.is_empty() {
-        // As far as is known, it shares memory with no other process.
+        // Nothing shows that this process shares memory with any other.
         return process_id().to_owned();
     }
     format!("{boot} {net:?} {shm:?} {}", rustix::process::geteuid().as_raw())

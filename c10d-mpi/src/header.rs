@@ -1,24 +1,25 @@
-//! The first bytes of every message.
+//! The header of every message.
 
 use c10d_core::backend::Fingerprint;
 
-/// The header before a message's bytes.
+/// The header before the data of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Header {
-    /// The fingerprint of its call.
+    /// The fingerprint of the call that the message belongs to.
     pub(crate) fingerprint: Fingerprint,
-    /// The total from this rank to that one in the call.
+    /// The total number of bytes from the sender to the receiver in the call.
     pub(crate) total: u64,
-    /// The bytes that go with this header.
+    /// The number of data bytes that this header announces.
     pub(crate) len: u64,
-    /// The step of the call; for a message, its number from this rank to that one.
+    /// In a collective, the number of the step; in a point-to-point message, its number from the sender to the
+    /// receiver.
     pub(crate) step: u32,
-    /// Whether it is a goodbye: the sender makes no more calls.
+    /// Whether the message is a goodbye: the sender makes no more calls.
     pub(crate) last: bool,
 }
 
 impl Header {
-    /// The number of bytes, padded so that the following data is aligned.
+    /// The size in bytes, padded so that the data behind the header is aligned.
     pub(crate) const SIZE: usize = 64;
 
     pub(crate) fn put(&self, out: &mut [u8]) {
@@ -31,7 +32,7 @@ impl Header {
         out[44] = u8::from(self.last);
     }
 
-    /// Reads a header. Any bytes can be read; `None`: there are too few.
+    /// Reads a header, whatever the bytes are. Returns `None` if there are too few.
     pub(crate) fn read(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..Self::SIZE)?;
         let u64_at = |i: usize| Some(u64::from_le_bytes(bytes.get(i..i + 8)?.try_into().ok()?));

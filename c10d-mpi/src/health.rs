@@ -1,4 +1,4 @@
-//! Whether the group has failed, and why.
+//! The health of a group: whether it has failed, and why.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,24 +10,25 @@ use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 
-/// How long operations in flight may take to end after a peer's program ended, since the peer may have done its part.
+/// How long operations in flight may still take after a peer's program has ended: the peer may have done its part of
+/// them.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// The text of an error whose guilty ranks were decided by the majority of the heard ranks.
+/// The text of an error whose guilty ranks were found by a majority of the ranks that were heard.
 pub(crate) const BY_MOST: &str = "most ranks agree with each other about this collective, and these do not";
 
-/// Whether a group of this process has failed.
+/// Whether any group of this process has failed.
 static ANY_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Whether no group of this process has failed. After a failure, the end of MPI would wait forever.
+/// Returns whether no group of this process has failed. After a failure, `MPI_Finalize` could wait forever.
 pub(crate) fn all_is_well() -> bool {
     !ANY_FAILED.load(Ordering::Acquire)
 }
 
-/// The first failure, and the watch over the peers.
+/// The first failure of a group, and the channel through which the ranks watch each other.
 #[derive(Default)]
 pub(crate) struct Health {
-    /// Whether the state under the lock must be checked.
+    /// Whether a check must look at the state under the lock.
     marked: AtomicBool,
     state: Mutex<HealthState>,
     failed: Condvar,
@@ -37,13 +38,14 @@ pub(crate) struct Health {
 #[derive(Default)]
 struct HealthState {
     cause: Option<Error>,
-    /// The end of a peer's program without leaving, which is the error of later calls that need it.
+    /// Set when a peer's program has ended without leaving: the error for later operations, and when it was noticed.
     ended: Option<(Error, Instant)>,
     closed: bool,
 }
 
 impl Health {
-    /// Makes the health of a group whose ranks watch each other through this channel.
+    /// Makes the health of a group, and starts a thread that watches the peers through `side`, if there is such a
+    /// channel.
     pub(crate) fn watching(side: Option<SideChannel>) -> Result<Arc<Health>> {
         let health = Arc::new(Health { side, ..Health::default() });
         let Some(side) = health.side.clone() else { return Ok(health) };
@@ -61,14 +63,15 @@ impl Health {
         Ok(health)
     }
 
-    /// Returns an error if the group has failed. It fails now if a peer's program has ended and the time for operations
-    /// in flight is over.
+    /// Returns the first failure if the group has failed. Fails the group if a peer's program has ended and operations
+    /// in flight have had their time.
     #[inline]
     pub(crate) fn check(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(ENDED) } else { Ok(()) }
     }
 
-    /// Like [`check`](Health::check), before an operation begins that needs the peers.
+    /// Like [`check`](Health::check), for an operation that begins. It fails at once if a peer's program has ended, and
+    /// returns an error if this rank has left the group.
     #[inline]
     pub(crate) fn begin(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(Duration::ZERO) } else { Ok(()) }
@@ -93,12 +96,12 @@ impl Health {
         Ok(())
     }
 
-    /// Fails the group, and tells the peers why. Returns the first cause.
+    /// Fails the group, and sends the cause to the peers. Returns the first cause.
     pub(crate) fn fail(&self, cause: Error) -> Error {
         self.fail_telling(cause.clone(), &cause)
     }
 
-    /// Like [`fail`](Health::fail), with another error for the peers.
+    /// Like [`fail`](Health::fail), but sends another error to the peers.
     pub(crate) fn fail_telling(&self, cause: Error, told: &Error) -> Error {
         let mut state = self.state.lock();
         if let Some(first) = &state.cause {
@@ -124,7 +127,7 @@ impl Health {
         self.state.lock().cause.clone()
     }
 
-    /// Waits for another rank's report of the error, for at most this long.
+    /// Waits until the group has failed, for at most `patience`. Returns the cause, if there is one.
     pub(crate) fn wait_for_cause(&self, patience: Duration) -> Option<Error> {
         let until = Instant::now() + patience;
         let mut state = self.state.lock();
@@ -132,12 +135,12 @@ impl Health {
         state.cause.clone()
     }
 
-    /// Finds out which ranks do not answer or have left.
+    /// Returns a function that finds out which ranks do not answer or have left, or `None` without a message channel.
     pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.side.as_ref()?.messages()?.waits()
     }
 
-    /// Ends new operations, and tells the peers goodbye, or the error.
+    /// Rejects new operations, and sends the peers the cause if the group has failed, or otherwise a goodbye.
     pub(crate) fn leave(&self) {
         let cause = {
             let mut state = self.state.lock();
@@ -155,8 +158,8 @@ impl Health {
     }
 }
 
-/// Converts a peer's error from the side channel. A mismatch names its two ranks, as only they know which of them is
-/// wrong. If the majority decided it, the reporter is not guilty.
+/// Converts a peer's error from the side channel. A mismatch of two ranks names both, since only they know the two
+/// calls. If a majority found the guilty ranks, the rank that reports them is removed from the list.
 fn heard(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {
@@ -188,9 +191,9 @@ mod tests {
     fn a_peer_that_ended_fails_what_begins_later() {
         let health = Health::default();
         health.ended(Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty([1]));
-        assert!(health.check().is_ok(), "what is in flight has a moment");
+        assert!(health.check().is_ok(), "operations in flight may go on for a moment");
         assert_eq!(health.begin().unwrap_err().report().guilty, [1]);
-        assert!(health.check().is_err(), "the group has failed with it");
+        assert!(health.check().is_err(), "the group has failed");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The jobs that threads of this backend work on, and the keeper, which ends them if a call of MPI does not return:
-//! over a network, MPI can wait for a connection to a peer that is gone.
+//! The jobs that threads of this backend work on, and the keeper thread. The keeper completes the jobs if a call of MPI
+//! does not return: over a network, MPI can wait for a connection to a dead peer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -35,16 +35,16 @@ struct Entry {
 
 /// A task whose job is in the ledger.
 pub(crate) struct Entered {
-    /// Its number in the ledger.
+    /// The number of the job in the ledger.
     pub(crate) id: u64,
-    /// Its deadline.
+    /// The job's deadline.
     pub(crate) deadline: Instant,
     pub(crate) task: Task,
 }
 
 impl Ledger {
-    /// Adds a job, whose time starts here at the latest. The thread that works on it has the task, and uses the job's
-    /// memory only through the gate.
+    /// Adds a job. The time until its deadline begins here, unless it has begun before. The thread that works on the
+    /// job gets the returned task, and uses the job's memory only through the task's gate.
     pub(crate) fn enter(self: &Arc<Self>, job: Job, health: &Arc<Health>) -> Entered {
         let gate = Gate::new();
         let mut entries = self.entries.lock();
@@ -55,7 +55,7 @@ impl Ledger {
         entries.jobs.insert(id, Entry { job, gate });
         if !entries.has_keeper {
             let (ledger, health) = (Arc::downgrade(self), health.clone());
-            // If there is no keeper thread, jobs end when MPI's calls return.
+            // Without a keeper thread, jobs are completed only when the calls of MPI return.
             entries.has_keeper = spawn("c10d-mpi-keeper", move || keep(&ledger, &health)).is_ok();
         }
         drop(entries);
@@ -63,21 +63,21 @@ impl Ledger {
         Entered { id, deadline, task }
     }
 
-    /// Ends a job, unless it is ended already.
+    /// Completes a job, unless it is no longer in the ledger.
     pub(crate) fn finish(&self, id: u64, result: Result<Outcome>) {
         if let Some(job) = self.take(id) {
             job.complete_with(result);
         }
     }
 
-    /// Takes a job out; the caller must end it.
+    /// Removes a job from the ledger, if it is still there. The caller must complete it.
     pub(crate) fn take(&self, id: u64) -> Option<Job> {
         let entry = self.entries.lock().jobs.remove(&id);
         self.changed.notify_all();
         entry.map(|entry| entry.job)
     }
 
-    /// Whether one of these is not ended yet.
+    /// Returns whether at least one of these jobs is still in the ledger.
     pub(crate) fn has(&self, ids: &[u64]) -> bool {
         let entries = self.entries.lock();
         ids.iter().any(|id| entries.jobs.contains_key(id))
@@ -87,7 +87,7 @@ impl Ledger {
         self.entries.lock().jobs.is_empty()
     }
 
-    /// Waits until there is no job. `false`: there was one at the deadline.
+    /// Waits until the ledger is empty. Returns `false` if it was not at the deadline.
     pub(crate) fn drain(&self, deadline: Instant) -> bool {
         let mut entries = self.entries.lock();
         while !entries.jobs.is_empty() {
@@ -98,7 +98,7 @@ impl Ledger {
         true
     }
 
-    /// The ranks with which messages are in transfer.
+    /// Returns the peers of all point-to-point jobs in the ledger.
     pub(crate) fn peers(&self, rank: u32, size: u32) -> Vec<u32> {
         let mut peers = Vec::new();
         for request in self.entries.lock().jobs.values().map(|entry| entry.job.request()) {
@@ -112,34 +112,33 @@ impl Ledger {
         peers
     }
 
-    /// The number of a job.
+    /// Returns the number of a job, if the job is in the ledger.
     pub(crate) fn id_of(&self, job: JobId) -> Option<u64> {
         self.entries.lock().jobs.iter().find(|(_, entry)| entry.job.id() == job).map(|(id, _)| *id)
     }
 
-    /// Closes the ledger: the keeper ends with the last job.
+    /// Closes the ledger: the keeper thread ends when there are no more jobs.
     pub(crate) fn close(&self) {
         self.entries.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// The error for the first job that is overdue, with its op and peer.
+    /// Returns the error for the first overdue job, with its peer, or `None` if no job is overdue.
     fn overdue(entries: &Entries, now: Instant) -> Option<Error> {
         let late = |entry: &&Entry| {
             let request = entry.job.request();
             request.deadline() + let_go(request.timeout) / 4 <= now
         };
         let request = entries.jobs.values().find(late)?.job.request();
-        let what =
-            format!("the operation did not end within {:?}, and a call of MPI does not come back", request.timeout);
+        let what = format!("the operation did not end within {:?}, and a call of MPI does not return", request.timeout);
         let guilty = request.op.is_p2p().then_some(request.params.peer);
         Some(Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer))
     }
 }
 
-/// The interval between two checks while there are jobs.
+/// The keeper's interval between two checks while there are jobs.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the working threads may take to end the jobs after the group has failed.
+/// How long the working threads may take to complete their jobs after the group has failed.
 const GRACE: Duration = Duration::from_millis(25);
 
 fn keep(ledger: &Weak<Ledger>, health: &Health) {
@@ -159,14 +158,14 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // The working threads may be inside MPI, and check nothing.
+        // The working threads may be blocked in MPI, so they do not check the health themselves.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);
         let left = std::mem::take(&mut ledger.entries.lock().jobs);
         ledger.changed.notify_all();
         for entry in left.into_values() {
-            // After this, no thread uses the memory.
+            // Once the gate is closed, no other thread uses the job's memory.
             entry.gate.close();
             entry.job.complete(Err(cause.clone()));
         }

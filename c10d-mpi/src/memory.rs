@@ -1,4 +1,5 @@
-//! A call's tensors as one sequence of bytes, rank by rank, and the operations on them. The library never sees them.
+//! The tensors of a call as one sequence of bytes, rank by rank, and copies and reductions on them. The MPI library
+//! never gets the addresses of tensors.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -10,44 +11,44 @@ use smallvec::SmallVec;
 use crate::mpi::Staging;
 use crate::task::{Gate, Task};
 
-/// Parts of tensors, end to end.
+/// Parts of tensors, one after the other.
 pub(crate) struct Space {
-    /// The address of each part, and its start in the sequence.
+    /// The address of each part, and the offset of the part in the sequence.
     parts: SmallVec<[(*mut u8, usize); 1]>,
     len: usize,
     gate: Gate,
 }
 
-// SAFETY: addresses and numbers; the memory behind them is the job's, which may go to any thread.
+// SAFETY: a space has only addresses and numbers. The memory behind the addresses belongs to the job, which is `Send`.
 unsafe impl Send for Space {}
 
 impl Space {
-    /// An empty space with this gate.
+    /// Makes an empty space with this gate.
     fn through(gate: Gate) -> Space {
         Space { parts: SmallVec::new(), len: 0, gate }
     }
 
-    /// An empty space.
+    /// Makes an empty space.
     pub(crate) fn empty() -> Space {
         Space::through(Gate::OPEN)
     }
 
-    /// Whole tensors, in host memory.
+    /// Makes a space of whole tensors in host memory.
     ///
     /// # Safety
-    /// While the gate is open, the spans' memory is valid, only the op's spaces use it, and nobody writes to spaces of
-    /// read-only spans.
+    /// While the gate is open, the memory of the spans is valid, only spaces of the same op use it, and no code writes
+    /// to spaces of read-only spans.
     unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>, gate: &Gate) -> Space {
         let mut space = Space::through(gate.clone());
         for span in spans {
-            // SAFETY: it is the whole span.
+            // SAFETY: the range is the whole span; the caller guarantees the rest.
             unsafe { space.add(span, 0..span.bytes()) };
         }
         space
     }
 
-    /// The blocks of tensors that have one block for each of `world` ranks: first those of rank 0, in the order of the
-    /// tensors.
+    /// Makes a space of tensors that each have one block per rank of the `world`: first the blocks of rank 0, in the
+    /// order of the tensors, then those of rank 1, and so on.
     ///
     /// # Safety
     /// The same as for [`Space::of`].
@@ -56,17 +57,19 @@ impl Space {
         for rank in 0..world {
             for span in spans {
                 let len = span.bytes() / world;
-                // SAFETY: it is within the span.
+                // SAFETY: the range is within the span; the caller guarantees the rest.
                 unsafe { space.add(span, rank * len..(rank + 1) * len) };
             }
         }
         space
     }
 
+    /// Appends a range of a span.
+    ///
     /// # Safety
     /// The same as for [`Space::of`]; the range is within the span.
     unsafe fn add(&mut self, span: &Span, range: Range<usize>) {
-        // Dispatch sends only host memory to this backend.
+        // Dispatch gives this backend only host memory.
         if let (Some(at), false) = (span.host_ptr(), range.is_empty()) {
             self.parts.push((at.wrapping_add(range.start), self.len));
             self.len += range.len();
@@ -77,7 +80,7 @@ impl Space {
         self.len
     }
 
-    /// The pieces of a range: address, length, and the start of each in the range.
+    /// Returns the pieces of a range: the address of each, and its place in the range.
     fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = (*mut u8, Range<usize>)> + '_ {
         let first = self.parts.partition_point(|(_, start)| *start <= range.start).saturating_sub(1);
         let ends = self.parts.iter().skip(1).map(|(_, start)| *start).chain([self.len]);
@@ -89,60 +92,66 @@ impl Space {
         })
     }
 
-    /// Copies a range out. If the gate is closed, because the group has failed, `into` is unchanged.
+    /// Copies a range to `into`. If the gate is closed, because the group has failed, `into` stays unchanged.
     pub(crate) fn read(&self, range: Range<usize>, into: &mut [u8]) {
         let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
             let into = &mut into[place];
-            // SAFETY: the piece has this length, and the maker of this space guarantees its memory.
+            // SAFETY: the piece has as many bytes as `into`. The gate is open, so the memory is valid, as the caller of
+            // `Space::of` guarantees.
             unsafe { std::ptr::copy(at, into.as_mut_ptr(), into.len()) };
         }
     }
 
-    /// Copies into a range.
+    /// Copies `from` into a range. If the gate is closed, the range stays unchanged.
     pub(crate) fn write(&self, range: Range<usize>, from: &[u8]) {
         let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
             let from = &from[place];
-            // SAFETY: as above.
+            // SAFETY: the piece has as many bytes as `from`. The gate is open, so the memory is valid and writable, as
+            // the caller of `Space::of` guarantees.
             unsafe { std::ptr::copy(from.as_ptr(), at, from.len()) };
         }
     }
 
-    /// Copies a range of another space of the same op to a place in this one. The two may be the same memory.
+    /// Copies a range of another space of the same op to the offset `to` of this space. The two may overlap.
     pub(crate) fn copy_from(&self, to: usize, other: &Space, range: Range<usize>) {
         let Some(_open) = self.gate.pass() else { return };
         for (from, place) in other.pieces(range) {
             for (at, part) in self.pieces(to + place.start..to + place.end) {
-                // SAFETY: as above; both have the part's length.
+                // SAFETY: both pieces have at least as many bytes as the part. The gate, which both spaces share, is
+                // open, so their memory is valid, as the caller of `Space::of` guarantees.
                 unsafe { std::ptr::copy(from.wrapping_add(part.start), at, part.len()) };
             }
         }
     }
 
-    /// The address of a range, if it is in one piece.
+    /// Returns the address of a range if the range is in one piece.
     fn contiguous(&self, range: Range<usize>) -> Option<*mut u8> {
         let len = range.len();
         self.pieces(range).next().filter(|(_, piece)| piece.len() == len).map(|(at, _)| at)
     }
 }
 
-/// The memory from which a message is sent.
+/// Returns the memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the gate is closed before any thread except the working one completes the job; the memory is only read.
+    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
+    // are valid. The space is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
-/// The memory to which a message is received.
+/// Returns the memory into which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
-    // SAFETY: as above, and nobody else uses the memory.
+    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
+    // are valid, and the job's outputs are used by nobody else.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
-/// The tensors of a collective, rank by rank: inputs, and outputs.
+/// Returns the input and output tensors of a collective, each as one space, rank by rank.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
-    // SAFETY: as above; the first is only read.
+    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
+    // are valid, and the job's outputs are used by nobody else. The input space is only read.
     unsafe {
         let input = match task.op {
             OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),
@@ -163,21 +172,22 @@ pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
     kernel: Kernel,
-    /// The factor of a premultiplied sum, the divisor of an average.
+    /// The factor of a premultiplied sum, or the divisor of an average.
     scale: f64,
-    /// Bytes of an element.
+    /// The size of an element in bytes.
     pub(crate) elem: usize,
 }
 
 impl Reduction {
-    /// The reduction of one value of each of `world` ranks; `None` if the operation is not defined on the type.
+    /// Makes the reduction of one value per rank of the `world`. Returns `None` if `op` is not defined for the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         Some(Reduction { kernel: kernel(op, dtype, true)?, scale, elem: dtype.size() })
     }
 
-    /// Reduces the same elements of all ranks, in rank order: this rank's from its space, and the others' as received.
-    /// Writes the result to a range of `to`, which may be where this rank's elements are.
+    /// Reduces the same elements of all ranks, in rank order. `own` is this rank's space and range; `others` has the
+    /// received bytes of each rank, and `None` in this rank's place. Writes the result to `to`, which may be the same
+    /// memory as `own`.
     pub(crate) fn run(&self, own: (&Space, Range<usize>), others: &[Option<&[u8]>], to: (&Space, Range<usize>)) {
         let len = own.1.len();
         debug_assert!(others.iter().flatten().all(|other| other.len() == len) && to.1.len() == len);
@@ -186,8 +196,9 @@ impl Reduction {
             let Some(_open) = to.0.gate.pass() else { return };
             let sources: SmallVec<[*const u8; 8]> =
                 others.iter().map(|other| other.map_or(own.cast_const(), <[u8]>::as_ptr)).collect();
-            // SAFETY: each source is readable, and the target writable, for this number of bytes. The target is the
-            // rank's own memory or does not overlap it, as dispatch ensures.
+            // SAFETY: each source is readable, and the target writable, for this number of bytes: the gate is open, and
+            // all lengths are equal. Dispatch ensures that the target either is the rank's own input or does not
+            // overlap it.
             return unsafe { (self.kernel)(at, &sources, len / self.elem, self.scale) };
         }
         let mut mine = Staging::new(len);
@@ -195,7 +206,7 @@ impl Reduction {
         let at = mine.bytes_mut().as_mut_ptr();
         let sources: Vec<*const u8> =
             others.iter().map(|other| other.map_or(at.cast_const(), <[u8]>::as_ptr)).collect();
-        // SAFETY: as above; the target is one of the sources.
+        // SAFETY: the target and all sources have `len` bytes. The target is this rank's own input.
         unsafe { (self.kernel)(at, &sources, len / self.elem, self.scale) };
         to.0.write(to.1, mine.bytes());
     }

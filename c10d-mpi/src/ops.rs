@@ -1,4 +1,4 @@
-//! What each op sends, receives and reduces. Results are reduced in rank order, whatever the library does.
+//! The data that each op sends, receives and reduces. Results are reduced in rank order with every MPI library.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
 
-/// The largest number of bytes between two ranks in one step, and of all steps of a rank at once.
+/// The largest number of bytes between two ranks in one step, and between one rank and all others, sent and received.
 const WINDOW: usize = 1 << 20;
 const ALL: usize = 64 << 20;
-/// Up to this many bytes, and always with two ranks, each rank sends all its bytes to all others.
+/// In an all-reduce of up to this many bytes, or of two ranks, each rank sends all its data to all others.
 const DIRECT: usize = 8 << 10;
-/// The size that every library sends without a handshake. Data of up to a few times this size is better cut into such
-/// steps if the library would use a handshake for it.
+/// A size that every library sends without a handshake. If the library uses a handshake for larger messages, it is
+/// faster to send up to [`EAGER_STEPS`] times this size in steps of this size.
 const EAGER: usize = 4 << 10;
 const EAGER_STEPS: usize = 4;
 
-/// The data that one rank sends to another or gets from it in a call.
+/// The data that one rank sends to another, or receives from another, in a call.
 struct Block {
     peer: u32,
     start: usize,
     len: usize,
 }
 
-/// The collectives of one rank of a group, one at a time.
+/// The collectives of one rank of a group. They run one after the other.
 pub(crate) struct Collectives {
     rank: u32,
     size: u32,
     health: Arc<Health>,
-    /// The exchange; `None`: the group has one rank only.
+    /// The exchange of messages; `None` if the group has one rank only.
     exchange: Option<Exchange>,
     /// Whether a message of more than [`EAGER`] bytes costs more than several smaller ones.
     by_handshake: bool,
@@ -66,12 +66,12 @@ impl Collectives {
         Collectives { rank, size, health, exchange, by_handshake }
     }
 
-    /// Bytes of payload sent so far.
+    /// Returns the number of payload bytes sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.exchange.as_ref().map_or(0, |e| e.sent)
     }
 
-    /// Runs a collective to its end, without completing it.
+    /// Runs a collective to its end, but does not complete its job.
     pub(crate) fn run(&mut self, task: &Task, deadline: &dyn Fn() -> Instant) -> Result {
         self.health.begin()?;
         let world = self.size as usize;
@@ -158,7 +158,7 @@ impl Collectives {
             }
             OpKind::MonitoredBarrier => self.monitored_barrier(call),
             OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => {
-                Err(Error::new(ErrorKind::Internal, "a message came to the collectives"))
+                Err(Error::new(ErrorKind::Internal, "a point-to-point job was given to the collectives"))
             }
         }
     }
@@ -168,13 +168,14 @@ impl Collectives {
         (0..self.size).filter(move |r| *r != rank)
     }
 
-    /// The blocks of all others.
+    /// Returns the blocks of all other ranks.
     fn blocks(&self, starts: &[usize], lens: &[usize]) -> Vec<Block> {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// In an op in which not all ranks receive from each other, each receives at least from the two before it. So every
-    /// disagreement is noticed, and of three ranks two can tell which one is wrong.
+    /// For an op in which not all ranks receive from each other: adds empty blocks so that each rank receives at least
+    /// from the two ranks before it. So every disagreement is noticed, and two of three ranks can tell which one is
+    /// wrong.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -188,7 +189,7 @@ impl Collectives {
         }
     }
 
-    /// The most bytes between two ranks in one step.
+    /// Returns the largest number of bytes between two ranks in one step.
     fn window(&self) -> usize {
         (ALL / (2 * self.size as usize)).clamp(SHORT, WINDOW) & !63
     }
@@ -215,7 +216,7 @@ impl Collectives {
 
     fn reduction(&self, task: &Task) -> Result<Reduction> {
         let made = task.dtype.and_then(|dtype| Reduction::new(task.params.reduce, dtype, self.size));
-        made.ok_or_else(|| Error::new(ErrorKind::Internal, "the operation has no meaning on this type"))
+        made.ok_or_else(|| Error::new(ErrorKind::Internal, "the reduction is not defined for this type"))
     }
 
     fn all_reduce(&mut self, call: &mut Call<'_>, space: &Space) -> Result {
@@ -233,7 +234,7 @@ impl Collectives {
                 self.fold(call, &reduction, (space, |_| at..end), |_| total, (space, at..end))?;
                 continue;
             }
-            // Each rank reduces one block, and then sends it to all.
+            // Each rank reduces one block, and then sends the result to all others.
             let elements = (end - at) / reduction.elem;
             let edge = |p: usize| at + elements * p / size * reduction.elem;
             let own = edge(rank)..edge(rank + 1);
@@ -265,8 +266,8 @@ impl Collectives {
         Ok(())
     }
 
-    /// Sends each rank its range of `from`, and reduces the data that all send for this rank into `to`. `total`: the
-    /// bytes for each rank in the whole call.
+    /// Sends each rank its range of `from`, receives the data of all ranks for this rank, and reduces it into `to`.
+    /// `total` returns the number of bytes for a rank in the whole call.
     fn fold(
         &mut self,
         call: &mut Call<'_>,
@@ -326,7 +327,7 @@ impl Collectives {
         Ok(())
     }
 
-    /// Rank 0 receives from all, and tells each which ranks are missing.
+    /// Runs a monitored barrier: rank 0 receives from all ranks, and tells each of them which ranks are missing.
     fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
         let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
         let wait_all = call.task.params.wait_all_ranks;
@@ -338,7 +339,7 @@ impl Collectives {
         let missing = match rank {
             0 => exchange.collect(&call.step(), &peers)?,
             _ => {
-                // Rank 0 answers at its own deadline.
+                // Rank 0 answers only at its deadline if ranks are missing, so the others wait longer.
                 let deadline = call.deadline;
                 let later = || deadline() + let_go(call.task.timeout) / 2;
                 let Task { fingerprint, timeout, .. } = *call.task;
@@ -354,14 +355,14 @@ impl Collectives {
         match named {
             [] => Ok(()),
             named => {
-                let what = "ranks did not come to the monitored barrier";
+                let what = "ranks did not reach the monitored barrier";
                 let error = Error::new(ErrorKind::Timeout, what).guilty(named.iter().copied()).phase(Phase::Announce);
                 Err(self.health.fail(error))
             }
         }
     }
 
-    /// Says goodbye to the peers; then everything that was sent to them has arrived.
+    /// Exchanges goodbyes with the peers. Afterwards, everything that this rank sent to them has arrived.
     pub(crate) fn farewell(&mut self, until: Instant) -> Result {
         match &mut self.exchange {
             Some(exchange) => exchange.farewell(self.size, until),
@@ -370,14 +371,14 @@ impl Collectives {
     }
 }
 
-/// The data from all others, in rank order; `None` for this rank.
+/// Returns the data from all other ranks in rank order, with `None` in the place of this rank.
 fn in_rank_order(received: &[Received], rank: usize) -> Few<Option<&[u8]>> {
     let mut values: Few<Option<&[u8]>> = received.iter().map(|c| Some(c.bytes())).collect();
     values.insert(rank, None);
     values
 }
 
-/// Bytes of each rank's block of one side.
+/// Returns the size in bytes of each rank's block of the inputs, or of the outputs.
 fn lens(spans: &[Span], splits: &[usize], task: &Task, world: usize) -> Vec<usize> {
     let elem = task.dtype.map_or(1, |d| d.size());
     if !splits.is_empty() {
@@ -389,7 +390,7 @@ fn lens(spans: &[Span], splits: &[usize], task: &Task, world: usize) -> Vec<usiz
     }
 }
 
-/// The start of each rank's block.
+/// Returns the offset of each rank's block.
 fn starts(lens: &[usize]) -> Vec<usize> {
     let ends = lens.iter().scan(0, |end, len| {
         *end += len;
@@ -398,7 +399,7 @@ fn starts(lens: &[usize]) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
-/// The name of the algorithm of a call.
+/// Returns the name of the algorithm of a call, or `None` for point-to-point operations.
 pub(crate) fn algorithm(op: OpKind, size: u32, bytes: usize) -> Option<&'static str> {
     match op {
         OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => None,

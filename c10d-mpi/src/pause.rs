@@ -1,17 +1,18 @@
-//! Waits between two calls of the library. Only calls move messages, so it never sleeps for long.
+//! Pauses between two calls of MPI. Messages move only during calls, so a pause is never long.
 
 use std::time::{Duration, Instant};
 
-/// The number of checks while spinning, if cores are free.
+/// The number of spins before a thread yields, if cores are free.
 const SPINS: u32 = 1000;
-/// How long to yield between checks before sleeping.
+/// How long a thread yields between checks before it begins to sleep.
 const YIELD: Duration = Duration::from_micros(300);
 /// The first and the longest sleep.
 const SLEEPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_micros(200));
 
-/// The waiting of one thread: it calls [`Pause::wait`] when there was nothing, [`Pause::reset`] when there was.
+/// The pauses of one waiting thread. It calls [`Pause::wait`] when a check has found nothing, and [`Pause::reset`] when
+/// a check has found something.
 pub(crate) struct Pause {
-    /// The number of spins; few if there are more ranks than cores, since spinning keeps others from running.
+    /// The number of spins; few if there are more ranks than cores, since spinning would keep other ranks from running.
     spins: u32,
     done: u32,
     yielding: Option<Instant>,
@@ -28,7 +29,8 @@ impl Pause {
         (self.done, self.yielding, self.sleep) = (0, None, SLEEPS.0);
     }
 
-    /// Waits briefly. Returns the time once it is worth checking.
+    /// Waits briefly. Returns `None` while spinning, and the current time otherwise, so that the caller can check
+    /// deadlines.
     #[inline]
     pub(crate) fn wait(&mut self) -> Option<Instant> {
         if self.done < self.spins {

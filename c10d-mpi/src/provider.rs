@@ -1,4 +1,4 @@
-//! What this crate registers.
+//! The provider that this crate registers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::world::{BOOTSTRAP, LIBRARY};
 
 /// The CPU backend over MPI, under the name `mpi`.
 ///
-/// Settings: hints `mpi.lib` (the library's file), `mpi.bootstrap` (`store`: the group's store tells the processes of each
-/// other; `env`: their launcher does), `mpi.side` (`gloo-like` or `store`: how the ranks watch each other), `mpi.thread`
-/// (`caller` or `own`: which threads call MPI; by default the backend's own unless all ranks share memory); the variable
-/// `C10D_MPI_LIB` (the library's file, an absolute path).
+/// Hints: `mpi.lib` (the file of the library), `mpi.bootstrap` (`store`: processes exchange addresses through the
+/// group's store; `env`: through their launcher), `mpi.side` (`gloo-like` or `store`: the channel through which ranks
+/// watch each other), `mpi.thread` (`caller` or `own`: the threads that call MPI; the default is `caller` if all ranks
+/// share memory, else `own`). Environment variable: `C10D_MPI_LIB` (the file of the library, an absolute path).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
         name: crate::NAME,
         keys: &[DispatchKey::Cpu],
-        // Taken where it is asked for.
+        // Lower than gloo-like's, so a map that names no backend does not choose `mpi` if gloo-like is linked.
         priority: 50,
-        // Does not load the library, which leaves signal handlers in programs that do not use it.
+        // The probe does not load the library, since loading leaves signal handlers in programs that do not use it.
         probe: &Library::probe,
         create: &create,
     }],
@@ -38,10 +38,10 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(MpiBackend::connect(init)?))
 }
 
-/// Where this process's MPI library lies, and what it says of itself; loads it if that was not done yet.
+/// Returns the path and the version text of this process's MPI library. Loads the library if it is not loaded yet.
 ///
 /// # Errors
-/// `Unsupported`, with all that was tried, where there is none that can be used.
+/// `Unsupported` if no usable library was found. The error lists all files that were tried.
 pub fn library() -> Result<(PathBuf, String)> {
     let library = Library::get(None)?;
     Ok((library.path.clone(), library.version.clone()))

@@ -1,4 +1,4 @@
-//! A job's data for the thread that works on it. It is a copy, so that other threads can end the job while a call of
+//! A copy of a job's data for the thread that works on the job. So another thread can complete the job while a call of
 //! MPI does not return.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{DType, OpKind, Span};
 use smallvec::SmallVec;
 
-/// A gate for using the memory of a job. Once it is closed, nothing uses the memory.
+/// A gate in front of a job's memory. Once it is closed, no thread uses the memory.
 #[derive(Clone)]
 pub(crate) struct Gate(Option<Arc<Mutex<bool>>>);
 
@@ -19,10 +19,10 @@ impl Gate {
         Gate(Some(Arc::default()))
     }
 
-    /// A gate that is never closed: the thread that ends the job no longer uses its memory.
+    /// A gate that is never closed, for a job that only its working thread completes.
     pub(crate) const OPEN: Gate = Gate(None);
 
-    /// Keeps the gate open while the pass exists. `None` means that it is closed.
+    /// Returns a pass, which keeps the gate open as long as it exists, or `None` if the gate is closed.
     #[inline]
     pub(crate) fn pass(&self) -> Option<Pass<'_>> {
         let Some(closed) = &self.0 else { return Some(Pass(None)) };
@@ -39,7 +39,7 @@ impl Gate {
 /// Keeps a gate open.
 pub(crate) struct Pass<'a>(#[expect(dead_code)] Option<MutexGuard<'a, bool>>);
 
-/// The work.
+/// The data of a job.
 pub(crate) struct Task {
     pub(crate) op: OpKind,
     pub(crate) params: Params,
@@ -52,7 +52,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Makes the task of a request, whose memory is used through this gate.
+    /// Makes the task of a request. Its memory is used through this gate.
     pub(crate) fn of(request: &Request, gate: Gate) -> Task {
         Task {
             op: request.op,

@@ -1,4 +1,4 @@
-//! The one MPI world of this process: how it is started, and how groups get communicators of it.
+//! The MPI world of this process: how MPI is started, and how each group gets a communicator.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
@@ -18,46 +18,47 @@ use crate::health::all_is_well;
 use crate::mpi::{Comm, Kind, Library, Mpi, at_exit, preload_fabric, unlink_segments, with_variables};
 use crate::pmi::{self, Progress, Server, mapping};
 
-/// The hint that says who tells the processes of each other: the group's store, or the launcher.
+/// The hint that selects how processes exchange addresses: through the group's store or through the launcher.
 pub(crate) const BOOTSTRAP: &str = "mpi.bootstrap";
 /// The hint that names the library's file.
 pub(crate) const LIBRARY: &str = "mpi.lib";
 
-/// The processes that MPI knows of, and this one's rank among them.
+/// MPI's communicator of all its processes, and this process's rank in it.
 #[derive(Clone)]
 pub(crate) struct World {
     comm: Comm,
     world_rank: WorldRank,
 }
 
-/// What a group has of MPI.
+/// A group's MPI library and communicator.
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,
-    /// What the ranks said of themselves.
+    /// The conclusions from the ranks' cards.
     pub(crate) agreed: Agreed,
 }
 
-/// MPI in this process.
+/// The state of MPI in this process.
 #[derive(Default)]
 struct Runtime {
     world: Option<World>,
-    /// Why MPI can never be started in this process.
+    /// Why MPI cannot be started in this process any more.
     broken: Option<Error>,
 }
 
 static RUNTIME: PerProcess<Mutex<Runtime>> = PerProcess::new();
-/// The process that started MPI, which a forked child of it cannot use; 0 = none yet.
+/// The id of the process that started MPI, or 0 if MPI is not started. A forked child cannot use its parent's MPI.
 static STARTED_IN: AtomicU32 = AtomicU32::new(0);
 
 /// A group that this process is joining.
 struct Joining([u8; 16]);
 
-/// The sessions of those groups.
+/// The sessions of the groups that this process is joining.
 static JOINING: PerProcess<Mutex<BTreeSet<[u8; 16]>>> = PerProcess::new();
 
 impl Joining {
-    /// `None`: another rank of this process is joining it.
+    /// Records that this process joins a group. Returns `None` if another rank of this process is joining the same
+    /// group.
     fn begin(session: [u8; 16]) -> Option<Joining> {
         let first = JOINING.get().lock().insert(session);
         first.then(|| Joining(session))
@@ -70,11 +71,11 @@ impl Drop for Joining {
     }
 }
 
-/// Makes the communicator of a group, and starts MPI for that if this process has not yet.
+/// Makes the communicator of a group. Starts MPI first if this process has not started it.
 pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     let library = Library::get(init.hint(LIBRARY))?;
     let by_launcher = match init.hint(BOOTSTRAP) {
-        // Its own PMI is one that we do not serve.
+        // Open MPI uses PMIx, which this crate does not serve.
         None => library.kind == Kind::OpenMpi,
         Some("store") => false,
         Some("env") => true,
@@ -88,7 +89,8 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         ));
     }
     let Some(_joining) = Joining::begin(init.session) else {
-        // Said to all ranks, the first one of this process included, which waits for this one's card.
+        // The card of this rank is set, so that all ranks, including the other rank of this process, get the same
+        // error.
         let both = agree(init, &Card::of_process(library, None));
         return Err(both
             .err()
@@ -108,7 +110,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     }
     if runtime.world.is_none() && by_launcher {
         start(&mut runtime, init, mpi, None)?;
-        // Such a launcher takes the end of a process without MPI_Finalize for a crash, and ends the others.
+        // A launcher takes a process that ends without MPI_Finalize for crashed, and ends all others.
         at_exit(finalize);
     }
     let mine = Card::of_process(library, runtime.world.as_ref().map(|world| world.world_rank.clone()));
@@ -134,20 +136,20 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     };
     let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
-    // A tag of its own, as several groups may be made at once.
+    // A tag from the session, since one process may make several groups at the same time.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
     let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {
         Some(e) => e,
         None => {
-            let what = format!("{what} did not come back in time: a rank of the group has not called it, or is gone");
+            let what = format!("{what} did not return in time: a rank of the group has not called it, or is dead");
             Error::new(ErrorKind::Timeout, what).phase(Phase::Connect).guilty(init.lost())
         }
     });
     Ok(Member { mpi, comm: made?, agreed })
 }
 
-/// How long the end of the program waits for the others'.
+/// How long MPI_Finalize may wait for other ranks when the program ends.
 const FINALIZE: Duration = Duration::from_secs(10);
 
 extern "C" fn finalize() {
@@ -155,12 +157,12 @@ extern "C" fn finalize() {
     if let (true, true, Some(library)) = (is_ours, all_is_well(), Library::loaded()) {
         let mpi = Mpi::new(library);
         let until = Instant::now() + FINALIZE;
-        // A peer that does not come keeps nobody.
+        // A missing peer must not keep this process from ending.
         let _ = within(until, "MPI_Finalize", move || if FREES.wait(until) { mpi.finalize() } else { Ok(()) });
     }
 }
 
-/// The communicators that are being freed. MPI may be finalized only after that.
+/// The number of communicators that are being freed. MPI may be finalized only after they are freed.
 struct Frees {
     running: Mutex<u32>,
     ended: Condvar,
@@ -169,7 +171,7 @@ struct Frees {
 static FREES: Frees = Frees { running: Mutex::new(0), ended: Condvar::new() };
 
 impl Frees {
-    /// Waits until none is being freed. False: the time is over.
+    /// Waits until no communicator is being freed. Returns `false` if `until` passed before.
     fn wait(&self, until: Instant) -> bool {
         let mut running = self.running.lock();
         while *running > 0 {
@@ -181,7 +183,7 @@ impl Frees {
     }
 }
 
-/// One communicator that is being freed.
+/// Counts one communicator as being freed, until it is dropped.
 struct Free;
 
 impl Free {
@@ -198,8 +200,8 @@ impl Drop for Free {
     }
 }
 
-/// Frees a communicator. That may wait for the other ranks, and goes on without the caller after this time. A program
-/// that uses MPI itself can end it right after it has left its groups.
+/// Frees a communicator, which may wait for the other ranks. Returns when it is freed, so that a program that uses MPI
+/// itself can finalize MPI after it has left its groups. After `until`, a thread goes on alone, and this returns.
 pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
     let running = Free::begin();
     let call = move || {
@@ -207,11 +209,11 @@ pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
         drop(running);
         freed
     };
-    // Without a thread it stays until the program ends.
+    // If no thread can be started, the communicator stays until the program ends.
     let _ = within(until, "MPI_Comm_free", call);
 }
 
-/// Starts MPI. `server` answers its questions, unless the launcher does.
+/// Starts MPI. `server` answers the PMI requests of the library; if it is `None`, the launcher does.
 fn start(runtime: &mut MutexGuard<'_, Runtime>, init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
     let started = run_start(init, mpi, server);
     match &started {
@@ -246,7 +248,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
             ("PMI_PORT", None),
             ("PMI_ID", None),
             ("PMI_SPAWNED", None),
-            // MPICH finds it ambiguous when a launcher has set PMIx's variables, too.
+            // Without this, MPICH reports an ambiguity if a launcher has set PMIx variables, too.
             ("MPIR_CVAR_PMI_VERSION", Some("1".to_owned())),
         ]);
         theirs = Some(socket);
@@ -254,7 +256,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
     }
     let called = within(init.deadline, "MPI's start", move || {
         let comm = with_variables(&variables, || mpi.start());
-        // The library's from now on.
+        // From now on, the descriptor belongs to the library.
         std::mem::forget(theirs);
         comm
     });
@@ -263,7 +265,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
         (None, Some((store, progress))) => not_started(init, &**store, progress),
         (None, None) => Error::new(
             ErrorKind::Timeout,
-            "MPI's start did not come back in time: not all ranks that the launcher knows have called it",
+            "MPI's start did not return in time: not all ranks that the launcher started have called it",
         ),
     })?;
     let world = World::of(mpi, comm, &name)?;
@@ -273,8 +275,8 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
             return Err(Error::new(
                 ErrorKind::Rendezvous,
                 format!(
-                    "{} took this process for rank {} of {}, instead of rank {} of {}: it does not take part in PMI-1; \
-                     start the ranks by its own launcher, with the hint {BOOTSTRAP} = env",
+                    "{} took this process for rank {} of {}, instead of rank {} of {}: it does not use PMI-1; start \
+                     the ranks by the library's own launcher, with the hint {BOOTSTRAP} = env",
                     mpi.library().version,
                     started.rank,
                     started.size,
@@ -283,7 +285,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
                 ),
             ));
         }
-        // All ranks have the segments when all are here.
+        // Once all ranks have started, all of them have opened the shared segments.
         let key = |rank: u32| format!("started/{rank}");
         store.set(&key(init.rank), b"", init.deadline)?;
         let keys: Vec<String> = (0..init.size).map(key).collect();
@@ -293,11 +295,11 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
     Ok(world)
 }
 
-/// MPI's start hangs: who has not come to it.
+/// Makes the error for a start of MPI that does not return. It names the ranks that are missing.
 fn not_started(init: &GroupInit, store: &dyn Store, progress: &Progress) -> Error {
-    let base = "MPI's start did not come back in time";
+    let base = "MPI's start did not return in time";
     let Some((round, failed)) = progress.waiting() else {
-        return Error::new(ErrorKind::Timeout, format!("{base}, and waits for none of our ranks"))
+        return Error::new(ErrorKind::Timeout, format!("{base}, but no rank of the group is missing"))
             .phase(Phase::Connect);
     };
     let soon = Instant::now() + Duration::from_millis(500);
@@ -315,7 +317,8 @@ impl World {
     }
 }
 
-/// Runs a call that may never come back, on a thread that can be given up. `Err(None)`: the time is over.
+/// Runs a call that may never return, on a new thread. Returns `Err(None)` if the call has not returned at the
+/// deadline; the thread then stays blocked.
 fn within<T: Send + 'static>(
     deadline: Instant,
     what: &'static str,
@@ -324,7 +327,7 @@ fn within<T: Send + 'static>(
     let (answer, answered) = channel();
     let run = move || {
         let result = caught(call);
-        // Whoever asked may have given up.
+        // The receiver may have stopped waiting.
         let _ = answer.send(result);
     };
     spawn("c10d-mpi-call", run).map_err(Some)?;

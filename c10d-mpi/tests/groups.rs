@@ -1,5 +1,5 @@
-//! Groups of one MPI world: sub-groups, a second group, the rest after a rank was killed, ranks that are not processes,
-//! and a program that uses MPI itself. The ranks are this program, started again.
+//! Groups in one MPI world: subgroups, a group of the survivors after a rank was killed, ranks that are threads of one
+//! process, ranks started by `mpiexec`, and a program that uses MPI itself. The ranks are processes of this program.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::wheels::Wheel;
 
 const PART: &str = "C10D_TEST_PART";
-/// What the ranks of `launched` give as the hint `mpi.bootstrap`.
+/// The variable with the hint `mpi.bootstrap` for the ranks of `launched`.
 const BOOTSTRAP: &str = "C10D_TEST_BOOTSTRAP";
 const LIMIT: Duration = Duration::from_secs(20);
 const WORLD: u32 = 4;
@@ -28,7 +28,7 @@ const PARTS: [(&str, Play); 6] = [
     ("beside", beside),
 ];
 
-/// Runs the part for which this process was started, if any.
+/// Runs the part for which this process was started, if it was started for one.
 pub(crate) fn serve_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let played = match PARTS.iter().find(|(name, _)| *name == part) {
@@ -65,8 +65,8 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let report = launch.output(Output::Captured).keep_going().timeout(Duration::from_secs(60)).run();
     let report = report.map_err(|e| e.to_string())?;
-    // Over TCP, MPI itself sometimes ends processes that were sending a message to a dead one. This cannot be
-    // prevented.
+    // Over TCP, MPI sometimes ends a process that was sending a message to a dead process. This crate cannot prevent
+    // it.
     let by_mpi = |exit: &Exit| exit.to_string().contains("code 144");
     if part == "shrink" && !library.variables.is_empty() && report.exits.iter().any(by_mpi) {
         println!("skipped: MPI has ended a survivor");
@@ -82,7 +82,8 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The same program with the library's own launcher, which connects MPI's processes, or only starts them.
+/// Runs this program under the library's own launcher. The MPI processes exchange addresses through the launcher if
+/// `bootstrap` is `env`; if it is `store`, the launcher only starts the ranks.
 fn run_by_mpiexec(library: &Wheel, path: &str, part: &str, bootstrap: &str) -> Result<(), Failed> {
     let launcher = std::path::Path::new(path).ancestors().nth(2).map(|env| env.join("bin/mpiexec.hydra"));
     let launcher = launcher.filter(|file| file.exists()).ok_or("the wheel has no mpiexec.hydra")?;
@@ -91,7 +92,7 @@ fn run_by_mpiexec(library: &Wheel, path: &str, part: &str, bootstrap: &str) -> R
     command.args(["-n", "2"]).arg(program).env(PART, part).env(BOOTSTRAP, bootstrap).env("C10D_MPI_LIB", path);
     command.envs(library.variables.iter().copied());
     if part == "beside" {
-        // What starts MPI itself has to see to its libfabric itself.
+        // A program that starts MPI itself must make sure that MPI finds libfabric.
         let folder = std::path::Path::new(path).parent().ok_or("the library is in no folder")?;
         command.env("LD_LIBRARY_PATH", folder).env("FI_PROVIDER_PATH", folder);
     }
@@ -116,7 +117,7 @@ pub(crate) fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Internal, what)
 }
 
-/// The sum of the members' ranks in the world, which every member must get.
+/// Checks that each member gets the sum `want`, to which this member adds `mine`.
 fn sums_to(group: &ProcessGroup, mine: u32, want: u32) -> Result {
     let mut x = vec![mine; 30_000];
     group.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -127,7 +128,7 @@ fn subgroups() -> Result {
     let pg = join()?;
     let rank = pg.rank();
     sums_to(&pg, rank, 6)?;
-    // The other ranks take no part in it, and continue.
+    // The other ranks are not members, and continue.
     if let Some(pair) = pg.new_group(&[1, 3])? {
         sums_to(&pair, rank, 4)?;
     }
@@ -136,7 +137,7 @@ fn subgroups() -> Result {
         return Err(wrong(format!("rank {rank} is {} in its part", reversed.rank())));
     }
     sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })?;
-    // Groups of one process at the same time, and messages meanwhile.
+    // Two threads of a process use two groups at the same time.
     std::thread::scope(|s| {
         let other = s.spawn(|| (0..50).try_for_each(|_| sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })));
         (0..50).try_for_each(|_| sums_to(&pg, rank, 6))?;
@@ -150,7 +151,7 @@ fn subgroups() -> Result {
         sent.join().map_err(|_| wrong("a thread panicked".to_owned()))?
     })?;
     if theirs.iter().any(|b| u32::from(*b) != before) {
-        return Err(wrong("the message is another".to_owned()));
+        return Err(wrong("the message has other bytes".to_owned()));
     }
     pg.shutdown()
 }
@@ -178,7 +179,7 @@ fn shrink() -> Result {
     for _ in 0..20 {
         sums_to(&left, rank, 3)?;
     }
-    // Rank 0 serves the store, so it leaves last.
+    // Rank 0 serves the store, so it ends last.
     left.store().add("through", 1, Instant::now() + LIMIT)?;
     while rank == 0 && left.store().add("through", 0, Instant::now() + LIMIT)? < 3 {
         std::thread::sleep(Duration::from_millis(2));
@@ -193,7 +194,7 @@ fn launched() -> Result {
     let rank = pg.rank();
     sums_to(&pg, rank, 1)?;
     pg.shutdown()?;
-    // One process ends before the other. The launcher must not treat that as a crash.
+    // One process ends before the other. The launcher must not take this for a crash.
     std::thread::sleep(Duration::from_millis(300) * rank);
     println!("all is well");
     Ok(())
@@ -207,7 +208,7 @@ fn threads() -> Result {
     }
 }
 
-/// What is said of the library that is loaded.
+/// Checks the path and the version text of the loaded library.
 fn library() -> Result {
     let (path, version) = c10d_mpi::library()?;
     let wanted = std::env::var("C10D_MPI_LIB").unwrap_or_default();
@@ -215,17 +216,17 @@ fn library() -> Result {
     if path.to_str() == Some(&*wanted) && version.starts_with(vendor) {
         return Ok(());
     }
-    Err(wrong(format!("{} is said to be {version:?}", path.display())))
+    Err(wrong(format!("{} has the version text {version:?}", path.display())))
 }
 
-/// A program that starts, uses and ends MPI itself, with groups of c10d meanwhile.
+/// Runs a program that starts, uses and finalizes MPI itself, and uses groups of c10d meanwhile.
 fn beside() -> Result {
     const MULTIPLE: c_int = 4096;
     const WORLD: *mut c_void = 0x101 as *mut c_void;
     let failed = |e: libloading::Error| wrong(e.to_string());
     let path = std::env::var("C10D_MPI_LIB").unwrap_or_default();
     type Init = unsafe extern "C" fn(*mut c_void, *mut c_void, c_int, *mut c_int) -> c_int;
-    // SAFETY: the library is MPI, whose functions have these signatures.
+    // SAFETY: the library is an MPI library with the standard ABI, whose functions have these types.
     let (mpi_init, barrier, finalize) = unsafe {
         let library = Box::leak(Box::new(libloading::Library::new(path).map_err(failed)?));
         (
@@ -236,26 +237,26 @@ fn beside() -> Result {
     };
     let null = std::ptr::null_mut();
     let mut given = 0;
-    // SAFETY: MPI may be started with null pointers in place of the arguments.
+    // SAFETY: null is allowed for both arguments; the function writes one integer.
     let code = unsafe { mpi_init(null, null, MULTIPLE, &mut given) };
     if (code, given) != (0, MULTIPLE) {
-        return Err(wrong(format!("MPI_Init_thread gives {code} and level {given}")));
+        return Err(wrong(format!("MPI_Init_thread returned {code} and level {given}")));
     }
     for _ in 0..2 {
         let joined = c10d_rendezvous::init("env://", LIMIT)?;
         let pg = builder().rank(joined.rank).size(joined.size).store(joined.store).build()?;
         for _ in 0..10 {
             sums_to(&pg, pg.rank(), 1)?;
-            // SAFETY: MPI is started, and both ranks call it.
+            // SAFETY: MPI is started. Both ranks call this function, so it returns.
             if unsafe { barrier(WORLD) } != 0 {
-                return Err(wrong("MPI_Barrier fails".to_owned()));
+                return Err(wrong("MPI_Barrier failed".to_owned()));
             }
         }
         pg.shutdown()?;
     }
-    // SAFETY: MPI is started, and no group uses it any more.
+    // SAFETY: MPI is started, and no group uses it any more, so this is the last call of MPI.
     if unsafe { finalize() } != 0 {
-        return Err(wrong("MPI_Finalize fails".to_owned()));
+        return Err(wrong("MPI_Finalize failed".to_owned()));
     }
     println!("all is well");
     Ok(())

@@ -1,4 +1,5 @@
-//! Libraries that are not what they should be: small ones in C, made here. Without a C compiler, nothing is tested.
+//! Libraries that the loader rejects: small libraries in C, compiled here. Without a C compiler, these tests are
+//! skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,10 +8,10 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 
 const CHILD: &str = "C10D_TEST_LOADER";
-/// As far as the loader looks before it asks for the functions.
+/// A library that has only the function which the loader calls before it looks for the others.
 const ABI: &str = "int MPI_Abi_get_version(int *major, int *minor) { *major = MAJOR; *minor = MINOR; return RESULT; }";
 
-/// Makes a library of this name; `None`: there is no compiler.
+/// Compiles a library with this name. Returns `None` if there is no compiler.
 fn library(name: &str, version: [i32; 3]) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}", std::process::id(), version[0]));
     std::fs::create_dir_all(&folder).unwrap();
@@ -23,7 +24,7 @@ fn library(name: &str, version: [i32; 3]) -> Option<PathBuf> {
     let made = command.args(["-shared", "-fPIC", "-o"]).arg(&file).arg(&source).stderr(Stdio::inherit()).status();
     match made {
         Ok(status) => {
-            assert!(status.success(), "the compiler does not make {name}");
+            assert!(status.success(), "the compiler cannot compile {name}");
             Some(file)
         }
         Err(e) => {
@@ -33,7 +34,7 @@ fn library(name: &str, version: [i32; 3]) -> Option<PathBuf> {
     }
 }
 
-/// What a group over this library says.
+/// Makes a group with this library, and returns the error.
 fn refusal(file: &Path) -> String {
     let providers = &[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER];
     let builder = Builder::new().providers(providers).backend("cpu:mpi").timeout(Duration::from_secs(10));
@@ -62,7 +63,7 @@ fn another_version_of_the_abi_is_refused() {
     }
 }
 
-/// In a process of its own, which has another MPI library from its start.
+/// Runs in a child process, which has another MPI library from the start.
 #[test]
 fn a_second_library_is_refused() {
     if let Some(file) = std::env::var_os(CHILD) {

@@ -1,4 +1,4 @@
-//! What needs no MPI library: a program without one, and a library that cannot be used.
+//! Tests that need no MPI library: a program without one, and libraries that cannot be used.
 
 mod loader;
 mod without;

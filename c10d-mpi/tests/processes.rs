@@ -1,5 +1,5 @@
-//! The suite over real MPI libraries. The ranks are this program, started again. `C10D_TEST_MPI` names a folder in
-//! which `mpich` and `intel` are Python environments with the wheels `mpich` and `impi-rt`.
+//! The conformance suite with real MPI libraries. The ranks are processes of this program. `C10D_TEST_MPI` names a
+//! folder with the Python environments `mpich` and `intel`, which have the wheels `mpich` and `impi-rt`.
 
 mod groups;
 mod starts;

@@ -1,5 +1,5 @@
-//! The ways in which ranks learn of each other: the variables of launchers, set for child processes, and URLs. In all of
-//! them MPI starts through the group's store, whatever launcher there is.
+//! Ranks that are started in different ways: by URLs, and by the variables of launchers, which these tests set for
+//! child processes. In each case, MPI starts through the group's store, even if a launcher's variables are set.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,20 @@ use libtest_mimic::{Failed, Trial};
 use crate::groups::{builder, wrong};
 use crate::wheels::Wheel;
 
-/// What a rank passes to `init`. A process that has it is a rank.
+/// The variable with the URL that a rank passes to `init`. It is set for processes that are ranks.
 const URL: &str = "C10D_TEST_URL";
 const LIMIT: Duration = Duration::from_secs(20);
 const SIZE: u32 = 3;
 
 type Variables = Vec<(&'static str, String)>;
 
-/// One way: the URL and the variables of a rank. `Meeting` is made new for each run.
+/// A way to start ranks: a function that returns the URL and the variables of a rank. Each run has a new `Meeting`.
 struct Start {
     name: &'static str,
     rank: fn(&Meeting, u32) -> (String, Variables),
 }
 
-/// Where the ranks of a run meet.
+/// The port and the folder through which the ranks of a run find each other.
 struct Meeting {
     port: u16,
     folder: PathBuf,
@@ -56,7 +56,7 @@ const STARTS: [Start; 7] = [
             (text("env://"), variables)
         },
     },
-    // `srun --mpi=pmix`: MPICH must not take the variables of PMIx for its own.
+    // The variables that `srun --mpi=pmix` sets. MPICH must not use those of PMIx.
     Start {
         name: "slurm_pmix",
         rank: |_, r| {
@@ -74,7 +74,7 @@ const STARTS: [Start; 7] = [
             (text("env://"), variables)
         },
     },
-    // What hydra and others set, here without anybody behind it.
+    // The variables that hydra and other launchers set. Here, no launcher answers at the port.
     Start {
         name: "pmi",
         rank: |_, r| {
@@ -89,7 +89,7 @@ fn text(value: impl ToString) -> String {
     value.to_string()
 }
 
-/// Is the rank for which this process was started, if any.
+/// Runs a rank, if this process was started as one.
 pub(crate) fn serve_rank() {
     let Ok(url) = std::env::var(URL) else { return };
     if let Err(e) = play(&url) {
@@ -102,7 +102,7 @@ pub(crate) fn serve_rank() {
 fn play(url: &str) -> Result {
     let joined = c10d_rendezvous::init(url, LIMIT)?;
     let (rank, size) = (joined.rank, joined.size);
-    // The library's start must leave them as they were.
+    // The start of MPI must not change the environment.
     let before: Vec<_> = std::env::vars_os().collect();
     let pg = builder().rank(rank).size(size).store(joined.store).build()?;
     let changed = std::env::vars_os().filter(|variable| !before.contains(variable)).map(|(name, _)| name);
@@ -131,7 +131,7 @@ pub(crate) fn trials(library: &'static Wheel, path: &str) -> Vec<Trial> {
 fn run(library: &Wheel, path: &str, start: &Start) -> Result<(), Failed> {
     let folder = std::env::temp_dir().join(format!("c10d-{}-{}-{}", library.name, start.name, std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    // Nobody else gets it so soon.
+    // The port is free again, but the system does not soon give it to another process.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let meeting = Meeting { port, folder };
     let begin = |rank| child(library, path, &meeting.folder, (start.rank)(&meeting, rank)).spawn();
@@ -154,7 +154,7 @@ fn child(library: &Wheel, path: &str, folder: &Path, (url, variables): (String, 
     command
 }
 
-/// Waits for all ranks, each of which must have said that it is through.
+/// Waits for all ranks. Returns an error unless each rank succeeded and printed that it is through.
 fn ends(mut children: Vec<Child>) -> Result<(), Failed> {
     let until = Instant::now() + 3 * LIMIT;
     while Instant::now() < until && children.iter_mut().any(|child| matches!(child.try_wait(), Ok(None))) {

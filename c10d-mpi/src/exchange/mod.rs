@@ -1,5 +1,5 @@
-//! One step of a collective: messages to some ranks and from some at the same time, each after a header that tells its
-//! call.
+//! One step of a collective: a rank sends messages to some ranks and receives messages from some at the same time. Each
+//! message begins with a header that identifies its call.
 
 mod monitored;
 mod verdict;
@@ -19,30 +19,30 @@ use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
 use verdict::{TIE, garbled, late};
 
-/// The tags of collectives: headers with short data, and the rest.
+/// The tags of collectives: [`HEAD`] for headers with short data, [`BODY`] for long data.
 const HEAD: u16 = 0;
 const BODY: u16 = 1;
 /// The largest data that is sent together with its header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// How long the report of a peer's death may take after a call of the library failed because of it.
+/// How long to wait for the report of a peer's death after a call of MPI has failed because of it.
 const TOLD: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
 
-/// A list with one item per peer, which is mostly short.
+/// A list with one item per peer. Most such lists are short.
 pub(crate) type Few<T> = SmallVec<[T; 2]>;
 
-/// The data that goes to a rank, or comes from one, in a step.
+/// The data that a rank sends to a peer, or receives from it, in one step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Transfer {
     pub(crate) peer: u32,
-    /// Its range in the call's bytes.
+    /// The range of the data in the bytes of the call.
     pub(crate) range: Range<usize>,
-    /// The total between the two ranks in this direction in the call.
+    /// The total number of bytes from the one rank to the other in the call.
     pub(crate) total: usize,
 }
 
-/// The data that all steps of a call share.
+/// A step, and the data that all steps of its call share.
 pub(crate) struct Step<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
@@ -52,7 +52,7 @@ pub(crate) struct Step<'a> {
     pub(crate) number: u32,
 }
 
-/// Received bytes, after `skip` others.
+/// Received bytes, which begin after `skip` other bytes of the memory.
 pub(crate) struct Received {
     memory: Staging,
     skip: usize,
@@ -66,24 +66,25 @@ impl Received {
 
 /// One incoming transfer.
 enum Receiving {
-    /// It waits for the header, which includes all short data, and has the receive of the rest.
+    /// The header, with the data if they are short, has not arrived. The second flight receives long data.
     Head(Flight, Option<Flight>),
-    /// The header was right.
+    /// The header has arrived and fits; the long data have not arrived.
     Body(Flight),
-    /// The header is of another call.
+    /// The header has arrived and belongs to another call.
     Differs,
+    /// All data have arrived.
     Here(Received),
 }
 
-/// The calls of the peers.
+/// The calls that the peers make, as far as their headers have arrived.
 #[derive(Default)]
 struct PeerCalls {
     calls: Few<(u32, Fingerprint)>,
-    /// Since when it is known that the calls differ.
+    /// When the first different call was noticed, if there is one.
     differ: Option<Instant>,
 }
 
-/// The exchanges of one rank of a group.
+/// The exchange of messages of one rank of a group.
 pub(crate) struct Exchange {
     mpi: Mpi,
     comm: Comm,
@@ -114,13 +115,13 @@ impl Exchange {
         }
     }
 
-    /// Returns the memory of received data for later steps.
+    /// Keeps the memory of received data for later steps.
     pub(crate) fn recycle(&mut self, received: impl IntoIterator<Item = Received>) {
         received.into_iter().for_each(|one| self.keep(Some(one.memory)));
     }
 
-    /// Sends and receives. Returns the received data in the order of `recvs`. The call's memory is only read, and only
-    /// here.
+    /// Sends and receives. Returns the received data in the order of `recvs`. `from` is the memory of the call; it is
+    /// only read, and not used after this function returns.
     pub(crate) fn run(
         &mut self,
         step: &Step<'_>,
@@ -129,7 +130,7 @@ impl Exchange {
         recvs: &[Transfer],
     ) -> Result<Few<Received>> {
         match self.messages(step, from, sends, recvs) {
-            // An error of the library about a peer that is gone does not name the peer.
+            // MPI's error after a peer's death does not name the peer, but the watch over the peers will report it.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
                 let left = (step.deadline)().saturating_duration_since(Instant::now());
                 let told = self.health.wait_for_cause(TOLD.min(left).max(let_go(step.timeout) / 2));
@@ -184,7 +185,7 @@ impl Exchange {
         Ok(receiving.into_iter().filter_map(here).collect())
     }
 
-    /// Pauses unless something moved. Returns whether the call's time is over.
+    /// Pauses unless something moved. Returns whether the deadline of the call has passed.
     fn is_late(&mut self, step: &Step<'_>, moved: bool) -> Result<bool> {
         if moved {
             self.pause.reset();
@@ -210,7 +211,7 @@ impl Exchange {
         Ok(sending.len() < before)
     }
 
-    /// Begins to receive a transfer. Long data comes after its header, and has its memory from the start.
+    /// Begins to receive a transfer. The memory for long data is given to MPI at once, before the header arrives.
     fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
         let (len, peer) = (recv.range.len(), Some(recv.peer));
         let memory = self.memory(Header::SIZE + SHORT);
@@ -237,7 +238,7 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
-            // Memory is not readable only when the group has failed.
+            // If the gate of the memory is closed, nothing was read. Then the group has failed.
             self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));
@@ -251,7 +252,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Advances one transfer as far as possible.
+    /// Advances one transfer as far as possible. Returns whether anything has arrived.
     fn receive(
         &mut self,
         step: &Step<'_>,
@@ -287,7 +288,7 @@ impl Exchange {
         }
         heard.calls.push((recv.peer, header.fingerprint));
         if step.fingerprint.disagreement(&header.fingerprint).is_some() {
-            // The caller decides, since it has the calls of the others.
+            // The caller of this function decides which rank is wrong, since it has the calls of all peers.
             heard.differ.get_or_insert_with(Instant::now);
             return Ok(true);
         }
@@ -309,8 +310,8 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Says goodbye to all others, and receives theirs, within this time. Then everything that was sent before has
-    /// arrived.
+    /// Sends a goodbye to all other ranks, and receives theirs, until `until` at most. Afterwards, everything that this
+    /// rank sent before has arrived.
     pub(crate) fn farewell(&mut self, size: u32, until: Instant) -> Result {
         let peers: Vec<u32> = (0..size).filter(|r| *r != self.rank).collect();
         let mut flights = Vec::new();
@@ -339,8 +340,8 @@ impl Exchange {
     }
 }
 
-/// The ranks for which a step waits: those from which nothing has come; if there are none, those with unfinished
-/// transfers.
+/// Returns the ranks for which a step waits: the ranks whose headers have not arrived; if there are none, the ranks
+/// with unfinished transfers.
 fn waits(recvs: &[Transfer], receiving: &[Receiving], sending: &[(u32, Flight)]) -> Vec<u32> {
     let of = |which: fn(&Receiving) -> bool| {
         recvs.iter().zip(receiving).filter(move |(_, r)| which(r)).map(|(recv, _)| recv.peer)

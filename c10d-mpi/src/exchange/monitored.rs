@@ -1,4 +1,4 @@
-//! Monitored barriers: rank 0 receives from all ranks, and tells them which are missing.
+//! Monitored barriers: rank 0 receives from all ranks, and tells each of them which ranks are missing.
 
 use std::time::Instant;
 
@@ -27,13 +27,13 @@ impl Heads {
         self.heard.calls.len() == self.transfers.len()
     }
 
-    /// The ranks from which nothing came.
+    /// Returns the ranks whose headers have not arrived.
     fn missing(&self) -> Vec<u32> {
         let heard = |peer: &u32| self.heard.calls.iter().any(|(rank, _)| rank == peer);
         self.transfers.iter().map(|t| t.peer).filter(|peer| !heard(peer)).collect()
     }
 
-    /// Stops waiting for them.
+    /// Cancels the receives of the missing headers. Returns the missing ranks.
     fn cancel(self) -> Vec<u32> {
         let missing = self.missing();
         for receiving in self.receiving {
@@ -46,8 +46,8 @@ impl Heads {
 }
 
 impl Exchange {
-    /// For rank 0 of a monitored barrier: tells the peers that it is there, receives from them, and returns those that
-    /// did not come.
+    /// Runs the part of rank 0: sends a header to each peer, receives one from each, and returns the ranks that are
+    /// missing at the deadline.
     pub(crate) fn collect(&mut self, step: &Step<'_>, peers: &[u32]) -> Result<Vec<u32>> {
         let mut heads = self.heads(step, peers, peers)?;
         loop {
@@ -61,8 +61,8 @@ impl Exchange {
         }
     }
 
-    /// For the other ranks of a monitored barrier: reports to rank 0, and returns the ranks that rank 0 misses. This
-    /// rank also sends to the ranks `next`, and receives from those `before`.
+    /// Runs the part of another rank: sends a header to rank 0, and returns the missing ranks from rank 0's answer.
+    /// This rank also sends headers to the ranks in `next`, and receives headers from the ranks in `before`.
     pub(crate) fn report(&mut self, step: &Step<'_>, next: &[u32], before: &[u32]) -> Result<Vec<u32>> {
         let to: Vec<u32> = [0].iter().chain(next).copied().collect();
         let from: Vec<u32> = [0].iter().chain(before).copied().collect();
@@ -85,7 +85,7 @@ impl Exchange {
         let missing: Vec<u32> = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         self.keep(Some(memory));
         if missing.is_empty() {
-            // All have come, so their messages are in transfer.
+            // All ranks have reached the barrier, so all headers are on their way.
             self.finish(step, &mut heads)?;
         }
         Ok(missing)
@@ -134,7 +134,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Sends rank 0's answer: the missing ranks.
+    /// Sends rank 0's answer, the list of missing ranks.
     pub(crate) fn answer(&mut self, step: &Step<'_>, peers: &[u32], missing: &[u32]) -> Result {
         let list: Vec<u8> = missing.iter().take(SHORT / 4).flat_map(|rank| rank.to_le_bytes()).collect();
         let mut flights = Vec::new();
@@ -143,7 +143,7 @@ impl Exchange {
             memory.bytes_mut().copy_from_slice(&list);
             flights.push(Flight::send(self.mpi, self.comm, memory, *peer, ANSWER)?);
         }
-        // A short message can be sent without its receiver. The time limit is in case the transport is full.
+        // MPI can send a short message before its receiver asks for it. The limit is for a transport that is full.
         let until = Instant::now() + let_go(step.timeout) / 4;
         while !flights.is_empty() && Instant::now() < until {
             let mut open = Vec::new();

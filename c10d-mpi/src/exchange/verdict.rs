@@ -1,4 +1,4 @@
-//! The errors if ranks make different calls or do not come.
+//! Errors when ranks make different calls, or do not make a call.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use c10d_core::{Error, ErrorKind, OpKind, Phase};
 use super::{Exchange, Step, Transfer};
 use crate::health::BY_MOST;
 
-/// How long a rank that disagrees with only one other waits for a third one's report.
+/// How long a rank that knows only one other call, which differs, waits for the report of a third rank.
 pub(super) const TIE: Duration = Duration::from_millis(400);
 
 impl Exchange {
-    /// The error if one rank sends another amount than this one expects.
+    /// Fails the group, since a rank sends another number of bytes than this rank expects. Returns the error.
     pub(super) fn uneven(&self, step: &Step<'_>, recv: &Transfer, theirs: u64) -> Error {
         let field = match OpKind::from_code(step.fingerprint.op) {
             Some(OpKind::AllToAll | OpKind::AllToAllSingle) => "splits",
@@ -20,15 +20,15 @@ impl Exchange {
         };
         let bytes = |n: u64| format!("{n} bytes");
         let kind = ErrorKind::Mismatch { field, mine: bytes(recv.total as u64), theirs: bytes(theirs) };
-        let what = format!("what rank {} sends to rank {} in this collective", recv.peer, self.rank);
+        let what = format!("the data from rank {} to rank {} in this collective", recv.peer, self.rank);
         let error = called(step, Error::new(kind, what).phase(Phase::Announce));
-        // Other ranks cannot know which of the two is wrong.
+        // Other ranks cannot know which of the two ranks is wrong.
         let told = error.clone().guilty([recv.peer, self.rank]);
         self.health.fail_telling(error.guilty([recv.peer]), &told)
     }
 
-    /// The error if ranks disagree about the call: the majority of the heard ranks and this one decides which is wrong.
-    /// `None`: more ranks must be heard first.
+    /// Fails the group, since ranks make different calls. Returns the error, or `None` if more calls must be known
+    /// first. The call of the majority, including this rank, is right; `all` means that no more calls will be known.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];
         votes.extend(heard.iter().copied());
@@ -40,7 +40,7 @@ impl Exchange {
             if !all {
                 return None;
             }
-            // One of two ranks is wrong. A third may know which.
+            // One of two ranks is wrong, and a third rank may know which one.
             let left = (step.deadline)().saturating_duration_since(Instant::now());
             if let Some(cause) = self.health.wait_for_cause(TIE.min(left / 2)) {
                 return Some(cause);
@@ -62,7 +62,7 @@ impl Exchange {
 
 pub(super) fn late(step: &Step<'_>, waits: &[u32]) -> Error {
     let phase = if step.number == 0 { Phase::Announce } else { Phase::Transfer };
-    let what = format!("the ranks did not come to this collective, or not on with it, within {:?}", step.timeout);
+    let what = format!("the ranks did not make this call, or did not continue it, within {:?}", step.timeout);
     called(step, Error::new(ErrorKind::Timeout, what).guilty(waits.iter().copied()).phase(phase))
 }
 
@@ -70,7 +70,7 @@ pub(super) fn garbled(peer: u32, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
 }
 
-/// Adds the call to an error, since later calls end with the same error.
+/// Adds the call to an error: later calls get the same error, and it must still name the call that failed.
 fn called(step: &Step<'_>, mut error: Error) -> Error {
     let report = error.report_mut();
     (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));

@@ -1,20 +1,20 @@
-//! What all messages of a rank have in common: the communicator, the tags and the lengths of pieces.
+//! The data that all messages of a rank share: the communicator, the tags and the size of pieces.
 
 use std::sync::Arc;
 
 use crate::health::Health;
 use crate::mpi::{Comm, Mpi};
 
-/// The tag of headers with short data.
+/// The tag of headers, with the data of short messages.
 pub(super) const HEAD: u16 = 2;
-/// The first of the tags of long data, and their number, which every library supports.
+/// The first tag for the data of long messages, and the number of such tags. Every library supports these tags.
 const BODY: u16 = 1 << 14;
 const BODIES: u32 = 1 << 14;
-/// The bytes of a piece of a long message, and how many pieces are in transfer at once.
+/// The size of a piece of a long message in bytes, and the number of its pieces in transfer at the same time.
 pub(super) const PIECE: usize = 1 << 20;
 pub(super) const AHEAD: usize = 2;
 
-/// The end of all messages of one rank.
+/// The endpoint of all messages of one rank.
 pub(super) struct Endpoint {
     pub(super) mpi: Mpi,
     pub(super) comm: Comm,
@@ -23,7 +23,7 @@ pub(super) struct Endpoint {
     pub(super) health: Arc<Health>,
 }
 
-/// The tag of the long data of the message with this number.
+/// Returns the tag for the data of the long message with this number.
 pub(super) fn body_tag(number: u32) -> u16 {
     BODY + (number % BODIES) as u16
 }

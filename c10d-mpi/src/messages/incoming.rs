@@ -1,4 +1,4 @@
-//! A message from another rank: its header, and the receive that it is for.
+//! A message from another rank: its header, and the receive that it was matched with.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::memory::{Space, target};
 use crate::mpi::{Flight, Over, Staging};
 use crate::task::Task;
 
-/// A message whose header has come.
+/// A message whose header has arrived.
 pub(super) struct Arrived {
     pub(super) from: u32,
     header: Header,
@@ -19,7 +19,7 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// Reads what the library received.
+    /// Reads the header of a received message.
     pub(super) fn read(memory: Staging, over: &Over) -> Result<Arrived> {
         let from = over.source;
         let memory = memory.resized(over.bytes);
@@ -31,13 +31,13 @@ impl Arrived {
         Ok(Arrived { from, header, memory })
     }
 
-    /// Whether it is for this receive.
+    /// Returns whether the message matches this receive.
     pub(super) fn is_for(&self, task: &Task) -> bool {
         (task.op == OpKind::RecvAnySource || self.from == task.params.peer)
             && self.header.fingerprint.root == task.params.tag
     }
 
-    /// Checks that it fits its receive.
+    /// Returns an error, and fails the group, unless the message fits its receive.
     fn fits(&self, task: &Task, endpoint: &Endpoint) -> Result {
         let (from, header) = (self.from, &self.header);
         let bytes = task.outputs.first().map_or(0, |span| span.bytes() as u64);
@@ -48,26 +48,26 @@ impl Arrived {
         let Some((field, mine, theirs)) = differs else { return Ok(()) };
         let what = format!("a message from rank {from} to rank {} with tag {}", endpoint.rank, task.params.tag);
         let error = Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).phase(Phase::Announce);
-        // A third rank cannot know which of the two is wrong.
+        // A third rank cannot know which of the two ranks is wrong.
         let told = error.clone().guilty([from, endpoint.rank]);
         Err(endpoint.health.fail_telling(error.guilty([from]), &told))
     }
 }
 
-/// A message that is received.
+/// A receive that a message was matched with.
 pub(super) struct Incoming {
     pub(super) posted: Posted,
     pub(super) from: u32,
     space: Space,
     tag: u16,
-    /// The bytes requested from the library, and the bytes received.
+    /// The number of bytes for which MPI has receives, and the number of bytes received.
     asked: usize,
     received: usize,
     flights: VecDeque<Flight>,
 }
 
 impl Incoming {
-    /// Begins to receive a message. If it does not fit, the group fails; the receive ends with it like all others.
+    /// Begins to receive a message. If the message does not fit, the group fails, and the receive ends when it does.
     pub(super) fn begin(posted: Posted, arrived: &Arrived, endpoint: &Endpoint) -> (Incoming, Result) {
         let fits = arrived.fits(&posted.task, endpoint);
         let len = arrived.header.len as usize;
@@ -79,7 +79,7 @@ impl Incoming {
         (Incoming { posted, from: arrived.from, space, tag, asked: len, received: len, flights }, fits)
     }
 
-    /// Receives what has come. Returns whether there was anything.
+    /// Receives the pieces that have arrived. Returns whether there were any.
     pub(super) fn advance(&mut self, endpoint: &Endpoint) -> Result<bool> {
         let (mut moved, len) = (false, self.space.len());
         while let Some(first) = self.flights.front_mut()
@@ -88,7 +88,7 @@ impl Incoming {
             let end = (self.received + PIECE).min(len);
             let memory = self.flights.pop_front().and_then(Flight::into_memory);
             let Some(memory) = memory.filter(|_| over.bytes == end - self.received) else {
-                let what = format!("rank {} sent a piece of another length", self.from);
+                let what = format!("rank {} sent a piece of the wrong length", self.from);
                 return Err(Error::new(ErrorKind::Protocol, what).guilty([self.from]));
             };
             self.space.write(self.received..end, memory.bytes());

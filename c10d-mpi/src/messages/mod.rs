@@ -1,5 +1,5 @@
-//! Messages between two ranks: headers come in the order in which they were sent, and are matched here by tag and
-//! sender. The bytes of a long message come after its header, piece by piece.
+//! Point-to-point messages. Headers arrive in the order in which they were sent, and are matched with receives here, by
+//! sender and tag. The data of a long message follow its header in pieces.
 
 mod endpoint;
 mod incoming;
@@ -24,28 +24,28 @@ use endpoint::Endpoint;
 use posted::{Ended, Posted};
 use transfers::Transfers;
 
-/// How long to wait for the lock of the messages, which a call of MPI may hold.
+/// How long to wait for the lock of the transfers, which a thread may hold during a call of MPI.
 const SOON: Duration = Duration::from_millis(50);
 
-/// The messages of one rank of a group.
+/// The point-to-point messages of one rank of a group.
 pub(crate) struct Messages {
     endpoint: Endpoint,
-    /// Whether callers never call MPI themselves.
+    /// Whether only threads of the backend call MPI, never callers.
     own_thread: bool,
     crowded: bool,
     ledger: Arc<Ledger>,
     inbox: Mutex<Inbox>,
-    /// Signalled when a job comes that no caller waits for, or at the end.
+    /// Notified when jobs are posted, and when the rank leaves.
     news: Condvar,
-    /// Locked during calls of MPI.
+    /// The messages in transfer. The lock is held during calls of MPI.
     transfers: Mutex<Transfers>,
 }
 
-/// Jobs that have come and are not begun.
+/// The jobs that are posted but not begun.
 #[derive(Default)]
 struct Inbox {
     posted: Vec<Posted>,
-    /// The number of jobs that no caller's thread moves.
+    /// The number of unfinished jobs for which no caller waits. The backend's thread moves their messages.
     unwatched: usize,
     has_thread: bool,
     closed: bool,
@@ -67,7 +67,8 @@ impl Messages {
         &self.endpoint.health
     }
 
-    /// Takes jobs that may depend on each other. If their caller waits, they run to their end here.
+    /// Accepts jobs that may depend on each other. If the caller waits for all of them, this returns when they are
+    /// done.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
         if let Err(cause) = self.health().begin() {
             return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
@@ -86,7 +87,7 @@ impl Messages {
                 let this = self.clone();
                 match spawn("c10d-mpi-messages", move || this.serve()) {
                     Ok(()) => inbox.has_thread = true,
-                    // The keeper ends the jobs.
+                    // The keeper completes the jobs, since the group has failed.
                     Err(e) => drop(self.health().fail(e)),
                 }
             }
@@ -97,20 +98,20 @@ impl Messages {
         }
     }
 
-    /// Begins new jobs.
+    /// Begins the posted jobs.
     fn begin(&self, transfers: &mut Transfers) -> Result {
         let posted = std::mem::take(&mut self.inbox.lock().posted);
         transfers.begin(posted, &self.endpoint)
     }
 
-    /// Moves all data that can move. Returns the finished jobs in `over`, and whether anything moved.
+    /// Moves all data that can move. Adds finished jobs to `over`. Returns whether anything moved.
     fn poll(&self, transfers: &mut Transfers, over: &mut Vec<Ended>) -> bool {
         let health = self.health();
         let begun = self.begin(transfers);
         let moved = begun.and_then(|()| health.check()).and_then(|()| transfers.advance(&self.endpoint, over));
         moved.unwrap_or_else(|e| {
-            // An error of the library about a peer that is gone does not name the peer; the watch over the peers
-            // does, a moment later.
+            // MPI's error after a peer's death does not name the peer, but the watch over the peers will report the
+            // death a moment later.
             if *e.kind() == ErrorKind::Internal && health.cause().is_none() {
                 health.wait_for_cause(Duration::from_secs(1));
             }
@@ -119,7 +120,7 @@ impl Messages {
         })
     }
 
-    /// Fails the group if a job's time is over.
+    /// Fails the group if the deadline of a job has passed.
     fn expire(&self, transfers: &mut Transfers, now: Instant, over: &mut Vec<Ended>) {
         let late = transfers.open().filter(|posted| posted.deadline <= now).min_by_key(|posted| posted.deadline);
         let Some(Posted { task, .. }) = late else { return };
@@ -128,15 +129,15 @@ impl Messages {
             _ => vec![task.params.peer],
         };
         let what = match task.op {
-            OpKind::Send => "the rank did not take the message",
-            _ => "the message did not come, or not all of it",
+            OpKind::Send => "the rank did not receive the message",
+            _ => "the message did not arrive, or not completely",
         };
         let what = format!("{what} within {:?} (tag {})", task.timeout, task.params.tag);
         let error = Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer);
         transfers.end_all(&self.health().fail(error), over);
     }
 
-    /// Moves all data that can move, and waits briefly if there was none.
+    /// Moves all data that can move. If nothing moved, waits briefly and checks the deadlines.
     fn look(&self, pause: &mut Pause) {
         let mut over = Vec::new();
         let moved = self.poll(&mut self.transfers.lock(), &mut over);
@@ -159,7 +160,7 @@ impl Messages {
         }
     }
 
-    /// Moves all messages until these jobs are done.
+    /// Moves messages until these jobs are done.
     fn look_after(&self, ids: &[u64]) {
         let mut pause = Pause::new(self.crowded);
         while self.ledger.has(ids) {
@@ -167,7 +168,7 @@ impl Messages {
         }
     }
 
-    /// The thread for jobs that no caller waits for.
+    /// Runs the thread that moves messages for jobs for which no caller waits.
     fn serve(self: Arc<Self>) {
         let served = caught(|| {
             let mut pause = Pause::new(self.crowded);
@@ -186,16 +187,17 @@ impl Messages {
             }
         });
         if let Err(words) = served {
-            // The keeper ends the jobs.
+            // The keeper completes the jobs, since the group has failed.
             let what = format!("the thread of messages panicked: {words}");
             let _ = self.health().fail(Error::new(ErrorKind::Internal, what));
         }
     }
 
-    /// Returns receives without a message: all of these, or none.
+    /// Cancels receives without a message: either all of these jobs or none. Returns the jobs, which the caller
+    /// completes.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
-        // Only a call of MPI that does not return holds it for longer.
+        // A thread holds the lock for longer only if a call of MPI does not return.
         let (Some(ids), Some(mut transfers)) = (ids, self.transfers.try_lock_for(SOON)) else { return Vec::new() };
         if self.begin(&mut transfers).is_err() {
             return Vec::new();
@@ -206,7 +208,7 @@ impl Messages {
         taken.iter().filter_map(|posted| self.ledger.take(posted.id)).collect()
     }
 
-    /// Waits until no message is in transfer. If one still is at the deadline, returns the ranks with which it is.
+    /// Waits until no message is in transfer. If there still are any at the deadline, returns their peers as an error.
     pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
         let mut pause = Pause::new(true);
         while !self.ledger.is_empty() {
@@ -223,7 +225,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Closes the queue: no more jobs come.
+    /// Closes the messages: no further jobs will be posted.
     pub(crate) fn close(&self) {
         self.inbox.lock().closed = true;
         self.ledger.close();

@@ -1,4 +1,4 @@
-//! A message to another rank: the header with the bytes of a short message, or the pieces of a long one after it.
+//! A message to another rank: a header with the data of a short message, or followed by the pieces of a long one.
 
 use std::collections::VecDeque;
 
@@ -15,9 +15,9 @@ use crate::mpi::{Flight, Staging};
 pub(super) struct Outgoing {
     pub(super) posted: Posted,
     space: Space,
-    /// Its number among the messages to that rank.
+    /// The number of the message, among those to the same rank.
     number: u32,
-    /// The bytes given to the library.
+    /// The number of bytes given to MPI.
     given: usize,
     flights: VecDeque<Flight>,
 }
@@ -28,7 +28,7 @@ impl Outgoing {
         Outgoing { posted, space, number, given: 0, flights: VecDeque::new() }
     }
 
-    /// Sends the header.
+    /// Begins to send the header, with the data of a short message.
     pub(super) fn begin(&mut self, endpoint: &Endpoint) -> Result {
         let total = self.space.len();
         let len = if total <= SHORT { total } else { 0 };
@@ -42,14 +42,14 @@ impl Outgoing {
         let mut head = Staging::new(Header::SIZE + len);
         header.put(head.bytes_mut());
         self.space.read(0..len, &mut head.bytes_mut()[Header::SIZE..]);
-        // Memory is given up only when the group has failed, and then nothing was read.
+        // If the gate of the memory is closed, nothing was read. Then the group has failed.
         endpoint.health.check()?;
         self.given = len;
         self.flights.push_back(Flight::send(endpoint.mpi, endpoint.comm, head, self.peer(), HEAD)?);
         Ok(())
     }
 
-    /// Sends what can be sent. Returns whether anything was sent to its end.
+    /// Sends the next pieces. Returns whether MPI has finished any send.
     pub(super) fn advance(&mut self, endpoint: &Endpoint) -> Result<bool> {
         let mut moved = false;
         while let Some(first) = self.flights.front_mut()

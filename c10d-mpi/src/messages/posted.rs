@@ -1,4 +1,4 @@
-//! Jobs that ask for a message, and their ends.
+//! Sends and receives, unfinished and finished.
 
 use std::time::Instant;
 
@@ -6,13 +6,13 @@ use c10d_core::{Outcome, Result};
 
 use crate::task::Task;
 
-/// A send or receive that is not done.
+/// An unfinished send or receive.
 pub(super) struct Posted {
-    /// The number of its job in the ledger.
+    /// The number of the job in the ledger.
     pub(super) id: u64,
     pub(super) deadline: Instant,
     pub(super) task: Task,
-    /// Whether a caller's thread moves it.
+    /// Whether the caller waits, and moves the message on its own thread.
     pub(super) watched: bool,
 }
 
@@ -22,7 +22,7 @@ impl Posted {
     }
 }
 
-/// A send or receive that is done.
+/// A finished send or receive.
 pub(super) struct Ended {
     pub(super) id: u64,
     pub(super) watched: bool,

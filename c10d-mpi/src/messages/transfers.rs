@@ -1,4 +1,4 @@
-//! All messages of a rank that are in transfer, and the matching of headers with receives.
+//! All messages of a rank that are in transfer. Headers are matched with receives here.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,19 +15,19 @@ use crate::mpi::{Flight, Staging};
 #[derive(Default)]
 pub(super) struct Transfers {
     sends: Vec<Outgoing>,
-    /// Receives without a message yet, in the order of their calls.
+    /// Receives that no message was matched with, in the order of the calls.
     waiting: Vec<Posted>,
     receives: Vec<Incoming>,
-    /// Messages without a receive yet, in the order in which their headers came.
+    /// Messages that no receive was matched with, in the order in which their headers arrived.
     arrived: VecDeque<Arrived>,
-    /// The receive of the next header.
+    /// The receive for the next header.
     next: Option<Flight>,
     /// The number of messages sent to each rank.
     numbers: BTreeMap<u32, u32>,
 }
 
 impl Transfers {
-    /// Begins new jobs.
+    /// Begins posted jobs.
     pub(super) fn begin(&mut self, jobs: Vec<Posted>, endpoint: &Endpoint) -> Result {
         let mut begun = Ok(());
         for posted in jobs {
@@ -39,13 +39,13 @@ impl Transfers {
             *number = number.wrapping_add(1);
             let mut send = Outgoing::new(posted, *number);
             begun = begun.and_then(|()| send.begin(endpoint));
-            // It is recorded in any case, so that the job ends with the group if the library fails.
+            // The message is recorded even if MPI fails, so that its job is completed when the group fails.
             self.sends.push(send);
         }
         begun
     }
 
-    /// Moves all data that can move. Returns the finished jobs in `over`, and whether anything moved.
+    /// Moves all data that can move. Adds finished jobs to `over`. Returns whether anything moved.
     pub(super) fn advance(&mut self, endpoint: &Endpoint, over: &mut Vec<Ended>) -> Result<bool> {
         let mut moved = self.hear(endpoint)?;
         moved |= self.match_arrived(endpoint)?;
@@ -71,7 +71,7 @@ impl Transfers {
         Ok(moved)
     }
 
-    /// Receives headers while a receive waits for one.
+    /// Receives headers, as long as there are receives without a message. Returns whether any header arrived.
     fn hear(&mut self, endpoint: &Endpoint) -> Result<bool> {
         let mut moved = false;
         while !self.waiting.is_empty() {
@@ -87,14 +87,14 @@ impl Transfers {
             self.arrived.push_back(Arrived::read(memory, &over)?);
             moved = true;
             if self.arrived.len() > 64 && self.arrived.len() > 4 * self.waiting.len() {
-                // The rest stays with the library.
+                // Further headers stay with MPI.
                 break;
             }
         }
         Ok(moved)
     }
 
-    /// Matches arrived messages with receives.
+    /// Matches messages with receives. Returns whether there were any matches.
     fn match_arrived(&mut self, endpoint: &Endpoint) -> Result<bool> {
         let mut moved = false;
         let mut i = 0;
@@ -113,13 +113,13 @@ impl Transfers {
         Ok(moved)
     }
 
-    /// The jobs that are not done.
+    /// Returns the unfinished sends and receives.
     pub(super) fn open(&self) -> impl Iterator<Item = &Posted> {
         let moving = self.sends.iter().map(|s| &s.posted).chain(self.receives.iter().map(|r| &r.posted));
         moving.chain(&self.waiting)
     }
 
-    /// Ends all jobs with this cause.
+    /// Ends all unfinished sends and receives with this error, and adds them to `over`.
     pub(super) fn end_all(&mut self, cause: &Error, over: &mut Vec<Ended>) {
         let sends = std::mem::take(&mut self.sends).into_iter().map(|s| s.posted);
         let receives = std::mem::take(&mut self.receives).into_iter().map(|r| r.posted);
@@ -127,7 +127,7 @@ impl Transfers {
         over.extend(open.map(|posted| posted.ended(Err(cause.clone()))));
     }
 
-    /// Takes receives without a message out: all with these numbers, or none.
+    /// Removes receives without a message: either all with these numbers or none. Returns the removed receives.
     pub(super) fn take_waiting(&mut self, ids: &[u64]) -> Vec<Posted> {
         if !ids.iter().all(|id| self.waiting.iter().any(|posted| posted.id == *id)) {
             return Vec::new();
@@ -137,7 +137,7 @@ impl Transfers {
         taken
     }
 
-    /// Takes the receive of the next header, if nothing is in transfer.
+    /// Takes the receive for the next header, if all sends and receives are finished.
     pub(super) fn take_idle(&mut self) -> Option<Flight> {
         if self.open().next().is_some() { None } else { self.next.take() }
     }

@@ -1,4 +1,5 @@
-//! The environment of a library when it starts: the process's variables, and a fabric library if there is none.
+//! The environment in which the library starts: the process's variables, and a libfabric if the library cannot find
+//! one.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
@@ -10,15 +11,16 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use super::library::{Kind, Library};
 use super::mapped::{is_fabric, mappings};
 
-/// Runs a call with other values of some variables (`None` removes a variable), and restores them, since children of
-/// this process must not inherit them. It is not safe while other threads read or write the environment in C; Rust's
-/// own functions have a lock.
+/// Runs `call` with other values of some environment variables (`None` removes a variable). Restores them afterwards,
+/// since children of this process must not inherit them. This is not safe while other threads read or write the
+/// environment in C; the functions of Rust have a lock.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {
-        // SAFETY: as documented above. There is no other way to pass values to a library in the same process.
+        // SAFETY: the caller accepts the risk in the function's doc. A library in the same process gets values in no
+        // other way.
         Some(value) => unsafe { std::env::set_var(name, value) },
-        // SAFETY: as above.
+        // SAFETY: the caller accepts the risk in the function's doc.
         None => unsafe { std::env::remove_var(name) },
     };
     values.iter().for_each(|(name, value)| set(name, value.clone().map(OsString::from)));
@@ -29,13 +31,14 @@ pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl Fn
 
 /// Registers a function that is called when the program ends, after `main`.
 pub(crate) fn at_exit(call: extern "C" fn()) {
-    // SAFETY: the function is there as long as the process, and does not unwind. Where there is no room for it, the launcher
-    // is told nothing at the end.
+    // SAFETY: the function exists as long as the process, and does not unwind. If it cannot be registered, MPI is not
+    // finalized.
     unsafe { libc::atexit(call) };
 }
 
-/// Loads the libfabric of a Python wheel, which the library beside it finds only through `LD_LIBRARY_PATH`. If the
-/// process has one already, or the MPI library is not from a wheel, this does nothing.
+/// Loads the libfabric of a Python wheel, since the MPI library next to it finds it only through `LD_LIBRARY_PATH`.
+/// Returns the variable that MPI needs for this libfabric. Returns `None` if the MPI library is not from a wheel, the
+/// process already has a libfabric, or it cannot be loaded.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");
@@ -48,7 +51,7 @@ pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)
 }
 
 fn load(path: &Path) -> Option<()> {
-    // SAFETY: running a library's constructors is what loading is; it lies beside the MPI library, which would load it.
+    // SAFETY: loading runs the constructors of the library. It is in the MPI library's own folder, and belongs to it.
     match unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) } {
         Ok(handle) => {
             std::mem::forget(handle);

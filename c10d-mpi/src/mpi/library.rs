@@ -1,4 +1,4 @@
-//! The loaded library: its file, its version, its functions.
+//! The loaded library: its file, its version and its functions.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -14,26 +14,26 @@ use super::mapped::{has_standard_abi, is_mpi, mappings};
 use super::search::Surroundings;
 use super::types::{Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, RawComm, Request, Session, Status};
 
-/// The ABI version of the declarations here.
+/// The major version of the ABI to which the declarations here belong.
 const ABI: c_int = 1;
 /// Keeps a library loaded after its handle is closed, since MPI leaves threads and signal handlers behind.
 const RTLD_NODELETE: c_int = 0x1000;
 
 macro_rules! functions {
     ($($name:ident $symbol:literal ($($arg:ty),*);)*) => {
-        /// The functions, by the standard's names without `MPI_`.
+        /// The functions, by their names in the standard without `MPI_`.
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> c_int,)*
         }
 
         impl Functions {
-            /// Finds all functions, or returns the missing ones.
+            /// Finds all functions. Returns the names of missing functions as an error.
             ///
             /// # Safety
-            /// The handle is of a library of the standard ABI.
+            /// The handle is of a library with the standard ABI.
             unsafe fn find(handle: &Handle) -> std::result::Result<Functions, Vec<&'static str>> {
                 let mut missing = Vec::new();
-                // SAFETY: the caller answers for the types.
+                // SAFETY: the caller guarantees the standard ABI, and the types are those of the standard.
                 $(let $name = unsafe { handle.get(concat!($symbol, "\0").as_bytes()) }.map(|s| *s)
                     .map_err(|_| missing.push($symbol));)*
                 match ($($name,)*) {
@@ -45,7 +45,7 @@ macro_rules! functions {
     };
 }
 
-/// The type of an error handler. In the standard it is variadic; on x86-64 and AArch64, a function with only the named
+/// The type of an error handler. It is variadic in the standard. On x86-64 and AArch64, a function with only the named
 /// arguments is called in the same way.
 pub(super) type Handler = extern "C" fn(*mut RawComm, *mut c_int);
 
@@ -79,7 +79,7 @@ functions! {
     get_count "MPI_Get_count_c" (*const Status, Datatype, *mut i64);
 }
 
-/// The implementation, since libraries differ below the ABI.
+/// The implementation of MPI. Libraries with the same ABI still differ in behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Mpich,
@@ -103,24 +103,25 @@ impl Kind {
 /// A loaded and checked MPI library.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// Its file.
+    /// The library's file.
     pub(crate) path: PathBuf,
-    /// Its version text, in one line.
+    /// The library's version text, in one line.
     pub(crate) version: String,
     pub(crate) kind: Kind,
-    /// The name by which it was opened.
+    /// The path with which the library was opened.
     asked: PathBuf,
     _handle: Handle,
 }
 
-/// The process's MPI library. It is loaded at the first request and never unloaded.
+/// The process's MPI library. It is loaded when it is first needed, and never unloaded.
 static LOADED: PerProcess<Mutex<Option<&'static Library>>> = PerProcess::new();
 
 impl Library {
-    /// The process's MPI library. `argument` is the file that the caller requires.
+    /// Returns the process's MPI library, and loads it if needed. `argument` is the file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported`, with all files that were tried, if none can be used.
+    /// `Unsupported` if no library can be used, with all files that were tried, or if another file than `argument` is
+    /// loaded.
     pub(crate) fn get(argument: Option<&str>) -> Result<&'static Library> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = *loaded {
@@ -139,15 +140,15 @@ impl Library {
         Ok(library)
     }
 
-    /// The process's MPI library, if it has been loaded.
+    /// Returns the process's MPI library, if it is loaded.
     pub(crate) fn loaded() -> Option<&'static Library> {
         *LOADED.get().lock()
     }
 
-    /// Whether there seems to be one, without loading it.
+    /// Checks whether an MPI library seems to exist, without loading it.
     ///
     /// # Errors
-    /// `Unsupported`, with the places that were searched.
+    /// `Unsupported`, with the paths that were searched.
     pub(crate) fn probe() -> Result {
         if LOADED.get().try_lock().is_some_and(|loaded| loaded.is_some()) {
             return Ok(());
@@ -171,7 +172,7 @@ impl Library {
         }
         let mut what = format!("no usable MPI library; tried {}. ", tried.join("; "));
         if let Some(other) = surroundings.without_the_abi().first() {
-            what += &format!("{} is there, but is not of MPI's standard ABI. ", other.display());
+            what += &format!("{} exists, but does not have MPI's standard ABI. ", other.display());
         }
         what += "MPI 5.0's standard ABI (libmpi_abi.so.1) is in MPICH 5 (`pip install mpich`), in Intel MPI 2021.17 \
                  (`pip install impi-rt`) and in Open MPI 6: install one, load the cluster's module, or set ";
@@ -179,36 +180,37 @@ impl Library {
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
-        // This comes before its constructors run beside those of another library.
+        // This check comes before the constructors of the library run in one process with another MPI library.
         let mapped = mappings();
         if !mapped.iter().any(has_standard_abi)
             && let Some(other) = mapped.iter().find(|m| is_mpi(m))
         {
             return Err(second(other));
         }
-        // SAFETY: running a library's constructors is what loading is; which file may be loaded is the user's to say.
+        // SAFETY: loading runs the constructors of the library. The user chooses which file may be loaded.
         let handle =
             unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }.map_err(|e| words(&e))?;
-        // SAFETY: the declaration is the standard's. Asked alone and first, since it tells whether the others hold.
+        // SAFETY: the type is that of the standard. This function is the first, since it shows whether the other types
+        // hold.
         let abi =
             unsafe { handle.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(b"MPI_Abi_get_version\0") };
-        let abi = abi.map_err(|_| "is not of MPI's standard ABI: it has no MPI_Abi_get_version".to_owned())?;
+        let abi = abi.map_err(|_| "does not have MPI's standard ABI: it has no MPI_Abi_get_version".to_owned())?;
         let (mut major, mut minor) = (-1, -1);
-        // SAFETY: writes two integers, and may be called before anything else.
+        // SAFETY: writes two integers, and may be called before MPI is started.
         let result = unsafe { abi(&mut major, &mut minor) };
         if result != 0 || major != ABI {
             return Err(format!("is of version {major}.{minor} of MPI's standard ABI; {ABI} is needed"));
         }
-        // SAFETY: the library is of the ABI that the declarations are of.
+        // SAFETY: the check above has shown that the library has the standard ABI.
         let functions =
             unsafe { Functions::find(&handle) }.map_err(|missing| format!("lacks {}", missing.join(", ")))?;
-        // SAFETY: as above.
+        // SAFETY: the check above has shown that the library has the standard ABI.
         let version = unsafe { version(&handle) }?;
         let mappings = mappings();
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library is a thin layer over its own, different ABI.
+        // Open MPI's library of the standard ABI is a thin layer over another library of Open MPI.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {
@@ -218,29 +220,29 @@ impl Library {
     }
 }
 
-/// Why a library is not used beside another one in the process.
+/// Returns why a library is not used in one process with another MPI library.
 fn second(other: &Mapping) -> String {
     format!(
-        "another MPI library, {}, is in this process already; two would use one connection to the launcher, so let the \
-         program use one",
+        "another MPI library, {}, is in this process already; both would use the same connection to the launcher, so \
+         let the program use only one",
         other.path.display()
     )
 }
 
-/// The version text of the library, as one line.
+/// Returns the version text of the library, as one line.
 ///
 /// # Safety
-/// The handle is of a library of the standard ABI.
+/// The handle is of a library with the standard ABI.
 unsafe fn version(handle: &Handle) -> std::result::Result<String, String> {
-    // SAFETY: the declaration is the standard's.
+    // SAFETY: the caller guarantees the standard ABI, and the type is that of the standard.
     let get =
         unsafe { handle.get::<unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int>(b"MPI_Get_library_version\0") };
     let get = get.map_err(|_| "lacks MPI_Get_library_version".to_owned())?;
     let (mut text, mut len) = (vec![0u8; MAX_LIBRARY_VERSION], 0);
-    // SAFETY: the text has as many bytes as the standard says.
+    // SAFETY: the text has MAX_LIBRARY_VERSION bytes, the most that the standard lets this function write.
     let result = unsafe { get(text.as_mut_ptr().cast(), &mut len) };
     if result != 0 {
-        return Err(format!("its version cannot be had: MPI_Get_library_version gave {result}"));
+        return Err(format!("its version is unknown: MPI_Get_library_version returned {result}"));
     }
     text.truncate(usize::try_from(len).unwrap_or(0).min(MAX_LIBRARY_VERSION));
     let words: Vec<String> = String::from_utf8_lossy(&text)
@@ -275,7 +277,7 @@ mod tests {
         };
         let e = missing("/nowhere/libmpi_abi.so.1");
         assert!(e.contains("tried /nowhere/libmpi_abi.so.1: ") && e.contains("pip install mpich"), "{e}");
-        // A library, and none of MPI's.
+        // libc is a library, but not of MPI.
         let libc = mappings().into_iter().find(|m| m.path.to_string_lossy().contains("libc.so")).unwrap();
         let e = missing(&libc.path.to_string_lossy());
         assert!(e.contains("it has no MPI_Abi_get_version"), "{e}");

@@ -4,33 +4,33 @@ use std::path::{Path, PathBuf};
 
 use c10d_core::library::{self, Mapping};
 
-/// Whether the file has the name of a library with the standard ABI.
+/// Returns whether the file has the name of a library with the standard ABI.
 pub(super) fn has_standard_abi(mapping: &Mapping) -> bool {
     mapping.is_called("libmpi_abi.so")
 }
 
-/// Whether the file has the name of an MPI library, with any ABI.
+/// Returns whether the file has the name of an MPI library, with any ABI.
 pub(super) fn is_mpi(mapping: &Mapping) -> bool {
     has_standard_abi(mapping) || mapping.is_called("libmpi.so")
 }
 
-/// Whether the file has the name of libfabric.
+/// Returns whether the file has the name of libfabric.
 pub(super) fn is_fabric(mapping: &Mapping) -> bool {
     mapping.is_called("libfabric.so")
 }
 
-/// All mappings, in the order of addresses; none where the system does not tell.
+/// Returns all mappings of files in the order of their addresses, or an empty list if the system does not provide them.
 pub(super) fn mappings() -> Vec<Mapping> {
     library::mappings().unwrap_or_default()
 }
 
-/// Removes the names of the library's shared segments. All ranks of this host have opened them by now, and a rank that
-/// ends without `MPI_Finalize` would leave their memory in use.
+/// Removes the names of the library's shared memory segments. At this point, all ranks of this host have opened them.
+/// Without this, the segments would remain in `/dev/shm` if a rank ends without `MPI_Finalize`.
 pub(crate) fn unlink_segments() {
     let mut paths: Vec<PathBuf> = mappings().into_iter().map(|m| m.path).filter(|path| is_segment(path)).collect();
     paths.dedup();
     for path in paths {
-        // Another rank of the host may have removed it first.
+        // Another rank of the host may have removed the name first.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -49,7 +49,7 @@ mod tests {
         let named = |path: &str| Mapping { path: path.into(), ..mappings().swap_remove(0) };
         let [abi, other] = ["/opt/a/libmpi_abi.so.1", "/opt/with space/libmpi.so.12.0"].map(named);
         assert!(is_mpi(&abi) && has_standard_abi(&abi) && is_mpi(&other) && !has_standard_abi(&other));
-        assert!(!is_mpi(&named("/usr/lib/libmpifort.so.12")), "and none of Fortran");
+        assert!(!is_mpi(&named("/usr/lib/libmpifort.so.12")), "the Fortran library is not a library to load");
         assert!(is_segment(Path::new("/dev/shm/mpich_shm_12_0")));
         assert!(!is_segment(Path::new("/dev/shm/mpich_shm_12_0 (deleted)")));
     }

@@ -1,4 +1,4 @@
-//! An MPI library: finding, loading and calling it.
+//! An MPI library: how it is found, loaded and called.
 
 mod api;
 mod environment;

@@ -1,4 +1,4 @@
-//! Messages in transfer, and the memory that the library uses for them, which never is a caller's.
+//! Messages in transfer, and their memory. MPI gets only this memory, never the memory of a caller.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -13,19 +13,19 @@ use super::types::{ANY_SOURCE, Datatype, Request, Status};
 #[repr(C, align(64))]
 struct CacheLine([u8; 64]);
 
-/// Memory that belongs only to messages, aligned for every element type.
+/// Memory that only messages use, aligned for every element type.
 pub(crate) struct Staging {
     lines: Vec<CacheLine>,
     len: usize,
 }
 
 impl Staging {
-    /// This many bytes, with any content.
+    /// Makes memory of `len` bytes; callers must not rely on their values.
     pub(crate) fn new(len: usize) -> Staging {
         Staging { lines: vec![CacheLine([0; 64]); len.div_ceil(64)], len }
     }
 
-    /// Changes the length, within the capacity.
+    /// Changes the length. If it exceeds the capacity, the memory is replaced by new memory.
     pub(crate) fn resized(mut self, len: usize) -> Staging {
         if len.div_ceil(64) > self.lines.len() {
             return Staging::new(len);
@@ -34,35 +34,35 @@ impl Staging {
         self
     }
 
-    /// Its capacity in bytes.
+    /// Returns the capacity in bytes.
     pub(crate) fn room(&self) -> usize {
         self.lines.len() * 64
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: there are this number of bytes in the lines.
+        // SAFETY: the lines have at least `len` bytes: all functions that set `len` ensure this.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
+        // SAFETY: the lines have at least `len` bytes: all functions that set `len` ensure this.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
 
-/// The bytes that were leaked to the library because a request on them did not end.
+/// The number of bytes that were leaked because a request on them did not end.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 
-/// The facts about a finished message.
+/// The sender and the length of a finished message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Over {
-    /// The sender; 0 for a message that was sent from here.
+    /// The rank that sent a received message; 0 if this rank sent the message.
     pub(crate) source: u32,
-    /// The received bytes; 0 for a message that was sent from here.
+    /// The number of received bytes; 0 if this rank sent the message.
     pub(crate) bytes: usize,
 }
 
-/// A message in transfer. If it is dropped before it is done, its memory is leaked to the library.
+/// A message in transfer. If it is dropped before it is done, its memory is leaked, since MPI may still use it.
 pub(crate) struct Flight {
     mpi: Mpi,
     request: Request,
@@ -72,12 +72,12 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// Sends all bytes of the memory.
+    /// Begins to send all bytes of the memory.
     pub(crate) fn send(mpi: Mpi, comm: Comm, memory: Staging, to: u32, tag: u16) -> Result<Flight> {
         let mut request = Request::NULL;
         let (at, len) = (memory.lines.as_ptr().cast(), memory.len as i64);
         let (to, tag) = (to as c_int, c_int::from(tag));
-        // SAFETY: the flight has the memory as long as the request exists.
+        // SAFETY: the flight keeps the memory as long as the request exists.
         let send = |f: &super::library::Functions| unsafe {
             (f.isend)(at, len, Datatype::BYTE, to, tag, comm.0, &mut request)
         };
@@ -85,12 +85,12 @@ impl Flight {
         Self::begun(mpi, sent.map(|()| request), memory, false)
     }
 
-    /// Receives into the memory, from one rank or from any.
+    /// Begins to receive into the memory, from one rank, or from any rank if `from` is `None`.
     pub(crate) fn recv(mpi: Mpi, comm: Comm, mut memory: Staging, from: Option<u32>, tag: u16) -> Result<Flight> {
         let mut request = Request::NULL;
         let (at, len) = (memory.lines.as_mut_ptr().cast(), memory.len as i64);
         let (from, tag) = (from.map_or(ANY_SOURCE, |rank| rank as c_int), c_int::from(tag));
-        // SAFETY: as above, and nobody else uses the memory.
+        // SAFETY: the flight keeps the memory as long as the request exists, and nobody else uses it.
         let recv = |f: &super::library::Functions| unsafe {
             (f.irecv)(at, len, Datatype::BYTE, from, tag, comm.0, &mut request)
         };
@@ -102,21 +102,22 @@ impl Flight {
         match request {
             Ok(request) => Ok(Flight { mpi, request, memory: Some(memory), is_receive, over: None }),
             Err(e) => {
-                // The library may have begun with it.
+                // MPI may have begun to use the memory.
                 leave(memory);
                 Err(e)
             }
         }
     }
 
-    /// Returns the facts if it is done. The library moves all messages that it can.
+    /// Checks the message. Returns its sender and length if it is done. MPI moves all messages that it can in this
+    /// call.
     pub(crate) fn test(&mut self) -> Result<Option<Over>> {
         if self.over.is_some() {
             return Ok(self.over);
         }
         let (mut done, mut status) = (0, Status::default());
         let request = &mut self.request;
-        // SAFETY: this is an unfinished request of this library; the call writes an integer and a status.
+        // SAFETY: the request is from this library, and is unfinished. The call writes an integer and a status.
         self.mpi.call("MPI_Test", |f| unsafe { (f.test)(request, &mut done, &mut status) })?;
         if done == 0 {
             return Ok(None);
@@ -126,22 +127,22 @@ impl Flight {
             return Ok(self.over);
         }
         let mut bytes = 0;
-        // SAFETY: the library has filled the status; the call writes an integer.
+        // SAFETY: MPI_Test has filled the status. The call writes an integer.
         self.mpi.call("MPI_Get_count_c", |f| unsafe { (f.get_count)(&status, Datatype::BYTE, &mut bytes) })?;
         let (source, bytes) = (u32::try_from(status.source).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
         self.over = Some(Over { source, bytes });
         Ok(self.over)
     }
 
-    /// The memory of a finished message.
+    /// Returns the memory of a finished message, or `None` if the message is not finished.
     pub(crate) fn into_memory(mut self) -> Option<Staging> {
         if self.over.is_some() { self.memory.take() } else { None }
     }
 
-    /// Cancels a receive without a message; a message that came meanwhile is lost with it.
+    /// Cancels a receive. If a message arrives in the meantime, it is lost.
     pub(crate) fn cancel(mut self) {
         let request = &mut self.request;
-        // SAFETY: this is an unfinished request of this library.
+        // SAFETY: the request is from this library, and is unfinished.
         let cancel = |f: &super::library::Functions| unsafe { (f.cancel)(request) };
         if self.over.is_none() && self.mpi.call("MPI_Cancel", cancel).is_ok() {
             for _ in 0..100 {
@@ -162,9 +163,9 @@ impl Drop for Flight {
     }
 }
 
-/// Leaks memory that the library may still use.
+/// Leaks memory that MPI may still use.
 fn leave(memory: Staging) {
     let left = LEFT.fetch_add(memory.room(), Ordering::Relaxed) + memory.room();
-    tracing::debug!(target: "c10d", "{left} bytes are left to MPI, whose requests on them did not end");
+    tracing::debug!(target: "c10d", "{left} bytes are leaked, since MPI has not ended its requests on them");
     std::mem::forget(memory);
 }

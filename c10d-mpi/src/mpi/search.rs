@@ -1,4 +1,4 @@
-//! Where an MPI library with the standard ABI may be.
+//! The places where an MPI library with the standard ABI may be.
 
 use std::path::{Path, PathBuf};
 
@@ -6,24 +6,24 @@ use c10d_core::library::{requested, variable};
 
 use super::mapped::{has_standard_abi, mappings};
 
-/// The variable that names the library's file; if it is set, nothing else is tried.
+/// The variable that names the library's file. If it is set, no other file is tried.
 pub(crate) const VARIABLE: &str = "C10D_MPI_LIB";
-/// The name that MPI 5.0 gives to the library.
+/// The library's name in MPI 5.0.
 const SONAME: &str = "libmpi_abi.so.1";
-/// Where systems keep their libraries.
+/// The folders of the system's libraries.
 const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
-/// Names of libraries with handles of their own.
+/// The names of libraries with another ABI, in which handles have other types.
 const OTHERS: [&str; 2] = ["libmpi.so.12", "libmpi.so.40"];
 
-/// The inputs of the search; outside of tests they are those of the process.
+/// The inputs of the search. Outside of tests, they are those of the process.
 pub(super) struct Surroundings {
-    /// The hint of the builder.
+    /// The value of the hint `mpi.lib`.
     pub(super) argument: Option<String>,
-    /// `C10D_MPI_LIB`.
+    /// The value of `C10D_MPI_LIB`.
     pub(super) variable: Option<String>,
-    /// A library of the standard ABI that the process has already.
+    /// The library with the standard ABI that is already in the process.
     pub(super) mapped: Option<PathBuf>,
-    /// The directories that may have a `lib`: `$I_MPI_ROOT` and the active Python environments.
+    /// The folders that may have a subfolder `lib`: `$I_MPI_ROOT` and the active Python environments.
     pub(super) roots: Vec<PathBuf>,
 }
 
@@ -38,19 +38,20 @@ impl Surroundings {
         }
     }
 
-    /// The files to open, in order. It is an error if a setting cannot be meant.
+    /// Returns the files to open, in order. It is an error if the variable has a relative path.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
-        // By name, as the linker finds it: a cluster's module system sets LD_LIBRARY_PATH.
+        // A name without a folder, which the dynamic linker searches: module systems of clusters set LD_LIBRARY_PATH.
         out.push(PathBuf::from(SONAME));
         out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
         Ok(out)
     }
 
-    /// Whether a file of [`candidates`](Self::candidates) exists, as far as that can be told without loading it.
+    /// Returns an error unless one of the [`candidates`](Self::candidates) exists, as far as can be told without
+    /// loading it.
     pub(super) fn found(&self) -> Result<(), String> {
         let candidates = self.candidates()?;
         let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
@@ -66,10 +67,10 @@ impl Surroundings {
             return Ok(());
         }
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-        Err(format!("there is none of {}", places.join(", ")))
+        Err(format!("none of these files exists: {}", places.join(", ")))
     }
 
-    /// Existing libraries without the standard ABI.
+    /// Returns existing MPI libraries without the standard ABI.
     pub(super) fn without_the_abi(&self) -> Vec<PathBuf> {
         let files = self.roots.iter().flat_map(|root| OTHERS.map(|name| root.join("lib").join(name)));
         let system = SYSTEM.iter().flat_map(|folder| OTHERS.map(|name| Path::new(folder).join(name)));
@@ -92,7 +93,7 @@ mod tests {
         let usual = surroundings(None, None, None).candidates().unwrap();
         assert_eq!(usual, [Path::new(SONAME), Path::new("/env/lib/libmpi_abi.so.1")]);
         let mapped = surroundings(None, None, Some("/opt/libmpi_abi.so.1.0")).candidates().unwrap();
-        assert_eq!(mapped[0], Path::new("/opt/libmpi_abi.so.1.0"), "what the process has is used");
+        assert_eq!(mapped[0], Path::new("/opt/libmpi_abi.so.1.0"), "the library in the process comes first");
         let variable = surroundings(None, Some("/opt/libmpi_abi.so.1"), None).candidates().unwrap();
         assert_eq!(variable, [Path::new("/opt/libmpi_abi.so.1")], "nothing else is tried");
         let argument = surroundings(Some("./mine.so"), Some("/opt/other.so"), None).candidates().unwrap();
@@ -108,6 +109,9 @@ mod tests {
         assert!(surroundings(Some(here), None, None).found().is_ok());
         assert!(surroundings(None, Some(here), None).found().is_ok());
         let missing = surroundings(None, Some("/nowhere/libmpi_abi.so.1"), None).found().unwrap_err();
-        assert_eq!(missing, "there is none of /nowhere/libmpi_abi.so.1", "what the linker finds is not asked then");
+        assert_eq!(
+            missing, "none of these files exists: /nowhere/libmpi_abi.so.1",
+            "no folder of the linker is listed"
+        );
     }
 }

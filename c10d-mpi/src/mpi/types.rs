@@ -22,7 +22,7 @@ handles! {
     Group;
     /// Settings.
     Info;
-    /// An operation that was started.
+    /// An operation in progress.
     Request;
     /// A session.
     Session;
@@ -51,7 +51,7 @@ impl Request {
 
 pub(super) const ANY_SOURCE: c_int = -1;
 pub(super) const THREAD_MULTIPLE: c_int = 4096;
-/// Bytes of an error's text, and of a library's version, with their NUL.
+/// The largest lengths in bytes of an error text and of a version text, with their NUL.
 pub(super) const MAX_ERROR_STRING: usize = 512;
 pub(super) const MAX_LIBRARY_VERSION: usize = 8192;
 

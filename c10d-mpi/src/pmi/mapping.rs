@@ -1,9 +1,9 @@
-//! The text with which PMI tells which ranks share a host.
+//! The text by which PMI tells MPI which ranks share a host.
 
 use std::fmt::Write as _;
 
-/// `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first rank: sequences of
-/// ranks as (first host, hosts, ranks on each).
+/// Returns the value of `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first
+/// rank. It is a list of runs of ranks, each as (first host, number of hosts, ranks per host).
 pub(crate) fn mapping(hosts: &[u32]) -> String {
     let mut runs: Vec<(u32, u32, u32)> = Vec::new();
     let mut rest = hosts;
@@ -18,7 +18,7 @@ pub(crate) fn mapping(hosts: &[u32]) -> String {
     }
     let mut text = "(vector".to_owned();
     for (first, count, each) in runs {
-        // Writing to a string does not fail.
+        // Writing to a string never fails.
         let _ = write!(text, ",({first},{count},{each})");
     }
     text + ")"

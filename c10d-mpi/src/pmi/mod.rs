@@ -1,5 +1,5 @@
-//! PMI-1, with which a launcher tells MPI processes of each other. Here a thread of the process itself serves it,
-//! through the group's store.
+//! PMI-1, the protocol by which MPI processes exchange addresses through their launcher. Here, a thread of the process
+//! itself answers the library, and uses the group's store.
 
 mod mapping;
 mod serve;

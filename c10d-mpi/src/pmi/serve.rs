@@ -1,4 +1,4 @@
-//! The thread that answers the library's questions.
+//! The thread that answers the library's PMI requests.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,49 +10,49 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier after the start may take, at the first communicator and when the process ends.
+/// How long a barrier after the start may take. Libraries use one for the first communicator, and one at the end.
 const LATE: Duration = Duration::from_secs(300);
 
 /// The progress of the library's start.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// The round of the running barrier, or why it has failed.
+    /// The round of the running barrier, and the error if it has failed.
     waits: Mutex<Option<(u32, Option<Error>)>>,
 }
 
 impl Progress {
-    /// The round in which the ranks meet, and its error, if there is one.
+    /// Returns the round of the running barrier, and its error if it has failed.
     pub(crate) fn waiting(&self) -> Option<(u32, Option<Error>)> {
         self.waits.lock().clone()
     }
 }
 
-/// The key of a rank's values in a round.
+/// Returns the store key of a rank's values in a round.
 fn key(round: u32, rank: u32) -> String {
     format!("{round}/{rank}")
 }
 
-/// The ranks that have yet to come to a round.
+/// Returns the ranks that have not reached a round.
 pub(crate) fn absent(store: &dyn Store, size: u32, round: u32, until: Instant) -> Vec<u32> {
     (0..size).filter(|rank| store.check(&[&key(round, *rank)], until).is_ok_and(|there| !there)).collect()
 }
 
-/// Answers one process's library.
+/// Answers the library of one process.
 pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
     pub(crate) size: u32,
-    /// A name that is unique among all jobs of these hosts.
+    /// A name for the job. It is unique on all hosts of the job.
     pub(crate) name: String,
-    /// Which ranks share a host.
+    /// The text that shows which ranks share a host.
     pub(crate) mapping: String,
-    /// The deadline of the start.
+    /// The deadline of MPI's start.
     pub(crate) deadline: Instant,
     pub(crate) progress: Arc<Progress>,
 }
 
 impl Server {
-    /// Answers until the library closes its end. It lives as long as the process, since barriers may come late.
+    /// Answers until the library closes the socket. This lasts as long as the process, since barriers may come late.
     pub(crate) fn run(self, socket: UnixStream) {
         if let Err(e) = self.answer(socket) {
             tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
@@ -88,8 +88,8 @@ impl Server {
                 }
                 Some(Ask::Barrier) => {
                     if let Err(e) = self.barrier(round, &std::mem::take(&mut put), &mut known) {
-                        // If the library gets an error, it ends the process. So it is left waiting, and the thread that
-                        // started it gives it up.
+                        // If the library got an error, it would end the process. So it gets no answer, and the thread
+                        // that waits for MPI's start gives up at its deadline.
                         *self.progress.waits.lock() = Some((round, Some(e)));
                         let _ = lines.read_line(&mut line)?;
                         return Ok(());
@@ -106,7 +106,7 @@ impl Server {
         }
     }
 
-    /// Runs a barrier: writes one value with this rank's pairs, and reads those of all in one request.
+    /// Runs a barrier: writes this rank's pairs as one value, and reads the values of all ranks in one request.
     fn barrier(&self, round: u32, put: &[(String, String)], known: &mut Pairs) -> Result {
         *self.progress.waits.lock() = Some((round, None));
         let until = self.deadline.max(Instant::now() + if round == 0 { Duration::ZERO } else { LATE });
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(texts, ["cmd=get_result rc=0 value=here 1", "cmd=get_result rc=0 value=here 0"]);
     }
 
-    /// A thousand ranks and their stores, without MPI: each rank asks the store twice in a round.
+    /// A thousand ranks run a barrier through a store, without MPI. Each rank makes two requests to the store.
     #[test]
     fn a_thousand_ranks_meet() {
         struct Counting(HashStore, AtomicUsize);
@@ -209,9 +209,9 @@ mod tests {
             ranks.into_iter().for_each(|rank| rank.join().unwrap());
         });
         let known = counting.1.load(Ordering::Relaxed);
-        assert_eq!(known, (size * size) as usize, "each knows the address of each");
+        assert_eq!(known, (size * size) as usize, "each rank knows the address of each rank");
         let keys = counting.0.num_keys(Instant::now() + MINUTE).unwrap();
-        assert_eq!(keys, u64::from(size), "one value of each rank");
+        assert_eq!(keys, u64::from(size), "one value per rank");
         assert!(begin.elapsed() < 5 * Duration::from_secs(10), "{:?}", begin.elapsed());
         println!("{size} ranks met in {:?}", begin.elapsed());
     }
@@ -230,7 +230,7 @@ mod tests {
         library.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert!(
             library.1.read_line(&mut String::new()).is_err(),
-            "no answer, by which the library would end the process"
+            "there is no answer, since after an error the library would end the process"
         );
     }
 }

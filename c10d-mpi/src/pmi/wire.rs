@@ -1,6 +1,6 @@
 //! The lines of PMI-1.
 
-/// The longest key and value that are announced to the library.
+/// The longest key, and the longest value, that the library is told to use.
 pub(super) const MAX_KEY: usize = 64;
 pub(super) const MAX_VALUE: usize = 1024;
 /// The longest line: a value, a key, a name, and the words between them.
@@ -18,15 +18,15 @@ pub(super) enum Ask<'a> {
     Put(&'a str, &'a str),
     Barrier,
     Finalize,
-    /// The library ends the process by itself.
+    /// The library is about to end the process.
     Abort,
-    /// A request that is not supported, by its name.
+    /// A request that is not supported, with its name.
     Other(&'a str),
 }
 
-/// Reads a line; `None`: it is not a line of PMI.
+/// Reads a line. Returns `None` if it is not a line of PMI.
 pub(super) fn parse(line: &str) -> Option<Ask<'_>> {
-    // The value is the rest of its line.
+    // The value extends to the end of the line.
     let (head, value) = match line.split_once(" value=") {
         Some((head, value)) => (head, Some(value)),
         None => (line, None),
@@ -52,17 +52,18 @@ pub(super) fn parse(line: &str) -> Option<Ask<'_>> {
     })
 }
 
-/// A rank's pairs of one round, as one value of the store: lines of key and value.
+/// Packs the pairs of a rank in one round into one value for the store. Each line is a key and its value.
 pub(super) fn pack(pairs: &[(String, String)]) -> String {
     let lines: Vec<String> = pairs.iter().map(|(key, value)| format!("{key} {value}")).collect();
     lines.join("\n")
 }
 
-/// The values of the ranks, as they were in the store, since most of them are never requested.
+/// The packed values of the ranks, round by round. They are unpacked only when asked for, since most never are.
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 
-/// The texts of all ranks, and the rank of the last answer, since libraries ask for one rank after the other.
+/// The packed values of all ranks in one round, and the rank where the last key was found. The search begins there,
+/// since libraries ask for the keys of one rank after the other.
 struct Round {
     texts: Vec<Vec<u8>>,
     at: usize,
@@ -74,7 +75,7 @@ impl Pairs {
         self.0.push(Round { texts, at: 0 });
     }
 
-    /// The value of a key, of the last round that has it.
+    /// Returns the value of a key in the last round that has it.
     pub(super) fn get(&mut self, key: &str) -> Option<&str> {
         self.0.iter_mut().rev().find_map(|round| round.get(key))
     }
@@ -90,8 +91,8 @@ impl Round {
     }
 }
 
-/// The value of a key in a packed text. The text comes from another rank; values that PMI's lines cannot carry are
-/// ignored.
+/// Finds the value of a key in a packed text. The text comes from another rank, so values that do not fit into a line
+/// of PMI are ignored.
 fn value<'a>(packed: &'a [u8], key: &str) -> Option<&'a str> {
     let value = |line: &'a [u8]| {
         let value = line.strip_prefix(key.as_bytes())?.strip_prefix(b" ").filter(|value| value.len() <= MAX_VALUE)?;
@@ -148,7 +149,7 @@ mod tests {
             }
         }
         pairs.add(vec![packed(&[("d", "4")]), packed(&[("a", "5")])]);
-        assert_eq!(get(&mut pairs, "a").as_deref(), Some("5"), "the last round is asked first");
+        assert_eq!(get(&mut pairs, "a").as_deref(), Some("5"), "the last round is searched first");
         assert_eq!(get(&mut pairs, "c").as_deref(), Some("3"));
     }
 

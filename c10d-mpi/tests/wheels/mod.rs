@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-/// A library and its transport.
+/// A library, and the variables that select its transport.
 pub(crate) struct Wheel {
     pub(crate) name: &'static str,
-    /// The folder of its Python environment.
+    /// The folder of the library's Python environment.
     folder: &'static str,
-    /// The variables that disable its shared memory; if empty, the library decides.
+    /// Variables that disable the library's shared memory. If there are none, the library chooses the transport.
     pub(crate) variables: &'static [(&'static str, &'static str)],
 }
 
-/// All of them.
+/// All libraries and transports that are tested.
 pub(crate) const LIBRARIES: [Wheel; 4] = [
     Wheel { name: "mpich", folder: "mpich", variables: &[] },
     Wheel {
@@ -24,14 +24,14 @@ pub(crate) const LIBRARIES: [Wheel; 4] = [
 ];
 
 impl Wheel {
-    /// The path of the library, or why there is none.
+    /// Returns the path of the library, or why the tests with it are skipped.
     pub(crate) fn path(&self) -> Result<String, String> {
-        let wheels =
-            std::env::var("C10D_TEST_MPI").map_err(|_| "C10D_TEST_MPI names no folder of MPI wheels".to_owned())?;
+        let wheels = std::env::var("C10D_TEST_MPI")
+            .map_err(|_| "C10D_TEST_MPI, the folder of MPI wheels, is not set".to_owned())?;
         let path = PathBuf::from(wheels).join(self.folder).join("lib/libmpi_abi.so.1");
         if !path.exists() {
-            return Err(format!("{} is not there", path.display()));
+            return Err(format!("{} does not exist", path.display()));
         }
-        path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is no text", path.display()))
+        path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
     }
 }
