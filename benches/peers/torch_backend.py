@@ -1,16 +1,17 @@
-"""`torch.distributed` over a backend that does nothing, over Gloo, and over c10d_rs, in turns. Prints Markdown tables.
+"""Compares `torch.distributed` over a backend that does nothing, over Gloo, and over c10d_rs. It prints Markdown tables.
 
     python benches/peers/torch_backend.py [--ranks 2,4] [--bytes 8,64,..] [--ops all_reduce,..] [--models mlp-1m,..]
 
-Python needs torch, c10d_rs and a C++ compiler. The first backend is torch's own cost: dispatcher, Python and a Work. Per point,
-each backend's ranks do the same: --batches batches of ops behind barriers, of which the slowest rank counts; the median of
-the batches, and of --repeat repetitions in turns. Ranks are bound to cores; Gloo's run without, too, and the better of the
-two is shown. Results of Gloo's and ours are checked. `cost` is how many times Gloo's time
-beyond torch's own is ours; all times are µs per op, of `send_recv` half a round trip.
+Python needs torch, c10d_rs and a C++ compiler. The time over the first backend is torch's own cost: the dispatcher, Python,
+and a Work. All backends are measured in turns, by the same protocol: --batches batches of ops with a barrier before each.
+The time of a batch is that of its slowest rank. A cell has the median of the batches, and then of --repeat repetitions.
+Ranks are bound to cores. Gloo is measured also with ranks that are not bound, and the better result is shown. With
+--realtime, ranks that have a core each run under `chrt -r 1`. The results of Gloo and c10d_rs are checked. Times are µs per
+op; that of `send_recv` is half a round trip. `cost` is Gloo's time beyond torch's own, divided by ours.
 
-The second table has a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the share of the
-gradients' all-reduces, run alone, that does not lengthen the step; 0 where it is lengthened by more than they take, since
-ranks wait for each other.
+The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the share of
+the gradients' all-reduces that does not make the step longer, compared with their time if they run alone. It is 0 if the
+step is longer by more than that, since ranks also wait for each other.
 """
 
 import argparse
@@ -77,7 +78,7 @@ PYBIND11_MODULE(NAME, m) {
 
 
 def nothing(path):
-    """Registers the backend that does nothing."""
+    """Loads and registers the backend that does nothing."""
     import importlib.util
 
     import torch.distributed as dist
@@ -88,11 +89,11 @@ def nothing(path):
     dist.Backend.register_backend("nothing", lambda _store, rank, size, _timeout: module.open(rank, size), devices=["cpu"])
 
 
-# ---- what a rank does
+# ---- the ranks
 
 
 def prepared(torch, dist, op, nbytes):
-    """The op to time, and whether its result is right."""
+    """The op to measure, and a function that checks its result."""
     me, n = dist.get_rank(), dist.get_world_size()
     count = max(1, nbytes // 4)
     part = max(1, count // n)
@@ -125,7 +126,7 @@ def prepared(torch, dist, op, nbytes):
         x, root = filled(count), 0
 
         def run():
-            # Each root in turn: of a fixed one, small ops would run ahead.
+            # The roots take turns, because small ops from a fixed root do not wait for the other ranks.
             nonlocal root
             root = (root + 1) % n
             dist.broadcast(x, root)
@@ -179,7 +180,7 @@ def slowest(torch, dist, seconds):
 
 
 def timed_op(torch, dist, op, nbytes, batches, budget):
-    """Microseconds per op, and whether the results were right."""
+    """The time of an op in microseconds, and whether its results were correct."""
     run, right = prepared(torch, dist, op, nbytes)
 
     def batch(iterations):
@@ -234,7 +235,7 @@ def timed_step(torch, dist, name, batches, checked):
         net(x).square().mean().backward()
         opt.step()
 
-    # As large as DDP's buckets: 1 MiB the first, then 25 MiB.
+    # The sizes of DDP's buckets: 1 MiB, then 25 MiB each.
     total, buckets, most = sum(p.numel() for p in net.parameters()), [], 1 << 18
     while total > 0:
         buckets.append(torch.zeros(min(total, most)))
@@ -265,14 +266,14 @@ def timed_step(torch, dist, name, batches, checked):
 
 
 def rank_main(backend, bound, path):
-    """A rank: reads points from standard input; the first answers."""
+    """Runs a rank. It reads points from standard input, and rank 0 prints the results."""
     if bound == "bound":
         os.sched_setaffinity(0, {int(os.environ["RANK"]) % os.cpu_count()})
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once: glibc keeps smaller blocks from then on
+    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once; from then on glibc keeps smaller blocks
     if backend == "nothing":
         nothing(path)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=300))
@@ -287,19 +288,21 @@ def rank_main(backend, bound, path):
     dist.destroy_process_group()
 
 
-# ---- who asks
+# ---- the process that starts the ranks
 
 
 class Job:
     """The ranks of one backend."""
 
-    def __init__(self, backend, bound, ranks, path):
+    def __init__(self, backend, bound, ranks, path, realtime):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         self.backend = backend
         env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), OMP_NUM_THREADS="1")
         command = [sys.executable, os.path.abspath(__file__), "--rank", backend, "bound" if bound else "free", path]
+        if realtime and ranks <= os.cpu_count():
+            command = ["chrt", "-r", "1", *command]
         self.ranks = [
             subprocess.Popen(
                 command, env=dict(env, RANK=str(r)), text=True, stdin=subprocess.PIPE,
@@ -345,18 +348,19 @@ def main():
     words = lambda text: text.split(",") if text else []  # noqa: E731
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--ranks", type=numbers, default=[2, 4])
-    p.add_argument("--bytes", type=numbers, default=[8, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 64 << 20])
+    p.add_argument("--bytes", type=numbers, default=[8, 1 << 10, 64 << 10, 4 << 20, 64 << 20])
     p.add_argument("--ops", type=words, default=OPS)
     p.add_argument("--models", type=words, default=["mlp-1m", "mlp-25m", "resnet18"])
     p.add_argument("--batches", type=int, default=5)
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--budget", type=float, default=0.05, help="seconds per point, backend and repetition")
-    p.add_argument("--nothing", help="the backend that does nothing, where it was built before")
+    p.add_argument("--realtime", action="store_true", help="give ranks that have a core each a real-time priority")
+    p.add_argument("--nothing", help="the file of the backend that does nothing, if it was built before")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = args.nothing or compiled(folder)
         for ranks in args.ranks:
-            jobs = [Job(*job, ranks, path) for job in JOBS]
+            jobs = [Job(*job, ranks, path, args.realtime) for job in JOBS]
             try:
                 if args.ops:
                     ops_table(args, ranks, jobs)
@@ -368,7 +372,7 @@ def main():
 
 
 def asked(args, jobs, *point):
-    """What nothing, Gloo and ours answer: the medians of the repetitions."""
+    """The medians of the repetitions for the backend that does nothing, Gloo, and c10d_rs."""
     found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
     none, bound, free, ours = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
     return none, min(bound, free), ours

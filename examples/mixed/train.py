@@ -3,7 +3,7 @@
     cargo build --release --example mixed
     torchrun --nproc-per-node 4 examples/mixed/train.py
 
-The last rank becomes the Rust program `target/release/examples/mixed`. `c10d run` starts the job as well.
+The last rank becomes the Rust program `target/release/examples/mixed`. `c10d run` can start the job, too.
 """
 
 import datetime

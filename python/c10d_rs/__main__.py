@@ -12,7 +12,7 @@ from ._locate import library
 
 
 def build():
-    """Builds the shim ahead of the first use."""
+    """Builds the shim before its first use."""
     try:
         print(_build.build(print))
     except _build.CannotBuild as e:

@@ -1,4 +1,4 @@
-"""What `torch.distributed` calls: the registration, and how a group is made."""
+"""What `torch.distributed` calls: the registration, and the function that makes a group."""
 
 import atexit
 import functools
@@ -13,16 +13,16 @@ from torch._C._distributed_c10d import Backend as _Backend
 
 NAME = "c10d_rs"
 
-# How long the end of the interpreter may wait for peers that have yet to take what this rank sent them.
+# How long the interpreter waits at its end for peers that have not yet received what this rank sent.
 LEAVE_WITHIN_MS = 3000
 
 
 class BackendError(dist.DistBackendError):
-    """An error of the library. Its text says who, what, where, how long, and what to do.
+    """An error of the library. Its text says which rank, which op, in which phase, after how long, and what to do.
 
     Attributes: ``kind`` (a name such as ``"PeerDead"``), ``guilty_ranks`` (ranks of the group), ``guilty_global_ranks``
-    (the same in the numbering of the default group), ``op``, ``seq``, ``phase``, ``rank`` (who reports), and
-    ``group_failed`` (False: nothing was sent, and the group stays usable).
+    (the same ranks in the default group), ``op``, ``seq``, ``phase``, ``rank`` (the rank that reports), and
+    ``group_failed`` (False: nothing was sent, and the group can still be used).
     """
 
     kind = ""
@@ -39,7 +39,7 @@ _lock = threading.Lock()
 
 
 def takes_python():
-    """Whether this PyTorch takes backends in Python; 2.10 does not."""
+    """Whether this PyTorch accepts backends in Python. Version 2.10 does not."""
     try:
         _Backend(0, 1)
     except TypeError:
@@ -57,23 +57,23 @@ def _shim_of(pid):
         except _build.CannotBuild as e:
             if not takes_python():
                 raise RuntimeError(
-                    f"c10d_rs: there is no C++ shim: {e}. PyTorch {torch.__version__} takes no backend in Python, so there is "
-                    "no fallback."
+                    f"c10d_rs: there is no C++ shim: {e}. PyTorch {torch.__version__} accepts no backend in Python, so there "
+                    "is no fallback."
                 ) from e
             warnings.warn(
-                f"c10d_rs: without its C++ shim: {e}. The fallback in Python is slower, and lacks Work.is_completed, "
+                f"c10d_rs works without its C++ shim: {e}. The fallback in Python is slower, and lacks Work.is_completed, "
                 "exception, result and source_rank, recv from any rank, coalescing, sparse tensors and profiler events.",
                 stacklevel=2,
             )
             return None
         shim.set_error_class(BackendError)
-        # Before the interpreter goes away: peers are told, and no callback asks for the GIL any more.
+        # At the end of the interpreter, peers are told that this rank leaves, and callbacks no longer ask for the GIL.
         atexit.register(_leave, shim)
         return shim
 
 
 def shim():
-    """The C++ shim, or None where there is no building it. Loaded when a group is made, never at import."""
+    """The C++ shim, or None if it cannot be built. It is loaded when a group is made, never at import."""
     return _shim_of(os.getpid())
 
 
@@ -93,16 +93,15 @@ def Options(hints=None, timeout=None):
     return native.Options(hints) if timeout is None else native.Options(hints, timeout)
 
 
-# What PyTorch itself puts before the keys of a group, from the outermost prefix to the innermost: device, group, the
-# default group if it is another, "default_pg", and in older releases the attempt.
+# Older releases of PyTorch put this before the keys of a restarted job.
 _ATTEMPT = re.compile(r"^/?worker/attempt_\d+$")
 
 
 def meeting(store, prefixes):
-    """Where a group's ranks meet: how many of the outer prefixes are PyTorch's own, and ours in their place.
+    """How many of the outer prefixes of a group's keys are PyTorch's own, and the prefix that replaces them.
 
-    Ranks in Rust know nothing of PyTorch's prefixes: they meet below ``c10drs/<run>`` of the store itself, as `env://`
-    has it. So these take PyTorch's away; any that a program added stay.
+    Ranks in Rust do not know PyTorch's prefixes. With `env://` their keys begin with ``c10drs/<run>``. So PyTorch's
+    prefixes are removed, and those that a program added stay.
     """
     if "default_pg" not in prefixes:
         return 0, ""
@@ -114,7 +113,7 @@ def meeting(store, prefixes):
 
 
 def _create(opts, options):
-    """Makes the backend of one group; `torch.distributed` calls it on every member."""
+    """Makes the backend of one group. `torch.distributed` calls it on every member."""
     native = shim()
     if native is None:
         from ._fallback import create
@@ -138,12 +137,12 @@ def _create(opts, options):
         store = root
         for kept in reversed(prefixes[outer:]):
             store = dist.PrefixStore(kept, store)
-    # The default group is the one that ranks in Rust call so.
+    # Ranks in Rust call their group "default", too.
     name = opts.group_id if ranks else "default"
     return native.open(store, opts.group_rank, opts.group_size, name, prefix, options)
 
 
 def register():
-    """Registers the backend; the entry point of ``torch.distributed.backends``. Starts nothing, builds nothing."""
+    """Registers the backend. It is the entry point of ``torch.distributed.backends``, and starts and builds nothing."""
     if NAME.upper() not in dist.Backend._plugins:
         dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

@@ -1,4 +1,4 @@
-"""Builds the C++ shim against this machine's PyTorch, once, and finds it again."""
+"""Builds the C++ shim for the installed PyTorch, and finds one that was built before."""
 
 import fcntl
 import glob
@@ -17,23 +17,23 @@ MODULE = "_c10d_rs_shim"
 
 
 class CannotBuild(Exception):
-    """Why there is no shim."""
+    """The shim cannot be built. The text says why."""
 
 
 def compiler():
-    """The C++ compiler's path, or None."""
+    """The path of the C++ compiler, or None."""
     return shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
 
 
 def key():
-    """What a shim depends on, as a file's name."""
+    """The name of the folder of a shim. It contains a hash of all that the shim depends on."""
     import torch
 
     digest = hashlib.sha256()
     for path in (os.path.join(HERE, "c10d_rs.h"), *sorted(glob.glob(os.path.join(SHIM, "*")))):
         with open(path, "rb") as file:
             digest.update(file.read())
-    # Two installations of one version may differ in how they were built.
+    # Two builds of one version of PyTorch may differ.
     for fact in (torch.__version__, torch.__config__.show(), sys.version, str(torch._C._GLIBCXX_USE_CXX11_ABI)):
         digest.update(fact.encode())
     version = torch.__version__.replace("+", "-")
@@ -41,7 +41,7 @@ def key():
 
 
 def folders():
-    """Where shims are kept, best first: the user's cache, and a folder of this user's own in the temporary one."""
+    """The folders for shims, best first: one in the user's cache, and the user's own in the temporary directory."""
     told = os.environ.get("C10D_RS_CACHE")
     if told:
         return [told]
@@ -50,7 +50,7 @@ def folders():
 
 
 def _usable(folder):
-    """Whether shims may be kept there: it is ours, and nobody else writes to it."""
+    """Whether the folder is the user's, and only the user may write to it."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         status = os.stat(folder, follow_symlinks=True)
@@ -60,7 +60,7 @@ def _usable(folder):
 
 
 def _trusted(path):
-    """Whether the file is there, and is this user's or root's."""
+    """Whether the file exists, belongs to the user or to root, and only its owner may write to it."""
     try:
         status = os.stat(path)
     except OSError:
@@ -76,7 +76,7 @@ def existing():
 
 
 def command(source, output):
-    """The one command that builds a module against PyTorch, as the shim is built."""
+    """The command that builds a module against PyTorch, such as the shim."""
     import torch
 
     cxx = compiler()
@@ -97,23 +97,23 @@ def command(source, output):
 
 
 def build(say=lambda words: None):
-    """The path of the shim; builds it unless it is there. Ranks that start at once wait for the one that builds."""
+    """The path of the shim, which is built if it does not exist. Ranks that start at once wait for the one that builds."""
     folder = next(filter(_usable, folders()), None)
     if folder is None:
-        raise CannotBuild(f"none of {', '.join(folders())} is a folder that this user alone may write to")
-    place = os.path.join(folder, key())
-    shim = os.path.join(place, MODULE + ".so")
+        raise CannotBuild(f"none of {', '.join(folders())} is a folder that only this user may write to")
+    own = os.path.join(folder, key())
+    shim = os.path.join(own, MODULE + ".so")
     with open(os.path.join(folder, "lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # The system takes it back, whatever becomes of this process.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # The system releases it when this process ends.
         if _trusted(shim):
             return shim
-        os.makedirs(place, mode=0o700, exist_ok=True)
+        os.makedirs(own, mode=0o700, exist_ok=True)
         made = f"{shim}.{os.getpid()}"
         say(f"building the shim for this PyTorch, once: {shim}")
         try:
             done = subprocess.run(command(os.path.join(SHIM, "shim.cpp"), made), capture_output=True, text=True, timeout=1800)
         except (OSError, subprocess.TimeoutExpired) as e:
-            raise CannotBuild(f"the C++ compiler did not run: {e}") from e
+            raise CannotBuild(f"the C++ compiler could not be run: {e}") from e
         if done.returncode != 0:
             raise CannotBuild(f"the C++ compiler failed:\n{done.stderr[-4000:]}")
         os.rename(made, shim)

@@ -1,6 +1,6 @@
-"""The backend without a C++ shim: pure Python over the same library.
+"""The backend without a C++ shim: pure Python over the same library, for CPU tensors.
 
-PyTorch wraps what such a backend returns, and forwards `wait` and `get_future` alone; so the rest of `Work` is missing.
+PyTorch wraps the works of such a backend, and forwards only `wait` and `get_future`, so the rest of `Work` is missing.
 """
 
 import ctypes as c
@@ -18,14 +18,14 @@ from ._interface import (
 
 
 class Options:
-    """As the shim's."""
+    """The same as the shim's class."""
 
     def __init__(self, hints):
         self.hints = hints
 
 
 def _store_of(store, alive):
-    """torch's store as one of the library's."""
+    """Makes a store of the library of a store of PyTorch."""
 
     def ask(_, verb, args, count, number, timeout_ms, out, sink, put):
         try:
@@ -66,7 +66,7 @@ def _store_of(store, alive):
 
 
 class _Lent:
-    """The tensors of one call, and copies into tensors that are not contiguous."""
+    """The tensors of one call, and the contiguous copies of those that are not contiguous."""
 
     def __init__(self, moves):
         self.moves, self.tensors, self.copies = moves, [], []
@@ -111,7 +111,7 @@ class _Work(_BaseWork):
                 lib, error = self._backend._lib, c.POINTER(Error)()
                 code = lib.work_wait(self._handle, millis, None, c.byref(error))
                 if code == 2:
-                    raise dist.DistBackendError(f"Operation timed out! It is not over after {millis} ms; it goes on")
+                    raise dist.DistBackendError(f"Operation timed out! It is not finished after {millis} ms, and continues")
                 self._done = True
                 lib.work_free(self._handle)
                 if code:
@@ -194,7 +194,7 @@ class Backend(_Base):
         handle = self._lib.start(self._group, c.byref(call), NOTHING, None, c.byref(error))
         outcome = None if handle else self._lib.failure(error, self._ranks)
         work = _Work(self, lent, list(results), outcome, handle)
-        # A work that nobody keeps goes on, and so its tensors stay.
+        # An op continues if the program drops its work, so its tensors are kept here.
         self._running = [w for w in self._running if w.runs()]
         self._running.append(work)
         return work
@@ -252,7 +252,7 @@ class Backend(_Base):
         splits = (elements(input_splits, input), elements(output_splits, output))
         return self._give("all_to_all_single", opts, [input], [output], [output], splits=splits)
 
-    # The names of these before PyTorch 2.14.
+    # PyTorch before 2.14 uses these names.
     _allgather_base = all_gather_single
     allgather_into_tensor_coalesced = all_gather_single_coalesced
     _reduce_scatter_base = reduce_scatter_single
@@ -297,14 +297,14 @@ def create(opts, options):
     lib, alive = _library[0], []
     ranks = list(opts.global_ranks_in_group) or list(range(opts.group_size))
     hints = options if isinstance(options, dict) else getattr(options, "hints", {})
-    # The prefixes, outermost first, as PyTorch lays them.
+    # The prefix stores, outermost first.
     default = not opts.global_ranks_in_group
     root, prefix = opts.store, ""
     layers = []
     while isinstance(root, dist.PrefixStore):
         layers.append(root)
         root = root.underlying_store
-    # The device's and the group's; of another group than the default one, the default one's; and "default_pg".
+    # PyTorch's own are those of the device, of the group, of the default group if it is another, and "default_pg".
     own = 3 if default else 4
     if len(layers) >= own:
         store = layers[own - 1].underlying_store

@@ -1,4 +1,4 @@
-"""The C interface of libc10d_rs (c10d_rs.h), by ctypes."""
+"""The C interface of libc10d_rs (c10d_rs.h) for ctypes."""
 
 import ctypes as c
 
@@ -30,7 +30,7 @@ Ask = c.CFUNCTYPE(
     Put,
 )  # fmt: skip
 Release = c.CFUNCTYPE(None, c.c_void_p)
-# What the library is given to release tensors with: nothing. No Python code runs on its threads.
+# The function by which the library releases tensors does nothing, so no Python code runs on its threads.
 NOTHING = c.cast(c.CDLL(None).free, c.c_void_p)
 
 
@@ -72,7 +72,7 @@ ErrorOut = c.POINTER(c.POINTER(Error))
 
 
 class Library:
-    """The functions of libc10d_rs. ctypes lets the GIL go while they run."""
+    """The functions of libc10d_rs. ctypes releases the GIL while they run."""
 
     def __init__(self):
         self._lib = lib = c.CDLL(library())
@@ -104,11 +104,11 @@ class Library:
         return "".join(words)
 
     def failure(self, error, ranks):
-        """The error as an exception; it is given back."""
+        """Makes an exception of the error, and frees the error."""
         from ._backend import BackendError
 
         if not error:
-            return BackendError("c10d_rs: an error without words")
+            return BackendError("c10d_rs: the library reported an error without a text")
         e = error.contents
         made = BackendError(e.text.decode())
         made.kind, made.op, made.phase = e.kind.decode(), e.op.decode(), e.phase.decode()
@@ -122,6 +122,6 @@ class Library:
 
 
 def text(value):
-    """A string as the library takes it; ctypes keeps it as long as this, or a struct that has it."""
+    """A string for the library. It exists as long as this value, or a struct that contains it."""
     data = value.encode()
     return Text(c.cast(c.c_char_p(data), c.c_void_p), len(data))

@@ -1,4 +1,4 @@
-"""The C++ shim as a module, or why there is none."""
+"""Loads the C++ shim."""
 
 import importlib.machinery
 import importlib.util
@@ -10,9 +10,9 @@ from ._locate import library
 
 
 def load():
-    """The shim, built if need be. Raises `_build.CannotBuild`."""
+    """The shim as a module, which is built if it does not exist. Raises `_build.CannotBuild`."""
     if os.environ.get("C10D_RS_SHIM", "1") in ("0", "off"):
-        raise _build.CannotBuild("C10D_RS_SHIM says so")
+        raise _build.CannotBuild("C10D_RS_SHIM forbids it")
     path = _build.existing() or _build.build(lambda words: print(f"c10d_rs: {words}", file=sys.stderr, flush=True))
     loader = importlib.machinery.ExtensionFileLoader(_build.MODULE, path)
     spec = importlib.util.spec_from_file_location(_build.MODULE, path, loader=loader)

@@ -1,7 +1,7 @@
 """Tensors between PyTorch and Rust by DLPack, without a copy.
 
-For Rust programs that embed Python, and for extension modules in Rust. What crosses is the address of a
-``DLManagedTensorVersioned``: ``c10d::dlpack::Imported::versioned`` takes one, and ``c10d::dlpack::export`` gives one.
+It is for Rust programs that embed Python, and for extension modules in Rust. The two sides exchange the address of a
+``DLManagedTensorVersioned``: ``c10d::dlpack::Imported::versioned`` accepts one, and ``c10d::dlpack::export`` makes one.
 ``examples/embed`` does both.
 """
 
@@ -11,9 +11,9 @@ import torch
 
 __all__ = ["from_address", "to_address"]
 
-# A capsule keeps a pointer to its name, so these stay.
+# A capsule has a pointer to its name, so the names are never freed.
 _FULL, _EMPTY = b"dltensor_versioned", b"used_dltensor_versioned"
-# Behind the version and the owner's context.
+# The offset of the deleter, after the version and the context of the owner.
 _DELETER_AT = 16
 
 
@@ -30,27 +30,27 @@ _is_valid = _of_python("PyCapsule_IsValid", ctypes.c_int, ctypes.py_object, ctyp
 
 
 def to_address(tensor):
-    """The tensor for Rust, as the address of a ``DLManagedTensorVersioned``.
+    """Passes the tensor to Rust, as the address of a ``DLManagedTensorVersioned``.
 
-    Whoever is given it must give it back: ``Imported::versioned`` takes it over in any case, and calls the deleter when it
-    is dropped. Until then the memory stays, and both sides see what the other writes; while an op of Rust's uses it, Python
-    must not. The tensor may be of any library that has ``__dlpack__``; of PyTorch's, one that requires no gradient. Rust
-    takes contiguous ones.
+    The receiver owns the struct and must call its deleter. ``Imported::versioned`` takes ownership even on errors, and calls
+    the deleter when it is dropped. Until then the memory is valid, and each side sees what the other writes. While an op in
+    Rust uses the tensor, Python must not use it. The tensor may be of any library that has ``__dlpack__``. A tensor of
+    PyTorch must not require a gradient. Rust accepts contiguous tensors.
     """
     capsule = tensor.__dlpack__(max_version=(1, 0))
     if not _is_valid(capsule, _FULL):
-        raise BufferError(f"c10d_rs: {type(tensor).__module__} gives tensors in an older form than DLPack 1.0")
+        raise BufferError(f"c10d_rs: {type(tensor).__module__} exports tensors in an older form than DLPack 1.0")
     address = _pointer(capsule, _FULL)
-    # Emptied: the capsule does not give the tensor back.
+    # With this name the capsule does not call the deleter.
     _rename(capsule, _EMPTY)
     return address
 
 
 def from_address(address):
-    """A tensor of Rust's as a ``torch.Tensor``; the other way round.
+    """Makes a ``torch.Tensor`` of a buffer of Rust.
 
-    ``address`` is what ``c10d::dlpack::export`` gave. It is taken over, on errors, too: the buffer is freed when the last
-    tensor that uses it is gone.
+    ``address`` is the result of ``c10d::dlpack::export``. The function takes ownership even on errors. The buffer is freed
+    with the last tensor that uses it.
     """
     capsule = _new(address, _FULL, None)
     try:

@@ -2,14 +2,14 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
-# The fork server imports this folder's modules as well.
+# The fork server, too, imports modules of this folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: takes long; CI leaves it out")
-    # Once, and not by the first test's ranks under its time limit.
+    config.addinivalue_line("markers", "long: takes long; not part of CI")
+    # It is built here, so that its time is not part of the first test's limit.
     from c10d_rs import _build
 
     if os.environ.get("C10D_RS_SHIM", "1") not in ("0", "off"):

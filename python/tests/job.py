@@ -1,7 +1,7 @@
-"""Runs a function once per rank, each in a process of its own, under a time limit.
+"""Runs a function once per rank, each in its own process, with a time limit.
 
-The processes are forked from a server that has imported PyTorch already, so a rank costs little. What a rank returns or
-raises comes back; a job that takes too long is killed, and says which ranks were not through.
+The processes are forked from a server that has imported PyTorch, so they start quickly. The caller gets what each rank
+returned or raised. A job that takes too long is killed, and the error names the ranks that were not finished.
 """
 
 import datetime
@@ -15,22 +15,22 @@ from multiprocessing import connection
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", "c10d_rs", "job"])
 
-# No op of a test takes longer, unless the test says so; long, since only what hangs takes it.
+# The timeout of ops, unless a test sets another. It is long, because only ops that hang take so long.
 TIMEOUT = 120
 
 
 class Died(Exception):
-    """A rank's process ended without an answer."""
+    """The process of a rank ended without a result."""
 
 
 class Rank:
-    """What a rank is told."""
+    """The arguments of a rank, and the files by which ranks wait for each other."""
 
     def __init__(self, rank, world, folder):
         self.rank, self.world, self.folder = rank, world, folder
 
     def init(self, backend="c10d_rs", timeout=TIMEOUT, **more):
-        """Makes the default group, over a file."""
+        """Makes the default group, with a file as its store."""
         import torch.distributed as dist
 
         if "store" not in more:
@@ -40,20 +40,20 @@ class Rank:
         return self
 
     def mark(self, name):
-        """Leaves a file by this name for the other ranks."""
+        """Makes a file with this name, for which other ranks may wait."""
         open(os.path.join(self.folder, name), "w").close()
 
     def meet(self, name, ranks):
-        """Waits until all of these ranks are here."""
+        """Waits until all of these ranks have called it."""
         self.mark(f"{name}-{self.rank}")
         for rank in ranks:
             self.await_mark(f"{name}-{rank}")
 
     def await_mark(self, name, limit=TIMEOUT):
-        """Waits for it."""
+        """Waits for a file of `mark`."""
         until = time.monotonic() + limit
         while not os.path.exists(os.path.join(self.folder, name)):
-            assert time.monotonic() < until, f"nobody left {name}"
+            assert time.monotonic() < until, f"no rank made {name}"
             time.sleep(0.01)
 
 
@@ -76,7 +76,7 @@ def _one(body, rank, world, folder, env, pipe, args):
 
 
 class Raised:
-    """What a rank raised."""
+    """The exception of a rank."""
 
     def __init__(self, kind, words, facts, trace):
         self.type, self.words, self.trace = kind, words, trace
@@ -88,7 +88,7 @@ class Raised:
 
 
 def outcomes(body, world, *args, limit=600, env=None, gone=()):
-    """What each rank returned, or `Raised`, or `Died`. Ranks that are `gone` are not waited for."""
+    """What each rank returned, or `Raised`, or `Died`. It does not wait for ranks that are `gone`."""
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []
         for rank in range(world):
@@ -112,7 +112,7 @@ def _collect(ranks, limit, gone):
     open_ = {mine: i for i, (_, mine) in enumerate(ranks) if i not in gone}
     while open_:
         ready = connection.wait(list(open_), max(0, until - time.monotonic()))
-        assert ready, f"ranks {sorted(open_.values())} were not through after {limit} s; the others: {found}"
+        assert ready, f"ranks {sorted(open_.values())} were not finished after {limit} s; the others: {found}"
         for pipe in ready:
             i = open_.pop(pipe)
             try:
@@ -124,16 +124,16 @@ def _collect(ranks, limit, gone):
         if i in gone:
             continue
         process.join(max(0.1, until - time.monotonic()))
-        assert process.exitcode is not None, f"rank {i} answered, but its process did not end"
+        assert process.exitcode is not None, f"rank {i} returned, but its process did not end"
         if isinstance(found[i], Died):
             found[i].exitcode = process.exitcode
         else:
-            assert process.exitcode == 0, f"rank {i} answered {found[i]}, but ended with {process.exitcode}"
+            assert process.exitcode == 0, f"rank {i} returned {found[i]}, but its process ended with {process.exitcode}"
     return found
 
 
 def run(body, world, *args, **more):
-    """What each rank returned; raises what one raised."""
+    """What each rank returned. It fails if a rank raised or died."""
     found = outcomes(body, world, *args, **more)
     bad = [f"rank {i}: {value!r}" for i, value in enumerate(found) if isinstance(value, (Raised, Died))]
     assert not bad, "\n".join(bad)

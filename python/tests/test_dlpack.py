@@ -1,4 +1,4 @@
-"""Tensors between PyTorch and Rust, by address."""
+"""Tensors that are passed between PyTorch and Rust by address."""
 
 import ctypes as c
 import os
@@ -51,7 +51,7 @@ def test_tensors_that_cannot_be_handed_out():
 
 
 class Managed(c.Structure):
-    """What `c10d::dlpack::export` makes: a `DLManagedTensorVersioned`."""
+    """A `DLManagedTensorVersioned`, which `c10d::dlpack::export` makes."""
 
     _fields_ = [
         ("major", c.c_uint32), ("minor", c.c_uint32), ("context", c.c_void_p), ("deleter", c.c_void_p), ("flags", c.c_uint64),
@@ -62,7 +62,7 @@ class Managed(c.Structure):
 
 
 def given(bits):
-    """A tensor of two elements, what it is made of, and how often it was given back."""
+    """A tensor of two elements, the objects that it needs, and the list of calls of its deleter."""
     data, shape, times = (c.c_float * 2)(1, 2), (c.c_int64 * 1)(2), []
     deleter = c.CFUNCTYPE(None, c.c_void_p)(times.append)
     managed = Managed(
@@ -99,7 +99,7 @@ def test_a_rust_program_that_embeds_python(world):
     build = ["cargo", "build", "--manifest-path", manifest, "--target-dir", target]
     done = subprocess.run(build, env=env, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-5000:]
-    # An embedded Python knows nothing of this one's environment.
+    # An embedded Python does not use the virtual environment of this one.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [sysconfig.get_config_var("LIBDIR"), env.get("LD_LIBRARY_PATH")]))
     run = [program, "run", "-n", str(world), "--timeout", "300", "--", os.path.join(target, "debug", "embed")]

@@ -1,4 +1,4 @@
-"""Where the shim is kept, who builds it, what happens without one, and that import does nothing."""
+"""The folders of the shim, its build, the fallback without it, and the import, which starts nothing."""
 
 import ast
 import inspect
@@ -33,8 +33,64 @@ def test_import_starts_and_builds_nothing(tmp_path):
     assert out.strip() == "[]"
 
 
+FORK = """
+import os, sys, datetime
+import torch, torch.distributed as dist
+import c10d_rs
+
+def rank(me, store, limit=60):
+    dist.init_process_group("c10d_rs", init_method=f"file://{store}", rank=me, world_size=2,
+                            timeout=datetime.timedelta(seconds=limit))
+    x = torch.ones(3)
+    dist.all_reduce(x)
+    dist.all_reduce(x, async_op=True).get_future().wait()
+    assert x.tolist() == [4.0] * 3
+
+def forked(body):
+    child = os.fork()
+    if child == 0:
+        try:
+            body()
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+children = [forked(lambda: rank(me, sys.argv[1])) for me in range(2)]
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+# A fork of a rank neither uses nor ends the group.
+def parent(me):
+    rank(me, sys.argv[2])
+    def child():
+        try:
+            dist.all_reduce(torch.ones(3))
+            raise AssertionError("a fork took part in the group")
+        except dist.DistBackendError:
+            pass
+        dist.destroy_process_group()
+    grandchild = forked(child)
+    assert os.waitpid(grandchild, 0)[1] == 0
+    x = torch.ones(3)
+    dist.all_reduce(x)
+    assert x.tolist() == [2.0] * 3
+    dist.destroy_process_group()
+children = [forked(lambda: parent(me)) for me in range(2)]
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+print("forked")
+"""
+
+
+def test_forks_after_the_import(tmp_path):
+    command = [sys.executable, "-c", FORK, str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout == "forked\n", done.stdout + done.stderr
+
+
 def stand_in(path):
-    """A compiler that counts, and makes a file."""
+    """A program in place of the compiler, which counts its calls and makes the output file."""
     path.write_text(f"#!/bin/sh\nset -e\necho one >> {path}.calls\nsleep 1\nwhile [ $# -gt 0 ]; do [ $1 = -o ] && : > $2; shift; done\n")
     path.chmod(0o755)
     return str(path)
@@ -60,7 +116,7 @@ def test_a_folder_of_others_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     made = _build.build()
     assert made.startswith(str(tmp_path / "tmp")), made
-    # What others may write to is not loaded either.
+    # A file that others may write to is not loaded either.
     os.chmod(made, os.stat(made).st_mode | stat.S_IWOTH)
     assert _build.existing() is None
 
@@ -78,14 +134,14 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
 def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
     monkeypatch.delenv("C10D_RS_CACHE", raising=False)
-    # A file where the folder should be, since root may write everywhere.
+    # Root may write everywhere, so there is a file in place of the folder.
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = _build.build()
     assert made.startswith(str(tmp_path / f"c10d_rs-{os.getuid()}")) and _build.existing() == made
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "home"))
-    with pytest.raises(_build.CannotBuild, match="none of .* is a folder that this user alone may write to"):
+    with pytest.raises(_build.CannotBuild, match="none of .* is a folder that only this user may write to"):
         _build.build()
 
 
@@ -165,16 +221,16 @@ def without_a_shim(r):
 
 
 def no_shim_and_no_fallback(r):
-    with pytest.raises(RuntimeError, match="there is no C\\+\\+ shim: C10D_RS_SHIM says so.* there is no fallback"):
+    with pytest.raises(RuntimeError, match="there is no C\\+\\+ shim: C10D_RS_SHIM forbids it.* there is no fallback"):
         r.init()
 
 
-@pytest.mark.skipif(_backend.takes_python(), reason="skipped: this PyTorch takes backends in Python")
+@pytest.mark.skipif(_backend.takes_python(), reason="skipped: this PyTorch accepts backends in Python")
 def test_there_is_no_fallback():
     job.run(no_shim_and_no_fallback, 1, env={"C10D_RS_SHIM": "0"})
 
 
-@pytest.mark.skipif(not _backend.takes_python(), reason="skipped: this PyTorch takes no backends in Python")
+@pytest.mark.skipif(not _backend.takes_python(), reason="skipped: this PyTorch accepts no backends in Python")
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_fallback(world):
     job.run(without_a_shim, world, env={"C10D_RS_SHIM": "0"})

@@ -1,4 +1,4 @@
-"""torchrun and `c10d run` start jobs, also of ranks in Python and in Rust."""
+"""torchrun and `c10d run` start jobs, also with ranks in Python and in Rust."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ PROGRAM = os.environ.get("C10D_PROGRAM") or os.path.join(ROOT, "target", "releas
 
 
 def run(command, limit=900, **env):
-    """Runs a launcher; one that takes too long is asked to end, and so ends its ranks."""
+    """Runs a launcher. If it takes too long, it gets SIGTERM, so that it ends its ranks."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env={**os.environ, **env}, **pipes) as launcher:
         try:
@@ -26,7 +26,7 @@ def run(command, limit=900, **env):
                 out, err = launcher.communicate(timeout=60)
             finally:
                 launcher.kill()
-            pytest.fail(f"{command} was not through after {limit} s\n{out[-3000:]}\n{err[-5000:]}")
+            pytest.fail(f"{command} was not finished after {limit} s\n{out[-3000:]}\n{err[-5000:]}")
     assert launcher.returncode == 0, f"{command}\n{out[-3000:]}\n{err[-5000:]}"
     return out
 
@@ -42,7 +42,7 @@ def test_ranks_in_rust_and_python(world, launcher, tmp_path):
     if not os.path.exists(RUST):
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release --example mixed)")
     if launcher == "torchrun":
-        # A file for each rank: in an output that they share their words may mix.
+        # Each rank has its own file, because lines may mix in an output that ranks share.
         logs = ["--redirects=3", f"--log-dir={tmp_path}"]
         run(torchrun(world, TRAIN, *logs), MIXED_RUST=RUST)
         out = "\n".join(log.read_text() for log in sorted(tmp_path.rglob("stdout.log")))
@@ -66,7 +66,7 @@ dist.all_reduce(x)
 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == dist.get_world_size() - 1:
     os._exit(3)
 dist.all_reduce(x)
-# A file of its own: torchrun's ranks share one output, and their words may mix there.
+# Each rank has its own file, because lines may mix in the output that the ranks of torchrun share.
 with open(f"{sys.argv[1]}/{dist.get_rank()}", "w") as file:
     file.write(str(x.item()))
 dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Every op, in worlds of 1 to 4, on every type that PyTorch and the library share."""
+"""Every op, in worlds of 1 to 4, on every type that both PyTorch and the library have."""
 
 import job
 import pytest
@@ -11,7 +11,7 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 COMPLEX = [torch.complex64, torch.complex128]
 EIGHTS = [torch.float8_e4m3fn, torch.float8_e5m2]
 REDUCED = INTEGERS + FLOATS + COMPLEX + [torch.bool]
-# Of some the library has no type of its own: bytes are moved.
+# The library does not have some of these types, and moves their bytes.
 MOVED = REDUCED + EIGHTS + [torch.complex32, torch.float8_e4m3fnuz, torch.float8_e8m0fnu]
 
 
@@ -39,7 +39,7 @@ def mine(rank, count=5, dtype=torch.float32):
 
 
 def folded(world, op, dtype, count=5):
-    """What a reduction gives."""
+    """The result of a reduction."""
     wide = {torch.bool: torch.int64}.get(dtype, torch.complex128 if dtype.is_complex else torch.float64)
     all_ = torch.stack([mine(r, count, dtype).to(wide) for r in range(world)])
     if op == dist.ReduceOp.SUM:
@@ -60,7 +60,7 @@ def folded(world, op, dtype, count=5):
 
 
 def meanings(dtype):
-    """The reduce operations that have a meaning on the type."""
+    """The reduce operations that are defined on the type."""
     op = dist.ReduceOp
     if dtype.is_complex:
         return [op.SUM, op.AVG]
@@ -74,7 +74,7 @@ def reductions(r):
         for op in meanings(dtype):
             what = f"{op} on {dtype}"
             want = folded(r.world, op, dtype)
-            # A sum is multiplied by 1/n, or divided by n.
+            # An average may be a sum times 1/n or a sum divided by n.
             equal = torch.testing.assert_close if op == dist.ReduceOp.AVG else same
             x = mine(r.rank, dtype=dtype)
             dist.all_reduce(x, op=op)
@@ -101,17 +101,17 @@ def reductions(r):
     x = mine(r.rank)
     dist.all_reduce(x, op=dist._make_nccl_premul_sum(0.5))
     same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32) / 2, "premul_sum")
-    # A type that is moved only, and an operation without a meaning, are refused; the group goes on.
+    # A type that is only moved, and an operation that is not defined, are rejected. The group can still be used.
     for bad, op in ((of([1.0], torch.float8_e4m3fn), dist.ReduceOp.SUM), (mine(0), dist.ReduceOp.BAND)):
         try:
             dist.all_reduce(bad, op=op)
-            raise AssertionError("it was not refused")
+            raise AssertionError("it was not rejected")
         except RuntimeError as e:
             assert "InvalidArgument" in str(e), e
             assert not e.group_failed
     x = mine(r.rank)
     dist.all_reduce(x)
-    same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32), "after a refusal")
+    same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32), "after a rejection")
 
 
 def movements(r):
@@ -121,7 +121,7 @@ def movements(r):
         x = mine(me, dtype=dtype)
         dist.broadcast(x, n - 1)
         same(x, mine(n - 1, dtype=dtype), f"broadcast {dtype}")
-        # Every rank has a length of its own.
+        # Each rank has another length.
         out = [of([0.0] * (i + 1), dtype) for i in range(n)]
         dist.all_gather(out, mine(me, me + 1, dtype))
         for i, t in enumerate(out):
@@ -171,7 +171,7 @@ def movements(r):
 def shapes(r):
     r.init()
     n, me = r.world, r.rank
-    # What is not contiguous: transposed, strided, expanded to be read.
+    # Tensors that are not contiguous: transposed, strided, and (as an input) expanded.
     x = torch.arange(6.0).reshape(2, 3).t()
     dist.all_reduce(x)
     same(x, torch.arange(6.0).reshape(2, 3).t() * n, "all_reduce, transposed")
@@ -184,7 +184,7 @@ def shapes(r):
     out = torch.zeros(n * 4, 2)[:, 0]
     dist.all_gather_into_tensor(out, torch.full((1,), float(me)).expand(4))
     same(out, torch.arange(n, dtype=torch.float32).repeat_interleave(4), "all_gather of an expanded tensor")
-    # Nothing, and a single number.
+    # Tensors without elements, and without dimensions.
     for dtype in (torch.float32, torch.int16):
         empty = torch.empty(0, dtype=dtype)
         dist.all_reduce(empty)
@@ -196,12 +196,12 @@ def shapes(r):
         scalar = torch.tensor(me, dtype=dtype)
         dist.all_reduce(scalar)
         assert scalar.item() == sum(range(n))
-    # Only rank 0 gives anything.
+    # Only rank 0 has elements.
     sizes = [4 if i == 0 else 0 for i in range(n)]
     out = [torch.zeros(s) for s in sizes]
     dist.all_gather(out, torch.ones(sizes[me]))
     assert [t.sum().item() for t in out] == sizes
-    # Parameters and inference tensors are written, too.
+    # Outputs may be parameters and inference tensors.
     p = torch.nn.Parameter(torch.ones(3, 2).t().contiguous().t())
     dist.all_reduce(p.data.t())
     dist.broadcast(p, 0)
@@ -256,7 +256,7 @@ def sparse(r):
     n, me = r.world, r.rank
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
         for dense in ((), (2,)):
-            # Each rank has another number of entries; entry 0 is everybody's, twice.
+            # Each rank has another number of entries. All have entry 0, twice.
             rows = [0, 0] + list(range(1, me + 2))
             values = torch.ones((len(rows), *dense), dtype=dtype)
             t = torch.sparse_coo_tensor(torch.tensor([rows]), values, (n + 2, *dense))

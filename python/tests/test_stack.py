@@ -1,4 +1,4 @@
-"""What sits on top of a backend works unchanged: DDP, FSDP2, DTensor, functional collectives, objects, groups, checkpoints."""
+"""PyTorch's parts that use a backend: DDP, FSDP2, DTensor, functional collectives, objects, groups, checkpoints."""
 
 import copy
 import datetime
@@ -26,7 +26,7 @@ def batch(rank, step=0, rows=6):
 
 
 def alone(world, steps=3):
-    """What one process makes of everybody's batches."""
+    """The parameters after one process trained on the batches of all ranks."""
     net = model()
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
     for step in range(steps):
@@ -50,7 +50,7 @@ def ddp(r):
             opt.step()
         for have, want in zip(net.parameters(), alone(r.world)):
             torch.testing.assert_close(have.detach(), want, msg=str(more))
-    # Gradients stay local, then are summed.
+    # Gradients are local first, and then summed.
     net = DDP(model())
     with net.no_sync():
         net(batch(r.rank, 0)).sum().backward()
@@ -58,12 +58,12 @@ def ddp(r):
     grads = [torch.zeros_like(net.module[0].weight.grad) for _ in range(r.world)]
     dist.all_gather(grads, net.module[0].weight.grad)
     assert all(torch.equal(g, grads[0]) for g in grads)
-    # Ranks with unequal numbers of batches.
+    # Ranks have unequal numbers of batches.
     net = DDP(model())
     with net.join():
         for step in range(r.rank + 1):
             net(batch(r.rank, step)).sum().backward()
-    # Hooks.
+    # Communication hooks.
     net = DDP(model())
     net.register_comm_hook(None, default_hooks.fp16_compress_hook)
     net(batch(r.rank)).sum().backward()
@@ -75,7 +75,7 @@ def ddp(r):
     grads = [torch.zeros_like(net.module.weight.grad) for _ in range(r.world)]
     dist.all_gather(grads, net.module.weight.grad)
     assert all(torch.equal(g, grads[0]) for g in grads)
-    # A module of channels-last tensors, buffers and integers.
+    # A module with channels-last tensors, buffers and integers.
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
     net = DDP(net)
     net(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)).sum().backward()
@@ -189,7 +189,7 @@ def groups(r):
         local = dist.new_group([0, 1], use_local_synchronization=True) if me < 2 else None
         if local:
             dist.barrier(group=local)
-    # In any order, each rank in another.
+    # Ranks destroy the groups in different orders.
     for group in made if me % 2 else reversed(made):
         dist.destroy_process_group(group)
     dist.barrier()
@@ -210,7 +210,7 @@ def splits(r):
     mine = first if me in first else second
     half = dist.split_group(split_ranks=[ranks for ranks in (first, second) if ranks])
     assert summed(half, me) == sum(mine)
-    # It has its parent's options, unless others are given.
+    # It has the options of its parent, unless it gets others.
     backend = lambda group: group._get_backend(torch.device("cpu"))  # noqa: E731
     assert backend(half).options.hints == {"gloo-like.transport": "tcp"}
     limit = datetime.timedelta(seconds=job.TIMEOUT)
@@ -218,7 +218,7 @@ def splits(r):
     assert (given != dist.GroupMember.NON_GROUP_MEMBER) == (me == 0)
     if me == 0:
         assert backend(given).options.hints == {"gloo-like.transport": "shm"} and summed(given) == 1
-    # A part of a part, whose errors have the ranks of the default group.
+    # A group that was split from a part. Its errors also have the ranks of the default group.
     if me in second:
         last = dist.split_group(half, split_ranks=[list(range(len(second)))])
         assert summed(last) == len(second)
@@ -246,7 +246,7 @@ def shrinks(r):
     assert e.value.guilty_ranks == (gone,)
     left = dist.shrink_group(list(e.value.guilty_ranks), group=pair)
     assert dist.get_world_size(left) == n - 1 and summed(left, me) == sum(range(n - 1))
-    # The default group, whose other groups end with it.
+    # The default group. PyTorch ends all other groups with it.
     whole = dist.shrink_group([gone])
     assert dist.get_world_size() == n - 1 and summed(whole) == n - 1
     net = nn.parallel.DistributedDataParallel(model())
@@ -292,7 +292,7 @@ def checkpoints(r):
     r.init("cpu:c10d_rs")
     state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
     where = os.path.join(r.folder, "saved")
-    # It is saved over a group of its own, and meanwhile the program goes on.
+    # Saving uses its own group, and the program continues meanwhile.
     saved = dcp.async_save(state, checkpoint_id=where, process_group=dist.new_group())
     for _ in range(20):
         assert summed(dist.group.WORLD) == r.world
@@ -307,7 +307,7 @@ def checkpoints(r):
 
 
 def twice(r):
-    """Groups are made and destroyed again and again, over one store of the program's."""
+    """Groups are made and destroyed repeatedly, over one store of the program."""
     store = dist.FileStore(os.path.join(r.folder, "own"), r.world)
     for i in range(3):
         r.init(store=dist.PrefixStore(f"trial{i}", store) if i else store)

@@ -24,7 +24,7 @@ def over(r, kind):
         store = dist.FileStore(os.path.join(r.folder, "own"), r.world)
     else:
         store = dist.HashStore()
-    # The same store again, under a prefix of the program's, and while the first group is there.
+    # The program may give the store a prefix, and use it while the group exists.
     r.init(store=dist.PrefixStore("mine", store) if kind == "tcp" else store)
     x = torch.ones(3)
     dist.all_reduce(x)
@@ -46,7 +46,7 @@ def test_pytorchs_store(kind, world):
 def absent(r):
     if r.rank == 1:
         return None
-    # Only the rank that is absent is late.
+    # The other ranks are here at the same time.
     r.meet("here", (0, 2))
     with pytest.raises(dist.DistBackendError, match="rank 1.*did not come|1 of 3 ranks"):
         r.init(timeout=5)

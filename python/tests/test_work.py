@@ -1,5 +1,6 @@
-"""Work and Future, threads, the profiler, and the GIL."""
+"""Works and futures, threads, the profiler, and the GIL."""
 
+import os
 import threading
 import time
 from datetime import timedelta
@@ -16,9 +17,10 @@ def handles(r):
     x = torch.ones(4) * me
     work = dist.all_reduce(x, async_op=True)
     assert work.wait() is True
-    assert work.is_completed() and work.exception() is None
+    assert work.is_completed() and work.is_success() and work.exception() is None
+    assert [t.data_ptr() for t in work.result()] == [x.data_ptr()]
     assert x.tolist() == [sum(range(n))] * 4
-    # A future, and what hangs on it.
+    # A future with a callback.
     y = torch.ones(2)
     then = dist.all_reduce(y, async_op=True).get_future().then(lambda f: f.value()[0] / n)
     assert then.wait().tolist() == [1.0, 1.0]
@@ -30,15 +32,15 @@ def handles(r):
         return inner.get_future().wait()[0]
 
     assert dist.all_reduce(z, async_op=True).get_future().then(more).wait().tolist() == [n * n] * 3
-    # Of a list of outputs.
+    # The future of an op with a list of outputs.
     outs = [torch.zeros(1) for _ in range(n)]
     future = dist.all_gather(outs, torch.tensor([float(me)]), async_op=True).get_future()
     assert [t.item() for t in future.wait()] == list(range(n))
-    # A work that nobody waits for goes on; its tensors stay.
+    # Ops whose works are dropped continue, and keep their tensors.
     for _ in range(20):
         dist.all_reduce(torch.ones(1000), async_op=True)
     dist.barrier()
-    # Many at once, waited for in another order.
+    # Many ops at once, waited for in another order.
     many = [torch.full((10,), float(i)) for i in range(50)]
     works = [dist.all_reduce(t, async_op=True) for t in many]
     for work in reversed(works):
@@ -54,6 +56,20 @@ def handles(r):
         assert backend._get_sequence_number_for_group() == before + 1
 
 
+def on_this_thread(r):
+    """A blocking op needs no other thread than its caller's."""
+    r.init()
+    count = lambda: len(os.listdir("/proc/self/task"))  # noqa: E731
+    dist.all_reduce(torch.ones(100))
+    before = count()
+    for _ in range(20):
+        dist.all_reduce(torch.ones(100))
+        dist.broadcast(torch.ones(100), 0)
+        dist.all_gather_into_tensor(torch.zeros(100 * r.world), torch.ones(100))
+        dist.barrier()
+    assert count() == before
+
+
 def patience(r):
     r.init()
     if r.rank == 0:
@@ -62,7 +78,7 @@ def patience(r):
         assert not work.is_completed()
         with pytest.raises(dist.DistBackendError, match="Operation timed out"):
             work.wait(timedelta(milliseconds=50))
-        # It goes on, and the message is still for it.
+        # The op continues, and gets the next message.
         dist.barrier()
         work.wait(timedelta(seconds=job.TIMEOUT))
         assert x.item() == 5
@@ -79,7 +95,7 @@ def patience(r):
 
 
 def threads(r):
-    """Other Python threads run while one waits: the GIL is free."""
+    """Other Python threads run while one waits, since it releases the GIL."""
     r.init()
     if r.rank == 0:
 
@@ -100,11 +116,11 @@ def threads(r):
         dist.barrier()
         for op in ("barrier", "recv"):
             r.await_mark(f"waiting-in-{op}")
-            time.sleep(0.3)  # By then it waits; if not, less is tested.
+            time.sleep(0.3)  # Rank 0 probably waits by then. If not, less is tested.
             r.mark(f"asked-in-{op}")
             r.await_mark(f"answered-in-{op}")
             dist.barrier() if op == "barrier" else dist.send(torch.ones(1), 0)
-    # Several threads wait for one work.
+    # Several threads wait for one op.
     work = dist.all_reduce(torch.ones(100_000), async_op=True)
     waiters = [threading.Thread(target=work.wait) for _ in range(8)]
     [w.start() for w in waiters]
@@ -122,9 +138,23 @@ def profiled(r):
         dist.all_reduce(x, async_op=True).wait()
         dist.broadcast(x, 0)
         dist.all_gather(outs, x)
+        dist.reduce(x, 0)
+        dist.all_gather_into_tensor(torch.zeros(6 * r.world), x)
+        dist.reduce_scatter_tensor(torch.zeros(3), torch.ones(3 * r.world))
+        dist.gather(x, outs if r.rank == 0 else None, 0)
+        dist.scatter(x, outs if r.rank == 0 else None, 0)
+        dist.all_to_all(outs, [torch.ones(6) for _ in outs])
+        if r.rank == 0:
+            dist.send(x, 1)
+            dist.recv(x, 1)
+        else:
+            dist.recv(x)
+            dist.send(x, 0)
         dist.barrier()
     names = [event.name for event in prof.events()]
-    for name in ("all_reduce", "broadcast", "all_gather", "barrier"):
+    messages = ["send", "recv" if r.rank == 0 else "recvAnySource"]
+    ops = ["all_reduce", "broadcast", "all_gather", "reduce", "reduce_scatter", "gather", "scatter", "all_to_all", "barrier"]
+    for name in ops + messages:
         assert f"c10d_rs:{name}" in names, (name, sorted(set(names)))
 
 
@@ -139,7 +169,7 @@ def timed(r):
 
 
 def recorded(r):
-    """PyTorch's flight recorder sees the ops."""
+    """PyTorch's flight recorder records the ops."""
     import pickle
 
     r.init()
@@ -155,7 +185,7 @@ def test_handles(world):
     job.run(handles, world)
 
 
-@pytest.mark.parametrize("body", [patience, threads, profiled, timed, recorded], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [on_this_thread, patience, threads, profiled, timed, recorded], ids=lambda body: body.__name__)
 def test_work(body):
     job.run(body, 2)
 

@@ -1,10 +1,10 @@
-"""PyTorch's own tests of a backend, with ours in Gloo's place.
+"""Runs PyTorch's own tests of a backend with c10d_rs in place of Gloo.
 
     python python/tests/torch_suite.py --world 3              every test
     python python/tests/torch_suite.py --world 2 -k all_reduce
     python python/tests/torch_suite.py --backend gloo ..      the same with Gloo, to compare
 
-The names are replaced in the tests' source as it is imported; nothing of PyTorch is changed.
+The names are replaced in the source of the tests when it is imported. PyTorch itself is not changed.
 """
 
 import importlib.abc
@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 NAME = "torch.testing._internal.distributed.distributed_test"
-# Outcomes that are no defect of the backend, with the cause.
+# Tests that fail for a reason that is no defect of the backend, with the reason.
 EXCEPTED = {
     "test_ddp_logging_data_cpu": "PyTorch calls every plugin `custom` in DDP's logging data",
     "test_monitored_barrier_gloo_rank_0_timeout": "with no time at all we name the rank that is missing, not rank 0",
@@ -42,7 +42,7 @@ def _names_replaced():
         return
     from torch.testing._internal.common_distributed import DistTestCases
 
-    # What Gloo can do, DDP for one.
+    # The features that PyTorch knows Gloo to have, such as DDP.
     for able in DistTestCases.backend_feature.values():
         if "gloo" in able:
             able.add("c10d_rs")
@@ -85,11 +85,11 @@ from torch.testing._internal.distributed.distributed_test import DistributedTest
 class TestBackend(TestDistBackend, DistributedTest._DistTestBase):
     def setUp(self):
         super().setUp()
-        # Forked, so that a rank does not import PyTorch anew.
+        # They are forked, so that a rank does not import PyTorch again.
         self._start_processes(torch.multiprocessing.get_context("fork").Process)
 
 
-# unittest would run the base, too.
+# Otherwise unittest runs the base class, too.
 del TestDistBackend
 
 

@@ -1,4 +1,4 @@
-// A rank of a group: its life, and how calls are given to the library. The ops are in ops.hpp.
+// A rank of a group: how it begins and ends, and how calls are passed to the library. The ops are in ops.hpp.
 #pragma once
 
 #include <Python.h>
@@ -34,7 +34,7 @@ struct HintedOptions : c10d::Backend::Options {
   std::map<std::string, std::string> hints;
 };
 
-// Options of newer PyTorchs have a description.
+// Options have a description in newer releases of PyTorch.
 template <class To, class From>
 void describe_as(To& to, const From& from) {
   if constexpr (requires { to.group_desc; }) to.group_desc = from.group_desc;
@@ -42,7 +42,7 @@ void describe_as(To& to, const From& from) {
 
 using OptionsRef = c10::intrusive_ptr<HintedOptions>;
 
-// Makes a group of the library's; waits until all ranks are there.
+// Makes a group in the library. It waits until all ranks have joined.
 std::shared_ptr<Group> join(const StoreRef& store, int rank, int size, const std::string& name, const std::string& prefix,
                             const HintedOptions& options, const Ranks& ranks) {
   c10drs_store ours{new StoreRef(own(store)), ask_store, release_store};
@@ -67,7 +67,7 @@ std::shared_ptr<Group> join(const StoreRef& store, int rank, int size, const std
   return std::make_shared<Group>(group);
 }
 
-// What is the same for every op.
+// The part of a backend that is the same for every op.
 class Member : public c10d::Backend {
  public:
   Member(std::shared_ptr<Group> group, int rank, int size, OptionsRef options)
@@ -78,7 +78,7 @@ class Member : public c10d::Backend {
   }
 
   ~Member() override {
-    if (owner_ != getpid()) return;  // The group, and what it waits for, is the parent's.
+    if (owner_ != getpid()) return;  // In a forked child: the group belongs to the parent.
     {
       std::lock_guard<std::mutex> lock(all_mutex);
       all.erase(std::remove(all.begin(), all.end(), this), all.end());
@@ -91,7 +91,7 @@ class Member : public c10d::Backend {
     }
   }
 
-  // Leaves every group that is still there: the interpreter ends.
+  // Leaves every group, because the interpreter ends.
   static void leave_all(int64_t millis) {
     std::vector<Member*> members;
     {
@@ -156,7 +156,7 @@ class Member : public c10d::Backend {
     if (error) lib.error_free(error);
   }
 
-  // Options of a group that has these ranks of this one.
+  // The options of a group that consists of these ranks of this group.
   OptionsRef options_for(const std::vector<int64_t>& ranks, const c10::intrusive_ptr<c10d::Backend::Options>& asked) const {
     auto options = c10::make_intrusive<HintedOptions>(*options_);
     options->global_ranks_in_group.clear();
@@ -180,7 +180,7 @@ class Member : public c10d::Backend {
     return work;
   }
 
-  // Gives a call to the library: runs it here if the caller waits anyway, and starts it otherwise.
+  // Passes a call to the library: runs it on this thread if the caller waits for it, and starts it otherwise.
   WorkRef give(Call& call, c10d::OpType op, const char* title, std::vector<Tensors> outputs, const Tensors& shown) {
     bool p2p = call.raw.op <= C10DRS_OP_recv_any_source;
     auto seq = p2p ? p2p_++ : ++seq_;

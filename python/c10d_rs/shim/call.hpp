@@ -1,4 +1,4 @@
-// A call of the library's, made of tensors.
+// Describes a call of the library by the tensors of PyTorch.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -17,7 +17,7 @@ namespace {
 
 using Tensors = std::vector<at::Tensor>;
 
-// The library's type for this one. Where it has none, `moves` says that only bytes are moved: any type of that size.
+// The library's type for this one. If it has none, and the op only moves bytes (`moves`), a type of the same size.
 uint32_t type_of(at::ScalarType type, bool moves) {
   switch (type) {
     case at::kByte: return C10DRS_TYPE_u8;
@@ -53,7 +53,7 @@ uint64_t size_of(uint32_t type) {
   return sizes[type];
 }
 
-// The tensors of one call: those that the library works on, and those into which results are copied afterwards.
+// The tensors of one call: those that the library uses, and those into which results are copied afterwards.
 struct Loan {
   Tensors held;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;
@@ -67,7 +67,7 @@ struct Loan {
   }
 };
 
-// The last holder may be a thread of the library's, and the drop of a tensor may take the GIL.
+// The last owner may be a thread of the library, and to free a tensor may need the GIL. So a lane does it.
 void release(void* owner) {
   std::unique_ptr<std::shared_ptr<Loan>> loan(static_cast<std::shared_ptr<Loan>*>(owner));
   if (loan->use_count() == 1) {
@@ -77,13 +77,13 @@ void release(void* owner) {
 
 enum class Use { Read, Write, Both };
 
-// How long the op may take: what its options say, or else the group's timeout.
+// How long the op may take: the time in its options, or else the group's timeout.
 template <class O>
 Millis timeout_of(const O& options, Millis group) {
   return options.timeout.count() < 0 ? group : options.timeout;
 }
 
-// A call that is being described.
+// A call, while it is described.
 struct Call {
   c10drs_call raw{};
   std::vector<c10drs_tensor> inputs, outputs;
@@ -98,7 +98,7 @@ struct Call {
     raw.device_kind = 1;
   }
 
-  // What there is of root, reduce operation, timeout and `async_op` in the options.
+  // Takes root, reduce operation, timeout and `async_op` from the options that have them.
   template <class O>
   Call(uint32_t op, const O& options, Millis group) : Call(op, timeout_of(options, group)) {
     if constexpr (requires { options.rootRank; }) raw.root = static_cast<uint32_t>(options.rootRank);
@@ -152,7 +152,7 @@ struct Call {
     for (const auto& tensor : tensors) add(tensor, use);
   }
 
-  // Of lists in which types differ, bytes are moved.
+  // If the types in the lists differ, the tensors are moved as bytes.
   void level() {
     auto differ = [&](const std::vector<c10drs_tensor>& list) {
       return std::any_of(list.begin(), list.end(), [&](const auto& t) {
@@ -168,7 +168,7 @@ struct Call {
     }
   }
 
-  // The one output as a list of so many equal parts.
+  // Divides the output into this number of equal parts.
   void cut_output(int parts) {
     auto whole = outputs.front();
     auto count = whole.count / parts;

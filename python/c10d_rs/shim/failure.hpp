@@ -10,7 +10,7 @@
 
 namespace {
 
-// What the library knows of an error, beside its words.
+// What an error has beside its text.
 struct Facts {
   std::string kind, op, phase;
   int64_t seq = -1, rank = -1;
@@ -19,7 +19,7 @@ struct Facts {
   std::vector<int64_t> guilty_global;
 };
 
-// Becomes the Python class c10d_rs.BackendError; where another library catches it, torch's DistBackendError.
+// In Python it is a c10d_rs.BackendError. Other libraries catch it as torch's DistBackendError.
 class __attribute__((visibility("default"))) Failure : public c10::DistBackendError {
  public:
   Failure(const char* where, std::string words, std::shared_ptr<const Facts> facts)
@@ -27,12 +27,15 @@ class __attribute__((visibility("default"))) Failure : public c10::DistBackendEr
   std::shared_ptr<const Facts> facts;
 };
 
-// A group's ranks, in the numbering of the default group.
+// The ranks of a group, as ranks of the default group.
 using Ranks = std::shared_ptr<const std::vector<int64_t>>;
 
-// Takes the library's error over. `before` stands before its words.
+// Makes an exception of the library's error, and frees the error. `before` comes before its text.
 std::exception_ptr taken(c10drs_error* error, const Ranks& ranks, const std::string& before = "") {
-  if (!error) return std::make_exception_ptr(Failure("c10d_rs", "an error without words", std::make_shared<Facts>()));
+  if (!error) {
+    auto none = std::make_shared<Facts>();
+    return std::make_exception_ptr(Failure("c10d_rs", "the library reported an error without a text", none));
+  }
   auto facts = std::make_shared<Facts>();
   facts->kind = error->kind;
   facts->op = error->op;

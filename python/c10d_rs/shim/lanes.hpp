@@ -1,4 +1,4 @@
-// Threads that say that works are over.
+// Threads that complete works.
 #pragma once
 
 #include <unistd.h>
@@ -17,16 +17,17 @@ namespace {
 
 using Millis = std::chrono::milliseconds;
 
-// Works for whose end somebody left word are completed on these threads, never on the library's own: callbacks may take
-// the GIL, wait, or start other works. A callback's own works are completed by the next thread, so it may wait for them.
+// Works that have a future or a callback are completed on these threads, never on the library's own, because callbacks may
+// take the GIL, wait, or start other works. Works that a callback starts are completed by the next thread, so the callback
+// may wait for them.
 class Lanes {
  public:
-  // A forked child has none of its parent's threads, and begins anew.
+  // The lanes of this process. A forked child has no threads of its parent, so it gets its own lanes.
   static Lanes& here() {
     static std::atomic<Lanes*> lanes{nullptr};
     Lanes* found = lanes.load();
     while (!found || found->owner_ != getpid()) {
-      auto* fresh = new Lanes;  // stays as long as the process
+      auto* fresh = new Lanes;  // it is never freed
       if (lanes.compare_exchange_strong(found, fresh)) return *fresh;
       delete fresh;
     }
@@ -38,7 +39,7 @@ class Lanes {
   void push(size_t lane, std::function<void()> job) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (over_) {
-      // The interpreter goes away, and nobody is to be told any more. The job keeps what it has for ever.
+      // The interpreter ends, so the job does not run. It is never freed, because that may need the GIL.
       new std::function<void()>(std::move(job));
       return;
     }
@@ -52,7 +53,7 @@ class Lanes {
     queue.changed.notify_one();
   }
 
-  // No job is begun any more; waits a little for those that run.
+  // From now on no job begins. It waits for this time for those that run.
   void end(Millis limit) {
     std::unique_lock<std::mutex> lock(mutex_);
     over_ = true;

@@ -11,7 +11,7 @@
 
 namespace {
 
-// The functions of libc10d_rs, found at run time, so that this file is built without it.
+// The functions of libc10d_rs. They are found at run time, so the shim is built without the library.
 struct Library {
 #define C10DRS_FUNCTIONS(X)                                                                                         \
   X(abi) X(open) X(failure) X(abort) X(shutdown) X(shrink) X(close) X(error_free) X(run) X(start)           \
@@ -33,14 +33,14 @@ void load(const std::string& path) {
   TORCH_CHECK(found.name, "c10d_rs: ", path, " has no function c10drs_" #name);
   C10DRS_FUNCTIONS(C10DRS_FIND)
 #undef C10DRS_FIND
-  TORCH_CHECK(found.abi() == C10DRS_ABI, "c10d_rs: ", path, " has interface ", found.abi(), ", the shim was built for ",
+  TORCH_CHECK(found.abi() == C10DRS_ABI, "c10d_rs: ", path, " has interface ", found.abi(), ", but the shim was built for ",
               C10DRS_ABI, "; run `python -m c10d_rs build`");
   lib = found;
 }
 
 c10drs_text text(const std::string& s) { return {s.data(), s.size()}; }
 
-// One handle of the library's, which groups and their works share.
+// A group of the library. The backend and its calls share it.
 struct Group {
   explicit Group(c10drs_group* group) : raw(group) {}
   ~Group() { lib.close(raw); }

@@ -1,4 +1,4 @@
-// The ops: each describes its call.
+// The ops. Each describes its call.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ class Backend final : public Member {
  public:
   using Member::Member;
 
-  // -- groups of groups
+  // -- groups made of this one
 
   static c10::intrusive_ptr<Backend> open(const StoreRef& store, int rank, int size, const std::string& name,
                                           const std::string& prefix, OptionsRef options) {
@@ -69,7 +69,7 @@ class Backend final : public Member {
 
   WorkRef allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& o) override {
     auto tensor = one(tensors, "allreduce_sparse");
-    TORCH_CHECK_VALUE(tensor.layout() == at::kSparse, "c10d_rs: sparse tensors are reduced in COO form, not in ",
+    TORCH_CHECK_VALUE(tensor.layout() == at::kSparse, "c10d_rs: all_reduce takes sparse tensors in COO form, not in ",
                       tensor.layout());
     auto limit = timeout_of(o, options_->timeout);
     auto work = begin(OpType::_ALLREDUCE_SPARSE, "c10d_rs:sparse_all_reduce", tensors, limit, ++seq_, {tensors});
@@ -114,7 +114,7 @@ class Backend final : public Member {
     return give(call, OpType::COALESCED, "c10d_rs:reduce_scatter", {outputs}, inputs);
   }
 
-  // -- movements
+  // -- ops that move data
 
   WorkRef broadcast(Tensors& tensors, const c10d::BroadcastOptions& o) override {
     auto call = describe(C10DRS_OP_broadcast, o);
@@ -201,7 +201,7 @@ class Backend final : public Member {
     auto call = describe(C10DRS_OP_all_to_all_single, o);
     call.add(input, Use::Read);
     call.add(output, Use::Write);
-    // Splits count rows; here they count elements. Where one side has splits, the other may have equal parts.
+    // PyTorch counts rows, and the library counts elements. If only one side has splits, the other has equal parts.
     call.input_splits = splits(inputs, input, "input");
     call.output_splits = splits(outputs, output, "output");
     return give(call, OpType::ALLTOALL_BASE, "c10d_rs:all_to_all", {{output}}, {input});
@@ -242,7 +242,7 @@ class Backend final : public Member {
     if (lib.run(group_->raw, call.ready(), nullptr, &error) == 0) return;
     std::string before;
     if (error && error->guilty_len) {
-      // PyTorch's words, which programs look for, then ours.
+      // The text begins like that of Gloo, which programs search for.
       std::string ranks;
       for (size_t i = 0; i < error->guilty_len; ++i) {
         ranks += (i ? ", " : "") + std::to_string(error->guilty[i]);
@@ -283,7 +283,7 @@ class Backend final : public Member {
   static std::vector<uint64_t> splits(const std::vector<int64_t>& rows, const at::Tensor& tensor, const char* side) {
     std::vector<uint64_t> out;
     if (rows.empty()) return out;
-    TORCH_CHECK_VALUE(tensor.dim() > 0, "c10d_rs: all_to_all_single cuts a tensor without dimensions");
+    TORCH_CHECK_VALUE(tensor.dim() > 0, "c10d_rs: all_to_all_single cannot split a tensor without dimensions");
     int64_t height = tensor.size(0), sum = 0;
     int64_t row = height ? tensor.numel() / height : 0;
     for (auto n : rows) {

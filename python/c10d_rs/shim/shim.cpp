@@ -1,6 +1,6 @@
 // PyTorch's c10d::Backend over the C interface of libc10d_rs.
 //
-// Built against the user's PyTorch at first use, from this one file; the others are parts of it.
+// It is built for the installed PyTorch at first use. This is the only source file, and it includes the others.
 
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>
@@ -15,7 +15,7 @@ namespace {
 
 PyObject* error_class = nullptr;
 
-// A Failure as an object of the Python class.
+// Raises a Failure as an object of the Python class.
 void translate(std::exception_ptr p) {
   try {
     if (p) std::rethrow_exception(p);

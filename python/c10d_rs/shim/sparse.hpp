@@ -1,4 +1,4 @@
-// All-reduce of sparse tensors. It needs the result's size before it has room, so it is no call of dense tensors.
+// All-reduce of sparse tensors. The size of the result is not known before, so it is not a call with outputs.
 #pragma once
 
 #include <cstring>
@@ -15,7 +15,7 @@
 
 namespace {
 
-// Jobs one after the other, on a thread that lives as long as there are any.
+// Runs jobs one after the other, on a thread that ends when there are no more.
 class InOrder {
  public:
   void push(std::function<void()> job) {

@@ -1,4 +1,4 @@
-// PyTorch's stores, as the library asks them.
+// Passes the library's requests to a store of PyTorch.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -16,13 +16,13 @@ namespace {
 
 std::vector<uint8_t> bytes(const c10drs_text& t) { return {t.data, t.data + t.len}; }
 
-// PyTorch's TCPStore says aloud, on stderr, that a wait timed out. Short ones are to time out now and then, so they look.
+// PyTorch's TCPStore prints a warning when a wait times out. Short waits often do, so they poll.
 void await_keys(c10d::Store& store, const std::vector<std::string>& keys, Millis limit) {
   if (limit > Millis(2000)) return store.wait(keys, limit);
   auto until = std::chrono::steady_clock::now() + limit;
   for (Millis pause(1); !store.check(keys); pause = std::min(pause * 2, Millis(20))) {
     auto now = std::chrono::steady_clock::now();
-    TORCH_CHECK(now < until, "not there after ", limit.count(), " ms");
+    TORCH_CHECK(now < until, "no such key after ", limit.count(), " ms");
     std::this_thread::sleep_until(std::min(now + pause, until));
   }
 }
@@ -62,12 +62,12 @@ int ask_store(void* context, uint32_t verb, const c10drs_text* args, size_t len,
 
 void release_store(void* context) { delete static_cast<c10::intrusive_ptr<c10d::Store>*>(context); }
 
-// A prefix store's own prefix, and the store below it.
+// Gives access to the prefix of a prefix store.
 struct Opened : c10d::PrefixStore {
   static std::string prefix(c10d::PrefixStore& store) { return store.*(&Opened::prefix_); }
 };
 
-// The store below all prefixes, and these, outermost first.
+// The store without its prefixes, and the prefixes, outermost first.
 std::pair<c10::intrusive_ptr<c10d::Store>, std::vector<std::string>> unwrap(c10::intrusive_ptr<c10d::Store> store) {
   std::vector<std::string> prefixes;
   while (auto* prefix = dynamic_cast<c10d::PrefixStore*>(store.get())) {
@@ -77,7 +77,7 @@ std::pair<c10::intrusive_ptr<c10d::Store>, std::vector<std::string>> unwrap(c10:
   return {store, prefixes};
 }
 
-// A connection of our own, where the store has such a thing: a wait in one thread keeps others from using it.
+// A second connection to the store, if it can make one, because a thread that waits on a connection blocks the others.
 c10::intrusive_ptr<c10d::Store> own(const c10::intrusive_ptr<c10d::Store>& store) {
   if constexpr (requires { store->clone(); }) {
     try {

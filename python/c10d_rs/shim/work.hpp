@@ -1,4 +1,4 @@
-// Works: one op, or several as one.
+// Works: the work of one op, and the work of several ops.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -52,8 +52,8 @@ class OpWork final : public c10d::Work {
   void synchronize() override {}
 
   float getDuration() const override {
-    TORCH_CHECK(timed_, "c10d_rs: get_duration() needs `_enable_collectives_timing()` first");
-    TORCH_CHECK(known(), "c10d_rs: get_duration() of a work that is not over");
+    TORCH_CHECK(timed_, "c10d_rs: call `_enable_collectives_timing()` before get_duration()");
+    TORCH_CHECK(known(), "c10d_rs: get_duration() of an op that is not finished");
     return std::chrono::duration<float, std::milli>(ended_ - began_).count();
   }
 
@@ -66,7 +66,7 @@ class OpWork final : public c10d::Work {
       facts->rank = rank_;
       throw Failure("Work.wait",
                     c10::str("Operation timed out! Work.wait: ", facts->op, " seq ", seq_, " on rank ", rank_,
-                             " is not over after ", timeout.count(), " ms; it goes on"),
+                             " is not finished after ", timeout.count(), " ms, and continues"),
                     facts);
     }
     auto error = exception();
@@ -74,7 +74,7 @@ class OpWork final : public c10d::Work {
     return true;
   }
 
-  void abort() override { TORCH_CHECK(false, "c10d_rs: a single work is not aborted; abort the group"); }
+  void abort() override { TORCH_CHECK(false, "c10d_rs: a single op cannot be aborted; abort the group"); }
 
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
     return future(future_, [] { return c10::ListType::create(c10::TensorType::get()); });
@@ -84,20 +84,20 @@ class OpWork final : public c10d::Work {
     return future(result_, []() -> c10::TypePtr { return c10::IntType::get(); });
   }
 
-  // All outputs, of whichever list.
+  // The outputs of all lists.
   Tensors flat() const {
     Tensors all;
     for (auto& list : lists_) all.insert(all.end(), list.begin(), list.end());
     return all;
   }
 
-  // From here on it is measured how long the op takes.
+  // Measures how long the op takes from now on.
   void time() {
     timed_ = true;
     began_ = std::chrono::steady_clock::now();
   }
 
-  // Has the work completed by a thread of its own, whether or not somebody waits for it.
+  // Lets a lane complete the work, even if nobody waits for it.
   void watch() {
     if (!rust_ || watched_.exchange(true)) return;
     auto* self = new c10::intrusive_ptr<OpWork>(c10::intrusive_ptr<OpWork>::reclaim_copy(this));
@@ -108,7 +108,7 @@ class OpWork final : public c10d::Work {
     }
   }
 
-  // The outcome is known: tensors first, then futures, then whoever waits.
+  // Sets the outcome: first the tensors are written, then futures are completed, then waiting threads continue.
   void settle(std::exception_ptr error, int source) {
     if (claimed_.exchange(true)) {
       await();
@@ -140,14 +140,14 @@ class OpWork final : public c10d::Work {
 
   c10drs_work* rust_ = nullptr;
   std::shared_ptr<Loan> loan_;
-  // What the future has: a list of tensors, or a list of lists.
+  // The value of the future: a list of tensors, or a list of lists.
   std::vector<Tensors> lists_;
   const Ranks global_;
 
  private:
   bool known() const { return known_.load(std::memory_order_acquire); }
 
-  // Asks the library for the outcome. false: the op is not over.
+  // Asks the library for the outcome. It returns false if the op is not finished.
   bool ask(int64_t millis) {
     if (!rust_) {
       await();
@@ -161,7 +161,7 @@ class OpWork final : public c10d::Work {
     return true;
   }
 
-  // Another thread has the outcome, and is about to tell it.
+  // Waits for the thread that sets the outcome.
   void await() {
     c10::intrusive_ptr<c10::ivalue::Future> future;
     {
@@ -169,7 +169,7 @@ class OpWork final : public c10d::Work {
       settled_.wait(lock, [this] { return known(); });
       future = future_;
     }
-    // Not for its callbacks, of which this may be one.
+    // It does not wait for callbacks, since this may be one.
     if (future && !future->completed()) future->wait();
   }
 
@@ -197,7 +197,7 @@ class OpWork final : public c10d::Work {
         future.markCompleted(value());
       }
     } catch (const std::exception& e) {
-      TORCH_WARN("c10d_rs: a callback of a future failed: ", e.what());
+      TORCH_WARN("c10d_rs: a callback of a future raised: ", e.what());
     }
   }
 
@@ -231,7 +231,7 @@ class OpWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> future_, result_;
 };
 
-// Several works as one: what endCoalescing gives.
+// The work of several ops, which endCoalescing returns.
 class Batch final : public c10d::Work {
  public:
   Batch(int rank, std::vector<c10::intrusive_ptr<OpWork>> works)
