@@ -1,4 +1,5 @@
-//! Messages that go, or are here, at once: for a caller that waits, a small message needs neither a job nor a place in a line.
+//! Messages that are sent, or have arrived, at once. A small message of a caller that waits then needs neither a job
+//! nor a place in a queue.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -12,18 +13,20 @@ use super::state::MessageState;
 use crate::link::Item;
 use crate::pause::Looks;
 
-/// What a look found.
+/// The result of one attempt.
 enum Found {
-    /// The message went, or has come.
+    /// The message was sent or received.
     Done,
-    /// Nothing yet.
+    /// The message to receive has not come yet.
     Nothing,
-    /// Something that is not for here: other calls are in flight, or another message came.
+    /// The call cannot be done here: other messages are in flight, the link cannot take the message at once, or another
+    /// message came.
     Other,
 }
 
 impl Messages {
-    /// Does the call if it takes no longer than a few looks. `None`: nothing was done.
+    /// Runs the call if that takes no longer than a few checks. Returns `None` if the call was not run; then nothing
+    /// was sent or received.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
         let mut looks = Looks::new(self.oversubscribed);
@@ -31,7 +34,8 @@ impl Messages {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));
             }
-            // Others who use the links move what is in flight, which may be what this call waits for.
+            // If another thread holds the lock, it moves the messages in flight, and this call may be waiting for one
+            // of them.
             match self.state.try_lock()?.at_once(request) {
                 Found::Done => return Some(Ok(())),
                 Found::Nothing if looks.another() => {}
@@ -52,7 +56,8 @@ impl MessageState {
         found.unwrap_or(Found::Other)
     }
 
-    /// A broken link is found again by whoever the call is left to.
+    /// Sends the message if the link takes it at once. A broken link is not reported here but by the job that the call
+    /// becomes.
     #[inline]
     fn send_at_once(&mut self, request: &Request, span: &Span) -> Option<Found> {
         let peer = self.peers.get_mut(request.params.peer as usize)?.as_mut()?;
@@ -61,7 +66,7 @@ impl MessageState {
             return None;
         }
         let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
-        // SAFETY: a tensor of a call that this backend holds.
+        // SAFETY: the span belongs to a request that this backend is running, so its `len` bytes are readable.
         unsafe { peer.link.write_item(&head, at, len) }.ok()?.then(|| {
             self.patience = self.patience.max(request.timeout);
             Found::Done
@@ -83,13 +88,14 @@ impl MessageState {
             Item::Elsewhere => return None,
         };
         let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
-        // SAFETY: so many bytes are shown, if there are as many; they may begin anywhere.
+        // SAFETY: the item has `there` bytes, which is enough by the first condition; the read is unaligned.
         if there != HEADER + len || unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != head {
             return None;
         }
-        // SAFETY: the item shows `len` bytes more; the tensor is one of a call that this backend holds.
+        // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
+        // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // Small items are never lent.
+        // Small items are never lent, so this cannot fail.
         let _ = peer.link.consume(HEADER + len);
         Some(Found::Done)
     }

@@ -1,4 +1,4 @@
-//! The data about a job in flight.
+//! What the backend keeps about a job in flight.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::mesh::Wait;
 /// A longer timeout counts as no deadline.
 pub(super) const ENDLESS: Duration = Duration::from_secs(1 << 29);
 
-/// A receive without a message.
+/// A receive whose message has not come.
 pub(super) struct Posted {
     pub(super) ticket: Ticket,
     /// The sender; `None`: any rank.
@@ -19,7 +19,7 @@ pub(super) struct Posted {
     pub(super) job: Job,
 }
 
-/// The data about a job in flight.
+/// What the backend keeps about a job in flight.
 pub(super) struct Live {
     pub(super) ticket: Ticket,
     /// Whether no thread waits inside the call.
@@ -28,17 +28,17 @@ pub(super) struct Live {
     pub(super) fingerprint: Fingerprint,
     pub(super) peer: Option<u32>,
     pub(super) deadline: Option<Instant>,
-    /// When it was first found waiting.
+    /// The time at which the job was first found waiting.
     pub(super) since: Option<Instant>,
-    /// Whether it was reported, or must not be.
+    /// Whether its wait has been reported.
     pub(super) told: bool,
-    /// Whether it waits for something that may not come during the life of the group.
+    /// Whether the job has no deadline. Its message may never come.
     pub(super) endless: bool,
 }
 
 impl Live {
-    /// The wait, as other ranks are told of it. Both ends of a message have the same fingerprint; the op tells which
-    /// end this is.
+    /// Returns the wait, as it is reported to other ranks. Both ends of a message have the same fingerprint; the op
+    /// distinguishes them.
     pub(super) fn wait(&self) -> Wait {
         let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }

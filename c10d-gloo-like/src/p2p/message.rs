@@ -13,7 +13,7 @@ pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     pub(super) fingerprint: Fingerprint,
-    /// Bytes that follow.
+    /// The number of bytes that follow.
     pub(super) len: u64,
 }
 
@@ -42,11 +42,11 @@ impl Header {
 pub(super) struct Outgoing {
     pub(super) job: Job,
     head: [u8; HEADER],
-    /// The bytes that the link took, including the header.
+    /// The number of bytes that the link has taken, including the header.
     done: usize,
 }
 
-/// The one span of a message's job.
+/// Returns the only span of a message's job.
 fn span(job: &Job) -> &Span {
     let request = job.request();
     request.inputs().first().unwrap_or_else(|| &request.outputs()[0])
@@ -58,17 +58,17 @@ impl Outgoing {
         Outgoing { job, head, done: 0 }
     }
 
-    /// Whether the link has taken no byte of it.
+    /// Whether the link has taken no byte of the message.
     pub(super) fn is_unsent(&self) -> bool {
         self.done == 0
     }
 
-    /// Writes as many bytes as the link takes. Returns whether anything moved, and whether that was all.
+    /// Writes as many bytes as the link takes. Returns whether anything moved, and whether the message is complete.
     pub(super) fn write(&mut self, link: &mut Link) -> Result<(bool, bool)> {
         let span = span(&self.job);
         let total = HEADER + span.bytes();
         let Some(body) = span.host_ptr() else { return Ok((false, true)) };
-        // SAFETY: the bytes of the job's input, which are readable as long as the job is here.
+        // SAFETY: the job is held here, so the bytes of its input stay readable.
         if self.done == 0 && unsafe { link.write_item(&self.head, body, span.bytes()) }? {
             self.done = total;
             return Ok((true, true));
@@ -77,7 +77,7 @@ impl Outgoing {
         while self.done < total {
             let head = &self.head[self.done.min(HEADER)..];
             let from = self.done.saturating_sub(HEADER);
-            // SAFETY: the bytes of the job's input from `from` on, which are readable as long as the job is here.
+            // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
             let n = unsafe { link.write(head, body.add(from), span.bytes() - from) }?;
             if n == 0 {
                 return Ok((moved, false));
@@ -98,7 +98,7 @@ pub(super) struct PartialHeader {
 }
 
 impl PartialHeader {
-    /// Whether nothing of a message has come.
+    /// Whether no byte of a header has been read.
     pub(super) fn is_empty(&self) -> bool {
         self.done == 0
     }
@@ -106,7 +106,7 @@ impl PartialHeader {
     /// Reads available bytes. Returns whether anything moved, and the header once it is complete.
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, Option<Header>)> {
         let rest = &mut self.bytes[self.done..];
-        // SAFETY: a slice of our own.
+        // SAFETY: the pointer and the length are those of a slice of `self`.
         let n = unsafe { link.read(rest.as_mut_ptr(), rest.len()) }?;
         self.done += n;
         if self.done < HEADER {
@@ -121,7 +121,7 @@ impl PartialHeader {
 pub(super) enum Target {
     /// The buffer of a receive.
     Job(Job),
-    /// Memory of the backend, until a receive asks for the message.
+    /// Memory of the backend, for a message that no receive has asked for yet.
     Kept(Vec<u8>),
 }
 
@@ -138,7 +138,7 @@ impl Incoming {
         Incoming { header, target, done: 0 }
     }
 
-    /// Reads available bytes. Returns whether anything moved, and whether that was all.
+    /// Reads available bytes. Returns whether anything moved, and whether the message is complete.
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, bool)> {
         let (at, len) = match &mut self.target {
             Target::Job(job) => {
@@ -150,7 +150,8 @@ impl Incoming {
         };
         let mut moved = false;
         while self.done < len {
-            // SAFETY: the rest of the receive's buffer, which is ours as long as the job is here, or of our own vector.
+            // SAFETY: these are the remaining bytes of the receive's buffer, which stays writable while the job is held
+            // here, or of the vector.
             let n = unsafe { link.read(at.add(self.done), len - self.done) }?;
             if n == 0 {
                 return Ok((moved, false));
@@ -168,7 +169,7 @@ pub(super) fn deliver(kept: &[u8], job: &Job) {
     let span = span(job);
     if let Some(at) = span.host_ptr() {
         let len = kept.len().min(span.bytes());
-        // SAFETY: the buffer of a job that is here, not longer than either side.
+        // SAFETY: the job is held here, so its buffer is writable, and `len` exceeds neither side.
         unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), at, len) };
     }
 }

@@ -1,7 +1,7 @@
 //! Messages between two ranks, matched by peer and tag.
 //!
-//! A thread that waits for a message moves all messages of this rank. Messages that no receive asked for yet are kept,
-//! up to a limit; beyond it their sender has to wait.
+//! A thread that waits for a message moves all messages of this rank. Messages that no receive has asked for yet are
+//! kept, up to a limit. Beyond the limit, their sender has to wait.
 
 mod at_once;
 mod live;
@@ -38,13 +38,13 @@ use waits::Long;
 /// sending to each other, each waiting for the other to receive.
 const STALL: Duration = Duration::from_millis(1);
 
-/// How long nothing moves before the peers are asked for their calls.
+/// How long nothing moves before the peers are asked about their calls.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a query waits for threads that use the links.
+/// How long [`Messages::waits`] waits for threads that use the links.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// How long a cancellation waits for them.
+/// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
 /// The point-to-point ops of one rank.
@@ -55,7 +55,7 @@ pub(crate) struct Messages {
     oversubscribed: bool,
     /// The sockets to poll while other threads use the links; none for shared memory.
     sockets: Vec<Option<Arc<TcpStream>>>,
-    /// Signalled when a job comes for the thread, or when it may end.
+    /// Signalled when there is a job for the thread of started ops, or when that thread may end.
     news: Condvar,
 }
 
@@ -71,7 +71,8 @@ impl Messages {
         Messages { state, health, segment, oversubscribed, sockets, news: Condvar::new() }
     }
 
-    /// The waits of the calls in flight, and how many calls there were. `None` while the links are in use.
+    /// Returns the waits of the calls in flight, and how many calls there were. Returns `None` if other threads use the
+    /// links for more than 1 ms.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }
@@ -173,7 +174,7 @@ impl Messages {
             self.health.speak_of_message(wait, others, lasted, deadline);
         }
         if let Some((fingerprint, wait)) = late {
-            // Fails the group, and so all jobs in flight at the next check.
+            // This fails the group, and thereby all jobs in flight at the next check.
             self.health.timed_out(&fingerprint, &wait);
         }
     }
@@ -186,7 +187,7 @@ impl Messages {
         }
     }
 
-    /// The thread for started ops.
+    /// Runs on the thread for started ops.
     fn serve(&self) {
         loop {
             {
@@ -208,7 +209,7 @@ impl Messages {
         }
     }
 
-    /// It runs without the lock, since a waker may call again.
+    /// Completes these jobs. This runs without the lock, since a waker may call the backend again.
     fn complete(&self, finished: Finished) {
         let jobs = finished.len();
         for (job, result) in finished {
@@ -220,13 +221,13 @@ impl Messages {
     }
 
     /// Returns these jobs if no message was matched with any of them and nothing of them was sent; otherwise none. A
-    /// message that is being received into memory of the backend is matched with a receive only when it is complete. It
-    /// also returns none if other threads use the links for so long that it could not return soon.
+    /// message that is being received into memory of the backend is matched with a receive only when it is complete.
+    /// Returns none, too, if other threads use the links for more than 1 s.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }
 
-    /// Closes the queue: the thread ends when nothing is in flight.
+    /// Makes the thread for started ops end when no started job is in flight.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.news.notify_one();

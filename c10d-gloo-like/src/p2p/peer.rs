@@ -11,12 +11,12 @@ pub(super) struct Peer {
     pub(super) link: Link,
     pub(super) outgoing: VecDeque<(Ticket, Outgoing)>,
     pub(super) partial: PartialHeader,
-    /// A message whose header was read and for which there is no room yet.
+    /// The header of a message for whose bytes there is no room yet.
     pub(super) held: Option<Header>,
     pub(super) incoming: Option<(Ticket, Incoming)>,
     /// Whether the connection ended after a complete message.
     pub(super) ended: bool,
-    /// Messages that no receive asked for yet, in order of arrival.
+    /// Messages that no receive has asked for yet, in order of arrival.
     pub(super) kept: VecDeque<(Header, Vec<u8>)>,
     pub(super) kept_bytes: usize,
 }
@@ -35,7 +35,7 @@ impl Peer {
         }
     }
 
-    /// Whether no message from the peer is here in part, or whole and not asked for.
+    /// Whether no message from the peer has been received in part, or is kept.
     #[inline]
     pub(super) fn is_between_messages(&self) -> bool {
         self.kept.is_empty() && self.incoming.is_none() && self.held.is_none() && self.partial.is_empty()

@@ -13,18 +13,19 @@ use crate::mesh::Health;
 /// The unfinished messages of a rank that leaves.
 #[derive(Default)]
 pub(crate) struct Unsettled {
-    /// Whether a message is in flight.
+    /// Whether messages are in flight.
     pub(crate) in_flight: bool,
-    /// The ranks for which those wait.
+    /// The ranks for which these messages wait.
     pub(crate) waits_for: Vec<u32>,
-    /// The ranks that have yet to receive what was sent.
+    /// The ranks that have yet to receive what was sent to them.
     pub(crate) untaken: Vec<u32>,
 }
 
 impl Messages {
-    /// Waits until nothing is in flight and the peers have received everything. It returns at `deadline`, or after the
-    /// longest time that a send had, with the ranks that are named in the answer. Meanwhile it receives messages that
-    /// no receive asked for, since a peer that must receive something may be waiting for that.
+    /// Waits until nothing is in flight and the peers have received everything, and returns what is unfinished. It
+    /// returns by `deadline`; for peers that have yet to receive, it waits no longer than the longest timeout of a
+    /// send. Meanwhile it receives messages that no receive has asked for, since a peer may have to send them before it
+    /// can receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
@@ -37,18 +38,18 @@ impl Messages {
         left
     }
 
-    /// The unfinished messages now.
+    /// Returns the unfinished messages.
     pub(crate) fn unsettled(&self) -> Unsettled {
         self.state.lock().unsettled(&self.health)
     }
 
-    /// Whether finished messages have yet to reach a peer; `None`: another thread is busy with them.
+    /// Whether peers have yet to receive finished messages. Returns `None` if another thread uses the links.
     pub(crate) fn untaken(&self) -> Option<bool> {
         let state = self.state.try_lock()?;
         Some(!state.unsettled(&self.health).untaken.is_empty())
     }
 
-    /// Ends the links, unless a message is in flight.
+    /// Ends the streams to the peers, unless a message is in flight.
     pub(crate) fn finish(&self) {
         let state = self.state.lock();
         if state.is_idle() {
@@ -58,12 +59,13 @@ impl Messages {
 }
 
 impl MessageState {
-    /// The links to the peers, by rank.
+    /// Returns the links to the peers, by rank.
     pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
     }
 
-    /// The ranks for which the messages in flight wait, and those that have yet to receive what was sent.
+    /// Returns the ranks for which the messages in flight wait, and those that have yet to receive what was sent to
+    /// them.
     pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
         let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
         waits_for.sort_unstable();
@@ -72,7 +74,7 @@ impl MessageState {
         Unsettled { in_flight: !self.is_idle(), waits_for, untaken: untaken.map(|(rank, _)| rank).collect() }
     }
 
-    /// The ranks that a message waits for.
+    /// Returns the ranks for which a message waits.
     fn waited_for(&self, live: &Live) -> Vec<u32> {
         let everybody = || (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some()).collect();
         live.peer.map_or_else(everybody, |peer| vec![peer])

@@ -14,10 +14,10 @@ use super::ticket::{Finished, Ticket};
 use crate::link::Link;
 use crate::mesh::Health;
 
-/// The largest number of bytes that are kept of messages from one peer that no receive asked for. More stay at the
-/// peer.
+/// The largest number of bytes of unexpected messages (that no receive has asked for) that are kept for one peer. A
+/// message beyond this is not read until there is room, or until a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of such messages, since short ones cost memory, too.
+/// The largest number of unexpected messages that are kept for one peer, since short ones cost memory, too.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.
@@ -30,13 +30,13 @@ pub(super) struct Wants {
 }
 
 pub(super) struct MessageState {
-    /// One per rank; `None` for this rank.
+    /// The peers, by rank; `None` for this rank.
     pub(super) peers: Vec<Option<Peer>>,
-    /// The receives without a message, in the order in which they were posted.
+    /// The receives whose message has not come, in the order in which they were posted.
     pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
     pub(super) next: u64,
-    /// The number of finished jobs that have not been completed.
+    /// The number of jobs that have left `live` and are not completed yet.
     untold: usize,
     /// The longest timeout of a send so far.
     pub(super) patience: Duration,
@@ -137,8 +137,7 @@ impl MessageState {
         finished.push((job, result));
     }
 
-    /// Moves all data that can move. With `all`, it also receives messages that no receive asked for. Returns whether
-    /// anything moved.
+    /// Moves all data that can move. With `all`, unexpected messages are received, too. Returns whether anything moved.
     pub(super) fn pump(&mut self, health: &Health, all: bool, finished: &mut Finished) -> bool {
         let mut moved = false;
         for rank in 0..self.peers.len() as u32 {
@@ -148,7 +147,8 @@ impl MessageState {
         moved
     }
 
-    /// Lists the links that a sleeper waits for; with `all`, as in [`MessageState::pump`].
+    /// Puts into `list` the links whose events a thread must wait for if it made no progress. With `all`, it waits for
+    /// unexpected messages, too, as in [`MessageState::pump`].
     pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
@@ -222,7 +222,7 @@ impl MessageState {
                         moved = true;
                         header
                     }
-                    // The peer left after its last message. A receive from any rank waits for the others.
+                    // The peer left after its last message. A receive from any rank then waits for the other ranks.
                     Err(_) if !named && peer.partial.is_empty() => {
                         peer.ended = true;
                         return moved;
@@ -239,7 +239,8 @@ impl MessageState {
         }
     }
 
-    /// Finds memory for a message. `false`: the message has to wait.
+    /// Starts to receive a message, into the buffer of its receive or into memory of the backend. Returns `false` if
+    /// there is no room for the message yet, or if it contradicts its receive, which has then ended with an error.
     fn begin(&mut self, rank: u32, header: Header, health: &Health, finished: &mut Finished) -> bool {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         if let Some(at) = self.posted.iter().position(wants) {
@@ -266,7 +267,7 @@ impl MessageState {
         true
     }
 
-    /// Handles a complete message that no receive had asked for; a receive may have come by now.
+    /// Handles a complete message that no receive had asked for when it began. A receive may have been posted since.
     fn arrived(&mut self, rank: u32, header: Header, bytes: Vec<u8>, health: &Health, finished: &mut Finished) {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         let Some(at) = self.posted.iter().position(wants) else {
@@ -313,7 +314,7 @@ impl MessageState {
         taken
     }
 
-    /// Ends everything in flight.
+    /// Ends all jobs in flight with this error.
     pub(super) fn fail_all(&mut self, cause: &Error, finished: &mut Finished) {
         let before = finished.len();
         let mut end = |job: Job| finished.push((job, Err(cause.clone())));
@@ -329,7 +330,7 @@ impl MessageState {
     }
 }
 
-/// Compares a receive with its message.
+/// Checks that a message has the fingerprint and the length that its receive expects. If not, fails the group.
 fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     let mine = &job.request().fingerprint;
     if mine.disagreement(&header.fingerprint).is_some() {
@@ -337,13 +338,15 @@ fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     }
     let expected: u64 = job.request().outputs().iter().map(|s| s.bytes() as u64).sum();
     if header.len != expected {
-        let what = format!("a message of {} bytes came where {expected} were announced", header.len);
+        let sent = header.len;
+        let what = format!("rank {rank} sent {sent} bytes, but the buffer of this rank's receive has {expected} bytes");
         return Err(health.fail(Error::new(ErrorKind::Protocol, what).guilty([rank]).phase(Phase::Announce)));
     }
     Ok(())
 }
 
-/// Handles a broken link: the peer is gone, unless that is known already.
+/// Handles a broken link. If the peer's connection has ended, this finds out why and fails the group. Any other error
+/// fails the group at once.
 fn broken(rank: u32, error: &Error, health: &Health) {
     match error.kind() {
         ErrorKind::PeerDead { how } => drop(health.lost(rank, how)),

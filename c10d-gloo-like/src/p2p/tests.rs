@@ -1,4 +1,4 @@
-//! Cancelling several messages at once: all are cancelled or none, which a group's handles cannot show.
+//! Several messages are cancelled at once: all of them or none. This cannot be tested through a group's handles.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use c10d_core::backend::{Backend, Capabilities, Job, JobId, Provider, Registrati
 use c10d_core::sync::Mutex;
 use c10d_core::{Builder, DispatchKey, Error, ErrorKind, Result, Status, op};
 
-/// The backend, and the messages that it got.
+/// A backend that passes all jobs on, and records the messages that it gets.
 struct Spy {
     inner: Arc<dyn Backend>,
     seen: Mutex<Vec<JobId>>,
 }
 
-// SAFETY: it passes jobs on to a backend that fulfils the contract.
+// SAFETY: every job is passed on to a backend that fulfils the contract.
 unsafe impl Backend for Spy {
     fn name(&self) -> &'static str {
         "spy"
@@ -74,7 +74,7 @@ fn all_are_taken_back_or_none() {
             while !b.is_done() {
                 std::thread::yield_now();
             }
-            // One has its message, so the other also remains.
+            // Receive `b` has its message, so receive `a` stays, too.
             assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
             let jobs = spy.cancel(&[id_c, id_a])?;
             let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();

@@ -9,9 +9,9 @@ use smallvec::SmallVec;
 pub(super) struct Ticket(pub(super) u64);
 
 impl Ticket {
-    /// The number of messages that belong to no job.
+    /// The ticket of messages that belong to no job.
     pub(super) const NONE: Ticket = Ticket(u64::MAX);
 }
 
-/// Finished jobs. They are completed without the lock, since completing may run a user's waker.
+/// Finished jobs. They are completed without the lock, since completing a job may run a user's waker.
 pub(super) type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;

@@ -14,14 +14,14 @@ use crate::mesh::{Health, WAITS, Wait};
 /// A message that has waited long.
 pub(super) struct Long {
     pub(super) wait: Wait,
-    /// How many others have waited long, too.
+    /// The number of other messages that have waited long, too.
     pub(super) others: usize,
     pub(super) lasted: Duration,
     pub(super) deadline: Instant,
 }
 
 impl MessageState {
-    /// A peer that left although a job still needs data from it.
+    /// Returns a peer that has left although a job still needs data from it. `quiet` is the time since anything moved.
     pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
         let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
         let all_left = || {
@@ -35,8 +35,8 @@ impl MessageState {
         })
     }
 
-    /// The waits of the calls in flight, and how many calls there were. If a thread waits inside a call, started calls
-    /// do not count, since they may be meant to wait.
+    /// Returns the waits of the calls in flight, and how many calls there were. If a thread waits inside a call,
+    /// started calls are left out, since they may be meant to wait.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);
@@ -49,7 +49,8 @@ impl MessageState {
         self.live.iter().any(|l| !l.endless)
     }
 
-    /// The calls that have waited this long and were not reported, represented by the first of them.
+    /// Marks the calls that have waited for `after` and were not reported as reported. Returns the first of them, and
+    /// the number of the others.
     pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
         let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let long = |l: &&mut Live| !l.told && !l.endless && waited(l) >= after;
@@ -63,7 +64,7 @@ impl MessageState {
         first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
     }
 
-    /// The call whose deadline has passed, and its wait.
+    /// Returns a call whose deadline has passed, and its wait.
     pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
         let peers = &self.peers;
         let posted = &self.posted;
@@ -78,7 +79,7 @@ impl MessageState {
     }
 }
 
-/// The deadline of a job in any of the queues.
+/// Returns the deadline of a job, which is in one of these queues.
 fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Option<Instant> {
     let receive = posted.iter().find(|p| p.ticket == ticket).map(|p| p.job.request());
     let mut on_the_way = peers.iter().flatten().filter_map(|peer| {
