@@ -10,7 +10,7 @@ pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Header {
     pub(super) fingerprint: Fingerprint,
-    /// Bytes of payload from the sender to the receiver in this op.
+    /// The number of payload bytes that the sender sends to the receiver in this op.
     pub(super) total: u64,
 }
 
@@ -31,7 +31,7 @@ impl Header {
     }
 }
 
-/// The error if the calls agree, but not on how much `peer` sends to this rank.
+/// Makes the error for calls that agree except in the number of bytes that `peer` sends to this rank.
 #[cold]
 pub(super) fn length_error(peer: u32, uneven: bool, elem: usize, mine: u64, theirs: u64) -> Error {
     let elem = elem.max(1) as u64;

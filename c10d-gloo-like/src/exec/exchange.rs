@@ -1,5 +1,6 @@
-//! Ops so small that every item goes the shortest way of its link: all is written at once, and what comes is used where it
-//! lies. Whoever is not answered at once goes on by the plan of the same op, in which what was written counts as sent.
+//! Exchanges: ops whose items are so small that they fit into mailboxes. A rank writes all its items at once, and uses
+//! those of its peers in place. If an item cannot be written, or does not come at once, the rank goes on by the plan of
+//! the same op, in which the items that it has written count as sent.
 #![allow(unsafe_code)]
 
 use std::{hint, ptr};
@@ -14,12 +15,12 @@ use super::failure::broken;
 use crate::link::{Item, Link};
 use crate::pause::Looks;
 
-/// The largest world for which this is done.
+/// The largest world in which small ops are exchanges.
 pub(crate) const MOST_RANKS: u32 = 8;
-/// The largest item.
+/// The largest payload of an item, in bytes.
 pub(crate) const MOST_BYTES: usize = 1 << 10;
 
-/// Bytes of a tensor.
+/// The bytes of a tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes {
     pub(crate) at: *mut u8,
@@ -30,21 +31,21 @@ impl Bytes {
     /// No bytes.
     pub(crate) const NONE: Bytes = Bytes { at: ptr::NonNull::dangling().as_ptr(), len: 0 };
 
-    /// All bytes of a tensor; none of one that is not in host memory.
+    /// Returns all bytes of a tensor; none if the tensor is not in host memory.
     #[inline]
     pub(crate) fn of(span: &Span) -> Bytes {
         span.host_ptr().map_or(Bytes::NONE, |at| Bytes { at, len: span.bytes() })
     }
 }
 
-/// The bytes that go to each rank, or come from it.
+/// The bytes that are sent to each rank, or come from each rank.
 #[derive(Clone, Copy)]
 pub(crate) enum Parts<'a> {
-    /// The same for each.
+    /// The same bytes for each rank.
     Whole(Bytes),
-    /// One block after the other, of this length each.
+    /// One block for each rank. The blocks are consecutive and have this length; this is the first.
     Even(Bytes),
-    /// A tensor for each.
+    /// One tensor for each rank.
     List(&'a [Span]),
 }
 
@@ -58,7 +59,7 @@ impl Parts<'_> {
         }
     }
 
-    /// Whether none is larger than an item may be.
+    /// Whether each part is small enough for an item.
     #[inline]
     pub(crate) fn are_small(&self) -> bool {
         match self {
@@ -68,19 +69,19 @@ impl Parts<'_> {
     }
 }
 
-/// Some of the other ranks.
+/// Which of the other ranks take part.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Others {
     /// None.
     Nobody,
-    /// This one.
+    /// Only this rank.
     One(u32),
     /// All.
     All,
 }
 
 impl Others {
-    /// The ranks, ascending.
+    /// Returns the ranks without rank `me`, in ascending order.
     #[inline]
     fn ranks(self, me: u32, world: u32) -> impl Iterator<Item = u32> + Clone {
         let range = match self {
@@ -92,16 +93,16 @@ impl Others {
     }
 }
 
-/// What becomes of the items that come.
+/// The use of the items that come.
 #[derive(Clone, Copy)]
 pub(crate) enum Use<'a> {
-    /// Each is copied to its block. With `own`, so is what this rank has for itself.
+    /// Each item is copied to its block. With `own`, the block that this rank sends to itself is copied, too.
     Copied { to: Parts<'a>, own: bool },
-    /// All are reduced, in rank order and with the own bytes.
+    /// All items and this rank's own bytes are reduced, in rank order.
     Reduced { own: Bytes, to: *mut u8, by: Reduction },
 }
 
-/// A small op, as this rank does it. All that it sends is read before anything is written.
+/// An exchange, as one rank does it. Everything that it sends is read before anything is written.
 #[derive(Clone, Copy)]
 pub(crate) struct Exchange<'a> {
     pub(crate) to: Others,
@@ -111,7 +112,7 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Whether all its items are.
+    /// Whether all items are small enough.
     #[inline]
     pub(crate) fn is_small(&self) -> bool {
         let taken = match &self.take {
@@ -122,19 +123,20 @@ impl Exchange<'_> {
     }
 }
 
-/// How far an exchange has come.
+/// How far an exchange came.
 pub(crate) enum Progress {
-    /// To its end.
+    /// The exchange is complete.
     Done,
-    /// The ranks before this one have what this rank sends them; nothing was taken.
+    /// The ranks below this one have been sent their items. Nothing was received.
     Written(u32),
 }
 
 impl Executor {
-    /// Does as much of an exchange as goes without waiting longer than a spin.
+    /// Does an exchange as far as that takes no longer than a spin.
     ///
     /// # Safety
-    /// What the exchange reads is readable, what it writes is writable, and nobody else uses that meanwhile.
+    /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them
+    /// meanwhile.
     #[inline]
     pub(crate) unsafe fn exchange(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<Progress> {
         let (me, world) = (self.rank, self.links.len() as u32);
@@ -146,7 +148,7 @@ impl Executor {
             let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
             let block = exchange.send.of(peer);
             let head = header(&words, block.len);
-            // SAFETY: the caller guarantees that the block is readable.
+            // SAFETY: the caller guarantees that the bytes are readable.
             while !unsafe { link.write_item(&head, block.at, block.len) }.map_err(|e| broken(&self.health, peer, e))? {
                 if !looks.another() {
                     self.has_room = false;
@@ -158,10 +160,12 @@ impl Executor {
                 link.prefetch_item();
             }
         }
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees what the function requires.
         unsafe { self.take(exchange, &words) }
     }
 
+    /// Receives the items, uses them and consumes them.
+    ///
     /// # Safety
     /// As [`Executor::exchange`].
     #[inline]
@@ -184,7 +188,7 @@ impl Executor {
             let shown = await_item(link, &mut looks).map_err(|e| broken(&self.health, peer, e))?;
             match shown.and_then(|shown| payload(shown, words, expected(peer))) {
                 Some(payload) => *item = payload,
-                // Or it is not what it should be.
+                // The item is late, comes in another way, or is not of this call.
                 None => return Ok(Progress::Written(world)),
             }
         }
@@ -193,20 +197,21 @@ impl Executor {
                 for peer in peers.clone().chain(own.then_some(me)) {
                     let to = to.of(peer);
                     let from = if peer == me { exchange.send.of(me).at } else { items[peer as usize] };
-                    // SAFETY: the item has the block's length; the own bytes have, too, since they were validated.
+                    // SAFETY: the item has the length of the block, which `payload` checked. The own bytes have it,
+                    // too, since dispatch validated them.
                     unsafe { ptr::copy(from, to.at, to.len) };
                 }
             }
             Use::Reduced { own, to, by } if own.len > 0 => {
                 items[me as usize] = own.at;
-                // SAFETY: there is a source for each rank of the world, of the own length each.
+                // SAFETY: there is a source for each rank of the world, and each has `own.len` bytes.
                 unsafe { (by.last)(*to, &items[..world as usize], own.len / by.elem, by.scale) };
             }
             Use::Reduced { .. } => {}
         }
         for peer in peers {
             if let Some(Some(link)) = self.links.get_mut(peer as usize) {
-                // Small items are never lent.
+                // Small items are never lent, so this cannot fail.
                 let _ = link.consume(HEADER + expected(peer));
             }
         }
@@ -214,7 +219,7 @@ impl Executor {
     }
 }
 
-/// The header of an item of so many bytes.
+/// Returns the header of an item with `len` bytes of payload.
 #[inline]
 fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
     let mut head = [0; HEADER];
@@ -224,7 +229,8 @@ fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
     head
 }
 
-/// Waits for the next item as long as there are looks. `None`: it comes late, or another way.
+/// Waits for the next item as long as there are checks left. Returns `None` if the item is late, or comes in another
+/// way.
 #[inline]
 fn await_item(link: &mut Link, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {
     loop {
@@ -236,15 +242,15 @@ fn await_item(link: &mut Link, looks: &mut Looks) -> Result<Option<(*const u8, u
     }
 }
 
-/// The payload of an item, if it is one of this call and length.
+/// Returns the payload of an item; `None` if the item is not of this call and length.
 #[inline]
 fn payload((at, len): (*const u8, usize), words: &[u64; 3], expected: usize) -> Option<*const u8> {
     if len != HEADER + expected {
         return None;
     }
-    // SAFETY: so many bytes are shown; they may begin anywhere.
+    // SAFETY: the item has at least `HEADER` bytes; the reads are unaligned.
     let (theirs, total) = unsafe { (at.cast::<[u64; 3]>().read_unaligned(), at.cast::<u64>().add(3).read_unaligned()) };
     let same = theirs.map(u64::from_le) == *words && u64::from_le(total) == expected as u64;
-    // SAFETY: within what is shown.
+    // SAFETY: the item has `HEADER` bytes and more.
     same.then(|| unsafe { at.add(HEADER) })
 }

@@ -19,16 +19,16 @@ use c10d_core::calls::{Doubt, Whom};
 /// A call, as all ranks make it.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
-    /// What all ranks must agree on.
+    /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
-    /// Which op it is.
+    /// The op.
     pub(crate) op: OpKind,
-    /// Its root, if it has one.
+    /// The root, if the op has one.
     pub(crate) root: u32,
 }
 
 impl Call {
-    /// The ranks from which this rank of `world` receives nothing in it, so that it must check afterwards whether they
+    /// Returns the ranks from which `rank` receives nothing in this call, so that it must check afterwards whether they
     /// made the same call.
     #[inline]
     pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
@@ -40,11 +40,11 @@ impl Call {
 pub(crate) struct Op<'a> {
     /// The plan.
     pub(crate) plan: &'a Plan,
-    /// The facts that all ranks must agree on.
+    /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
     /// Whether lengths may differ between ranks. Then only the two ranks of a pair can compare theirs.
     pub(crate) uneven: bool,
-    /// Bytes of an element; 1 if there are none.
+    /// The bytes of an element; 1 if there are no elements.
     pub(crate) elem: usize,
     /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
@@ -55,13 +55,13 @@ pub(crate) struct Op<'a> {
 /// One direction of the traffic with one peer, during one op.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Direction {
-    /// Payload of the op.
+    /// The number of payload bytes in this op.
     pub(super) total: u64,
-    /// How many bytes of the header are done.
+    /// The number of bytes of the header that are done.
     pub(super) head: usize,
-    /// Whether the op has items here.
+    /// Whether the op has items in this direction.
     pub(super) used: bool,
-    /// The last sweep in which an item could not finish, so that later ones had to wait.
+    /// The last sweep in which an item could not be finished, so that later items have to wait.
     pub(super) blocked: u32,
     /// The last sweep in which the link had too few bytes, or no room.
     pub(super) starved: u32,
@@ -73,14 +73,14 @@ pub(super) struct Traffic {
     pub(super) into: Direction,
 }
 
-/// The number of collectives between two checks of the calls of ranks from which this rank heard nothing. The call of a
-/// peer that must be asked is known at the second check after it.
+/// The number of collectives between two checks of the calls of ranks from which this rank received nothing. If a peer
+/// must be asked about a call, its answer is known at the second check after the call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
 /// How long a rank waits for notes before it asks instead. Asking takes about as long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
-/// The same for notes of the hub, which has more work in each call than this rank. Being far ahead of it is useless,
-/// and questions would delay it.
+/// How long a rank waits for notes of the hub, which has more work in each call than this rank. It is useless to be far
+/// ahead of the hub, and questions would delay the hub.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.
@@ -89,12 +89,12 @@ pub(super) const OVER: usize = usize::MAX;
 /// Runs the ops of one lane on one rank, one after the other.
 pub(crate) struct Executor {
     pub(super) rank: u32,
-    /// One per rank; `None` for this rank.
+    /// The links, by rank; `None` for this rank.
     pub(super) links: Vec<Option<Link>>,
     pub(super) health: Arc<Health>,
     pub(super) pause: Pause,
     pub(super) traffic: Vec<Traffic>,
-    /// Bytes done, by step.
+    /// The number of bytes that are done, by step.
     pub(super) done: Vec<usize>,
     /// The steps that are not done, in plan order.
     pub(super) pending: Vec<StepId>,
@@ -102,15 +102,15 @@ pub(crate) struct Executor {
     pub(super) sent: u64,
     /// Whether the peers of the last exchange had room for its items.
     pub(super) has_room: bool,
-    /// Calls begun.
+    /// The number of calls that were begun.
     pub(super) begun: u64,
-    /// The calls in doubt since the last check.
+    /// The calls in doubt that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
     /// Whether calls were in doubt after the last check, or are now.
     pub(super) in_doubt: bool,
     /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,
-    /// The notes for peers that do not share memory. `None` if there are none.
+    /// The notes; `None` if all peers share memory with this rank.
     pub(super) notes: Option<Notes>,
 }
 
@@ -138,18 +138,18 @@ impl Executor {
         }
     }
 
-    /// The links to the peers, for when nothing runs.
+    /// Returns the links to the peers, for use between two ops.
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         (0..).zip(&self.links).filter_map(|(peer, link)| Some((peer, link.as_ref()?)))
     }
 
-    /// How many bytes of payload this rank has sent in all ops so far.
+    /// Returns how many bytes of payload this rank has sent in all ops so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Compares the calls of the others, and waits until the calls before the last check are known. `has_hub` means
-    /// that the last call has a hub.
+    /// Compares the calls of the other ranks, and waits for the answers to earlier questions. `has_hub` means that the
+    /// last call has a hub.
     pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
         self.in_doubt = if self.notes.is_some() {
@@ -160,14 +160,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Compares the calls of the others, without waiting.
+    /// Compares the calls of the other ranks, without waiting.
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
         Ok(())
     }
 
-    /// Returns whether calls are still in doubt. Waits for notes about old ones for `patience`, then asks.
+    /// Compares calls by notes. For notes about calls before the last check, waits up to `patience`, then asks. Returns
+    /// whether calls are still in doubt.
     fn verify_by_notes(&mut self, patience: Duration) -> Result<bool> {
         let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
         let mut open = self.compare_notes(before)?;
@@ -187,7 +188,7 @@ impl Executor {
         if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
     }
 
-    /// Compares the known calls of the peers, including those in their notes.
+    /// Compares the calls of the peers that are known, including those in their notes.
     fn compare_notes(&mut self, before: u64) -> Result<Open> {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);
@@ -196,8 +197,8 @@ impl Executor {
         self.health.compare_calls(&mut self.fresh, agreed, before)
     }
 
-    /// Removes the notes at the place of the next header of `peer`. An error of the link is reported by the op that
-    /// needs it.
+    /// Takes the notes that are in the stream before the next header of `peer`. The op that needs the link reports its
+    /// error.
     pub(super) fn take_notes(&mut self, peer: u32) {
         let (Some(notes), Some(Some(link @ Link::Tcp(_)))) = (&mut self.notes, self.links.get_mut(peer as usize))
         else {
@@ -206,7 +207,7 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            // A header is never lent.
+            // A header is never lent, so this cannot fail.
             let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }

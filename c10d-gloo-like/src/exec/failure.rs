@@ -1,4 +1,4 @@
-//! Decides which rank is at fault when a link breaks or brings unexpected bytes.
+//! Decides which rank is at fault when a link breaks or carries unexpected bytes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long the peers have to tell their calls after a header of another call came.
+/// How long the peers have to report their calls after a header of another call came.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {
-    /// Handles a header of `peer` that is of another call: finds out what the peer called instead of this one.
+    /// Handles a header from `peer` that is of another call: finds out what the peer called instead of this call.
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
         let age = age(theirs, &op.fingerprint);
@@ -36,7 +36,7 @@ impl Executor {
     }
 }
 
-/// The error of a link that broke or brought unexpected bytes.
+/// Handles a link that broke or carried unexpected bytes: fails the group, and returns the error.
 #[cold]
 pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
     match error.kind() {
@@ -45,7 +45,7 @@ pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
     }
 }
 
-/// Negative if `theirs` was called before `mine`, positive if after it.
+/// Compares the order of two calls: negative if `theirs` was called before `mine`, positive if after it.
 pub(super) fn age(theirs: &Fingerprint, mine: &Fingerprint) -> i64 {
     let numbers = i64::from(theirs.seq.wrapping_sub(mine.seq) as i32);
     numbers * 256 + i64::from(theirs.step) - i64::from(mine.step)

@@ -1,7 +1,7 @@
 //! The bytes behind a plan's regions. This is the only part of the executor that accesses memory through pointers.
 //!
-//! The code that adds a piece guarantees its memory until the spaces are cleared. All code here stays inside the
-//! pieces.
+//! The code that adds a piece guarantees that its memory is valid until the spaces are cleared. All code here stays
+//! inside the pieces.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -43,14 +43,15 @@ impl Pieces {
         self.len = 0;
     }
 
-    /// The address of the byte at `offset`, and how many bytes follow in the same piece; none beyond the end.
+    /// Returns the address of the byte at `offset`, and the number of bytes from there to the end of the piece; no
+    /// bytes beyond the end of the space.
     #[inline]
     fn at(&self, offset: usize) -> (*mut u8, usize) {
         let i = if self.list.len() == 1 { 0 } else { self.list.partition_point(|p| p.end <= offset) };
         match self.list.get(i) {
             Some(p) if offset < p.end => {
                 let there = p.end - offset;
-                // SAFETY: `len - there` is below `len`, so inside the piece.
+                // SAFETY: `there` is between 1 and `len`, so the address is inside the piece.
                 (unsafe { p.at.add(p.len - there) }, there)
             }
             _ => (NonNull::dangling().as_ptr(), 0),
@@ -58,18 +59,20 @@ impl Pieces {
     }
 }
 
-/// Memory of the backend on cache lines, kept between ops.
+/// Memory of the backend, aligned to cache lines and kept between ops.
 struct Scratch {
     at: *mut u8,
     len: usize,
 }
 
-/// It allocates more than needed, so that ops of growing size do not allocate each time.
+/// The smallest allocation. Sizes are also rounded up to powers of two, so that ops of growing size do not allocate
+/// each time.
 const LEAST: usize = 4 << 10;
 
 impl Scratch {
     fn layout(len: usize) -> Result<Layout> {
-        Layout::from_size_align(len, 64).map_err(|_| Error::new(ErrorKind::Resource, "no memory is that large"))
+        Layout::from_size_align(len, 64)
+            .map_err(|_| Error::new(ErrorKind::Resource, "intermediate results cannot be that large"))
     }
 
     fn reserve(&mut self, len: usize) -> Result {
@@ -78,7 +81,7 @@ impl Scratch {
         }
         let len = len.max(LEAST).checked_next_power_of_two().unwrap_or(len);
         let layout = Self::layout(len)?;
-        // SAFETY: the layout is not empty.
+        // SAFETY: the size of the layout is at least `LEAST`, not 0.
         let at = unsafe { alloc_zeroed(layout) };
         if at.is_null() {
             let what = format!("no memory for {len} bytes of intermediate results");
@@ -93,7 +96,7 @@ impl Scratch {
         if self.len > 0
             && let Ok(layout) = Self::layout(self.len)
         {
-            // SAFETY: allocated by `reserve` with this layout, and forgotten here.
+            // SAFETY: `reserve` allocated the memory with this layout, and `len` is set to 0, so it is freed once.
             unsafe { dealloc(self.at, layout) };
             self.len = 0;
         }
@@ -118,12 +121,12 @@ pub(crate) struct Spaces {
     memory: Scratch,
     /// The sources of one reduction.
     sources: Vec<*const u8>,
-    /// Short pieces of a region, one after the other.
+    /// Copies of short pieces of a region, one after another.
     joined: Vec<u8>,
 }
 
-// SAFETY: the scratch memory is owned. The pieces are valid by the promises of `add_input` and `add_output`, on any
-// thread.
+// SAFETY: the scratch memory is owned. The pieces are valid on any thread, as the callers of `add_input` and
+// `add_output` guarantee.
 unsafe impl Send for Spaces {}
 
 /// Bytes that a link shows. They are valid until the next operation on that link.
@@ -193,7 +196,8 @@ impl Spaces {
         region.offset.checked_add(region.len).is_some_and(|end| end <= self.space(region.space).len)
     }
 
-    /// The address of byte `done` of the region, and how many bytes of the region follow contiguously.
+    /// Returns the address of byte `done` of the region, and how many bytes of the region, up to `most`, follow
+    /// contiguously.
     #[inline]
     fn part(&self, region: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         let (at, there) = self.space(region.space).at(region.offset + done);
@@ -212,13 +216,13 @@ impl Spaces {
         most: usize,
     ) -> Result<(usize, usize)> {
         let (mut at, mut n) = self.part(from, done, most);
-        // Shared memory may lend the bytes at their place, so they have to stay there.
+        // Over shared memory, the link may lend the bytes in place, so they must not be copied to memory that is reused.
         if n < most.min(JOINED) && n < from.len - done && matches!(link, Link::Tcp(_)) {
             (at, n) = self.join(from, done, most);
         }
-        // The header and all that follows it.
+        // The header is sent with all bytes of the region, so they are a whole item.
         let whole = head.len() == HEADER && n == from.len;
-        // SAFETY: `n` bytes of a piece, or of the joined ones.
+        // SAFETY: `part` or `join` returned `n` bytes, which are valid meanwhile.
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
             true => head.len() + n,
             // SAFETY: as above.
@@ -227,8 +231,8 @@ impl Spaces {
         Ok((taken, head.len() + n))
     }
 
-    /// Copies up to `most` bytes of the region from `done` on, at most [`JOINED`], to one place. Returns that place, which
-    /// is valid until the next call, and their number.
+    /// Copies up to `most` bytes of the region from `done` on, but at most [`JOINED`], to one place. Returns that place,
+    /// which is valid until the next call, and the number of bytes.
     fn join(&mut self, from: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         self.joined.clear();
         self.joined.reserve(JOINED);
@@ -239,23 +243,23 @@ impl Spaces {
             if n == 0 {
                 break;
             }
-            // SAFETY: `n` bytes of a piece, to which nobody writes while the region is sent.
+            // SAFETY: `part` returned `n` bytes of a piece, to which nobody writes while the region is sent.
             self.joined.extend_from_slice(unsafe { slice::from_raw_parts(at, n) });
         }
         (self.joined.as_mut_ptr(), self.joined.len())
     }
 
-    /// Reads into the region from `done` on, within one piece. Returns how many bytes came, and how many were asked
-    /// for.
+    /// Reads into the region from `done` on, within one piece. Returns how many bytes came, and how many were
+    /// requested.
     #[inline]
     pub(super) fn receive(&self, link: &mut Link, to: &Region, done: usize) -> Result<(usize, usize)> {
         let (at, n) = self.part(to, done, to.len - done);
-        // SAFETY: `n` bytes of a piece.
+        // SAFETY: `part` returned `n` bytes of a piece.
         let got = unsafe { link.read(at, n) }?;
         Ok((got, n))
     }
 
-    /// Copies `n` bytes at `done` of one region to the same place of the other.
+    /// Copies `n` bytes at `done` of one region to the same offset of the other.
     pub(super) fn copy(&self, from: &Region, to: &Region, mut done: usize, n: usize) {
         let end = done + n;
         while done < end {
@@ -265,19 +269,20 @@ impl Spaces {
                 return;
             }
             if !ptr::eq(source, target) {
-                // SAFETY: `b` bytes of a piece each. A plan's regions overlap only if they are equal.
+                // SAFETY: both pointers have `b` bytes of a piece. Regions of a plan overlap only if they are equal.
                 unsafe { ptr::copy(source, target, b) };
             }
             done += b;
         }
     }
 
-    /// Begins a reduction. The next shown bytes are its sources.
+    /// Begins a reduction. The bytes that are added next are its sources.
     pub(super) fn begin_sources(&mut self) {
         self.sources.clear();
     }
 
-    /// Adds shown bytes of a link to the sources, or, for `None`, a place for this rank's own region.
+    /// Adds shown bytes of a link to the sources, or, for `None`, a null pointer that stands for this rank's own
+    /// region.
     pub(super) fn source(&mut self, shown: Option<Shown>) {
         self.sources.push(shown.map_or(ptr::null(), |s| s.at));
     }
@@ -303,7 +308,7 @@ impl Spaces {
             }
             for (i, s) in self.sources.iter_mut().enumerate() {
                 if i != mine {
-                    // SAFETY: at most one beyond the `n` bytes shown.
+                    // SAFETY: the sum is at most the end of the `n` bytes that the source shows.
                     *s = unsafe { s.add(b) };
                 }
             }
@@ -311,13 +316,13 @@ impl Spaces {
     }
 }
 
-/// The bytes that the link shows now.
+/// Returns the bytes that the link shows now.
 #[inline]
 pub(super) fn peek(link: &mut Link) -> Result<Shown> {
     link.peek().map(|(at, len)| Shown { at, len })
 }
 
-/// The bytes that the link shows, for a caller that will not consume them.
+/// Returns the bytes that the link shows, for a caller that will not consume them.
 pub(super) fn glance(link: &mut Link) -> Shown {
     let (at, len) = link.glance();
     Shown { at, len }
@@ -327,18 +332,18 @@ impl Shown {
     /// No bytes.
     pub(super) const NONE: Shown = Shown { at: NonNull::dangling().as_ptr(), len: 0 };
 
-    /// The first `N` bytes, if they are there.
+    /// Returns the first `N` bytes, if so many are shown.
     #[inline]
     pub(super) fn first<const N: usize>(&self) -> Option<[u8; N]> {
-        // SAFETY: at least `N` bytes are shown; they may begin anywhere.
+        // SAFETY: at least `N` bytes are shown; the read is unaligned.
         (self.len >= N).then(|| unsafe { self.at.cast::<[u8; N]>().read_unaligned() })
     }
 
-    /// The same without the first `n` bytes, `n <= len`.
+    /// Returns the shown bytes without the first `n`; `n <= len`.
     #[inline]
     pub(super) fn after(self, n: usize) -> Shown {
         debug_assert!(n <= self.len);
-        // SAFETY: still inside what is shown.
+        // SAFETY: the sum is at most the end of the shown bytes.
         Shown { at: unsafe { self.at.add(n) }, len: self.len - n }
     }
 }

@@ -32,8 +32,8 @@ pub(crate) use reduction::Reduction;
 const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
-    /// Announces a call, runs `body`, and records the end of the call. An error is the group's first cause: the group has
-    /// failed, and all peers know or will know.
+    /// Announces a call, runs `body`, and records the end of the call. An error is the group's first cause: the group
+    /// has failed, and all peers know the cause or will get it.
     #[inline]
     pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
         let announced = self.health.announce(&call.fingerprint);
@@ -44,7 +44,7 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // Of who is not the hub, the hub has heard.
+            // If the call has a hub, it has received something from every other rank. Then only the hub sends notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);
@@ -59,7 +59,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs an announced op to its end. The peers before rank `written` have what the plan sends them.
+    /// Runs the plan of an announced op to its end. The peers below rank `written` have already got what the plan sends
+    /// them.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces, written: u32) -> Result {
         self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
         let is_written =
@@ -72,7 +73,7 @@ impl Executor {
         result
     }
 
-    /// Records a call in which this rank did not hear from all others, and checks their calls from time to time.
+    /// Records a call in which this rank received nothing from some others, and checks their calls from time to time.
     #[inline]
     fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
         let hub = hub(call.op, call.root);

@@ -1,12 +1,11 @@
 //! Notes: how ranks that do not share memory learn that they make the same calls, for ops in which some ranks receive
 //! nothing from others.
 //!
-//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. A
-//! rank sends a note to the ranks that received nothing from it: the number of its calls, and a digest of them. It does
-//! so three calls after the first such call, whatever the calls in between were: the root checks every fourth call. The
-//! note is in the stream at the place of a header. A rank that finds its own digest in it knows
-//! that both made the same calls. If the digest differs, or no note comes in time, the rank asks over the control
-//! connection, which is expensive.
+//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. A rank sends
+//! a note to the ranks that received nothing from it: the number of its calls, and a digest of them. It does so three
+//! calls after the first such call, whatever the calls in between were: the root checks every fourth call. The note is
+//! in the stream at the place of a header. A rank that finds its own digest in it knows that both made the same calls.
+//! If the digest differs, or no note comes in time, the rank asks over the control connection, which is expensive.
 //!
 //! The root of a reduce receives from all others, so the others only need notes of the root.
 
@@ -19,20 +18,22 @@ use crate::link::Link;
 
 /// The op code of a note.
 const NOTE: u8 = u8::MAX;
-/// A note is sent at the end of this call, counted from the first one in which a peer received nothing from this rank.
+/// Notes are sent at the end of the call with this number, counted from the first one in which a peer received nothing
+/// from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
 const KEPT: usize = 64;
-/// The number of notes of a peer that is ahead that are stored.
+/// The largest number of stored notes of a peer that is ahead.
 const AHEAD: usize = 16;
 
 /// The notes of one rank.
 pub(super) struct Notes {
-    /// The digests of the first calls, by the number of calls.
+    /// The digests of the latest calls: `digests[n % KEPT]` is the digest of the first `n` calls.
     digests: [u64; KEPT],
     /// The number of calls.
     made: u64,
-    /// The number of calls since the first one after the last note in which some rank received nothing from this one.
+    /// The number of calls since the last notes, counted from the first one in which some rank received nothing from
+    /// this one.
     unheard: u32,
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
@@ -43,16 +44,17 @@ pub(super) struct Notes {
 
 #[derive(Clone, Default)]
 struct NotePeer {
-    /// Whether it received nothing from this rank since the last note.
+    /// Whether the peer received nothing from this rank since the last note.
     due: bool,
     /// The rest of a note that was sent in part.
     rest: VecDeque<u8>,
-    /// Notes about calls that this rank has not made: how many calls, and their digest.
+    /// Notes about calls that this rank has not made yet: how many calls, and their digest.
     ahead: VecDeque<(u64, u64)>,
 }
 
 impl Notes {
-    /// The notes of a rank with these links. `None` if no rank needs notes.
+    /// Makes the notes of a rank with these links. Returns `None` if no peer needs notes, since all share memory with
+    /// this rank.
     pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
         let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
         let peers = vec![NotePeer::default(); links.len()];
@@ -74,7 +76,7 @@ impl Notes {
         self.unheard >= EVERY
     }
 
-    /// Sends the notes that are due. A note that cannot be sent now is omitted: a rank that needs it asks.
+    /// Sends the notes that are due. A note that the link does not take now is left out: a rank that needs it asks.
     pub(super) fn send(&mut self, links: &mut [Option<Link>]) {
         self.unheard = 0;
         let digest = self.digests[self.made as usize % KEPT];
@@ -85,7 +87,7 @@ impl Notes {
             }
             if let Some(link @ Link::Tcp(_)) = link
                 && peer.rest.is_empty()
-                // An error is reported by the next op that needs the link.
+                // The next op that needs the link reports its error.
                 && let Ok(taken @ 1..HEADER) = link.write_head(&note)
             {
                 peer.rest.extend(&note[taken..]);
@@ -93,7 +95,7 @@ impl Notes {
         }
     }
 
-    /// Sends the rest of a note, which comes before everything else. Returns whether nothing is left.
+    /// Sends the rest of a note, which must come before any other bytes. Returns whether nothing is left.
     pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
         let rest = &mut self.peers[peer as usize].rest;
         while !rest.is_empty() {
@@ -115,7 +117,7 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// For each rank, the number of calls up to which it agrees with this one, according to its notes.
+    /// Returns, for each rank, the number of calls up to which it agrees with this one, according to its notes.
     pub(super) fn agreed(&mut self) -> &[u64] {
         for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
             while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
@@ -130,7 +132,7 @@ impl Notes {
     }
 }
 
-/// Whether the data at the place of a header is a note.
+/// Whether a header is a note.
 #[inline]
 pub(super) fn is_note(header: &Header) -> bool {
     header.fingerprint.op == NOTE
@@ -144,7 +146,8 @@ fn read(note: &Header) -> (u64, u64) {
     (note.fingerprint.count, note.total)
 }
 
-/// This need not resist attacks: two different lists of calls must only not have the same digest by chance.
+/// Extends the digest by a call. The digest need not resist attacks: two different lists of calls must only be unlikely
+/// to have the same digest.
 #[inline]
 fn extend(digest: u64, call: &Fingerprint) -> u64 {
     let bytes = call.to_bytes();

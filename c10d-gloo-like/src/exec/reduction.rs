@@ -1,4 +1,4 @@
-//! How an op reduces.
+//! The reduction of an op.
 
 use c10d_core::reduce::{self, Kernel};
 use c10d_core::{DType, ReduceOp};
@@ -6,18 +6,18 @@ use c10d_core::{DType, ReduceOp};
 /// The kernels of one op.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
-    /// The kernel if more values are added later.
+    /// The kernel for values to which more are added later.
     pub(super) partial: Kernel,
-    /// The kernel if no more values are added.
+    /// The kernel for the last values.
     pub(super) last: Kernel,
-    /// The factor of a premultiplied sum, the divisor of an average.
+    /// The factor of a pre-multiplied sum, or the divisor of an average.
     pub(super) scale: f64,
     /// Bytes of an element.
     pub(super) elem: usize,
 }
 
 impl Reduction {
-    /// The reduction by `op` of one value per rank; `None` if the operation is not defined on the type.
+    /// Makes the reduction by `op` of one value per rank. Returns `None` if the operation is not defined on the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         let last = reduce::kernel(op, dtype, true)?;

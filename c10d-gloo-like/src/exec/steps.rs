@@ -1,4 +1,4 @@
-//! How far each kind of step can go now.
+//! Advances the steps of a plan, each as far as possible.
 
 use c10d_core::Result;
 
@@ -9,8 +9,8 @@ use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
 
-/// How many bytes are reduced or copied before other steps get their turn: enough to be efficient, and few enough to
-/// stay in the cache.
+/// How many bytes are reduced or copied before other steps get their turn. It is large enough to be efficient, and
+/// small enough to stay in the cache.
 const CHUNK: usize = 64 << 10;
 
 impl Executor {
@@ -32,8 +32,8 @@ impl Executor {
         Ok(moved)
     }
 
-    /// Advances a step as far as possible. `kept`: how many earlier steps are still pending. Returns whether anything
-    /// moved.
+    /// Advances a step as far as possible. `kept` is the number of earlier steps that are still pending. Returns
+    /// whether anything moved.
     #[inline]
     fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
@@ -75,7 +75,7 @@ impl Executor {
         }
     }
 
-    /// How many bytes of the step may be done by now; `None`: it may not begin.
+    /// Returns how many bytes of the step may be done by now; `None` if it may not begin.
     #[inline]
     fn limit(&self, op: &Op<'_>, id: StepId, kept: usize) -> Option<usize> {
         let steps = &op.plan.steps;
@@ -254,12 +254,13 @@ impl Executor {
         Ok(true)
     }
 
-    /// The bytes after the header that the peer has sent and that are not consumed. The header is compared and consumed
-    /// here. `len`: the length of the item; an empty one ends with the header. `None`: the header is not complete.
+    /// Returns the bytes after the header that the peer has sent and that are not consumed, or `None` if the header is
+    /// not complete. The header is compared and consumed here. `len` is the length of the item; an empty item ends with
+    /// its header.
     fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
         let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
         if len == 0 && self.traffic[peer as usize].into.head == HEADER {
-            // Everything has arrived, so the peer may be gone.
+            // The item is empty, so it is complete. The link is not used, since the peer may be gone.
             return Ok(Some(Shown::NONE));
         }
         let direction = &mut self.traffic[peer as usize].into;
@@ -285,7 +286,7 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        // A header is never lent.
+        // A header is never lent, so this cannot fail.
         let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();

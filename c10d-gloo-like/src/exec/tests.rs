@@ -39,7 +39,7 @@ fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> 
     ranks_with(world, transport, true, body)
 }
 
-/// The same. With `oversubscribed` the ranks do not spin.
+/// Like [`ranks`]. With `oversubscribed`, the ranks do not spin.
 fn ranks_with<T: Send>(
     world: u32,
     transport: Transport,
@@ -83,7 +83,7 @@ fn ranks_with<T: Send>(
 }
 
 impl Rank {
-    /// Plans and runs one op of `u32`s on these tensors.
+    /// Makes the plan of one op on these tensors of `u32`, and runs it.
     fn run(
         &mut self,
         op: OpKind,
@@ -147,7 +147,7 @@ impl Rank {
     }
 }
 
-/// A number for element `i` of rank `rank`.
+/// Returns a number for element `i` of rank `rank`.
 fn value(rank: u32, i: usize) -> u32 {
     (rank + 1).wrapping_mul(0x9e37_79b9) ^ (i as u32).wrapping_mul(0x85eb_ca6b)
 }
@@ -173,7 +173,7 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
                 let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
                 rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
             }
-            // The notes come before its headers.
+            // The notes come before the headers of the barrier.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
             rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
@@ -311,14 +311,14 @@ fn another_count_is_named_on_both_sides() {
 fn other_splits_are_named() {
     for transport in TRANSPORTS {
         let found = ranks(2, transport, |rank| {
-            // Rank 1 expects more than rank 0 sends it.
+            // Rank 1 expects more than rank 0 sends to it.
             let theirs = if rank.me.rank == 1 { [12, 8] } else { [8, 8] };
             let starts = [0, theirs[0], theirs[0] + theirs[1]];
             let mut output = vec![0; starts[2] / 4];
             let blocks = Blocks::Listed(&starts);
             let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
             let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
-            // The op may end before a rank can know of it; then the next one fails.
+            // The op may end before a rank can know of the mismatch. Then the next op fails.
             first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
         });
         let [zero, one] = &found[..] else { panic!() };
@@ -334,7 +334,7 @@ fn another_op_is_named_by_all_who_are_in_it() {
         let found = ranks(3, transport, |rank| {
             let mut data = vector(0, 4);
             match rank.me.rank {
-                // It sends nothing to rank 1, and goes on to the next op.
+                // This rank sends nothing to rank 1, and goes on to the next op.
                 2 => {
                     let fill = |me, p: &mut Plan| Algorithm::Direct.reduce(me, 0, 16, 4, p);
                     let first = rank.run(OpKind::Reduce, 4, &data, &mut [], fill);

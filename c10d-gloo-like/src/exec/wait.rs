@@ -1,4 +1,4 @@
-//! Waiting while nothing moves: it pauses, and checks the group's health and the deadline.
+//! Waits while nothing moves: pauses, and checks the group's health and the deadline.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ use super::failure::age;
 use super::memory::{Spaces, glance};
 use crate::pause::Interest;
 
-/// How long nothing moves before the peers are asked for their calls.
+/// How long nothing moves before the peers are asked about their calls.
 const ASK_AFTER: Duration = Duration::from_millis(20);
 /// The longest time between two such questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long after the deadline received data is still processed: a part of the time that `let_go` allows.
+/// How long after the deadline received data is still processed. It is a part of the time in which a backend must end a
+/// call (`c10d_core::backend::let_go`).
 const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.
 pub(super) struct Waiting {
     since: Option<Instant>,
-    /// The duration after which the peers are asked.
+    /// The time without progress after which the peers are asked next.
     ask: Duration,
-    /// Whether it was reported.
+    /// Whether the wait has been reported.
     told: bool,
 }
 
@@ -52,13 +53,13 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // This is read first, since the op's time, and the time in its error, count from here.
+        // The deadline is read first, since the time of the op, and the time in its error, begin here.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
         if let Some(gone) = (0..self.traffic.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet))
         {
-            // Data that the peer sent before it left counts, even if it waits for data of others.
+            // Data that the peer sent before it left counts, even if the op waits for data of other ranks.
             if !self.sweep(op, spaces)? && self.starved(gone) {
                 self.health.needs(gone, quiet)?;
             }
@@ -78,13 +79,13 @@ impl Executor {
         Ok(())
     }
 
-    /// Checks, after the group has failed, whether the data that the op needs came before.
+    /// Checks, after the group has failed, whether the data that the op needs had arrived before.
     fn last_look(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         while self.sweep(op, spaces)? {}
         if self.pending.is_empty() { Ok(()) } else { self.health.check() }
     }
 
-    /// Processes the data that has arrived by the deadline, and waits for nothing more.
+    /// Processes the data that had arrived by the deadline, and waits for nothing more.
     #[cold]
     fn overtime(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let end = Instant::now() + OVERTIME;
@@ -107,8 +108,8 @@ impl Executor {
         self.traffic[peer as usize].into.starved == self.sweep
     }
 
-    /// The ranks whose bytes are missing; if none are, the ranks that do not receive ours; if all do, the ranks that
-    /// are not done.
+    /// Returns the ranks whose bytes are missing. If there are none, returns the ranks that do not receive this rank's
+    /// bytes; if there are none either, the ranks of the steps that are not done.
     fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
         let ranks = || 0..self.traffic.len() as u32;
         let mut ways: [Vec<u32>; 3] = [
@@ -138,7 +139,7 @@ impl Executor {
             let theirs = Header::from_bytes(&bytes).fingerprint;
             match age(&theirs, &op.fingerprint) {
                 0 if theirs != op.fingerprint => return Err(self.health.mismatch(peer, &op.fingerprint, &theirs)),
-                // An earlier call, whose data this rank did not read.
+                // This is an earlier call, whose data this rank did not read.
                 ..0 => self.health.stalled(&theirs),
                 _ => {}
             }
