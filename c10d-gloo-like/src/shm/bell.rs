@@ -19,15 +19,15 @@ pub(super) struct Bell {
     pub(super) sleepers: AtomicU32,
 }
 
-/// Whether sleepers can fence for the threads of this process.
+/// Whether a sleeper can make the threads of this process execute a fence.
 fn registered() -> bool {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok())
 }
 
 impl Bell {
-    /// Wakes the threads that sleep here. It is called after publishing, and costs little more than a load if no thread
-    /// sleeps.
+    /// Wakes the threads that sleep here. It is called after publishing. If no thread sleeps, it costs little more than
+    /// a load.
     #[inline]
     pub(super) fn ring(&self) {
         if registered() {
@@ -43,7 +43,7 @@ impl Bell {
     #[cold]
     fn wake(&self) {
         self.rings.fetch_add(1, Ordering::Release);
-        // Waking cannot fail on a mapped word, and sleepers wake up by themselves in any case.
+        // Waking cannot fail on a mapped word. In any case, a sleeper wakes up after a while.
         let _ = futex::wake(&self.rings, Flags::empty(), i32::MAX as u32);
     }
 }

@@ -16,7 +16,7 @@ const TRY_EVERY: u32 = 256;
 
 /// The kind of stores that the writer of a ring uses, and the measured costs.
 pub(super) struct Stores {
-    /// The recent cost of ordinary and non-temporal stores, in ticks per [`UNIT`]; 0: unknown.
+    /// The recent cost of ordinary and of non-temporal stores, in ticks per [`UNIT`]; 0 if unknown.
     cost: [u64; 2],
     streaming: bool,
     next_try: u32,
@@ -37,7 +37,7 @@ impl Stores {
     #[inline]
     pub(super) unsafe fn copy(&mut self, from: *const u8, to: *mut u8, n: usize) {
         if n < LARGE || cfg!(not(target_arch = "x86_64")) {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that the ranges are valid and do not overlap.
             return unsafe { ptr::copy_nonoverlapping(from, to, n) };
         }
         self.next_try -= 1;
@@ -47,7 +47,7 @@ impl Stores {
         }
         let streaming = self.streaming != trying;
         let start = ticks();
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that the ranges are valid and do not overlap.
         unsafe {
             if streaming {
                 stream(from, to, n);
@@ -72,11 +72,11 @@ impl Stores {
     }
 }
 
-/// A clock whose reading costs less than copying a piece.
+/// Reads a clock, which costs less than copying a piece.
 #[inline]
 fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has it.
+    // SAFETY: every x86-64 processor has this instruction.
     unsafe {
         std::arch::x86_64::_rdtsc()
     }
@@ -91,8 +91,8 @@ fn ticks() -> u64 {
 unsafe fn stream(from: *const u8, to: *mut u8, n: usize) {
     let edge = (to.align_offset(64)).min(n);
     let lines = (n - edge) / 64;
-    // SAFETY: the three parts are [0, edge), [edge, edge + 64 * lines), [edge + 64 * lines, n) of both ranges; the middle
-    // one begins at a multiple of 64 in `to`; the features were looked for.
+    // SAFETY: the three parts are [0, edge), [edge, edge + 64 * lines), [edge + 64 * lines, n) of both ranges. The
+    // middle part begins at a multiple of 64 in `to`. Each function is called only if the processor has its feature.
     unsafe {
         ptr::copy_nonoverlapping(from, to, edge);
         let (a, b) = (from.add(edge), to.add(edge));

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 #[repr(C, align(128))]
 pub(super) struct Cursor(pub(super) AtomicU64);
 
-/// The writer's cursor, and in the same line the position of the last record, plus 1; 0 if there is none yet. A record
-/// stands for bytes that the reader reads in place.
+/// The writer's cursor, and in the same cache line the position of the last record, plus 1; 0 if there is no record
+/// yet. A record stands for bytes that the reader reads in place.
 #[repr(C, align(128))]
 pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
 

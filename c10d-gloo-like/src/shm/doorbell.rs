@@ -24,7 +24,7 @@ pub(crate) struct Doorbell {
 }
 
 impl Doorbell {
-    /// The bell in this rank's segment.
+    /// Makes the doorbell of the bell in this rank's segment.
     pub(crate) fn new(own: Arc<Segment>) -> Doorbell {
         Doorbell { segment: own, sure: false }
     }
@@ -33,8 +33,8 @@ impl Doorbell {
         &self.segment.header().bell
     }
 
-    /// Announces a sleeper. Data that a check after this does not see will ring the bell. Returns the value to sleep
-    /// on.
+    /// Announces a sleeper. If a check after this does not see data, the writer of that data will ring the bell.
+    /// Returns the value to sleep on.
     pub(crate) fn arm(&mut self) -> u32 {
         self.bell().sleepers.fetch_add(1, Ordering::SeqCst);
         self.sure = membarrier(MembarrierCommand::GlobalExpedited).is_ok();
@@ -42,12 +42,12 @@ impl Doorbell {
         self.value()
     }
 
-    /// The value to sleep on. Read it before the last check.
+    /// Returns the value to sleep on. It must be read before the last check.
     pub(crate) fn value(&self) -> u32 {
         self.bell().rings.load(Ordering::Acquire)
     }
 
-    /// Sleeps until the bell's value differs from `seen`, or for a while.
+    /// Sleeps until the bell's value differs from `seen`, or for 10 ms at most.
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };

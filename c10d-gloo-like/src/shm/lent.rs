@@ -1,5 +1,5 @@
-//! Payload that stays where it is: in place of bytes that lie in memory which the peer can read (a window), the ring has a
-//! record that says where. The writer comes no further before the peer has read them, so that whoever gets its buffer back
+//! Lent bytes: payload that is in memory which the peer can read (a window) stays there, and the ring gets a record
+//! with its place. The writer does not go on before the peer has read the bytes. So a caller that gets its buffer back
 //! may write to it.
 #![allow(unsafe_code)]
 
@@ -11,11 +11,11 @@ use c10d_core::shm::{PeerWindow, Place, find, place};
 
 use super::segment::{Layout, RingKind};
 
-/// Bytes of a record.
+/// The size of a record in bytes.
 pub(super) const RECORD: usize = 24;
-/// Fewer bytes of a collective are copied: that is over sooner.
+/// Fewer bytes of a collective are copied through the ring, since that is faster.
 const LEAST: usize = 32 << 10;
-/// How much is copied before other steps get their turn.
+/// How many lent bytes are copied before other steps get their turn.
 const CHUNK: usize = 256 << 10;
 
 fn to_bytes(place: &Place) -> [u8; RECORD] {
@@ -32,16 +32,18 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
 
 /// What the writing end of a ring lends.
 pub(super) struct Lender {
-    /// Who can read it; `None`: nobody.
+    /// The process that can read the lent bytes; `None`: none.
     pub(super) reader: Option<Token>,
-    /// Fewer bytes are copied.
+    /// Fewer bytes are copied through the ring.
     least: usize,
-    /// How many bytes are lent, and the ring's position at which they have been read.
+    /// The number of bytes that are lent now, and the position of the ring that the reader passes when it has read
+    /// them.
     pub(super) out: Option<(usize, u64)>,
 }
 
 impl Lender {
-    /// To nobody yet. What fits into a ring between messages is copied, so that whoever sends need not wait.
+    /// Makes a lender without a reader. For point-to-point ops, short messages are copied, so that their sender need
+    /// not wait for the receiver.
     pub(super) fn new(kind: RingKind) -> Lender {
         let least = match kind {
             RingKind::Collective => LEAST,
@@ -50,14 +52,14 @@ impl Lender {
         Lender { reader: None, least, out: None }
     }
 
-    /// What stands for these bytes, if the peer can read them where they are.
+    /// Returns the record that stands for these bytes, if they are enough and the peer can read them in place.
     #[inline]
     pub(super) fn record(&self, at: *const u8, len: usize) -> Option<[u8; RECORD]> {
         if len < self.least { None } else { place(at, len, self.reader.as_ref()?).map(|place| to_bytes(&place)) }
     }
 }
 
-/// What the reading end of a ring has been lent, and has not read.
+/// Lent bytes that the reading end of a ring has not read yet.
 pub(super) struct Borrowed {
     at: *const u8,
     left: usize,
@@ -65,11 +67,12 @@ pub(super) struct Borrowed {
     _window: Arc<PeerWindow>,
 }
 
-// SAFETY: the pointer leads into the window, which is kept; whoever has this reads there, and nobody writes.
+// SAFETY: the pointer leads into the mapping that `_window` keeps, from which any thread may read. No thread of this
+// rank writes there.
 unsafe impl Send for Borrowed {}
 
 impl Borrowed {
-    /// What this record stands for; `None`: nothing that this process has been let read.
+    /// Returns the bytes for which this record stands; `None` if they are not in memory that this process may read.
     pub(super) fn of(record: &[u8; RECORD]) -> Option<Borrowed> {
         let place = from_bytes(record);
         let window = find(place.key)?;
@@ -81,22 +84,23 @@ impl Borrowed {
         (self.at, self.left)
     }
 
-    /// Copies some of the bytes, and says how many.
+    /// Copies some of the bytes to `to`, and returns their number.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
     pub(super) unsafe fn copy(&self, to: *mut u8, len: usize) -> usize {
         let n = len.min(self.left).min(CHUNK);
-        // SAFETY: `n` bytes are left; `to` is no memory of the peer's.
+        // SAFETY: at least `n` bytes are left. `to` is memory of this rank, and the lent bytes are memory of the peer,
+        // so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(self.at, to, n) };
         n
     }
 
-    /// The first `n` bytes have been read; whether all have.
+    /// Passes the first `n` bytes, which have been read. Returns whether all have been read.
     pub(super) fn advance(&mut self, n: usize) -> bool {
         debug_assert!(n <= self.left);
         self.left -= n;
-        // SAFETY: at most the end of what was lent.
+        // SAFETY: the sum is at most the end of the lent bytes.
         self.at = unsafe { self.at.add(n) };
         self.left == 0
     }

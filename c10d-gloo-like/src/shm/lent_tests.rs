@@ -9,7 +9,7 @@ use crate::shm::{Segment, ShmLink};
 
 const KIND: RingKind = RingKind::Collective;
 
-/// Two links that face each other, and the segment of the first.
+/// Returns two links that face each other, and the segment of the first.
 fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
     let [a, b] = [(); 2].map(|()| Arc::new(Segment::create(Layout::new(1)).unwrap()));
     let me = token().unwrap();
@@ -19,7 +19,7 @@ fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
     (link(1, &a, &b), link(0, &b, &a), a)
 }
 
-/// A window that this process can read.
+/// Makes a window that this process can read.
 fn window(len: usize) -> Window {
     let mut window = Window::new(len).unwrap();
     (0u32..).zip(&mut *window).for_each(|(i, byte)| *byte = (i % 251) as u8);
@@ -29,12 +29,12 @@ fn window(len: usize) -> Window {
 }
 
 fn write(link: &mut ShmLink, head: &[u8], body: &[u8]) -> usize {
-    // SAFETY: a slice.
+    // SAFETY: the pointer and the length are those of a slice.
     unsafe { link.write(head, body.as_ptr(), body.len()) }.unwrap()
 }
 
 fn read(link: &mut ShmLink, to: &mut [u8]) -> usize {
-    // SAFETY: a slice.
+    // SAFETY: the pointer and the length are those of a slice.
     unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap()
 }
 
@@ -43,7 +43,7 @@ fn bytes_of_a_window_are_read_where_they_are_and_given_back_when_they_have_been_
     let (mut here, mut there, _) = pair();
     let window = window(1 << 20);
     let mut read_all = vec![0; 1 << 20];
-    // Again and again, so that records lie across the ring's end, too.
+    // There are many rounds, so that some records continue at the ring's beginning.
     for round in 0..10_000 {
         let len = if round % 1000 == 0 { 1 << 20 } else { 40_000 };
         let head = [7; 5];
@@ -53,7 +53,7 @@ fn bytes_of_a_window_are_read_where_they_are_and_given_back_when_they_have_been_
         assert_eq!((read(&mut there, &mut got), got), (5, head));
         let (at, shown) = there.peek().unwrap();
         assert_eq!(shown, len);
-        // SAFETY: shown, and nobody writes.
+        // SAFETY: the link shows at least 100 bytes, and no thread writes to them.
         assert_eq!(unsafe { std::slice::from_raw_parts(at, 100) }, &window[..100]);
         assert!(there.consume(100));
         assert_eq!(write(&mut here, &[], &window[..len]), 0);
@@ -64,7 +64,7 @@ fn bytes_of_a_window_are_read_where_they_are_and_given_back_when_they_have_been_
         assert_eq!(read_all[100..len], window[100..len]);
         assert_eq!(read(&mut there, &mut got), 0);
         assert_eq!(write(&mut here, &[], &window[..len]), len);
-        // What is small, or not in a window, goes through the ring between them.
+        // Few bytes, and bytes that are not in a window, go through the ring.
         assert_eq!(write(&mut here, &[], &window[..100]), 100);
         assert_eq!(read(&mut there, &mut read_all[..200]), 100);
         here.end_write();

@@ -20,10 +20,10 @@ pub(crate) struct ShmLink {
     outbox: mailbox::Writer,
     lender: Lender,
     into: Reader,
-    /// What the peer lends at the reader's position.
+    /// The bytes that the peer lends at the reader's position.
     borrowed: Option<Borrowed>,
     inbox: mailbox::Reader,
-    /// Whether what was shown last lies in the mailbox.
+    /// Whether the bytes that were shown last are in the mailbox.
     mail: bool,
     theirs: Arc<Segment>,
 }
@@ -50,7 +50,7 @@ impl ShmLink {
         }
     }
 
-    /// The peer is a rank of this process: bytes in memory that it can read are not copied into the ring.
+    /// Sets the process of the peer. Bytes in memory that this process can read are lent, and not copied into the ring.
     pub(crate) fn with_reader(mut self, process: Token) -> ShmLink {
         self.lender.reader = Some(process);
         self
@@ -68,7 +68,7 @@ impl ShmLink {
     #[inline]
     pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         let Some(line) = self.out.line() else { return Ok(false) };
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that `body` is readable.
         let written = unsafe { self.outbox.write(line, head, body, len) }?;
         if written {
             self.wake();
@@ -89,7 +89,7 @@ impl ShmLink {
     #[inline]
     pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
         if let Some((lent, end)) = self.lender.out {
-            // The caller comes again with what is lent, and perhaps more behind it.
+            // The caller calls again with the lent bytes, and perhaps with more after them.
             debug_assert!(head.is_empty() && len >= lent);
             if !self.out.is_read(end)? {
                 return Ok(0);
@@ -103,7 +103,7 @@ impl ShmLink {
             self.wake();
             return Ok(head.len());
         }
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that `body` is readable.
         let n = unsafe { self.out.write(head, body, len) }?;
         if n > 0 {
             self.wake();
@@ -111,7 +111,7 @@ impl ShmLink {
         Ok(n)
     }
 
-    /// What is there of the next item, or of the one that is being read, if it lies in the mailbox.
+    /// Returns the bytes of the next item, or the rest of the item that is being read, if they are in the mailbox.
     #[inline]
     fn peek_mail(&mut self) -> Result<Option<(*const u8, usize)>> {
         let shown = match self.into.line() {
@@ -122,7 +122,8 @@ impl ShmLink {
         Ok(shown)
     }
 
-    /// The next item, if it lies in the mailbox; `Err` of how many bytes the ring shows, if it does not.
+    /// Returns the next item, if it is in the mailbox. Otherwise returns `Err` with the number of bytes that the ring
+    /// shows.
     #[inline]
     pub(crate) fn peek_item(&mut self) -> Result<Result<(*const u8, usize), usize>> {
         if let Some(shown) = self.peek_mail()? {
@@ -140,7 +141,7 @@ impl ShmLink {
                 return Ok(shown);
             }
             let shown = self.into.peek()?;
-            // An item of the mailbox that stands before what the ring shows is there by now.
+            // If an item of the mailbox comes before the bytes of the ring, it is visible by now.
             if shown.1 > 0
                 && let Some(shown) = self.peek_mail()?
             {
@@ -153,12 +154,12 @@ impl ShmLink {
         Ok(self.borrowed.as_ref().map_or((std::ptr::null(), 0), Borrowed::shown))
     }
 
-    /// Takes up what the peer lends, if that is next.
+    /// Takes the bytes that the peer lends, if a record for them is next. Returns whether there are any.
     fn borrow(&mut self) -> Result<bool> {
         let Some(record) = self.into.record() else { return Ok(false) };
         self.borrowed = Borrowed::of(&record);
         if self.borrowed.is_none() {
-            let what = "the peer sent bytes by a place in its memory that is not known here";
+            let what = "the peer lent bytes in memory that this rank has not mapped";
             return Err(Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer));
         }
         Ok(true)
@@ -171,7 +172,8 @@ impl ShmLink {
             None if self.mail => self.inbox.consume(n),
             None => self.into.consume(n),
             Some(borrowed) => {
-                // Whoever gives up says so before it has its buffers back: what was read before is what was sent.
+                // A peer that gives up the group sets this flag before its caller gets the buffers back. So bytes that
+                // were read before the flag is set are those that the peer sent.
                 fence(Ordering::Acquire);
                 if self.theirs.header().revoked.load(Ordering::Acquire) != 0 {
                     return false;
@@ -206,7 +208,7 @@ impl ShmLink {
             }
         }
         if self.borrowed.is_none() {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that `to` is writable.
             let (n, stroke) = unsafe { self.into.read(to, len) }?;
             if stroke {
                 self.wake();
@@ -215,7 +217,7 @@ impl ShmLink {
                 return Ok(n);
             }
         }
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller guarantees that `to` is writable.
         let n = self.borrowed.as_ref().map_or(0, |borrowed| unsafe { borrowed.copy(to, len) });
         Ok(if self.consume(n) { n } else { 0 })
     }

@@ -1,8 +1,9 @@
-//! Slots for small items, beside a ring: header, payload and the word that says they are there lie in one cache line or few,
-//! so an item costs its reader one line where a ring's costs two. What does not fit, or finds no slot, goes through the ring.
+//! Slots for small items, beside a ring. The word that announces an item is in the same cache line as the beginning of
+//! the item. So a small item costs its reader one cache line, where a ring would cost two. An item that does not fit,
+//! or finds no free slot, goes through the ring.
 //!
-//! Both ends count the items of the mailbox. Each slot says at which line of the ring its item stands, so that the two
-//! together are one sequence of items.
+//! Both ends count the items of the mailbox. Each slot records the line of the ring at which its item would have begun.
+//! So the items of both together are one sequence.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -14,21 +15,22 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use super::segment::{RingKind, Segment};
 use super::slots::{MOST, SLOTS, Slots, Word};
 
-/// So many items at a time their reader gives back: the line that says so travels less often.
+/// The number of items after which the reader publishes that it has taken them, so that the cache line of this count
+/// moves less often.
 const STROKE: u32 = SLOTS / 2;
 
-/// What both ends know.
+/// What the writing and the reading end have in common.
 struct End {
     slots: *const Slots,
-    /// Items written, or taken, so far (low 32 bits).
+    /// The number of items that this end has written, or taken, so far (low 32 bits).
     count: u32,
     peer: u32,
     /// Keeps the memory mapped.
     _segment: Arc<Segment>,
 }
 
-// SAFETY: the pointer leads into the mapping that `_segment` keeps; what it leads to is atomics, and bytes that belong to
-// one end at a time according to them. Each end is used through `&mut self`.
+// SAFETY: the pointer leads into the mapping that `_segment` keeps: to atomics, and to bytes that belong to one end at
+// a time according to the atomics. Each end is used through `&mut self`.
 unsafe impl Send for End {}
 
 impl End {
@@ -37,15 +39,16 @@ impl End {
     }
 
     fn taken(&self) -> &AtomicU32 {
-        // SAFETY: valid as long as the segment, which we hold.
+        // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps.
         unsafe { &(*self.slots).taken }
     }
 
-    /// The word and the bytes of the next item.
+    /// Returns the word and the bytes of the next item's slot.
     #[inline]
     fn next(&self) -> (&AtomicU64, *mut u8) {
         let at = (self.count % SLOTS) as usize;
-        // SAFETY: valid as long as the segment, which we hold; a place below `SLOTS`, and no reference to bytes.
+        // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps. `at` is below `SLOTS`, and no
+        // reference to the bytes is made.
         unsafe {
             let slot = &raw const (*self.slots).slots[at];
             (&(*slot).word, (&raw const (*slot).bytes).cast::<u8>().cast_mut())
@@ -54,7 +57,7 @@ impl End {
 
     #[cold]
     fn corrupt(&self, what: &str, value: u64) -> Error {
-        let what = format!("the {what} of a shared mailbox is {value:#x} after {} items", self.count);
+        let what = format!("impossible {what} {value:#x} of a shared mailbox after {} items", self.count);
         Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
     }
 }
@@ -62,17 +65,18 @@ impl End {
 /// The writing end.
 pub(super) struct Writer {
     end: End,
-    /// Items that the reader has taken, when last looked at.
+    /// The number of items that the reader has taken, as last read.
     taken: u32,
 }
 
 impl Writer {
-    /// The end that writes to `peer`, in the own segment, where the peer has this index.
+    /// Makes the end that writes to `peer`, in this rank's segment, where the peer has this index.
     pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
         Writer { end: End::new(own, index, kind, peer), taken: 0 }
     }
 
-    /// Writes an item that stands at this line of the ring; `false`: it does not fit, or there is no slot.
+    /// Writes an item that would begin at this line of the ring. Returns `false` if the item does not fit, or if no
+    /// slot is free.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -83,7 +87,7 @@ impl Writer {
             return Ok(false);
         }
         let (word, bytes) = self.end.next();
-        // SAFETY: the slot is free, so nobody reads it; it has room for `MOST` bytes.
+        // SAFETY: the slot is free, so the reader does not read it, and has room for `MOST` bytes.
         unsafe {
             ptr::copy_nonoverlapping(head.as_ptr(), bytes, head.len());
             ptr::copy_nonoverlapping(body, bytes.add(head.len()), len);
@@ -121,18 +125,19 @@ impl Writer {
 /// The reading end.
 pub(super) struct Reader {
     end: End,
-    /// Of the item that is being read: its bytes, and how many of them are done.
+    /// The length of the item that is being read, and how many of its bytes are done.
     len: usize,
     done: usize,
 }
 
 impl Reader {
-    /// The end that reads from `peer`, in the peer's segment, where we have this index.
+    /// Makes the end that reads from `peer`, in the peer's segment, where this rank has this index.
     pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
         Reader { end: End::new(theirs, index, kind, peer), len: 0, done: 0 }
     }
 
-    /// What is left of the item that stands at this line of the ring, if it is here. It stays until consumed.
+    /// Returns the rest of the item that begins at this line of the ring, if the mailbox has it. The bytes stay until
+    /// they are consumed.
     #[inline]
     pub(super) fn peek(&mut self, line: u64) -> Result<Option<(*const u8, usize)>> {
         let (word, bytes) = self.end.next();
@@ -140,12 +145,12 @@ impl Reader {
             let seen = word.load(Ordering::Acquire);
             let Word { number, len, line: at } = Word::unpack(seen);
             if number != self.end.count.wrapping_add(1) {
-                // The item before in this slot, or none.
+                // The slot still has its item before, or has had none.
                 let before = self.end.count.wrapping_add(1).wrapping_sub(SLOTS);
                 return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
             }
             self.len = len.into();
-            // The writer is never further than its ring is long.
+            // The item cannot be behind the reader, nor further ahead than the ring is long.
             if self.len > MOST || self.len == 0 || at.wrapping_sub(line as u16) > u16::MAX / 2 {
                 return Err(self.end.corrupt("word", seen));
             }
@@ -153,11 +158,12 @@ impl Reader {
                 return Ok(None);
             }
         }
-        // SAFETY: below `MOST`.
+        // SAFETY: `done` is below `len`, which is at most `MOST`.
         Ok(Some((unsafe { bytes.add(self.done) }, self.len - self.done)))
     }
 
-    /// Gives up the first `n` of the bytes that were shown. True when the writer can know of it: it may be waiting.
+    /// Consumes the first `n` of the shown bytes. Returns whether the number of taken items was published: then the
+    /// writer may be waiting for that.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         self.done += n;

@@ -10,7 +10,7 @@ fn mailbox() -> (Arc<Segment>, Writer, Reader) {
 
 fn write(w: &mut Writer, line: u64, len: usize) -> Result<bool> {
     let bytes = [w.end.count as u8; MOST + 1];
-    // SAFETY: two parts of an array.
+    // SAFETY: the body is the beginning of an array that is long enough.
     unsafe { w.write(line, &bytes[..len / 2], bytes.as_ptr(), len - len / 2) }
 }
 
@@ -29,10 +29,10 @@ fn items_come_whole_and_in_order_and_no_more_than_there_are_slots() {
         assert!(r.peek(round + 1).is_err(), "an item cannot stand before the reader");
         while let Some((at, len)) = r.peek(round).unwrap() {
             assert_eq!(len, lens[taken as usize % 4]);
-            // SAFETY: so many bytes are shown.
+            // SAFETY: the mailbox shows `len` bytes.
             let bytes = unsafe { std::slice::from_raw_parts(at, len) };
             assert!(bytes.iter().all(|b| *b == taken as u8));
-            // In two parts, as a header and its payload are.
+            // The item is read in two parts, like a header and its payload.
             let first = len / 2;
             r.consume(first);
             assert_eq!(r.peek(round).unwrap().map(|(_, left)| left), Some(len - first));
@@ -49,14 +49,14 @@ fn an_item_waits_for_its_line() {
     assert!(write(&mut w, 7, 40).unwrap());
     assert!(r.peek(6).unwrap().is_none());
     assert!(r.peek(7).unwrap().is_some());
-    // Lines wrap.
+    // The low 16 bits of the line wrap around.
     let (_segment, mut w, mut r) = mailbox();
     assert!(write(&mut w, 1 << 16, 40).unwrap());
     assert!(r.peek((1 << 16) - 1).unwrap().is_none());
     assert!(r.peek(1 << 16).unwrap().is_some());
 }
 
-/// Whatever is in the words, the answer is an error that names the peer, nothing, or bytes of the slot.
+/// For any values of the words, the result is an error that names the peer, nothing, or bytes of the slot.
 #[test]
 fn words_out_of_range_are_the_peers_fault() {
     let word = |number, len, line| Word { number, len, line }.pack();

@@ -1,7 +1,7 @@
 //! A ring of bytes with one writer and one reader, in memory that both map.
 //!
-//! Positions count bytes since the start and never wrap around. Each side trusts its own position, and checks the
-//! limits of the other's. An item begins at a multiple of [`LINE`], so a small item is one cache line besides the
+//! Positions count bytes since the start and never wrap around. Each side trusts only its own position, and checks the
+//! other's against limits. An item begins at a multiple of [`LINE`], so a small item takes one cache line besides the
 //! cursor's.
 #![allow(unsafe_code)]
 
@@ -21,7 +21,7 @@ const LINE: u64 = 64;
 /// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
 const PIECE: usize = 16 << 10;
 
-/// The data of one end.
+/// What the writing and the reading end have in common.
 struct End {
     cursors: *const Cursors,
     data: *mut u8,
@@ -35,8 +35,8 @@ struct End {
     _segment: Arc<Segment>,
 }
 
-// SAFETY: the pointers lead into the mapping that `_segment` keeps; what they lead to is atomics, and bytes that belong
-// to one end at a time according to the cursors. Each end is used through `&mut self`.
+// SAFETY: the pointers lead into the mapping that `_segment` keeps: to atomics, and to bytes that belong to one end at
+// a time according to the cursors. Each end is used through `&mut self`.
 unsafe impl Send for End {}
 
 impl End {
@@ -46,17 +46,17 @@ impl End {
     }
 
     fn cursors(&self) -> &Cursors {
-        // SAFETY: valid as long as the segment, which we hold; a cursor is an atomic.
+        // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps; a cursor consists of atomics.
         unsafe { &*self.cursors }
     }
 
-    /// The line at the own position; `None` within a line.
+    /// Returns the line at this end's position; `None` if the position is inside a line.
     #[inline]
     fn line(&self) -> Option<u64> {
         self.at.is_multiple_of(LINE).then_some(self.at / LINE)
     }
 
-    /// The address of this end's position, and the bytes up to the ring's end.
+    /// Returns the address of this end's position, and the number of bytes up to the ring's end.
     fn here(&self) -> (*mut u8, usize) {
         let offset = self.at & (self.capacity - 1);
         // SAFETY: `offset < capacity`.
@@ -66,8 +66,9 @@ impl End {
     #[cold]
     fn corrupt(&self, which: &str, value: u64) -> Error {
         let (at, seen, capacity) = (self.at, self.other, self.capacity);
-        let what =
-            format!("the {which} of a shared ring is {value}: own position {at}, before {seen}, capacity {capacity}");
+        let what = format!(
+            "impossible {which} {value} of a shared ring: own position {at}, before {seen}, capacity {capacity}"
+        );
         Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
     }
 }
@@ -102,7 +103,7 @@ impl Writer {
         Ok(want.min(end.capacity.saturating_sub(end.at - end.other) as usize))
     }
 
-    /// Looks how far the reader is.
+    /// Reads the reader's position.
     fn look(&mut self) -> Result {
         let end = &mut self.end;
         let tail = end.cursors().tail.0.load(Ordering::Acquire);
@@ -115,14 +116,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends `head` and a record that stands for lent bytes, if there is room for both, and publishes them. Gives the
-    /// position behind the record.
+    /// Appends `head` and a record that stands for lent bytes, if there is room for both, and publishes them. Returns
+    /// the position after the record, or `None` if there is no room.
     pub(super) fn lend(&mut self, head: &[u8], record: &[u8; RECORD]) -> Result<Option<u64>> {
         let want = head.len() + RECORD;
         if self.free(want)? < want {
             return Ok(None);
         }
-        // SAFETY: both are readable, and there is room.
+        // SAFETY: the pointers and lengths are those of slices, and there is room for both.
         unsafe {
             self.put(head.as_ptr(), head.len());
             self.end.cursors().head.1.store(self.end.at + 1, Ordering::Release);
@@ -140,7 +141,8 @@ impl Writer {
         Ok(self.end.other >= at)
     }
 
-    /// Appends as much of `head` and then the `len` bytes at `body` as fits, and publishes it.
+    /// Appends as many bytes as fit, of `head` and then of the `len` bytes at `body`, and publishes them. Returns their
+    /// number.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -151,7 +153,7 @@ impl Writer {
             return Ok(0);
         }
         let first = take.min(head.len());
-        // SAFETY: both sources are readable for what is taken of them.
+        // SAFETY: both sources are readable for the bytes that are taken of them.
         unsafe {
             self.put(head.as_ptr(), first);
             let (mut done, rest) = (0, take - first);
@@ -170,7 +172,7 @@ impl Writer {
         Ok(take)
     }
 
-    /// Copies `n` bytes, for which there is room, to the own position and advances it.
+    /// Copies `n` bytes, for which there is room, to this end's position and advances it.
     ///
     /// # Safety
     /// `from` is readable for `n` bytes.
@@ -178,7 +180,7 @@ impl Writer {
     unsafe fn put(&mut self, from: *const u8, n: usize) {
         let (here, until_end) = self.end.here();
         let first = n.min(until_end);
-        // SAFETY: `here` has `until_end` bytes and the ring `capacity >= n`; nobody else touches free room.
+        // SAFETY: `here` has `until_end` bytes, and the ring has `capacity >= n`. The reader does not touch free room.
         unsafe {
             self.stores.copy(from, here, first);
             if first < n {
@@ -198,7 +200,7 @@ impl Writer {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// The line at which the next item begins, if none is begun.
+    /// Returns the line at which the next item begins, if no item has been begun.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()
@@ -211,8 +213,8 @@ impl Reader {
         Reader { end: End::new(theirs, index, kind, peer), published: 0 }
     }
 
-    /// How many bytes can be read now. It reads the writer's cursor only if the known bytes are used up, or if `more`
-    /// is set.
+    /// Returns how many bytes can be read now. The writer's cursor is read only if the known bytes are used up, or if
+    /// `more` is set.
     #[inline]
     fn available(&mut self, more: bool) -> Result<usize> {
         let end = &mut self.end;
@@ -228,7 +230,7 @@ impl Reader {
         Ok(end.other.saturating_sub(end.at) as usize)
     }
 
-    /// The contiguous bytes that can be read now, in place; they stay until they are consumed.
+    /// Returns the contiguous bytes that can be read now, in place. They stay until they are consumed.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<(*const u8, usize)> {
         let n = self.available(true)?;
@@ -237,14 +239,14 @@ impl Reader {
         Ok((here, n.min(until_end)))
     }
 
-    /// How many of the next `n` bytes come before a record.
+    /// Returns how many of the next `n` bytes come before a record.
     #[inline]
     fn before_record(&self, n: usize) -> usize {
         let ahead = self.end.cursors().head.1.load(Ordering::Relaxed).wrapping_sub(1).wrapping_sub(self.end.at);
         (n as u64).min(ahead) as usize
     }
 
-    /// The record at the own position, if there is one. It stays until passed.
+    /// Returns the record at this end's position, if there is one. It stays until [`Reader::pass_record`].
     pub(super) fn record(&self) -> Option<[u8; RECORD]> {
         let end = &self.end;
         if end.cursors().head.1.load(Ordering::Relaxed) != end.at + 1 || end.other < end.at + RECORD as u64 {
@@ -253,7 +255,8 @@ impl Reader {
         let mut record = [0; RECORD];
         let (here, until_end) = end.here();
         let first = RECORD.min(until_end);
-        // SAFETY: the record's bytes are published, and belong to us until passed; they may go on at the ring's beginning.
+        // SAFETY: the record's bytes are published, and belong to the reader until they are passed. They may continue
+        // at the ring's beginning.
         unsafe {
             ptr::copy_nonoverlapping(here, record.as_mut_ptr(), first);
             ptr::copy_nonoverlapping(end.data, record.as_mut_ptr().add(first), RECORD - first);
@@ -261,13 +264,13 @@ impl Reader {
         Some(record)
     }
 
-    /// What the record at the own position stands for has been read: the writer can know.
+    /// Passes the record at this end's position, whose lent bytes have been read, and publishes that.
     pub(super) fn pass_record(&mut self) {
         self.end.at += RECORD as u64;
         self.publish();
     }
 
-    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published: the writer may be
+    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published: then the writer may be
     /// waiting for it.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
@@ -286,7 +289,7 @@ impl Reader {
         self.published = self.end.at;
     }
 
-    /// Copies out what is there, up to `len` bytes. The flag is that of [`Reader::consume`].
+    /// Copies up to `len` available bytes to `to`. Returns their number, and the flag of [`Reader::consume`].
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
@@ -298,7 +301,8 @@ impl Reader {
         while done < n {
             let (here, until_end) = self.end.here();
             let part = (n - done).min(until_end).min((self.end.capacity / 4) as usize);
-            // SAFETY: `part` bytes are published at `here`, and belong to us until consumed; `to` has room.
+            // SAFETY: `part` bytes are published at `here`, and belong to the reader until they are consumed. `to` has
+            // room for them.
             unsafe { ptr::copy_nonoverlapping(here, to.add(done), part) };
             done += part;
             stroke |= self.consume(part);
@@ -312,7 +316,8 @@ impl Reader {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// The line at which the next item begins. Inside an item, too, where a line happens to be read to its end.
+    /// Returns the line at which the next item begins. Inside an item, it returns a line, too, if a line has been read
+    /// to its end.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()

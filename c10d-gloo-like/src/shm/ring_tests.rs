@@ -14,7 +14,7 @@ fn ring(capacity: usize) -> (Arc<Segment>, Writer, Reader) {
 }
 
 fn write(w: &mut Writer, bytes: &[u8]) -> Result<usize> {
-    // SAFETY: it is a slice.
+    // SAFETY: the pointer and the length are those of a slice.
     unsafe { w.write(&[], bytes.as_ptr(), bytes.len()) }
 }
 
@@ -63,7 +63,7 @@ fn a_small_message_is_one_line() {
     let (_segment, mut w, mut r) = ring(4096);
     for i in 0..100u8 {
         let (head, body) = ([i; 32], [!i; 32]);
-        // SAFETY: it is an array.
+        // SAFETY: the pointer and the length are those of an array.
         assert_eq!(unsafe { w.write(&head, body.as_ptr(), 32) }.unwrap(), 64);
         w.end();
         let (p, n) = r.peek().unwrap();
@@ -79,7 +79,7 @@ fn no_more_than_the_room_is_taken() {
     assert_eq!(write(&mut w, &[7; 1000]).unwrap(), 512);
     assert_eq!(write(&mut w, &[7; 1]).unwrap(), 0);
     let mut to = [0; 600];
-    // SAFETY: it is an array.
+    // SAFETY: the pointer and the length are those of an array.
     assert_eq!(unsafe { r.read(to.as_mut_ptr(), 600) }.unwrap(), (512, true));
     assert_eq!(write(&mut w, &[8; 1000]).unwrap(), 512);
 }

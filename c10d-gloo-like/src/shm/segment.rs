@@ -21,7 +21,8 @@ use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
 const SMALLEST_RING: usize = 16 << 10;
-/// The largest segment. It grows with the number of peers up to this size; with more peers the rings are smaller.
+/// The largest size of a segment. The size grows with the number of peers up to this limit. With more peers, the rings
+/// are smaller.
 const LARGEST_SEGMENT: usize = 4 << 20;
 /// Up to this many peers, all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
@@ -44,17 +45,17 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The collective ring's size, which was measured; see the crate's `links` example.
+    /// The size of a ring for collectives, which was chosen by measurements (`link_speed_tests.rs`).
     pub(crate) const COLLECTIVE: usize = 256 << 10;
-    /// The point-to-point ring's size.
+    /// The size of a ring for point-to-point ops.
     pub(crate) const POINT_TO_POINT: usize = 128 << 10;
 
-    /// The usual layout for this many peers on the host.
+    /// Makes the usual layout for this many peers on the host.
     pub(crate) fn new(peers: usize) -> Layout {
         Layout::with_rings(peers, Layout::COLLECTIVE, Layout::POINT_TO_POINT)
     }
 
-    /// A layout with rings of about these sizes: powers of two, smaller if there are many peers.
+    /// Makes a layout with rings of about these sizes. They are powers of two, and smaller if there are many peers.
     pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
         let mut layout = Layout { peers, rings: [collective, point_to_point].map(|n| n.max(64).next_power_of_two()) };
         while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
@@ -63,7 +64,7 @@ impl Layout {
         layout
     }
 
-    /// Bytes of the segment.
+    /// Returns the size of the segment in bytes.
     pub(crate) fn size(&self) -> usize {
         self.data() + self.peers * (self.rings[0] + self.rings[1])
     }
@@ -76,13 +77,13 @@ impl Layout {
         (self.mailboxes() + self.peers * 2 * size_of::<Slots>()).next_multiple_of(PAGE)
     }
 
-    /// Offset of a mailbox.
+    /// Returns the offset of a mailbox.
     fn mailbox(&self, peer: usize, kind: RingKind) -> usize {
         assert!(peer < self.peers);
         self.mailboxes() + (peer * 2 + kind as usize) * size_of::<Slots>()
     }
 
-    /// Offsets of the cursors and the bytes of a ring, and its capacity.
+    /// Returns the offsets of the cursors and the bytes of a ring, and its capacity.
     pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (usize, usize, usize) {
         assert!(peer < self.peers);
         let cursors = PAGE + (peer * 2 + kind as usize) * size_of::<Cursors>();
@@ -95,9 +96,9 @@ impl Layout {
 #[repr(C)]
 pub(crate) struct Header {
     pub(super) bell: Bell,
-    /// Not 0: the owner has left the group.
+    /// Not 0 if the owner has left the group.
     pub(crate) left: AtomicU32,
-    /// Not 0: the owner gave the group up, and may change what it lent its peers.
+    /// Not 0 if the owner has given up the group, and may change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.
     pub(crate) call_log: CallLog,
@@ -127,7 +128,7 @@ impl Segment {
         Segment::map(fd, layout)
     }
 
-    /// Maps a peer's segment. It must be sealed, so that it cannot shrink, and have the size of `layout`.
+    /// Maps a peer's segment. The segment must be sealed, so that it cannot shrink, and must have the size of `layout`.
     pub(crate) fn attach(fd: OwnedFd, layout: Layout) -> Result<Segment> {
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared segment {what}"));
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| wrong("is not a memfd").caused_by(e))?;
@@ -155,15 +156,15 @@ impl Segment {
         Ok(Segment { map, fd: file.into(), layout })
     }
 
-    /// The descriptor, to be sent to the peers.
+    /// Returns the descriptor, to be sent to the peers.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// The header with the words about the owner.
+    /// Returns the header with the words about the owner.
     pub(crate) fn header(&self) -> &Header {
-        // SAFETY: the map is page-aligned and at least a page long, lives as long as `self`, and cannot shrink (sealed);
-        // a header is only atomics, for which every bit pattern is valid, whoever writes them.
+        // SAFETY: the map is page-aligned, has at least one page, lives as long as `self`, and cannot shrink, since it
+        // is sealed. A header consists of atomics, for which every bit pattern is valid, whatever a peer writes.
         unsafe { &*self.map.as_ptr().cast::<Header>() }
     }
 
@@ -172,7 +173,7 @@ impl Segment {
         self.header().bell.ring();
     }
 
-    /// A ring's cursors, bytes and capacity; valid as long as the segment.
+    /// Returns a ring's cursors, bytes and capacity. They are valid as long as the segment.
     pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (*const Cursors, *mut u8, usize) {
         let (cursors, data, capacity) = self.layout.ring(peer, kind);
         let base = self.map.as_mut_ptr();
@@ -180,7 +181,7 @@ impl Segment {
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
     }
 
-    /// A mailbox; valid as long as the segment.
+    /// Returns a mailbox. It is valid as long as the segment.
     pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> *const Slots {
         // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.
         unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }

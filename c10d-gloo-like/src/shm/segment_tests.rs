@@ -68,8 +68,8 @@ fn memory_is_taken_before_it_is_touched() {
     assert_eq!(reserve(full.as_fd(), 4096), Err(Errno::PERM));
 }
 
-/// This runs in a separate process, since the limit cannot be raised again. Without the check this would end in
-/// SIGXFSZ.
+/// This runs in a separate process, since the limit cannot be raised again. Without the check of the limit, the process
+/// would be killed by SIGXFSZ.
 #[test]
 fn a_file_size_limit_is_an_error() {
     const CHILD: &str = "C10D_TEST_FSIZE_CHILD";
@@ -91,7 +91,7 @@ fn a_file_size_limit_is_an_error() {
     assert!(status.success(), "{status}");
 }
 
-/// The same for descriptors: an error, not a panic.
+/// A lack of descriptors is an error, too, and not a panic.
 #[test]
 fn no_descriptor_left_is_an_error() {
     const CHILD: &str = "C10D_TEST_NOFILE_CHILD";

@@ -1,36 +1,37 @@
-//! The slots of a mailbox, as they lie in the writer's segment.
+//! The slots of a mailbox, which are in the writer's segment.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// How many items can wait for their reader.
+/// The number of items that can wait for their reader.
 pub(super) const SLOTS: u32 = 8;
-/// Bytes of a slot: 1 KiB of payload, and what goes before it, in whole pairs of cache lines.
+/// The size of a slot in bytes: 1 KiB of payload, the header and the word, in whole pairs of cache lines.
 const SLOT: usize = 1152;
-/// The most bytes of an item, header included.
+/// The largest number of bytes of an item, header included.
 pub(super) const MOST: usize = SLOT - size_of::<AtomicU64>();
 
-/// An item, as it lies in the writer's segment.
+/// A slot with one item.
 #[repr(C, align(128))]
 pub(super) struct Slot {
-    /// A [`Word`].
+    /// A packed [`Word`].
     pub(super) word: AtomicU64,
     pub(super) bytes: [u8; MOST],
 }
 
-/// The slots of one writer and one reader, and how many items the reader has taken.
+/// The slots of one writer and one reader, and the number of items that the reader has taken.
 #[repr(C, align(128))]
 pub(super) struct Slots {
     pub(super) slots: [Slot; SLOTS as usize],
     pub(super) taken: AtomicU32,
 }
 
-/// What a slot says of its item.
+/// What a slot records about its item.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word {
-    /// Which item it is, counted from 1; 0 where there was none.
+    /// The number of the item, counted from 1; 0 if the slot has had no item.
     pub(super) number: u32,
     pub(super) len: u16,
-    /// The line of the ring at which it stands (low 16 bits).
+    /// The line of the ring at which the item would begin (low 16 bits). It gives the item's place among the items of
+    /// the ring.
     pub(super) line: u16,
 }
 
