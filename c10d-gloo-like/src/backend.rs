@@ -30,7 +30,7 @@ pub(crate) struct GlooLike(Arc<Rank>);
 /// The state that the threads of one rank share.
 struct Rank {
     health: Arc<Health>,
-    /// It is dropped first, so that peers get the goodbye before their links break.
+    /// The field is before the links, so that it is dropped first: peers get the goodbye before their links break.
     membership: Mutex<Option<Membership>>,
     collectives: Mutex<Collectives>,
     /// The started collectives.
@@ -186,7 +186,8 @@ unsafe impl Backend for GlooLike {
 
 impl Drop for GlooLike {
     fn drop(&mut self) {
-        // Jobs in flight still run. The last thread to leave says goodbye, unless that was done already.
+        // Jobs in flight still run. The last thread that drops the rank sends the goodbye, unless it has been sent
+        // already.
         self.0.queue.close();
         self.0.messages.close();
     }
@@ -204,13 +205,13 @@ impl Rank {
         result
     }
 
-    /// Gives a job to the rank's own thread.
+    /// Passes a job to the thread for started collectives.
     fn queue(self: &Arc<Rank>, job: Job) {
-        // Its time starts here, whatever is queued before it.
+        // The time of the job starts here, whatever is queued before it.
         job.request().deadline();
         let rank = self.clone();
         if let Err((job, error)) = self.queue.push(job, "c10d collectives", move || rank.serve()) {
-            // The others wait for this rank.
+            // The other ranks wait for this rank, so the group fails.
             job.complete(Err(self.health.fail(error)));
         }
     }
@@ -236,7 +237,7 @@ impl Rank {
         if self.membership.lock().is_none() {
             return Ok(());
         }
-        // A caller that does not want to wait does not wait for the names of the missing ranks either.
+        // If the deadline has passed, the caller does not wait for the names of the missing ranks.
         let patient = Instant::now() < deadline;
         let late = |what: &str, collective: bool, waiting_for: &[u32]| match patient {
             true => Err(self.health.overdue(what, collective, waiting_for)),
@@ -257,21 +258,25 @@ impl Rank {
         self.conclude(deadline)?;
         untaken.sort_unstable();
         untaken.dedup();
-        if untaken.is_empty() { Ok(()) } else { late("not all that was sent has been taken", false, &untaken) }
+        if untaken.is_empty() {
+            Ok(())
+        } else {
+            late("peers have not received everything that was sent", false, &untaken)
+        }
     }
 
     /// Checks for the last time whether all ranks made the same calls. An error means that they did not, and the group
     /// has failed.
     fn conclude(&self, deadline: Instant) -> Result {
-        // An op of another thread holds it, and checks by itself.
+        // If an op of another thread holds the lock, that op checks the calls itself.
         let collectives = self.collectives.try_lock_until(deadline);
         collectives.and_then(|mut collectives| collectives.conclude(deadline)).map_or(Ok(()), Err)
     }
 
-    /// Waits until the peers have received what the collectives sent. After the deadline, or the longest time that a
-    /// collective had, it returns the ranks that have not.
+    /// Waits until the peers have received what the collectives sent. After the deadline, or after the longest timeout
+    /// of a collective, returns the ranks that have not.
     fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
-        // An op of another thread holds it until it is done, and cares for its own data.
+        // If an op of another thread holds the lock, that op takes care of its own data.
         let Some(mut collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
@@ -287,7 +292,7 @@ impl Rank {
         }
     }
 
-    /// The ranks that have yet to receive what the collectives sent.
+    /// Returns the ranks that have yet to receive what the collectives sent.
     fn untaken(&self, collectives: &Collectives) -> Vec<u32> {
         if self.health.failed() {
             return Vec::new();
@@ -299,7 +304,7 @@ impl Rank {
     /// Tells the peers that this rank leaves, unless they have been told.
     fn say_goodbye(&self) {
         let Some(membership) = self.membership.lock().take() else { return };
-        // Between two ops, so that nothing is cut off: an op of another thread goes on.
+        // The streams are ended only between two ops, so that no op is cut off: an op of another thread goes on.
         if let Some(collectives) = self.collectives.try_lock() {
             collectives.links().for_each(|(_, link)| link.finish());
         }
@@ -316,7 +321,8 @@ impl Mortal for Rank {
         if !here || waited >= self.drop_within || self.health.failed() {
             return false;
         }
-        // If another thread still runs them while the program ends, they are not completed.
+        // If another thread still runs an op while the program ends, that op is not completed, so its data does not
+        // count.
         let collectives = || self.collectives.try_lock().is_some_and(|c| !self.untaken(&c).is_empty());
         collectives() || self.messages.untaken().unwrap_or(false)
     }

@@ -1,4 +1,4 @@
-//! The collectives of one rank: it runs one at a time, on the thread that calls it.
+//! The collectives of one rank. They run one at a time, on the thread that calls them.
 #![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::link::Link;
 use crate::plan::Plan;
 
-/// The data that collectives need. It is kept between calls, so that nothing is allocated after the first ones.
+/// The data that collectives need. It is kept between calls, so that later calls allocate nothing.
 pub(crate) struct Collectives {
     executor: Executor,
     layout: Layout,
@@ -27,8 +27,8 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
-    /// Runs the op to its end, by `deadline` at the latest (which is read only if it has to wait). It touches no span
-    /// afterwards.
+    /// Runs the op until it has ended, which it does soon after `deadline` at the latest. `deadline` is called only if
+    /// the op has to wait. After the return, no span is used any more.
     pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
         let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };
@@ -40,7 +40,7 @@ impl Collectives {
                 _ => None,
             };
             let written = match layout.exchange(request, reduction) {
-                // SAFETY: the tensors of a job that this backend holds.
+                // SAFETY: the spans belong to a job that this backend holds.
                 Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint) }? {
                     Progress::Done => return Ok(()),
                     Progress::Written(before) => before,
@@ -68,12 +68,12 @@ impl Collectives {
         })
     }
 
-    /// How long a peer may take from now on to receive the data. After this time all deadlines have passed.
+    /// Returns how long a peer may take from now on to receive the data. After this time, all deadlines have passed.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// The links to the peers, by rank.
+    /// Returns the links to the peers, by rank.
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         self.executor.links()
     }
@@ -84,7 +84,7 @@ impl Collectives {
         self.executor.conclude(deadline)
     }
 
-    /// Bytes of payload sent so far.
+    /// Returns the number of bytes of payload that have been sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.executor.sent()
     }

@@ -1,5 +1,5 @@
-//! Converts a request to memory and a plan: it puts the op's tensors end to end, rank by rank, and fills the plan of
-//! the chosen algorithm.
+//! Converts a request to an exchange, or to memory and a plan. For a plan, it puts the op's tensors end to end, rank by
+//! rank, and fills in the plan of the chosen algorithm.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Fabric, Hosts, Member, Selection, direct, exact};
 
-/// Lays out one op after the other, and keeps its memory between them.
+/// Converts one request after the other, and keeps its memory between them.
 pub(crate) struct Layout {
     me: Member,
     selection: Arc<Selection>,
-    /// The ops of which small ones are exchanges.
+    /// The ops whose small calls are exchanges.
     exchanged: OpSet,
     hosts: Hosts,
     /// The start of each rank's block in the input and in the output, and the end of the last block.
@@ -29,20 +29,20 @@ impl Layout {
         Layout { me, selection, exchanged, hosts, starts: Default::default() }
     }
 
-    /// How many ranks there are.
+    /// Returns the number of ranks.
     pub(crate) fn world(&self) -> u32 {
         self.me.world
     }
 
-    /// The algorithm for this request.
+    /// Returns the algorithm for this request.
     #[inline]
     fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {
         let exact = dtype.is_some_and(|d| exact(d, request.params.reduce));
         self.selection.choose(request.op, bytes, exact)
     }
 
-    /// What this request is as an exchange of small items, where it is one. That a rank has larger items than another, and so
-    /// follows a plan, is no matter: those of these ops send the same items.
+    /// Returns the request as an exchange, if its op allows that and all its items are small. Another rank of the call
+    /// may have larger items and run the plan instead: for these ops, the plan sends the same items as the exchange.
     #[inline]
     pub(crate) fn exchange<'a>(&self, request: &'a Request, reduction: Option<Reduction>) -> Option<Exchange<'a>> {
         if !self.exchanged.contains(request.op) {
@@ -205,8 +205,10 @@ impl Layout {
     }
 }
 
-/// The ops of which those with small items are done in one round, directly, in any case: a rank that began an exchange may go
-/// on by the plan, and its peers may follow theirs from the start.
+/// Returns the ops whose small calls are exchanges: those for which the table chooses, at every small size, an
+/// algorithm with one round in which each rank sends directly. Only then does the plan send the same items as the
+/// exchange. A rank that has begun an exchange may have to go on by the plan, and its peers may run the plan from the
+/// start.
 fn exchanged(world: u32, fabric: Fabric, selection: &Selection) -> OpSet {
     use OpKind::*;
     let ops = [
@@ -249,12 +251,12 @@ enum Operand {
     Output,
 }
 
-/// Puts whole tensors end to end; returns their number of bytes.
+/// Puts whole tensors end to end. Returns their number of bytes.
 fn put(spaces: &mut Spaces, operand: Operand, spans: &[Span]) -> usize {
     spans.iter().map(|span| (put_part(spaces, operand, span, 0, span.bytes()), span.bytes()).1).sum()
 }
 
-/// Puts the blocks of tensors end to end, rank by rank; each tensor has `world` blocks.
+/// Puts the blocks of tensors end to end, rank by rank. Each tensor has `world` blocks.
 fn put_blocks(spaces: &mut Spaces, operand: Operand, spans: &[Span], world: usize) {
     for p in 0..world {
         for span in spans {
@@ -265,10 +267,10 @@ fn put_blocks(spaces: &mut Spaces, operand: Operand, spans: &[Span], world: usiz
 }
 
 fn put_part(spaces: &mut Spaces, operand: Operand, span: &Span, offset: usize, len: usize) {
-    // Dispatch sends only host memory to this backend.
+    // Dispatch gives this backend only host memory.
     let Some(at) = span.host_ptr() else { return };
-    // SAFETY: a part of a span of a job that this backend holds; the spaces are cleared before the job is completed.
-    // Tensors of an op overlap only in the in-place layouts that dispatch admits.
+    // SAFETY: the bytes are a part of a span of a job that this backend holds, and the spaces are cleared before the
+    // job is completed. Tensors of an op overlap only in the in-place layouts that dispatch allows.
     unsafe {
         let at = at.add(offset);
         match operand {
@@ -278,7 +280,7 @@ fn put_part(spaces: &mut Spaces, operand: Operand, span: &Span, offset: usize, l
     }
 }
 
-/// Parts of these lengths.
+/// Makes blocks of these lengths; `starts` is the memory for their offsets.
 fn list(starts: &mut Vec<usize>, lens: impl Iterator<Item = usize>) -> Blocks<'_> {
     starts.clear();
     starts.push(0);
@@ -290,7 +292,7 @@ fn list(starts: &mut Vec<usize>, lens: impl Iterator<Item = usize>) -> Blocks<'_
     Blocks::Listed(starts)
 }
 
-/// The blocks of one side of an exchange.
+/// Returns the blocks of one side of an all-to-all.
 fn parts<'a>(
     starts: &'a mut Vec<usize>,
     single: bool,

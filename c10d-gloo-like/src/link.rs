@@ -11,7 +11,7 @@ use c10d_core::Result;
 use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
-/// A stream of bytes to a peer and one from it. It never blocks. An error is final.
+/// A stream of bytes to a peer and one from it. No method blocks. After an error, the link cannot be used any more.
 #[expect(clippy::large_enum_variant, reason = "a box would cost each access to shared memory, where time counts most")]
 pub(crate) enum Link {
     /// Through shared memory.
@@ -23,30 +23,32 @@ pub(crate) enum Link {
 /// The next item of a link.
 #[derive(Clone, Copy)]
 pub(crate) enum Item {
-    /// It came the shortest way: all of it is here, in so many bytes at this place, until they are consumed.
+    /// The whole item has come through a mailbox. It has this many bytes at this address, which stay there until they
+    /// are consumed.
     Here(*const u8, usize),
-    /// It comes another way: by [`Link::peek`].
+    /// The item comes in another way; [`Link::peek`] shows its bytes.
     Elsewhere,
-    /// It has not come.
+    /// The item has not come.
     NotYet,
 }
 
 impl Link {
-    /// Sends a whole item, `head` and then the `len` bytes at `body`, the shortest way, if there is one for it now. `false`:
-    /// nothing was sent. To be asked between two items alone.
+    /// Sends a whole item, `head` and then the `len` bytes at `body`, through a mailbox, if the link has one with room
+    /// for it. Returns `false` if nothing was sent. It may be called only between two items.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         match self {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that `body` is readable.
             Link::Shm(l) => unsafe { l.write_item(head, body, len) },
             Link::Tcp(_) => Ok(false),
         }
     }
 
-    /// Prepares the processor for the next [`Link::write_item`]. It pays if the peer sends nothing back in the meantime.
+    /// Prepares the processor for the next [`Link::write_item`]. This pays only if the peer sends nothing back in the
+    /// meantime.
     #[inline]
     pub(crate) fn prefetch_item(&self) {
         if let Link::Shm(l) = self {
@@ -54,7 +56,7 @@ impl Link {
         }
     }
 
-    /// Looks for the next item. To be asked between two items alone.
+    /// Checks for the next item. It may be called only between two items.
     #[inline]
     pub(crate) fn peek_item(&mut self) -> Result<Item> {
         match self {
@@ -75,24 +77,24 @@ impl Link {
     #[inline]
     pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
         match self {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that `body` is readable.
             Link::Shm(l) => unsafe { l.write(head, body, len) },
-            // SAFETY: readable for `len` bytes, says the caller; `body` may dangle only where `len` is 0.
+            // SAFETY: the caller guarantees that `body` is readable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
         }
     }
 
-    /// As [`Link::write`], of `head` alone.
+    /// Like [`Link::write`], for `head` alone.
     pub(crate) fn write_head(&mut self, head: &[u8]) -> Result<usize> {
-        // SAFETY: no bytes are readable anywhere.
+        // SAFETY: the length is 0, so the pointer is not used.
         unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0) }
     }
 
-    /// The bytes that can be read now contiguously. They stay in place until they are consumed, or until the next call
-    /// on this link. Read them through the pointer only.
+    /// Returns the bytes that can be read now, as far as they are contiguous. They stay in place until they are
+    /// consumed, or until the next call on this link. They may be read only through the pointer.
     ///
-    /// After the caller has consumed whole elements, the rest of an incomplete element is continued, so no element
-    /// stays incomplete forever.
+    /// If the bytes end inside an element and the caller consumes the whole elements before it, a later call shows that
+    /// element whole. So no element stays incomplete forever.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
         match self {
@@ -101,8 +103,8 @@ impl Link {
         }
     }
 
-    /// Like [`Link::peek`], for a caller that will not consume the bytes: the next `peek` shows the same bytes, and
-    /// reports errors.
+    /// Like [`Link::peek`], for a caller that will not consume the bytes. Errors are not reported here: the next `peek`
+    /// shows the same bytes, and reports them.
     pub(crate) fn glance(&mut self) -> (*const u8, usize) {
         match self {
             Link::Shm(l) => l.peek().unwrap_or((std::ptr::null(), 0)),
@@ -113,8 +115,8 @@ impl Link {
         }
     }
 
-    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. `false`: the peer gave up
-    /// first, and they may have changed; this rank gets the cause soon.
+    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. Returns `false` if the peer gave up the
+    /// group before; then the bytes may have changed, and this rank gets the cause soon.
     #[inline]
     #[must_use]
     pub(crate) fn consume(&mut self, n: usize) -> bool {
@@ -127,21 +129,21 @@ impl Link {
         }
     }
 
-    /// Copies out up to `len` available bytes, and returns their number (0: none).
+    /// Copies up to `len` available bytes to `to`, and returns their number (0: none).
     ///
     /// # Safety
     /// `to` is writable for `len` bytes, and nobody else uses them.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
         match self {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that `to` is writable.
             Link::Shm(l) => unsafe { l.read(to, len) },
-            // SAFETY: as promised by the caller; `to` may dangle only where `len` is 0.
+            // SAFETY: the caller guarantees that `to` is writable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.read(if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(to, len) } }),
         }
     }
 
-    /// Ends the item that was being written. Both sides mark the same places.
+    /// Ends the item that was being written. The reader must end it at the same byte.
     #[inline]
     pub(crate) fn end_write(&mut self) {
         if let Link::Shm(l) = self {
@@ -149,7 +151,7 @@ impl Link {
         }
     }
 
-    /// Ends the item that was being read. Both sides mark the same places.
+    /// Ends the item that was being read. The writer has ended it at the same byte.
     #[inline]
     pub(crate) fn end_read(&mut self) {
         if let Link::Shm(l) = self {
@@ -165,14 +167,14 @@ impl Link {
         }
     }
 
-    /// Ends the stream: the peer sees the end after the last byte.
+    /// Ends the stream to the peer, which sees the end after the last byte.
     pub(crate) fn finish(&self) {
         if let Link::Tcp(l) = self {
             l.finish();
         }
     }
 
-    /// The connection, for polling by others than the link's owner; `None` for shared memory.
+    /// Returns the connection, for polling by threads that do not own the link; `None` for shared memory.
     pub(crate) fn socket(&self) -> Option<Arc<TcpStream>> {
         match self {
             Link::Shm(_) => None,
@@ -180,7 +182,8 @@ impl Link {
         }
     }
 
-    /// The descriptor to poll while waiting; `None` for shared memory, where the peer rings this rank's doorbell.
+    /// Returns the descriptor to poll while waiting; `None` for shared memory, where the peer rings this rank's
+    /// doorbell.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Link::Shm(_) => None,

@@ -28,7 +28,7 @@ impl Side {
         Side { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
-    /// Sends and receives an item of this number of bytes each, in steps.
+    /// Sends and receives one item, of these numbers of bytes, in steps.
     fn step(&mut self, out: usize, into: usize) {
         let (mut sent, mut got) = (0, 0);
         let total = |n: usize| if n == 0 { 0 } else { n + 32 };
@@ -38,7 +38,7 @@ impl Side {
             if sent < out_total {
                 let at = sent.min(32);
                 let body = &self.block[sent - at..out];
-                // SAFETY: it is a slice.
+                // SAFETY: the pointer and the length are those of a slice.
                 let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len()) }.unwrap();
                 sent += n;
                 progress += n;
@@ -57,7 +57,7 @@ impl Side {
                 }
                 if got >= 32 {
                     let to = &mut self.into[got - 32..into];
-                    // SAFETY: it is a slice.
+                    // SAFETY: the pointer and the length are those of a slice.
                     let n = unsafe { self.link.read(to.as_mut_ptr(), to.len()) }.unwrap();
                     got += n;
                     progress += n;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::pause::{Interest, Pause};
 
-/// A small generator (xorshift); the seed is the test's parameter.
+/// A small random generator (xorshift). The seed is the test's parameter.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -33,7 +33,7 @@ fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     (head, (0..n).map(|i| (first + i * 13) as u8).collect())
 }
 
-/// Sends 200 items per seed and receives as many, which the other side derives from the same seeds.
+/// Sends 200 items per seed, and receives 200, which the other side makes from the same seeds.
 pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, largest: usize) {
     for seed in seeds {
         let (mut out, mut into) = (Random::new(seed * 2 + me), Random::new(seed * 2 + 1 - me));
@@ -49,13 +49,13 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let (head, body) = &sending;
                 let at = done.min(head.len());
                 let body = &body[done - at..];
-                // SAFETY: it is a slice.
+                // SAFETY: the pointer and the length are those of a slice.
                 let whole = done == 0
                     && how.below(4) > 0
                     && unsafe { link.write_item(head, body.as_ptr(), body.len()) }.unwrap();
                 let n = match whole {
                     true => head.len() + body.len(),
-                    // SAFETY: it is a slice.
+                    // SAFETY: the pointer and the length are those of a slice.
                     false => unsafe { link.write(&head[at..], body.as_ptr(), body.len()) }.unwrap(),
                 };
                 done += n;
@@ -77,7 +77,7 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                     n
                 } else {
                     let mut to = vec![0; left.min(1 + how.below(20_000))];
-                    // SAFETY: it is a vector of that length.
+                    // SAFETY: the pointer and the length are those of a vector.
                     let n = unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap();
                     got.extend_from_slice(&to[..n]);
                     n

@@ -21,10 +21,10 @@ const SLICE: Duration = Duration::from_millis(10);
 /// The longest sleep on sockets if shared memory is watched, too, since a bell does not end a poll.
 const MIXED_SLICE: Duration = Duration::from_micros(200);
 
-/// An event that a thread waits for.
+/// The events of one link that a thread waits for.
 #[derive(Clone, Copy)]
 pub(crate) struct Interest<'a> {
-    /// The descriptor to poll; `None`: a peer that rings the doorbell.
+    /// The descriptor to poll; `None` if the peer rings this rank's doorbell.
     pub(crate) fd: Option<BorrowedFd<'a>>,
     /// Bytes from the peer.
     pub(crate) read: bool,
@@ -33,14 +33,14 @@ pub(crate) struct Interest<'a> {
 }
 
 impl<'a> Interest<'a> {
-    /// Waiting for a link.
+    /// Makes the interest in these events of a link.
     pub(crate) fn of(link: &'a Link, read: bool, write: bool) -> Interest<'a> {
         Interest { fd: link.fd(), read, write }
     }
 }
 
-/// The waiting of one thread. It checks for data, and calls [`Pause::wait`] if there was none, [`Pause::reset`] if
-/// there was.
+/// The waiting of one thread. The thread checks for data, and calls [`Pause::wait`] if there was none, and
+/// [`Pause::reset`] if there was some.
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
@@ -53,25 +53,25 @@ pub(crate) struct Pause {
 enum PauseState {
     Spinning(u32),
     Yielding(Instant),
-    /// It is announced as a sleeper; the value is the bell's before the last check.
+    /// The thread is announced as a sleeper. The value is that of the bell before the last check.
     Sleeping(u32),
 }
 
 impl Pause {
-    /// Makes a pause. `oversubscribed`: there are more ranks than cores, so spinning keeps others from running. `bell`:
-    /// this rank's doorbell, if it has peers in shared memory.
+    /// Makes a pause. `oversubscribed` means that there are more ranks than cores, so a rank that spins keeps others
+    /// from running. `bell` is this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let Looks(spins) = Looks::new(oversubscribed);
         Pause { bell, spins, state: PauseState::Spinning(0), set: Vec::new() }
     }
 
-    /// The same with memory for this many links, for a thread that waits often and must not allocate.
+    /// Reserves memory for this many links, for a thread that waits often and must not allocate.
     pub(crate) fn with_room(mut self, links: usize) -> Pause {
         self.set.reserve(links);
         self
     }
 
-    /// The looks of a thread that does not mean to sleep yet.
+    /// Returns the checks of a thread that does not want to sleep yet.
     #[inline]
     pub(crate) fn looks(&self) -> Looks {
         Looks(self.spins)
@@ -88,8 +88,9 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits briefly for these events; the iterator is used only for sleeping. The caller checks again after each call.
-    /// If the call returns a time (after a few microseconds it does), the caller compares it with its deadline.
+    /// Waits briefly for these events. The iterator is used only for sleeping. The caller checks for data again after
+    /// each call. If the call returns a time (which it does after a few microseconds), the caller compares it with its
+    /// deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state
@@ -140,7 +141,7 @@ impl Pause {
             Some(bell) if shared && set.is_empty() => bell.sleep(seen),
             _ => {
                 let slice = if shared { MIXED_SLICE } else { SLICE };
-                // The poll may end because of data, an interruption or the timeout: the caller checks again in each
+                // The poll may end because of data, an interruption or the timeout. The caller checks again in each
                 // case.
                 let _ = poll(&mut set, Some(&Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() }));
             }
@@ -151,20 +152,20 @@ impl Pause {
     }
 }
 
-/// How often a thread looks that goes over to a [`Pause`] if it has seen nothing by then.
+/// The number of checks that a thread still makes before it gives up or waits with a [`Pause`].
 pub(crate) struct Looks(u32);
 
 impl Looks {
-    /// None at all.
+    /// No checks at all.
     pub(crate) const NONE: Looks = Looks(0);
 
-    /// See [`Pause::new`].
+    /// Makes the checks; for `oversubscribed` see [`Pause::new`].
     #[inline]
     pub(crate) fn new(oversubscribed: bool) -> Looks {
         Looks(if oversubscribed { 0 } else { SPINS })
     }
 
-    /// Waits a little for another look; `false`: there were enough.
+    /// Spins briefly before another check. Returns `false` if no checks are left.
     #[inline]
     pub(crate) fn another(&mut self) -> bool {
         let more = self.0 > 0;

@@ -20,9 +20,9 @@ fn every_bell_is_heard() {
         let end = Instant::now() + Duration::from_secs(60);
         for i in 0..ROUNDS {
             if i % 2 == me as u64 {
-                // Long enough for the other side to be asleep.
+                // This is long enough for the other side to sleep.
                 thread::sleep(YIELD * 3);
-                // SAFETY: an empty body.
+                // SAFETY: the body is empty, so its pointer is not used.
                 assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0) }.unwrap(), 8);
                 rounds.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -51,8 +51,8 @@ fn a_socket_ends_the_sleep() {
         pause.wait(interest());
     }
     a.write_all(&[1]).unwrap();
-    // It is ready at once. A poll that did not return would only be found by the test's time limit, so this only checks
-    // that no borrow remains.
+    // The descriptor is ready at once. A poll that did not return would be found only by the test's time limit, so this
+    // only checks that no borrow remains.
     assert!(pause.wait(interest()).is_some());
     assert!(pause.set.is_empty() && pause.set.capacity() > 0);
     pause.reset();
@@ -74,7 +74,7 @@ fn what_a_sleeper_may_wait_for_rings_its_bell() {
     let mut there = Link::Shm(ShmLink::new(0, RingKind::Collective, (b, 0), (a.clone(), 0)));
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
-    // SAFETY: it is an array.
+    // SAFETY: the body is empty, so its pointer is not used.
     assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0) }.unwrap(), 512);
     let seen = bell.value();
     // SAFETY: as above.
