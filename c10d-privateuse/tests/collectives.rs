@@ -40,7 +40,8 @@ fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
 /// Whether the error may come from an overloaded machine, where the plugin's or the test's thread got no time, instead
 /// of from the plugin's fault.
 fn starved(e: &Error) -> bool {
-    *e.kind() == ErrorKind::Timeout || e.to_string().contains("did not let go")
+    let words = e.to_string();
+    *e.kind() == ErrorKind::Timeout || ["has not released", "did not release"].iter().any(|late| words.contains(late))
 }
 
 /// Runs an op that must fail by its deadline. If the machine was overloaded, the op is repeated with a later deadline,
