@@ -54,7 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("limits/a_rank_without_threads_is_named_by_all", || lacks("thread", "no thread or process left")),
         Trial::test("limits/a_rank_without_tasks_is_named_by_all", a_rank_without_tasks),
         Trial::test("limits/a_rank_without_memory_is_named_by_all", || lacks("memory", "no memory left")),
-        Trial::test("limits/small_files_only", || all_work(&run("size", "auto")?)),
+        Trial::test("limits/small_files_only", || all_use_tcp(&run("size", "auto")?)),
         Trial::test("limits/small_files_only_and_shm_forced", || {
             all_lack(&run("size", "shm")?, &[&format!("RLIMIT_FSIZE allows {SMALL_FILE};"), "ulimit -f"])
         }),
@@ -62,7 +62,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             let report = cast("poor:size", 3, "shm").run().map_err(|e| e.to_string())?;
             all_name_the_poor(&report, &format!("RLIMIT_FSIZE allows {SMALL_FILE};"))
         }),
-        Trial::test("limits/tight_memory_cgroup", || in_tight_cgroups("cgroup", "auto", all_work)),
+        Trial::test("limits/tight_memory_cgroup", || in_tight_cgroups("cgroup", "auto", all_use_tcp)),
         Trial::test("limits/tight_memory_cgroup_and_shm_forced", || {
             in_tight_cgroups("cgroup", "shm", |report| all_lack(report, &["memory cgroup has", "(limit"]))
         }),
@@ -73,6 +73,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("limits/nothing_left_behind_after_kill_of_all_tcp", || nothing_left_behind("tcp")),
     ]
 }
+
+const NO_SHARED_MEMORY: &str = "no shared memory";
 
 /// The limit on the bytes of a file, less than a shared segment has.
 const SMALL_FILE: u64 = 64 << 10;
@@ -98,6 +100,10 @@ fn work(part: &str) -> Result {
             break;
         }
     }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    if !maps.contains("memfd:") {
+        tell(NO_SHARED_MEMORY);
+    }
     pg.shutdown()?;
     tell("done");
     Ok(())
@@ -115,6 +121,15 @@ fn all_work(report: &JobReport) -> Result<(), Failed> {
     match ranks(report).all(|rank| worked(report, rank)) {
         true => Ok(()),
         false => Err(shown(report).into()),
+    }
+}
+
+/// Checks that all ranks worked, and used TCP, since shared memory was impossible.
+fn all_use_tcp(report: &JobReport) -> Result<(), Failed> {
+    all_work(report)?;
+    match ranks(report).all(|rank| lines(report, rank).contains(&NO_SHARED_MEMORY.to_owned())) {
+        true => Ok(()),
+        false => Err(format!("shared memory was used:\n{}", shown(report)).into()),
     }
 }
 
