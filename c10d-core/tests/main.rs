@@ -5,4 +5,5 @@ mod common;
 mod dlpack;
 mod join;
 mod refuse;
+mod stores;
 mod work;

@@ -51,11 +51,12 @@ pub(crate) fn command(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// Returns the path of a test in this program. Its module has the name of the calling file.
+/// Returns the path of a test in this program. Its module is that of the calling file.
 #[track_caller]
 fn path(test: &str) -> String {
-    let file = Path::new(std::panic::Location::caller().file());
-    format!("{}::{test}", file.file_stem().unwrap().display())
+    let file = std::panic::Location::caller().file().trim_end_matches(".rs");
+    let (_, module) = file.rsplit_once("tests/").expect("a file of the tests");
+    format!("{}::{test}", module.replace('/', "::"))
 }
 
 /// Runs `body` in a separate process with the fakes, or with the real libraries if the environment says that there are.

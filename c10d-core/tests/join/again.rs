@@ -1,0 +1,87 @@
+//! Groups over a store that an earlier run, or an earlier group, has used.
+
+use super::*;
+
+/// Makes a store with the keys of an earlier run that was killed before it could delete them.
+fn used_store(size: u32) -> Arc<HashStore> {
+    let store = Arc::new(HashStore::new());
+    let keeps: Arc<dyn Store> = Arc::new(Keeps(store.clone(), Duration::ZERO));
+    std::thread::scope(|s| {
+        for r in 0..size {
+            let b = builder().timeout(5 * SHORT).rank(r).size(size).store(keeps.clone());
+            s.spawn(move || b.build().unwrap());
+        }
+    });
+    assert!(store.check(&[&format!("group/default/hello/{}", size - 1)], soon()).unwrap());
+    store
+}
+
+#[test]
+fn keys_of_an_earlier_run() {
+    for earlier in [1, 2, 3, 5] {
+        // All ranks join, some of them late.
+        let store = used_store(earlier);
+        std::thread::scope(|s| {
+            for r in 0..3 {
+                let b = builder().rank(r).size(3).store(store.clone());
+                s.spawn(move || {
+                    sleep(Duration::from_millis(u64::from((r * 2) % 3) * 150));
+                    within(HANG, || b.build()).unwrap_or_else(|e| panic!("after a run of {earlier}, rank {r}: {e}"));
+                });
+            }
+        });
+        // One rank does not join. Only this rank is named, although the store has a key of it.
+        let store = used_store(earlier);
+        for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
+            let e = result.unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[2][..]), "after {earlier}: {e}");
+        }
+    }
+    // A failure of an earlier run is ignored.
+    let store = Arc::new(HashStore::new());
+    build(&store, SHORT, &[(0, 2)])[0].as_ref().unwrap_err();
+    for result in build(&store, LONG, &[(0, 2), (1, 2)]) {
+        result.unwrap();
+    }
+}
+
+/// Ranks that wait are not named as missing. Keys of an earlier run do not change, so their ranks are named.
+#[test]
+fn a_rank_among_stale_keys_names_all_that_are_missing() {
+    for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {
+        let store = used_store(4);
+        let ranks: Vec<_> = present.iter().map(|r| (*r, 4)).collect();
+        for e in build(&store, 4 * SHORT, &ranks).into_iter().map(Result::unwrap_err) {
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, missing), "{e}");
+        }
+    }
+}
+
+/// The ranks do not wait for each other between rounds, so some are one round ahead.
+#[test]
+fn again_and_again_over_one_store() {
+    const ROUNDS: usize = 20;
+    let store = Arc::new(HashStore::new());
+    type Sessions = Mutex<Vec<(u32, [u8; 16])>>;
+    let sessions: Arc<Sessions> = Arc::default();
+    let told = sessions.clone();
+    let builder = common::builder(move |init| {
+        told.lock().unwrap().push((init.rank, init.session));
+        puppet(|job| job.complete(Ok(())))
+    });
+    std::thread::scope(|s| {
+        for r in 0..3 {
+            let b = builder.clone().timeout(LONG).rank(r).size(3).store(store.clone());
+            s.spawn(move || {
+                for round in 0..ROUNDS {
+                    b.clone().build().unwrap_or_else(|e| panic!("round {round}, rank {r}: {e}"));
+                }
+            });
+        }
+    });
+    let sessions = sessions.lock().unwrap();
+    let of = |rank| sessions.iter().filter(move |(r, _)| *r == rank).map(|(_, session)| session);
+    assert_eq!(of(0).count(), ROUNDS);
+    assert!(of(0).eq(of(1)) && of(0).eq(of(2)), "the ranks met in different rounds");
+    assert_eq!(store.num_keys(soon()).unwrap(), 0, "keys stay behind");
+}

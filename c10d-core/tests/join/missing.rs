@@ -1,0 +1,49 @@
+//! Ranks that do not come.
+
+use c10d_core::Phase;
+
+use super::*;
+
+#[test]
+fn missing_ranks_are_named_by_all_that_came() {
+    for (present, missing) in [(&[0, 2][..], &[1, 3][..]), (&[1, 2, 3], &[0]), (&[3], &[0, 1, 2])] {
+        let ranks: Vec<_> = present.iter().map(|r| (*r, 4)).collect();
+        for (result, (rank, _)) in build(&Arc::default(), SHORT, &ranks).into_iter().zip(&ranks) {
+            let e = result.unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, missing), "rank {rank}: {e}");
+            assert_eq!((e.report().rank, e.report().phase), (Some(*rank), Some(Phase::Rendezvous)));
+            assert!(e.report().group.is_some());
+        }
+    }
+}
+
+/// A rank with a longer timeout gets the failure from the leader, before its own timeout.
+#[test]
+fn the_patient_are_told() {
+    let store = Arc::new(HashStore::new());
+    std::thread::scope(|s| {
+        let b = |r| builder().rank(r).size(3).store(store.clone());
+        let patient = s.spawn(move || within(Duration::from_secs(10), || b(1).build().unwrap_err()));
+        while !store.check(&["group/default/hello/1"], soon()).unwrap() {
+            std::thread::yield_now();
+        }
+        let leader = b(0).timeout(SHORT).build().unwrap_err();
+        let told = patient.join().unwrap();
+        assert_eq!((&*leader.report().guilty, &*told.report().guilty), (&[2][..], &[2][..]), "{told}");
+    });
+}
+
+/// On a busy machine a store may need longer for an answer than a rank waits for the others between two looks.
+#[test]
+fn a_store_that_answers_slowly_is_no_failure() {
+    let store: Arc<dyn Store> = Arc::new(Keeps(Arc::default(), Duration::from_millis(700)));
+    std::thread::scope(|s| {
+        for r in 0..2 {
+            let b = builder().rank(r).size(2).store(store.clone());
+            s.spawn(move || {
+                sleep(SHORT * r);
+                within(HANG, || b.build().unwrap());
+            });
+        }
+    });
+}

@@ -1,0 +1,90 @@
+//! Ranks that find each other, or name the missing ones.
+
+mod again;
+mod contradictions;
+mod missing;
+mod ranks_of_threads;
+mod sub_groups;
+
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Builder, Error, ErrorKind, HashStore, ProcessGroup, Result, Store};
+
+use crate::common::{self, puppet, within};
+
+const HANG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(15);
+const SHORT: Duration = Duration::from_millis(400);
+
+fn builder() -> Builder {
+    common::builder(|_| puppet(|job| job.complete(Ok(())))).timeout(LONG)
+}
+
+fn soon() -> Instant {
+    Instant::now() + LONG
+}
+
+/// Builds the groups of these pairs of rank and size at once over one store.
+fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec<Result<ProcessGroup>> {
+    std::thread::scope(|s| {
+        let b = |r, n| builder().timeout(timeout).rank(r).size(n).store(store.clone());
+        let threads: Vec<_> = ranks.iter().map(|&(r, n)| s.spawn(move || b(r, n).build())).collect();
+        within(HANG, || threads.into_iter().map(|t| t.join().unwrap()).collect())
+    })
+}
+
+fn field(e: &Error) -> &'static str {
+    match e.kind() {
+        ErrorKind::Mismatch { field, .. } => field,
+        other => panic!("{other:?}: {e}"),
+    }
+}
+
+/// A store in which nothing is deleted, and in which a check takes this long.
+struct Keeps(Arc<HashStore>, Duration);
+
+impl Store for Keeps {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        if key.len() > 1024 {
+            return Err(Error::new(ErrorKind::Store, format!("a key of {} bytes", key.len())));
+        }
+        self.0.set(key, value, deadline)
+    }
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.0.get(key, deadline)
+    }
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        self.0.wait(keys, deadline)
+    }
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        self.0.add(key, delta, deadline)
+    }
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
+        self.0.compare_set(key, expected, desired, deadline)
+    }
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.0.append(key, value, deadline)
+    }
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        sleep(self.1.min(left));
+        if left < self.1 {
+            return Err(Error::new(ErrorKind::Store, "timed out: the store does not answer"));
+        }
+        self.0.check(keys, deadline)
+    }
+    fn delete(&self, _: &str, _: Instant) -> Result<bool> {
+        Ok(false)
+    }
+    fn num_keys(&self, deadline: Instant) -> Result<u64> {
+        self.0.num_keys(deadline)
+    }
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.0.multi_get(keys, deadline)
+    }
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
+        self.0.multi_set(pairs, deadline)
+    }
+}

@@ -1,0 +1,192 @@
+//! Groups of some ranks of another group.
+
+use std::sync::Barrier;
+
+use super::*;
+
+#[test]
+fn new_groups_and_splits() {
+    let seen = builder().run_ranks(6, |pg| {
+        let evens = pg.new_group(&[4, 2, 0])?;
+        let all = pg.new_group(&[0, 1, 2, 3, 4, 5])?.unwrap();
+        let third = pg.split(Some(pg.rank() % 3), 10 - pg.rank())?.unwrap();
+        let some = pg.split((pg.rank() > 3).then_some(0), 0)?;
+        assert_eq!(evens.is_some(), pg.rank() % 2 == 0);
+        assert_eq!((all.rank(), all.size()), (pg.rank(), 6));
+        if let Some(g) = &evens {
+            assert_eq!((g.size(), g.global_rank(g.rank())), (3, Some(pg.rank())));
+            assert_eq!(g.rank(), 2 - pg.rank() / 2);
+            let inner = g.new_group(&[1, 2])?;
+            assert_eq!(inner.map(|i| i.global_rank(0)), (g.rank() > 0).then_some(Some(2)));
+            g.barrier()?;
+        }
+        assert_eq!((third.size(), third.global_rank(third.rank())), (2, Some(pg.rank())));
+        assert_eq!(third.rank(), u32::from(pg.rank() < 3), "a lower key comes first");
+        assert_eq!(some.map(|g| (g.rank(), g.size())), (pg.rank() > 3).then(|| (pg.rank() - 4, 2)));
+        Ok((pg.rank(), third.name().to_owned()))
+    });
+    let seen = seen.unwrap();
+    assert!(seen.iter().map(|s| s.0).eq(0..6));
+    assert_eq!(seen[0].1, seen[3].1);
+    assert_ne!(seen[0].1, seen[1].1);
+}
+
+#[test]
+fn many_groups_at_once() {
+    builder()
+        .run_ranks(3, |pg| {
+            let groups: Vec<_> = (0..4).map(|_| pg.new_group(&[0, 1, 2]).map(Option::unwrap)).collect::<Result<_>>()?;
+            std::thread::scope(|s| {
+                groups.iter().map(|g| s.spawn(|| g.barrier())).for_each(|t| t.join().unwrap().unwrap())
+            });
+            Ok(())
+        })
+        .unwrap();
+    // Groups with different names can use one store.
+    let store = Arc::new(HashStore::new());
+    std::thread::scope(|s| {
+        for (name, rank) in ["a", "b", "c"].into_iter().flat_map(|n| [(n, 0), (n, 1)]) {
+            let b = builder().name(name).rank(rank).size(2).store(store.clone());
+            s.spawn(move || assert_eq!(b.build().unwrap().name(), name));
+        }
+    });
+}
+
+/// Stores limit the length of keys.
+#[test]
+fn keys_stay_short_however_deep_groups_are_nested_and_long_their_names() {
+    let store = Arc::new(Keeps(Arc::default(), Duration::ZERO));
+    let depth = std::thread::scope(|scope| {
+        let nest = |rank: u32| {
+            let first = builder().timeout(LONG).rank(rank).size(2).store(store.clone()).name(&"name".repeat(2000));
+            let mut group = first.build().unwrap();
+            for level in 0..100 {
+                let next = if level % 2 == 0 { group.new_group(&[0, 1]) } else { group.split(Some(0), rank) };
+                group = next.unwrap_or_else(|e| panic!("level {level}: {e}")).unwrap();
+            }
+            group.store().set("k", b"", soon()).unwrap();
+            group.name().matches('/').count()
+        };
+        let other = scope.spawn(move || nest(1));
+        (nest(0), other.join().unwrap())
+    });
+    assert_eq!(depth, (100, 100));
+}
+
+#[test]
+fn member_lists_that_differ() {
+    let lists: [[&[u32]; 3]; 4] = [
+        [&[0, 1], &[1, 0], &[0, 1]],
+        [&[0, 1], &[0, 1, 2], &[0, 1, 2]],
+        [&[0, 1, 2], &[0, 1], &[0, 1, 2]],
+        [&[0, 1, 2], &[0, 2, 1], &[0, 1, 2]],
+    ];
+    for case in lists {
+        let errors = within(LONG, || {
+            builder().run_ranks(3, |pg| {
+                Ok(match pg.new_group(case[pg.rank() as usize]) {
+                    Ok(None) => None,
+                    Ok(Some(_)) => panic!("{case:?}: rank {} has a group", pg.rank()),
+                    Err(e) => Some(e),
+                })
+            })
+        });
+        for (rank, e) in errors.unwrap().into_iter().enumerate().filter_map(|(r, e)| Some((r, e?))) {
+            assert_eq!(field(&e), "members", "{case:?}, rank {rank}: {e}");
+            assert!(!e.report().guilty_global.is_empty() && !e.report().guilty_global.contains(&(rank as u32)), "{e}");
+        }
+    }
+}
+
+#[test]
+fn sub_groups_that_cannot_be() {
+    builder()
+        .timeout(SHORT * 2)
+        .run_ranks(2, |pg| {
+            for list in [&[][..], &[0, 2], &[1, 1]] {
+                let e = pg.new_group(list).unwrap_err();
+                assert_eq!((e.kind(), e.report().rank), (&ErrorKind::InvalidArgument, Some(pg.rank())));
+            }
+            if pg.rank() == 1 {
+                let e = pg.new_group(&[0, 1]).unwrap_err();
+                assert_eq!((&*e.report().guilty, &*e.report().guilty_global), (&[0][..], &[0][..]), "{e}");
+                let e = pg.split(Some(0), 0).unwrap_err();
+                assert_eq!(e.report().guilty, [0], "{e}");
+                pg.abort("done");
+                assert_eq!(*pg.split(Some(0), 0).unwrap_err().kind(), ErrorKind::Aborted);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Builds groups of some ranks while their common group knows of ranks that are gone.
+#[test]
+fn nobody_waits_for_the_dead() {
+    let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let lost = gone.clone();
+    let builder = common::builder(move |_| puppet(|job| job.complete(Ok(()))).losing(&lost)).timeout(LONG);
+    type Make = fn(&ProcessGroup) -> Result;
+    let ways: [(&str, Make); 3] = [
+        ("shrink", |pg| pg.shrink(&[1]).map(drop)),
+        ("new_group", |pg| pg.new_group(&[4, 3, 2, 0]).map(drop)),
+        ("split", |pg| pg.split(Some(0), 0).map(drop)),
+    ];
+    let together = Barrier::new(2);
+    builder
+        .run_ranks(5, |pg| {
+            for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
+                // The lost ranks are known from the start, or only when the other ranks already wait.
+                for late in [false, true] {
+                    together.wait();
+                    if pg.rank() == 0 {
+                        *gone.lock().unwrap() = if late { vec![] } else { vec![1, 2, 3] };
+                    }
+                    together.wait();
+                    let start = Instant::now();
+                    std::thread::scope(|s| {
+                        s.spawn(|| {
+                            sleep(Duration::from_millis(250));
+                            *gone.lock().unwrap() = vec![1, 2, 3];
+                        });
+                        let e = make(&pg).unwrap_err();
+                        let dead: &[u32] = if way == "split" || pg.failure().is_some() { &[1, 2, 3] } else { &[2, 3] };
+                        let how = format!("{way}, late {late}, rank {}: {e}", pg.rank());
+                        assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }), "{how}");
+                        assert_eq!(e.report().guilty, dead, "{how}");
+                        assert_eq!((e.report().rank, e.report().group.as_deref()), (Some(pg.rank()), Some("default")));
+                    });
+                    assert!(start.elapsed() < LONG / 3, "{way}: waited for the dead");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Each rank knows of different deaths, and one rank is alive but joins too late.
+#[test]
+fn survivors_agree_on_who_they_are() {
+    let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
+    let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
+    let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
+        1 | 2 => Ok(None),
+        // It joins after the timeout.
+        5 => {
+            sleep(4 * SHORT);
+            Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))
+        }
+        _ => within(LONG / 3, || {
+            let rest = pg.shrink_to_survivors(SHORT)?;
+            assert_eq!((0..3).filter_map(|r| rest.global_rank(r)).collect::<Vec<_>>(), [0, 3, 4]);
+            Ok(Some(Ok(rest.size())))
+        }),
+    });
+    for (rank, result) in (0..).zip(seen.unwrap()) {
+        match (rank, result) {
+            (1 | 2, None) | (0 | 3 | 4, Some(Ok(3))) => {}
+            (5, Some(Err(e))) => assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[0, 3, 4][..])),
+            (_, other) => panic!("rank {rank}: {other:?}"),
+        }
+    }
+}

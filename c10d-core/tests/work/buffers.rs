@@ -1,0 +1,153 @@
+//! Who has the buffers while an op runs, and who gets them back.
+
+use std::sync::atomic::AtomicBool;
+
+use c10d_core::{Error, ErrorKind, Outcome, Status, op};
+
+use super::*;
+
+/// A buffer that reports when it is dropped.
+struct Told(Vec<f32>, Arc<AtomicUsize>);
+
+// SAFETY: the vector's memory does not move until the drop.
+unsafe impl Buf for Told {
+    fn span(&mut self) -> Span {
+        Span::host(self.0.as_mut_ptr(), self.0.len())
+    }
+}
+
+// SAFETY: it is the only owner.
+unsafe impl BufMut for Told {}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn every_form_gives_the_buffer_back() {
+    for submit in [at_once as fn(Job), later] {
+        let pg = group(puppet(submit));
+        let mut x = vec![1f32; 4];
+        pg.all_reduce(&mut x, SUM).unwrap();
+        let x = pg.start(op::all_reduce(x, SUM)).wait().unwrap();
+        let mut x = block_on(pg.start(op::all_reduce(x, SUM))).unwrap();
+        let mut y = [10f32; 2];
+        pg.scope(|s| {
+            let a = s.start(op::all_reduce(&mut x, SUM));
+            let b = s.start(op::all_reduce(&mut y, SUM));
+            block_on(b)?;
+            a.wait().map(drop)
+        })
+        .unwrap();
+        assert_eq!((x, y), (vec![5.0; 4], [11.0; 2]));
+    }
+}
+
+#[test]
+fn a_dropped_handle_frees_the_buffer_when_the_op_is_over() {
+    let (pg, jobs) = held();
+    let drops = Arc::new(AtomicUsize::new(0));
+    drop(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    let job = jobs.recv().unwrap();
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+    at_once(job);
+    assert_eq!(drops.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_leaked_handle_leaks_the_buffer_and_nothing_dangles() {
+    let (pg, jobs) = held();
+    let drops = Arc::new(AtomicUsize::new(0));
+    std::mem::forget(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    at_once(jobs.recv().unwrap());
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_scope_waits_for_dropped_and_leaked_handles() {
+    let pg = group(puppet(later));
+    let (mut x, mut y) = ([0f32; 3], [0f32; 3]);
+    pg.scope(|s| {
+        drop(s.start(op::all_reduce(&mut x, SUM)));
+        std::mem::forget(s.start(op::all_reduce(&mut y, SUM)));
+    });
+    assert_eq!((x, y), ([1.0; 3], [1.0; 3]));
+    // This also holds if the body panics.
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pg.scope(|s| {
+            std::mem::forget(s.start(op::all_reduce(&mut x, SUM)));
+            panic!("on purpose");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(x, [2.0; 3]);
+}
+
+/// As with started calls, the owned buffers of a blocking call are returned if it is rejected or fails.
+#[test]
+fn a_blocking_call_that_fails_gives_the_buffers_back() {
+    let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Internal, "on the way")))));
+    let refused = pg.run(op::all_gather_into(vec![1f32; 3], vec![0f32; 2])).unwrap_err();
+    assert_eq!((refused.error.status(), refused.buffer), (Status::Rejected, Some((vec![1.0; 3], vec![0.0; 2]))));
+    let failed = pg.run(op::all_reduce(vec![3f32], SUM)).unwrap_err();
+    assert_eq!((failed.error.kind(), failed.buffer), (&ErrorKind::Internal, Some(vec![3.0])));
+    let over = pg.run(op::recv_any_source(vec![4f32], 0)).unwrap_err();
+    assert_eq!(over.buffer, Some((vec![4.0], u32::MAX)), "nobody sent it");
+}
+
+#[test]
+fn kept_buffers_do_not_come_back() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let refused = Arc::new(AtomicBool::new(false));
+    let (keep, told) = (held.clone(), refused.clone());
+    let pg = group(puppet(move |job| {
+        let spans: Vec<Span> = job.request().outputs().to_vec();
+        match job.fail_keeping(Error::new(ErrorKind::Plugin, "hangs")) {
+            Ok(_) => keep.lock().unwrap().extend(spans),
+            Err(job) => {
+                told.store(true, Ordering::SeqCst);
+                job.complete(Err(Error::unsupported("it is borrowed")));
+            }
+        }
+    }));
+    // Operations on borrowed memory cannot be failed with the buffers kept.
+    let mut x = [1f32; 4];
+    pg.all_reduce(&mut x, SUM).unwrap_err();
+    assert!(refused.swap(false, Ordering::SeqCst));
+    pg.scope(|s| s.start(op::all_reduce(&mut x, SUM)).wait().map(drop)).unwrap_err();
+    assert!(refused.swap(false, Ordering::SeqCst) && held.lock().unwrap().is_empty());
+    let drops = Arc::new(AtomicUsize::new(0));
+    let e = pg.start(op::all_reduce(Told(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
+    assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
+    // A late write goes to leaked memory, not to memory with another owner.
+    let span = held.lock().unwrap()[0];
+    // SAFETY: the buffers are leaked, so they still exist.
+    unsafe { *span.host_ptr().unwrap().cast::<f32>() = 7.0 };
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+}
+
+/// A `bool` from a peer is a valid `bool` for the caller, also with bare spans, before the call is done.
+#[test]
+fn bools_are_bools() {
+    let pg = group(puppet(|job| {
+        for span in job.request().outputs() {
+            // SAFETY: it is within the span, and the job is not complete.
+            unsafe { span.host_ptr().unwrap().write_bytes(0x40, span.count()) };
+        }
+        job.complete(Ok(()));
+    }));
+    let mut x = [false; 3];
+    pg.broadcast(&mut x, 0).unwrap();
+    assert_eq!(x, [true; 3]);
+    assert_eq!(pg.start(op::broadcast(vec![false; 3], 0)).wait().unwrap(), [true; 3]);
+    let mut bytes = [0u8; 3];
+    let outputs = vec![Span::host(bytes.as_mut_ptr().cast::<bool>(), 3)];
+    let spans = c10d_core::RawSpans { outputs, ..Default::default() };
+    // SAFETY: `bytes` outlives the work, and nothing else uses it.
+    let work = unsafe { pg.submit_raw(c10d_core::OpKind::Broadcast, Default::default(), None, spans) };
+    assert!(work.is_done());
+    assert_eq!(bytes, [1; 3]);
+    work.wait().map(|_: Outcome| ()).unwrap();
+}

@@ -1,0 +1,96 @@
+//! Started calls that are taken back.
+
+use std::future::Future;
+
+use c10d_core::{Cancel, ErrorKind, Status, op};
+
+use super::*;
+
+/// Two ranks whose backends keep messages in a list until the test takes them.
+fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let list = jobs.clone();
+    let builder = common::builder(move |_| {
+        let (put, take) = (list.clone(), list.clone());
+        puppet(move |job| put.lock().unwrap().push(job)).on_cancel(move |ids| {
+            let mut jobs = take.lock().unwrap();
+            if !ids.iter().all(|id| jobs.iter().any(|job| job.id() == *id)) {
+                return Vec::new();
+            }
+            jobs.extract_if(.., |job| ids.contains(&job.id())).collect()
+        })
+    });
+    (builder, jobs)
+}
+
+#[test]
+fn a_message_is_taken_back_or_too_late() {
+    let (builder, jobs) = mailboxes();
+    builder
+        .run_ranks(2, |pg| {
+            if pg.rank() == 1 {
+                return Ok(());
+            }
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            // The handle was polled before, as under a runtime's timeout.
+            let mut work = pg.start(op::recv(vec![7f32], 1, 5));
+            assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
+            let other = pg.start(op::recv_any_source(vec![8f32], 5));
+            let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [7.0]);
+            let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
+            assert_eq!((buffer, from), (vec![8.0], u32::MAX));
+            assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
+            // The message is being sent, so the backend no longer has it in its list.
+            let work = pg.start(op::recv(vec![7f32], 1, 5));
+            let job = jobs.lock().unwrap().pop().unwrap();
+            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
+            at_once(job);
+            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
+            assert_eq!(work.wait()?, [8.0]);
+            // In a batch, each is cancelled separately; borrowed buffers also work.
+            let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
+            let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [2]);
+            let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [1]);
+            let mut x = [3f32];
+            pg.scope(|s| {
+                let work = s.start(op::recv(&mut x, 1, 5));
+                let Ok(Cancel::Back(x)) = work.cancel() else { panic!("it was not begun") };
+                *x = [4.0];
+            });
+            assert_eq!(x, [4.0]);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// An op that cannot be cancelled continues, and its handle remains.
+#[test]
+fn unsupported_leaves_the_op_as_it_was() {
+    let (pg, jobs) = held();
+    let refused = pg.start(op::all_reduce(vec![0f32], SUM)).cancel().unwrap_err();
+    let e = &refused.error;
+    assert_eq!((e.kind(), e.status()), (&ErrorKind::Unsupported, Status::Rejected), "{e}");
+    at_once(jobs.recv().unwrap());
+    assert_eq!(refused.work.wait().unwrap(), [1.0]);
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let list = jobs.clone();
+    let builder = common::builder(move |_| {
+        let put = list.clone();
+        puppet(move |job| put.lock().unwrap().push(job))
+    });
+    builder
+        .run_ranks(2, |pg| {
+            if pg.rank() == 1 {
+                return Ok(());
+            }
+            let refused = pg.start(op::recv(vec![0f32], 1, 0)).cancel().unwrap_err();
+            assert_eq!(*refused.error.kind(), ErrorKind::Unsupported, "{}", refused.error);
+            at_once(jobs.lock().unwrap().pop().unwrap());
+            assert_eq!(refused.work.wait()?, [1.0]);
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,93 @@
+//! The choice of an algorithm.
+
+use c10d_core::OpKind;
+
+use super::super::{Algorithm, Fabric, Selection, TUNED, Table, tuned};
+
+/// The hash of the choice over the grid; see `the_choice_is_what_it_was`.
+const GRID: u64 = 0x8c62_4f99_fe78_4719;
+
+fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
+    Selection::new(&Table::builtin(), world, fabric).choose(op, bytes, exact)
+}
+
+#[test]
+fn exact_and_uneven_ops_are_direct() {
+    for world in 1..=64 {
+        for fabric in Fabric::ALL {
+            let selection = Selection::new(&Table::builtin(), world, fabric);
+            for op in OpKind::ALL {
+                for bytes in (0..28).map(|k| 1 << k) {
+                    let a = selection.choose(*op, bytes, true);
+                    assert!(!op.reduces() || a.reduces_in_rank_order(), "{op} {a:?}");
+                    let a = selection.choose(*op, bytes, false);
+                    assert!(!op.is_uneven() || matches!(a, Algorithm::Local | Algorithm::Direct), "{op} {a:?}");
+                    assert_eq!(world == 1, a == Algorithm::Local);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_algorithm_has_its_calls() {
+    use Algorithm::*;
+    let all_reduce = |w, b, f| choose(OpKind::AllReduce, w, b, f, false);
+    assert_eq!(all_reduce(2, 8, Fabric::Shm), OneShot);
+    assert_eq!(all_reduce(4, 1 << 20, Fabric::Tcp), Direct);
+    assert_eq!(all_reduce(32, 1 << 18, Fabric::Tcp), HalvingDoubling);
+    assert_eq!(all_reduce(64, 1 << 24, Fabric::Tcp), DoubleTree);
+    assert_eq!(all_reduce(16, 8, Fabric::Mixed), Hierarchical);
+    assert_eq!(all_reduce(16, 1 << 20, Fabric::Mixed), TwoLevel);
+    assert_eq!(all_reduce(4, 8, Fabric::Loopback), Tree);
+    assert_eq!(choose(OpKind::ReduceScatterInto, 16, 1 << 24, Fabric::Tcp, false), Ring);
+    assert_eq!(choose(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
+    assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
+}
+
+/// A rule applies at its limit and not beyond; for ops with blocks the limit is for one block.
+#[test]
+fn limits_are_included() {
+    let limits = |op| {
+        let at = |more: usize| choose(op, 9, 9 * ((32 << 10) + more), Fabric::Loopback, false);
+        (at(0), at(1))
+    };
+    assert_eq!(limits(OpKind::AllGatherInto), (Algorithm::Bruck, Algorithm::Ring));
+    let all_reduce = |bytes| choose(OpKind::AllReduceCoalesced, 2, bytes, Fabric::Shm, true);
+    assert_eq!((all_reduce(8 << 10), all_reduce((8 << 10) + 1)), (Algorithm::OneShot, Algorithm::Direct));
+}
+
+#[test]
+fn a_preferred_algorithm_is_taken_wherever_it_has_plans() {
+    for algorithm in Algorithm::ALL {
+        let table = Table::builtin().preferring(*algorithm);
+        let selection = Selection::new(&table, 5, Fabric::Loopback);
+        for op in OpKind::ALL {
+            let has = tuned(*op).is_some_and(|row| algorithm.ops().contains(&TUNED[row]));
+            let expected = if has { *algorithm } else { choose(*op, 5, 1 << 20, Fabric::Loopback, false) };
+            assert_eq!(selection.choose(*op, 1 << 20, false), expected, "{op}");
+        }
+    }
+}
+
+/// The choice over a grid of ops, worlds, sizes (around every power of two), transports and types, as one number. Ranks
+/// of two builds must choose the same algorithm, so a choice must only change on purpose.
+#[test]
+fn the_choice_is_what_it_was() {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for world in (1..=70).chain([128, 1000]) {
+        for fabric in Fabric::ALL {
+            let selection = Selection::new(&Table::builtin(), world, fabric);
+            for op in OpKind::ALL.iter().filter(|op| !op.is_p2p()) {
+                for bytes in (0..28).flat_map(|k| [(1usize << k) - 1, 1 << k, (1 << k) + 1]) {
+                    for exact in [false, true] {
+                        for byte in selection.choose(*op, bytes, exact).name().bytes() {
+                            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(hash, GRID, "if the choice is meant to change, this is its new number: {hash:#x}");
+}
