@@ -7,7 +7,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root, Store, op};
+use c10d_core::{
+    Builder, ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root, Store, op,
+};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
@@ -21,19 +23,24 @@ const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
 /// How the rank dies: it is killed, or its program ends.
 const END: &str = "C10D_NCCL_TEST_END";
 
+/// Rank 1 aborts while all are in a call that hangs. Returns the ranks' errors.
+fn aborted(builder: Builder) -> Vec<Error> {
+    let errors = within(CAP, || {
+        builder.run_ranks(3, |pg| {
+            let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
+            if pg.rank() == 1 {
+                pg.abort("enough");
+            }
+            Ok(work.wait().expect_err("the script hangs it").error)
+        })
+    });
+    errors.unwrap()
+}
+
 #[test]
 fn an_abort_reaches_the_peers() {
     with_fake("an_abort_reaches_the_peers", "hang=0", || {
-        let errors = within(CAP, || {
-            with_cpu().run_ranks(3, |pg| {
-                let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
-                if pg.rank() == 1 {
-                    pg.abort("enough");
-                }
-                Ok(work.wait().expect_err("the script hangs it").error)
-            })
-        });
-        for e in errors.unwrap() {
+        for e in aborted(with_cpu()) {
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[1][..]), "{e}");
             assert!(e.to_string().contains("enough"), "{e}");
         }
@@ -44,16 +51,7 @@ fn an_abort_reaches_the_peers() {
 #[test]
 fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
-        let errors = within(CAP, || {
-            common::builder().timeout(60 * SECOND).run_ranks(3, |pg| {
-                let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
-                if pg.rank() == 1 {
-                    pg.abort("enough");
-                }
-                Ok(work.wait().expect_err("the script hangs it").error)
-            })
-        });
-        for e in errors.unwrap() {
+        for e in aborted(common::builder().timeout(60 * SECOND)) {
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[1][..]), "{e}");
         }
     });

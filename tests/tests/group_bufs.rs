@@ -1,17 +1,12 @@
 //! Ops in which all ranks, or some of them, pass buffers of the group, and the other ranks their own memory.
 
-use crate::stage;
-
-use std::time::Duration;
-
 use c10d::{GroupBuf, GroupMemory, ProcessGroup, ReduceOp, Result, Root, op};
 use libtest_mimic::Trial;
-use rustix::process::{Signal, getpid, kill_process};
-use stage::acts::{VICTIM, WORLD};
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// A time limit that only a hang reaches.
-const CAP: Duration = Duration::from_secs(30);
+use crate::stage::acts::WORLD;
+use crate::stage::trials::{CAP, judged, leave, over_threads, victim_dies, well_or_killed};
+use crate::stage::{cast, join};
+
 /// The numbers of elements of a rank's part. The smallest part is copied, the others are read in place.
 const COUNTS: [usize; 3] = [100, 20_000, 80_000];
 
@@ -132,16 +127,7 @@ const GROUPED: [(&str, Grouped); 3] =
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (name, grouped) in GROUPED {
-        trials.push(Trial::test(format!("group_bufs/threads/{name}"), move || {
-            for world in 1..=4 {
-                let wrong =
-                    c10d::run_ranks(world, |pg| ops(&pg, grouped)).map_err(|e| format!("world {world}: {e}"))?;
-                if let Some(wrong) = wrong.into_iter().flatten().next() {
-                    return Err(format!("world {world}: {wrong}").into());
-                }
-            }
-            Ok(())
-        }));
+        trials.push(over_threads(format!("group_bufs/threads/{name}"), 1..=4, move |pg| ops(pg, grouped)));
         for (transport, worlds) in [("shm", 1..=4), ("tcp", 2..=2)] {
             for world in worlds {
                 let trial = format!("group_bufs/{transport}/{name}_of_{world}");
@@ -154,17 +140,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
-    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
-    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
-        let well = match part {
-            "killed" => failures(&report, rank).iter().any(|told| told.kind == "PeerDead" && told.guilty == [VICTIM]),
-            _ => lines(&report, rank) == ["well"],
-        };
-        if !well {
-            return Err(format!("rank {rank}\n{}", shown(&report)).into());
-        }
-    }
-    Ok(())
+    judged(cast(part, world, transport), part, world, well_or_killed)
 }
 
 pub(crate) fn play(part: &str) -> Result {
@@ -177,29 +153,15 @@ pub(crate) fn play(part: &str) -> Result {
         (None, Some(group)) => ops(&group, grouped)?,
         (said, _) => said,
     };
-    tell(said.unwrap_or_else(|| "well".into()));
-    pg.shutdown()
+    leave(pg, said)
 }
 
 /// A rank dies while the others read its memory. They still have the memory mapped.
 fn killed(pg: &ProcessGroup) -> Result {
     let mut x = pg.alloc::<u32>(1 << 20)?;
-    pg.all_reduce(&mut x, ReduceOp::Sum)?;
-    if pg.rank() == VICTIM {
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            let _ = kill_process(getpid(), Signal::KILL);
-        });
-    }
-    loop {
+    victim_dies(pg, || {
         x.fill(1);
-        if let Err(e) = pg.all_reduce(&mut x, ReduceOp::Sum) {
-            tell_error("killed", &e);
-            return Ok(());
-        }
-        if !x.iter().all(|x| *x == WORLD) {
-            tell("a wrong result");
-            return Ok(());
-        }
-    }
+        pg.all_reduce(&mut x, ReduceOp::Sum)?;
+        if x.iter().all(|x| *x == WORLD) { Ok(()) } else { Err(c10d::Error::invalid("a wrong result")) }
+    })
 }

@@ -1,15 +1,12 @@
 //! Grids of ranks and groups by host, compared with their coordinates.
 
-use std::time::Duration;
-
+use c10d::launch::JobReport;
 use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};
 use libtest_mimic::Trial;
 
 use crate::stage::acts::{VICTIM, WORLD};
-use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
-
-/// A time limit that only a hang reaches.
-const CAP: Duration = Duration::from_secs(30);
+use crate::stage::trials::{CAP, judged, leave, of_parts, over_threads, well_or_killed};
+use crate::stage::{cast, failures, join, tell, tell_error};
 
 /// Returns the global ranks of a group, in its order.
 fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
@@ -106,40 +103,28 @@ fn hosts(pg: &ProcessGroup) -> Result<Option<String>> {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![Trial::test("mesh/threads/grids", || {
-        for world in [1, 2, 3, 4, 5, 6, 8] {
-            let wrong = c10d::run_ranks(world, |pg| grids(&pg)).map_err(|e| format!("world {world}: {e}"))?;
-            if let Some(wrong) = wrong.into_iter().flatten().next() {
-                return Err(format!("world {world}: {wrong}").into());
-            }
-        }
-        Ok(())
-    })];
+    let mut trials = vec![over_threads("mesh/threads/grids".into(), [1, 2, 3, 4, 5, 6, 8], grids)];
     for transport in ["shm", "tcp"] {
         for world in [1, 2, 4, 5] {
             trials.push(Trial::test(format!("mesh/{transport}/grids_of_{world}"), move || {
-                run("grids", world, transport)
+                judged(cast("grids", world, transport), "grids", world, well_or_killed)
             }));
         }
-        trials.push(Trial::test(format!("mesh/{transport}/axes"), move || run("axes", WORLD, transport)));
+        trials.extend(of_parts("mesh", transport, &["axes"], judge_axes));
     }
     trials
 }
 
-fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
-    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
+/// Every rank names the victim's axes and the others'.
+fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in 0..world {
-        let told = failures(&report, rank);
-        let well = match part {
-            "axes" => told.first().is_some_and(|one| {
-                let guilty: &[u32] = if rank == VICTIM { &[0, 2] } else { &[VICTIM] };
-                let both = one.words.contains("dp=3 × tp=1") && one.words.contains("dp=1 × tp=3");
-                one.kind == "Mismatch" && one.field == "axes" && one.guilty == guilty && both
-            }),
-            _ => lines(&report, rank) == ["well"],
-        };
-        if !well {
-            return Err(format!("rank {rank}\n{}", shown(&report)).into());
+        let right = failures(report, rank).first().is_some_and(|one| {
+            let guilty: &[u32] = if rank == VICTIM { &[0, 2] } else { &[VICTIM] };
+            let both = one.words.contains("dp=3 × tp=1") && one.words.contains("dp=1 × tp=3");
+            one.kind == "Mismatch" && one.field == "axes" && one.guilty == guilty && both
+        });
+        if !right {
+            return Err(format!("rank {rank}: no such mismatch"));
         }
     }
     Ok(())
@@ -148,8 +133,8 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
 pub(crate) fn play(part: &str) -> Result {
     let pg = join(CAP)?;
     if part == "grids" {
-        tell(grids(&pg)?.unwrap_or_else(|| "well".into()));
-        return pg.shutdown();
+        let wrong = grids(&pg)?;
+        return leave(pg, wrong);
     }
     let sizes = if pg.rank() == VICTIM { [1, WORLD] } else { [WORLD, 1] };
     match Mesh::new(&pg, &[("dp", sizes[0]), ("tp", sizes[1])]) {

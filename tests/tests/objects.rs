@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use c10d::launch::JobReport;
-use c10d::{ObjectCollectives, ProcessGroup, Result, Root, Status};
+use c10d::{ObjectCollectives, ProcessGroup, Result, Root};
 use libtest_mimic::Trial;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::stage::acts::VICTIM;
-use crate::stage::trials::{CAP, of_values, victim_dies};
-use crate::stage::{failures, join, lines, tell};
+use crate::stage::join;
+use crate::stage::trials::{CAP, leave, of_values, rejected, victim_dies, well_or_killed};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Report {
@@ -111,21 +110,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
 const PARTS: [&str; 6] = ["types", "failures", "panics", "limits", "messages", "killed"];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    of_values("objects", values, &PARTS, judge)
-}
-
-/// Checks what all ranks, or all except the victim, reported.
-fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
-    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
-        let told = failures(report, rank);
-        match (part, &told[..]) {
-            ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
-            ("killed", _) => return Err(format!("rank {rank}: no such error")),
-            _ if lines(report, rank) == ["well"] => {}
-            _ => return Err(format!("rank {rank}: is not well")),
-        }
-    }
-    Ok(())
+    of_values("objects", values, &PARTS, well_or_killed)
 }
 
 pub(crate) fn play(part: &str) -> Result {
@@ -140,16 +125,7 @@ pub(crate) fn play(part: &str) -> Result {
         "killed" => return killed(&pg),
         _ => None,
     };
-    tell(said.unwrap_or_else(|| "well".into()));
-    pg.shutdown()
-}
-
-/// Checks that this is an error of only this call, with this kind, these ranks and these words.
-fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
-    let Err(e) = result else { return Some("no error".into()) };
-    let (report, text) = (e.report(), e.to_string());
-    let right = report.kind.name() == kind && report.guilty == guilty && report.status == Status::Rejected;
-    (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
+    leave(pg, said)
 }
 
 type Call = fn(&ProcessGroup, Odd) -> Result;
@@ -184,7 +160,7 @@ fn types(pg: &ProcessGroup) -> Result<Option<String>> {
         } else {
             pg.all_gather_object(&5u32).map(drop)
         };
-        if let Some(wrong) = told(result, "Mismatch", guilty, &names) {
+        if let Some(wrong) = rejected(result, "Mismatch", guilty, &names) {
             return Ok(Some(wrong));
         }
         let result = if victim {
@@ -192,7 +168,7 @@ fn types(pg: &ProcessGroup) -> Result<Option<String>> {
         } else {
             pg.broadcast_object::<u32>(Root::At(VICTIM)).map(drop)
         };
-        if let Some(wrong) = told(result, "Mismatch", guilty, &names) {
+        if let Some(wrong) = rejected(result, "Mismatch", guilty, &names) {
             return Ok(Some(wrong));
         }
     }
@@ -206,7 +182,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
         let odd = if victim { Odd::Fails } else { Odd::Well };
         // `Display` of postcard's error does not have the type's own text.
         let words = ["on rank 1", "Odd cannot be serialized"];
-        if let Some(wrong) = told(call(pg, odd), "InvalidArgument", &[VICTIM], &words) {
+        if let Some(wrong) = rejected(call(pg, odd), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
         let odd = if victim { Odd::Longer } else { Odd::Well };
@@ -214,7 +190,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
             // A rank that does not deserialize it has no error.
             Ok(()) => {}
             other => {
-                let wrong = told(other, "Protocol", &[VICTIM], &["2 bytes are left over"]);
+                let wrong = rejected(other, "Protocol", &[VICTIM], &["2 bytes are left over"]);
                 if wrong.is_some() {
                     return Ok(wrong);
                 }
@@ -227,7 +203,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     // A list of the wrong length is an error on all ranks, too.
     let root = if victim { Root::Me(vec![1u8, 2]) } else { Root::At(VICTIM) };
     let words = ["there are 2 objects for 3 ranks"];
-    if let Some(wrong) = told(pg.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
+    if let Some(wrong) = rejected(pg.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
         return Ok(Some(wrong));
     }
     values(pg)
@@ -241,7 +217,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
             Err(panic) if victim && panic.downcast_ref() == Some(&"as the test wants it") => {}
             Err(_) => return Ok(Some("another panic".into())),
             Ok(result) => {
-                let wrong = told(result, "InvalidArgument", &[VICTIM], &["serialization of", "panicked"]);
+                let wrong = rejected(result, "InvalidArgument", &[VICTIM], &["serialization of", "panicked"]);
                 if victim || wrong.is_some() {
                     return Ok(Some(wrong.unwrap_or_else(|| "no panic".into())));
                 }
@@ -259,11 +235,11 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
         let objects = pg.objects().limit(limit);
         let mine = bytes(if victim { 200 } else { 50 });
         let words = ["rank 1 has 202 bytes", "the limit is 100 bytes"];
-        if let Some(wrong) = told(objects.all_gather_object(&mine), "InvalidArgument", &[VICTIM], &words) {
+        if let Some(wrong) = rejected(objects.all_gather_object(&mine), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
         let root = if victim { Root::Me(vec![bytes(3), bytes(3), bytes(200)]) } else { Root::At(VICTIM) };
-        if let Some(wrong) = told(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
+        if let Some(wrong) = rejected(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
         // This is as large as allowed.
@@ -281,10 +257,10 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     match pg.rank() {
         0 => {
             let sent = pg.send_object(&Odd::Fails, 1, TAG);
-            let wrong = told(sent, "InvalidArgument", &[0], &["cannot be serialized"]);
+            let wrong = rejected(sent, "InvalidArgument", &[0], &["cannot be serialized"]);
             let caught = catch_unwind(AssertUnwindSafe(|| pg.send_object(&Odd::Panics, 1, TAG)));
             let sent = pg.objects().limit(10).send_object(&large, 1, TAG);
-            let wrong = wrong.or(told(sent, "InvalidArgument", &[0], &["limit is 10 bytes"]));
+            let wrong = wrong.or(rejected(sent, "InvalidArgument", &[0], &["limit is 10 bytes"]));
             pg.send_object(&large, 1, TAG)?;
             pg.send_object(&large, 1, TAG)?;
             pg.send_object(&Odd::Longer, 1, TAG)?;
@@ -295,14 +271,14 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
             Ok(wrong)
         }
         1 => {
-            let recv = |words: &[&str], kind| told(pg.recv_object::<Odd>(0, TAG), kind, &[0], words);
+            let recv = |words: &[&str], kind| rejected(pg.recv_object::<Odd>(0, TAG), kind, &[0], words);
             let wrong = recv(&["Odd cannot be serialized"], "InvalidArgument")
                 .or(recv(&["panicked"], "InvalidArgument"))
                 .or(recv(&["limit is 10 bytes"], "InvalidArgument"))
                 .or(recv(&["Odd", "alloc::vec::Vec<u8>"], "Mismatch"));
             let small = pg.objects().limit(1000);
             let wrong = wrong
-                .or(told(small.recv_any_object::<Vec<u8>>(TAG), "InvalidArgument", &[0], &["limit is 1000 bytes"]))
+                .or(rejected(small.recv_any_object::<Vec<u8>>(TAG), "InvalidArgument", &[0], &["limit is 1000 bytes"]))
                 .or(recv(&["2 bytes are left over"], "Protocol"));
             if wrong.is_some() {
                 return Ok(wrong);

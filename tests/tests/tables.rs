@@ -5,19 +5,16 @@ use crate::{forks, samples, stage};
 use std::cell::Cell;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
-use c10d::launch::JobReport;
-use c10d::{FillResult, Plain, ProcessGroup, ReduceOp, Result, SharedTable, SharedTables, Status};
+use c10d::{FillResult, Plain, ProcessGroup, ReduceOp, Result, SharedTable, SharedTables};
 use libtest_mimic::Trial;
 use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 use samples::Sample;
 use stage::acts::{VICTIM, WORLD};
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
+use stage::trials::{CAP, judged, leave, over_threads, rejected, until_all_have_told, well_or_killed};
+use stage::{cast, join, tell_error};
 
-/// A time limit that only a hang reaches.
-const CAP: Duration = Duration::from_secs(30);
 const PLUGIN: &str = "c-collectives";
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -109,15 +106,7 @@ fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
 const PARTS: [&str; 7] = ["fails", "panics", "differs", "descriptors", "addresses", "killed", "forks"];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![Trial::test("tables/threads/values", || {
-        for world in 1..=5 {
-            let wrong = c10d::run_ranks(world, |pg| values(&pg, false)).map_err(|e| format!("world {world}: {e}"))?;
-            if let Some(wrong) = wrong.into_iter().flatten().next() {
-                return Err(format!("world {world}: {wrong}").into());
-            }
-        }
-        Ok(())
-    })];
+    let mut trials = vec![over_threads("tables/threads/values".into(), 1..=5, |pg| values(pg, false))];
     for (transport, worlds) in [("shm", 1..=5), ("tcp", 2..=3), (PLUGIN, 2..=3)] {
         for world in worlds {
             trials.push(Trial::test(format!("tables/{transport}/values_of_{world}"), move || {
@@ -141,21 +130,7 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
         }
         _ => cast(part, world, transport),
     };
-    let report = ranks.run().map_err(|e| e.to_string())?;
-    judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
-}
-
-/// Checks what all ranks, or all except the one that ended, reported.
-fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
-    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
-        match (part, &failures(report, rank)[..]) {
-            ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
-            ("killed", _) => return Err(format!("rank {rank}: no such error")),
-            _ if lines(report, rank) == ["well"] => {}
-            _ => return Err(format!("rank {rank}: is not well")),
-        }
-    }
-    Ok(())
+    judged(ranks, part, world, well_or_killed)
 }
 
 pub(crate) fn play(part: &str) -> Result {
@@ -171,16 +146,7 @@ pub(crate) fn play(part: &str) -> Result {
         "forks" => forking(&pg)?,
         _ => None,
     };
-    tell(said.unwrap_or_else(|| "well".into()));
-    pg.shutdown()
-}
-
-/// Checks that this is an error of only this call, with this kind, these ranks and these words.
-fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
-    let Err(e) = result else { return Some("no error".into()) };
-    let (report, text) = (e.report(), e.to_string());
-    let right = report.kind.name() == kind && report.guilty == guilty && report.status == Status::Rejected;
-    (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
+    leave(pg, said)
 }
 
 /// Returns the ranks that the error names: `rank`, or none if this is that rank (`mine`).
@@ -197,7 +163,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
             return Ok(Some("the error has no cause".into()));
         }
         let words = ["the closure that fills the table failed: invalid digit"];
-        let wrong = told(result, "Aborted", &unless(mine, leader), &words);
+        let wrong = rejected(result, "Aborted", &unless(mine, leader), &words);
         if wrong.is_some() {
             return Ok(wrong);
         }
@@ -213,7 +179,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
             Err(panic) if pg.rank() == leader && panic.downcast_ref() == Some(&"as the test wants it") => {}
             Err(_) => return Ok(Some("another panic".into())),
             Ok(result) => {
-                let wrong = told(result, "Aborted", &[leader], &["the closure that fills it panicked"]);
+                let wrong = rejected(result, "Aborted", &[leader], &["the closure that fills it panicked"]);
                 if pg.rank() == leader || wrong.is_some() {
                     return Ok(Some(wrong.unwrap_or_else(|| "no panic".into())));
                 }
@@ -229,20 +195,22 @@ fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let guilty: &[u32] = if victim { &[0, 2] } else { &[VICTIM] };
     let well = |_: &mut [u64]| -> FillResult { Ok(()) };
     let len = pg.share_on_host(if victim { 100 } else { 99 }, well);
-    let wrong = told(len, "Mismatch", guilty, &["count is", "100", "99"]);
+    let wrong = rejected(len, "Mismatch", guilty, &["count is", "100", "99"]);
     let kind = if victim {
         pg.share_on_host(8, |_: &mut [u64]| Ok(())).map(drop)
     } else {
         pg.share_on_host(8, |_: &mut [Entry]| Ok(())).map(drop)
     };
-    let wrong = wrong.or(told(kind, "Mismatch", guilty, &["type is", "u64 (8 bytes)", "tables::Entry/1 (16 bytes)"]));
+    let wrong =
+        wrong.or(rejected(kind, "Mismatch", guilty, &["type is", "u64 (8 bytes)", "tables::Entry/1 (16 bytes)"]));
     let root = pg.share_from(if victim { 0 } else { 2 }, 8, well);
-    let wrong = wrong.or(told(root, "Mismatch", guilty, &["root is", "0", "2"]));
+    let wrong = wrong.or(rejected(root, "Mismatch", guilty, &["root is", "0", "2"]));
     let way = if victim { pg.share_from(0, 8, well) } else { pg.share_on_host(8, well) };
-    let wrong = wrong.or(told(way, "Mismatch", guilty, &["root is", "0", "one on each host"]));
+    let wrong = wrong.or(rejected(way, "Mismatch", guilty, &["root is", "0", "one on each host"]));
     // Invalid arguments that are the same on all ranks.
-    let wrong = wrong.or(told(pg.share_from(3, 8, well), "InvalidArgument", &[], &["root 3 is not a rank"]));
-    let wrong = wrong.or(told(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can hold"]));
+    let wrong = wrong.or(rejected(pg.share_from(3, 8, well), "InvalidArgument", &[], &["root 3 is not a rank"]));
+    let wrong =
+        wrong.or(rejected(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can hold"]));
     if wrong.is_some() { Ok(wrong) } else { values(pg, true) }
 }
 
@@ -273,7 +241,7 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
             if result.is_err() {
                 failed += 1;
                 let words = ["no file descriptor left (limit "];
-                if let Some(wrong) = told(result, "Resource", &unless(mine, poor), &words) {
+                if let Some(wrong) = rejected(result, "Resource", &unless(mine, poor), &words) {
                     return Ok(Some(format!("rank {poor} with {more} more: {wrong}")));
                 }
             }
@@ -297,7 +265,7 @@ fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
         let most = if mine { (used << 10) + (100 << 20) } else { 1 << 46 };
         pg.barrier()?;
         let result = limited(Resource::As, most, || pg.share_on_host(BYTES, |_: &mut [u8]| Ok(())));
-        let wrong = told(result, "Resource", &unless(mine, poor), &["no memory left (limit"]);
+        let wrong = rejected(result, "Resource", &unless(mine, poor), &["no memory left (limit"]);
         if let Some(wrong) = wrong {
             return Ok(Some(format!("rank {poor}: {wrong}")));
         }
@@ -308,17 +276,10 @@ fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
 /// The rank that fills the table dies while the others wait for it.
 fn killed(pg: &ProcessGroup) -> Result {
     let dies = |_: &mut [u64]| -> FillResult { Ok(kill_process(getpid(), Signal::KILL)?) };
-    let begin = Instant::now();
     if let Err(e) = pg.share_from(VICTIM, 100, dies) {
         tell_error("killed", &e);
     }
-    // If a rank left earlier, the others would get another error.
-    let store = c10d::init("env://", CAP)?.store;
-    let deadline = begin + CAP;
-    if store.add("told", 1, deadline)? == i64::from(WORLD - 1) {
-        store.set("all told", b"", deadline)?;
-    }
-    store.wait(&["all told"], deadline)
+    until_all_have_told(WORLD - 1)
 }
 
 /// A child that is forked while the table is filled disturbs nothing; a child that is forked later can read the table.

@@ -4,38 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
-use c10d_core::{Builder, DispatchKey, Error, ErrorKind, HashStore, Phase, Result, Store};
+use c10d_core::{Builder, Error, ErrorKind, HashStore, Phase, Store};
 
 use super::mock;
-
-/// The hint with the rank that cannot make the group.
-const POOR: &str = "mock.poor";
-
-static PROVIDER: Provider = Provider {
-    source: "lacks",
-    backends: &[Registration {
-        name: "mock",
-        keys: &[DispatchKey::Cuda],
-        priority: 100,
-        probe: &|| Ok(()),
-        create: &create,
-    }],
-    ..Provider::EMPTY
-};
-
-fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    if init.hint(POOR) == Some(&init.rank.to_string()) {
-        return Err(Error::new(ErrorKind::Resource, "no descriptor left (limit 100)"));
-    }
-    Ok(Arc::new(mock::connect(init)?))
-}
 
 /// Returns the error of the other one of two ranks.
 fn told_of(poor: u32) -> Error {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
-    let builder = Builder::new().providers(&[&PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));
-    let builder = builder.hint(POOR, &poor.to_string()).hint("mock.slow", "yes").size(2).store(store);
+    let builder = Builder::new().providers(&[&mock::PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));
+    let builder = builder.hint(mock::POOR, &poor.to_string()).hint("mock.slow", "yes").size(2).store(store);
     let begun = Instant::now();
     let errors = std::thread::scope(|s| {
         let rank = |rank: u32| {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
 use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
 use c10d_core::sync::Mutex;
-use c10d_core::{Device, DispatchKey, Result};
+use c10d_core::{Device, DispatchKey, Error, ErrorKind, Result};
 
 use crate::backend::Nccl;
 use crate::cuda::CudaApi;
@@ -51,7 +51,13 @@ pub(super) static PROVIDER: Provider = Provider {
     ..Provider::EMPTY
 };
 
+/// The hint with the rank that cannot make the group.
+pub(super) const POOR: &str = "mock.poor";
+
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    if init.hint(POOR) == Some(&init.rank.to_string()) {
+        return Err(Error::new(ErrorKind::Resource, "no descriptor left (limit 100)"));
+    }
     Ok(Arc::new(connect(init)?))
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use c10d::launch::JobReport;
-use c10d::{ProcessGroup, Result};
+use c10d::launch::{JobReport, Launch};
+use c10d::{ProcessGroup, Result, Status};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::acts::{VICTIM, WORLD};
-use super::{cast_in, shown, tell, tell_error};
+use super::{cast_in, failures, lines, shown, tell, tell_error};
 
 /// A time limit that only a hang reaches.
 pub(crate) const CAP: Duration = Duration::from_secs(30);
@@ -21,15 +21,7 @@ pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
 /// Makes the tests of a module: `values` in groups of several sizes, over threads and as the part `values`, and the
 /// other parts.
 pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
-    let mut trials = vec![Trial::test(format!("{module}/threads/values"), move || {
-        for world in 1..=5 {
-            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
-            if let Some(wrong) = wrong.into_iter().flatten().next() {
-                return Err(format!("world {world}: {wrong}").into());
-            }
-        }
-        Ok(())
-    })];
+    let mut trials = vec![over_threads(format!("{module}/threads/values"), 1..=5, values)];
     for transport in ["shm", "tcp"] {
         for world in if transport == "shm" { 1..=5 } else { 2..=3 } {
             trials.push(Trial::test(format!("{module}/{transport}/values_of_{world}"), move || {
@@ -39,6 +31,23 @@ pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static 
         trials.extend(of_parts(module, transport, parts, judge));
     }
     trials
+}
+
+/// Makes the test of a module's values over threads, in worlds of these sizes.
+pub(crate) fn over_threads(
+    name: String,
+    worlds: impl IntoIterator<Item = u32> + Send + 'static,
+    values: impl Fn(&ProcessGroup) -> Result<Option<String>> + Send + Sync + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        for world in worlds {
+            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
+            if let Some(wrong) = wrong.into_iter().flatten().next() {
+                return Err(format!("world {world}: {wrong}").into());
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Makes the tests of a module's parts over one transport.
@@ -54,8 +63,41 @@ pub(crate) fn of_parts(
 }
 
 fn run(module: &str, part: &str, world: u32, transport: &str, judge: Judge) -> Result<(), Failed> {
-    let report = cast_in(module, part, world, transport).run().map_err(|e| e.to_string())?;
+    judged(cast_in(module, part, world, transport), part, world, judge)
+}
+
+/// Runs the launched ranks of a part, and checks their reports.
+pub(crate) fn judged(launch: Launch, part: &str, world: u32, judge: Judge) -> Result<(), Failed> {
+    let report = launch.run().map_err(|e| e.to_string())?;
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
+}
+
+/// Checks that every rank reports that it is well. In the part `killed`, every rank but the victim names the victim.
+pub(crate) fn well_or_killed(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
+    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
+        match (part, &failures(report, rank)[..]) {
+            ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
+            ("killed", _) => return Err(format!("rank {rank}: no such error")),
+            _ if lines(report, rank) == ["well"] => {}
+            _ => return Err(format!("rank {rank}: is not well")),
+        }
+    }
+    Ok(())
+}
+
+/// Reports what is wrong on this rank, or that it is well, and leaves the group.
+pub(crate) fn leave(pg: ProcessGroup, wrong: Option<String>) -> Result {
+    tell(wrong.unwrap_or_else(|| "well".into()));
+    pg.shutdown()
+}
+
+/// Checks that this is an error of only this call, with this kind, these ranks and these words. Returns what is wrong,
+/// if anything.
+pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
+    let Err(e) = result else { return Some("no error".into()) };
+    let (report, text) = (e.report(), e.to_string());
+    let right = report.kind.name() == kind && report.guilty == guilty && report.status == Status::Rejected;
+    (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
 }
 
 /// Makes a call in which the victim differs in one thing from the others, and reports its error.
