@@ -16,16 +16,16 @@ use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Layout, RingKind, Segment};
 use crate::tcp::{Listener, dial};
 
-struct Side {
+struct LinkEnd {
     link: Link,
     pause: Pause,
     block: Vec<u8>,
     into: Vec<u8>,
 }
 
-impl Side {
-    fn new(link: Link, bell: Option<Doorbell>) -> Side {
-        Side { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
+impl LinkEnd {
+    fn new(link: Link, bell: Option<Doorbell>) -> LinkEnd {
+        LinkEnd { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
     /// Sends and receives one item, of these numbers of bytes, in steps.
@@ -83,9 +83,9 @@ fn pin(core: usize) {
     let _ = sched_setaffinity(None, &set);
 }
 
-fn measure(name: &str, sides: [Side; 2]) {
+fn measure(name: &str, sides: [LinkEnd; 2]) {
     let barrier = Barrier::new(2);
-    let run = |me: usize, mut side: Side| {
+    let run = |me: usize, mut side: LinkEnd| {
         pin(me);
         for size in
             [8, 32, 64, 256, 1 << 10, 4 << 10, 8 << 10, 32 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20, 64 << 20]
@@ -151,7 +151,7 @@ fn shm() {
             [0, 1].map(|me: usize| {
                 let (own, theirs) = (segments[me].clone(), segments[1 - me].clone());
                 let bell = Doorbell::new(own.clone());
-                Side::new(Link::Shm(ShmLink::new(0, RingKind::Collective, (own, 0), (theirs, 0))), Some(bell))
+                LinkEnd::new(Link::Shm(ShmLink::new(0, RingKind::Collective, (own, 0), (theirs, 0))), Some(bell))
             }),
         );
     }
@@ -167,5 +167,5 @@ fn tcp() {
     let deadline = Instant::now() + Duration::from_secs(5);
     let a = dial(listener.address().unwrap(), deadline).unwrap();
     let b = listener.accept(deadline).unwrap().unwrap().0;
-    measure("tcp", [a, b].map(|s| Side::new(Link::Tcp(TcpLink::new(s, 0)), None)));
+    measure("tcp", [a, b].map(|s| LinkEnd::new(Link::Tcp(TcpLink::new(s, 0)), None)));
 }

@@ -9,7 +9,7 @@ use c10d_core::device::DeviceRuntime;
 use c10d_core::{Error, ErrorKind, Result};
 use crossbeam_channel::bounded;
 
-use crate::channel::{Derive, Heir, Item};
+use crate::channel::{ChannelWork, Derive, Heir};
 use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
@@ -36,7 +36,7 @@ impl Nccl {
         // The new group fails independently, so its communicators are registered separately.
         let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
         let heir = Heir { comms: comms.clone(), answer };
-        orders.send(Order::Do(Item::Derive(how, Some(heir)))).map_err(|_| gone())?;
+        orders.send(Order::Do(ChannelWork::Derive(how, Some(heir)))).map_err(|_| gone())?;
         let comm = await_from(&answered, &facts.reports, init.deadline).map_err(|silence| match silence {
             Silence::Reported(error) => error,
             Silence::Late | Silence::Gone => jobs.failure().unwrap_or_else(|| {
@@ -77,7 +77,7 @@ unsafe impl Backend for Nccl {
         let awaits = checks.as_ref().and_then(|c| c.awaits(job.request()));
         let Some(id) = jobs.enter(job, awaits) else { return };
         let order = match task {
-            Ok(task) => Order::Do(Item::Run(Task { id, ..task })),
+            Ok(task) => Order::Do(ChannelWork::Run(Task { id, ..task })),
             Err(e) => {
                 jobs.refuse(id, e);
                 Order::Look
@@ -139,7 +139,7 @@ unsafe impl Backend for Nccl {
 
     fn no_split(&self) {
         // If the thread has ended, the group has failed, and the other ranks notice it.
-        let _ = self.0.orders.send(Order::Do(Item::Derive(Derive::Split { color: None, key: 0 }, None)));
+        let _ = self.0.orders.send(Order::Do(ChannelWork::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {

@@ -49,7 +49,7 @@ pub(crate) enum Participants {
 }
 
 /// Work for a channel, which does it in order of arrival.
-pub(crate) enum Item {
+pub(crate) enum ChannelWork {
     Run(Task),
     /// Derives another communicator from this one. `None` means that this rank is not part of the new one.
     Derive(Derive, Option<Heir>),
@@ -108,7 +108,7 @@ pub(crate) struct Channel {
     comm: Option<Communicator>,
     state: ChannelState,
     /// Each item, with a mark of the earlier work on the caller's stream if it is a task.
-    queue: VecDeque<(Item, Option<Mark>)>,
+    queue: VecDeque<(ChannelWork, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,
     scratch: Scratch,
@@ -164,9 +164,9 @@ impl Channel {
 
     /// Adds an item. The caller's stream is marked immediately: when the task is issued, the caller may have enqueued
     /// later work, for which the task must not wait.
-    pub(crate) fn push(&mut self, resources: &Resources, item: Item) -> Result {
+    pub(crate) fn push(&mut self, resources: &Resources, item: ChannelWork) -> Result {
         let mut before = None;
-        if let Item::Run(task) = &item {
+        if let ChannelWork::Run(task) = &item {
             if let Err(e) = check(resources, &self.line, task) {
                 resources.jobs.refuse(task.id, e);
                 return Ok(());
@@ -197,13 +197,13 @@ impl Channel {
             ChannelState::Issuing { .. } => self.ask(resources)? && self.issued(resources)?,
             // NCCL requires that no call is running on a communicator from which another is derived.
             ChannelState::Ready
-                if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Derive(..), _))) =>
+                if !self.flights.is_empty() && matches!(self.queue.front(), Some((ChannelWork::Derive(..), _))) =>
             {
                 false
             }
             ChannelState::Ready => match self.queue.pop_front() {
-                Some((Item::Run(task), before)) => self.issue(resources, task, before)?,
-                Some((Item::Derive(how, heir), _)) => self.derive(resources, &how, heir)?,
+                Some((ChannelWork::Run(task), before)) => self.issue(resources, task, before)?,
+                Some((ChannelWork::Derive(how, heir), _)) => self.derive(resources, &how, heir)?,
                 None => false,
             },
         };

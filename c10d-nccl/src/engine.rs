@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::bootstrap;
-use crate::channel::{Channel, Item, Participants, Resources};
+use crate::channel::{Channel, ChannelWork, Participants, Resources};
 use crate::communicator::Communicator;
 use crate::nccl::UniqueId;
 
@@ -24,7 +24,7 @@ const NAMED: Duration = Duration::from_secs(2);
 
 /// An order to the thread.
 pub(crate) enum Order {
-    Do(Item),
+    Do(ChannelWork),
     /// Checks whether something failed.
     Look,
     /// Ends the thread when all earlier work is finished.
@@ -157,8 +157,8 @@ impl Engine {
     }
 
     /// Returns the ranks of the communicator that this item needs.
-    fn between(&self, item: &Item) -> Participants {
-        let Item::Run(task) = item else { return Participants::All };
+    fn between(&self, item: &ChannelWork) -> Participants {
+        let ChannelWork::Run(task) = item else { return Participants::All };
         if !task.op.is_p2p() {
             return Participants::All;
         }

@@ -47,7 +47,7 @@ impl<'a> Exchange<'a> {
 
     /// Collects this rank's piece of the round from all other ranks into `rows`, and sets the length of the rows to
     /// that of the piece. The piece of `x` itself is not copied.
-    fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
+    fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Pieces<T>) -> Result {
         rows.cut_to(self.own(x, round).len());
         let mut pieces = self.cut.pieces(x, round);
         pieces[self.me()] = &[];
@@ -73,9 +73,9 @@ impl<'a> Exchange<'a> {
         &self,
         mut x: X,
         closure: F,
-        mut body: impl FnMut(&mut X, usize, &mut Fold<F>, &mut Rows<T>) -> Result,
+        mut body: impl FnMut(&mut X, usize, &mut Fold<F>, &mut Pieces<T>) -> Result,
     ) -> Result {
-        let (mut fold, mut rows) = (Fold { closure, panic: None }, Rows::new(self.within.pg.size(), &self.cut));
+        let (mut fold, mut rows) = (Fold { closure, panic: None }, Pieces::new(self.within.pg.size(), &self.cut));
         let outcome = (0..self.cut.rounds()).try_for_each(|round| {
             self.collect(x.as_ref(), round, &mut rows)?;
             body(&mut x, round, &mut fold, &mut rows)
@@ -105,14 +105,14 @@ impl<'a> Exchange<'a> {
 }
 
 /// One row for each rank, which has that rank's piece of the round.
-pub(super) struct Rows<T> {
+pub(super) struct Pieces<T> {
     rows: Vec<Vec<T>>,
     len: usize,
 }
 
-impl<T: Plain> Rows<T> {
-    fn new(ranks: u32, cut: &Cut) -> Rows<T> {
-        Rows { rows: (0..ranks).map(|_| vec![T::zeroed(); cut.piece()]).collect(), len: 0 }
+impl<T: Plain> Pieces<T> {
+    fn new(ranks: u32, cut: &Cut) -> Pieces<T> {
+        Pieces { rows: (0..ranks).map(|_| vec![T::zeroed(); cut.piece()]).collect(), len: 0 }
     }
 
     fn cut_to(&mut self, len: usize) {
@@ -143,7 +143,7 @@ pub(super) struct Fold<F> {
 impl<F> Fold<F> {
     /// Combines the rows of all ranks into the first row, in rank order. `own` is used in place of the row of rank
     /// `me`.
-    pub(super) fn all<T: Plain>(&mut self, rows: &mut Rows<T>, me: usize, own: &[T])
+    pub(super) fn all<T: Plain>(&mut self, rows: &mut Pieces<T>, me: usize, own: &[T])
     where
         F: FnMut(&mut [T], &[T]),
     {
@@ -158,7 +158,7 @@ impl<F> Fold<F> {
     }
 
     /// Combines the rows of all other ranks into `first`, the piece of rank 0, in rank order.
-    pub(super) fn onto_first<T: Plain>(&mut self, first: &mut [T], rows: &Rows<T>)
+    pub(super) fn onto_first<T: Plain>(&mut self, first: &mut [T], rows: &Pieces<T>)
     where
         F: FnMut(&mut [T], &[T]),
     {
@@ -168,7 +168,7 @@ impl<F> Fold<F> {
     }
 
     /// Replaces each row by the combination of all rows up to it, in rank order.
-    pub(super) fn prefixes<T: Plain>(&mut self, rows: &mut Rows<T>)
+    pub(super) fn prefixes<T: Plain>(&mut self, rows: &mut Pieces<T>)
     where
         F: FnMut(&mut [T], &[T]),
     {

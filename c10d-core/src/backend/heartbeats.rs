@@ -62,7 +62,7 @@ impl Heartbeats {
     /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer gives up; then
     /// it returns the error. `None` if this rank has left, or the store does not answer any more.
     pub(crate) fn watch(&self) -> Option<Error> {
-        let mut seen = Seen::at(Instant::now());
+        let mut seen = LastBeat::at(Instant::now());
         loop {
             if let ControlFlow::Break(end) = self.beat(&mut seen, Instant::now()) {
                 return end;
@@ -78,7 +78,7 @@ impl Heartbeats {
 
     /// Sends one heartbeat and looks at the next rank. Returns `Break` with the result of the watch if the watch has
     /// ended.
-    fn beat(&self, seen: &mut Seen, now: Instant) -> ControlFlow<Option<Error>> {
+    fn beat(&self, seen: &mut LastBeat, now: Instant) -> ControlFlow<Option<Error>> {
         let is_long = |since: Instant| now.duration_since(since) > SILENCE;
         let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
         match caught(|| self.look()).unwrap_or_else(gone) {
@@ -152,7 +152,7 @@ impl Heartbeats {
 }
 
 /// What a rank has seen of the rank that it watches.
-struct Seen {
+struct LastBeat {
     /// The number of the last heartbeat.
     beat: i64,
     /// The time at which the number last changed.
@@ -161,9 +161,9 @@ struct Seen {
     answered: Instant,
 }
 
-impl Seen {
-    fn at(now: Instant) -> Seen {
-        Seen { beat: 0, changed: now, answered: now }
+impl LastBeat {
+    fn at(now: Instant) -> LastBeat {
+        LastBeat { beat: 0, changed: now, answered: now }
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     /// watch ended, or `None` if it did not end. The clock is simulated, too.
     fn watched<const N: usize>(ranks: [&Heartbeats; N]) -> [Option<Option<Error>>; N] {
         let start = Instant::now();
-        let mut watches = ranks.map(|rank| (rank, Seen::at(start), None));
+        let mut watches = ranks.map(|rank| (rank, LastBeat::at(start), None));
         for beat in 0..=SILENCE.as_secs() as u32 + 2 {
             for (rank, seen, end) in watches.iter_mut().filter(|(_, _, end)| end.is_none()) {
                 *end = rank.beat(seen, start + beat * PERIOD).break_value();

@@ -29,11 +29,11 @@ struct Queued<T> {
     closed: bool,
     roused: bool,
     /// The state of the item that `next` returned.
-    taken: Taken,
+    current: CurrentItem,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Taken {
+enum CurrentItem {
     None,
     Pending,
     /// The item does not count as pending any more, but the thread is still reporting its end.
@@ -43,7 +43,7 @@ enum Taken {
 impl<T> Default for WorkerQueue<T> {
     fn default() -> WorkerQueue<T> {
         let items = VecDeque::new();
-        let queued = Queued { items, has_thread: false, closed: false, roused: false, taken: Taken::None };
+        let queued = Queued { items, has_thread: false, closed: false, roused: false, current: CurrentItem::None };
         let (news, through) = (Condvar::new(), Condvar::new());
         WorkerQueue { pending: AtomicUsize::new(0), queued: Mutex::new(queued), news, through }
     }
@@ -93,13 +93,13 @@ impl<T> WorkerQueue<T> {
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
         self.settle(&mut queued);
-        if queued.taken != Taken::None {
-            queued.taken = Taken::None;
+        if queued.current != CurrentItem::None {
+            queued.current = CurrentItem::None;
             self.through.notify_all();
         }
         loop {
             if let Some(item) = queued.items.pop_front() {
-                queued.taken = Taken::Pending;
+                queued.current = CurrentItem::Pending;
                 return Some(item);
             }
             if queued.closed {
@@ -116,8 +116,8 @@ impl<T> WorkerQueue<T> {
     }
 
     fn settle(&self, queued: &mut MutexGuard<'_, Queued<T>>) {
-        if queued.taken == Taken::Pending {
-            queued.taken = Taken::Settled;
+        if queued.current == CurrentItem::Pending {
+            queued.current = CurrentItem::Settled;
             self.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -145,7 +145,7 @@ impl<T> WorkerQueue<T> {
     /// first.
     pub fn drain(&self, deadline: Instant) -> bool {
         let mut queued = self.queued.lock();
-        let is_through = |queued: &Queued<T>| self.is_idle() && queued.taken == Taken::None;
+        let is_through = |queued: &Queued<T>| self.is_idle() && queued.current == CurrentItem::None;
         while !is_through(&queued) {
             if self.through.wait_until(&mut queued, deadline).timed_out() {
                 return is_through(&queued);

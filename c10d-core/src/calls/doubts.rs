@@ -59,7 +59,7 @@ pub struct Doubt {
 
 /// What is known of the peer's call at the place of a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Known {
+pub enum PeerCall {
     /// Nothing: the peer has not made the call yet.
     NotYet,
     /// The peer made a call with this fingerprint.
@@ -126,11 +126,11 @@ impl History {
     }
 
     /// Returns what this report says about a call in doubt. `last` says that the reporting rank makes no more calls.
-    fn of(&self, doubt: &Doubt, last: bool) -> Known {
+    fn of(&self, doubt: &Doubt, last: bool) -> PeerCall {
         match self.at(CallId::of(&doubt.fingerprint)) {
-            Some(fingerprint) => Known::Call(fingerprint),
-            None if last || doubt.number < self.until => Known::Agreed,
-            None => Known::NotYet,
+            Some(fingerprint) => PeerCall::Call(fingerprint),
+            None if last || doubt.number < self.until => PeerCall::Agreed,
+            None => PeerCall::NotYet,
         }
     }
 }
@@ -196,22 +196,22 @@ impl Doubts {
 
     /// Compares this rank's calls in doubt with the calls of the peer, in order, until `look` does not know a call.
     /// `look` returns what is known of the peer's call.
-    pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
+    pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> PeerCall) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
         while let Some(doubt) = self.calls.get((standing.next - self.before) as usize) {
             let known = match doubt.whom {
                 Whom::All => look(doubt),
                 Whom::One(rank) if rank == peer => look(doubt),
-                _ => Known::Agreed,
+                _ => PeerCall::Agreed,
             };
             match known {
-                Known::NotYet => return Ok(Progress::NotYet),
-                Known::Gone => return Ok(Progress::Gone),
-                Known::Call(theirs) if theirs != doubt.fingerprint => {
+                PeerCall::NotYet => return Ok(Progress::NotYet),
+                PeerCall::Gone => return Ok(Progress::Gone),
+                PeerCall::Call(theirs) if theirs != doubt.fingerprint => {
                     return Err(Clash { peer, mine: doubt.fingerprint, theirs });
                 }
-                Known::Call(_) | Known::Agreed => standing.next += 1,
+                PeerCall::Call(_) | PeerCall::Agreed => standing.next += 1,
             }
         }
         Ok(Progress::Done)
@@ -236,7 +236,7 @@ impl Doubts {
         let mut number = None;
         self.compare(peer, |doubt| {
             number = Some(doubt.number);
-            Known::Gone
+            PeerCall::Gone
         })?;
         Ok(number.filter(|number| *number < before).filter(|_| {
             let standing = &mut self.peers[peer as usize];
@@ -335,14 +335,15 @@ mod tests {
     #[test]
     fn calls_are_kept_until_all_have_made_them() {
         let mut d = doubts(3, (0..4).map(|n| doubt(n, Whom::All)));
-        let same =
-            |until: u64| move |d: &Doubt| if d.number < until { Known::Call(d.fingerprint) } else { Known::NotYet };
+        let same = |until: u64| {
+            move |d: &Doubt| if d.number < until { PeerCall::Call(d.fingerprint) } else { PeerCall::NotYet }
+        };
         assert_eq!(d.compare(1, same(4)), Ok(Progress::Done));
         assert_eq!(d.compare(2, same(1)), Ok(Progress::NotYet));
         d.forget();
         assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(d.find(CallId { seq: 2, step: 0 }), Some(fingerprint(2, 0)));
-        let odd = |d: &Doubt| Known::Call(Fingerprint { root: 2, ..d.fingerprint });
+        let odd = |d: &Doubt| PeerCall::Call(Fingerprint { root: 2, ..d.fingerprint });
         assert_eq!(d.compare(2, odd), Err(Clash { peer: 2, mine: fingerprint(1, 0), theirs: fingerprint(1, 2) }));
         assert_eq!(d.compare(2, same(4)), Ok(Progress::Done));
         d.forget();
@@ -352,7 +353,7 @@ mod tests {
     #[test]
     fn a_call_that_concerns_one_is_settled_with_the_others() {
         let mut d = doubts(3, [doubt(0, Whom::One(2))]);
-        assert_eq!(d.compare(1, |_| Known::NotYet), Ok(Progress::Done));
+        assert_eq!(d.compare(1, |_| PeerCall::NotYet), Ok(Progress::Done));
         assert_eq!(d.question(1, u64::MAX), Ok(None));
         assert_eq!((d.unsettled(1), d.unsettled(2)), (None, Some(0)));
         assert_eq!(d.question(2, 0), Ok(None), "too young");

@@ -12,7 +12,7 @@ mod letter;
 mod mismatch;
 
 pub use check::CallCheck;
-pub use doubts::{Clash, Doubt, Doubts, History, Known, Progress, Whom, hub};
+pub use doubts::{Clash, Doubt, Doubts, History, PeerCall, Progress, Whom, hub};
 pub use mismatch::{about, mismatch};
 
 use crate::backend::Fingerprint;

@@ -10,12 +10,12 @@ use c10d_core::Error;
 use super::catch::{caught, status};
 use super::exported::Exported;
 use super::group::ExportedGroup;
-use super::rows::Rows;
+use super::rows::CapabilityRows;
 use super::store::HostTable;
 use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why};
 
 /// Makes the table. It points to the memory of the rows, which does not move if `rows` moves.
-pub(super) fn table<E: Exported>(rows: &Rows) -> Collectives {
+pub(super) fn table<E: Exported>(rows: &CapabilityRows) -> Collectives {
     Collectives {
         struct_size: abi::size::<Collectives>(),
         capability_count: rows.rows.len() as u32,

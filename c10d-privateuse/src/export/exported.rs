@@ -7,7 +7,7 @@ use c10d_core::backend::Provider;
 use c10d_core::device::DeviceRuntime;
 use c10d_core::{Error, Result};
 
-use super::rows::Rows;
+use super::rows::CapabilityRows;
 use crate::abi;
 
 /// What a vendor exports as a plugin. The macros implement it.
@@ -32,7 +32,7 @@ pub struct Statics {
 pub(super) struct Tables {
     pub(super) device: Option<abi::Device>,
     /// The memory to which the table of collectives points.
-    pub(super) _rows: Option<Rows>,
+    pub(super) _rows: Option<CapabilityRows>,
     pub(super) collectives: Option<abi::Collectives>,
     pub(super) plugin: OnceLock<abi::Plugin>,
 }

@@ -6,14 +6,14 @@ use c10d_core::{DispatchKey, OpKind};
 use crate::abi::{self, codes};
 
 /// The capabilities of a plugin's collectives, as rows of the ABI.
-pub(super) struct Rows {
+pub(super) struct CapabilityRows {
     pub(super) rows: Vec<abi::Capabilities>,
     /// The memory to which `by_op` of the rows points.
     _by_op: Box<[u32]>,
 }
 
 /// Makes one row for each key that the ABI has.
-pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
+pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> CapabilityRows {
     let device_type = |key: &DispatchKey| match key {
         DispatchKey::Cpu => Some(codes::DEVICE_CPU),
         DispatchKey::Cuda => Some(codes::DEVICE_CUDA),
@@ -32,10 +32,10 @@ pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
         by_op: by_op.as_ptr(),
         ..abi::empty()
     };
-    Rows { rows: keys.iter().filter_map(device_type).map(row).collect(), _by_op: by_op }
+    CapabilityRows { rows: keys.iter().filter_map(device_type).map(row).collect(), _by_op: by_op }
 }
 
-impl Rows {
+impl CapabilityRows {
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

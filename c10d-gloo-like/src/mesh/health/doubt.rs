@@ -14,7 +14,7 @@ use super::{Health, Path};
 use crate::call_log::{CallLog, Entered};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
-use c10d_core::calls::{Clash, Doubt, Doubts, History, Known, Progress};
+use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
 /// How long a rank waits for an answer that it needs before it goes on, once for each silent peer. Live peers answer
 /// within a millisecond, on busy machines within tens of milliseconds.
@@ -159,7 +159,7 @@ impl Health {
             Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt)),
             None => doubts.compare(peer, |doubt| {
                 let by_hub = doubt.hub.is_some_and(|hub| has_agreed(hub, doubt) || self.has_completed(hub, doubt));
-                if by_hub || has_agreed(peer, doubt) { Known::Agreed } else { Known::Gone }
+                if by_hub || has_agreed(peer, doubt) { PeerCall::Agreed } else { PeerCall::Gone }
             }),
         }
     }
@@ -167,7 +167,7 @@ impl Health {
     /// Whether a rank that shares memory has completed the call.
     fn has_completed(&self, rank: u32, doubt: &Doubt) -> bool {
         self.call_log_of(rank).is_some_and(|call_log| {
-            call_log.ended() > doubt.number && read(call_log, doubt) == Known::Call(doubt.fingerprint)
+            call_log.ended() > doubt.number && read(call_log, doubt) == PeerCall::Call(doubt.fingerprint)
         })
     }
 
@@ -224,16 +224,16 @@ impl Health {
 
 /// Reads a peer's call log at the number of a call. If the peer has not made all calls before it, the numbers differ;
 /// then the call is found by its place.
-fn read(call_log: &CallLog, doubt: &Doubt) -> Known {
+fn read(call_log: &CallLog, doubt: &Doubt) -> PeerCall {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {
-        Entered::NotYet => Known::NotYet,
-        Entered::Call(fingerprint) if CallId::of(&fingerprint) == place => Known::Call(fingerprint),
-        Entered::Gone => Known::Gone,
+        Entered::NotYet => PeerCall::NotYet,
+        Entered::Call(fingerprint) if CallId::of(&fingerprint) == place => PeerCall::Call(fingerprint),
+        Entered::Gone => PeerCall::Gone,
         Entered::Call(_) => match call_log.find(place) {
-            Some(fingerprint) => Known::Call(fingerprint),
-            None if call_log.position().is_before(place) => Known::NotYet,
-            None => Known::Gone,
+            Some(fingerprint) => PeerCall::Call(fingerprint),
+            None if call_log.position().is_before(place) => PeerCall::NotYet,
+            None => PeerCall::Gone,
         },
     }
 }
