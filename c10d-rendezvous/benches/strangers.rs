@@ -21,7 +21,7 @@ use c10d_core::Store;
 use common::load::{Latency, SAME_MACHINE, busy, elsewhere, flooded, set_and_get};
 use common::{Cpu, Raw, ServerProcess, client, int, say, serve, soon, string};
 
-/// The size of the attacks, and the number of measured sets and gets.
+/// The size of the attacks, and the number of times that set and get are measured.
 struct Size {
     rounds: usize,
     idle: usize,
@@ -31,7 +31,7 @@ struct Size {
 
 const RUNS: usize = 7;
 const FULL: Size = Size { rounds: 500, idle: 1014, keys: 1_000_000, unfinished: 1 << 30 };
-/// Small, only to check that it runs.
+/// A small size, for a run that only checks that the program works.
 const SMALL: Size = Size { rounds: 100, idle: 100, keys: 10_000, unfinished: 16 << 20 };
 
 fn main() {
@@ -56,7 +56,8 @@ fn server(descriptors: Option<usize>) -> ServerProcess {
     ServerProcess::start_as(command)
 }
 
-/// One set and get: how long they took, and the times of the server's and the client's threads meanwhile.
+/// A set and a get: how long they took together, and the times of the server's threads and of the client's thread
+/// meanwhile.
 #[derive(Clone, Copy, Default)]
 struct Round {
     took: Duration,
@@ -76,8 +77,8 @@ fn run(server: &ServerProcess, rounds: usize) -> Vec<Round> {
     (0..rounds).map(round).collect()
 }
 
-/// Prints the medians of several runs, since other work on the machine does not matter here; the p99 of each run; and
-/// what the time of the slowest hundredth was spent on.
+/// Prints the medians of several runs, since other work on the machine does not matter here. Also prints the p99 of
+/// each run, and where the slowest hundredth of all rounds spent their time.
 fn show(what: &str, server: &ServerProcess, size: &Size) {
     let runs: Vec<Vec<Round>> = (0..RUNS).map(|_| run(server, size.rounds)).collect();
     let each: Vec<Latency> = runs.iter().map(|run| Latency::of(run.iter().map(|round| round.took))).collect();
@@ -169,15 +170,15 @@ fn keys(size: &Size) {
     flooded(server.addr, &set, || show("  SET without end, 4 connections", &server, size));
 }
 
-/// The memory of the server's process in bytes.
+/// Returns the memory of the server's process in bytes.
 fn held_by(server: &ServerProcess) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Requests that announce 8 MiB and lack the last byte. There are as many as fill all buffers, and they are repeated
-/// whenever they are closed.
+/// Sends requests that announce 8 MiB and lack the last byte: as many as fill all buffers. They are sent again whenever
+/// their connections are closed.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = say(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

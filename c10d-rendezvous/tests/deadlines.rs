@@ -92,7 +92,7 @@ fn a_waiting_call_learns_of_the_servers_death() {
     let store = client(server.addr);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| store.get("never", Instant::now() + Duration::from_secs(60)));
-        // It may be killed before or after the wait began; in both cases the wait must end.
+        // The server may be killed before or after the wait begins. In both cases the wait must end.
         std::thread::sleep(Duration::from_millis(50));
         server.child.kill().unwrap();
         server.child.wait().unwrap();

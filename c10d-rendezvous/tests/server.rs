@@ -147,7 +147,7 @@ fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
     for _ in 0..100 {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
-    // Nothing is read for long enough, so the rest never comes.
+    // Nothing is read for long enough, so the connection is closed and the rest never comes.
     std::thread::sleep(Duration::from_secs(1));
     greedy.0.set_nonblocking(false).unwrap();
     let mut received = 0;
@@ -197,7 +197,7 @@ fn a_request_that_does_not_end_is_dropped() {
     });
     trickle.closed();
     assert!(sent.join().unwrap().is_some(), "1000 bytes were taken");
-    // This does not apply to a complete request that waits.
+    // A complete request that waits has no time limit.
     waiting.ping();
     client(server.local_addr()).set("later", b"", soon()).unwrap();
     assert_eq!(waiting.hear(1), [0]);
@@ -300,7 +300,7 @@ fn ten_thousand_idle_clients() {
     idle.iter_mut().for_each(|raw| assert_eq!(raw.hear(1), [0]));
 }
 
-/// Without descriptors the server continues to serve its clients, and accepts new ones when it has descriptors again.
+/// Without descriptors, the server continues to serve its clients. It accepts new ones when it has descriptors again.
 #[test]
 fn role_server_without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -311,12 +311,12 @@ fn role_server_without_descriptors() {
     let store: TcpStore = client(server.local_addr());
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
-        // Connections that take part are not closed to free descriptors.
+        // Connections that have used a key are not closed to free descriptors.
         raw.say(&say(4, &[string(b"/n"), int(1)]));
         raw.hear(8);
     }
     store.set("before", b"", soon()).unwrap();
-    // There is one descriptor for the client's end of a connection and none for the server's: the lowest free
+    // There is one descriptor for the client's end of a connection, and none for the server's end: the lowest free
     // descriptor is the last.
     let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();

@@ -11,7 +11,7 @@ use c10d_rendezvous::{ServerOptions, TcpStore};
 use common::load::{Latency, flooded};
 use common::{Raw, ServerProcess, client, int, say, server_with, soon, string};
 
-/// More than five times the observed value.
+/// The time limit of set and get, more than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
 
 /// Set and get of an honest client are finished before the server has done much else. This is measured by the server's
@@ -92,7 +92,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
         });
         println!("{what}: {answered} others' requests were answered meanwhile");
         assert!(answered > 0, "{what}");
-        // The data that it leaves behind also does not matter.
+        // The data that the stranger leaves behind does not matter either.
         drop(raw);
         stays_fast(what, &server);
     }
@@ -107,7 +107,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&server.addr.into()).unwrap();
         let mut raw = Raw(socket.into());
-        // It takes part.
+        // This client has used a key.
         let _ = raw.0.write_all(&[common::HELLO, &say(1, &[string(b"/x"), string(b"y")])].concat());
         raw
     };
@@ -120,7 +120,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
     drop(crowd);
 }
 
-/// A client for which there is no descriptor learns why, and on which side.
+/// A client for which there is no descriptor gets an error that says on which side.
 #[test]
 fn a_server_without_descriptors_says_so() {
     let server = ServerProcess::with_descriptors(40);
@@ -138,7 +138,7 @@ fn a_server_without_descriptors_says_so() {
         .collect();
     let refused = members.iter().filter(|member| member.is_none()).count();
     assert!((3..40).contains(&refused), "{refused} of 44 were refused");
-    // Existing connections remain.
+    // The connections that existed before remain.
     for member in members.iter().flatten() {
         assert_eq!(member.get("k0", soon()).unwrap(), b"");
     }
@@ -155,7 +155,7 @@ fn idle_strangers_make_room_for_members() {
     for (i, member) in members.iter().enumerate() {
         member.set(&i.to_string(), b"", soon()).unwrap();
     }
-    // No connection that takes part was closed.
+    // No connection that has used a key was closed.
     for member in members.iter().chain([&first]) {
         assert_eq!(member.get("first", soon()).unwrap(), b"here");
     }
@@ -189,7 +189,8 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     let server = server_with(options);
     let addr = server.local_addr();
     let store = client(addr);
-    // Each announces a value of 8 MiB and never completes it. Together they would need far more memory than allowed.
+    // Each connection announces a value of 8 MiB and never completes it. Together they would need far more memory than
+    // allowed.
     let part = say(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
     let strangers: Vec<Raw> = (0..12)
         .map(|_| {

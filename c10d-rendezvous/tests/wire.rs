@@ -45,13 +45,13 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
     (client(addr), thread)
 }
 
-/// The request and the answer of each method.
+/// Each method sends the right request and reads the answer.
 #[test]
 fn the_client_says_what_pytorchs_client_says() {
     let pid = std::process::id().to_le_bytes();
     let ping = [&[0x0d][..], &pid].concat();
     let k = || string(b"/k");
-    // A request without an answer is followed by a ping, to know that it was executed.
+    // A request without an answer is followed by a ping, which shows that the request was executed.
     let told = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
     let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
@@ -92,7 +92,7 @@ fn the_client_says_what_pytorchs_client_says() {
         (|s, t| s.queue_push("k", b"v", t).map(|()| "ok".into()), told(say(14, &[k(), string(b"v")])), "ok"),
         (
             |s, t| s.queue_pop("k", t).map(|v| String::from_utf8(v).unwrap()),
-            // The first pop finds that another consumer was faster.
+            // At the first pop, another consumer was faster.
             vec![
                 (say(6, &[int(1), k()]), vec![0]),
                 (say(15, &[k()]), int(0)),
@@ -190,7 +190,7 @@ fn the_server_answers_alike_wherever_the_bytes_are_cut() {
     let (said, heard) = session();
     for cut in 0..=said.len() {
         let mut raw = Raw::new(server.local_addr(), &said[..cut]);
-        // With this pause the server mostly gets the first part alone.
+        // With this pause, the server usually gets the first part alone.
         std::thread::sleep(Duration::from_micros(300));
         raw.say(&said[cut..]);
         assert_eq!(raw.hear(heard.len()), heard, "cut at {cut}");
@@ -210,7 +210,7 @@ fn a_wait_is_answered_when_its_keys_come_from_others() {
     let (mut a, mut b) = (Raw::valid(server.local_addr()), Raw::valid(server.local_addr()));
     a.say(&say(6, &[int(2), string(b"/x"), string(b"/y")]));
     b.say(&say(1, &[string(b"/x"), string(b"")]));
-    // The answers of one connection stay in order while it waits. This one shows that the wait was not answered yet.
+    // The answers of one connection stay in order while it waits. This answer shows that the wait was not answered yet.
     b.ping();
     a.ping();
     b.say(&say(4, &[string(b"/y"), int(1)]));

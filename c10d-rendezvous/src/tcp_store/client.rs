@@ -29,12 +29,12 @@ const LINGER: Duration = Duration::from_secs(5);
 ///
 /// Keys are prefixed with `/`, as PyTorch's client does. Calls from several threads run in parallel, each on its own
 /// connection. Writing methods return when the server has executed them. A connection that failed or timed out is
-/// replaced at the next call. A forked child that uses its copy opens a connection for each call; dropping the copy
-/// does nothing, also to a server.
+/// replaced at the next call. A forked child that uses its copy opens a connection for each call. Dropping that copy
+/// affects neither the parent's client nor its server.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
 
-/// See [`TcpStore::downgrade`].
+/// A weak handle; see [`TcpStore::downgrade`].
 pub(crate) struct WeakStore(Weak<Shared>);
 
 impl WeakStore {
@@ -65,7 +65,7 @@ impl Drop for Shared {
 }
 
 impl TcpStore {
-    /// Connects to a server, which may start later: it tries again until the deadline.
+    /// Connects to a server, which may start later: the call tries again until the deadline.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl TcpStore {
             attempts += 1;
             match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
                 Ok((addr, link)) => return Ok(TcpStore::with(addr, vec![link], None)),
-                // A timeout during an attempt tells less than the failure of the attempt before.
+                // A timeout during an attempt explains less than the failure of an earlier attempt.
                 Err(e) if e.kind() == io::ErrorKind::TimedOut && cause.is_some() => {}
                 Err(e) => cause = Some(e),
             }
@@ -140,7 +140,7 @@ impl TcpStore {
         Ok(TcpStore::with(addr, vec![link], Some(server)))
     }
 
-    /// A client of a server of this process that another owner keeps alive.
+    /// Returns a client of a server of this process, which another owner keeps alive.
     pub(crate) fn of_this_process(server: &TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], None))
@@ -151,7 +151,7 @@ impl TcpStore {
         self.0.idle.lock().clear();
     }
 
-    /// A weak handle, which keeps neither client nor server alive.
+    /// Returns a weak handle, which keeps neither client nor server alive.
     pub(crate) fn downgrade(&self) -> WeakStore {
         WeakStore(Arc::downgrade(&self.0))
     }
@@ -161,7 +161,7 @@ impl TcpStore {
         TcpStore(Arc::new(Shared { owner, addr, limits, idle: Mutex::new(idle), hosted }))
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn addr(&self) -> SocketAddr {
         self.0.addr
     }
@@ -180,8 +180,9 @@ impl TcpStore {
             let what = match e.kind() {
                 io::ErrorKind::TimedOut => format!("timed out: the store at {addr} does not answer ({verb}{keys})"),
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!(
-                    "the store at {addr} closed the connection instead of answering ({verb}{keys}): it ended, or the \
-                     request breaks its rules (size limits; add to what is not a 64-bit number)"
+                    "the store at {addr} closed the connection instead of answering ({verb}{keys}): the server \
+                     ended, or the request violates its rules (a size limit, or an add to a value that is not a 64-bit \
+                     number)"
                 ),
                 io::ErrorKind::ConnectionRefused => format!("the store at {addr} is gone ({verb}{keys})"),
                 _ => format!("the store at {addr} failed ({verb}{keys})"),
@@ -220,7 +221,7 @@ impl TcpStore {
         }
     }
 
-    /// An exchange whose answer is one integer.
+    /// Runs an exchange whose answer is one integer.
     pub(super) fn ask(&self, verb: &str, keys: &[&str], request: &[u8], deadline: Instant) -> Result<i64> {
         self.call(verb, keys, deadline, |link| {
             link.send(request, deadline)?;
@@ -228,7 +229,7 @@ impl TcpStore {
         })
     }
 
-    /// An exchange without an answer. A ping after it tells when it was executed.
+    /// Runs an exchange without an answer. The answer to a ping after it shows that it was executed.
     pub(super) fn tell(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
         let nonce = std::process::id();
         request.ping(nonce);
@@ -267,7 +268,7 @@ impl TcpStore {
         found.map_err(|absent| self.timed_out(&absent, "no rank has set this"))
     }
 
-    /// The keys that do not exist, for the error of a wait that timed out.
+    /// Returns the keys that do not exist, for the error of a wait that timed out.
     fn absent<'a>(&self, keys: &[&'a str], link: &mut Link) -> io::Result<Vec<&'a str>> {
         const FEW: usize = 256;
         let deadline = Instant::now() + GRACE;
@@ -285,7 +286,7 @@ impl TcpStore {
     }
 }
 
-/// Opens a connection. If there is no descriptor, here or at the server, it tries again for a while.
+/// Opens a connection. If no descriptor is left, here or at the server, this tries again for up to 1 s.
 fn opened(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
     let until = deadline.min(Instant::now() + SCARCE);
     loop {
@@ -303,7 +304,7 @@ fn is_scarce(e: &io::Error) -> bool {
     Refused::is(e) || matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// The error of a failed request. If a resource ran out, it says on which side.
+/// Makes the error of a failed request. If a resource ran out, the error says on which side.
 fn failed(what: String, e: io::Error) -> Error {
     if Refused::is(&e) {
         return Error::new(ErrorKind::Resource, format!("{what}: {e}")).caused_by(e);
@@ -325,7 +326,7 @@ fn own_link(server: &TcpStoreServer, deadline: Instant) -> Result<(SocketAddr, L
     Ok((addr, link))
 }
 
-/// The first keys, as errors list them.
+/// Returns the first keys, as errors list them.
 fn names(keys: &[&str]) -> String {
     let shown = keys.iter().take(8).copied().collect::<Vec<_>>().join(", ");
     match keys.len() {

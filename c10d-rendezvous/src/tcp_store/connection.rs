@@ -11,9 +11,9 @@ use super::Limits;
 use super::keyspace::Task;
 use super::protocol::{Parser, Refusal, Request};
 
-/// Above this many unsent bytes no further request of the connection is executed.
+/// If more bytes than this are unsent, no further request of the connection is executed.
 const ENOUGH_UNSENT: usize = 1 << 20;
-/// Bytes of answers that one connection is sent before the others get their turn.
+/// The number of bytes of answers that one connection is sent before others get their turn.
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
@@ -23,7 +23,7 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Received but not yet parsed, since more answers would not fit.
+    /// Bytes that were received but not parsed yet, since their answers would not fit.
     backlog: Vec<u8>,
     sent: usize,
     /// Whether a request was completed or bytes were sent since the last check.
@@ -34,14 +34,14 @@ pub(super) struct Connection {
     pub(super) accounted: usize,
     /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// The time of its last request.
+    /// The time of the last request.
     pub(super) active: Instant,
     pub(super) since: Instant,
-    /// Whether it has set, read or waited for a key.
+    /// Whether the client has changed or waited for a key.
     pub(super) member: bool,
-    /// Whether it had more work than fits into a turn, and waits for the next one.
+    /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
-    /// The work that it did beyond its turns.
+    /// The work that the client did beyond its turns.
     pub(super) debt: usize,
 }
 
@@ -97,7 +97,7 @@ impl Connection {
         self.out.len() - self.sent
     }
 
-    /// Reads available bytes into `buffer`; `None` if there are none now.
+    /// Reads available bytes into `buffer`. Returns `None` if there are none now.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {
@@ -109,8 +109,9 @@ impl Connection {
         }
     }
 
-    /// Passes every complete request in the backlog, or if that is empty in `input`, to `execute`, while its answers
-    /// fit and `execute` returns that there is time for another. Returns whether there still is.
+    /// Passes complete requests to `execute`: those of the backlog or, if that is empty, of `input`. Stops when answers
+    /// do not fit any more, or when `execute` returns that there is no time for another request. Returns whether there
+    /// is time left.
     pub(super) fn parse(
         &mut self,
         input: &[u8],

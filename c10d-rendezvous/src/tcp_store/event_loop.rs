@@ -26,14 +26,15 @@ pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
 const FIRST_CLIENT: usize = 2;
 
-/// How many connections are accepted before clients get their turn.
+/// The number of connections that are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
 /// After this many requests (each key of a list counts as one, and so does each block of this many bytes of an answer),
 /// or this many bytes read, a client waits for its next turn.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 const BYTES_PER_TURN: usize = 64 << 10;
-/// A quarter of this process's descriptors, and at most this many, are reserved: strangers do not get them.
+/// A quarter of this process's descriptors, and at most this many, are reserved: clients that have used no key do not
+/// get them.
 const RESERVE: usize = 256;
 /// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
@@ -57,16 +58,16 @@ pub(super) struct EventLoop {
     keyspace: Keyspace,
     clients: HashMap<usize, Connection>,
     next_id: usize,
-    /// The clients that may have more to read.
+    /// The clients that may have more bytes to read.
     ready: VecDeque<usize>,
     /// The clients that have used up their turn. One of them gets its next turn when all clients in `ready` have had
     /// theirs, so a client with few requests does not wait for those with many.
     busy: VecDeque<usize>,
-    /// The clients that have never used a key, oldest first.
+    /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
     /// The clients that have not validated, oldest first.
     unvalidated: BTreeSet<usize>,
-    /// The clients that must validate, complete a request or read an answer, and by when.
+    /// The times by which clients must validate, complete a request or read an answer.
     due: BTreeSet<(Instant, usize)>,
     accept_at: Option<Instant>,
     buffered: usize,
@@ -75,7 +76,8 @@ pub(super) struct EventLoop {
     warned: Option<Instant>,
     /// A spare descriptor, which is closed to accept a client when there is no other.
     spare: Option<File>,
-    /// The client that got the spare descriptor, and since when descriptors have been missing.
+    /// The client that got the spare descriptor and waits for another one, and (in `scarce`) since when descriptors
+    /// have been missing.
     held: Option<(TcpStream, SocketAddr)>,
     scarce: Option<Instant>,
 }
@@ -160,7 +162,7 @@ impl EventLoop {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    // The system assigns the lowest free number, so the number tells how many are in use.
+                    // The system assigns the lowest free number, so the number shows how many are in use.
                     let scarce = is_reserved(stream.as_raw_fd());
                     self.admit(Connection::new(stream, peer, self.options.limits));
                     if scarce {
@@ -182,15 +184,15 @@ impl EventLoop {
         }
     }
 
-    /// Closes the oldest connection that has used no key, if it had time to use one.
+    /// Closes the oldest connection that has used no key, if it had time to use one. Returns whether it closed one.
     fn make_room(&mut self) -> bool {
         let oldest = self.strangers.first().copied();
         let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));
-        oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it takes part in nothing")).is_some()
+        oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it has used no key")).is_some()
     }
 
-    /// Accepts a client with the spare descriptor. It gets the place of a client of the address with the most
-    /// connections, or has to wait. `false`: there is nothing more to accept now.
+    /// Accepts a client with the spare descriptor. The client takes the place of a client of the address with the most
+    /// connections, or has to wait. Returns `false` if no other client can be accepted now.
     fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();
@@ -217,8 +219,8 @@ impl EventLoop {
         }
     }
 
-    /// Lets in the client that waits for a descriptor, or refuses it if there has been none for a while. `false`: it
-    /// still waits.
+    /// Admits the client that waits for a descriptor, or refuses it if none has been free for 1 s. Returns `false` if
+    /// it still waits.
     fn let_in(&mut self) -> bool {
         let Some((mut stream, peer)) = self.held.take() else { return true };
         if let Some(spare) = spare() {
@@ -241,8 +243,8 @@ impl EventLoop {
         true
     }
 
-    /// The connection without a request for the longest time, of the address that has the most connections, unless that
-    /// is `newcomer`.
+    /// Returns the connection that has been without a request for the longest time, of the address with the most
+    /// connections. Returns `None` if that is the address `newcomer`, or has at most one connection more.
     fn crowded_out(&self, newcomer: Home) -> Option<usize> {
         let mut counts: HashMap<Home, usize> = HashMap::new();
         self.clients.values().for_each(|c| *counts.entry(home(c.peer.ip())).or_default() += 1);
@@ -282,7 +284,7 @@ impl EventLoop {
         }
     }
 
-    /// Gives one of the busy clients a turn, unless it has to make up for an earlier one.
+    /// Gives one of the busy clients a turn, unless it must first make up for an earlier turn.
     fn go_on(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -321,7 +323,10 @@ impl EventLoop {
         while self.buffered > self.options.limits.buffers
             && let Some(holder) = self.holder()
         {
-            self.close(holder, "the server's buffers are full, and it holds a large part of them for the longest time");
+            self.close(
+                holder,
+                "the server's buffers are full, and it has held a large part of them for the longest time",
+            );
         }
         for other in std::mem::take(&mut self.woken) {
             if let Some(client) = self.clients.get_mut(&other) {
@@ -331,8 +336,8 @@ impl EventLoop {
         }
     }
 
-    /// The connection that is due first, among those that hold at least half of the average of the buffered bytes. A
-    /// request of a well-behaved client is complete soon, so it is rarely chosen.
+    /// Returns the connection that is due first, among those that hold at least half of the average of the buffered
+    /// bytes. A request of a well-behaved client is complete soon, so such a client is rarely chosen.
     fn holder(&self) -> Option<usize> {
         let large =
             |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);
@@ -340,7 +345,8 @@ impl EventLoop {
         due.or_else(|| self.clients.iter().max_by_key(|(_, c)| c.accounted).map(|(id, _)| *id))
     }
 
-    /// Any progress of a client for which the server waits extends its time.
+    /// Sets the time by which the client must make progress, if the server waits for it. Any progress extends that
+    /// time.
     fn set_due(&mut self, id: usize, client: &mut Connection) {
         let due = match (client.owes(), client.due) {
             (false, _) => None,
@@ -356,7 +362,8 @@ impl EventLoop {
         }
     }
 
-    /// Reads, executes and answers until there is nothing to do now, or the turn is over; returns whether the latter.
+    /// Reads, executes and answers until there is nothing to do now, or until the turn is over. Returns whether the
+    /// turn is over.
     fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
         let EventLoop { keyspace, woken, buffer, .. } = self;
         let (task, member) = (client.task.take(), client.member);
@@ -394,12 +401,12 @@ impl EventLoop {
     }
 }
 
-/// One client's turn.
+/// The turn of one client.
 struct Turn<'a> {
     id: usize,
     keyspace: &'a mut Keyspace,
     woken: &'a mut Vec<usize>,
-    /// A request about many keys, of which a part is done.
+    /// The request about many keys that is partly done.
     task: Option<Task>,
     /// The work done so far.
     work: usize,

@@ -19,7 +19,7 @@ type Waiters = BTreeMap<u64, ClientId>;
 
 /// The memory that an entry takes beyond its key and value.
 const OVERHEAD: usize = 64;
-/// A wait for more keys than this is removed in pieces.
+/// If a wait is for more keys than this, its queue places are removed in pieces.
 const FEW: usize = 256;
 
 pub(crate) struct Keyspace {
@@ -29,7 +29,7 @@ pub(crate) struct Keyspace {
     consumers: HashMap<Key, Waiters>,
     barriers: HashMap<Key, Waiters>,
     waiting: HashMap<ClientId, Waiting>,
-    /// The queue places of clients that do not wait any more.
+    /// The queue places of waits that are over, until they are removed.
     stale: Vec<(u64, Owner, Vec<Key>)>,
     arrivals: u64,
     accounts: Accounts,
@@ -77,8 +77,9 @@ impl Keyspace {
         self.accounts.leave(client);
     }
 
-    /// Executes a request. The answer goes to `reply`. Clients whose wait is over are pushed to `woken`, and each of
-    /// them must get a [`STOP_WAITING`]. A request about many keys is returned, to be continued by [`Keyspace::go_on`].
+    /// Executes a request. The answer is appended to `reply`. Clients whose wait is over are appended to `woken`, and
+    /// each of them must get a [`STOP_WAITING`]. A request about many keys is returned, to be continued by
+    /// [`Keyspace::go_on`].
     pub(crate) fn apply(
         &mut self,
         client: ClientId,
@@ -147,7 +148,7 @@ impl Keyspace {
         }
     }
 
-    /// The accounted bytes of keys, queues and waits.
+    /// Returns the accounted bytes of keys, queues and waits.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.accounts.all().bytes
@@ -169,7 +170,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Whether `more` is within the client's share.
+    /// Checks that `more` is within the client's share. Returns the owner of what is added.
     fn room(&self, client: ClientId, more: Amount) -> Result<Owner, Refusal> {
         let owner = self.accounts.owner(client);
         if self.accounts.has_room(owner, more) { Ok(owner) } else { Err(Refusal::Full) }
@@ -229,7 +230,7 @@ impl Keyspace {
         let queue = self.queues.entry(key.clone()).or_insert(Queue { items: VecDeque::new(), bytes: 0, owner });
         queue.bytes += more;
         queue.items.push_back((item, owner));
-        // One item serves one consumer, so only the first client that still waits wakes.
+        // One item serves one consumer, so only the first client that still waits is woken.
         while let Some((ticket, client)) = self.consumers.get_mut(&key).and_then(BTreeMap::pop_first) {
             if self.consumers.get(&key).is_some_and(BTreeMap::is_empty) {
                 self.consumers.remove(&key);
@@ -290,7 +291,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// A new queue place. A client has one at a time.
+    /// Makes a ticket, which is a place in queues. It is an error if the client has one already.
     fn ticket(&mut self, client: ClientId) -> Result<u64, Refusal> {
         if self.waiting.contains_key(&client) {
             return Err(Refusal::AlreadyWaiting);
@@ -305,7 +306,8 @@ impl Keyspace {
         }
     }
 
-    /// Records that one of the keys exists that `client` waits for with this ticket. Returns whether it still waits.
+    /// Records that one of the keys exists for which `client` waits with this ticket. Returns whether the client was
+    /// still waiting with this ticket.
     fn one_less(&mut self, client: ClientId, ticket: u64, woken: &mut Vec<ClientId>) -> bool {
         match self.waiting.get_mut(&client) {
             Some(Waiting::Keys { ticket: current, absent, .. }) if *current == ticket => {

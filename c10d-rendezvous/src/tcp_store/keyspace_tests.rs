@@ -228,7 +228,7 @@ fn the_limits_hold() {
     assert!((20..100).contains(&waiting), "{waiting} waits of 100 bytes in a store of 10000");
 }
 
-/// What a test does, and a store so simple that it is right.
+/// An action of a test, and a store that is so simple that it is correct.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8),

@@ -3,30 +3,30 @@
 /// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's where it has a
 /// limit.
 ///
-/// A connection may take half of what is left of `total` and `keys` to its address (for IPv6, a network of 64 bits),
-/// and an address half of what is left to all: a quarter and a half of an empty store. An entry counts for the client
-/// that wrote it last.
+/// An address (for IPv6, a network of 64 bits) may take half of what is free of `total` and `keys`, and a connection
+/// half of what is left to its address. In an empty store, that is half for an address and a quarter for a connection.
+/// An entry is charged to the client that wrote it last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a key.
+    /// The largest number of bytes of a key.
     pub key: usize,
-    /// Bytes of a value in a request.
+    /// The largest number of bytes of a value in a request.
     pub value: usize,
-    /// Keys in one request.
+    /// The largest number of keys in one request.
     pub list: usize,
-    /// Bytes of one request.
+    /// The largest number of bytes of one request.
     pub request: usize,
-    /// Bytes of unsent answers of one connection.
+    /// The largest number of bytes of unsent answers of one connection.
     pub reply: usize,
-    /// Bytes of the unfinished requests and unsent answers of all connections together. Beyond it, the connection that
-    /// has held a large part of them for the longest time is closed.
+    /// The largest number of bytes of the unfinished requests and unsent answers of all connections together. Beyond
+    /// it, the connection that has held a large part of them for the longest time is closed.
     pub buffers: usize,
-    /// Bytes stored under one key (by appending, or in a queue).
+    /// The largest number of bytes that are stored under one key (by appending, or in a queue).
     pub per_key: usize,
-    /// Bytes stored in all.
+    /// The largest number of bytes that are stored in all.
     pub total: usize,
-    /// Keys and queues in all.
+    /// The largest number of keys and queues in all.
     pub keys: usize,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects and shakes hands.
+    /// Connects and does the handshake.
     pub(super) fn open(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
         let stream = TcpStream::connect_timeout(&addr, left(deadline)?)?;
         if stream.local_addr()? == stream.peer_addr()? {
@@ -76,13 +76,13 @@ impl Link {
         Ok(i64::from_le_bytes(bytes))
     }
 
-    /// A count or length, which must be below `limit`.
+    /// Reads a count or length, which must be at most `limit`.
     pub(super) fn length(&mut self, limit: usize, deadline: Instant) -> io::Result<usize> {
         let n = self.integer(deadline)?;
         usize::try_from(n).ok().filter(|n| *n <= limit).ok_or_else(|| invalid(format!("a length of {n}")))
     }
 
-    /// A byte string. Memory is allocated as its bytes arrive.
+    /// Reads a byte string. Memory is allocated as its bytes arrive.
     pub(super) fn string(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
         let len = self.length(1 << 30, deadline)?;
         let mut bytes = Vec::new();
@@ -94,7 +94,7 @@ impl Link {
         Ok(bytes)
     }
 
-    /// The answer to PING, which tells that everything sent before it was executed.
+    /// Reads the answer to PING, which shows that everything that was sent before has been executed.
     pub(super) fn pong(&mut self, nonce: u32, deadline: Instant) -> io::Result<()> {
         let mut bytes = [0; 4];
         self.read_exact(&mut bytes, deadline)?;
@@ -177,7 +177,7 @@ impl Refused {
     }
 }
 
-/// The remaining time; an error if there is none.
+/// Returns the remaining time, or an error if there is none.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_micros(1))) }

@@ -10,10 +10,10 @@ use super::Limits;
 pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
-/// The answer to PING of a server that has no descriptor for another client, followed by its limit. No process has this
-/// number as its id.
+/// The answer to PING if the server has no descriptor for another client. The server's limit of descriptors follows.
+/// Other answers are process ids, and no process has this number.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
-/// Answer to CANCEL_WAIT.
+/// The answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
 
 macro_rules! commands {
@@ -32,7 +32,7 @@ commands! {
 }
 
 impl Command {
-    /// The byte strings that every request of this command has; lists bring their own count.
+    /// The number of byte strings in every request of this command. Commands that take a list send a count instead.
     fn strings(self) -> usize {
         match self {
             Command::CompareSet => 3,
@@ -43,7 +43,7 @@ impl Command {
         }
     }
 
-    /// Byte strings per item, for commands that take a list.
+    /// The number of byte strings per item, for commands that take a list.
     fn list(self) -> Option<usize> {
         match self {
             Command::Check | Command::Wait | Command::MultiGet => Some(1),
@@ -52,7 +52,7 @@ impl Command {
         }
     }
 
-    /// Bytes of the integer that ends the request.
+    /// The number of bytes of the integer at the end of the request.
     fn integer(self) -> usize {
         match self {
             Command::Validate | Command::Ping => 4,
@@ -96,8 +96,8 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Whether it sets, reads or waits for a key. A client that never does so is not a member of a job that uses the
-    /// store.
+    /// Whether the request changes a key or waits for one. (This library's and PyTorch's clients wait for a key before
+    /// they read it.) A client that never does so is not a member of a job that uses the store.
     pub(crate) fn takes_part(&self) -> bool {
         use Request::{Check, Get, ListKeys, MultiGet, NumKeys, Ping, QueueLen};
         !matches!(
@@ -175,13 +175,13 @@ impl Parser {
         self.command.is_some()
     }
 
-    /// Memory that the unfinished request takes.
+    /// Returns the memory that the unfinished request takes.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// Takes bytes from `input` up to the end of the next request. `None`: all bytes are taken, and no request is
-    /// complete.
+    /// Takes bytes from `input` up to the end of the next request. Returns `None` if all bytes are taken and no request
+    /// is complete.
     pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Refusal> {
         loop {
             let Some(command) = self.command else {
@@ -225,7 +225,7 @@ impl Parser {
         Ok(())
     }
 
-    /// The next little-endian integer of `width` bytes, if all of it is there.
+    /// Takes the next little-endian integer of `width` bytes. Returns `None` until all of it has arrived.
     fn take_integer(&mut self, width: usize, input: &mut &[u8]) -> Option<u64> {
         let n = (width - self.integer_len).min(input.len());
         let (head, rest) = input.split_at(n);
@@ -271,7 +271,7 @@ impl Parser {
         Ok(true)
     }
 
-    /// The complete request; `None` for the handshake, which the parser handles itself.
+    /// Returns the complete request, or `None` for the handshake, which the parser handles itself.
     fn finish(&mut self, command: Command, number: u64) -> Result<Option<Request>, Refusal> {
         let strings = std::mem::take(&mut self.strings);
         self.command = None;

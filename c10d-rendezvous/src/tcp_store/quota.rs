@@ -1,13 +1,13 @@
-//! Accounts for the memory of each client, so that none can fill the store.
+//! Accounts for the memory of each client, so that no client can fill the store.
 //!
-//! A client may take half of what is left to its address, and an address half of what is left to all. So one connection
-//! gets at most a quarter of an empty store, and one address at most half. There is always room for the next one,
-//! though each gets less.
+//! An address may take half of what is free, and a client half of what is left to its address. So one address gets at
+//! most half of an empty store, and one connection at most a quarter. There is always room for another client, although
+//! each gets less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// A connection, as the server numbers it.
+/// The server's number of a connection.
 pub(crate) type ClientId = usize;
 /// An address for quotas: an IPv4 address, or a network of 64 bits in IPv6, in which one host can use any address.
 pub(crate) type Home = u64;
@@ -30,7 +30,7 @@ impl Amount {
         Amount { bytes, keys: 0 }
     }
 
-    /// One key or queue of this many bytes.
+    /// Makes the amount of one key or queue of this many bytes.
     pub(super) fn key(bytes: usize) -> Amount {
         Amount { bytes, keys: 1 }
     }
@@ -43,7 +43,7 @@ impl Amount {
         Amount { bytes: self.bytes.saturating_sub(other.bytes), keys: self.keys.saturating_sub(other.keys) }
     }
 
-    /// How much of `self`, which is free, the holder of `held` may take.
+    /// Returns how much of `self`, which is free, may be taken by a holder that has taken `held` before.
     fn share(self, held: Amount) -> Amount {
         let left = self.less(held);
         Amount { bytes: left.bytes / 2, keys: left.keys / 2 }
@@ -74,7 +74,7 @@ impl Accounts {
         self.clients.insert(client, (home, Amount::default()));
     }
 
-    /// Removes a client. Its entries stay and are charged to its address.
+    /// Removes a client. Its entries stay, and are charged to its address.
     pub(super) fn leave(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }
@@ -88,7 +88,7 @@ impl Accounts {
         self.all
     }
 
-    /// Whether `more` is within the shares of its owner.
+    /// Whether `more` is within the shares of its owner's address and connection.
     pub(super) fn has_room(&self, owner: Owner, more: Amount) -> bool {
         let home = self.homes.get(&owner.home).copied().unwrap_or_default();
         let client = self.clients.get(&owner.client).map_or(Amount::default(), |(_, held)| *held);

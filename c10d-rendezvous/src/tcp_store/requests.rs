@@ -7,7 +7,7 @@ use super::Limits;
 use super::protocol::{Command, Write};
 
 impl Limits {
-    /// A request that begins with a key.
+    /// Makes a request that begins with a key.
     pub(super) fn request(&self, command: Command, key: &str) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(command);
@@ -15,7 +15,7 @@ impl Limits {
         Ok(request)
     }
 
-    /// A request that is a list of keys.
+    /// Makes a request that is a list of keys.
     pub(super) fn list_request(&self, command: Command, keys: &[&str]) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(command);
@@ -27,7 +27,7 @@ impl Limits {
         Ok(request)
     }
 
-    /// MULTI_SET.
+    /// Makes a MULTI_SET request.
     pub(super) fn pairs_request(&self, pairs: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(Command::MultiSet);

@@ -18,10 +18,10 @@ use super::signals::Signals;
 /// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
 /// names, executes nothing before a client has validated, and stops when it is dropped.
 ///
-/// If the process runs short of descriptors, a new client replaces another: the oldest client that has never set, read
-/// or waited for a key; or, if there is none, the one without a request for the longest time among those of the address
-/// with the most connections. A new client of that very address is refused. A forked child's copy serves nothing, and
-/// dropping it does nothing.
+/// If the process runs short of descriptors, a new client replaces another: the oldest client that has never changed or
+/// waited for a key; or, if there is none, of the clients of the address with the most connections, the one that has
+/// been without a request for the longest time. A new client of that address itself is refused. A forked child's copy
+/// serves nothing, and dropping it does nothing.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
@@ -51,7 +51,7 @@ impl TcpStoreServer {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())?;
-        // The kernel lowers it to its own maximum.
+        // The kernel lowers this number to its own maximum.
         socket.listen(1 << 16)?;
         let listener: std::net::TcpListener = socket.into();
         let addr = listener.local_addr()?;
@@ -65,17 +65,17 @@ impl TcpStoreServer {
         Ok(TcpStoreServer { addr, signals, waker, thread: Some(thread), owner: Process::current() })
     }
 
-    /// The address at which it listens.
+    /// Returns the address at which the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Whether its thread has ended because of an error.
+    /// Whether the server's thread has ended because of an error.
     pub(crate) fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Goes on until no validated client is connected, at most for `limit`, then stops.
+    /// Serves until no validated client is connected, at most for `limit`, then stops.
     pub fn drain(self, limit: Duration) {
         if !self.owner.is_current() {
             return;

@@ -1,4 +1,4 @@
-//! What the owner of a server tells its thread.
+//! Signals from the owner of a server to its thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -13,12 +13,12 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// The server is to stop.
+    /// Makes the server stop.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }
 
-    /// It is to stop when nobody uses it any more, or by then.
+    /// Makes the server stop when no validated client is connected any more, or at `until`.
     pub(super) fn drain(&self, until: Instant) {
         *self.drain_until.lock() = Some(until);
     }

@@ -1,4 +1,4 @@
-//! The store methods: the request of each, and how it reads the answer.
+//! The store methods: their requests, and how their answers are read.
 
 use std::io;
 use std::time::Instant;
@@ -104,13 +104,13 @@ impl TcpStore {
         })
     }
 
-    /// The number of items in a queue.
+    /// Returns the number of items in a queue.
     pub fn queue_len(&self, queue: &str, deadline: Instant) -> Result<u64> {
         let request = self.limits().request(Command::QueueLen, queue)?;
         self.ask("measure", &[queue], &request, deadline).map(|n| n as u64)
     }
 
-    /// The names of all keys that clients have set, in no particular order.
+    /// Returns the names of all keys that clients have set, in no particular order.
     pub fn list_keys(&self, deadline: Instant) -> Result<Vec<String>> {
         let keys = self.call("list", &[], deadline, |link| {
             link.send(&[Command::ListKeys as u8], deadline)?;

@@ -52,7 +52,7 @@ pub fn plays(role: &str) -> bool {
     std::env::var("C10D_TEST_ROLE").is_ok_and(|playing| playing == role)
 }
 
-/// How long threads have run, and how long they could have run but waited for a core.
+/// How long threads have run, and how long they were ready to run but waited for a core.
 #[derive(Clone, Copy, Default)]
 pub struct Cpu {
     pub ran: Duration,
@@ -60,7 +60,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The times of the thread with this directory in `/proc`, until its last switch or tick.
+    /// Returns the times of the thread whose directory in `/proc` is given. They were last updated when the thread was
+    /// switched or at the last timer tick.
     pub fn of(thread: &Path) -> Option<Cpu> {
         let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
         let mut times = text.split(' ').map_while(|n| n.parse().ok().map(Duration::from_nanos));
@@ -124,7 +125,7 @@ impl ServerProcess {
         self.cpu().ran
     }
 
-    /// The times of all its threads together.
+    /// Returns the sums of the times of all its threads.
     pub fn cpu(&self) -> Cpu {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let times = tasks.flatten().filter_map(|task| Cpu::of(&task.path()));

@@ -1,4 +1,4 @@
-//! Requests about many keys, which are done in pieces: between two pieces the other clients have their turns.
+//! Requests about many keys. They are executed in pieces, and between two pieces other clients have their turns.
 //!
 //! Keys are checked, returned or set one after the other, in the order of the request. So a large request is not
 //! atomic: other clients may change the store between two of its keys.
@@ -12,7 +12,7 @@ use crate::tcp_store::protocol::{Refusal, STOP_WAITING, Write};
 /// A request that is partly done.
 pub(crate) struct Task {
     work: Work,
-    /// The bytes that it holds.
+    /// The bytes that the request holds.
     held: usize,
 }
 
@@ -55,7 +55,7 @@ impl Task {
         Task::new(Work::List { after: None, n: 0, listed: Vec::new() }, 0)
     }
 
-    /// The bytes that it keeps until it is done.
+    /// Returns the bytes that the request holds until it is done.
     pub(crate) fn held(&self) -> usize {
         match &self.work {
             Work::List { listed, .. } => listed.len(),
@@ -150,7 +150,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// All keys of the client's wait are known. Until now it could not be woken.
+    /// Handles the end of the keys of a client's wait. Until now, the client could not be woken.
     fn listed(&mut self, client: ClientId, reply: &mut Vec<u8>) {
         if let Some(Waiting::Keys { absent, .. }) = self.waiting.get_mut(&client) {
             *absent -= 1;
@@ -161,7 +161,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes queue places of clients that do not wait any more, at most `budget`.
+    /// Removes at most `budget` queue places of waits that are over.
     pub(crate) fn tidy(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some((ticket, owner, keys)) = self.stale.last_mut() else { return };
@@ -176,7 +176,7 @@ impl Keyspace {
         }
     }
 
-    /// Whether such places are left.
+    /// Whether such queue places are left.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
