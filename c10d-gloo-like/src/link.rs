@@ -132,7 +132,7 @@ impl Link {
     /// Copies up to `len` available bytes to `to`, and returns their number (0: none).
     ///
     /// # Safety
-    /// `to` is writable for `len` bytes, and nobody else uses them.
+    /// `to` is writable for `len` bytes, and no other code uses them.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
         match self {

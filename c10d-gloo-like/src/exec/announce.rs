@@ -37,6 +37,6 @@ pub(super) fn length_error(peer: u32, uneven: bool, elem: usize, mine: u64, thei
     let elem = elem.max(1) as u64;
     let field = if uneven { "splits" } else { "count" };
     let kind = ErrorKind::Mismatch { field, mine: (mine / elem).to_string(), theirs: (theirs / elem).to_string() };
-    let what = format!("elements that rank {peer} sends to this one, as expected here and as announced there");
+    let what = format!("this is the number of elements that rank {peer} sends to this rank");
     Error::new(kind, what).guilty([peer]).phase(Phase::Announce)
 }

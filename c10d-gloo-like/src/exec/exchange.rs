@@ -167,7 +167,7 @@ impl Executor {
     /// Receives the items, uses them and consumes them.
     ///
     /// # Safety
-    /// As [`Executor::exchange`].
+    /// The same as for [`Executor::exchange`].
     #[inline]
     unsafe fn take(&mut self, exchange: &Exchange<'_>, words: &[u64; 3]) -> Result<Progress> {
         let (me, world) = (self.rank, self.links.len() as u32);

@@ -157,7 +157,7 @@ impl Spaces {
     /// Appends a tensor to the input.
     ///
     /// # Safety
-    /// The memory is readable for `len` bytes, and nobody else writes to it until [`Spaces::clear`].
+    /// The memory is readable for `len` bytes, and no other code writes to it until [`Spaces::clear`].
     pub(crate) unsafe fn add_input(&mut self, at: *const u8, len: usize) {
         self.input.add(at.cast_mut(), len);
     }
@@ -165,7 +165,7 @@ impl Spaces {
     /// Appends a tensor to the output.
     ///
     /// # Safety
-    /// The memory is readable and writable for `len` bytes, and nobody else uses it until [`Spaces::clear`]. It may
+    /// The memory is readable and writable for `len` bytes, and no other code uses it until [`Spaces::clear`]. It may
     /// overlap the input only where the plan allows it.
     pub(crate) unsafe fn add_output(&mut self, at: *mut u8, len: usize) {
         self.output.add(at, len);

@@ -225,11 +225,13 @@ impl Join<'_> {
         let refuse = |last: &str| {
             let what = match named.is_empty() {
                 true => format!(
-                    "rank {peer} has no address that rank {} can reach: set C10D_SOCKET_IFNAME or C10D_SOCKET_ADDR there",
+                    "rank {peer} has no address that rank {} can reach: set C10D_SOCKET_IFNAME or C10D_SOCKET_ADDR on rank \
+                     {peer}",
                     self.rank
                 ),
                 false => format!(
-                    "cannot connect to rank {peer} at {}: {last}; C10D_SOCKET_IFNAME or C10D_SOCKET_ADDR on that rank chooses another address",
+                    "cannot connect to rank {peer} at {}: {last}; to choose another address, set C10D_SOCKET_IFNAME or \
+                     C10D_SOCKET_ADDR on rank {peer}",
                     named.join(", ")
                 ),
             };

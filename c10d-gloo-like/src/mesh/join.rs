@@ -84,7 +84,8 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
         health,
         hellos: &hellos,
         segment: segment.clone(),
-        life: host::own_process().map_err(|e| scarce("cannot let the peers watch this process", e))?,
+        life: host::own_process()
+            .map_err(|e| scarce("cannot make a descriptor of this process, which the peers watch", e))?,
         layout,
         deadline: connect_by,
         silence: *silence,
@@ -212,7 +213,7 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
     // All connections of this rank exist now, so a failure that a peer reports over them ends the wait.
     await_all(wiring, health, key)?;
-    hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
+    hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
 /// Waits until all ranks have set their key, or until the deadline; both return `Ok`. It is an error if the group has

@@ -110,7 +110,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     error
 }
 
-/// Finds out why the call at `place`, which waits as `mine` says, is not done at its deadline. `answers` has one entry
+/// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has one entry
 /// per rank; that of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
 /// For a collective, the guilty ranks are those that are stopped, gone, or outside of any call; otherwise those that

@@ -21,7 +21,7 @@ const TAKE_ALONG: usize = 4 << 10;
 
 /// One end of a connection.
 pub(crate) struct TcpLink {
-    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
+    /// Declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     stream: Arc<TcpStream>,
     peer: u32,

@@ -21,7 +21,7 @@ const BACKLOG: i32 = 1024;
 
 /// A listening socket for peers. Forked children do not keep it.
 pub(crate) struct Listener {
-    /// It is declared before the socket, so that it is dropped before the descriptor is closed.
+    /// Declared before the socket, so that it is dropped before the descriptor is closed.
     _private: Private,
     socket: TcpListener,
 }

@@ -17,7 +17,7 @@ const ENOUGH_UNSENT: usize = 1 << 20;
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
-    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
+    /// Declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,

@@ -50,7 +50,7 @@ fn told(say: impl FnOnce()) {
 
 pub(super) struct EventLoop {
     poll: Poll,
-    /// It is declared before the listener, so that it is dropped before the descriptor is closed.
+    /// Declared before the listener, so that it is dropped before the descriptor is closed.
     _private: Private,
     listener: TcpListener,
     options: ServerOptions,

@@ -14,7 +14,7 @@ use super::protocol::{Command, NO_DESCRIPTORS, STOP_WAITING, WAIT_CANCELED, Writ
 pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
-    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
+    /// Declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     stream: TcpStream,
     /// Received bytes that were not read yet: `buffer[start..end]`.

@@ -28,7 +28,8 @@ impl Health {
     /// Like [`Health::fail`], for a disagreement: this rank's call is `mine`, and that of `rank` is `theirs`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
-            Error::new(ErrorKind::Protocol, "two calls were found different, but agree").guilty([rank])
+            Error::new(ErrorKind::Protocol, "two calls were found different, but have equal fingerprints")
+                .guilty([rank])
         });
         self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
     }
