@@ -72,7 +72,7 @@ fn serves(addr: SocketAddr, address: SocketAddr) -> bool {
     addr.port() == address.port() && (addr.ip() == address.ip() || everywhere)
 }
 
-/// Serves at `host:port`: only at that address, or at every address if `host` is 0.0.0.0 or [::].
+/// Serves at `host:port`: only at that address, or at every address if `host` is `0.0.0.0` or `[::]`.
 pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
     serve_at(host, port, &addresses(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
