@@ -142,6 +142,21 @@ fn vendors_are_told_apart() {
     assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
 }
 
+/// A lane for sparse tensors lies between those of the backends, and has no name.
+#[test]
+fn a_backend_of_two_devices_is_found_behind_the_lane_of_sparse_tensors() {
+    let own = |name: &'static str, keys| {
+        provider(name, name, keys, move |_| Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named(name))))
+    };
+    let sparse = kernels("sparse", vec![row(OpKind::AllReduce, DispatchKey::SparseCpu, None)]);
+    let providers = [own("plain", &[DispatchKey::Cpu]), own("acme", &[DispatchKey::PrivateUse1]), sparse];
+    let pg = Builder::new().providers(&providers).backend("cpu:plain,acme:acme,privateuse1:acme").build().unwrap();
+    for slot in [vendor("acme"), 0] {
+        assert_eq!(pg.backend_of(Device::private(slot, 0)).unwrap().0, "acme", "{slot}");
+    }
+    assert_eq!(pg.backend(DispatchKey::Cpu).unwrap(), "plain");
+}
+
 #[test]
 fn ranks_with_different_backends_agree_or_are_named() {
     let plain = backend("b", "plain");

@@ -39,7 +39,8 @@ impl Routes {
         served: &[(String, String)],
     ) -> Result<(Vec<Lane>, Routes)> {
         let mut lanes = Vec::new();
-        let mut names: Vec<String> = Vec::new();
+        // A group also has lanes for sparse tensors, which have no name here.
+        let mut named: Vec<(String, usize)> = Vec::new();
         let mut routes =
             Routes { keys: DispatchKey::ALL.map(|key| Err(format!("{key} is not served"))), vendors: Vec::new() };
         for offer in offers.iter().filter(|o| !served.iter().any(|(word, _)| *word == o.word)) {
@@ -61,13 +62,13 @@ impl Routes {
                 Choice::Native(_) => name.clone(),
                 Choice::Staged { device, .. } => format!("{}/{name}", device.name),
             };
-            let lane = match names.iter().position(|n| *n == unique) {
-                Some(lane) => lane,
+            let lane = match named.iter().find(|(name, _)| *name == unique) {
+                Some((_, lane)) => *lane,
                 None => {
                     let (backend, made) = make(init, &spec.registry, choice)?;
                     let (group, global) = (spec.name.clone(), spec.global.clone());
                     lanes.push(Lane::new(Origin { group, rank: spec.rank, backend, global }, made));
-                    names.push(unique);
+                    named.push((unique, lanes.len() - 1));
                     lanes.len() - 1
                 }
             };
