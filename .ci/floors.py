@@ -17,7 +17,7 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types reduce catalog options text library resource error panics process shm host cores waiting store buffer device call op dlpack backend calls dispatch staged group",
+    "c10d-core": "sync types reduce catalog options text library resource error panics process shm host cores waiting store buffer device call op dlpack backend calls dispatch staged tiered group",
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-rendezvous/src/launch": "report requests guardian lines output signals options input child supervisor nodes environment "
     "job mod",

@@ -1,6 +1,11 @@
 //! The providers that the cargo features of the facade link.
 
+#[cfg(all(feature = "gloo-like", feature = "mpi"))]
+use std::sync::Arc;
+
 use c10d_core::backend::Provider;
+#[cfg(all(feature = "gloo-like", feature = "mpi"))]
+use c10d_core::{DispatchKey, backend::Registration, tiered, tiered::Tiered};
 
 /// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
 /// methods.
@@ -13,6 +18,8 @@ pub fn builtin() -> &'static [&'static Provider] {
         &c10d_gloo_like::PROVIDER,
         #[cfg(feature = "mpi")]
         &c10d_mpi::PROVIDER,
+        #[cfg(all(feature = "gloo-like", feature = "mpi"))]
+        &TIERED,
         #[cfg(feature = "nccl")]
         &c10d_nccl::PROVIDER,
         #[cfg(feature = "sparse")]
@@ -24,6 +31,26 @@ pub fn builtin() -> &'static [&'static Provider] {
     ];
     BUILTIN
 }
+
+/// Two backends as one: shared memory within a host, MPI between hosts.
+#[cfg(all(feature = "gloo-like", feature = "mpi"))]
+static TIERED: Provider = {
+    const NAME: &str = "gloo-like+mpi";
+    Provider {
+        source: env!("CARGO_PKG_NAME"),
+        backends: &[Registration {
+            name: NAME,
+            keys: &[DispatchKey::Cpu],
+            // Only used if the backend map has its name.
+            priority: 10,
+            // The start of each of the two backends tells whether it can be used.
+            probe: &|| Ok(()),
+            create: &|init| Ok(Arc::new(Tiered::connect(NAME, init)?)),
+        }],
+        hints: &[tiered::HOST_HINT, tiered::LEAST_HINT],
+        ..Provider::EMPTY
+    }
+};
 
 /// Variables that a cluster may set for all programs. This build accepts them without a warning even if it lacks the
 /// part that reads them.

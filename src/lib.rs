@@ -95,7 +95,7 @@ pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, lau
 /// Programs that only call ops need nothing from this module.
 pub mod backend {
     pub use c10d_core::backend::*;
-    pub use c10d_core::{submit, submit_device};
+    pub use c10d_core::{submit, submit_device, tiered};
 }
 
 /// Runs the README's examples as tests.

@@ -24,6 +24,7 @@ pub mod staged;
 pub mod store;
 pub mod sync;
 pub mod text;
+pub mod tiered;
 pub mod types;
 pub mod waiting;
 

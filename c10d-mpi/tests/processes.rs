@@ -6,9 +6,28 @@ mod starts;
 mod wheels;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use c10d_conformance::{Program, Ranks, Suite};
+use c10d_core::DispatchKey;
+use c10d_core::backend::{Provider, Registration};
+use c10d_core::tiered::{HOST_HINT, LEAST_HINT, Tiered};
 use libtest_mimic::Trial;
+
+const PAIR: &str = "gloo-like+mpi";
+/// Shared memory inside a host, MPI between hosts.
+static TIERED: Provider = Provider {
+    source: "the test",
+    backends: &[Registration {
+        name: PAIR,
+        keys: &[DispatchKey::Cpu],
+        priority: 1,
+        probe: &|| Ok(()),
+        create: &|init| Ok(Arc::new(Tiered::connect(PAIR, init)?)),
+    }],
+    hints: &[HOST_HINT, LEAST_HINT],
+    ..Provider::EMPTY
+};
 
 fn main() -> ExitCode {
     groups::serve_part();
@@ -32,6 +51,15 @@ fn main() -> ExitCode {
             .worlds(worlds)
             .environment("C10D_MPI_LIB", &path);
         let suite = library.variables.iter().fold(suite, |s, (name, value)| s.environment(name, value));
+        if library.name == "mpich" {
+            let pair = Suite::new(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER, &TIERED])
+                .backend(&format!("cpu:{PAIR}"))
+                .worlds(&[3])
+                .hint(HOST_HINT, "2")
+                .hint(LEAST_HINT, "1")
+                .environment("C10D_MPI_LIB", &path);
+            program = program.suite("tiered_mpich", pair, Ranks::Processes);
+        }
         program = program.suite(library.name, suite, Ranks::Processes).trials(groups::trials(library, &path));
         if library.variables.is_empty() {
             program = program.trials(starts::trials(library, &path));

@@ -17,6 +17,9 @@ use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
 const PLUGIN: &str = "c-collectives";
+/// gloo-like within simulated hosts, and gloo-like or MPI between them.
+const TIERED: &str = "tiered";
+const TIERED_MPI: &str = "tiered_mpi";
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,7 +35,7 @@ pub(crate) fn play(part: &str) -> Result {
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let mut transports = vec!["shm", "tcp", PLUGIN];
+    let mut transports = vec!["shm", "tcp", PLUGIN, TIERED];
     for library in &wheels::LIBRARIES {
         match library.path() {
             Ok(_) => transports.push(library.name),
@@ -42,12 +45,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             })),
         }
     }
-    for transport in transports.iter().copied() {
+    let pair = wheels::LIBRARIES[0].path().is_ok().then_some(TIERED_MPI);
+    for transport in transports.iter().copied().chain(pair) {
         for op in OpKind::ALL.iter().copied() {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
-        for part in ["stop", "absent"] {
+        // Making twenty groups of four backends each takes long, and both pairs use the same code for these faults.
+        for part in ["stop", "absent"].into_iter().filter(|_| transport != TIERED_MPI) {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {
                 let report = report.clone();
@@ -81,6 +86,11 @@ fn ranks(part: &str, transport: &str) -> Launch {
         PLUGIN => {
             samples::build(&[Sample::CCollectives]);
             cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
+        }
+        TIERED => cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:gloo-like+gloo-like"),
+        TIERED_MPI => {
+            let ranks = cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:gloo-like+mpi");
+            ranks.env("C10D_MPI_LIB", wheels::LIBRARIES[0].path().unwrap_or_default())
         }
         _ => match wheels::LIBRARIES.iter().find(|library| library.name == transport) {
             Some(library) => {

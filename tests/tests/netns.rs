@@ -24,7 +24,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("netns/shared_memory_inside_tcp_across", shared_memory_inside_tcp_across),
         Trial::test("netns/a_cut_link_is_found", a_cut_link_is_found),
         // Only over MPICH: Intel MPI 2021.18.1 crashes in its own start in half of the runs.
-        Trial::test("netns/mpi_across", mpi_across),
+        Trial::test("netns/mpi_across", || mpi_across("mpi")),
+        Trial::test("netns/two_tiers_across", || mpi_across("gloo-like+mpi")),
     ]
 }
 
@@ -60,7 +61,11 @@ fn work_over_mpi() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=4");
-    let pg = c10d::builder().init(&url).timeout(Duration::from_secs(50)).backend("cpu:mpi").build()?;
+    let backend = std::env::var(stage::BACKEND).unwrap_or_default();
+    let builder = c10d::builder().init(&url).timeout(Duration::from_secs(50)).backend(&backend);
+    // In two tiers where the backend has them.
+    let builder = if backend.contains('+') { builder.hint("tiered.least", "1") } else { builder };
+    let pg = builder.build()?;
     for count in [1, 1000, 500_000] {
         let mut x = vec![1 + pg.rank(); count];
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -219,18 +224,21 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
     Ok(())
 }
 
-fn mpi_across() -> Result<(), Failed> {
-    let (path, namespaces) = match wheels::LIBRARIES[0].path().and_then(|path| Ok((path, Namespaces::new("m")?))) {
+fn mpi_across(backend: &str) -> Result<(), Failed> {
+    // It is part of the names of devices, which are short.
+    let id = format!("m{}", backend.len());
+    let (path, namespaces) = match wheels::LIBRARIES[0].path().and_then(|path| Ok((path, Namespaces::new(&id)?))) {
         Ok(found) => found,
         Err(why) => {
             println!("skipped: {why}");
             return Ok(());
         }
     };
-    let store = std::env::temp_dir().join(format!("c10d-netns-mpi-{}", std::process::id()));
+    let store = std::env::temp_dir().join(format!("c10d-netns-{id}-{}", std::process::id()));
     let names = namespaces.0.clone();
     let report = cast("mpi", 4, "auto")
         .env("C10D_TEST_STORE", &store)
+        .env(stage::BACKEND, format!("cpu:{backend}"))
         .env("C10D_MPI_LIB", path)
         .env("FI_PROVIDER", "tcp")
         .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])

@@ -20,6 +20,7 @@ mod reductions;
 mod roots;
 mod sparse;
 mod tables;
+mod tiered;
 #[path = "../../c10d-mpi/tests/wheels/mod.rs"]
 mod wheels;
 
@@ -51,8 +52,11 @@ fn main() -> ExitCode {
     }
     let suite = || Suite::new(c10d::builtin()).backend("cpu:gloo-like");
     let over = |transport| suite().hint("gloo-like.transport", transport);
+    let tiered: Vec<_> = c10d::builtin().iter().copied().chain([&stage::PAIR]).collect();
+    let tiered = Suite::new(&tiered).backend("cpu:gloo-like+gloo-like").hint("tiered.ranks-per-host", "2");
     Program::default()
         .suite("gloo_like_threads", suite(), Ranks::Threads)
+        .suite("tiered_threads", tiered.hint("tiered.least", "1"), Ranks::Threads)
         .suite("gloo_like_shm", over("shm"), Ranks::Processes)
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
         .trials(blame::trials())
@@ -71,5 +75,6 @@ fn main() -> ExitCode {
         .trials(roots::trials())
         .trials(sparse::trials())
         .trials(tables::trials())
+        .trials(tiered::trials())
         .main()
 }

@@ -8,15 +8,35 @@ pub(crate) mod trials;
 use std::panic::Location;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use c10d::backend::tiered::{self, Tiered};
+use c10d::backend::{Provider, Registration};
 use c10d::launch::{JobReport, Launch, Output};
-use c10d::{Error, ErrorKind, ProcessGroup, Result};
+use c10d::{DispatchKey, Error, ErrorKind, ProcessGroup, Result};
 
 /// The variable with the path of a plugin whose collectives serve the CPU, in place of gloo-like.
 pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
 /// The variable with a backend map in place of the usual one.
 pub(crate) const BACKEND: &str = "C10D_TEST_BACKEND";
+/// gloo-like inside pretended hosts, and between them.
+pub(crate) static PAIR: Provider = {
+    const NAME: &str = "gloo-like+gloo-like";
+    Provider {
+        source: "the test",
+        backends: &[Registration {
+            name: NAME,
+            keys: &[DispatchKey::Cpu],
+            priority: 1,
+            probe: &|| Ok(()),
+            create: &|init| Ok(Arc::new(Tiered::connect(NAME, init)?)),
+        }],
+        hints: &[tiered::HOST_HINT, tiered::LEAST_HINT],
+        ..Provider::EMPTY
+    }
+};
+
 pub(crate) const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
@@ -74,6 +94,11 @@ pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     match std::env::var_os(PLUGIN) {
         Some(file) => build_over(builder, Path::new(&file)),
         None => match std::env::var(BACKEND) {
+            // Pretended hosts, and small calls, too, in two tiers.
+            Ok(map) if map.contains('+') => {
+                let builder = builder.providers(&[&PAIR]).backend(&map);
+                builder.hint("tiered.ranks-per-host", "2").hint("tiered.least", "1").build()
+            }
             Ok(map) => builder.backend(&map).build(),
             Err(_) => builder.build(),
         },

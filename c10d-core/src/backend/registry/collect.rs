@@ -68,10 +68,10 @@ impl Registry {
     fn add(&mut self, provider: &'static Provider) -> Result {
         let names = provider.backends.iter().map(|r| r.name).chain(provider.devices.iter().map(|d| d.name));
         for name in names {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
             if name.is_empty() || !name.chars().all(plain) {
                 let what =
-                    format!("{} registers the name {name:?}: letters, digits, - _ . are allowed", provider.source);
+                    format!("{} registers the name {name:?}: letters, digits, - _ . + are allowed", provider.source);
                 return Err(Error::invalid(what));
             }
         }
