@@ -28,10 +28,10 @@ use smallvec::SmallVec;
 
 use crate::link::Link;
 use crate::mesh::{Health, Wait};
-use crate::pause::{Interest, Pause};
+use crate::pause::{Interest, Looks, Pause};
 use crate::shm::{Doorbell, Segment};
 use state::{MessageState, Wants};
-use ticket::Finished;
+use ticket::{Finished, Ticket};
 use waits::Long;
 
 /// After this long without progress, a thread also receives messages that no receive asked for: two ranks may be
@@ -40,6 +40,9 @@ const STALL: Duration = Duration::from_millis(1);
 
 /// How long nothing moves before the peers are asked about their calls.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A started message of up to this many bytes may be over before `start` returns.
+const BRIEF: usize = 128 << 10;
 
 /// How long [`Messages::waits`] waits for threads that use the links.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -82,23 +85,58 @@ impl Messages {
         if let Err(cause) = self.health.check() {
             return job.complete(Err(cause));
         }
-        let waits = job.request().caller == Caller::Waits;
+        let request = job.request();
+        let waits = request.caller == Caller::Waits;
+        let brief = request.inputs().iter().chain(request.outputs()).map(|span| span.bytes()).sum::<usize>() <= BRIEF;
         let mut finished = Finished::new();
         let ticket = {
             let mut state = self.state.lock();
             let ticket = state.post(job, &self.health, &mut finished);
             state.pump(&self.health, false, &mut finished);
-            if !waits && state.need_thread() {
-                self.start_thread(&mut state, &mut finished);
-            }
             ticket
         };
         self.complete(finished);
         if waits {
             self.attend(|state| !state.is_live(ticket));
-        } else {
-            self.news.notify_one();
+        } else if !(brief && self.ends_soon(ticket)) {
+            self.leave_to_thread();
         }
+    }
+
+    /// Looks a few times for the end of a started message. That costs less than to wake the thread, whose turn comes if
+    /// the message takes longer.
+    fn ends_soon(&self, ticket: Ticket) -> bool {
+        let mut looks = Looks::new(self.oversubscribed);
+        loop {
+            let mut finished = Finished::new();
+            let (is_over, more) = {
+                let mut state = self.state.lock();
+                state.pump(&self.health, false, &mut finished);
+                let is_over = !state.is_live(ticket);
+                let more = !is_over && state.expects_soon() && looks.another();
+                if !more {
+                    state.misses = if is_over { 0 } else { state.misses.wrapping_add(1) };
+                }
+                (is_over, more)
+            };
+            self.complete(finished);
+            if !more {
+                return is_over;
+            }
+        }
+    }
+
+    /// Wakes the thread of started messages, or starts it.
+    fn leave_to_thread(self: &Arc<Self>) {
+        let mut finished = Finished::new();
+        {
+            let mut state = self.state.lock();
+            if state.need_thread() {
+                self.start_thread(&mut state, &mut finished);
+            }
+        }
+        self.complete(finished);
+        self.news.notify_one();
     }
 
     /// Moves messages until `over` is true. `over` is called under the lock.

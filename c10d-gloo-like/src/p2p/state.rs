@@ -40,6 +40,8 @@ pub(super) struct MessageState {
     untold: usize,
     /// The longest timeout of a send so far.
     pub(super) patience: Duration,
+    /// The number of started messages in a row that took longer than the looks for them.
+    pub(super) misses: u32,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
 }
@@ -54,6 +56,7 @@ impl MessageState {
             next: 0,
             untold: 0,
             patience: Duration::ZERO,
+            misses: 0,
             has_thread: false,
             closed: false,
         }
@@ -75,6 +78,11 @@ impl MessageState {
     /// Whether a job is in flight for which no thread waits inside a call.
     pub(super) fn has_started(&self) -> bool {
         self.live.iter().any(|l| l.started)
+    }
+
+    /// Whether it is worth looking for the end of a started message: the last ones ended soon, or it is tried again.
+    pub(super) fn expects_soon(&self) -> bool {
+        self.misses < 4 || self.misses.is_multiple_of(16)
     }
 
     pub(super) fn need_thread(&self) -> bool {
