@@ -1,4 +1,4 @@
-//! Continues without the ranks that died. In this example the last rank ends itself by `abort`.
+//! Continues without the ranks that died. In this example the last rank calls `abort`.
 //!
 //! `cargo run --release --example survivors`, or
 //! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`. Without `--keep-going` the
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    println!("rank {first_rank} did {done} steps, at last as rank {} of {}", pg.rank(), pg.size());
+    println!("rank {first_rank} did {done} steps, at the end as rank {} of {}", pg.rank(), pg.size());
     pg.shutdown()?;
     Ok(())
 }

@@ -14,7 +14,7 @@ fn the_example_goes_on_without_the_rank_that_dies() {
     let ended = run(&[&["run", "-n", "4"], &options[..], &["--", program]].concat());
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
     for rank in 0..3 {
-        let line = format!("[{rank}] rank {rank} did 10 steps, at last as rank {rank} of 3");
+        let line = format!("[{rank}] rank {rank} did 10 steps, at the end as rank {rank} of 3");
         assert!(ended.stdout.lines().any(|l| l == line), "{}{}", ended.stdout, ended.stderr);
     }
     assert!(ended.stderr.contains("rank 3 was killed by signal 6"), "{}", ended.stderr);

@@ -13,7 +13,7 @@ const WORDS: usize = 256;
 /// The number of words after the header.
 const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 
-/// The number of the last step, if ranks made different calls.
+/// The step number of the extra exchange that is made before a mismatch is reported.
 const LAST: u8 = 127;
 
 /// What all ranks have sent in the first exchange.
@@ -28,7 +28,7 @@ fn whole(nnz: usize, row_bytes: usize) -> usize {
 }
 
 impl Meta {
-    /// Sends to all ranks what this rank has, or that its tensor is not valid, and receives the same from them.
+    /// Sends this rank's header and entries, or the error in its tensor, to all ranks, and receives theirs.
     ///
     /// # Errors
     /// All ranks get the same error: a `Mismatch` of the call or of `sparse_indices`, or the error in some rank's

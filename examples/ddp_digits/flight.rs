@@ -22,7 +22,7 @@ enum Progress {
     Over(Outcome),
 }
 
-/// The time when the op ended. It is also the op's waker, so the thread that completes the op sets it.
+/// Records when the op ended. This type is the op's waker, so the thread that completes the op sets the time.
 #[derive(Default)]
 struct Landed(OnceLock<Instant>);
 

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-/// The number of batches of a point.
+/// The number of batches for one point (one op at one size).
 const BATCHES: usize = 5;
-/// The largest number of iterations of a batch; more give no better result.
+/// The largest number of iterations of a batch whose size is calibrated; more give no better result.
 const MOST_ITERATIONS: u64 = 200_000;
 /// If all batches of a point would take more seconds than this, each batch has one iteration.
 const LONG_POINT: f64 = 4.0;
@@ -19,9 +19,9 @@ const TOO_SLOW: f64 = 1.0;
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Budget {
-    /// The time of all batches together, without calibration.
+    /// The time of all batches together. The time of calibration is not included.
     Time(Duration),
-    /// Exactly this many iterations, without calibration.
+    /// Exactly this many iterations. No calibration is run.
     Iterations(u64),
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Timing {
     pub(super) iterations: u64,
 }
 
-/// Measures an op. `batch` runs this many ops behind a barrier and returns the seconds of the slowest rank.
+/// Measures an op. `batch(n)` runs `n` ops after a barrier and returns the time of the slowest rank, in seconds.
 pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f64, E>) -> Result<Timing, E> {
     let (plan, per_op) = match budget {
         Budget::Time(budget) => {

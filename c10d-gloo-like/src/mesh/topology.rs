@@ -1,12 +1,12 @@
-//! The host of each rank, and how each pair is connected. It is the same on all ranks, so all choose the same
-//! algorithms.
+//! The host of each rank, and how each pair is connected. This information is the same on all ranks, so all choose the
+//! same algorithms.
 
 /// The group's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Topology {
-    /// Each rank's host, numbered in order of its first rank.
+    /// The host number of each rank. Hosts are numbered in the order of their lowest ranks.
     pub(crate) hosts: Vec<u32>,
-    /// For each rank, the ranks with which it shares memory, as bits.
+    /// For each rank, the ranks with which it reports to share memory, as bits.
     shm: Vec<Vec<u8>>,
 }
 
@@ -15,12 +15,12 @@ impl Topology {
         Topology { hosts, shm }
     }
 
-    /// Whether these two ranks share memory: both have reported it.
+    /// Whether these two ranks share memory, that is, whether both reported it.
     pub(crate) fn shares_memory(&self, a: u32, b: u32) -> bool {
         bit(&self.shm, a, b) && bit(&self.shm, b, a)
     }
 
-    /// Whether every pair on one host shares memory, on every host of the group.
+    /// Whether all ranks that are on the same host share memory with each other.
     pub(crate) fn hosts_share_memory(&self) -> bool {
         let ranks = || (0..).zip(&self.hosts);
         ranks().all(|(a, host)| ranks().all(|(b, other)| a == b || host != other || self.shares_memory(a, b)))

@@ -1,16 +1,18 @@
-//! Lower bounds of the cost of a call, whatever the algorithm.
+//! Lower bounds on the cost of a call, whatever the algorithm.
 
 use c10d_core::OpKind;
 
 use super::cluster::{Cluster, Link};
 use super::scenario::Scenario;
 
-/// Lower bounds of a call on a cluster.
+/// Lower bounds on a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// Seconds. They count the latency of the rounds, and the bytes that a host, or a rank, must send or receive.
+    /// The time in seconds: the start of the call, plus the largest of three times: the latency of the rounds, the busiest
+    /// host's bytes on the network, and the busiest rank's bytes on its core.
     pub seconds: f64,
-    /// Rounds. The number of ranks of which a rank has data can at most double in each round.
+    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound for
+    /// gather, scatter and all_to_all is 1, since they need no forwarding.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,
@@ -22,8 +24,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // The bytes that the busiest rank sends, and the bytes that the busiest rank and the busiest host send or
-        // receive.
+        // `sent`: the bytes that the busiest rank sends. `rank`, `host`: the bytes that the busiest rank, and the busiest
+        // host, sends or receives, whichever is more.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),
@@ -48,8 +50,8 @@ impl Bounds {
             OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if n > 1.0 => link(cluster.inside),
             _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
         };
-        // The time of a rank's core, at the lower cost of its links. Waiting for a core that ranks share is not
-        // counted.
+        // The time that the busiest rank's core needs for its bytes, if each costs as little as the cheapest send or
+        // receive on any of its links. Waiting for a core that ranks share is not counted.
         let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
         let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
         let core = rank * byte;

@@ -20,7 +20,7 @@ pub(super) enum Source {
     Ours,
     /// The launcher reads its standard input and copies it to the rank.
     Fed,
-    /// The caller of the launcher writes it.
+    /// The launcher's caller writes the rank's input.
     Callers,
 }
 
@@ -30,7 +30,7 @@ impl Source {
             (Output::Piped, _) => Source::Callers,
             (_, Stdin::None) => Source::Nothing,
             (_, Stdin::Rank0) if rank > 0 => Source::Nothing,
-            // The ranks are not the terminal's foreground group, so reading it would stop them.
+            // A terminal cannot be passed on: the ranks are not in its foreground process group, so reading from it would stop them.
             (_, Stdin::Rank0) if !io::stdin().is_terminal() => Source::Ours,
             (_, Stdin::Rank0 | Stdin::All) => Source::Fed,
         }

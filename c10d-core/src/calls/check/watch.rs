@@ -1,4 +1,4 @@
-//! Watches calls that take long: the ranks for which they wait may be waiting, too, in different calls.
+//! Watches calls that take long: a peer for which this rank waits may itself be waiting in a different call.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +8,17 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// The ages at which an open call is compared with the calls of the peers. A call in which the rank receives is
-/// compared, too, since the rank for which it waits may be waiting in a different call.
+/// The ages at which an open call is compared with the calls of the peers. Calls in which this rank receives are compared
+/// as well as calls in which it only sends: the rank that should send may be waiting in a different call.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size each rank asks all others. In larger groups a rank with a root other than itself asks only the
-/// root, and any other rank asks only the next rank.
+/// Up to this world size a rank asks all others, and only the next rank in larger groups. In a rooted call, a rank that is
+/// not the root asks only the root in groups of any size.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {
-    /// Compares the oldest open call, if it has one of the ages in [`STALLED`]. Returns whether it must be called
-    /// again.
+    /// If the oldest open call has reached the next age in [`STALLED`], asks peers about their calls, or fails the group
+    /// if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns whether this
+    /// function must run again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
         if calls.parted.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
@@ -47,7 +48,7 @@ impl CallCheck {
         true
     }
 
-    /// Returns the ranks with whose calls a call that takes long is compared.
+    /// Returns the ranks that are asked about a call that takes long.
     fn waited_for(&self, call: &Fingerprint) -> Vec<u32> {
         let rooted = OpKind::from_code(call.op).is_some_and(OpKind::is_rooted);
         match self.world {
