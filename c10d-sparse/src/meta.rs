@@ -1,4 +1,5 @@
-//! The first exchange: each rank sends what it has, and if its tensor is small, the whole tensor.
+//! The first exchange: each rank sends the header of its tensor and, after it, the whole tensor if it is small, or else
+//! only keys.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -16,23 +17,24 @@ const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 /// The step number of the extra exchange that is made before a mismatch is reported.
 const LAST: u8 = 127;
 
-/// What all ranks have sent in the first exchange.
+/// The headers and entries that all ranks sent in the first exchange.
 pub(crate) struct Meta {
     words: Vec<u64>,
     row_bytes: usize,
 }
 
-/// Returns the number of words that a whole tensor needs.
+/// Returns the number of words that the keys and rows of a tensor need.
 fn whole(nnz: usize, row_bytes: usize) -> usize {
     nnz.saturating_add(nnz.saturating_mul(row_bytes).div_ceil(8))
 }
 
 impl Meta {
-    /// Sends this rank's header and entries, or the error in its tensor, to all ranks, and receives theirs.
+    /// Sends this rank's header and entries to all ranks, and receives theirs. If there are too many entries, only keys
+    /// are sent. If `local` is an error in this rank's tensor, the error is sent instead of the entries.
     ///
     /// # Errors
-    /// All ranks get the same error: a `Mismatch` of the call or of `sparse_indices`, or the error in some rank's
-    /// tensor.
+    /// If one rank gets one of these errors, all ranks get it: a `Mismatch` of the call or of `sparse_indices`, or the
+    /// error in some rank's tensor.
     pub(crate) fn exchange<K: Key, V: Value>(
         ctx: &KernelContext<'_>,
         request: &Request,
@@ -49,8 +51,8 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // By now all ranks know the error or learn of it soon. A rank that left at once would look like the cause
-            // to ranks that do not know it yet.
+            // Every rank finds a mismatch in the headers. If a rank failed and left before its peers have read the
+            // headers, it would look to them like the cause. So all ranks meet once more before they fail.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };
@@ -77,12 +79,13 @@ impl Meta {
         self.heads().nnz(rank) as usize
     }
 
-    /// Whether all tensors were sent whole.
+    /// Returns whether all ranks sent their whole tensors.
     pub(crate) fn is_all(&self) -> bool {
         self.ranks().all(|r| self.is_whole(r))
     }
 
-    /// Returns approximately the number of bytes that one rank sends to another.
+    /// Returns the approximate number of bytes that one rank sends to another if each rank splits its rows among all
+    /// ranks.
     pub(crate) fn bytes_per_pair(&self) -> usize {
         let rows: u128 = self.ranks().map(|rank| self.nnz(rank) as u128).sum();
         let bytes = rows * self.row_bytes as u128 / (self.ranks().len() * self.ranks().len()) as u128;
@@ -93,7 +96,7 @@ impl Meta {
         whole(self.nnz(rank), self.row_bytes) <= PAYLOAD
     }
 
-    /// Returns the keys of a rank: all of them, or a sample at equal distances.
+    /// Returns the keys that a rank sent: all of its keys if they fit, or else a sample at equal distances.
     ///
     /// # Errors
     /// `Protocol` if the keys are not sorted or are outside the tensor.
@@ -115,7 +118,7 @@ impl Meta {
     }
 }
 
-/// Writes all entries if they fit, or else a sample of the keys.
+/// Writes all entries if they fit, or else as many of the keys as fit, at equal distances.
 fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize, payload: &mut [u64]) {
     let nnz = entries.keys.len();
     if whole(nnz, row_bytes) <= PAYLOAD {
@@ -131,7 +134,7 @@ fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize
     }
 }
 
-/// Makes the error for impossible data from a peer.
+/// Makes the error for invalid data from a peer.
 #[cold]
 pub(crate) fn unsound(rank: usize, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {rank} sent {what}")).guilty([rank as u32]).phase(Phase::Transfer)

@@ -19,11 +19,12 @@ use make::make;
 /// The result of a closure that fills a table: `Ok(())`, or why it failed. The operator `?` converts any error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A read-only array that the ranks of a host share: the host has one copy. [`SharedTables`] makes it. It dereferences
-/// to a slice.
+/// A read-only array of which the ranks of a host share one copy. The methods of [`SharedTables`] make it. It
+/// dereferences to a slice.
 ///
-/// Nobody can change it, not even the ranks that made it. A clone is cheap. A table can outlive its group. Its memory
-/// is freed when the last rank of the host has dropped it. A forked child can still read it.
+/// No process can change it, not even the one that made it. A clone shares the memory. A table can outlive its group.
+/// The memory is freed when all ranks that share it have dropped the table and its clones. A forked child can still
+/// read the table.
 pub struct SharedTable<T> {
     memory: Arc<Mapped>,
     len: usize,
@@ -56,7 +57,7 @@ impl<T: Plain> fmt::Debug for SharedTable<T> {
     }
 }
 
-/// A group with options for tables. [`SharedTables::tables`] makes it, and it has the same methods.
+/// A group with options for tables. [`SharedTables::tables`] makes it. The methods of [`SharedTables`] work on it, too.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     pg: &'a ProcessGroup,
@@ -71,26 +72,27 @@ impl Tables<'_> {
     }
 }
 
-/// Tables that the ranks of a host share: data that is computed or read once, does not change, and is too large for one
-/// copy per rank. Examples are the roots of unity of a prover, or the embedding of a model. In MPI, programs use
-/// `MPI_Win_allocate_shared` for it.
+/// Methods of a group that make tables, which the ranks of a host share. A table is for data that is computed or read
+/// once, does not change, and is too large for one copy per rank: for example the roots of unity of a prover, or the
+/// embedding of a model. MPI programs use `MPI_Win_allocate_shared` for such data.
 ///
-/// It works over every backend that has an `all_gather_into` of host memory. All ranks call the method, with the same
-/// length and type. Ranks that can share memory get one copy together. Two ranks cannot share memory if they are on
+/// The methods work over every backend that has an `all_gather_into` of host memory; `share_from` also needs a
+/// `broadcast` if not all ranks can share memory. All ranks must call the same method, with the same length, element
+/// type and root. Ranks that can share memory share one copy of the table. Two ranks cannot share memory if they are on
 /// different hosts, run as different users, or are in containers with different networks.
-/// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can. Large pages are
-/// used if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a stronger
-/// setting).
+/// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can share memory. Large
+/// pages are used if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a
+/// stronger setting).
 ///
-/// Besides the errors of the ops there are the following ones. All ranks get one of them together, and the group can
-/// still be used.
+/// Besides the errors of the ops, a call has the errors below. If one of them occurs, every rank gets an error (or,
+/// where the closure panicked, the panic), and the group can still be used.
 ///
 /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument): no memory can have this size, the element type has a size
 ///   of 0 or an alignment above 4096, or the root is not a rank of the group.
 /// - [`Mismatch`](crate::ErrorKind::Mismatch) of `count`, `type` or `root`: the ranks gave different arguments.
-/// - [`Aborted`](crate::ErrorKind::Aborted): the closure failed or panicked on the named ranks. A panic is resumed on
-///   its rank after the other ranks have learned of it.
-/// - [`Resource`](crate::ErrorKind::Resource): the named ranks have not enough memory or descriptors. The error says
+/// - [`Aborted`](crate::ErrorKind::Aborted): the closure returned an error or panicked on the named ranks. If it
+///   panicked, the panic is resumed on that rank after the other ranks have learned of it.
+/// - [`Resource`](crate::ErrorKind::Resource): the named ranks do not have enough memory or descriptors. The error says
 ///   which limit was reached.
 ///
 /// ```
@@ -108,19 +110,20 @@ impl Tables<'_> {
 /// # Ok(()) }
 /// ```
 pub trait SharedTables {
-    /// Returns this group as a value that has the same methods and options for them.
+    /// Returns this group as a [`Tables`], on which options can be set before one of the methods below is called.
     fn tables(&self) -> Tables<'_>;
 
-    /// Makes a table of `len` elements. In each set of ranks that share memory, the closure is called on the first
-    /// rank, on the calling thread. It gets the elements set to zero and fills them. With several hosts it is called on
-    /// each.
+    /// Makes a table of `len` elements. In each set of ranks that share memory (usually the ranks of one host), the
+    /// closure is called once: on the first rank of the set, on the thread that called this method. It gets a slice of
+    /// zeros and fills it.
     fn share_on_host<T: Plain>(&self, len: usize, fill: impl FnOnce(&mut [T]) -> FillResult) -> Result<SharedTable<T>> {
         let Tables { pg, timeout } = self.tables();
         make(pg, timeout, len, None, fill)
     }
 
-    /// Makes a table of `len` elements. The closure is called only on the root. Other hosts get the elements by a
-    /// broadcast among one rank of each host, in a group that is made for it.
+    /// Makes a table of `len` elements. The closure is called only on rank `root`. If not all ranks can share memory
+    /// with the root, each set of ranks that share memory gets its own copy: one rank of each set receives the elements
+    /// by a broadcast, in a group that is made for this call.
     fn share_from<T: Plain>(
         &self,
         root: u32,

@@ -1,8 +1,8 @@
-//! Measures which ranks are named after each kind of fault, and how soon.
+//! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the errors come.
 //!
 //! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, or, for kills,
 //! each op in turn. A fault happens to one of them, and the other two report which ranks their errors name and when
-//! they got the error. This is repeated.
+//! they got the error. This is repeated `TIMES` times (20 unless given).
 
 #[path = "../tests/stage/mod.rs"]
 mod stage;
@@ -26,7 +26,7 @@ const CAP: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
-/// The kinds of faults: the name, and the event from which the time counts.
+/// The name of each kind of fault, and the event from which the time to the error is counted.
 const FAULTS: [(&str, &str); 8] = [
     ("killed", "the kill"),
     ("stopped", "the deadline"),
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns the time in nanoseconds, from a clock that all processes of a host share.
+/// Returns the time in nanoseconds on a clock that all processes of a host share.
 fn now() -> u64 {
     let t = clock_gettime(ClockId::Monotonic);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
@@ -77,7 +77,7 @@ fn rank(part: &str) -> Result {
     Ok(())
 }
 
-/// Makes calls until there is an error, and reports it.
+/// Makes calls until one of them returns an error, and reports the error. Gives up after [`CAP`].
 fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
@@ -121,7 +121,7 @@ fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
             let link = links_to_0(&pg)?;
             at();
             for socket in link {
-                // With TCP this sends a reset, which UNIX sockets do not have.
+                // Disconnecting a TCP socket sends a reset. UNIX sockets have no resets, so they are shut down.
                 if addresses(&socket).is_none() || connect_unspec(&socket).is_err() {
                     let _ = shutdown(&socket, Shutdown::Both);
                 }
@@ -137,7 +137,7 @@ fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
     Ok(())
 }
 
-/// Returns copies of this process's sockets.
+/// Returns duplicates of the descriptors of this process's sockets.
 fn sockets() -> Vec<OwnedFd> {
     let Ok(me) = pidfd_open(getpid(), PidfdFlags::empty()) else { return Vec::new() };
     let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
@@ -156,7 +156,8 @@ fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
 
 const KEY: &str = "faults/rank 0";
 
-/// Rank 0 publishes its process id and its ends of connections.
+/// On rank 0, publishes the process id and the two addresses of each of its TCP connections. On other ranks it does
+/// nothing.
 fn publish(pg: &ProcessGroup) -> Result {
     if pg.rank() == 0 {
         let ends: Vec<String> =
@@ -180,7 +181,7 @@ fn links_to_0(pg: &ProcessGroup) -> Result<Vec<OwnedFd>> {
     Ok(sockets().into_iter().filter(is_theirs).collect())
 }
 
-// A link that is cut: ranks in two network namespaces.
+// The fault "cut link": the victim and the survivors are in two network namespaces, and the link between these is cut.
 
 const LINK: &str = "C10D_FAULTS_LINK";
 const FILE: &str = "C10D_FAULTS_STORE";
@@ -192,12 +193,13 @@ fn join_by_file() -> Result<ProcessGroup> {
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("no iproute2: {e}"))?;
+    let output =
+        Command::new("ip").args(arguments).output().map_err(|e| format!("cannot run `ip` (of iproute2): {e}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(said.trim().to_owned()) }
 }
 
-/// Two namespaces with a link between them. They are removed when this is dropped.
+/// Two network namespaces with a link between them. They are removed when this value is dropped.
 struct Hosts([String; 2]);
 
 impl Hosts {
@@ -230,7 +232,8 @@ fn table(times: usize) -> Result<(), String> {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (fault, since) in FAULTS {
         for transport in ["shm", "tcp"] {
-            // Shared memory has no link to cut. Slow faults are repeated less often.
+            // Shared memory has no link that can be cut. Over TCP, the cut link is measured only once, since it is
+            // slow.
             let times = match fault {
                 "cut link" if transport == "shm" => continue,
                 "cut link" => 1,
@@ -269,7 +272,7 @@ fn table(times: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the ranks, until all but a stopped one have ended.
+/// Runs the ranks until all have ended. A stopped rank is killed after the survivors have ended.
 fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     let words = |e: Error| e.to_string();
     if fault == "cut link" {
@@ -299,7 +302,8 @@ fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     job.wait(Instant::now() + CAP).map_err(words)
 }
 
-/// Returns the report of a survivor, and the nanoseconds until it got the error.
+/// Returns the error that a survivor reported, and the nanoseconds from the event in [`FAULTS`] to the error. Returns
+/// `None` if the survivor reported no error.
 fn read(report: &JobReport, rank: u32) -> Option<(Told, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;

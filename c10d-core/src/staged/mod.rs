@@ -1,9 +1,11 @@
 //! Staging: ops on a device's memory through the CPU backend, by a pipeline of copies between device and host.
 //!
 //! A separate thread runs the collectives in the order in which they were submitted, and another thread runs the
-//! messages. The device only gets memory that can be leaked: host memory of the pipeline, and device memory that was
-//! retained. So if a call of the device's driver never returns, the thread and the memory are lost, but the caller gets
-//! an error in time.
+//! messages. If a call of the device's driver never returns, the op is given up: its caller gets an error in time, and
+//! the thread and the memory that the device may still use are leaked. So the device gets memory that can be leaked:
+//! host memory of the pipeline, and device memory that was retained or that the op owns. Borrowed device memory that
+//! cannot be retained is given to the device, too, but then the op cannot be given up, and its caller waits until the
+//! driver's call returns.
 #![allow(unsafe_code)]
 
 mod announce;
@@ -31,16 +33,17 @@ use crate::device::DeviceRuntime;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The bytes of a round if the hint `staged.chunk` does not set them.
+/// The number of bytes of a round if the hint `staged.chunk` does not set it.
 const CHUNK: usize = 1 << 20;
 
-/// How long `cancel` waits for the thread of messages, which may be inside a call of the device's driver.
+/// The longest time for which `cancel` waits for the thread that runs the messages. That thread may be inside a call of
+/// the device's driver.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// A backend for a device's memory on top of a CPU backend. It copies the buffers of an op to the host, runs the op
 /// there, and copies the results back, in rounds that overlap.
 ///
-/// The hint `staged.chunk` sets the bytes of a round (1 MiB unless set). All ranks must use the same value.
+/// The hint `staged.chunk` sets the number of bytes of a round (1 MiB unless set). All ranks must use the same value.
 pub struct Staged {
     name: &'static str,
     shared: Arc<Shared>,
@@ -67,7 +70,7 @@ impl Staged {
         Ok(Staged { name, shared, capabilities })
     }
 
-    /// Waits until no op is in flight.
+    /// Waits until no op is in flight. Returns an error if that is not the case by `deadline`.
     fn drained(&self, deadline: Instant) -> Result {
         let mut flight = self.shared.flight.lock();
         while !flight.slots.is_empty() {
@@ -94,11 +97,11 @@ impl Staged {
     }
 }
 
-// SAFETY: 1. A job's spans are used by the thread that runs the job and by the device, which has finished with them
-// when the thread completes the job. A job that is given up before that is completed only if its memory stays allocated
-// for the device: because it was retained, or is leaked with the op that owns it. 2. The watchdog ends every job in
-// flight well within the allowed time after its deadline or `abort`, except if borrowed memory could not be retained.
-// No lock is held while a job is completed.
+// SAFETY: 1. Only the thread that runs a job and the device use the job's spans, and the device has finished with them
+// when the thread completes the job. A job that is given up is completed earlier, while the device may still use its
+// memory. This is done only if the memory stays allocated, because it was retained or because the op that owns it is
+// leaked. 2. The watchdog ends every job in flight well within the allowed time after the job's deadline or `abort`,
+// except if the job's memory is borrowed and could not be retained. No lock is held while a job is completed.
 unsafe impl Backend for Staged {
     fn name(&self) -> &'static str {
         self.name
@@ -116,8 +119,8 @@ unsafe impl Backend for Staged {
         }
     }
 
-    /// Cancels one message. It waits a short time until the device has completed the message's copies, and returns the
-    /// job. If the copies take longer, the message ends as cancelled when they are complete.
+    /// Cancels one message. Waits for a short time until the device has completed the message's copies, and returns the
+    /// job. If the copies take longer, it returns no job, and the message ends as cancelled when they are complete.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let [id] = jobs else {
             return Err(Error::unsupported("messages on a device's memory can only be cancelled one at a time"));
@@ -169,14 +172,14 @@ unsafe impl Backend for Staged {
     }
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
-        // Rounds of different sizes may use different algorithms.
+        // A larger op has several rounds, which may use different algorithms.
         (bytes <= self.shared.chunk).then(|| self.shared.cpu.algorithm(op, bytes, dtype, reduce)).flatten()
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Ops that were started before still finish.
+        // The threads end when the ops that were started before are complete.
         self.shared.collectives.close();
         self.shared.messages.close();
         self.shared.flight.lock().closed = true;

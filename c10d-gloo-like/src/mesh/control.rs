@@ -1,7 +1,7 @@
-//! The frames that ranks exchange about their health, and their form on a control connection.
+//! The messages (frames) that ranks exchange about their health, and their encoding on a control connection.
 //!
-//! A frame consists of its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an
-//! error of the peer.
+//! A frame consists of the length of its body (4 bytes) and the body: a tag (1 byte), and fields in a layout that the
+//! tag determines. If received bytes are not a valid frame, that is an error of the peer.
 
 use c10d_core::backend::Fingerprint;
 
@@ -12,32 +12,34 @@ use crate::call_log::Position;
 use c10d_core::calls::CallId;
 use c10d_core::calls::History;
 
-/// The longest body. The longest frame in use is a [`Revoke`] of a large group.
+/// The largest length of a body. The longest body in use is that of a [`Revoke`] in a large group.
 pub(super) const MAX: usize = 64 << 10;
 
-/// One message.
+/// A message about health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
     /// A question: what is the receiver's position, and which call did it make at `place`?
     Query { id: u32, place: CallId },
-    /// The answer to [`Frame::Query`]. The watcher of the receiver gives it, whatever its other threads do.
+    /// The answer to [`Frame::Query`]. The watcher thread of the queried rank sends it, whatever the rank's other
+    /// threads do.
     State { id: u32, place: CallId, doing: Doing, fingerprint: Option<Fingerprint> },
     /// The report that the group has failed, with the cause.
     Revoke(Box<Revoke>),
     /// A question: does the receiver still reach rank `of`? The sender's connection to that rank has ended without a
     /// goodbye.
     Reach { of: u32 },
-    /// The answer to [`Frame::Reach`]: rank `of` answers the sender (`alive`), or the sender's connection to it has
-    /// ended, too.
+    /// The answer to [`Frame::Reach`]. `alive`: rank `of` still answers the sender of this frame. Otherwise the
+    /// sender's connection to that rank has ended, too.
     Reached { of: u32, alive: bool },
-    /// The sender leaves the group, and `last` is the last call that it completed. `failed`: the group has failed, and
-    /// the cause has been sent to all ranks.
+    /// The sender leaves the group. `last` is the last call that it completed. `failed`: the group has failed, and the
+    /// cause has been sent to all ranks.
     Goodbye { last: Option<CallId>, failed: bool },
     /// The sender's program ends without leaving the group. The fields are those of [`Frame::Goodbye`].
     Exited { last: Option<CallId>, failed: bool },
     /// A question: which calls did the receiver make, from number `from` on?
     Ask { from: u64 },
-    /// The answer to [`Frame::Ask`]. `last`: the frame was sent without a question, before a goodbye.
+    /// The answer to [`Frame::Ask`]. If `last` is set, the frame is not an answer: the sender sent it without a
+    /// question, before its goodbye.
     Told { last: bool, history: History },
 }
 
@@ -158,14 +160,15 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     Some(History { until, calls })
 }
 
-/// Splits a stream of bytes, received in any pieces, into frames.
+/// A decoder that splits received bytes, which come in pieces of any size, into frames.
 #[derive(Default)]
 pub(crate) struct Decoder {
     buffer: Vec<u8>,
 }
 
 impl Decoder {
-    /// Adds received bytes. The buffer never exceeds one frame and the bytes of one call.
+    /// Adds received bytes. If the caller then takes all complete frames with `next`, less than one frame remains in
+    /// the buffer.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }

@@ -1,5 +1,5 @@
-//! Reads and writes the fixed little-endian layouts of the mesh. Bytes from peers are read with bounds checks: a
-//! missing field is `None`, never a panic.
+//! Functions that read and write the parts of the mesh's messages: numbers (little endian), texts and optional values.
+//! Bytes from peers are read with bounds checks: if a part is missing, the result is `None`, never a panic.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::text::harmless;
@@ -34,7 +34,8 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Reads a text of at most `max` bytes, preceded by its length, and makes it safe to print.
+    /// Reads the length of a text and the text, and makes the text safe to print. Returns `None` if the text is longer
+    /// than `max` bytes or incomplete.
     pub(super) fn text(&mut self, max: usize) -> Option<String> {
         let len = usize::from(self.u16()?);
         if len > max {
@@ -43,13 +44,13 @@ impl<'a> Reader<'a> {
         Some(harmless(&String::from_utf8_lossy(self.bytes(len)?), max))
     }
 
-    /// `Some(())` if nothing is left.
+    /// Returns `Some(())` if all bytes have been read, and `None` otherwise.
     pub(super) fn end(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
 }
 
-/// Writes at most `max` bytes of a text (whole characters), preceded by the length.
+/// Writes the length of a text and the text. A text of more than `max` bytes is cut at the end of a character.
 pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     let max = max.min(usize::from(u16::MAX));
     let len = (0..=text.len().min(max)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
@@ -57,7 +58,7 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     out.extend_from_slice(&text.as_bytes()[..len]);
 }
 
-/// Returns the FNV-1a hash of a group's name, which is only compared for equality.
+/// Returns the FNV-1a hash of a group's name. Hashes are only compared for equality.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -67,7 +68,7 @@ pub(super) fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }
 
-/// Writes an optional value: whether it is present, then the value.
+/// Writes an optional value: a byte that says whether it is present, and then the value.
 pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     out.push(value.is_some().into());
     if let Some(value) = value {
@@ -75,7 +76,7 @@ pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnc
     }
 }
 
-/// Reads what [`put_option`] wrote. The outer `None` means that the bytes are malformed.
+/// Reads an optional value that [`put_option`] wrote. The outer `None` means that the bytes are malformed.
 pub(super) fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
     match r.u8()? {
         0 => Some(None),

@@ -1,18 +1,20 @@
-//! Runs the plans of all ranks on symbolic bytes, in orders that depend on a seed, with links that hold few bytes.
+//! Runs the plans of all ranks on symbolic bytes, in an order that depends on a seed. Each link between two ranks holds
+//! only a few bytes.
 //!
-//! It panics if a plan could deadlock, if the two ends of a pair disagree about items, if a step reads a byte before
-//! the step that should have written it, or if a step overwrites a byte that an earlier step has yet to read.
+//! The simulation panics if the plans deadlock, if bytes are left on a link, if a reduction combines bytes of different
+//! positions, if a step reads a byte that an earlier step has yet to write, or if a step overwrites a byte that an
+//! earlier step has yet to read or write.
 
 use std::collections::VecDeque;
 
 use crate::plan::{Action, After, Plan, Region, Space};
 
-/// The meaning of a byte: the reduction of the bytes at `pos` of these ranks, in this order.
+/// A symbolic byte: the reduction, in this order, of the bytes at position `pos` of these ranks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) pos: usize,
     pub(crate) ranks: Vec<u8>,
-    /// The number of reductions that led to the byte.
+    /// The length of the longest chain of reductions that led to the byte.
     pub(crate) reductions: u8,
 }
 
@@ -61,8 +63,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Makes a world from `plan(rank)` and the initial contents of the spaces, `input(rank)` and `output(rank)`. `None`
-    /// is a byte without contents.
+    /// Makes a world from the plan of each rank, `plan(rank)`, and the initial contents of its spaces, `input(rank)`
+    /// and `output(rank)`. There, `None` stands for a byte that nobody has written.
     pub(crate) fn new(
         world: u32,
         elem: usize,
@@ -112,7 +114,8 @@ impl World {
         for r in &mut self.ranks {
             r.priority = (0..r.over.len()).map(|_| random.below(1 << 20)).collect();
         }
-        // Steps are chosen at random, or always in the order of their priorities, which delays some steps for long.
+        // With an even seed, all steps advance in a random order. With an odd seed, only the step with the lowest
+        // priority number that can advance does so, which delays some steps for a long time.
         let starve = seed % 2 == 1;
         let mut all: Vec<(usize, usize)> =
             (0..self.ranks.len()).flat_map(|r| (0..self.ranks[r].over.len()).map(move |s| (r, s))).collect();
@@ -135,7 +138,7 @@ impl World {
             assert!(moved, "deadlock, seed {seed}: {:?}", self.waiting());
             all.retain(|&(r, s)| !self.ranks[r].over[s]);
         }
-        assert!(self.wires.iter().all(|w| w.bytes.is_empty() && !w.head), "bytes left over");
+        assert!(self.wires.iter().all(|w| w.bytes.is_empty() && !w.head), "bytes are left on a link");
     }
 
     fn waiting(&self) -> Vec<(usize, usize)> {
@@ -143,7 +146,8 @@ impl World {
         (0..self.ranks.len()).filter_map(|r| steps(r).next().map(|s| (r, s))).collect()
     }
 
-    /// Returns how many bytes of the step may be done by now; `None` if not even its header may be sent.
+    /// Returns how many bytes of the step may have been done at this time, given the progress of the steps on which it
+    /// depends. Returns `None` if the step may not begin, not even with its header.
     fn limit(&self, r: usize, s: usize) -> Option<usize> {
         let rank = &self.ranks[r];
         let steps = &rank.plan.steps;
@@ -178,7 +182,7 @@ impl World {
         }
     }
 
-    /// Whether an earlier step of the same peer and direction is unfinished.
+    /// Returns whether an earlier step with the same peer and direction is unfinished, so that this step has to wait.
     fn must_queue(&self, r: usize, s: usize) -> bool {
         let rank = &self.ranks[r];
         let earlier = (0..s).filter(|i| !rank.over[*i]);
@@ -280,8 +284,8 @@ impl World {
         rank.memory[to.space as usize][to.offset + i] = Some(value);
     }
 
-    /// For each step of each rank: the length of the longest chain of messages that led to it, and the ranks from which
-    /// it has heard.
+    /// Returns two values for each step of each rank: the length of the longest chain of messages that led to the step,
+    /// and the set of ranks (one bit each) whose messages have reached the step, directly or through other ranks.
     fn chains(&self) -> Vec<Vec<(u32, u64)>> {
         let world = self.ranks.len();
         let mut known: Vec<Vec<Option<(u32, u64)>>> = self.ranks.iter().map(|r| vec![None; r.over.len()]).collect();
@@ -295,11 +299,13 @@ impl World {
                     }
                 }
             }
-            assert!(left(&known) < before, "a chain of messages without beginning");
+            assert!(left(&known) < before, "the messages depend on each other in a cycle");
         }
         known.into_iter().map(|steps| steps.into_iter().map(Option::unwrap).collect()).collect()
     }
 
+    /// Returns the two values of [`World::chains`] for one step, or `None` if those of a step on which it depends are
+    /// not known yet.
     fn chain(&self, known: &[Vec<Option<(u32, u64)>>], r: usize, s: usize) -> Option<(u32, u64)> {
         let plan = &self.ranks[r].plan;
         let join = |a: (u32, u64), b: (u32, u64)| (a.0.max(b.0), a.1 | b.1);
@@ -333,14 +339,15 @@ impl World {
         self.chains().iter().flatten().map(|c| c.0).max().unwrap_or(0)
     }
 
-    /// Whether every rank has heard of every other before its last step.
+    /// Returns whether every rank has heard from every other rank, directly or through others, by the end of its last
+    /// step.
     pub(crate) fn all_met(&self) -> bool {
         let all = (1 << self.ranks.len()) - 1;
         self.chains().iter().all(|steps| steps.iter().fold(0, |heard, c| heard | c.1) == all)
     }
 }
 
-/// Whether byte `i` of `other` is one of the bytes of `region` from `done` on.
+/// Returns whether byte `i` of the region `other` is in `region`, after the first `done` bytes of `region`.
 fn covers(region: Region, done: usize, other: Region, i: usize) -> bool {
     let at = other.offset + i;
     region.space == other.space && at >= region.offset + done && at < region.offset + region.len

@@ -1,6 +1,6 @@
-//! Lent bytes: payload that is in memory which the peer can read (a window) stays there, and the ring gets a record
-//! with its place. The writer does not go on before the peer has read the bytes. So a caller that gets its buffer back
-//! may write to it.
+//! Lent bytes: payload in memory that the peer can read (a window) is not copied into the ring. The ring gets only a
+//! record with the place of the bytes. The writer waits until the peer has read the bytes, so a caller that gets its
+//! buffer back may write to it.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -13,9 +13,10 @@ use super::segment::{Layout, RingKind};
 
 /// The size of a record in bytes.
 pub(super) const RECORD: usize = 24;
-/// Fewer bytes of a collective are copied through the ring, since that is faster.
+/// The smallest number of bytes of a collective that is lent. Fewer bytes are copied through the ring, since that is
+/// faster.
 const LEAST: usize = 32 << 10;
-/// How many lent bytes are copied before other steps get their turn.
+/// The largest number of lent bytes that is copied before other steps get their turn.
 const CHUNK: usize = 256 << 10;
 
 fn to_bytes(place: &Place) -> [u8; RECORD] {
@@ -30,20 +31,20 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
     Place { key: number(0), offset: number(1), len: number(2) }
 }
 
-/// What the writing end of a ring lends.
+/// The part of a ring's writing end that lends bytes.
 pub(super) struct Lender {
-    /// The process that can read the lent bytes; `None`: none.
+    /// The process that can read lent bytes; `None` if there is no such process, so that nothing is lent.
     pub(super) reader: Option<Token>,
-    /// Fewer bytes are copied through the ring.
+    /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
     least: usize,
-    /// The number of bytes that are lent now, and the position of the ring that the reader passes when it has read
-    /// them.
+    /// The number of bytes that are lent now, and the position in the ring that the reader passes when it has read
+    /// them. `None` if no bytes are lent.
     pub(super) out: Option<(usize, u64)>,
 }
 
 impl Lender {
-    /// Makes a lender without a reader. For point-to-point ops, short messages are copied, so that their sender need
-    /// not wait for the receiver.
+    /// Makes a lender without a reader. Short point-to-point messages are never lent, so that their sender need not
+    /// wait for the receiver.
     pub(super) fn new(kind: RingKind) -> Lender {
         let least = match kind {
             RingKind::Collective => LEAST,
@@ -52,7 +53,8 @@ impl Lender {
         Lender { reader: None, least, out: None }
     }
 
-    /// Returns the record that stands for these bytes, if they are enough and the peer can read them in place.
+    /// Returns the record that stands for these bytes in the ring; `None` if they are too few to be lent, or if the
+    /// peer cannot read them in place.
     #[inline]
     pub(super) fn record(&self, at: *const u8, len: usize) -> Option<[u8; RECORD]> {
         if len < self.least { None } else { place(at, len, self.reader.as_ref()?).map(|place| to_bytes(&place)) }
@@ -67,12 +69,13 @@ pub(super) struct Borrowed {
     _window: Arc<PeerWindow>,
 }
 
-// SAFETY: the pointer leads into the mapping that `_window` keeps, from which any thread may read. No thread of this
-// rank writes there.
+// SAFETY: the pointer points into the mapping that `_window` keeps, which any thread may read. No thread of this rank
+// writes to the mapping.
 unsafe impl Send for Borrowed {}
 
 impl Borrowed {
-    /// Returns the bytes for which this record stands; `None` if they are not in memory that this process may read.
+    /// Returns the bytes for which this record stands; `None` if there are none, or if they are not in memory that this
+    /// process may read.
     pub(super) fn of(record: &[u8; RECORD]) -> Option<Borrowed> {
         let place = from_bytes(record);
         let window = find(place.key)?;
@@ -84,7 +87,7 @@ impl Borrowed {
         (self.at, self.left)
     }
 
-    /// Copies some of the bytes to `to`, and returns their number.
+    /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes, and returns their number.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
@@ -96,7 +99,7 @@ impl Borrowed {
         n
     }
 
-    /// Passes the first `n` bytes, which have been read. Returns whether all have been read.
+    /// Skips the first `n` bytes, which have been read. Returns whether all bytes have been read now.
     pub(super) fn advance(&mut self, n: usize) -> bool {
         debug_assert!(n <= self.left);
         self.left -= n;

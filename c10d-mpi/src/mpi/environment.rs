@@ -1,5 +1,5 @@
-//! The environment in which the library starts: the process's variables, and a libfabric if the library cannot find
-//! one.
+//! The environment in which the MPI library starts: the process's environment variables, and libfabric, which is loaded
+//! here if the library could not find it.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
@@ -11,16 +11,16 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use super::library::{Kind, Library};
 use super::mapped::{is_fabric, mappings};
 
-/// Runs `call` with other values of some environment variables (`None` removes a variable). Restores them afterwards,
-/// since children of this process must not inherit them. This is not safe while other threads read or write the
-/// environment in C; the functions of Rust have a lock.
+/// Runs `call` while some environment variables have other values (`None` removes a variable). Restores the variables
+/// afterwards, since children of this process must not inherit the other values. This is not sound if another thread
+/// reads or writes the environment by functions of C at the same time. Rust's own functions use a lock.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {
-        // SAFETY: the caller accepts the risk in the function's doc. A library in the same process gets values in no
-        // other way.
+        // SAFETY: this is sound if no other thread uses the environment by functions of C now, as the function's doc
+        // says. There is no other way to pass the values to a library in this process.
         Some(value) => unsafe { std::env::set_var(name, value) },
-        // SAFETY: the caller accepts the risk in the function's doc.
+        // SAFETY: as for `set_var`.
         None => unsafe { std::env::remove_var(name) },
     };
     values.iter().for_each(|(name, value)| set(name, value.clone().map(OsString::from)));
@@ -31,14 +31,14 @@ pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl Fn
 
 /// Registers a function that is called when the program ends, after `main`.
 pub(crate) fn at_exit(call: extern "C" fn()) {
-    // SAFETY: the function exists as long as the process, and does not unwind. If it cannot be registered, MPI is not
+    // SAFETY: the function exists until the process ends, and does not unwind. If it cannot be registered, MPI is not
     // finalized.
     unsafe { libc::atexit(call) };
 }
 
-/// Loads the libfabric of a Python wheel, since the MPI library next to it finds it only through `LD_LIBRARY_PATH`.
-/// Returns the variable that MPI needs for this libfabric. Returns `None` if the MPI library is not from a wheel, the
-/// process already has a libfabric, or it cannot be loaded.
+/// Loads the libfabric that is in the same Python wheel as the MPI library, which would find it only through
+/// `LD_LIBRARY_PATH`. Returns the name and the value of the variable that MPI needs for this libfabric. Returns `None`
+/// if the MPI library is not from a wheel, if the process already has a libfabric, or if this one cannot be loaded.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");
@@ -51,14 +51,15 @@ pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)
 }
 
 fn load(path: &Path) -> Option<()> {
-    // SAFETY: loading runs the constructors of the library. It is in the MPI library's own folder, and belongs to it.
+    // SAFETY: loading runs the constructors of libfabric. The file belongs to the MPI library, in whose folder it is,
+    // so it is trusted as much as the MPI library.
     match unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) } {
         Ok(handle) => {
             std::mem::forget(handle);
             Some(())
         }
         Err(e) => {
-            tracing::debug!(target: "c10d", "{} is not loaded: {}", path.display(), words(&e));
+            tracing::debug!(target: "c10d", "cannot load {}: {}", path.display(), words(&e));
             None
         }
     }

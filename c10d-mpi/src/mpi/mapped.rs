@@ -24,8 +24,8 @@ pub(super) fn mappings() -> Vec<Mapping> {
     library::mappings().unwrap_or_default()
 }
 
-/// Removes the names of the library's shared memory segments. At this point, all ranks of this host have opened them.
-/// Without this, the segments would remain in `/dev/shm` if a rank ends without `MPI_Finalize`.
+/// Removes the names of the MPI library's shared memory segments. Otherwise the segments would remain in `/dev/shm` if
+/// a rank ended without `MPI_Finalize`. Before this call, all ranks of this host must have opened the segments.
 pub(crate) fn unlink_segments() {
     let mut paths: Vec<PathBuf> = mappings().into_iter().map(|m| m.path).filter(|path| is_segment(path)).collect();
     paths.dedup();
@@ -49,7 +49,7 @@ mod tests {
         let named = |path: &str| Mapping { path: path.into(), ..mappings().swap_remove(0) };
         let [abi, other] = ["/opt/a/libmpi_abi.so.1", "/opt/with space/libmpi.so.12.0"].map(named);
         assert!(is_mpi(&abi) && has_standard_abi(&abi) && is_mpi(&other) && !has_standard_abi(&other));
-        assert!(!is_mpi(&named("/usr/lib/libmpifort.so.12")), "the Fortran library is not a library to load");
+        assert!(!is_mpi(&named("/usr/lib/libmpifort.so.12")), "libmpifort is not the MPI library");
         assert!(is_segment(Path::new("/dev/shm/mpich_shm_12_0")));
         assert!(!is_segment(Path::new("/dev/shm/mpich_shm_12_0 (deleted)")));
     }

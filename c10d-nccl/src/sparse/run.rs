@@ -1,5 +1,5 @@
-//! The algorithm: it computes the union of all ranks' keys, writes each row to the position of its key, and does one
-//! dense all-reduce of the rows.
+//! The algorithm: it computes the union of all ranks' keys (the key of an entry is its coordinates as one number),
+//! writes each row to the position of its key in the union, and runs one dense all-reduce of the rows.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
@@ -14,7 +14,7 @@ use crate::cuda::{CudaApi, Driver};
 
 /// The number of 64-bit words that each rank sends first: its header, and room for the text of an error.
 const WORDS: usize = 64;
-/// The number of the last step, if ranks made different calls.
+/// The step number of the extra exchange that is made before a mismatch is reported.
 const LAST: u8 = 127;
 
 /// The coordinates and rows of the result.
@@ -25,10 +25,10 @@ pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outco
     let cuda = Driver::get()?;
     let worker = Worker::start(cuda.clone(), request)?;
     let call = Run { ctx, request, worker: &worker, stream: worker.call("making a stream", |b| Ok(b.stream()))? };
-    // An error here is sent to all ranks, since they would otherwise wait for this one.
+    // `call.reduce` sends an error that occurs here to all ranks, since they would otherwise wait for this rank.
     let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| SparseCall::of(request));
     let (indices, rows) = call.reduce(facts)?;
-    let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("giving the result", move |b| {
+    let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("returning the result", move |b| {
         b.settle()?;
         Ok((b.take(indices)?, b.take(rows)?))
     })?;
@@ -42,7 +42,7 @@ struct Run<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
     worker: &'a Worker,
-    /// The stream on which all work is.
+    /// The stream on which all work of the call is enqueued.
     stream: u64,
 }
 
@@ -69,7 +69,8 @@ impl Run<'_> {
         }
     }
 
-    /// Runs a step after the earlier work on the device. The worker keeps the step's tensors.
+    /// Runs a step of the call, after all work that was enqueued on the stream before. The worker keeps the step's
+    /// tensors.
     fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
         // SAFETY: the stream belongs to the worker, which exists until the call has ended.
         let call = unsafe { call.on_stream(self.stream) };
@@ -82,23 +83,24 @@ impl Run<'_> {
         unsafe { Lent::new(tensor, self.worker.index) }
     }
 
-    /// Sends this rank's header (or the error of its tensor) to all ranks, and receives theirs. Returns the number of
-    /// entries of each rank.
+    /// Sends this rank's header to all ranks (or the error, if its tensor is not valid), and receives theirs. Returns
+    /// the number of entries of each rank.
     fn meet(&self, nnz: Result<usize, Error>) -> Result<Vec<u64>> {
         let (ctx, request) = (self.ctx, self.request);
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let mut words = vec![0; WORDS];
         SparseHeads::write(&mut words, request, layout, nnz.as_ref().copied());
         let ranks = ctx.size() as usize;
-        let (mine, all) = self.worker.call("the first round", move |b| {
+        let (mine, all) = self.worker.call("exchanging the headers", move |b| {
             Ok((b.upload_numbers(&words)?, b.allocate(DType::U64, WORDS * ranks)?))
         })?;
         self.step(1, op::all_gather_into(self.lend(mine), self.lend(all)))?;
-        let words = self.worker.call("the first round", move |b| b.download_numbers(all))?;
+        let words = self.worker.call("exchanging the headers", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // By now all ranks know the error or learn of it soon. If a rank failed at once, it would send its own view
-            // of the error to ranks that do not know it yet, and they could report that instead of their own.
+            // Every rank finds a mismatch in the headers, and reports it with its own call as `mine`. If a rank failed
+            // at once, it would send its report to ranks that have not read the headers yet, and they could return that
+            // report instead of their own. So all ranks meet once more before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {
@@ -112,12 +114,12 @@ impl Run<'_> {
         Ok((0..ranks).map(|rank| heads.nnz(rank)).collect())
     }
 
-    /// Reduces a tensor whose result has coordinates that all ranks know, so only a dense sum is needed.
+    /// Reduces a tensor if all ranks know the coordinates of the result, so that only a dense sum is needed.
     fn sum_known(&self, facts: SparseCall, entries: Entries, known: KnownIndices) -> Result<IndicesAndRows> {
-        let rows = self.worker.call("taking rows to their places", move |b| {
+        let rows = self.worker.call("writing rows to their places", move |b| {
             let layout = &facts.layout;
             let rows = result(b, facts.values.dtype, known.indices.count / layout.sparse_dim, layout.row)?;
-            // All values begin as zero, also those for which no rank has an entry.
+            // All values begin as zero, including the rows of coordinates at which no rank has an entry.
             steps::fill(b, rows, facts.form.part, 0)?;
             steps::scatter(b, facts.form, entries.rows, known.places, layout.row, rows)?;
             Ok((known.indices, rows))
@@ -158,7 +160,7 @@ impl Run<'_> {
             self.step(2, op::all_gather_into(self.lend(mine), self.lend(lists.keys)))?;
         }
         let (parts, by) = (
-            self.worker.call("the union of keys", move |b| compact(b, &facts, space, entries, lists, &counts))?,
+            self.worker.call("uniting the keys", move |b| compact(b, &facts, space, entries, lists, &counts))?,
             self.request.params.reduce,
         );
         self.sum(parts.1, by)?;
@@ -166,7 +168,8 @@ impl Run<'_> {
     }
 }
 
-/// Makes the coordinates of the result, and its rows with only this rank's entries.
+/// Makes the coordinates of the result, and a row for each of them. At this point, the rows have only this rank's
+/// values.
 fn compact(
     bench: &mut Bench,
     facts: &SparseCall,
@@ -188,7 +191,7 @@ fn compact(
     }
     let all = bench.download_numbers(numbers.slice(numbers.count - 1, 1)?)?[0] as usize;
     let (layout, form) = (&facts.layout, facts.form);
-    // All memory is allocated before anything is written.
+    // All memory of the result is allocated before anything is written to it.
     let indices = result(bench, DType::I64, all, layout.sparse_dim)?;
     let rows = result(bench, facts.values.dtype, all, layout.row)?;
     let keys = bench.allocate(space.dtype(), all)?;
@@ -201,7 +204,7 @@ fn compact(
     Ok((indices, rows))
 }
 
-/// Makes the result in a group of one rank: the coalesced entries.
+/// Makes the result in a group of one rank, from the rank's coalesced entries.
 fn alone(bench: &mut Bench, facts: &SparseCall, space: Space, entries: Entries) -> Result<IndicesAndRows> {
     let layout = &facts.layout;
     let indices = result(bench, DType::I64, entries.keys.count, layout.sparse_dim)?;
@@ -211,7 +214,7 @@ fn alone(bench: &mut Bench, facts: &SparseCall, space: Space, entries: Entries) 
     Ok((indices, rows))
 }
 
-/// Allocates memory for a part of the result.
+/// Allocates memory for a part of the result: `each` elements for each entry.
 fn result(bench: &mut Bench, dtype: DType, entries: usize, each: usize) -> Result<Tensor> {
     let none = |why: &str| {
         let what = format!("no memory for {entries} entries of {each} elements of {dtype}: {why}");

@@ -7,21 +7,21 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Result, Status};
 use super::plugin::Hosted;
 use crate::abi::{self, codes};
 
-/// The names of the fields by which core describes a mismatch.
+/// The fields of a mismatch that a plugin may name. With any other name, the error says only that the calls differ.
 const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
 
-/// Converts the status and reason that a function returned.
+/// Converts the status code and reason that a function of the plugin returned.
 pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
     if status == codes::OK {
         return Ok(());
     }
     let kind = codes::kind(status);
-    let kind = kind.ok_or_else(|| plugin.error(call, format!("it returned {status}, which is no status")))?;
+    let kind = kind.ok_or_else(|| plugin.error(call, format!("it returned {status}, which is not a status code")))?;
     let why = if why.is_empty() { "it gave no reason" } else { why };
     Err(Error::new(kind, format!("plugin {:?}, {call}: {why}", plugin.name)))
 }
 
-/// What is known about the operation that the plugin ended.
+/// The operation that the plugin ended, and the size of the operation's group.
 pub(super) struct About<'a> {
     pub(super) plugin: &'a Hosted,
     pub(super) op: OpKind,
@@ -43,7 +43,8 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     if size < <abi::Result as abi::Sized32>::LEAST {
         return broken(format!("its c10d_result has size {size} in its first field, which is too small"));
     }
-    // SAFETY: the check above ensures that it is at least as long as `abi::Result`.
+    // SAFETY: by the ABI, the struct has the size in its first field. The check above ensures that this is at least the
+    // size of `abi::Result`.
     let result = unsafe { result.read() };
     if result.status == codes::OK {
         if about.op == OpKind::RecvAnySource && result.source >= about.size {
@@ -54,7 +55,9 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     // SAFETY: by the ABI, these are null or point to texts of these lengths.
     let (message, field) =
         unsafe { (abi::text(result.message, result.message_len), abi::text(result.field, result.field_len)) };
-    let Err(error) = status(about.plugin, about.op.name(), result.status, &message) else { return broken("?".into()) };
+    let Err(error) = status(about.plugin, about.op.name(), result.status, &message) else {
+        return broken("it reported an error with the status OK".into());
+    };
     if *error.kind() == ErrorKind::Plugin || result.guilty_count > about.size {
         return Err(error);
     }
@@ -89,7 +92,8 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     Err(error)
 }
 
-/// Marks an error as failed: whatever status the plugin returned, the ranks may have got different results.
+/// Sets the error's status to [`Status::Failed`]: whatever status code the plugin returned, the ranks may have got
+/// different results.
 pub(super) fn failed(mut error: Error) -> Error {
     error.report_mut().status = Status::Failed;
     error
