@@ -114,8 +114,8 @@ impl World {
         for r in &mut self.ranks {
             r.priority = (0..r.over.len()).map(|_| random.below(1 << 20)).collect();
         }
-        // With an even seed, all steps advance in a random order. With an odd seed, only the step with the lowest
-        // priority number that can advance does so, which delays some steps for a long time.
+        // With an even seed, all steps advance in a random order. With an odd seed, steps have random priorities, and
+        // only the first step that can advance does so. This delays some steps for a long time.
         let starve = seed % 2 == 1;
         let mut all: Vec<(usize, usize)> =
             (0..self.ranks.len()).flat_map(|r| (0..self.ranks[r].over.len()).map(move |s| (r, s))).collect();
@@ -146,7 +146,7 @@ impl World {
         (0..self.ranks.len()).filter_map(|r| steps(r).next().map(|s| (r, s))).collect()
     }
 
-    /// Returns how many bytes of the step may have been done at this time, given the progress of the steps on which it
+    /// Returns how many bytes of the step may have been done by now, given the progress of the steps on which it
     /// depends. Returns `None` if the step may not begin, not even with its header.
     fn limit(&self, r: usize, s: usize) -> Option<usize> {
         let rank = &self.ranks[r];
