@@ -18,6 +18,7 @@ use crate::host::{HostId, number};
 use crate::panics::caught;
 use crate::process::spawn;
 use crate::sync::{Condvar, Mutex};
+use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -31,6 +32,8 @@ const LEAST: usize = 4 << 20;
 const LOOK: Duration = Duration::from_millis(10);
 /// How long the group's cause may take to come when a step was ended for it.
 const TOLD: Duration = Duration::from_secs(1);
+/// How many bytes of another rank's settings an error shows.
+const MOST_SHOWN: usize = 200;
 
 /// A backend of two others: large all-reduces and broadcasts go through the first inside a host, and through the second
 /// between the first ranks of the hosts; whatever else, through the second alone. Where all ranks are on one host, the
@@ -115,10 +118,10 @@ fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     let keys: Vec<String> = (0..init.size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let read = |(rank, bytes): (u32, Vec<u8>)| {
-        let unclear = || Error::new(ErrorKind::Protocol, "what it says of its host is not understood").guilty([rank]);
+        let unclear = || Error::new(ErrorKind::Protocol, "the record of its host cannot be read").guilty([rank]);
         let (host, theirs) = bytes.split_first_chunk().ok_or_else(unclear)?;
         if theirs != settings.as_bytes() {
-            let theirs = String::from_utf8_lossy(theirs);
+            let theirs = harmless(&String::from_utf8_lossy(theirs), MOST_SHOWN);
             let what = format!(
                 "all ranks need the same settings: rank {} has {settings}, rank {rank} has {theirs}",
                 init.rank
