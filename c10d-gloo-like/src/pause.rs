@@ -14,6 +14,9 @@ use crate::shm::Doorbell;
 
 /// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 200;
+/// The number of checks between which a thread yields, if there are more ranks than cores, before it waits with a
+/// [`Pause`]. It is small, since each yield may take as long as the other threads of the core run.
+const LOOKS: u32 = 4;
 /// How long to yield between checks before sleeping.
 const YIELD: Duration = Duration::from_micros(100);
 /// The longest sleep on sockets only.
@@ -44,6 +47,7 @@ impl<'a> Interest<'a> {
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
+    looks: Looks,
     state: PauseState,
     /// An empty vector that keeps its memory.
     set: Vec<PollFd<'static>>,
@@ -61,8 +65,8 @@ impl Pause {
     /// Makes a pause. `oversubscribed` means that there are more ranks than cores, so a rank that spins keeps others
     /// from running. `bell` is this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
-        let Looks(spins) = Looks::new(oversubscribed);
-        Pause { bell, spins, state: PauseState::Spinning(0), set: Vec::new() }
+        let spins = if oversubscribed { 0 } else { SPINS };
+        Pause { bell, spins, looks: Looks::new(oversubscribed), state: PauseState::Spinning(0), set: Vec::new() }
     }
 
     /// Reserves memory for this many links, for a thread that waits often and must not allocate.
@@ -74,7 +78,7 @@ impl Pause {
     /// Returns the checks of a thread that does not want to sleep yet.
     #[inline]
     pub(crate) fn looks(&self) -> Looks {
-        Looks(self.spins)
+        self.looks
     }
 
     /// Records progress: the next wait starts with spinning.
@@ -153,25 +157,34 @@ impl Pause {
 }
 
 /// The number of checks that a thread still makes before it gives up or waits with a [`Pause`].
-pub(crate) struct Looks(u32);
+#[derive(Clone, Copy)]
+pub(crate) struct Looks {
+    left: u32,
+    /// Whether the thread yields between two checks, so that its peers can run. Otherwise it spins.
+    yields: bool,
+}
 
 impl Looks {
     /// No checks at all.
-    pub(crate) const NONE: Looks = Looks(0);
+    pub(crate) const NONE: Looks = Looks { left: 0, yields: false };
 
     /// Makes the checks; for `oversubscribed` see [`Pause::new`].
     #[inline]
     pub(crate) fn new(oversubscribed: bool) -> Looks {
-        Looks(if oversubscribed { 0 } else { SPINS })
+        Looks { left: if oversubscribed { LOOKS } else { SPINS }, yields: oversubscribed }
     }
 
-    /// Spins briefly before another check. Returns `false` if no checks are left.
+    /// Spins or yields before another check. Returns `false` if no checks are left.
     #[inline]
     pub(crate) fn another(&mut self) -> bool {
-        let more = self.0 > 0;
+        let more = self.left > 0;
         if more {
-            self.0 -= 1;
-            hint::spin_loop();
+            self.left -= 1;
+            if self.yields {
+                thread::yield_now();
+            } else {
+                hint::spin_loop();
+            }
         }
         more
     }

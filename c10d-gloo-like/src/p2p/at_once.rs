@@ -36,7 +36,8 @@ impl Messages {
             }
             // If another thread holds the lock, it moves the messages in flight, and this call may be waiting for one
             // of them.
-            match self.state.try_lock()?.at_once(request) {
+            let found = self.state.try_lock()?.at_once(request);
+            match found {
                 Found::Done => return Some(Ok(())),
                 Found::Nothing if looks.another() => {}
                 Found::Nothing | Found::Other => return None,

@@ -106,7 +106,8 @@ impl Messages {
     /// Looks a few times for the end of a started message. That costs less than to wake the thread, whose turn comes if
     /// the message takes longer.
     fn ends_soon(&self, ticket: Ticket) -> bool {
-        let mut looks = Looks::new(self.oversubscribed);
+        // Who starts a message does not want to wait, so this thread does not yield.
+        let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
         loop {
             let mut finished = Finished::new();
             let (is_over, more) = {

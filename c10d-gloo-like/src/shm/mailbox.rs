@@ -13,15 +13,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::segment::{RingKind, Segment};
-use super::slots::{MOST, SLOTS, Slots, Word};
-
-/// The number of items after which the reader publishes that it has taken them, so that the cache line of this count
-/// moves less often.
-const STROKE: u32 = SLOTS / 2;
+use super::slots::{MOST, Slot, Taken, Word};
 
 /// What the writing and the reading end have in common.
 struct End {
-    slots: *const Slots,
+    taken: *const Taken,
+    first: *const Slot,
+    /// The number of slots, a power of two.
+    slots: u32,
     /// The number of items that this end has written, or taken, so far (low 32 bits).
     count: u32,
     peer: u32,
@@ -29,28 +28,31 @@ struct End {
     _segment: Arc<Segment>,
 }
 
-// SAFETY: the pointer leads into the mapping that `_segment` keeps: to atomics, and to bytes that belong to one end at
+// SAFETY: the pointers lead into the mapping that `_segment` keeps: to atomics, and to bytes that belong to one end at
 // a time according to the atomics. Each end is used through `&mut self`.
 unsafe impl Send for End {}
 
 impl End {
     fn new(segment: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> End {
-        End { slots: segment.mailbox(index, kind), count: 0, peer, _segment: segment }
+        let (taken, slots) = segment.mailbox(index, kind);
+        // SAFETY: the slots follow the count in the segment.
+        let first = unsafe { taken.add(1) }.cast();
+        End { taken, first, slots, count: 0, peer, _segment: segment }
     }
 
     fn taken(&self) -> &AtomicU32 {
         // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps.
-        unsafe { &(*self.slots).taken }
+        unsafe { &(*self.taken).0 }
     }
 
     /// Returns the word and the bytes of the next item's slot.
     #[inline]
     fn next(&self) -> (&AtomicU64, *mut u8) {
-        let at = (self.count % SLOTS) as usize;
-        // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps. `at` is below `SLOTS`, and no
-        // reference to the bytes is made.
+        let at = (self.count & (self.slots - 1)) as usize;
+        // SAFETY: the pointer is valid as long as the segment, which `_segment` keeps. `at` is less than the number of
+        // slots, and no reference to the bytes is made.
         unsafe {
-            let slot = &raw const (*self.slots).slots[at];
+            let slot = self.first.add(at);
             (&(*slot).word, (&raw const (*slot).bytes).cast::<u8>().cast_mut())
         }
     }
@@ -83,7 +85,10 @@ impl Writer {
     #[inline]
     pub(super) unsafe fn write(&mut self, line: u64, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         let total = head.len() + len;
-        if total == 0 || total > MOST || self.end.count.wrapping_sub(self.taken) >= SLOTS && !self.has_room()? {
+        if total == 0
+            || total > MOST
+            || self.end.count.wrapping_sub(self.taken) >= self.end.slots && !self.has_room()?
+        {
             return Ok(false);
         }
         let (word, bytes) = self.end.next();
@@ -114,11 +119,11 @@ impl Writer {
     fn has_room(&mut self) -> Result<bool> {
         let taken = self.end.taken().load(Ordering::Acquire);
         let (advanced, waiting) = (taken.wrapping_sub(self.taken), self.end.count.wrapping_sub(taken));
-        if advanced > SLOTS || waiting > SLOTS {
+        if advanced > self.end.slots || waiting > self.end.slots {
             return Err(self.end.corrupt("count of items taken", taken.into()));
         }
         self.taken = taken;
-        Ok(waiting < SLOTS)
+        Ok(waiting < self.end.slots)
     }
 }
 
@@ -146,7 +151,7 @@ impl Reader {
             let Word { number, len, line: at } = Word::unpack(seen);
             if number != self.end.count.wrapping_add(1) {
                 // The slot still has its item before, or has had none.
-                let before = self.end.count.wrapping_add(1).wrapping_sub(SLOTS);
+                let before = self.end.count.wrapping_add(1).wrapping_sub(self.end.slots);
                 return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
             }
             self.len = len.into();
@@ -173,7 +178,8 @@ impl Reader {
         }
         self.done = 0;
         self.end.count = self.end.count.wrapping_add(1);
-        let stroke = self.end.count.is_multiple_of(STROKE);
+        // The cache line of the published number moves seldom.
+        let stroke = self.end.count & (self.end.slots / 2 - 1) == 0;
         if stroke {
             self.end.taken().store(self.end.count, Ordering::Release);
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::shm::Layout;
+use crate::shm::slots::MANY;
 
 fn mailbox() -> (Arc<Segment>, Writer, Reader) {
     let segment = Arc::new(Segment::create(Layout::with_rings(1, 512, 512)).unwrap());
@@ -25,7 +26,7 @@ fn items_come_whole_and_in_order_and_no_more_than_there_are_slots() {
         while let len = next(&w)
             && write(&mut w, round, len).unwrap()
         {}
-        assert!((w.end.count - taken) <= SLOTS && w.end.count >= SLOTS);
+        assert!((w.end.count - taken) <= w.end.slots && w.end.count >= w.end.slots);
         assert!(r.peek(round + 1).is_err(), "an item cannot stand before the reader");
         while let Some((at, len)) = r.peek(round).unwrap() {
             assert_eq!(len, lens[taken as usize % 4]);
@@ -68,9 +69,9 @@ fn words_out_of_range_are_the_peers_fault() {
         let error = r.peek(0).unwrap_err();
         assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Protocol, &[0][..]), "{wrong:#x}");
     }
-    for wrong in [SLOTS + 1, u32::MAX, 1 << 31] {
+    for wrong in [MANY + 1, u32::MAX, 1 << 31] {
         let (_segment, mut w, _) = mailbox();
-        while w.end.count < SLOTS {
+        while w.end.count < MANY {
             assert!(write(&mut w, 0, 40).unwrap());
         }
         w.end.taken().store(wrong, Ordering::Release);

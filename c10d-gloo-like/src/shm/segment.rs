@@ -16,7 +16,7 @@ use rustix::fs::SealFlags;
 
 use super::bell::Bell;
 use super::cursors::Cursors;
-use super::slots::Slots;
+use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
@@ -24,7 +24,7 @@ const SMALLEST_RING: usize = 16 << 10;
 /// The largest size of a segment. The size grows with the number of peers up to this limit. With more peers, the rings
 /// are smaller.
 const LARGEST_SEGMENT: usize = 4 << 20;
-/// Up to this many peers, all pages of a segment are mapped at once.
+/// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -69,18 +69,23 @@ impl Layout {
         self.data() + self.peers * (self.rings[0] + self.rings[1])
     }
 
+    /// Returns the number of slots of a mailbox, a power of two.
+    fn slots(&self) -> u32 {
+        if self.peers <= FEW_PEERS { slots::MANY } else { slots::FEW }
+    }
+
     fn mailboxes(&self) -> usize {
         PAGE + self.peers * 2 * size_of::<Cursors>()
     }
 
     fn data(&self) -> usize {
-        (self.mailboxes() + self.peers * 2 * size_of::<Slots>()).next_multiple_of(PAGE)
+        (self.mailboxes() + self.peers * 2 * slots::size(self.slots())).next_multiple_of(PAGE)
     }
 
     /// Returns the offset of a mailbox.
     fn mailbox(&self, peer: usize, kind: RingKind) -> usize {
         assert!(peer < self.peers);
-        self.mailboxes() + (peer * 2 + kind as usize) * size_of::<Slots>()
+        self.mailboxes() + (peer * 2 + kind as usize) * slots::size(self.slots())
     }
 
     /// Returns the offsets of the cursors and the bytes of a ring, and its capacity.
@@ -181,10 +186,10 @@ impl Segment {
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
     }
 
-    /// Returns a mailbox. It is valid as long as the segment.
-    pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> *const Slots {
+    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. It is valid as long as the segment.
+    pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> (*const Taken, u32) {
         // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.
-        unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }
+        (unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }, self.layout.slots())
     }
 }
 

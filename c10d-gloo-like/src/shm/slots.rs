@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The number of items that can wait for their reader.
-pub(super) const SLOTS: u32 = 8;
+/// The number of items that can wait for their reader, if a rank has few peers: enough that ranks which share a core
+/// seldom have to take turns.
+pub(super) const MANY: u32 = 32;
+/// The same if a rank has many peers, so that its segment stays small.
+pub(super) const FEW: u32 = 8;
 /// The size of a slot in bytes: 1 KiB of payload, the header and the word, in whole pairs of cache lines.
 const SLOT: usize = 1152;
 /// The largest number of bytes of an item, header included.
@@ -17,11 +20,13 @@ pub(super) struct Slot {
     pub(super) bytes: [u8; MOST],
 }
 
-/// The slots of one writer and one reader, and the number of items that the reader has taken.
+/// The number of items that the reader has taken. The slots follow it.
 #[repr(C, align(128))]
-pub(super) struct Slots {
-    pub(super) slots: [Slot; SLOTS as usize],
-    pub(super) taken: AtomicU32,
+pub(super) struct Taken(pub(super) AtomicU32);
+
+/// Returns the size of a mailbox with this many slots, in bytes.
+pub(super) const fn size(slots: u32) -> usize {
+    size_of::<Taken>() + slots as usize * size_of::<Slot>()
 }
 
 /// What a slot records about its item.

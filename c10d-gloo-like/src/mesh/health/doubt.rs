@@ -36,7 +36,7 @@ pub(crate) enum Open {
 impl Health {
     /// Compares the calls in doubt, including the `fresh` ones, with those of the peers, and asks the peers whose calls
     /// cannot be seen from here. Returns whether calls are still in doubt; an error if a peer made another call. With
-    /// `wait`, first waits for the answers to earlier questions.
+    /// `wait`, first waits for the answers to earlier questions, and leaves to the hubs what they compare.
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -46,7 +46,7 @@ impl Health {
         let mut ask = SmallVec::<[(u32, u64); 16]>::new();
         let mut clash = doubts.clash();
         for peer in 0..self.paths.len() as u32 {
-            match self.question(&mut doubts, peer, u64::MAX) {
+            match self.question(&mut doubts, peer, u64::MAX, wait) {
                 Ok(from) => ask.extend(from.map(|from| (peer, from))),
                 Err(found) => clash = clash.or(Some(found)),
             }
@@ -65,7 +65,7 @@ impl Health {
         let mut clash = doubts.clash();
         let mut old = false;
         for peer in 0..self.paths.len() as u32 {
-            match self.look(&mut doubts, peer, agreed) {
+            match self.look(&mut doubts, peer, agreed, true) {
                 Ok(Progress::Gone) => old |= doubts.unsettled(peer).is_some_and(|number| number < before),
                 Ok(_) => {}
                 Err(found) => clash = clash.or(Some(found)),
@@ -90,7 +90,7 @@ impl Health {
         let mut ask = SmallVec::<[(u32, u64); 16]>::new();
         let mut clash = doubts.clash();
         for peer in 0..self.paths.len() as u32 {
-            match self.question(&mut doubts, peer, before) {
+            match self.question(&mut doubts, peer, before, false) {
                 Ok(from) => ask.extend(from.map(|from| (peer, from))),
                 Err(found) => clash = clash.or(Some(found)),
             }
@@ -152,14 +152,25 @@ impl Health {
     }
 
     /// Compares the calls in doubt with what is known of a peer's calls. For `agreed` see [`Health::compare_calls`].
-    fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64]) -> Result<Progress, Clash> {
+    /// With `by_hub`, a call with a hub that a peer has made too long ago waits until its hub completes it: the hub
+    /// compares the calls of all ranks, and to ask a peer takes longer than many calls.
+    fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
         match self.call_log_of(peer) {
-            Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt)),
+            Some(call_log) => doubts.compare(peer, |doubt| match (read(call_log, doubt), doubt.hub) {
+                (PeerCall::Gone, Some(hub)) if by_hub && hub != peer => {
+                    if self.has_completed(hub, doubt) {
+                        PeerCall::Agreed
+                    } else {
+                        PeerCall::NotYet
+                    }
+                }
+                (known, _) => known,
+            }),
             None => doubts.compare(peer, |doubt| {
-                let by_hub = doubt.hub.is_some_and(|hub| has_agreed(hub, doubt) || self.has_completed(hub, doubt));
-                if by_hub || has_agreed(peer, doubt) { PeerCall::Agreed } else { PeerCall::Gone }
+                let completed = doubt.hub.is_some_and(|hub| has_agreed(hub, doubt) || self.has_completed(hub, doubt));
+                if completed || has_agreed(peer, doubt) { PeerCall::Agreed } else { PeerCall::Gone }
             }),
         }
     }
@@ -172,9 +183,9 @@ impl Health {
     }
 
     /// Compares the calls in doubt with those of a peer that can be seen from here. Returns the number of the first
-    /// call about which the peer must be asked, if any.
-    fn question(&self, doubts: &mut Doubts, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
-        match self.look(doubts, peer, &[])? {
+    /// call about which the peer must be asked, if any. For `by_hub` see [`Health::look`].
+    fn question(&self, doubts: &mut Doubts, peer: u32, before: u64, by_hub: bool) -> Result<Option<u64>, Clash> {
+        match self.look(doubts, peer, &[], by_hub)? {
             Progress::Gone => doubts.question(peer, before),
             _ => Ok(None),
         }
@@ -237,3 +248,7 @@ fn read(call_log: &CallLog, doubt: &Doubt) -> PeerCall {
         },
     }
 }
+
+#[cfg(test)]
+#[path = "doubt_tests.rs"]
+mod tests;
