@@ -13,7 +13,7 @@
 //! - `DONE`: the outcome is stored. The state does not change any more.
 //!
 //! After storing `DONE` the completer does not use a stack frame, since its owner may have removed it. A counted frame
-//! it still releases: it gives up the job's reference.
+//! still exists then, because of the job's reference, which the completer gives up.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -35,7 +35,7 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// The text that, in an error about a mismatch in another call, comes before the call that reports it.
+/// If a call reports a mismatch in another call, the error has this text before the call that reports it.
 const FOUND: &str = "; found in ";
 
 /// The thread or task that is woken when the operation is done.
@@ -140,8 +140,8 @@ impl Frame {
         // SAFETY: the caller guarantees it.
         unsafe { self.normalise() };
         match result {
-            // The sender of a message: without a job a receive can only run if it names the sender. Other ops do not
-            // use it.
+            // The source is the sender of a message. A receive that runs without a job always names the sender. Other
+            // ops do not use the source.
             Ok(()) => Ok(Outcome { source: self.request.params.peer, payload: None }),
             Err(error) => Err(self.described(error)),
         }

@@ -24,8 +24,8 @@ pub struct GroupInit {
     /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
     /// cannot make the group.
     pub store: Arc<dyn Store>,
-    /// The store that the builder was given or got from the init method, without the prefix of this group. A backend
-    /// whose group has ranks of another library meets them there.
+    /// The store that the builder was given or got from the init method, without the prefix of this group. If the group
+    /// has ranks of another library, the backend finds them through this store.
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,

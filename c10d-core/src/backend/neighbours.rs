@@ -149,7 +149,7 @@ impl Messages {
 
     fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
-            // The message fails if the rank before is gone, which then does not need it.
+            // This fails if the previous rank is gone. Then no rank needs the message.
             let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
             self.aside.leave();
         }

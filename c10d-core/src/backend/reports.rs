@@ -25,8 +25,8 @@ const GUILTY: usize = 1024;
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How long the store may take to answer a failing rank.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How long a rank whose failure is the consequence of another rank's failure waits for the other's report. Also, how
-/// long that other rank waits until all ranks have read its report.
+/// How long a rank waits for another rank's report, if its own failure may be a consequence of that rank's failure. The
+/// rank that wrote the report waits as long for the others to read it.
 const WORD: Duration = Duration::from_secs(1);
 
 /// The reports of one group that is being made.

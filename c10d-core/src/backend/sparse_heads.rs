@@ -122,8 +122,8 @@ impl<'a> SparseHeads<'a> {
         Err(Error::new(kind, "").guilty(guilty).phase(Phase::Announce))
     }
 
-    /// Checks that the tensors of all ranks are valid. `local` is the error of this rank's tensor, if it is not. All
-    /// ranks succeed or all fail, so the group can still be used.
+    /// Checks that the tensors of all ranks are valid. `local` is the error of this rank's tensor, if that tensor is
+    /// not valid. All ranks succeed or all fail, so the group can still be used.
     ///
     /// # Errors
     /// The error of the first rank whose tensor is not valid, or `local` on a rank that has it. The status is

@@ -11,7 +11,7 @@ pub(super) fn bf16_to_f32(h: u16) -> f32 {
 pub(super) fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    // A NaN is not rounded, which could turn it into another value, but made quiet.
+    // Rounding could turn a NaN into another value, so a NaN is made quiet instead.
     let nan = bits >> 16 | 0x40;
     (if x.is_nan() { nan } else { rounded }) as u16
 }

@@ -1,4 +1,4 @@
-//! Collectives in two tiers: one backend among the ranks of a host, another one between the hosts.
+//! Collectives in two tiers: one backend connects the ranks of a host, another one connects the hosts.
 #![allow(unsafe_code)]
 
 mod plan;
@@ -22,25 +22,26 @@ use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The hint for how many ranks in a row are taken for a host; unless it is set, those that share memory are one.
+/// The hint that sets how many consecutive ranks count as one host. Unless it is set, the ranks that share memory count
+/// as one host.
 pub const HOST_HINT: &str = "tiered.ranks-per-host";
-/// The hint for the bytes from which on a call is done in two tiers; the same on all ranks.
+/// The hint that sets from how many bytes on a call is done in two tiers. It must be the same on all ranks.
 pub const LEAST_HINT: &str = "tiered.least";
-/// What it is unless set: from there on two tiers were faster wherever they were measured.
+/// The value of [`LEAST_HINT`] if it is not set. In all measurements, two tiers were faster from this size on.
 const LEAST: usize = 4 << 20;
-/// How often the watch looks whether a step is to be ended.
+/// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long the group's cause may take to come when a step was ended for it.
+/// After a step was aborted: how long this rank waits to learn why the group failed.
 const TOLD: Duration = Duration::from_secs(1);
-/// How many bytes of another rank's settings an error shows.
+/// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
 
-/// A backend of two others: large all-reduces and broadcasts go through the first inside a host, and through the second
-/// between the first ranks of the hosts; whatever else, through the second alone. Where all ranks are on one host, the
-/// first does everything.
+/// A backend that is composed of two others. Large all-reduces and broadcasts use the first inside each host, and the
+/// second between the first ranks of the hosts. All other calls use only the second. If all ranks are on one host, all
+/// calls use only the first.
 ///
-/// Before such a call all ranks agree on it by the backend that connects them all, so a rank that is missing, or calls
-/// something else, is named as by that one.
+/// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
+/// different call, the barrier returns the same error as that backend does for any call.
 pub struct Tiered {
     name: &'static str,
     shared: Arc<Shared>,
@@ -50,7 +51,7 @@ struct Shared {
     rank: u32,
     least: usize,
     hosts: Hosts,
-    /// Connects all ranks.
+    /// The backend that connects all ranks.
     flat: Arc<dyn Backend>,
     local: Option<TierBackend>,
     across: Option<TierBackend>,
@@ -59,24 +60,25 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What the watch over the steps goes by.
+/// The state of the thread that watches the steps.
 #[derive(Default)]
 struct Watch {
     has_thread: bool,
-    /// Whether steps run.
+    /// Whether steps are running.
     is_on: bool,
     closed: bool,
 }
 
 impl Tiered {
-    /// Connects this rank to the others. The name is that of the composition, as it is registered: `inside+between`.
+    /// Connects this rank to the others. `name` is the registered name of the composed backend: `inside+between`.
     ///
     /// # Errors
-    /// As of the two backends' own starts; `InvalidArgument` for hints that make no sense.
+    /// The errors of the two backends when they are made. `InvalidArgument` if a hint is not a positive number, or if
+    /// ranks have different hints.
     pub fn connect(name: &'static str, init: &GroupInit) -> Result<Tiered> {
         let (inside, between) = name
             .split_once('+')
-            .ok_or_else(|| Error::invalid(format!("{name:?} is not the names of two backends with a + between")))?;
+            .ok_or_else(|| Error::invalid(format!("{name:?} must be the names of two backends, joined by +")))?;
         let least = number_of(init, LEAST_HINT)?.unwrap_or(LEAST);
         let hosts = Hosts(hosts(init, least)?);
         let leaders = hosts.leaders();
@@ -88,7 +90,7 @@ impl Tiered {
                 (TierBackend::connect(init, inside, hosts.ranks(mine))?, TierBackend::connect(init, between, leaders)?)
             }
         };
-        // Where all ranks are one host, or each is one, there is one tier.
+        // If all ranks are on one host, or each rank is on its own host, there is only one tier.
         let is_one = [1, hosts.0.len()].contains(&hosts.leaders().len());
         let least = if is_one { usize::MAX } else { least };
         let (queue, watch, changed) = (WorkerQueue::default(), Mutex::default(), Condvar::default());
@@ -107,8 +109,8 @@ fn number_of(init: &GroupInit, hint: &str) -> Result<Option<usize>> {
     init.hint(hint).map(parse).transpose()
 }
 
-/// The host of each rank, numbered in order of their first ranks. All ranks must have the same settings, since these
-/// decide which ranks take part in a step.
+/// Returns the number of each rank's host. Hosts are numbered in the order of their first ranks. All ranks must have
+/// the same settings, since these decide which ranks take part in a step.
 fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     let each = number_of(init, HOST_HINT)?;
     let settings = format!("{LEAST_HINT} {least}, {HOST_HINT} {}", each.map_or("unset".to_owned(), |n| n.to_string()));
@@ -146,7 +148,7 @@ impl Shared {
         self.hosts.plan(request, self.rank, self.least)
     }
 
-    /// Runs a job to its end, or hands it on.
+    /// Runs a job in two tiers to its end, or passes it to the backend that connects all ranks.
     fn run(self: &Arc<Self>, job: Job) {
         let Some(plan) = self.plan(job.request()) else { return self.flat.submit(job) };
         self.watch();
@@ -173,17 +175,17 @@ impl Shared {
         Ok(())
     }
 
-    /// A step has failed. Gives the group's cause, which all ranks hear.
+    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get.
     fn fail(&self, error: Error) -> Error {
         let cause = self.cause_of(error);
         self.abort(&cause);
         cause
     }
 
-    /// Why the group has failed, where a tier did.
+    /// Returns the error by which the group failed; `error` is that of a tier.
     fn cause_of(&self, error: Error) -> Error {
         if *error.kind() == ErrorKind::Aborted {
-            // By a watch, here or on a peer: the cause is on its way.
+            // The watch of this rank or of a peer has aborted the tier. The cause arrives soon.
             let begin = Instant::now();
             while self.flat.failure().is_none() && begin.elapsed() < TOLD {
                 std::thread::sleep(LOOK);
@@ -197,26 +199,27 @@ impl Shared {
         self.end_steps();
     }
 
-    /// Ends the steps that run. The tiers number the ranks otherwise, and hear the cause over all ranks' backend.
+    /// Ends the running steps. The tiers do not get the cause, since they have their own numbers for the ranks. All
+    /// ranks get the cause through the backend that connects them.
     fn end_steps(&self) {
         let ended = Error::new(ErrorKind::Aborted, "the group has failed");
         self.tiers().for_each(|tier| tier.backend.abort(&ended));
     }
 
-    /// Has the watch look from here on.
+    /// Makes the watch check the steps from now on. The first call starts the thread.
     fn watch(self: &Arc<Self>) {
         let mut watch = self.watch.lock();
         watch.is_on = true;
         if !watch.has_thread {
             let shared = self.clone();
-            // Without it, steps end by their deadlines.
+            // If the thread cannot be started, steps end at their deadlines.
             watch.has_thread = spawn("c10d-tiered-watch", move || while !shared.look() {}).is_ok();
         }
         drop(watch);
         self.changed.notify_all();
     }
 
-    /// Waits for steps, and looks at them; whether the watch is over.
+    /// Waits until steps are running, and checks them once. Returns whether the watch has ended.
     fn look(&self) -> bool {
         {
             let mut watch = self.watch.lock();
@@ -253,9 +256,9 @@ impl Shared {
     }
 }
 
-// SAFETY: 1. A job's spans are used by steps alone, each of which is over before the next, and the last before the job is
-// completed; jobs that are handed on are the other backend's. 2. Steps have the job's deadline, and a little more each, and
-// are ended when the group fails; no lock is held while a job is completed.
+// SAFETY: 1. Only steps use the spans of a job. Each step ends before the next begins, and the last ends before the job
+// is completed. Jobs that are passed on belong to the other backend. 2. The deadlines of steps are a little after that
+// of the job, and steps are ended when the group fails. No lock is held while a job is completed.
 unsafe impl Backend for Tiered {
     fn name(&self) -> &'static str {
         self.name
@@ -280,7 +283,7 @@ unsafe impl Backend for Tiered {
                 serving.queue.settled();
             }
         };
-        // Its time runs from here.
+        // The timeout of the job begins now.
         job.request().deadline();
         if let Err((job, error)) = shared.queue.push(job, "c10d-tiered", serve) {
             job.complete(Err(error));
@@ -353,7 +356,7 @@ unsafe impl Backend for Tiered {
 
 impl Drop for Tiered {
     fn drop(&mut self) {
-        // What was started is still done.
+        // Jobs that are in the queue still run.
         self.shared.queue.close();
         self.shared.end();
     }

@@ -1,4 +1,4 @@
-//! Which calls are done in two tiers, and by which steps.
+//! Which calls are done in two tiers, and their steps.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -6,7 +6,7 @@ use crate::backend::Request;
 use crate::catalog::OpKind;
 use crate::types::{DType, ReduceOp};
 
-/// Who does a step.
+/// The ranks that do a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tier {
     /// The ranks of a host, among themselves.
@@ -18,26 +18,26 @@ pub(super) enum Tier {
 /// One step of an op, in place on its one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
-    /// From 1 on.
+    /// The number of the step, counted from 1.
     pub(super) number: u8,
     pub(super) tier: Tier,
     pub(super) op: OpKind,
-    /// The root, by the group's numbers.
+    /// The root, as its number in the group.
     pub(super) root: u32,
 }
 
 pub(super) type Plan = SmallVec<[Step; 3]>;
 
-/// Which rank is on which host.
+/// The number of each rank's host.
 pub(super) struct Hosts(pub(super) Vec<u32>);
 
 impl Hosts {
-    /// The ranks of a host.
+    /// Returns the ranks of a host.
     pub(super) fn ranks(&self, host: u32) -> Vec<u32> {
         (0..).zip(&self.0).filter(|(_, h)| **h == host).map(|(rank, _)| rank).collect()
     }
 
-    /// The first rank of each host.
+    /// Returns the first rank of each host.
     pub(super) fn leaders(&self) -> Vec<u32> {
         let first = |host: u32| self.0.iter().position(|h| *h == host).map(|rank| rank as u32);
         (0..).map_while(first).collect()
@@ -51,7 +51,8 @@ impl Hosts {
         self.0.iter().position(|h| *h == self.of(rank)).unwrap_or_default() as u32
     }
 
-    /// The steps of a call of at least `least` bytes that this rank takes part in; `None`: the call is done in one tier.
+    /// Returns the steps of a call in which this rank takes part. Returns `None` if the call is done in one tier, for
+    /// example because it has fewer than `least` bytes.
     pub(super) fn plan(&self, request: &Request, rank: u32, least: usize) -> Option<Plan> {
         let [span] = request.outputs() else { return None };
         if span.bytes() < least || !is_tiered(request.op, span.dtype(), request.params.reduce) {
@@ -79,9 +80,9 @@ impl Hosts {
     }
 }
 
-/// Whether large calls of this kind are done in two tiers. A value that was reduced inside each host, and then between the
-/// hosts, must be what one reduction would give, but for the order: a short float would be rounded twice, and an average or
-/// a factor belongs to all ranks at once.
+/// Whether large calls of this kind are done in two tiers. A reduction inside each host and then between the hosts must
+/// give the same result as one reduction, except for the order of the values. So 16-bit floats are excluded, which
+/// would be rounded twice, and averages and factors, which must be applied once.
 pub(super) fn is_tiered(op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
     let is_short = matches!(dtype, DType::F16 | DType::BF16);
     match op {
@@ -105,7 +106,7 @@ mod tests {
         request
     }
 
-    /// Hosts a, b, a, b, c.
+    /// Five ranks: ranks 0 and 2 are on one host, 1 and 3 on another, 4 on a third.
     fn hosts() -> Hosts {
         Hosts(vec![0, 1, 0, 1, 2])
     }

@@ -1,4 +1,4 @@
-//! Backends of some of a group's ranks.
+//! Backends that connect some ranks of a group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::store::PrefixStore;
 use crate::types::ReduceOp;
 use crate::{Error, Result};
 
-/// A backend of some of the group's ranks, this one among them.
+/// A backend that connects some ranks of the group, including this one.
 pub(super) struct TierBackend {
     pub(super) backend: Arc<dyn Backend>,
-    /// Its ranks' numbers in the group.
+    /// The numbers in the group of the ranks that it connects.
     ranks: Vec<u32>,
 }
 
-/// The other backends of a tier.
+/// Gives the backend of a tier access to the group's other backends. It translates the numbers of ranks.
 struct TierOthers {
     group: Arc<dyn OtherBackends>,
     ranks: Vec<u32>,
@@ -42,13 +42,14 @@ impl OtherBackends for TierOthers {
 }
 
 impl TierBackend {
-    /// Connects these ranks, in this order, by the backend of this name. `None`: this rank is not among them, or alone.
+    /// Connects these ranks, in this order, by the backend of this name. Returns `None` if this rank is not among them,
+    /// or is the only one.
     pub(super) fn connect(init: &GroupInit, name: &str, ranks: Vec<u32>) -> Result<Option<TierBackend>> {
         let Some(index) = ranks.iter().position(|rank| *rank == init.rank).filter(|_| ranks.len() > 1) else {
             return Ok(None);
         };
         let others = Arc::new(TierOthers { group: init.others.anew(), ranks: ranks.clone() });
-        // What follows from the ranks tells tiers apart that have a first rank in common.
+        // Two tiers can have the same first rank, but not the same first two ranks.
         let purpose = format!("tier/{}/{}", ranks[0], ranks[1]);
         let mut own = init.with(Arc::new(PrefixStore::new(&purpose, init.store.clone())), others);
         for (i, b) in purpose.bytes().enumerate() {
@@ -58,48 +59,50 @@ impl TierBackend {
         Ok(Some(TierBackend { backend: own.backend(name)?, ranks }))
     }
 
-    /// The number in this tier of one of the group's ranks.
+    /// Returns the number in this tier of a rank of the group.
     pub(super) fn index(&self, rank: u32) -> Option<u32> {
         self.ranks.iter().position(|r| *r == rank).map(|index| index as u32)
     }
 
-    /// Does a step among the tier's ranks, and waits for it. The span's memory is the op's until this returns.
+    /// Runs a step among the tier's ranks, and waits for it. The memory of the span belongs to the op until this
+    /// returns.
     pub(super) fn run(&self, outer: &Outer, step: &Step, span: &Span, reduce: ReduceOp) -> Result {
         let Step { number, op, root, .. } = *step;
         let params = Params { reduce, root: self.index(root).unwrap_or_default(), ..Params::default() };
         let spans = Sink { outputs: [*span].into_iter().collect(), ..Sink::default() };
         let later = patience(outer.timeout) * u32::from(number);
         let mut request = Outer { deadline: outer.deadline + later, ..*outer }.step(number, op, params, spans);
-        // The op may be a step itself; the number of this one replaces its own.
+        // The op may itself be a step of another op. The number of this step replaces the op's step number, which is
+        // mixed into `rest`.
         request.fingerprint.rest ^= u32::from(outer.fingerprint.step).wrapping_mul(0x85eb_ca6b);
         run_step(&*self.backend, request).map_err(|e| self.in_group(e))
     }
 
-    /// A tier's error, by the group's numbers.
+    /// Converts an error of a tier, so that it names the ranks by their numbers in the group.
     fn in_group(&self, mut error: Error) -> Error {
         let report = error.report_mut();
         report.guilty.iter_mut().for_each(|rank| *rank = self.ranks.get(*rank as usize).copied().unwrap_or(*rank));
         if !report.guilty.is_empty() {
-            report.what = format!("{} (words count the ranks among {:?})", report.what, self.ranks);
+            report.what = format!("{} (this text numbers the ranks within {:?})", report.what, self.ranks);
         }
         error
     }
 }
 
-/// Has all ranks agree on the call, by a barrier with the call's own fingerprint: a rank that does its call in one tier
-/// has that place in its calls, too, so ranks that only send find the difference.
+/// Runs a barrier of all ranks that has the fingerprint of the call. So a rank gets a mismatch if another rank makes a
+/// different call, even if that rank does its call in one tier.
 pub(super) fn announce(backend: &dyn Backend, outer: &Outer) -> Result {
     let mut request = outer.step(0, OpKind::Barrier, Params::default(), Sink::default());
     request.fingerprint = outer.fingerprint;
     run_step(backend, request)
 }
 
-/// Does a step of an op by one backend, and waits for it.
+/// Runs a step of an op on a backend, and waits for it.
 fn run_step(backend: &dyn Backend, request: Request) -> Result {
     let op = request.op;
     nested(backend, None, request).map(drop).map_err(|mut error| {
         let report = error.report_mut();
-        // Something was sent, if not in this step.
+        // An earlier step has sent something, even if this one has not.
         report.status = Status::Failed;
         if report.op == Some(op) {
             report.op = None;
@@ -108,7 +111,8 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     })
 }
 
-/// How much later than the step before it a step ends: a rank that is late is named by those that wait for it first.
+/// The time between the deadlines of two consecutive steps. The ranks that wait directly for a late rank have the
+/// earlier deadline, so their error names that rank.
 fn patience(timeout: Duration) -> Duration {
     let_go(timeout) / 5
 }

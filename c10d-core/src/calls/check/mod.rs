@@ -31,8 +31,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 const ASK_EVERY: u32 = 4;
 /// The number of latest calls that a rank remembers, besides the calls in doubt.
 const RECENT: usize = 64;
-/// How long a rank waits for answers before it continues or leaves. It waits once for a peer that does not answer. An
-/// answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
+/// How long a rank waits for answers before it continues or leaves. For a peer that does not answer it waits only once.
+/// An answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The function that fails the group.
@@ -58,8 +58,8 @@ pub struct CallCheck {
     fail: Box<Fail>,
     calls: Mutex<Calls>,
     answers: Condvar,
-    /// The channel to the sending thread, which is started at the first collective; `None` in it if the thread could
-    /// not be started.
+    /// The channel to the sending thread, which is started at the first collective. The cell contains `None` if the
+    /// thread could not be started.
     out: OnceLock<Option<Sender<Out>>>,
 }
 
@@ -180,10 +180,10 @@ impl CallCheck {
             return None;
         }
         calls.unasked = 0;
-        calls = self.hear_out(calls, PATIENCE);
+        calls = self.await_answers(calls, PATIENCE);
         self.ask(&mut calls);
         if receives {
-            calls = self.hear_out(calls, PATIENCE);
+            calls = self.await_answers(calls, PATIENCE);
         }
         self.verdict(calls)
     }
@@ -210,7 +210,7 @@ impl CallCheck {
 
     /// Waits for the answers of peers that were asked. A peer that does not answer may have left, so its last letter is
     /// read.
-    fn hear_out<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
+    fn await_answers<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
         let until = Instant::now() + patience;
         while calls.doubts.is_waiting() && calls.parted.is_none() {
             if !self.answers.wait_until(&mut calls, until).timed_out() {
@@ -234,7 +234,7 @@ impl CallCheck {
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
         if calls.doubts.open() && calls.parted.is_none() && !calls.left && !patience.is_zero() {
             self.ask(&mut calls);
-            calls = self.hear_out(calls, patience);
+            calls = self.await_answers(calls, patience);
         }
         let parted = self.verdict(calls);
         self.close(true);

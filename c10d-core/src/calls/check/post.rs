@@ -94,7 +94,7 @@ impl CallCheck {
             let end = Instant::now() + LISTEN;
             match self.store.get(key, end) {
                 Ok(letter) => return Some(letter),
-                // No letter came in this time. A store may be a little early.
+                // No letter came in this time. A store may return slightly before the deadline.
                 Err(_) if Instant::now() + LISTEN / 100 >= end && !self.calls.lock().left => {}
                 Err(_) => return None,
             }

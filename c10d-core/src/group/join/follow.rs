@@ -9,51 +9,51 @@ use crate::{Error, ErrorKind, Result};
 
 impl Join<'_> {
     pub(super) fn follow(&self) -> Result<(Nonce, String)> {
-        let mut believed: Option<Nonce> = None;
+        let mut accepted: Option<Nonce> = None;
         let mut earlier = None;
         let mut pause = Duration::from_micros(200);
         loop {
             self.beat()?;
             let lost = self.lost();
-            if let Some(id) = believed
+            if let Some(id) = accepted
                 && let Some(agreed) = self.read(&self.go_key(&id), self.soon(LOOKS.0))?
             {
                 return Ok((id, String::from_utf8_lossy(&agreed).into_owned()));
             }
-            let session = match believed {
+            let session = match accepted {
                 Some(_) => self.peek(&self.session_key())?,
                 None => self.read(&self.session_key(), self.soon(self.longest()))?,
             };
             if let Some(session) = session {
-                match self.believe(&session) {
-                    Some(id) if believed == Some(id) => {}
+                match self.accept(&session) {
+                    Some(id) if accepted == Some(id) => {}
                     Some(id) => {
                         // This may be the session of the next group of the same name, if the leader has joined this
                         // group already. Then there is a `go` for the accepted session.
-                        if !believed.is_some_and(|old| self.is_there(&self.go_key(&old))) {
+                        if !accepted.is_some_and(|old| self.is_there(&self.go_key(&old))) {
                             self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
                             self.acked.borrow_mut().push(id);
-                            believed = Some(id);
+                            accepted = Some(id);
                         }
                         continue;
                     }
                     None => {
-                        self.told_failure(&session)?;
+                        self.check_failure(&session)?;
                         std::thread::sleep(pause);
                         pause = (pause * 2).min(Duration::from_millis(20));
                     }
                 }
             }
-            self.mourn(&lost, |r| match believed {
+            self.check_lost(&lost, |r| match accepted {
                 _ if r == self.leader => false,
                 Some(id) => self.is_there(&self.ack_key(&id, r)),
                 None => self.is_there(&self.hello_key(r)),
             })?;
-            if believed.is_none() && earlier.is_none() && Instant::now() >= self.quarter {
+            if accepted.is_none() && earlier.is_none() && Instant::now() >= self.quarter {
                 earlier = Some((Instant::now(), self.greetings(Instant::now())?));
             }
             if self.is_late() {
-                return Err(match believed {
+                return Err(match accepted {
                     Some(id) => self.not_agreed(&id),
                     None => self.not_led(earlier)?,
                 });
@@ -61,7 +61,7 @@ impl Join<'_> {
         }
     }
 
-    /// Returns the error at the deadline of a rank that accepted a session for which the leader has not written `go`.
+    /// Returns the error of a rank that accepted a session, if the leader has not written `go` for it by the deadline.
     fn not_agreed(&self, id: &Nonce) -> Error {
         let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
         let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
@@ -70,7 +70,7 @@ impl Join<'_> {
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
-    /// Returns the error at the deadline of a rank that is in no session. Hellos that have not changed since `earlier`
+    /// Returns the error of a rank that is in no session at the deadline. Hellos that have not changed since `earlier`
     /// are of an earlier run, so their ranks are absent.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
@@ -92,13 +92,13 @@ impl Join<'_> {
     }
 
     /// Returns the id of the session if it lists this rank's nonce.
-    fn believe(&self, session: &[u8]) -> Option<Nonce> {
+    fn accept(&self, session: &[u8]) -> Option<Nonce> {
         let (id, nonces) = session.split_first_chunk::<16>()?;
         nonces.chunks_exact(16).any(|n| n == self.hello.nonce).then_some(*id)
     }
 
     /// Returns the error if `session` is a failure that the leader has written for this rank.
-    fn told_failure(&self, session: &[u8]) -> Result {
+    fn check_failure(&self, session: &[u8]) -> Result {
         let Some(text) = std::str::from_utf8(session).ok().and_then(|t| t.strip_prefix("failed:")) else {
             return Ok(());
         };

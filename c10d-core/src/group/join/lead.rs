@@ -35,7 +35,7 @@ impl Join<'_> {
                     return Ok((id, agreed));
                 }
             } else {
-                self.mourn(&lost, |r| hellos[r as usize].is_some())?;
+                self.check_lost(&lost, |r| hellos[r as usize].is_some())?;
             }
             if self.is_late() {
                 let e = Error::new(ErrorKind::Rendezvous, "the ranks did not acknowledge the session in time");
@@ -89,7 +89,7 @@ impl Join<'_> {
             if acks.is_empty() || self.store.wait(&acks, self.soon(look)).is_ok() {
                 return Ok(true);
             }
-            self.mourn(&lost, |r| !asked.contains(&r) || self.is_there(&self.ack_key(id, r)))?;
+            self.check_lost(&lost, |r| !asked.contains(&r) || self.is_there(&self.ack_key(id, r)))?;
             if self.is_late() {
                 return match doubt {
                     Some(_) => Ok(false),

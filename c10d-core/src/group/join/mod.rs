@@ -302,7 +302,7 @@ impl Join<'_> {
     }
 
     /// Returns an error if one of the `lost` ranks has not done its part, since it never will.
-    fn mourn(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
+    fn check_lost(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
         if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.bereaved(lost.to_vec())) }
     }
 
