@@ -41,9 +41,9 @@ static TIERED: Provider = {
         backends: &[Registration {
             name: NAME,
             keys: &[DispatchKey::Cpu],
-            // Only used if the backend map has its name.
+            // It is used only if the backend map names it.
             priority: 10,
-            // The start of each of the two backends tells whether it can be used.
+            // Each of the two backends returns an error at its start if it cannot be used.
             probe: &|| Ok(()),
             create: &|init| Ok(Arc::new(Tiered::connect(NAME, init)?)),
         }],

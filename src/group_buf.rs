@@ -127,7 +127,7 @@ impl GroupMemory for ProcessGroup {
         let others: Vec<(u32, &Claim)> = others.collect();
         let given = others.iter().try_for_each(|(rank, claim)| {
             deliver(&claim.inbox, memory.fd()).map_err(|e| match e.kind() {
-                // This rank is the one that ran out of it.
+                // This rank ran out of the resource, so no other rank is guilty.
                 ErrorKind::Resource => e,
                 _ => e.guilty([*rank]),
             })

@@ -314,8 +314,8 @@ impl Rank {
 }
 
 impl Mortal for Rank {
-    /// Whether a peer has yet to receive data of completed calls. If a process ends with unread bytes, or with the
-    /// network namespace that only it used, the kernel drops undelivered data.
+    /// Whether a peer has yet to receive data of completed calls. The kernel drops undelivered data if a process ends
+    /// with unread bytes in a socket, or if the process was the last one in its network namespace.
     fn holds_up(&self, waited: Duration) -> bool {
         let here = self.membership.try_lock().is_some_and(|m| m.is_some());
         if !here || waited >= self.drop_within || self.health.failed() {

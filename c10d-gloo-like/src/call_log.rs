@@ -2,8 +2,8 @@
 //!
 //! The thread that runs an op writes it. The watcher's thread reads it, and so do the ranks that share memory with this
 //! one, since the call log is in the rank's segment if it has one. Neither readers nor the writer wait: a reader that
-//! meets a writer tries again, and after a few times treats the entry as gone. A peer may write anything to a segment,
-//! so any contents can be read safely.
+//! meets a writer tries again, and after a few times treats the entry as gone. A peer may write anything to its
+//! segment, so the reader accepts any contents.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 

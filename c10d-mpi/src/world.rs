@@ -110,7 +110,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     }
     if runtime.world.is_none() && by_launcher {
         start(&mut runtime, init, mpi, None)?;
-        // A launcher takes a process that ends without MPI_Finalize for crashed, and ends all others.
+        // If a process ends without MPI_Finalize, its launcher considers it crashed, and ends all others.
         at_exit(finalize);
     }
     let mine = Card::of_process(library, runtime.world.as_ref().map(|world| world.world_rank.clone()));
@@ -136,7 +136,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     };
     let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
-    // A tag from the session, since one process may make several groups at the same time.
+    // The tag is computed from the session, since one process may make several groups at the same time.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
     let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {

@@ -86,8 +86,8 @@ pub(crate) struct Columns<'a> {
     indices: &'a mut [i64],
     /// The column of the next entry.
     at: usize,
-    /// The first key whose coordinates, except the last one, are those of the previous entry; and their number without
-    /// the last coordinate.
+    /// The line of the previous entry: the keys that differ from its key only in the last coordinate. The pair is the
+    /// first key of the line, and the number of the line.
     line: (u64, u64),
 }
 

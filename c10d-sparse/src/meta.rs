@@ -52,7 +52,7 @@ impl Meta {
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
             // Every rank finds a mismatch in the headers. If a rank failed and left before its peers have read the
-            // headers, it would look to them like the cause. So all ranks meet once more before they fail.
+            // headers, the peers would report that rank as the cause. So all ranks meet once more before they fail.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };

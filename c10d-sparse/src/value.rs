@@ -32,7 +32,7 @@ pub(crate) trait Value: Element + NoUninit + Zeroable {
 
 /// An operation that combines two values.
 pub(crate) trait Combine<V>: 'static {
-    /// The value with which every other value stays bit-identical, if there is one.
+    /// The value that leaves every other value bit-identical when it is combined with it, if there is one.
     const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }

@@ -25,7 +25,7 @@ pub(super) struct Header {
     pub(super) limit: u64,
 }
 
-/// The number of numbers of a header.
+/// How many numbers a header consists of.
 pub(super) const NUMBERS: usize = 5;
 
 impl Header {

@@ -111,7 +111,7 @@ impl Sharers {
         let Some(memory) = memory else { return Ok(()) };
         self.followers.iter().try_for_each(|(rank, inbox)| {
             deliver(inbox, memory.fd()).map_err(|e| match e.kind() {
-                // This rank is the one that ran out of it.
+                // This rank ran out of the resource, so no other rank is guilty.
                 ErrorKind::Resource => e,
                 _ => e.guilty([*rank]),
             })

@@ -116,7 +116,7 @@ impl Join<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.health.mourn(&(self.lost)());
+        self.health.fail_if_lost(&(self.lost)());
         if let Some(error) = self.reports.heard() {
             self.health.fail(error);
         }

@@ -28,8 +28,8 @@ impl Schedule for TwoLevel {
 /// used.
 ///
 /// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice
-/// as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its host, and between hosts what an
-/// all-reduce of `bytes / k` over `h` ranks sends.
+/// as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its host. Between hosts it sends as many
+/// bytes as in an all-reduce of `bytes / k` over `h` ranks.
 pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
     let Some(each) = hosts.each() else { return hierarchical::all_reduce(me, hosts, bytes, elem, plan) };
     let (host, count, place) = (hosts.of(me.rank), hosts.count(), hosts.place(me.rank));

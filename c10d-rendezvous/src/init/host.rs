@@ -14,8 +14,8 @@ use crate::{ServerOptions, TcpStore, TcpStoreServer};
 /// How long the end of this process waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A server of this process, which it runs until its end. When the last group here has ended, other ranks may still be
-/// in theirs, or already in the next one.
+/// A server that this process runs until the process ends. When the last group of this process has ended, other ranks
+/// may still use theirs, or may already make the next one.
 struct Hosted {
     server: TcpStoreServer,
     /// The clients of this process.

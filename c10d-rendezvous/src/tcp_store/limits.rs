@@ -3,9 +3,9 @@
 /// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's where it has a
 /// limit.
 ///
-/// An address (for IPv6, a network of 64 bits) may take half of what is free of `total` and `keys`, and a connection
-/// half of what is left to its address. In an empty store, that is half for an address and a quarter for a connection.
-/// An entry is charged to the client that wrote it last.
+/// An address (for IPv6, a network of 64 bits) may use half of the free part of `total` and `keys`. A connection may
+/// use half of the part that is left to its address. In an empty store, that is half for an address and a quarter for a
+/// connection. An entry is charged to the client that wrote it last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {

@@ -1,8 +1,8 @@
 //! Accounts for the memory of each client, so that no client can fill the store.
 //!
-//! An address may take half of what is free, and a client half of what is left to its address. So one address gets at
-//! most half of an empty store, and one connection at most a quarter. There is always room for another client, although
-//! each gets less.
+//! An address may use half of the free part of the store, and a client half of the part that is left to its address. So
+//! one address gets at most half of an empty store, and one connection at most a quarter. There is always room for
+//! another client, although each gets less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

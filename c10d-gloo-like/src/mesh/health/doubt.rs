@@ -41,7 +41,7 @@ impl Health {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
         if wait && doubts.is_waiting() {
-            self.hear_out(&mut doubts, PATIENCE);
+            self.await_answers(&mut doubts, PATIENCE);
         }
         let mut ask = SmallVec::<[(u32, u64); 16]>::new();
         let mut clash = doubts.clash();
@@ -98,7 +98,7 @@ impl Health {
         self.conclude_look(doubts, clash)?;
         ask.into_iter().for_each(|(peer, from)| self.inquire(peer, from));
         let mut doubts = self.doubts.lock();
-        self.hear_out(&mut doubts, PATIENCE);
+        self.await_answers(&mut doubts, PATIENCE);
         let clash = doubts.clash();
         let open = self.conclude_look(doubts, clash)?;
         self.check()?;
@@ -124,14 +124,14 @@ impl Health {
     pub(crate) fn conclude(&self, fresh: &mut Vec<Doubt>, deadline: Instant) -> Option<Error> {
         if !self.failed() && self.verify(fresh, false).is_ok_and(|open| open) {
             let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
-            self.hear_out(&mut self.doubts.lock(), patience);
+            self.await_answers(&mut self.doubts.lock(), patience);
         }
         self.cause().filter(|error| matches!(error.kind(), ErrorKind::Mismatch { .. }))
     }
 
     /// Waits for the answers that are missing, for at most `patience`.
     #[cold]
-    fn hear_out(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
+    fn await_answers(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
         let until = Instant::now() + patience;
         while !patience.is_zero() && doubts.is_waiting() && !self.failed() {
             if self.answers.wait_until(doubts, until).timed_out() {

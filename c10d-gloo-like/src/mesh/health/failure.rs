@@ -39,9 +39,9 @@ impl Health {
         self.keep(error, revoke)
     }
 
-    /// Keeps the first cause and returns it. The first cause is sent to all peers, in the words of the rank that met
-    /// it, and only then becomes visible here. So the peers know the cause before a rank that leaves because of it is
-    /// missed.
+    /// Keeps the first cause and returns it. The first cause is sent to all peers, as the rank that found it wrote it,
+    /// and only then becomes visible here. So the peers know the cause before they notice that a rank has left because
+    /// of it.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
         // This comes before every return: the caller then gets its buffers back, and peers may still be reading them.
         self.take_back();
@@ -56,7 +56,7 @@ impl Health {
             if let Some(cause) = &state.cause {
                 return cause.clone();
             }
-            // A disagreement that was reported before comes first.
+            // A disagreement that was reported earlier takes precedence.
             let (mut error, revoke) = match state.dispute.take() {
                 Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
                     (verdict::third_party(self.rank, &dispute), *dispute)

@@ -28,20 +28,20 @@ impl Health {
         let (health, how) = (Arc::downgrade(self), how.to_owned());
         watch::at(Instant::now() + TOGETHER, move || {
             if let Some(health) = health.upgrade() {
-                health.bury(how);
+                health.fail_of_known_deaths(how);
             }
         });
     }
 
     /// Fails the group because of all ranks that have died by now.
-    pub(super) fn bury(&self, how: String) -> Error {
+    pub(super) fn fail_of_known_deaths(&self, how: String) -> Error {
         let dead = self.state.lock().dead();
         self.fail(gone(dead, how))
     }
 
     /// Handles ranks that the parent group has `lost`, while this group is being made. If this rank has no connection
     /// to one of them yet, that rank will not come, and the group fails.
-    pub(in crate::mesh) fn mourn(&self, lost: &[u32]) {
+    pub(in crate::mesh) fn fail_if_lost(&self, lost: &[u32]) {
         if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
             self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));
         }

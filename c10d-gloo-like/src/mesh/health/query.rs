@@ -96,7 +96,7 @@ impl Health {
             return self.failure();
         }
         if !self.state.lock().dead().is_empty() {
-            return self.bury("connection closed".to_owned());
+            return self.fail_of_known_deaths("connection closed".to_owned());
         }
         let place = CallId::of(fingerprint);
         let answers = self.answers(Some(place));

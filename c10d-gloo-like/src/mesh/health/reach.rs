@@ -86,7 +86,7 @@ impl Health {
         told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// Handles the finding whether a peer whose connection has ended is alive.
+    /// Acts on the result of the question whether a peer whose connection has ended is alive.
     pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {

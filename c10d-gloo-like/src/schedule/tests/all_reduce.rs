@@ -151,7 +151,8 @@ fn all_reduce_two_level() {
             }
         }
     }
-    // Four hosts of four ranks: what a rank sends to other hosts is what halving and doubling a quarter of the bytes takes.
+    // Four hosts of four ranks: a rank sends as many bytes to other hosts as in a halving-doubling all-reduce of a
+    // quarter of the bytes.
     let hosts = Hosts::new(&(0..16).map(|r| r / 4).collect::<Vec<_>>());
     let bytes = 64 * ELEM;
     let plan = planned(|p| two_level::all_reduce(Member { world: 16, rank: 5 }, &hosts, bytes, ELEM, p));
