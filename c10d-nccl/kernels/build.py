@@ -25,7 +25,7 @@ def nvrtc():
     major, minor = ctypes.c_int(), ctypes.c_int()
     library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     if (major.value, minor.value) != (12, 0):
-        sys.exit(f"this is NVRTC {major.value}.{minor.value}; PTX of any but 12.0 keeps drivers out")
+        sys.exit(f"this is NVRTC {major.value}.{minor.value}; use 12.0, as older drivers refuse later PTX")
     return library
 
 
@@ -42,7 +42,7 @@ def ptx(library, source):
     options = (ctypes.c_char_p * len(OPTIONS))(*(option.encode() for option in OPTIONS))
     name = source.name.encode()
     if library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), name, 0, None, None):
-        sys.exit(f"{source.name}: NVRTC takes no program")
+        sys.exit(f"{source.name}: NVRTC cannot create a program")
     if library.nvrtcCompileProgram(program, len(OPTIONS), options):
         sys.exit(text(library, program, "ProgramLog"))
     return text(library, program, "PTX")
@@ -58,7 +58,7 @@ def main():
         elif not target.exists() or target.read_text() != made:
             differ.append(target.name)
     if differ:
-        sys.exit(f"not what the sources give: {', '.join(differ)}; run build.py")
+        sys.exit(f"these files differ from what the sources compile to: {', '.join(differ)}; run build.py")
 
 
 main()

@@ -62,7 +62,8 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // An error of the side channel names the peer. NCCL's is still better than that of the next deadline.
+                // The side channel's error names the peer, so it is waited for. NCCL's error is still better than a
+                // timeout.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }

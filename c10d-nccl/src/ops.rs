@@ -150,8 +150,8 @@ impl Plan<'_, '_, '_> {
         self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
-    /// For each rank, one reduction of all ranks' inputs for it goes to its output. Lengths may differ, and no scratch
-    /// memory is needed.
+    /// One reduction to each rank: it combines the inputs that all ranks have for that rank. Lengths may differ, and no
+    /// scratch memory is needed.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {
@@ -224,8 +224,8 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        // Some ranks may give splits while others do not, so the calls must be the same with and without. PyTorch's
-        // differ.
+        // Some ranks may give splits while others do not, so both must make the same NCCL calls. In PyTorch's
+        // dialects they make different ones.
         let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };

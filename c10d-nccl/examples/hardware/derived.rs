@@ -31,7 +31,7 @@ pub(super) fn run() -> Result<()> {
     }
     sum(&pg)?;
     pg.shutdown()?;
-    println!("ok: split, sub-group and shrink beside the group that they are of");
+    println!("ok: split, sub-group and shrink while the parent group is open");
     Ok(())
 }
 

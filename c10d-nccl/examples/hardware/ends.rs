@@ -41,8 +41,8 @@ pub(super) fn run() -> Result<()> {
         let e = failure(given_up.start(op::all_reduce(on(&[1f32; 1000])?, ReduceOp::Sum)).wait().map_err(Error::from))?;
         let after = begun.elapsed();
         check(*e.kind() == ErrorKind::Aborted && e.report().guilty == [1] && after < CAP, &e)?;
-        println!("abort by rank 1 after a second: heard after {after:.3?}");
-        println!("ok: timeout and abort, the device of use afterwards");
+        println!("abort by rank 1 after a second: noticed after {after:.3?}");
+        println!("ok: timeout and abort, the device can be used afterwards");
     }
     Ok(())
 }
@@ -60,5 +60,5 @@ fn failure<T, E: Into<Error>>(result: Result<T, E>) -> Result<Error> {
 }
 
 fn check(holds: bool, e: &Error) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::invalid(format!("not as it should end: {e}"))) }
+    if holds { Ok(()) } else { Err(Error::invalid(format!("the operation did not end as it should: {e}"))) }
 }

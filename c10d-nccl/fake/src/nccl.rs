@@ -430,7 +430,7 @@ fn call(
         4 => ReduceOp::Avg,
         made => match factors.get(made as usize - 5).copied().flatten() {
             Some(factor) => ReduceOp::PreMulSum(factor),
-            None => return refused(refuse(INVALID_ARGUMENT, format!("reduction {made} is not there"))),
+            None => return refused(refuse(INVALID_ARGUMENT, format!("reduction {made} does not exist"))),
         },
     };
     if matches!(kind, Kind::Send | Kind::Recv) && !made {
@@ -534,6 +534,6 @@ pub extern "C" fn ncclRedOpDestroy(op: c_int, comm: u64) -> c_int {
     let mut factors = comm.factors.lock();
     match factors.get_mut((op as usize).wrapping_sub(5)).and_then(Option::take) {
         Some(_) => SUCCESS,
-        None => refuse(INVALID_ARGUMENT, format!("reduction {op} is not there")),
+        None => refuse(INVALID_ARGUMENT, format!("reduction {op} does not exist")),
     }
 }

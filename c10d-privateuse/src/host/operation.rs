@@ -67,7 +67,10 @@ impl Operation {
     fn why_late(&self) -> Error {
         let (plugin, op) = (self.group.plugin(), self.job.request().op);
         let broken = |function: &str, what: &str| {
-            plugin.error(&format!("{function}({op})"), format!("{what} within the operation's time; the group is over"))
+            plugin.error(
+                &format!("{function}({op})"),
+                format!("{what} within the operation's time; the group has failed"),
+            )
         };
         match (*self.running.lock(), &self.request) {
             (Some(function), _) => broken(function, "it did not return"),

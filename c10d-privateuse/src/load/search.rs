@@ -92,8 +92,9 @@ impl Search {
         self
     }
 
-    /// Adds the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins` from its
-    /// own), if they exist. In a process that has more privileges than its user they are ignored, and that is reported.
+    /// Adds the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins`, relative to
+    /// the directory of the executable), if they exist. In a process that has more privileges than its user they are
+    /// ignored, and that is reported.
     pub fn standard(mut self) -> Search {
         self.standard = true;
         self
