@@ -114,8 +114,9 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
     }
 }
 
-/// One trial of each group, then the next of each, and so on. What shares one run of ranks has the first two words of
-/// its name in common; threads that took its trials one after the other would all wait for that run.
+/// Orders the trials: the first trial of each group, then the second of each, and so on. Trials whose names share the
+/// first two words form a group and use one run of ranks. If threads took them in a row, all threads would wait for
+/// that run.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

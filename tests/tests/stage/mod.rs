@@ -20,7 +20,7 @@ use c10d::{DispatchKey, Error, ErrorKind, ProcessGroup, Result};
 pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
 /// The variable with a backend map in place of the usual one.
 pub(crate) const BACKEND: &str = "C10D_TEST_BACKEND";
-/// gloo-like inside pretended hosts, and between them.
+/// Two tiers: gloo-like inside simulated hosts and gloo-like between them.
 pub(crate) static PAIR: Provider = {
     const NAME: &str = "gloo-like+gloo-like";
     Provider {
@@ -94,7 +94,7 @@ pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     match std::env::var_os(PLUGIN) {
         Some(file) => build_over(builder, Path::new(&file)),
         None => match std::env::var(BACKEND) {
-            // Pretended hosts, and small calls, too, in two tiers.
+            // With two backends, hosts are simulated, and even small calls use both tiers.
             Ok(map) if map.contains('+') => {
                 let builder = builder.providers(&[&PAIR]).backend(&map);
                 builder.hint("tiered.ranks-per-host", "2").hint("tiered.least", "1").build()
