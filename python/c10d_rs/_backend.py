@@ -122,7 +122,7 @@ def _create(opts, options):
     if options is None or isinstance(options, dict):
         options = native.Options({str(k): str(v) for k, v in (options or {}).items()})
     elif not isinstance(options, native.Options):
-        # Of another backend of the same group, say.
+        # For example, the options of another backend of the same group.
         options = native.Options()
     else:
         options = native.Options(dict(options.hints))

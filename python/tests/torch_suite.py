@@ -18,7 +18,7 @@ NAME = "torch.testing._internal.distributed.distributed_test"
 # Tests that fail for a reason that is no defect of the backend, with the reason.
 EXCEPTED = {
     "test_ddp_logging_data_cpu": "PyTorch calls every plugin `custom` in DDP's logging data",
-    "test_monitored_barrier_gloo_rank_0_timeout": "with no time at all we name the rank that is missing, not rank 0",
+    "test_monitored_barrier_gloo_rank_0_timeout": "with a timeout of zero our error names the missing rank, not rank 0",
 }
 
 

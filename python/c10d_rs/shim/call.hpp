@@ -58,7 +58,7 @@ struct Loan {
   Tensors held;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;
 
-  // What is copied is copied whatever autograd and inference mode have to say.
+  // The guard skips the checks of autograd and inference mode, which would refuse some of these copies.
   void copy_back() {
     if (copies.empty()) return;
     at::AutoDispatchBelowADInplaceOrView guard;
@@ -67,7 +67,7 @@ struct Loan {
   }
 };
 
-// The last owner may be a thread of the library, and to free a tensor may need the GIL. So a lane does it.
+// The last owner may be a thread of the library, and freeing a tensor may need the GIL. So a lane frees it.
 void release(void* owner) {
   std::unique_ptr<std::shared_ptr<Loan>> loan(static_cast<std::shared_ptr<Loan>*>(owner));
   if (loan->use_count() == 1) {
@@ -142,7 +142,7 @@ struct Call {
       count *= itemsize / size_of(t.dtype);
     }
     t.count = count;
-    // Read, it is not written; the interface has one pointer for both.
+    // An input is never written. The interface has one pointer type for inputs and outputs, so the const is cast away.
     t.data = count ? const_cast<void*>(plain.const_data_ptr()) : nullptr;
     (use == Use::Read ? inputs : outputs).push_back(t);
     loan->held.push_back(std::move(plain));

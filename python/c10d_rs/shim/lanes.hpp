@@ -53,7 +53,7 @@ class Lanes {
     queue.changed.notify_one();
   }
 
-  // From now on no job begins. It waits for this time for those that run.
+  // Starts no more jobs, and waits up to `limit` for those that are running.
   void end(Millis limit) {
     std::unique_lock<std::mutex> lock(mutex_);
     over_ = true;

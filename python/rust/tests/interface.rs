@@ -1,4 +1,4 @@
-//! The header says what the library has.
+//! The C header matches the library.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{null, null_mut};
@@ -9,7 +9,7 @@ use c10d_rs::abi::*;
 
 const HEADER: &str = include_str!("../../c10d_rs/c10d_rs.h");
 
-/// The numbers that the header gives names with this beginning.
+/// The constants in the header whose names begin with `begin`, and their values.
 fn numbers(begin: &str) -> Vec<(String, u8)> {
     let lines = HEADER.lines().filter_map(|line| line.trim().strip_prefix(begin)?.split_once(" = "));
     lines.map(|(name, n)| (name.to_owned(), n.split([',', ' ']).next().unwrap().parse().unwrap())).collect()
@@ -36,14 +36,14 @@ fn every_function_of_the_header_is_here() {
     ]
     .concat();
     for name in declared.into_iter().filter(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) {
-        assert!(source.contains(&format!("fn c10drs_{name}(")), "c10drs_{name} is declared, and not there");
+        assert!(source.contains(&format!("fn c10drs_{name}(")), "c10drs_{name} is declared but not defined");
     }
 }
 
-/// An error, read as C reads it and given back.
+/// Reads an error as C would, and frees it.
 fn words(error: *mut Report) -> (String, String, u32) {
     assert!(!error.is_null());
-    // SAFETY: the library gave it, and it is given back here alone.
+    // SAFETY: the library made the error, and only this function frees it.
     unsafe {
         let text = CStr::from_ptr((*error).text).to_str().unwrap().to_owned();
         let kind = CStr::from_ptr((*error).kind).to_str().unwrap().to_owned();
@@ -86,7 +86,7 @@ fn one_rank_runs_starts_and_is_told() {
         c10drs_work_free(work);
         let seen = |n: &std::sync::atomic::AtomicU32| n.load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!((seen(&released), seen(&told) as c_int), (1, called));
-        // What is wrong is said, and harms nobody.
+        // An invalid call returns an error, and the group can still be used.
         call.reduce = 77;
         assert_eq!(c10drs_run(group, &call, null_mut(), &mut error), 1);
         let (text, kind, failed) = words(error);
