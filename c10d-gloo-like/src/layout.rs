@@ -7,7 +7,7 @@ use std::sync::Arc;
 use c10d_core::backend::{OpSet, Request};
 use c10d_core::{DType, OpKind, Span};
 
-use crate::exec::exchange::{Bytes, Exchange, MOST_BYTES, MOST_RANKS, Others, Parts, Use};
+use crate::exec::exchange::{Bytes, Exchange, MAIL_BYTES, MOST_BYTES, MOST_RANKS, Others, Parts, Use};
 use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Fabric, Hosts, Member, Selection, direct, exact};
@@ -100,7 +100,13 @@ impl Layout {
             OpKind::Barrier | OpKind::MonitoredBarrier => everybody(Parts::Whole(Bytes::NONE), nothing),
             _ => return None,
         };
-        exchange.is_small().then_some(exchange)
+        let largest = exchange.largest();
+        let fits = largest <= MAIL_BYTES
+            || largest <= MOST_BYTES && {
+                let exact = request.dtype().is_some_and(|d| exact(d, request.params.reduce));
+                is_one_round(&self.selection, request.op, deciding_bytes(request), exact)
+            };
+        fits.then_some(exchange)
     }
 
     /// Fills `spaces` and `plan`, which are empty, for this request, whose element type is `dtype`.
@@ -229,20 +235,34 @@ fn exchanged(world: u32, fabric: Fabric, selection: &Selection) -> OpSet {
     if fabric != Fabric::Shm || world > MOST_RANKS {
         return OpSet::NONE;
     }
-    let in_one_round = |op: &OpKind| {
+    let always = |op: &OpKind| {
         let items = match op {
             AllGatherInto | ReduceScatterInto => world as usize,
             _ => 1,
         };
-        (0..=MOST_BYTES).flat_map(|item| [(item, false), (item, true)]).all(|(item, exact)| {
-            match selection.choose(*op, item * items, exact) {
-                Algorithm::Local | Algorithm::OneShot => true,
-                Algorithm::Direct => *op != AllReduce,
-                _ => false,
-            }
-        })
+        (0..=MAIL_BYTES)
+            .flat_map(|item| [(item, false), (item, true)])
+            .all(|(item, exact)| is_one_round(selection, *op, item * items, exact))
     };
-    OpSet::of(&ops.into_iter().filter(in_one_round).collect::<Vec<_>>())
+    OpSet::of(&ops.into_iter().filter(always).collect::<Vec<_>>())
+}
+
+/// Whether the table chooses an algorithm with one round in which each rank sends directly.
+fn is_one_round(selection: &Selection, op: OpKind, bytes: usize, exact: bool) -> bool {
+    match selection.choose(op, bytes, exact) {
+        Algorithm::Local | Algorithm::OneShot => true,
+        Algorithm::Direct => op != OpKind::AllReduce,
+        _ => false,
+    }
+}
+
+/// Returns the number of bytes by which the table chooses the algorithm of this request.
+fn deciding_bytes(request: &Request) -> usize {
+    let spans = match request.op {
+        OpKind::ReduceScatter | OpKind::ReduceScatterInto => request.inputs(),
+        _ => request.outputs(),
+    };
+    spans.iter().map(Span::bytes).sum()
 }
 
 #[derive(Clone, Copy)]

@@ -56,6 +56,20 @@ impl Link {
         }
     }
 
+    /// Sends a whole item, as [`Link::write_item`] does, through a ring that has room for all of it. Returns `false` if
+    /// nothing was sent.
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn write_whole(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
+        match self {
+            // SAFETY: the caller guarantees that `body` is readable.
+            Link::Shm(l) => unsafe { l.write_whole(head, body, len) },
+            Link::Tcp(_) => Ok(false),
+        }
+    }
+
     /// Checks for the next item. It may be called only between two items.
     #[inline]
     pub(crate) fn peek_item(&mut self) -> Result<Item> {
@@ -66,6 +80,16 @@ impl Link {
                 Err(_) => Item::Elsewhere,
             }),
             Link::Tcp(_) => Ok(Item::Elsewhere),
+        }
+    }
+
+    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring and `len` bytes
+    /// or more have come. It may be called only between two items.
+    #[inline]
+    pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
+        match self {
+            Link::Shm(l) => l.peek_whole(len),
+            Link::Tcp(_) => Ok(None),
         }
     }
 

@@ -49,10 +49,13 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let (head, body) = &sending;
                 let at = done.min(head.len());
                 let body = &body[done - at..];
-                // SAFETY: the pointer and the length are those of a slice.
+                // SAFETY, twice: the pointer and the length are those of a slice.
                 let whole = done == 0
-                    && how.below(4) > 0
-                    && unsafe { link.write_item(head, body.as_ptr(), body.len()) }.unwrap();
+                    && match how.below(6) {
+                        0 => false,
+                        1 | 2 => unsafe { link.write_whole(head, body.as_ptr(), body.len()) }.unwrap(),
+                        _ => unsafe { link.write_item(head, body.as_ptr(), body.len()) }.unwrap(),
+                    };
                 let n = match whole {
                     true => head.len() + body.len(),
                     // SAFETY: the pointer and the length are those of a slice.
@@ -68,9 +71,18 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
             }
             let left = expected.0.len() + expected.1.len() - got.len();
             if received < 200 {
-                let n = if how.below(2) == 0 {
-                    let (p, n) = link.peek().unwrap();
-                    let n = n.min(left).min(1 + how.below(3000));
+                let whole = match got.is_empty() && how.below(2) == 0 {
+                    true => link.peek_whole(left).unwrap(),
+                    false => None,
+                };
+                let n = if whole.is_some() || how.below(2) == 0 {
+                    let (p, n) = match whole {
+                        Some((p, n)) => (p, n.min(left)),
+                        None => {
+                            let (p, n) = link.peek().unwrap();
+                            (p, n.min(left).min(1 + how.below(3000)))
+                        }
+                    };
                     // SAFETY: the link has at least `n` bytes, and the other side does not change them.
                     got.extend_from_slice(unsafe { slice::from_raw_parts(p, n) });
                     assert!(link.consume(n));

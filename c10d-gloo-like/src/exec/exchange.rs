@@ -1,8 +1,9 @@
-//! Exchanges: ops whose items are so small that they fit into mailboxes. A rank writes all its items at once, and uses
-//! those of its peers in place. If an item cannot be written, or does not come at once, the rank goes on by the plan of
-//! the same op, in which the items that it has written count as sent.
+//! Exchanges: ops whose items are so small that they fit into mailboxes, or into rings as a whole. A rank writes all its
+//! items at once, and uses those of its peers in place. If an item cannot be written, or does not come at once, the rank
+//! goes on by the plan of the same op, in which the items that it has written count as sent.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::{hint, ptr};
 
 use c10d_core::backend::Fingerprint;
@@ -17,8 +18,11 @@ use crate::pause::Looks;
 
 /// The largest world in which small ops are exchanges.
 pub(crate) const MOST_RANKS: u32 = 8;
-/// The largest payload of an item, in bytes.
-pub(crate) const MOST_BYTES: usize = 1 << 10;
+/// The largest payload of an item, in bytes. Larger items are sent in pieces by the plan, so that the reader works at
+/// the same time as the writer.
+pub(crate) const MOST_BYTES: usize = 16 << 10;
+/// The largest payload of an item that fits into a mailbox, in bytes.
+pub(crate) const MAIL_BYTES: usize = 1 << 10;
 
 /// The bytes of a tensor.
 #[derive(Clone, Copy)]
@@ -59,12 +63,12 @@ impl Parts<'_> {
         }
     }
 
-    /// Whether each part is small enough for an item.
+    /// Returns the length of the longest part.
     #[inline]
-    pub(crate) fn are_small(&self) -> bool {
+    fn longest(&self) -> usize {
         match self {
-            Parts::Whole(bytes) | Parts::Even(bytes) => bytes.len <= MOST_BYTES,
-            Parts::List(spans) => spans.iter().all(|span| span.bytes() <= MOST_BYTES),
+            Parts::Whole(bytes) | Parts::Even(bytes) => bytes.len,
+            Parts::List(spans) => spans.iter().map(Span::bytes).max().unwrap_or(0),
         }
     }
 }
@@ -81,15 +85,14 @@ pub(crate) enum Others {
 }
 
 impl Others {
-    /// Returns the ranks without rank `me`, in ascending order.
+    /// Returns these ranks, and perhaps this rank itself, which the caller skips.
     #[inline]
-    fn ranks(self, me: u32, world: u32) -> impl Iterator<Item = u32> + Clone {
-        let range = match self {
+    fn ranks(self, world: u32) -> Range<u32> {
+        match self {
             Others::Nobody => 0..0,
             Others::One(rank) => rank..rank + 1,
             Others::All => 0..world,
-        };
-        range.filter(move |rank| *rank != me)
+        }
     }
 }
 
@@ -112,14 +115,14 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Whether all items are small enough.
+    /// Returns the number of payload bytes of the largest item.
     #[inline]
-    pub(crate) fn is_small(&self) -> bool {
+    pub(crate) fn largest(&self) -> usize {
         let taken = match &self.take {
-            Use::Copied { to, .. } => to.are_small(),
-            Use::Reduced { own, .. } => own.len <= MOST_BYTES,
+            Use::Copied { to, .. } => to.longest(),
+            Use::Reduced { own, .. } => own.len,
         };
-        taken && self.send.are_small()
+        taken.max(self.send.longest())
     }
 }
 
@@ -139,21 +142,20 @@ impl Executor {
     /// meanwhile.
     #[inline]
     pub(crate) unsafe fn exchange(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<Progress> {
-        let (me, world) = (self.rank, self.links.len() as u32);
+        let world = self.links.len() as u32;
         let words = fingerprint.to_words();
         // A peer that did not make room for the last item in time may be far behind.
         let mut looks = if self.has_room { self.pause.looks() } else { Looks::NONE };
         self.has_room = true;
-        for peer in exchange.to.ranks(me, world) {
+        for peer in exchange.to.ranks(world) {
+            // There is no link to this rank itself.
             let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
             let block = exchange.send.of(peer);
             let head = header(&words, block.len);
             // SAFETY: the caller guarantees that the bytes are readable.
-            while !unsafe { link.write_item(&head, block.at, block.len) }.map_err(|e| broken(&self.health, peer, e))? {
-                if !looks.another() {
-                    self.has_room = false;
-                    return Ok(Progress::Written(peer));
-                }
+            if !unsafe { write(link, &head, block, &mut looks) }.map_err(|e| broken(&self.health, peer, e))? {
+                self.has_room = false;
+                return Ok(Progress::Written(peer));
             }
             self.sent += block.len as u64;
             if exchange.from == Others::Nobody {
@@ -179,13 +181,16 @@ impl Executor {
         let mut looks = self.pause.looks();
         // Without a pause the processor loads the peer's item too early, and then has to load it again.
         hint::spin_loop();
-        let peers = exchange.from.ranks(me, world);
+        let peers = exchange.from.ranks(world);
         for peer in peers.clone() {
+            if peer == me {
+                continue;
+            }
             let (Some(Some(link)), Some(item)) = (self.links.get_mut(peer as usize), items.get_mut(peer as usize))
             else {
                 return Ok(Progress::Written(world));
             };
-            let shown = await_item(link, &mut looks).map_err(|e| broken(&self.health, peer, e))?;
+            let shown = await_item(link, expected(peer), &mut looks).map_err(|e| broken(&self.health, peer, e))?;
             match shown.and_then(|shown| payload(shown, words, expected(peer))) {
                 Some(payload) => *item = payload,
                 // The item is late, comes in another way, or is not of this call.
@@ -194,12 +199,14 @@ impl Executor {
         }
         match &exchange.take {
             Use::Copied { to, own } => {
-                for peer in peers.clone().chain(own.then_some(me)) {
+                if *own {
+                    items[me as usize] = exchange.send.of(me).at;
+                }
+                for (peer, from) in (0..).zip(&items[..world as usize]).filter(|(_, from)| !from.is_null()) {
                     let to = to.of(peer);
-                    let from = if peer == me { exchange.send.of(me).at } else { items[peer as usize] };
                     // SAFETY: the item has the length of the block, which `payload` checked. The own bytes have it,
                     // too, since dispatch validated them.
-                    unsafe { ptr::copy(from, to.at, to.len) };
+                    unsafe { ptr::copy(*from, to.at, to.len) };
                 }
             }
             Use::Reduced { own, to, by } if own.len > 0 => {
@@ -213,6 +220,7 @@ impl Executor {
             if let Some(Some(link)) = self.links.get_mut(peer as usize) {
                 // Small items are never lent, so this cannot fail.
                 let _ = link.consume(HEADER + expected(peer));
+                link.end_read();
             }
         }
         Ok(Progress::Done)
@@ -229,15 +237,43 @@ fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
     head
 }
 
-/// Waits for the next item as long as there are checks left. Returns `None` if the item is late, or comes in another
-/// way.
+/// Writes an item into the mailbox, or into the ring if the mailbox is full or the item too large for it. Returns
+/// `false` if there is no room as long as there are checks left.
+///
+/// # Safety
+/// The bytes of `block` are readable.
 #[inline]
-fn await_item(link: &mut Link, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {
+unsafe fn write(link: &mut Link, head: &[u8; HEADER], block: Bytes, looks: &mut Looks) -> Result<bool> {
+    // SAFETY, for all unsafe blocks below: the caller guarantees that the bytes are readable.
+    if block.len <= MAIL_BYTES {
+        loop {
+            // SAFETY: as above.
+            if unsafe { link.write_item(head, block.at, block.len) }? {
+                return Ok(true);
+            }
+            if !looks.another() {
+                break;
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { link.write_whole(head, block.at, block.len) }
+}
+
+/// Waits for the next item, which has `len` bytes of payload, as long as there are checks left. Returns `None` if the
+/// item is late, or if its bytes are not end to end.
+#[inline]
+fn await_item(link: &mut Link, len: usize, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {
     loop {
         match link.peek_item()? {
             Item::Here(at, len) => return Ok(Some((at, len))),
+            Item::Elsewhere => match link.peek_whole(HEADER + len)? {
+                Some((at, there)) => return Ok((there >= HEADER + len).then_some((at, HEADER + len))),
+                None if looks.another() => {}
+                None => return Ok(None),
+            },
             Item::NotYet if looks.another() => {}
-            Item::NotYet | Item::Elsewhere => return Ok(None),
+            Item::NotYet => return Ok(None),
         }
     }
 }

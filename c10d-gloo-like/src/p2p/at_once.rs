@@ -9,9 +9,14 @@ use c10d_core::{OpKind, Result, Span};
 
 use super::Messages;
 use super::message::{HEADER, Header};
+use super::peer::Peer;
 use super::state::MessageState;
 use crate::link::Item;
 use crate::pause::Looks;
+
+/// The largest number of bytes of a message that is sent and received at once. A larger one is sent in pieces, so that
+/// the receiver works at the same time as the sender.
+const MOST: usize = 16 << 10;
 
 /// The result of one attempt.
 enum Found {
@@ -68,7 +73,10 @@ impl MessageState {
         }
         let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
         // SAFETY: the span belongs to a request that this backend is running, so its `len` bytes are readable.
-        unsafe { peer.link.write_item(&head, at, len) }.ok()?.then(|| {
+        let sent = unsafe { peer.link.write_item(&head, at, len) }.ok()?
+            // SAFETY: as above.
+            || len <= MOST && unsafe { peer.link.write_whole(&head, at, len) }.ok()?;
+        sent.then(|| {
             self.patience = self.patience.max(request.timeout);
             Found::Done
         })
@@ -83,12 +91,13 @@ impl MessageState {
         if asked || !peer.is_between_messages() {
             return None;
         }
+        let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
         let (item, there) = match peer.link.peek_item().ok()? {
             Item::Here(item, there) => (item, there),
             Item::NotYet => return Some(Found::Nothing),
+            Item::Elsewhere if len <= MOST => return peer.receive_whole(&head, at, len),
             Item::Elsewhere => return None,
         };
-        let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
         // SAFETY: the item has `there` bytes, which is enough by the first condition; the read is unaligned.
         if there != HEADER + len || unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != head {
             return None;
@@ -98,6 +107,27 @@ impl MessageState {
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
         // Small items are never lent, so this cannot fail.
         let _ = peer.link.consume(HEADER + len);
+        Some(Found::Done)
+    }
+}
+
+impl Peer {
+    /// Receives the next message from the ring of its link if all of it has come, and if it has this header.
+    #[inline]
+    fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Found> {
+        let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Found::Nothing) };
+        // A header begins at a line of the ring, so it is contiguous.
+        debug_assert!(there >= HEADER);
+        // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
+        if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
+            return None;
+        }
+        // The bytes of a ring are not lent, so these calls cannot fail.
+        let _ = self.link.consume(HEADER);
+        // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
+        let read = unsafe { self.link.read(at, len) };
+        debug_assert_eq!(read.ok(), Some(len));
+        self.link.end_read();
         Some(Found::Done)
     }
 }

@@ -82,6 +82,24 @@ impl ShmLink {
         self.outbox.prefetch();
     }
 
+    /// See [`crate::link::Link::write_whole`].
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn write_whole(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
+        let total = head.len() + len;
+        if self.lender.out.is_some() || self.lender.record(body, len).is_some() || self.out.free(total)? < total {
+            return Ok(false);
+        }
+        // SAFETY: the caller guarantees that `body` is readable.
+        let written = unsafe { self.out.write(head, body, len) }?;
+        debug_assert_eq!(written, total);
+        self.out.end();
+        self.wake();
+        Ok(true)
+    }
+
     /// See [`crate::link::Link::write`].
     ///
     /// # Safety
@@ -152,6 +170,18 @@ impl ShmLink {
             }
         }
         Ok(self.borrowed.as_ref().map_or((std::ptr::null(), 0), Borrowed::shown))
+    }
+
+    /// See [`crate::link::Link::peek_whole`].
+    #[inline]
+    pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
+        if self.borrowed.is_some() || self.peek_mail()?.is_some() {
+            return Ok(None);
+        }
+        let shown = self.into.peek()?;
+        // If an item of the mailbox comes before the bytes of the ring, it is visible by now.
+        let whole = self.into.ready() >= len && self.peek_mail()?.is_none();
+        Ok(whole.then_some(shown))
     }
 
     /// Takes the bytes that the peer lends, if a record for them is next. Returns whether there are any.

@@ -92,7 +92,9 @@ impl Writer {
         Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
     }
 
-    fn free(&mut self, want: usize) -> Result<usize> {
+    /// Returns how many of `want` bytes there is room for.
+    #[inline]
+    pub(super) fn free(&mut self, want: usize) -> Result<usize> {
         let end = &mut self.end;
         let free = end.capacity.saturating_sub(end.at - end.other);
         if free >= want as u64 {
@@ -237,6 +239,12 @@ impl Reader {
         let n = self.before_record(n);
         let (here, until_end) = self.end.here();
         Ok((here, n.min(until_end)))
+    }
+
+    /// Returns how many bytes the last [`Reader::peek`] found, those after the ring's end included.
+    #[inline]
+    pub(super) fn ready(&self) -> usize {
+        self.before_record(self.end.other.saturating_sub(self.end.at) as usize)
     }
 
     /// Returns how many of the next `n` bytes come before a record.
