@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::outside_env;
+
 /// The maximum number of lines of a walk, from its heading to the next: text, code and empty lines.
 const MOST_LINES: usize = 60;
 
@@ -76,8 +78,7 @@ fn follow(headings: &[&str]) {
                 .env("C10D", root())
                 .env("XDG_DATA_HOME", dir.path().join("data"))
                 .env("PATH", &path)
-                .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins"))
-                .env("CARGO_NET_OFFLINE", "true")
+                .envs(outside_env())
                 .output()
                 .unwrap();
             let said = [&out.stdout[..], &out.stderr[..]].map(String::from_utf8_lossy).join("\n");

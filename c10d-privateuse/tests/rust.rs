@@ -1,4 +1,4 @@
-//! Tests of Rust plugins, built as a vendor builds them.
+//! Tests of Rust plugins.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -16,14 +16,14 @@ use c10d_privateuse::{LoadReport, Search, Verdict};
 
 const CAP: Duration = Duration::from_secs(30);
 
-fn load(package: &str, library: &str) -> LoadReport {
-    let report = Search::new().file(common::rust_plugin(package, library)).load();
+fn load(library: &str) -> LoadReport {
+    let report = Search::new().file(common::rust_plugin(library)).load();
     assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
     report
 }
 
 fn elsewhere() -> Builder {
-    let report = load("c10d-elsewhere-plugin", "c10d_elsewhere_plugin");
+    let report = load("c10d_elsewhere_plugin");
     Builder::new().providers(&report.providers).backend("cpu:elsewhere").timeout(CAP)
 }
 
@@ -148,7 +148,7 @@ fn a_plugin_has_as_long_for_its_goodbye_as_the_host_says() {
 
 #[test]
 fn a_device_serves_from_a_plugin() {
-    let report = load("c10d-guarded-plugin", "c10d_guarded_plugin");
+    let report = load("c10d_guarded_plugin");
     let mut providers = report.providers.clone();
     providers.push(&c10d_gloo_like::PROVIDER);
     let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("guarded").unwrap();
@@ -199,7 +199,7 @@ impl Asked {
 /// Two ranks use devices of a plugin, which reduce by themselves, or panic.
 #[test]
 fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
-    let report = load("c10d-reduces-plugin", "c10d_reduces_plugin");
+    let report = load("c10d_reduces_plugin");
     let mut providers = report.providers.clone();
     providers.push(&c10d_gloo_like::PROVIDER);
     let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("guarded-reduces").unwrap();

@@ -1,6 +1,7 @@
 //! Runs the program with a time limit.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -144,17 +145,30 @@ pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
         std::fs::write(file, text).unwrap();
     }
     std::fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
-    // Other tests also put libraries there.
-    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--offline", "--target-dir"]).arg(&shared).args(args).current_dir(dir.path());
+    cargo.args(["build", "--offline"]).args(args).current_dir(dir.path()).envs(outside_env());
     let out = cargo.output().unwrap();
     let program = dir.path().join("outside");
     if out.status.success() {
-        std::fs::copy(shared.join("debug/outside"), &program).unwrap();
+        std::fs::copy(outside_target().join("debug/outside"), &program).unwrap();
     }
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     Outside { _dir: dir, built: out.status.success(), said, program }
+}
+
+/// The target directory of all builds outside of this workspace, so that c10d is built once for them.
+fn outside_target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside")
+}
+
+/// The environment of such builds. Nobody debugs these programs, so they are built as fast as possible.
+pub(crate) fn outside_env() -> [(&'static str, OsString); 4] {
+    [
+        ("CARGO_TARGET_DIR", outside_target().into()),
+        ("CARGO_NET_OFFLINE", "true".into()),
+        ("CARGO_INCREMENTAL", "0".into()),
+        ("CARGO_PROFILE_DEV_DEBUG", "0".into()),
+    ]
 }
 
 pub(crate) struct Outside {

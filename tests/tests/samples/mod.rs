@@ -1,4 +1,4 @@
-//! Builds the sample plugins as their vendors would build them.
+//! Builds the sample plugins: those in C as their vendors would build them.
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
@@ -58,8 +58,7 @@ pub(crate) fn build(samples: &[Sample]) {
         }
         std::fs::create_dir_all(sample.directory()).expect("cargo's folder for tests takes another folder");
         match sample {
-            Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),
-            Sample::Reduces => in_rust(*sample, "c10d-reduces-plugin"),
+            Sample::Guarded | Sample::Reduces => in_rust(*sample),
             Sample::Rooted => for_tests(*sample),
             _ => in_c(*sample),
         }
@@ -87,15 +86,12 @@ fn for_tests(sample: Sample) {
     succeed(&mut cc);
 }
 
-fn in_rust(sample: Sample, package: &str) {
-    // The tests of c10d-privateuse use the same folder; cargo ensures that only one of them builds at a time.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--offline", "-p", package, "--target-dir"]).arg(&target);
-    succeed(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+/// Copies the plugin that cargo built beside this program, since the tests depend on it.
+fn in_rust(sample: Sample) {
+    let program = std::env::current_exe().expect("the program has a path");
     let _ = std::fs::remove_file(sample.file());
-    let built = target.join("debug").join(sample.file().file_name().expect("a sample is a file"));
-    std::fs::copy(built, sample.file()).expect("the plugin was built");
+    let built = program.with_file_name(sample.file().file_name().expect("a sample is a file"));
+    std::fs::copy(built, sample.file()).expect("cargo built the plugin");
 }
 
 fn succeed(command: &mut Command) {
