@@ -49,12 +49,14 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let (head, body) = &sending;
                 let at = done.min(head.len());
                 let body = &body[done - at..];
-                // SAFETY, twice: the pointer and the length are those of a slice.
+                let (at_body, len) = (body.as_ptr(), body.len());
                 let whole = done == 0
                     && match how.below(6) {
                         0 => false,
-                        1 | 2 => unsafe { link.write_whole(head, body.as_ptr(), body.len()) }.unwrap(),
-                        _ => unsafe { link.write_item(head, body.as_ptr(), body.len()) }.unwrap(),
+                        // SAFETY: the pointer and the length are those of a slice.
+                        1 | 2 => unsafe { link.write_whole(head, at_body, len) }.unwrap(),
+                        // SAFETY: as above.
+                        _ => unsafe { link.write_item(head, at_body, len) }.unwrap(),
                     };
                 let n = match whole {
                     true => head.len() + body.len(),
