@@ -4,6 +4,7 @@ import atexit
 import functools
 import os
 import re
+import sys
 import threading
 import warnings
 
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Backend as _Backend
 
 NAME = "c10d_rs"
+
+# The library's backend for the devices of a type. A plugin's devices are served by the best that there is for them.
+_BACKENDS = {"cpu": "gloo-like", "cuda": "nccl"}
 
 # How long the interpreter waits at its end for peers that have not yet received what this rank sent.
 LEAVE_WITHIN_MS = 3000
@@ -82,15 +86,22 @@ def _leave(shim):
     shim.end(2000)
 
 
-def Options(hints=None, timeout=None):
-    """Options for ``pg_options``: settings of the backend, such as ``{"gloo-like.transport": "tcp"}``."""
+def Options(hints=None, timeout=None, backends=""):
+    """Options for ``pg_options``.
+
+    ``hints`` are settings of the backends, such as ``{"gloo-like.transport": "tcp"}``. ``backends`` names the library's
+    backend for each device, such as ``"cpu:gloo-like,cuda:nccl"``; without it the devices in the name that the program gave
+    to ``init_process_group`` decide.
+    """
     native = shim()
     hints = {str(name): str(value) for name, value in (hints or {}).items()}
     if native is None:
         from ._fallback import Options as Fallback
 
         return Fallback(hints)
-    return native.Options(hints) if timeout is None else native.Options(hints, timeout)
+    options = native.Options(hints) if timeout is None else native.Options(hints, timeout)
+    options._backends = backends
+    return options
 
 
 # Older releases of PyTorch put this before the keys of a restarted job.
@@ -112,6 +123,35 @@ def meeting(store, prefixes):
     return outer, f"c10drs/{run}"
 
 
+def _devices():
+    """The types of the devices whose tensors the group gives to this backend.
+
+    PyTorch does not pass them to the function that makes a backend, so they are read from the function that calls it.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        config = frame.f_locals.get("backend_config")
+        if hasattr(config, "get_device_backend_map"):
+            return {device for device, name in config.get_device_backend_map().items() if name == NAME}
+        frame = frame.f_back
+    return {"cpu"}
+
+
+def _serve(options, devices, bound):
+    """Sets which of the library's backends serve these devices; ``bound`` is the device of this rank, or None."""
+    private = torch._C._get_privateuse1_backend_name()
+    unknown = devices - {"cpu", "cuda", private}
+    if unknown:
+        raise ValueError(f"c10d_rs: it has no ops for tensors on {', '.join(sorted(unknown))}")
+    if private in devices:
+        # The library knows the devices of its plugins by name. The one without a name is its default one.
+        options._private_use1 = "" if private == "privateuseone" else private
+    elif not options._backends:
+        options._backends = ",".join(f"{device}:{_BACKENDS[device]}" for device in sorted(devices))
+    if bound is not None and bound.type in devices:
+        options._device = bound
+
+
 def _create(opts, options):
     """Makes the backend of one group. `torch.distributed` calls it on every member."""
     native = shim()
@@ -125,7 +165,9 @@ def _create(opts, options):
         # For example, the options of another backend of the same group.
         options = native.Options()
     else:
-        options = native.Options(dict(options.hints))
+        given, options = options, native.Options(dict(options.hints))
+        options._backends = given._backends
+    _serve(options, _devices(), getattr(getattr(opts, "process_group", None), "bound_device_id", None))
     options._timeout = opts.timeout
     ranks = list(opts.global_ranks_in_group)
     options.global_ranks_in_group = ranks or list(range(opts.group_size))

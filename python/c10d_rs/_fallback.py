@@ -89,7 +89,7 @@ class _Lent:
                 raise TypeError(f"c10d_rs: tensors of {plain.dtype} are moved, but not reduced")
             code = UNSIGNED.get(size, 0)
             count *= 1 if size in UNSIGNED else size
-        return Tensor(plain.data_ptr() or None, count, code)
+        return Tensor(plain.data_ptr() or None, 0, count, code)
 
     def copy_back(self):
         for to, plain in self.copies:
@@ -317,7 +317,8 @@ def create(opts, options):
     timeout = int(opts.timeout.total_seconds() * 1000)
     init = Init(
         bytes=c.sizeof(Init), rank=opts.group_rank, size=opts.group_size, timeout_ms=timeout,
-        name=text("default" if default else opts.group_id), prefix=text(prefix), backends=text(""), url=text(""),
+        name=text("default" if default else opts.group_id), prefix=text(prefix), backends=text("cpu:gloo-like"),
+        url=text(""),
         hints=(Text * len(pairs))(*pairs), hints_len=len(pairs), store=c.pointer(native),
     )  # fmt: skip
     group, error = c.c_void_p(), c.POINTER(Error)()

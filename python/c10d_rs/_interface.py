@@ -6,7 +6,7 @@ import torch
 
 from ._locate import library
 
-ABI = 1
+ABI = 2
 OPS = (
     "send recv recv_any_source broadcast all_reduce all_reduce_coalesced reduce all_gather all_gather_into "
     "all_gather_coalesced all_gather_into_coalesced reduce_scatter reduce_scatter_into reduce_scatter_into_coalesced gather "
@@ -42,19 +42,19 @@ class Init(c.Structure):
     _fields_ = [
         ("bytes", c.c_size_t), ("rank", c.c_uint32), ("size", c.c_uint32), ("timeout_ms", c.c_int64), ("name", Text),
         ("prefix", Text), ("backends", Text), ("url", Text), ("hints", c.POINTER(Text)), ("hints_len", c.c_size_t),
-        ("store", c.POINTER(Store)), ("device_kind", c.c_uint32), ("device_index", c.c_uint32),
+        ("store", c.POINTER(Store)), ("device_kind", c.c_uint32), ("device_index", c.c_uint32), ("private_use1", Text),
     ]  # fmt: skip
 
 
 class Tensor(c.Structure):
-    _fields_ = [("data", c.c_void_p), ("count", c.c_uint64), ("dtype", c.c_uint32)]
+    _fields_ = [("data", c.c_void_p), ("offset", c.c_uint64), ("count", c.c_uint64), ("dtype", c.c_uint32)]
 
 
 class Call(c.Structure):
     _fields_ = [
         ("op", c.c_uint32), ("reduce", c.c_uint32), ("factor", c.c_double), ("root", c.c_uint32), ("peer", c.c_uint32),
         ("tag", c.c_uint32), ("wait_all_ranks", c.c_uint32), ("timeout_ms", c.c_int64), ("device_kind", c.c_uint32),
-        ("device_index", c.c_uint32), ("inputs", c.POINTER(Tensor)), ("inputs_len", c.c_size_t),
+        ("device_index", c.c_uint32), ("stream", c.c_uint64), ("inputs", c.POINTER(Tensor)), ("inputs_len", c.c_size_t),
         ("outputs", c.POINTER(Tensor)), ("outputs_len", c.c_size_t), ("input_splits", c.POINTER(c.c_uint64)),
         ("input_splits_len", c.c_size_t), ("output_splits", c.POINTER(c.c_uint64)), ("output_splits_len", c.c_size_t),
     ]  # fmt: skip

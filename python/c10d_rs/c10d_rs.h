@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* The value of c10drs_abi() in a library with this interface. */
-#define C10DRS_ABI 1
+#define C10DRS_ABI 2
 
 typedef struct c10drs_group c10drs_group;
 typedef struct c10drs_work c10drs_work;
@@ -77,6 +77,7 @@ typedef struct c10drs_init {
   const c10drs_store* store; /* the library takes it over, even on errors; may be null for one rank, or with a url */
   uint32_t device_kind;      /* the device of the rank, with DLPack's code; 0 if it is not specified */
   uint32_t device_index;
+  c10drs_text private_use1; /* the device on which tensors of kind 12 are, by c10d's name; the default one if empty */
 } c10drs_init;
 
 enum {
@@ -124,7 +125,8 @@ enum {
 
 /* A contiguous tensor. */
 typedef struct c10drs_tensor {
-  void* data;
+  void* data;      /* the address, or on other devices than the host the allocator's pointer */
+  uint64_t offset; /* bytes from there */
   uint64_t count; /* elements */
   uint32_t dtype; /* C10DRS_TYPE_.. */
 } c10drs_tensor;
@@ -140,8 +142,9 @@ typedef struct c10drs_call {
   uint32_t tag;
   uint32_t wait_all_ranks; /* of monitored_barrier */
   int64_t timeout_ms;      /* -1: the group's */
-  uint32_t device_kind;    /* DLPack's code: 1 = host memory */
+  uint32_t device_kind;    /* DLPack's code: 1 = host memory, 2 = CUDA, 12 = a vendor's device */
   uint32_t device_index;
+  uint64_t stream; /* the device's stream that the call comes after; 0 = the default one */
   const c10drs_tensor* inputs;
   size_t inputs_len;
   const c10drs_tensor* outputs;

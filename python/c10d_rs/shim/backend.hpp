@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,11 +28,18 @@ namespace {
 using WorkRef = c10::intrusive_ptr<c10d::Work>;
 using StoreRef = c10::intrusive_ptr<c10d::Store>;
 
+// Options of a group. All but the hints are set by the package.
 struct HintedOptions : c10d::Backend::Options {
   explicit HintedOptions(std::map<std::string, std::string> hints = {}, Millis timeout = kBackendDefaultTimeout)
       : c10d::Backend::Options("c10d_rs", timeout), hints(std::move(hints)) {}
   c10::intrusive_ptr<c10d::Backend::Options> clone() const { return c10::make_intrusive<HintedOptions>(*this); }
   std::map<std::string, std::string> hints;
+  // The library's backend for each device, such as "cpu:gloo-like,cuda:nccl"; empty: the best that it has.
+  std::string backends;
+  // The library's device on which tensors of PrivateUse1 are.
+  std::string private_use1;
+  // The device of this rank, if the program named one.
+  std::optional<at::Device> device;
 };
 
 // Options have a description in newer releases of PyTorch.
@@ -58,6 +66,12 @@ std::shared_ptr<Group> join(const StoreRef& store, int rank, int size, const std
   init.timeout_ms = options.timeout.count();
   init.name = text(name);
   init.prefix = text(prefix);
+  init.backends = text(options.backends);
+  init.private_use1 = text(options.private_use1);
+  if (options.device && options.device->has_index()) {
+    init.device_kind = kind_of(*options.device);
+    init.device_index = options.device->index();
+  }
   init.hints = hints.data();
   init.hints_len = hints.size();
   init.store = &ours;

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/Stream.h>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 
 #include <algorithm>
@@ -53,16 +55,54 @@ uint64_t size_of(uint32_t type) {
   return sizes[type];
 }
 
+// A device's kind, with DLPack's code.
+uint32_t kind_of(at::Device device) {
+  switch (device.type()) {
+    case at::kCPU: return 1;
+    case at::kCUDA: return 2;
+    case at::kPrivateUse1: return 12;
+    default: TORCH_CHECK_VALUE(false, "c10d_rs: the tensor is on ", device, "; c10d_rs has no ops for such devices");
+  }
+}
+
+// The stream to which this thread gives the device's work.
+c10::Stream stream_of(at::Device device) { return c10::impl::getDeviceGuardImpl(device.type())->getStream(device); }
+
+// The stream's handle of the device's driver. Older releases of PyTorch have none.
+template <typename S>
+auto handle_of(const S& stream, int) -> decltype(stream.native_handle()) {
+  return stream.native_handle();
+}
+template <typename S>
+void* handle_of(const S&, long) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "this PyTorch has no handles of streams");
+}
+
+// The stream after which the library puts a call, as the device's driver knows it; 0 is the default one.
+uint64_t driver_stream(at::Device device) {
+  auto stream = stream_of(device);
+  try {
+    return reinterpret_cast<uint64_t>(handle_of(stream, 0));
+  } catch (const c10::Error&) {
+    // Without a handle the call can only come after the stream's work if that is complete.
+    stream.synchronize();
+    return 0;
+  }
+}
+
 // The tensors of one call: those that the library uses, and those into which results are copied afterwards.
 struct Loan {
   Tensors held;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;
 
-  // The guard skips the checks of autograd and inference mode, which would refuse some of these copies.
+  // The guard skips the checks of autograd and inference mode, which would refuse some of these copies. When this returns,
+  // the copies are complete on the device.
   void copy_back() {
     if (copies.empty()) return;
     at::AutoDispatchBelowADInplaceOrView guard;
     for (auto& [to, from] : copies) to.copy_(from);
+    auto device = copies.front().first.device();
+    if (!device.is_cpu()) stream_of(device).synchronize();
     copies.clear();
   }
 };
@@ -120,10 +160,12 @@ struct Call {
     TORCH_CHECK_VALUE(tensor.defined(), "c10d_rs: a tensor of the call is undefined");
     TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, "c10d_rs: the op takes dense tensors, not ", tensor.layout());
     auto device = tensor.device();
-    TORCH_CHECK_VALUE(device.is_cpu(), "c10d_rs: the tensor is on ", device, ", which this build does not serve");
+    if (loan->held.empty() && !device.is_cpu()) on(device);
+    TORCH_CHECK_VALUE(loan->held.empty() || device == loan->held.front().device(), "c10d_rs: the tensors of the call are on ",
+                      device, " and on ", loan->held.front().device());
     auto itemsize = tensor.element_size();
     at::Tensor plain = tensor;
-    auto address = reinterpret_cast<uintptr_t>(tensor.numel() ? tensor.const_data_ptr() : nullptr);
+    auto address = reinterpret_cast<uintptr_t>(tensor.numel() && device.is_cpu() ? tensor.const_data_ptr() : nullptr);
     if (!tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg() || address % std::min<size_t>(itemsize, 8) != 0) {
       at::AutoDispatchBelowADInplaceOrView guard;
       plain = at::empty(tensor.sizes(), tensor.options().memory_format(at::MemoryFormat::Contiguous));
@@ -143,9 +185,21 @@ struct Call {
     }
     t.count = count;
     // An input is never written. The interface has one pointer type for inputs and outputs, so the const is cast away.
-    t.data = count ? const_cast<void*>(plain.const_data_ptr()) : nullptr;
+    if (count && device.is_cpu()) {
+      t.data = const_cast<void*>(plain.const_data_ptr());
+    } else if (count) {
+      t.data = const_cast<void*>(plain.storage().data());
+      t.offset = plain.storage_offset() * itemsize;
+    }
     (use == Use::Read ? inputs : outputs).push_back(t);
     loan->held.push_back(std::move(plain));
+  }
+
+  // The device of the call, if it is not the CPU.
+  void on(at::Device device) {
+    raw.device_kind = kind_of(device);
+    raw.device_index = device.index();
+    raw.stream = driver_stream(device);
   }
 
   void add(const Tensors& tensors, Use use) {
@@ -174,8 +228,8 @@ struct Call {
     auto count = whole.count / parts;
     outputs.clear();
     for (int part = 0; part < parts; ++part) {
-      auto* data = static_cast<uint8_t*>(whole.data) + part * count * size_of(whole.dtype);
-      outputs.push_back({count ? data : nullptr, count, whole.dtype});
+      auto offset = whole.offset + part * count * size_of(whole.dtype);
+      outputs.push_back({count ? whole.data : nullptr, count ? offset : 0, count, whole.dtype});
     }
   }
 

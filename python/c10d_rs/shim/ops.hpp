@@ -71,6 +71,7 @@ class Backend final : public Member {
     auto tensor = one(tensors, "allreduce_sparse");
     TORCH_CHECK_VALUE(tensor.layout() == at::kSparse, "c10d_rs: all_reduce takes sparse tensors in COO form, not in ",
                       tensor.layout());
+    TORCH_CHECK_VALUE(tensor.is_cpu(), "c10d_rs: all_reduce takes sparse tensors on the CPU, not on ", tensor.device());
     auto limit = timeout_of(o, options_->timeout);
     auto work = begin(OpType::_ALLREDUCE_SPARSE, "c10d_rs:sparse_all_reduce", tensors, limit, ++seq_, {tensors});
     work->loan_ = std::make_shared<Loan>();

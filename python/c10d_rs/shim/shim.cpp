@@ -44,7 +44,11 @@ PYBIND11_MODULE(C10DRS_MODULE, m) {
              return c10::make_intrusive<HintedOptions>(std::move(hints), std::chrono::duration_cast<Millis>(timeout));
            }),
            py::arg("hints") = std::map<std::string, std::string>(), py::arg("timeout") = std::chrono::duration<double>(1800))
-      .def_readwrite("hints", &HintedOptions::hints);
+      .def_readwrite("hints", &HintedOptions::hints)
+      .def_readwrite("_backends", &HintedOptions::backends)
+      .def_readwrite("_private_use1", &HintedOptions::private_use1)
+      .def_property("_device", [](const HintedOptions& o) { return o.device; },
+                    [](HintedOptions& o, std::optional<at::Device> device) { o.device = device; });
   m.def("load", &load);
   m.def("unwrap", &unwrap);
   m.def("set_error_class", [](py::object cls) {

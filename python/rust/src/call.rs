@@ -15,6 +15,8 @@ pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 /// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
+    /// The slot of the vendor whose device PrivateUse1 means in the group.
+    pub(crate) vendor: u8,
     pub(crate) inputs: &'a [Tensor],
     pub(crate) outputs: &'a [Tensor],
     pub(crate) input_splits: &'a [u64],
@@ -35,7 +37,7 @@ impl Described<'_> {
     }
 
     pub(crate) fn device(&self) -> Result<Device> {
-        device(self.spec.device_kind, self.spec.device_index)
+        device(self.spec.device_kind, self.spec.device_index, self.vendor)
     }
 
     pub(crate) fn timeout(&self) -> Option<Duration> {
@@ -52,6 +54,7 @@ impl Described<'_> {
         params.root = self.spec.root;
         params.peer = self.spec.peer;
         params.tag = self.spec.tag;
+        params.stream = self.spec.stream;
         params.wait_all_ranks = self.spec.wait_all_ranks != 0;
         let sizes = |splits: &[u64]| splits.iter().map(|n| *n as usize).collect();
         params.set_splits(sizes(self.input_splits), sizes(self.output_splits));
@@ -68,13 +71,13 @@ pub(crate) fn dtype(code: u32) -> Result<DType> {
     dtype.ok_or_else(|| Error::invalid(format!("there is no element type with the code {code}")))
 }
 
-pub(crate) fn device(kind: u32, index: u32) -> Result<Device> {
+pub(crate) fn device(kind: u32, index: u32, vendor: u8) -> Result<Device> {
     let index =
         u16::try_from(index).map_err(|_| Error::invalid(format!("there is no device with the index {index}")))?;
     match kind {
         k if k == DeviceKind::Cpu as u32 => Ok(Device::CPU),
         k if k == DeviceKind::Cuda as u32 => Ok(Device::cuda(index)),
-        k if k == DeviceKind::PrivateUse1 as u32 => Ok(Device::private(0, index)),
+        k if k == DeviceKind::PrivateUse1 as u32 => Ok(Device::private(vendor, index)),
         _ => Err(Error::invalid(format!("there is no device kind with the code {kind}"))),
     }
 }

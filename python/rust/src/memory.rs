@@ -22,17 +22,17 @@ unsafe impl Buf for Lent {
 unsafe impl BufMut for Lent {}
 
 impl Lent {
-    /// Makes a buffer of the `count` elements at `data`, which may be null if `count` is 0.
+    /// Makes a buffer of the `count` elements at `offset` bytes from `data`, which may be null if `count` is 0.
     ///
     /// # Safety
     /// Until the value is dropped, the memory must remain valid. Nothing else may write to it, and, if the buffer is an
     /// output, nothing else may read it.
-    pub(crate) unsafe fn new(data: *mut c_void, count: u64, dtype: DType, device: Device) -> Lent {
+    pub(crate) unsafe fn new(data: *mut c_void, offset: u64, count: u64, dtype: DType, device: Device) -> Lent {
         let data = match (count, data.is_null()) {
             (0, true) => std::ptr::without_provenance_mut(dtype.align()),
             _ => data.cast(),
         };
-        Lent { span: Span::new(data, 0, count, dtype, device), _owner: None }
+        Lent { span: Span::new(data, offset, count, dtype, device), _owner: None }
     }
 
     /// Keeps `owner` until this buffer is dropped. It owns the memory of the whole call, so one buffer of the call has

@@ -18,11 +18,12 @@ use crate::work::Started;
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`. The lists must be valid as long as the result is used.
-unsafe fn described(spec: &CallSpec) -> Described<'_> {
+unsafe fn described(spec: &CallSpec, vendor: u8) -> Described<'_> {
     // SAFETY: the caller guarantees that the lists are valid.
     unsafe {
         Described {
             spec,
+            vendor,
             inputs: slice(spec.inputs, spec.inputs_len),
             outputs: slice(spec.outputs, spec.outputs_len),
             input_splits: slice(spec.input_splits, spec.input_splits_len),
@@ -38,7 +39,7 @@ unsafe fn described(spec: &CallSpec) -> Described<'_> {
 unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
     let device = call.device()?;
     // SAFETY: the caller guarantees the requirements of `Lent::new`.
-    let lend = |t: &Tensor| Ok(unsafe { Lent::new(t.data, t.count, call::dtype(t.dtype)?, device) });
+    let lend = |t: &Tensor| Ok(unsafe { Lent::new(t.data, t.offset, t.count, call::dtype(t.dtype)?, device) });
     let list = |tensors: &[Tensor]| tensors.iter().map(lend).collect::<Result<Vec<_>>>();
     Ok((list(call.inputs)?, list(call.outputs)?))
 }
@@ -57,9 +58,10 @@ pub unsafe extern "C" fn c10drs_run(
     // SAFETY: the caller guarantees that the pointers and the tensors are valid until this function returns, and the
     // buffers are dropped before.
     let result = guarded(|| unsafe {
-        let call = described(&*spec);
+        let Group { group, vendor } = &*group;
+        let call = described(&*spec, *vendor);
         let (inputs, outputs) = lent(&call)?;
-        Ok((*group).0.run(call.call(inputs, outputs)?)?)
+        Ok(group.run(call.call(inputs, outputs)?)?)
     });
     // SAFETY: the caller guarantees that `source` and `error` are null or valid for writes.
     unsafe {
@@ -90,12 +92,13 @@ pub unsafe extern "C" fn c10drs_start(
     // SAFETY: the caller guarantees that the memory remains valid until `release(owner)` is called, which happens when
     // the buffers are dropped.
     let started = guarded(|| unsafe {
-        let call = described(&*spec);
+        let Group { group, vendor } = &*group;
+        let call = described(&*spec, *vendor);
         let (mut inputs, mut outputs) = lent(&call)?;
         if let Some(first) = inputs.first_mut().or(outputs.first_mut()) {
             first.owned_by(owner);
         }
-        Ok(Started::new((*group).0.start(call.call(inputs, outputs)?)))
+        Ok(Started::new(group.start(call.call(inputs, outputs)?)))
     });
     match started {
         Ok(started) => Box::into_raw(Box::new(WorkHandle(started))),
@@ -125,7 +128,8 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     // SAFETY: the caller guarantees that the pointers and lists are valid until this function returns, and that
     // `values` points to `values_len` elements of `dtype`.
     let result = guarded(|| unsafe {
-        let (call, tensor) = (described(&*spec), &*tensor);
+        let Group { group, vendor } = &*group;
+        let (call, tensor) = (described(&*spec, *vendor), &*tensor);
         let entries = Entries {
             shape: slice(tensor.shape, tensor.dims),
             sparse_dim: tensor.sparse_dim,
@@ -138,7 +142,7 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
         let mut give = |indices: &[i64], values: *const c_void, len: usize| {
             give(context, indices.as_ptr(), indices.len(), values, len)
         };
-        sparse::all_reduce(&(*group).0, &entries, call.reduce()?, call.timeout(), &mut give)
+        sparse::all_reduce(group, &entries, call.reduce()?, call.timeout(), &mut give)
     });
     // SAFETY: the caller guarantees that `error` is null or valid for writes.
     unsafe { answer(result, error) }

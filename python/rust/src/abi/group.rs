@@ -14,7 +14,11 @@ use crate::memory::slice;
 use crate::store::Foreign;
 
 /// `c10drs_group` of the header.
-pub struct Group(pub(super) ProcessGroup);
+pub struct Group {
+    pub(super) group: ProcessGroup,
+    /// The slot of the vendor whose device PrivateUse1 means in this group.
+    pub(super) vendor: u8,
+}
 
 /// Copies a text. Bytes that are not UTF-8 are replaced.
 ///
@@ -38,7 +42,7 @@ pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, 
     let made = guarded(|| unsafe { open(init, store) });
     // SAFETY: the caller guarantees that `group` is valid for writes, and `error` is null or valid for writes.
     unsafe {
-        let made = made.map(|made| *group = Box::into_raw(Box::new(Group(made))));
+        let made = made.map(|made| *group = Box::into_raw(Box::new(made)));
         answer(made, error)
     }
 }
@@ -47,14 +51,15 @@ pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, 
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
-unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
+unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<Group> {
     if init.bytes != size_of::<Init>() {
         let what = format!("c10drs_init has {} bytes, not {}: the versions differ", size_of::<Init>(), init.bytes);
         return Err(Error::invalid(what));
     }
     // SAFETY: the caller guarantees that the texts are valid.
-    let (name, prefix, backends, url) =
-        unsafe { (text(&init.name), text(&init.prefix), text(&init.backends), text(&init.url)) };
+    let [name, prefix, backends, url, private_use1] =
+        [&init.name, &init.prefix, &init.backends, &init.url, &init.private_use1].map(|t| unsafe { text(t) });
+    let vendor = if private_use1.is_empty() { 0 } else { c10d::device::vendor(&private_use1) };
     let timeout = Duration::from_millis(init.timeout_ms.max(1) as u64);
     let mut builder = c10d::builder().name(&name).timeout(timeout).backend(&backends);
     if url.is_empty() {
@@ -77,9 +82,9 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
         builder = builder.hint(&name, &value);
     }
     if init.device_kind != 0 {
-        builder = builder.device(call::device(init.device_kind, init.device_index)?);
+        builder = builder.device(call::device(init.device_kind, init.device_index, vendor)?);
     }
-    builder.build()
+    Ok(Group { group: builder.build()?, vendor })
 }
 
 /// Returns the error that failed the group, or null if it has not failed.
@@ -89,7 +94,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
     // SAFETY: the caller guarantees that `group` is valid.
-    let found = guarded(|| Ok(unsafe { &(*group).0 }.failure().map(Report::new)));
+    let found = guarded(|| Ok(unsafe { &(*group).group }.failure().map(Report::new)));
     found.ok().flatten().map_or(std::ptr::null_mut(), Box::into_raw)
 }
 
@@ -101,7 +106,7 @@ pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
 pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
     // SAFETY: the caller guarantees that `group` is valid.
     let _ = guarded(|| unsafe {
-        (*group).0.abort(&text(&why));
+        (*group).group.abort(&text(&why));
         Ok(())
     });
 }
@@ -114,7 +119,7 @@ pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
 pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
     // SAFETY: the caller guarantees that `group` is valid.
-    let result = guarded(|| unsafe { &(*group).0 }.clone().shutdown_within(limit));
+    let result = guarded(|| unsafe { &(*group).group }.clone().shutdown_within(limit));
     // SAFETY: the caller guarantees that `error` is null or valid for writes.
     unsafe { answer(result, error) }
 }
@@ -132,10 +137,13 @@ pub unsafe extern "C" fn c10drs_shrink(
     error: *mut *mut Report,
 ) -> c_int {
     // SAFETY: the caller guarantees that `group` is valid and `lost` points to `lost_len` ranks.
-    let made = guarded(|| unsafe { (*group).0.shrink(slice(lost, lost_len)) });
+    let made = guarded(|| unsafe {
+        let Group { group, vendor } = &*group;
+        Ok(Group { group: group.shrink(slice(lost, lost_len))?, vendor: *vendor })
+    });
     // SAFETY: the caller guarantees that `left` is valid for writes, and `error` is null or valid for writes.
     unsafe {
-        let made = made.map(|made| *left = Box::into_raw(Box::new(Group(made))));
+        let made = made.map(|made| *left = Box::into_raw(Box::new(made)));
         answer(made, error)
     }
 }
@@ -147,7 +155,7 @@ pub unsafe extern "C" fn c10drs_shrink(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees that `group` is valid.
-    unsafe { &(*group).0 }.rank()
+    unsafe { &(*group).group }.rank()
 }
 
 /// Returns the group's world size.
@@ -157,7 +165,7 @@ pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees that `group` is valid.
-    unsafe { &(*group).0 }.size()
+    unsafe { &(*group).group }.size()
 }
 
 /// Leaves the group if it was not shut down, and frees it. `group` may be null.

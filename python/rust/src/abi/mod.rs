@@ -25,7 +25,7 @@ pub use structs::{CallSpec, Give, Init, Put, SparseSpec, StoreCall, Tensor, Text
 pub use works::{WorkHandle, c10drs_work_done, c10drs_work_free, c10drs_work_notify, c10drs_work_wait};
 
 /// `C10DRS_ABI` of the header. It increases with every incompatible change of the header.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Runs `run`, and returns an error if it panics.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -91,6 +91,8 @@ pub struct Init {
     pub(super) store: *const StoreCall,
     pub(super) device_kind: u32,
     pub(super) device_index: u32,
+    /// The device of tensors of kind PrivateUse1; the default one if empty.
+    pub(super) private_use1: Text,
 }
 
 /// `c10drs_tensor`.
@@ -98,6 +100,7 @@ pub struct Init {
 #[repr(C)]
 pub struct Tensor {
     pub(super) data: *mut c_void,
+    pub(super) offset: u64,
     pub(super) count: u64,
     pub(super) dtype: u32,
 }
@@ -118,6 +121,7 @@ pub struct CallSpec {
     pub(crate) timeout_ms: i64,
     pub(crate) device_kind: u32,
     pub(crate) device_index: u32,
+    pub(crate) stream: u64,
     pub(super) inputs: *const Tensor,
     pub(super) inputs_len: usize,
     pub(super) outputs: *const Tensor,
@@ -171,6 +175,7 @@ impl Init {
             store: std::ptr::null(),
             device_kind: 0,
             device_index: 0,
+            private_use1: none,
         }
     }
 }
@@ -178,7 +183,7 @@ impl Init {
 impl Tensor {
     /// Makes a tensor of the `count` elements at `data`.
     pub fn new(data: *mut c_void, count: u64, dtype: u32) -> Tensor {
-        Tensor { data, count, dtype }
+        Tensor { data, offset: 0, count, dtype }
     }
 }
 
@@ -196,6 +201,7 @@ impl CallSpec {
             timeout_ms: -1,
             device_kind: 1,
             device_index: 0,
+            stream: 0,
             inputs: std::ptr::null(),
             inputs_len: 0,
             outputs: std::ptr::null(),
