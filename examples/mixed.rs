@@ -95,6 +95,18 @@ fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
     let mut out = vec![0f32; n as usize];
     pg.all_to_all_single(&vec![me as f32; n as usize], &mut out)?;
     assert_eq!(out, all);
+    let pair = || vec![mine(), vec![me as f32; 3]];
+    let sums = pg.all_reduce_coalesced(pair(), ReduceOp::Sum)?;
+    assert_eq!(sums, [twice(sum), vec![sum; 3]]);
+    let (_, rows) = pg.all_gather_coalesced(pair(), [2, 3].map(|len| vec![vec![0f32; len]; n as usize]).to_vec())?;
+    let (_, flats) = pg.all_gather_into_coalesced(pair(), [2, 3].map(|len| vec![0f32; len * n as usize]).to_vec())?;
+    for (i, len) in [2, 3].into_iter().enumerate() {
+        assert_eq!(rows[i], all.iter().map(|r| vec![*r; len]).collect::<Vec<_>>());
+        assert_eq!(flats[i], rows[i].concat());
+    }
+    let ones = [2, 3].map(|len| vec![1f32; len * n as usize]).to_vec();
+    let (_, parts) = pg.reduce_scatter_into_coalesced(ones, vec![vec![0f32; 2], vec![0f32; 3]], ReduceOp::Sum)?;
+    assert_eq!(parts, [twice(n as f32), vec![n as f32; 3]]);
     let (_, source) = pg.recv_any_source(&mut part, 3u32)?;
     assert_eq!((part.clone(), source), (twice(7.0), 0));
     pg.send(&twice(8.0), 0, 4u32)?;

@@ -72,6 +72,23 @@ def every_op(server):
     out = torch.zeros(WORLD)
     dist.all_to_all_single(out, torch.full((WORLD,), float(RANK)))
     assert out.tolist() == everybody
+    pair = [mine(), torch.full((3,), float(RANK))]
+    rows = [[torch.zeros(2), torch.zeros(3)] for _ in range(WORLD)]
+    sums = [t.clone() for t in pair]
+    dist.all_reduce_coalesced(sums)
+    assert [t.tolist() for t in sums] == [[sum(everybody)] * 2, [sum(everybody)] * 3]
+    dist.all_gather_coalesced(rows, pair)
+    assert [[t.tolist() for t in row] for row in rows] == [[[r] * 2, [r] * 3] for r in everybody]
+    flats = [torch.zeros(2 * WORLD), torch.zeros(3 * WORLD)]
+    with dist._coalescing_manager():
+        for flat, t in zip(flats, pair):
+            dist.all_gather_into_tensor(flat, t)
+    assert [t.tolist() for t in flats] == [[r for r in everybody for _ in range(n)] for n in (2, 3)]
+    parts = [torch.zeros(2), torch.zeros(3)]
+    with dist._coalescing_manager():
+        for part_, n in zip(parts, (2, 3)):
+            dist.reduce_scatter_tensor(part_, torch.ones(n * WORLD))
+    assert [t.tolist() for t in parts] == [[WORLD] * 2, [WORLD] * 3]
     if RANK == 0:
         dist.send(torch.full((2,), 7.0), server, tag=3)
         dist.recv(part, server, tag=4)
