@@ -37,7 +37,7 @@ FLOORS = {
     "c10d-core/src/reduce": "half operation f16c bf16 element run mod",
     "c10d-gloo-like/src/model": "cluster scenario bounds plans graph event mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
-    "c10d-mpi": "mpi health pmi card world header pause task ledger memory exchange messages ops backend provider",
+    "c10d-mpi": "mpi health pmi room card world header pause task ledger memory exchange messages ops backend provider",
     "c10d-mpi/src/mpi": "types mapped search library environment api requests",
     "c10d-mpi/src/pmi": "mapping wire serve",
     "c10d-mpi/src/messages": "posted endpoint outgoing incoming transfers mod",

@@ -12,6 +12,7 @@ use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use crate::mpi::Library;
+use crate::room::{ALONE, Room, room};
 
 /// The rank of a process in MPI's world.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,8 @@ pub(crate) struct Card {
     library: String,
     /// The cores that the process may use.
     cores: Cores,
+    /// The room in `/dev/shm`; `None` if MPI does not depend on it.
+    room: Option<Room>,
     /// The process's rank in MPI's world; `None` if MPI is not started yet.
     world_rank: Option<WorldRank>,
 }
@@ -49,15 +52,16 @@ pub(crate) struct Agreed {
 
 impl Card {
     pub(crate) fn of_process(library: &Library, world_rank: Option<WorldRank>) -> Card {
-        let (process, host, library) = (process_id().to_owned(), host(), library.version.clone());
-        Card { process, host, library, cores: Cores::here(), world_rank }
+        let (process, host, version) = (process_id().to_owned(), host(), library.version.clone());
+        Card { process, host, library: version, cores: Cores::here(), room: room(library), world_rank }
     }
 
     fn to_text(&self) -> String {
         let world_rank =
             self.world_rank.as_ref().map_or(String::new(), |p| format!("{} {} {}", p.rank, p.size, p.world));
         let cores: String = self.cores.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}\n{}\n{}\n{cores}\n{world_rank}", self.process, self.host, self.library)
+        let room = self.room.map_or(String::new(), |room| format!("{} {}", room.left, room.needed));
+        format!("{}\n{}\n{}\n{cores}\n{room}\n{world_rank}", self.process, self.host, self.library)
     }
 
     /// Reads another rank's card. Returns `None` if the text is not a card.
@@ -68,6 +72,13 @@ impl Card {
         let cores = lines.next()?;
         let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
         let cores = Cores::from_bytes(&cores.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>()?)?;
+        let room = match lines.next()?.as_str() {
+            "" => None,
+            room => {
+                let (left, needed) = room.split_once(' ')?;
+                Some(Room { left: left.parse().ok()?, needed: needed.parse().ok()? })
+            }
+        };
         let world_rank = match lines.next()?.as_str() {
             "" => None,
             world_rank => {
@@ -76,7 +87,7 @@ impl Card {
                 Some(WorldRank { rank, size, world: words.next()?.to_owned() })
             }
         };
-        Some(Card { process, host, library, cores, world_rank })
+        Some(Card { process, host, library, cores, room, world_rank })
     }
 }
 
@@ -170,8 +181,33 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         });
         numbers.push(n as u32);
     }
+    fits_into_memory(cards, &numbers)?;
     let world_ranks = cards.iter().map(|card| card.world_rank.as_ref().map(|p| p.rank)).collect();
     Ok(Agreed { hosts: numbers, cores: cards.iter().map(|card| card.cores.clone()).collect(), world_ranks })
+}
+
+/// Checks that MPI, if it is not started yet, has room in the `/dev/shm` of each host.
+fn fits_into_memory(cards: &[Card], hosts: &[u32]) -> Result {
+    if cards.iter().any(|card| card.world_rank.is_some()) {
+        return Ok(());
+    }
+    for host in 0..=hosts.iter().copied().max().unwrap_or_default() {
+        let here = || (0u32..).zip(cards).zip(hosts).filter(move |(_, of)| **of == host).map(|(card, _)| card);
+        let ranks: Vec<u32> = here().map(|(rank, _)| rank).collect();
+        let most = if ranks.len() == 1 { ALONE } else { u64::MAX };
+        let rooms = || here().filter_map(|(_, card)| card.room);
+        let needed: u64 = rooms().map(|room| room.needed.min(most)).fold(0, u64::saturating_add);
+        // The ranks of a host have looked at the same file system.
+        if let Some(left) = rooms().map(|room| room.left).min().filter(|left| *left < needed) {
+            let what = format!(
+                "/dev/shm has too little space for MPI: {left} bytes are left (limit: the size of this file system), \
+                 and this host's ranks {ranks:?} need {needed}. Make it larger (docker run --shm-size, mount -o \
+                 remount,size=..); Intel MPI does not use it if I_MPI_FABRICS is ofi"
+            );
+            return Err(Error::new(ErrorKind::Resource, what).phase(Phase::Rendezvous).guilty(ranks));
+        }
+    }
+    Ok(())
 }
 
 /// Returns a unique id of this process.
@@ -202,27 +238,31 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::SHARED;
 
     fn card(process: &str, host: &str, library: &str, world_rank: Option<(&str, u32)>) -> Card {
         let world_rank = world_rank.map(|(world, rank)| WorldRank { world: world.to_owned(), rank, size: 9 });
         let (process, host, library) = (process.to_owned(), host.to_owned(), library.to_owned());
-        Card { process, host, library, cores: Cores::here(), world_rank }
+        Card { process, host, library, cores: Cores::here(), room: None, world_rank }
     }
 
     #[test]
     fn a_card_is_read_as_it_was_written() {
         for world_rank in [None, Some(("the launcher's", 3))] {
-            let card = card("17-ab", "boot 1 2", "MPICH 5", world_rank);
-            assert_eq!(Card::parse(card.to_text().as_bytes()), Some(card));
+            for room in [None, Some(Room { left: 65536, needed: 7 })] {
+                let card = Card { room, ..card("17-ab", "boot 1 2", "MPICH 5", world_rank) };
+                assert_eq!(Card::parse(card.to_text().as_bytes()), Some(card));
+            }
         }
         for text in [
             &b""[..],
             b"a\nb\nc\n0000000001",
-            b"a\nb\nc\n0000000001\nx",
-            b"a\nb\nc\n0000000001\n1 2",
-            b"a\nb\nc\n00\n",
-            b"a\nb\nc\nxx\n",
-            b"\xff\nb\nc\n0000000001\n",
+            b"a\nb\nc\n0000000001\nx\n",
+            b"a\nb\nc\n0000000001\n\nx",
+            b"a\nb\nc\n0000000001\n\n1 2",
+            b"a\nb\nc\n00\n\n",
+            b"a\nb\nc\nxx\n\n",
+            b"\xff\nb\nc\n0000000001\n\n",
         ] {
             assert_eq!(Card::parse(text), None);
         }
@@ -235,6 +275,25 @@ mod tests {
         let started = |world, rank| Some((world, rank));
         let agreed = fit(&[card("a", "x", "M", started("w", 2)), card("b", "x", "M", started("w", 0))]).unwrap();
         assert_eq!(agreed.world_ranks, Some(vec![2, 0]));
+    }
+
+    #[test]
+    fn a_host_with_too_little_shared_memory() {
+        let on = |process, host, left, world_rank| {
+            let room = Some(Room { left, needed: SHARED });
+            Card { room, ..card(process, host, "M", world_rank) }
+        };
+        let three = |left, world_rank: fn(u32) -> Option<(&'static str, u32)>| {
+            let first = on("a", "x", ALONE, world_rank(0));
+            fit(&[first, on("b", "y", left, world_rank(1)), on("c", "y", 2 * SHARED, world_rank(2))])
+        };
+        let e = three(2 * SHARED - 1, |_| None).unwrap_err();
+        assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Resource, &[1, 2][..]), "{e}");
+        assert!(e.to_string().contains("/dev/shm has too little space for MPI: 16777215 bytes are left"), "{e}");
+        three(2 * SHARED, |_| None).unwrap();
+        // MPI has started, so it has already what it needs.
+        three(0, |rank| Some(("w", rank))).unwrap();
+        assert_eq!(fit(&[on("a", "x", ALONE - 1, None)]).unwrap_err().report().guilty, [0]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod ops;
 mod pause;
 mod pmi;
 mod provider;
+mod room;
 mod task;
 mod world;
 

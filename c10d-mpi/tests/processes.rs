@@ -2,6 +2,7 @@
 //! folder with the Python environments `mpich` and `intel`, which have the wheels `mpich` and `impi-rt`.
 
 mod groups;
+mod room;
 mod starts;
 mod wheels;
 
@@ -31,6 +32,7 @@ static TIERED: Provider = Provider {
 
 fn main() -> ExitCode {
     groups::serve_part();
+    room::serve();
     starts::serve_rank();
     let mut program = Program::default();
     for library in &wheels::LIBRARIES {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
             program = program.suite("tiered_mpich", pair, Ranks::Processes);
         }
         program = program.suite(library.name, suite, Ranks::Processes).trials(groups::trials(library, &path));
+        program = program.trials([room::trial(library, &path)]);
         if library.variables.is_empty() {
             program = program.trials(starts::trials(library, &path));
         }
