@@ -43,16 +43,13 @@ pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
         (ReduceOp::Sum, _) => {}
         (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Ignored) => {}
         (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Zero) => {
-            let what = format!(
-                "{reduce} of sparse tensors reduces only entries that are present; pass \
-                Absent::Ignored to ask for that"
-            );
-            return Err(Error::invalid(what));
+            return Err(Error::invalid(format!(
+                "{reduce} of sparse tensors reduces only entries that are present; pass Absent::Ignored to ask for that"
+            )));
         }
         _ => {
             return Err(Error::invalid(format!(
-                "sparse tensors can be reduced by sum, min, max and product, not by \
-            {reduce}"
+                "sparse tensors can be reduced by sum, min, max and product, not by {reduce}"
             )));
         }
     }

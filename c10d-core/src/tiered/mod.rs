@@ -83,6 +83,8 @@ impl Tiered {
         let hosts = Hosts(hosts(init, least)?);
         let leaders = hosts.leaders();
         let flat = init.own_backend(if leaders.len() == 1 { inside } else { between }, "all")?;
+        // If all ranks are on one host, or each rank is on its own host, there is only one tier.
+        let is_one = [1, hosts.0.len()].contains(&leaders.len());
         let (local, across) = match leaders.len() {
             1 => (None, None),
             _ => {
@@ -90,8 +92,6 @@ impl Tiered {
                 (TierBackend::connect(init, inside, hosts.ranks(mine))?, TierBackend::connect(init, between, leaders)?)
             }
         };
-        // If all ranks are on one host, or each rank is on its own host, there is only one tier.
-        let is_one = [1, hosts.0.len()].contains(&hosts.leaders().len());
         let least = if is_one { usize::MAX } else { least };
         let (queue, watch, changed) = (WorkerQueue::default(), Mutex::default(), Condvar::default());
         let shared = Shared { rank: init.rank, least, hosts, flat, local, across, queue, watch, changed };
