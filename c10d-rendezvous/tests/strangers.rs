@@ -206,10 +206,3 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     }
     drop(strangers);
 }
-
-#[test]
-fn many_connections_that_send_large_requests_do_not_slow_the_others() {
-    let server = ServerProcess::start();
-    let set = say(1, &[string(b"/k"), string(&vec![0; 1 << 20])]);
-    flooded(server.addr, &set, || stays_fast("SET of large values", &server));
-}

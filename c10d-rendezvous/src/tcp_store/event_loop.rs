@@ -32,7 +32,7 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// or this many bytes read, a client waits for its next turn.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
-const BYTES_PER_TURN: usize = 64 << 10;
+pub(super) const BYTES_PER_TURN: usize = 64 << 10;
 /// A quarter of this process's descriptors, and at most this many, are reserved: clients that have used no key do not
 /// get them.
 const RESERVE: usize = 256;
@@ -402,19 +402,19 @@ impl EventLoop {
 }
 
 /// The turn of one client.
-struct Turn<'a> {
-    id: usize,
-    keyspace: &'a mut Keyspace,
-    woken: &'a mut Vec<usize>,
+pub(super) struct Turn<'a> {
+    pub(super) id: usize,
+    pub(super) keyspace: &'a mut Keyspace,
+    pub(super) woken: &'a mut Vec<usize>,
     /// The request about many keys that is partly done.
-    task: Option<Task>,
+    pub(super) task: Option<Task>,
     /// The work done so far.
-    work: usize,
-    member: bool,
+    pub(super) work: usize,
+    pub(super) member: bool,
 }
 
 impl Turn<'_> {
-    fn run(&mut self, client: &mut Connection, buffer: &mut [u8]) -> Result<bool, String> {
+    pub(super) fn run(&mut self, client: &mut Connection, buffer: &mut [u8]) -> Result<bool, String> {
         let (mut on, mut taken) = (true, 0);
         loop {
             if client.flush().map_err(|e| e.to_string())? {

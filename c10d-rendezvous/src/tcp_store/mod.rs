@@ -3,6 +3,8 @@
 mod client;
 mod connection;
 mod event_loop;
+#[cfg(test)]
+mod event_loop_tests;
 mod keyspace;
 #[cfg(test)]
 mod keyspace_tests;
