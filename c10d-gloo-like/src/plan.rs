@@ -82,9 +82,9 @@ impl Action {
 
 /// The dependency of a step.
 ///
-/// The meaning of a plan is that of its steps run one after the other. Steps with the same peer and direction do run in
-/// plan order; all others may overlap as far as their dependencies allow. If two steps touch the same bytes without a
-/// dependency, the peers' messages force their order; the simulator in `schedule` checks that.
+/// A plan has the result that its steps have if they run one after the other. Steps with the same peer and direction do
+/// run in plan order; all others may overlap as far as their dependencies allow. If two steps touch the same bytes
+/// without a dependency, the peers' messages force their order; the simulator in `schedule` checks that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
     /// Nothing.
@@ -169,9 +169,9 @@ impl Plan {
         self.push(Action::Reduce { peers, own, to, last }, after)
     }
 
-    /// Appends the steps that `fill` appends for a smaller world, made of some of the ranks. `rank` maps a rank of that
-    /// world to one of this world, and `offset` is where the output of that world begins in this one's. Those steps
-    /// that wait for nothing wait for all steps before.
+    /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends its steps,
+    /// `rank` maps a rank of the smaller world to one of this world, and `offset` is where the smaller world's output
+    /// begins in this world's output. The new steps that have no dependency wait for all steps before the plan.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);

@@ -181,7 +181,8 @@ impl Fingerprint {
 
 /// Returns the name of a program's own type. If this process has not used the type, the text has its hash instead.
 fn own_type(rest: u32) -> String {
-    Identity::of_hash(rest).map_or_else(|| format!("a type of its own ({rest:#010x})"), |identity| identity.to_string())
+    Identity::of_hash(rest)
+        .map_or_else(|| format!("a type of the program ({rest:#010x})"), |identity| identity.to_string())
 }
 
 #[cfg(test)]
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(own.disagreement(&other), Some(("type", "test::Mine".into(), "test::Other".into())));
         assert_eq!(a.disagreement(&own), Some(("dtype", "f32".into(), "test::Mine".into())));
         let unheard = own.disagreement(&Fingerprint { rest: 5, ..own }).unwrap();
-        assert_eq!((unheard.0, &*unheard.2), ("type", "a type of its own (0x00000005)"));
+        assert_eq!((unheard.0, &*unheard.2), ("type", "a type of the program (0x00000005)"));
         let sparse = Fingerprint { step: Fingerprint::SPARSE, ..a };
         assert_eq!(sparse.disagreement(&Fingerprint { rest: 1, ..sparse }).unwrap().0, "shape");
         let step = Fingerprint { step: Fingerprint::SPARSE | 2, ..a };

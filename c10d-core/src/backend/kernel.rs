@@ -27,7 +27,7 @@ impl KernelContext<'_> {
         self.backend
     }
 
-    /// Returns the runtime of the device for whose tensors the key is.
+    /// Returns the runtime of the device that the job's key stands for.
     ///
     /// # Errors
     /// `Unsupported` if the backend has no runtime, because the key is for host memory.

@@ -26,7 +26,8 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// Copies these values from a request that has its number. It reads the clock if that was not done before.
+    /// Copies these values from a request, which must have its number already. It reads the clock if the request has no
+    /// deadline yet.
     pub(crate) fn of(request: &Request) -> Outer {
         let (seq, fingerprint, timeout) = (request.seq, request.fingerprint, request.timeout);
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }

@@ -117,8 +117,8 @@ pub(super) struct Ready<'a> {
     pub(super) job: Job,
 }
 
-/// Handles a panic of a kernel, when it is dropped while the panic unwinds: it fails the group, and waits until the job
-/// of a stack frame is done. If the kernel returns, it is forgotten instead.
+/// A guard against a panic of a kernel. If the kernel panics, the guard is dropped: it fails the group, and if the
+/// job's frame is on the stack, waits until the job is done. If the kernel returns, the guard is forgotten.
 pub(super) struct OnPanic<'a> {
     pub(super) group: &'a Group,
     pub(super) frame: Option<&'a Frame>,
@@ -128,7 +128,7 @@ impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
         let error = Error::new(
             ErrorKind::Internal,
-            "the backend panicked while it got an operation; this is a bug in the backend",
+            "the backend panicked when it was given an operation; this is a bug in the backend",
         );
         self.group.fail(&self.group.described(error));
         if let Some(frame) = self.frame {
@@ -177,8 +177,8 @@ impl Group {
         outcome
     }
 
-    /// Prepares a frame for its kernel: finds the route, validates the call, and takes the lane's turn with a number.
-    /// `described` is the result of describing the buffers.
+    /// Prepares a frame for its kernel: finds the route, validates the call, waits for its turn in the lane, and gives
+    /// it a sequence number. `described` is the result of describing the buffers.
     #[inline]
     fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
         described?;
@@ -268,7 +268,7 @@ impl Group {
 
     /// Reports that an op has waited for the time `after`, and for which ranks it waits.
     #[cold]
-    pub(crate) fn speak_of(&self, frame: &Frame, after: Duration) {
+    pub(crate) fn report_wait(&self, frame: &Frame, after: Duration) {
         let lane = self.lanes.iter().find(|lane| frame.lane == Some(NonNull::from(&*lane.info)));
         let (request, backend) = (&frame.request, lane.map_or("", |lane| lane.info.backend));
         let left = request.deadline().saturating_duration_since(Instant::now()).as_secs_f64();
@@ -294,7 +294,7 @@ impl Group {
     /// after this.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
-        if wait_aloud(frame, limit, self.warn_after, |after| self.speak_of(frame, after)) {
+        if wait_and_report(frame, limit, self.warn_after, |after| self.report_wait(frame, after)) {
             return;
         }
         let error = frame.described(Error::new(
@@ -313,15 +313,20 @@ impl Group {
 }
 
 /// Waits until a job is done or `limit` has passed. Returns whether the job is done. If it takes longer than `after`,
-/// it calls `speak` once.
-pub(crate) fn wait_aloud(frame: &Frame, limit: Instant, after: Option<Duration>, speak: impl FnOnce(Duration)) -> bool {
+/// it calls `report` once.
+pub(crate) fn wait_and_report(
+    frame: &Frame,
+    limit: Instant,
+    after: Option<Duration>,
+    report: impl FnOnce(Duration),
+) -> bool {
     if let Some(after) = after {
         let soon = Instant::now() + after;
         if soon < limit {
             if frame.wait_until(soon) {
                 return true;
             }
-            speak(after);
+            report(after);
         }
     }
     frame.wait_until(limit)

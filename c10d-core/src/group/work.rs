@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::run::wait_aloud;
+use super::run::wait_and_report;
 use super::scope::ScopeCount;
 use super::{Group, observe};
 use crate::backend::{Frame, Job, Origin, overdue};
@@ -189,9 +189,9 @@ impl<'a, R> Handle<'a, R> {
         // No reference to the group is kept while waiting, since a waiting handle must not keep the group alive.
         let after = self.state.group().upgrade().and_then(|group| group.warn_after());
         let frame = self.state.frame();
-        wait_aloud(frame, until, after, |after| {
+        wait_and_report(frame, until, after, |after| {
             if let Some(group) = self.state.group().upgrade() {
-                group.speak_of(frame, after);
+                group.report_wait(frame, after);
             }
         })
     }

@@ -73,7 +73,7 @@ impl Executor {
             self.ask(op)?;
             if !waiting.told && self.health.warn_after().is_some_and(|after| quiet >= after) {
                 waiting.told = true;
-                self.health.speak_of(&op.fingerprint, self.waits_for(op), quiet, (op.deadline)());
+                self.health.report_wait(&op.fingerprint, self.waits_for(op), quiet, (op.deadline)());
             }
         }
         Ok(())

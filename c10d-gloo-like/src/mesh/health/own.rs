@@ -12,13 +12,13 @@ use c10d_core::calls::CallId;
 /// state of the messages is in use.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
 
-/// The state of this rank besides its position.
+/// The state of this rank, except its position (how many calls it has made), which the call log has.
 #[derive(Default)]
 pub(super) struct Own {
     /// The ranks for which a stalled collective waits.
     pub(super) waits: Mutex<Option<(CallId, Wait)>>,
     pub(super) messages: OnceLock<Messages>,
-    /// The time at which the peers were last asked because a message waits.
+    /// When this rank last asked its peers for their positions because one of its messages waited.
     pub(super) looked: Mutex<Option<Instant>>,
     /// The last rejected call, and how many collectives and messages had been called before it.
     pub(super) refused: Mutex<Option<(Refused, (u64, u64))>>,

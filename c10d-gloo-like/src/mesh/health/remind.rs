@@ -20,7 +20,7 @@ impl Health {
 
     /// Reports that a collective has waited for `lasted`, and that it waits for the ranks `on`.
     #[cold]
-    pub(crate) fn speak_of(
+    pub(crate) fn report_wait(
         self: &Arc<Self>,
         fingerprint: &Fingerprint,
         on: Vec<u32>,
