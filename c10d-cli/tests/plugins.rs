@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A time limit in seconds that loading reaches on no machine.
+/// A time limit in seconds that loading a plugin never reaches, even on a slow machine.
 const LONG: &str = "300";
 
 fn directory() -> TempDir {
@@ -269,8 +269,9 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     assert!(out.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// Returns the plugin's sum of 1 and 1, from which the plugin is known: the wrong ones return 2 and 1, and those of
-/// `ADDRESS` return the address of the numbers.
+/// Runs an all-reduce of `[1, 1]` on one rank. The result tells which plugin ran it: one built with `WRONG` returns
+/// `[2, 1]`, and one built with `ADDRESS` returns the address of the numbers. The flag says whether the result is that
+/// address.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];

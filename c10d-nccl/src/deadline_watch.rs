@@ -68,7 +68,8 @@ impl DeadlineWatch {
         if !through && aborted.recv_timeout(ABORT).is_err() {
             let what = "ncclCommAbort does not return; the communicators and their memory are leaked";
             contain("a tracing subscriber", || tracing::error!(target: "c10d", "{what}"));
-            // Only the caller, who waits for these jobs, keeps borrowed memory from being freed.
+            // Borrowed memory is not freed as long as its caller waits for the job. So the jobs are kept until the
+            // abort is done.
             if borrowed.is_empty() || aborted.recv().is_err() {
                 return std::mem::forget(borrowed);
             }

@@ -36,7 +36,7 @@ impl Patterns {
         (0..PERIOD).map(|i| T::whole(self.value(rank, piece, i))).collect()
     }
 
-    /// Returns the reduction of the pieces with this number of all ranks.
+    /// Returns the expected reduction of the ranks' pieces that have the number `piece`.
     pub(super) fn reduced<T: Sample>(&self, piece: usize) -> Vec<T> {
         (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
     }

@@ -8,7 +8,8 @@ use super::sample::Sample;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory for one side of a call. It begins at a page boundary or, from 2 MiB on, at a huge page boundary.
+/// Memory for the inputs or for the outputs of a call. It begins at a page boundary or, from 2 MiB on, at a huge page
+/// boundary.
 pub(super) struct Memory<T> {
     room: Vec<T>,
     start: usize,

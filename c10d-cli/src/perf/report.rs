@@ -36,7 +36,8 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Returns the op, with its tensors if these are not described by a number of bytes.
+    /// Returns the name of the op. For a sparse op it includes the shape of the tensors, since their size in bytes does
+    /// not tell it.
     fn name(&self) -> String {
         self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
     }

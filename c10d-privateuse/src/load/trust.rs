@@ -52,7 +52,7 @@ impl TrustedDir {
                     };
                     sticky = check(&fd, &at, sticky)?;
                 }
-                _ => return Err(Refusal::new(Rule::Path, format!("{path:?} has a component that climbs"))),
+                _ => return Err(Refusal::new(Rule::Path, format!("{path:?} contains `..`; give a path without it"))),
             }
         }
         Ok(TrustedDir { fd, path: at })
@@ -66,7 +66,7 @@ impl TrustedDir {
         self.fd.as_fd()
     }
 
-    /// Returns the names in the directory that are possible for plugins (`libc10d_*.so`), sorted.
+    /// Returns the names in the directory that a plugin may have (`libc10d_*.so`), sorted.
     pub(crate) fn names(&self) -> Result<Vec<OsString>, Refusal> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(&self.fd, ".", flags, Mode::empty()).map_err(|e| unreadable(&self.path, e))?;
