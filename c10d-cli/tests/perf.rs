@@ -281,3 +281,21 @@ fn a_job_over_two_hosts_is_joined() {
     assert!(rows.len() == 2 && rows[1].starts_with("[0] all_reduce,f32,48,2,"), "{}", first.stdout);
     assert_eq!(second.stdout, "");
 }
+
+#[test]
+fn a_plot_has_a_line_for_each_op_with_bytes() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let ops = "all_reduce,broadcast,barrier";
+    let ended = run(&["perf", "--ops", ops, "--bytes", "8,1K,64K", "--iters", "3", "--plot", path]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let picture = std::fs::read_to_string(path).unwrap();
+    // Each line is in both charts, and so is its name.
+    let count = |text: &str| picture.lines().filter(|line| line.trim() == text).count();
+    assert_eq!(["all_reduce", "broadcast", "barrier"].map(count), [2, 2, 0], "{picture}");
+    for label in ["time of an op (µs, median)", "bus bandwidth (GB/s)", "bytes"] {
+        assert!(count(label) > 0, "{label}: {picture}");
+    }
+    let ended = run(&["perf", "--ops", "all_reduce", "--bytes", "8", "--iters", "3", "--plot", "/nowhere/x.svg"]);
+    assert!(!ended.status.success() && ended.stderr.contains("--plot /nowhere/x.svg"), "{}", ended.stderr);
+}

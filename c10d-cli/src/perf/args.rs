@@ -75,10 +75,13 @@ pub(crate) struct Args {
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
+    /// Draw the time and the bus bandwidth of each op against the size into FILE, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub(super) plot: Option<PathBuf>,
     /// Simulate a cluster of HOSTS hosts with RANKS ranks each (`1024x8`, at most 65536 ranks), without starting any
     /// rank: the plans of gloo-like's algorithms are run over a model of latency, bandwidth and reduction.
     #[cfg(feature = "gloo-like")]
-    #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks"])]
+    #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks", "plot"])]
     pub(super) simulate: Option<Shape>,
     /// With `--simulate`: show every algorithm of an op, not only the selected one.
     #[cfg(feature = "gloo-like")]

@@ -7,6 +7,7 @@ mod layout;
 mod measure;
 mod memory;
 mod ops;
+mod plot;
 mod point;
 mod rank;
 mod report;
@@ -98,7 +99,9 @@ fn conclude(args: &Args, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     if let Some(file) = &args.tune {
         tune::write(file, rows)?;
     }
-    let _ = args;
+    if let Some(file) = &args.plot {
+        plot::write(file, rows)?;
+    }
     Ok(())
 }
 
