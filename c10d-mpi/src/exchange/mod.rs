@@ -213,7 +213,7 @@ impl Exchange {
 
     /// Begins to receive a transfer. The memory for long data is given to MPI at once, before the header arrives.
     fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
-        let (len, peer) = (recv.range.len(), Some(recv.peer));
+        let (len, peer) = (recv.range.len(), recv.peer);
         let memory = self.memory(Header::SIZE + SHORT);
         let head = Flight::recv(self.mpi, self.comm, memory, peer, HEAD)?;
         if len <= SHORT {
@@ -320,7 +320,7 @@ impl Exchange {
             Header { last: true, ..Header::default() }.put(head.bytes_mut());
             flights.push(Flight::send(self.mpi, self.comm, head, *peer, HEAD)?);
             let memory = self.memory(Header::SIZE + SHORT);
-            flights.push(Flight::recv(self.mpi, self.comm, memory, Some(*peer), HEAD)?);
+            flights.push(Flight::recv(self.mpi, self.comm, memory, *peer, HEAD)?);
         }
         self.pause.reset();
         loop {

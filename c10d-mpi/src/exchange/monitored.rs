@@ -68,7 +68,7 @@ impl Exchange {
         let from: Vec<u32> = [0].iter().chain(before).copied().collect();
         let mut heads = self.heads(step, &to, &from)?;
         let memory = self.memory(Header::SIZE + SHORT);
-        let mut answer = Flight::recv(self.mpi, self.comm, memory, Some(0), ANSWER)?;
+        let mut answer = Flight::recv(self.mpi, self.comm, memory, 0, ANSWER)?;
         loop {
             let moved = self.advance(step, &mut heads)?;
             if answer.test()?.is_some() {

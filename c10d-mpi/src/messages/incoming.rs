@@ -99,7 +99,7 @@ impl Incoming {
             let end = (self.asked + PIECE).min(len);
             let piece = Staging::new(end - self.asked);
             self.asked = end;
-            self.flights.push_back(Flight::recv(endpoint.mpi, endpoint.comm, piece, Some(self.from), self.tag)?);
+            self.flights.push_back(Flight::recv(endpoint.mpi, endpoint.comm, piece, self.from, self.tag)?);
         }
         Ok(moved)
     }

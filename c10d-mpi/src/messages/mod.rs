@@ -230,11 +230,5 @@ impl Messages {
         self.inbox.lock().closed = true;
         self.ledger.close();
         self.news.notify_one();
-        if let Some(mut transfers) = self.transfers.try_lock_for(SOON)
-            && self.health().cause().is_none()
-            && let Some(flight) = transfers.take_idle()
-        {
-            flight.cancel();
-        }
     }
 }

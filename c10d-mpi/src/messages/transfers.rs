@@ -10,7 +10,7 @@ use super::outgoing::Outgoing;
 use super::posted::{Ended, Posted};
 use crate::exchange::SHORT;
 use crate::header::Header;
-use crate::mpi::{Flight, Staging};
+use crate::mpi::Flight;
 
 #[derive(Default)]
 pub(super) struct Transfers {
@@ -20,7 +20,7 @@ pub(super) struct Transfers {
     receives: Vec<Incoming>,
     /// Messages that no receive was matched with, in the order in which their headers arrived.
     arrived: VecDeque<Arrived>,
-    /// The receive for the next header.
+    /// The receive of a header that has begun to arrive.
     next: Option<Flight>,
     /// The number of messages sent to each rank.
     numbers: BTreeMap<u32, u32>,
@@ -77,10 +77,10 @@ impl Transfers {
         while !self.waiting.is_empty() {
             let flight = match &mut self.next {
                 Some(flight) => flight,
-                next => {
-                    let memory = Staging::new(Header::SIZE + SHORT);
-                    next.insert(Flight::recv(endpoint.mpi, endpoint.comm, memory, None, HEAD)?)
-                }
+                next => match Flight::arrived(endpoint.mpi, endpoint.comm, HEAD, Header::SIZE + SHORT)? {
+                    Some(flight) => next.insert(flight),
+                    None => break,
+                },
             };
             let Some(over) = flight.test()? else { break };
             let Some(memory) = self.next.take().and_then(Flight::into_memory) else { break };
@@ -135,10 +135,5 @@ impl Transfers {
         let (taken, rest) = std::mem::take(&mut self.waiting).into_iter().partition(|posted| ids.contains(&posted.id));
         self.waiting = rest;
         taken
-    }
-
-    /// Takes the receive for the next header, if all sends and receives are finished.
-    pub(super) fn take_idle(&mut self) -> Option<Flight> {
-        if self.open().next().is_some() { None } else { self.next.take() }
     }
 }

@@ -12,7 +12,9 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 
 use super::mapped::{has_standard_abi, is_mpi, mappings};
 use super::search::Surroundings;
-use super::types::{Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, RawComm, Request, Session, Status};
+use super::types::{
+    Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, Message, RawComm, Request, Session, Status,
+};
 
 /// The major version of the ABI to which the declarations here belong.
 const ABI: c_int = 1;
@@ -74,6 +76,8 @@ functions! {
     error_string "MPI_Error_string" (c_int, *mut c_char, *mut c_int);
     isend "MPI_Isend_c" (P, i64, Datatype, c_int, c_int, RawComm, *mut Request);
     irecv "MPI_Irecv_c" (M, i64, Datatype, c_int, c_int, RawComm, *mut Request);
+    improbe "MPI_Improbe" (c_int, c_int, RawComm, *mut c_int, *mut Message, *mut Status);
+    imrecv "MPI_Imrecv_c" (M, i64, Datatype, *mut Message, *mut Request);
     test "MPI_Test" (*mut Request, *mut c_int, *mut Status);
     cancel "MPI_Cancel" (*mut Request);
     get_count "MPI_Get_count_c" (*const Status, Datatype, *mut i64);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use c10d_core::Result;
 
 use super::api::{Comm, Mpi};
-use super::types::{ANY_SOURCE, Datatype, Request, Status};
+use super::types::{ANY_SOURCE, Datatype, Message, Request, Status};
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -85,17 +85,42 @@ impl Flight {
         Self::begun(mpi, sent.map(|()| request), memory, false)
     }
 
-    /// Begins to receive into the memory, from one rank, or from any rank if `from` is `None`.
-    pub(crate) fn recv(mpi: Mpi, comm: Comm, mut memory: Staging, from: Option<u32>, tag: u16) -> Result<Flight> {
+    /// Begins to receive into the memory, from one rank.
+    pub(crate) fn recv(mpi: Mpi, comm: Comm, mut memory: Staging, from: u32, tag: u16) -> Result<Flight> {
         let mut request = Request::NULL;
         let (at, len) = (memory.lines.as_mut_ptr().cast(), memory.len as i64);
-        let (from, tag) = (from.map_or(ANY_SOURCE, |rank| rank as c_int), c_int::from(tag));
+        let (from, tag) = (from as c_int, c_int::from(tag));
         // SAFETY: the flight keeps the memory as long as the request exists, and nobody else uses it.
         let recv = |f: &super::library::Functions| unsafe {
             (f.irecv)(at, len, Datatype::BYTE, from, tag, comm.0, &mut request)
         };
         let posted = mpi.call("MPI_Irecv_c", recv);
         Self::begun(mpi, posted.map(|()| request), memory, true)
+    }
+
+    /// Begins to receive a message of at most `limit` bytes that has arrived from any rank. Returns `None` if there is
+    /// none. A receive from any rank would not be reliable: MPICH 5.0.2 loses messages from other hosts in it if other
+    /// ranks share memory with this one.
+    pub(crate) fn arrived(mpi: Mpi, comm: Comm, tag: u16, limit: usize) -> Result<Option<Flight>> {
+        let (mut found, mut message, mut status) = (0, Message(0), Status::default());
+        let tag = c_int::from(tag);
+        // SAFETY: the call writes an integer, a handle and a status.
+        let probe = |f: &super::library::Functions| unsafe {
+            (f.improbe)(ANY_SOURCE, tag, comm.0, &mut found, &mut message, &mut status)
+        };
+        mpi.call("MPI_Improbe", probe)?;
+        if found == 0 {
+            return Ok(None);
+        }
+        let mut memory = Staging::new(count(mpi, &status)?.min(limit));
+        let mut request = Request::NULL;
+        let (at, len) = (memory.lines.as_mut_ptr().cast(), memory.len as i64);
+        // SAFETY: the flight keeps the memory as long as the request exists, and nobody else uses it. The message is
+        // from MPI_Improbe, and is not used afterwards.
+        let recv =
+            |f: &super::library::Functions| unsafe { (f.imrecv)(at, len, Datatype::BYTE, &mut message, &mut request) };
+        let posted = mpi.call("MPI_Imrecv_c", recv);
+        Self::begun(mpi, posted.map(|()| request), memory, true).map(Some)
     }
 
     fn begun(mpi: Mpi, request: Result<Request>, memory: Staging, is_receive: bool) -> Result<Flight> {
@@ -126,11 +151,8 @@ impl Flight {
             self.over = Some(Over { source: 0, bytes: 0 });
             return Ok(self.over);
         }
-        let mut bytes = 0;
-        // SAFETY: MPI_Test has filled the status. The call writes an integer.
-        self.mpi.call("MPI_Get_count_c", |f| unsafe { (f.get_count)(&status, Datatype::BYTE, &mut bytes) })?;
-        let (source, bytes) = (u32::try_from(status.source).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
-        self.over = Some(Over { source, bytes });
+        let source = u32::try_from(status.source).unwrap_or(0);
+        self.over = Some(Over { source, bytes: count(self.mpi, &status)? });
         Ok(self.over)
     }
 
@@ -153,6 +175,14 @@ impl Flight {
             }
         }
     }
+}
+
+/// Returns the number of bytes of a message, from the status that MPI has filled.
+fn count(mpi: Mpi, status: &Status) -> Result<usize> {
+    let mut bytes = 0;
+    // SAFETY: the status is from MPI. The call writes an integer.
+    mpi.call("MPI_Get_count_c", |f| unsafe { (f.get_count)(status, Datatype::BYTE, &mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
 impl Drop for Flight {

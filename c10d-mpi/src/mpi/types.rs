@@ -22,6 +22,8 @@ handles! {
     Group;
     /// Settings.
     Info;
+    /// A message that was matched and not yet received.
+    Message;
     /// An operation in progress.
     Request;
     /// A session.
