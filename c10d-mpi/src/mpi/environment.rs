@@ -14,6 +14,7 @@ use super::mapped::{is_fabric, mappings};
 /// Runs `call` while some environment variables have other values (`None` removes a variable). Restores the variables
 /// afterwards, since children of this process must not inherit the other values. This is not sound if another thread
 /// reads or writes the environment by functions of C at the same time. Rust's own functions use a lock.
+/// `docs/cluster.md` tells users how to avoid that.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {
