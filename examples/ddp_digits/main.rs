@@ -6,8 +6,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
-mod flight;
 mod model;
+mod reduction;
 mod rng;
 
 use std::error::Error;
@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use c10d::{ProcessGroup, ReduceOp};
 use data::{Data, Digit};
-use flight::{Air, Flight};
 use model::{BUCKETS, Model};
+use reduction::{OpTimes, Reduction};
 use rng::Rng;
 
 const SEED: u64 = 7;
@@ -51,14 +51,14 @@ struct Trained {
     losses: Vec<f64>,
     steps: u32,
     /// The time of this rank's all-reduces.
-    air: Air,
+    times: OpTimes,
 }
 
 /// Trains on this rank's share of the batches, which are the same for any number of ranks.
 fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
     let mut rng = Rng(SEED);
     let mut model = Model::new(&mut rng);
-    let (mut losses, mut air, mut steps) = (Vec::new(), Air::default(), 0);
+    let (mut losses, mut times, mut steps) = (Vec::new(), OpTimes::default(), 0);
     let mut order: Vec<&Digit> = data.train.iter().collect();
     let mut empty = vec![Vec::new(); BUCKETS];
     for _ in 0..EPOCHS {
@@ -68,11 +68,11 @@ fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
             let mine: Vec<&Digit> =
                 batch.iter().copied().skip(pg.rank() as usize).step_by(pg.size() as usize).collect();
             // Each bucket is reduced while the next one is computed.
-            let mut flights = Vec::with_capacity(BUCKETS);
+            let mut reductions = Vec::with_capacity(BUCKETS);
             loss[0] += model.backward(&mine, 1.0 / batch.len() as f64, &mut empty, |gradient| {
-                flights.push(Flight::start(pg, gradient));
+                reductions.push(Reduction::start(pg, gradient));
             });
-            for (k, gradient) in air.land(flights, Instant::now())?.into_iter().enumerate() {
+            for (k, gradient) in times.wait(reductions, Instant::now())?.into_iter().enumerate() {
                 model.descend(k, &gradient, RATE);
                 empty.push(gradient);
             }
@@ -81,7 +81,7 @@ fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
         pg.all_reduce(&mut loss, ReduceOp::Sum)?;
         losses.push(loss[0] / order.chunks(BATCH).len() as f64);
     }
-    Ok(Trained { model, losses, steps, air })
+    Ok(Trained { model, losses, steps, times })
 }
 
 /// Prints the result, and compares it with the result of one rank for the same batches.
@@ -92,7 +92,7 @@ fn report(pg: &ProcessGroup, data: &Data, trained: &Trained) -> Result<(), Box<d
     let accuracy = trained.model.accuracy(&data.test);
     println!("test accuracy {:.2} % on {} digits", accuracy * 100.0, data.test.len());
 
-    let Air { total, hidden } = trained.air;
+    let OpTimes { total, hidden } = trained.times;
     let share = 100.0 * hidden.as_secs_f64() / total.as_secs_f64();
     println!("communication: {:.0?} per step, {share:.0} % of it hidden behind backward", total / trained.steps);
 

@@ -11,64 +11,64 @@ use c10d::{OpError, ProcessGroup, ReduceOp, Work, op};
 type Outcome = Result<Vec<f64>, OpError<Vec<f64>>>;
 
 /// A started all-reduce.
-pub(crate) struct Flight {
+pub(crate) struct Reduction {
     started: Instant,
-    landed: Arc<Landed>,
+    ended: Arc<EndTime>,
     progress: Progress,
 }
 
 enum Progress {
-    Flying(Work<Vec<f64>>),
-    Over(Outcome),
+    Running(Work<Vec<f64>>),
+    Ended(Outcome),
 }
 
 /// Records when the op ended. This type is the op's waker, so the thread that completes the op sets the time.
 #[derive(Default)]
-struct Landed(OnceLock<Instant>);
+struct EndTime(OnceLock<Instant>);
 
-impl Wake for Landed {
+impl Wake for EndTime {
     fn wake(self: Arc<Self>) {
         let _ = self.0.set(Instant::now());
     }
 }
 
-impl Flight {
-    pub(crate) fn start(pg: &ProcessGroup, gradient: Vec<f64>) -> Flight {
-        let (started, landed) = (Instant::now(), Arc::new(Landed::default()));
+impl Reduction {
+    pub(crate) fn start(pg: &ProcessGroup, gradient: Vec<f64>) -> Reduction {
+        let (started, ended) = (Instant::now(), Arc::new(EndTime::default()));
         let mut work = pg.start(op::all_reduce(gradient, ReduceOp::Sum));
-        let progress = match Pin::new(&mut work).poll(&mut Context::from_waker(&landed.clone().into())) {
-            Poll::Pending => Progress::Flying(work),
+        let progress = match Pin::new(&mut work).poll(&mut Context::from_waker(&ended.clone().into())) {
+            Poll::Pending => Progress::Running(work),
             Poll::Ready(outcome) => {
-                landed.clone().wake();
-                Progress::Over(outcome)
+                ended.clone().wake();
+                Progress::Ended(outcome)
             }
         };
-        Flight { started, landed, progress }
+        Reduction { started, ended, progress }
     }
 }
 
 /// The total time of all ops.
 #[derive(Default)]
-pub(crate) struct Air {
+pub(crate) struct OpTimes {
     pub(crate) total: Duration,
     /// The part of this time during which the rank was computing.
     pub(crate) hidden: Duration,
 }
 
-impl Air {
+impl OpTimes {
     /// Waits for the ops of one step, which end in the order of their start. `computed` is the end of the backward
     /// pass.
-    pub(crate) fn land(&mut self, flights: Vec<Flight>, computed: Instant) -> c10d::Result<Vec<Vec<f64>>> {
-        let mut gradients = Vec::with_capacity(flights.len());
+    pub(crate) fn wait(&mut self, reductions: Vec<Reduction>, computed: Instant) -> c10d::Result<Vec<Vec<f64>>> {
+        let mut gradients = Vec::with_capacity(reductions.len());
         let mut before = None;
-        for flight in flights {
-            gradients.push(match flight.progress {
-                Progress::Flying(work) => work.wait()?,
-                Progress::Over(outcome) => outcome?,
+        for reduction in reductions {
+            gradients.push(match reduction.progress {
+                Progress::Running(work) => work.wait()?,
+                Progress::Ended(outcome) => outcome?,
             });
-            let end = flight.landed.0.get().copied().unwrap_or_else(Instant::now);
+            let end = reduction.ended.0.get().copied().unwrap_or_else(Instant::now);
             // Time during which two ops run counts once.
-            let start = before.map_or(flight.started, |before| flight.started.max(before));
+            let start = before.map_or(reduction.started, |before| reduction.started.max(before));
             self.total += end.saturating_duration_since(start);
             self.hidden += end.min(computed).saturating_duration_since(start);
             before = Some(end);
