@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::panics::caught;
-use crate::process::{LastWord, at_end, spawn};
+use crate::process::{ExitNotice, at_end, spawn};
 use crate::text::harmless;
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
@@ -41,12 +41,12 @@ struct Member {
     over: AtomicBool,
 }
 
-impl LastWord for Member {
+impl ExitNotice for Member {
     fn is_due(&self) -> bool {
         !self.over.load(Ordering::Acquire)
     }
 
-    fn say(&self, until: Instant) {
+    fn send(&self, until: Instant) {
         let _ = self.store.set(&ended(self.rank), b"1", until);
     }
 }
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_rank_whose_program_ended_is_named_with_its_own_words() {
         let [a, b, c] = three();
-        c.me.say(Instant::now() + PERIOD);
+        c.me.send(Instant::now() + PERIOD);
         assert!(c.me.is_due());
         for e in watched([&a, &b]).map(|end| end.unwrap().unwrap()) {
             let how = ENDED_WITHOUT_LEAVING.to_owned();

@@ -156,7 +156,7 @@ struct Standing {
     /// Whether the peer has not answered for so long that this rank does not wait for the answer any more.
     slow: bool,
     /// The last report of the peer, if the peer has left.
-    last_word: Option<History>,
+    goodbye: Option<History>,
 }
 
 impl Doubts {
@@ -227,10 +227,10 @@ impl Doubts {
     /// records that the peer is asked. `None` if there is no such call, or if the peer was asked already and has not
     /// answered, or has left. If the peer has left, this compares its last report.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
-        let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
-        if let Some(history) = last_word {
+        let goodbye = self.peers.get_mut(peer as usize).and_then(|standing| standing.goodbye.take());
+        if let Some(history) = goodbye {
             let compared = self.compare(peer, |doubt| history.of(doubt, true));
-            self.peers[peer as usize].last_word = Some(history);
+            self.peers[peer as usize].goodbye = Some(history);
             return compared.map(|_| None);
         }
         let mut number = None;
@@ -250,7 +250,7 @@ impl Doubts {
         let compared = self.compare(peer, |doubt| history.of(doubt, last)).map(drop);
         self.clash = self.clash.or(compared.err());
         if let Some(standing) = self.peers.get_mut(peer as usize).filter(|_| last) {
-            standing.last_word = Some(history);
+            standing.goodbye = Some(history);
         }
         self.forget();
         compared
@@ -258,7 +258,7 @@ impl Doubts {
 
     /// Records that a peer has left. If it left without a last report, its calls count as equal.
     pub fn leave(&mut self, peer: u32) {
-        if self.peers.get(peer as usize).is_some_and(|standing| standing.last_word.is_none()) {
+        if self.peers.get(peer as usize).is_some_and(|standing| standing.goodbye.is_none()) {
             let _ = self.answer(peer, History::default(), true);
         }
     }
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_word_counts_for_later_calls() {
+    fn a_goodbye_counts_for_later_calls() {
         let mut d = doubts(2, []);
         let calls = vec![(0, fingerprint(0, 0)), (1, fingerprint(1, 1))];
         assert_eq!(d.answer(1, History::new(2, calls, 64), true), Ok(()));

@@ -10,8 +10,8 @@
 //! by the bare system call `clone`, [`Process`] and [`PerProcess`] work from Linux 4.14 on; [`Private`] does not work.
 
 mod at_exit;
+mod exit_notice;
 mod here;
-mod last_word;
 mod per_process;
 mod private;
 mod random;
@@ -19,7 +19,7 @@ mod thread;
 mod token;
 
 pub use at_exit::at_exit;
-pub(crate) use last_word::{LastWord, at_end};
+pub(crate) use exit_notice::{ExitNotice, at_end};
 pub use per_process::PerProcess;
 pub use private::Private;
 pub use random::random;

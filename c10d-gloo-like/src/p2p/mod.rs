@@ -210,7 +210,7 @@ impl Messages {
             self.health.look_around();
         }
         if let Some(Long { wait, others, lasted, deadline }) = long {
-            self.health.speak_of_message(wait, others, lasted, deadline);
+            self.health.report_message_wait(wait, others, lasted, deadline);
         }
         if let Some((fingerprint, wait)) = late {
             // This fails the group, and thereby all jobs in flight at the next check.

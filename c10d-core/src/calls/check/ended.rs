@@ -12,21 +12,21 @@ use crate::backend::Fingerprint;
 use crate::calls::History;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
-use crate::process::{LastWord, at_end};
+use crate::process::{ExitNotice, at_end};
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind};
 
 /// Registers the rank, so that it tells the peers if the program ends before the rank has left.
-pub(super) fn tell(check: &Arc<CallCheck>) {
+pub(super) fn register(check: &Arc<CallCheck>) {
     let check: Weak<CallCheck> = Arc::downgrade(check);
     at_end(check);
 }
 
-impl LastWord for CallCheck {
+impl ExitNotice for CallCheck {
     fn is_due(&self) -> bool {
         !self.calls.lock().left
     }
 
-    fn say(&self, until: Instant) {
+    fn send(&self, until: Instant) {
         self.end_without_leaving(until);
     }
 }
@@ -72,7 +72,7 @@ impl CallCheck {
 
     fn has_ended(&self, peer: u32, until: Instant) -> bool {
         let known = || self.calls.lock().ended.iter().any(|(rank, _)| *rank == peer);
-        known() || (self.read_last_word(peer, until) && known())
+        known() || (self.read_goodbye(peer, until) && known())
     }
 }
 

@@ -90,7 +90,7 @@ impl CallCheck {
         };
         let (calls, answers, out) = (Mutex::new(calls), Condvar::new(), OnceLock::new());
         let this = Arc::new(CallCheck { me, world, store, fail, calls, answers, out });
-        ended::tell(&this);
+        ended::register(&this);
         // The receiving thread starts now, since a rank that is asked before its first call must answer that it has not
         // made the call.
         let receiver = this.clone();
@@ -220,7 +220,7 @@ impl CallCheck {
             drop(calls);
             let soon = Instant::now() + PATIENCE;
             for peer in silent {
-                self.read_last_word(peer, soon);
+                self.read_goodbye(peer, soon);
             }
             return self.calls.lock();
         }

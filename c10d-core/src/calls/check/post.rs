@@ -56,7 +56,7 @@ impl CallCheck {
 
     pub(super) fn deliver_to(&self, to: u32, letter: &Letter, deadline: Instant) {
         // A rank that has left does not answer questions, so its last letter is read instead.
-        if !matches!(letter, Letter::Ask { .. }) || !self.read_last_word(to, deadline) {
+        if !matches!(letter, Letter::Ask { .. }) || !self.read_goodbye(to, deadline) {
             self.put(to, &letter.to_bytes(self.me), deadline);
         }
     }
@@ -103,7 +103,7 @@ impl CallCheck {
 
     /// Reads the last letter that a peer wrote when it left, or when its program ended without leaving. Returns whether
     /// there is one.
-    pub(super) fn read_last_word(&self, peer: u32, deadline: Instant) -> bool {
+    pub(super) fn read_goodbye(&self, peer: u32, deadline: Instant) -> bool {
         let key = left(peer);
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();
         let Ok(Ok(Some(word))) = caught(read) else { return false };

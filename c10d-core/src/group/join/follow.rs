@@ -113,7 +113,7 @@ impl Join<'_> {
         let ids: Vec<u32> = list().filter_map(|g| g.parse().ok()).collect();
         let guilty: Vec<u32> = self.ranks().filter(|r| ids.contains(&self.ids[*r as usize])).collect();
         match parts.next() {
-            Some(DEAD) => return Err(self.bereaved(guilty)),
+            Some(DEAD) => return Err(self.lost_error(guilty)),
             Some(DIFFER) => {
                 // This rank compares the hellos itself, since the two values in the error are in a different order on
                 // each side.

@@ -303,10 +303,10 @@ impl Join<'_> {
 
     /// Returns an error if one of the `lost` ranks has not done its part, since it never will.
     fn check_lost(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
-        if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.bereaved(lost.to_vec())) }
+        if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.lost_error(lost.to_vec())) }
     }
 
-    fn bereaved(&self, lost: Vec<u32>) -> Error {
+    fn lost_error(&self, lost: Vec<u32>) -> Error {
         let how = "it died or left the parent group before the new group was made".to_owned();
         Error::new(
             ErrorKind::PeerDead { how },

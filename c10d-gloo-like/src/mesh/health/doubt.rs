@@ -204,7 +204,7 @@ impl Health {
     }
 
     /// Returns the calls of this rank that are still in doubt. About the others, no rank disagrees with this one.
-    pub(super) fn last_word(&self) -> History {
+    pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
     }

@@ -12,7 +12,7 @@ impl Health {
     /// Tells all peers that this rank leaves. The peers go on; those of their calls that still need this rank fail.
     pub(in crate::mesh) fn leave(&self) {
         // Peers may make these calls later, when this rank cannot be asked any more.
-        let history = self.last_word();
+        let history = self.goodbye();
         if !history.calls.is_empty() {
             self.tell(&Frame::Told { last: true, history });
         }

@@ -27,16 +27,22 @@ impl Health {
         lasted: Duration,
         deadline: Instant,
     ) {
-        self.speak(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
+        self.report(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
     /// Reports that a message has waited for `lasted`, and the number of `others` that have waited long, too.
     #[cold]
-    pub(crate) fn speak_of_message(self: &Arc<Self>, wait: Wait, others: usize, lasted: Duration, deadline: Instant) {
-        self.speak(wait, None, others, lasted, deadline);
+    pub(crate) fn report_message_wait(
+        self: &Arc<Self>,
+        wait: Wait,
+        others: usize,
+        lasted: Duration,
+        deadline: Instant,
+    ) {
+        self.report(wait, None, others, lasted, deadline);
     }
 
-    fn speak(self: &Arc<Self>, wait: Wait, place: Option<CallId>, others: usize, lasted: Duration, deadline: Instant) {
+    fn report(self: &Arc<Self>, wait: Wait, place: Option<CallId>, others: usize, lasted: Duration, deadline: Instant) {
         let health = self.clone();
         let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         let lasted = lasted.as_secs_f64();
