@@ -5,6 +5,7 @@ returned or raised. A job that takes too long is killed, and the error names the
 """
 
 import datetime
+import importlib.metadata
 import multiprocessing
 import os
 import tempfile
@@ -17,6 +18,9 @@ _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", 
 
 # The timeout of ops, unless a test sets another. It is long, because only ops that hang take so long.
 TIMEOUT = 120
+
+# PyTorch 2.10 has limits, which docs/pytorch.md lists.
+TORCH_2_10 = importlib.metadata.version("torch").startswith("2.10.")
 
 
 class Died(Exception):

@@ -212,12 +212,13 @@ def splits(r):
     assert summed(half, me) == sum(mine)
     # It has the options of its parent, unless it gets others.
     backend = lambda group: group._get_backend(torch.device("cpu"))  # noqa: E731
-    assert backend(half).options.hints == {"gloo-like.transport": "tcp"}
+    assert job.TORCH_2_10 or backend(half).options.hints == {"gloo-like.transport": "tcp"}
     limit = datetime.timedelta(seconds=job.TIMEOUT)
     given = dist.split_group(split_ranks=[[0]], timeout=limit, pg_options=c10d_rs.Options({"gloo-like.transport": "shm"}, limit))
     assert (given != dist.GroupMember.NON_GROUP_MEMBER) == (me == 0)
     if me == 0:
-        assert backend(given).options.hints == {"gloo-like.transport": "shm"} and summed(given) == 1
+        assert job.TORCH_2_10 or backend(given).options.hints == {"gloo-like.transport": "shm"}
+        assert summed(given) == 1
     # A group that was split from a part. Its errors also have the ranks of the default group.
     if me in second:
         last = dist.split_group(half, split_ranks=[list(range(len(second)))])

@@ -17,7 +17,9 @@ def handles(r):
     x = torch.ones(4) * me
     work = dist.all_reduce(x, async_op=True)
     assert work.wait() is True
-    assert work.is_completed() and work.is_success() and work.exception() is None
+    assert work.is_completed() and work.is_success()
+    # PyTorch 2.10 cannot convert the exception of any backend to Python.
+    assert job.TORCH_2_10 or work.exception() is None
     assert [t.data_ptr() for t in work.result()] == [x.data_ptr()]
     assert x.tolist() == [sum(range(n))] * 4
     # A future with a callback.
@@ -185,9 +187,14 @@ def test_handles(world):
     job.run(handles, world)
 
 
-@pytest.mark.parametrize("body", [on_this_thread, patience, threads, profiled, timed, recorded], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [on_this_thread, patience, threads, profiled, timed], ids=lambda body: body.__name__)
 def test_work(body):
     job.run(body, 2)
+
+
+@pytest.mark.skipif(job.TORCH_2_10, reason="PyTorch 2.10's flight recorder records only PyTorch's own backends")
+def test_flight_recorder():
+    job.run(recorded, 2)
 
 
 def hinted(r):
@@ -195,7 +202,8 @@ def hinted(r):
 
     r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "tcp"}))
     dist.barrier()
-    return dist.group.WORLD._get_backend(torch.device("cpu")).options.hints
+    # In PyTorch 2.10, backends do not show their options.
+    return None if job.TORCH_2_10 else dist.group.WORLD._get_backend(torch.device("cpu")).options.hints
 
 
 def misspelt(r):
@@ -205,6 +213,6 @@ def misspelt(r):
 
 
 def test_options():
-    assert job.run(hinted, 2) == [{"gloo-like.transport": "tcp"}] * 2
+    assert job.run(hinted, 2) == [None if job.TORCH_2_10 else {"gloo-like.transport": "tcp"}] * 2
     for raised in job.outcomes(misspelt, 2):
         assert "it must be auto, shm or tcp" in raised.words, raised
