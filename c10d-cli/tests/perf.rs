@@ -132,8 +132,8 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     kill_process(victim.unwrap(), Signal::KILL).unwrap();
     let ended = running.end();
     assert!(!ended.status.success());
-    // The other ranks may notice the death first and fail, too. Then the report is about one of them, and that names
-    // rank 1.
+    // The other ranks may notice the death first and fail, too. Then the report has the error of one of them,
+    // which names rank 1.
     let report = ended.stderr.split("\nc10d perf: ").last().unwrap();
     assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }

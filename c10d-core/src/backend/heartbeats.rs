@@ -1,5 +1,5 @@
 //! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend,
-//! since they are slower, and every heartbeat needs requests to the store.
+//! since they notice this later than a CPU backend does, and every heartbeat needs requests to the store.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};

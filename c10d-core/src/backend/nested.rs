@@ -46,7 +46,7 @@ impl Outer {
     }
 }
 
-/// Waits on drop until the job is completed, so that the stack frame is not removed before, even if the backend panics.
+/// Waits on drop until the job is completed, so the job never outlives the stack frame, even if the backend panics.
 struct UntilDone<'a> {
     frame: &'a Frame,
     backend: &'a dyn Backend,
@@ -95,7 +95,7 @@ pub(crate) struct Detached<T> {
 }
 
 impl<T: Send + Sync + 'static> Detached<T> {
-    /// Starts a step on the backend. `kept` is dropped when the step is done and the returned handle was dropped.
+    /// Starts a step on the backend. `kept` is dropped when both the step is done and the handle is dropped.
     pub(crate) fn start(backend: &dyn Backend, mut request: Request, kept: T) -> Arc<Detached<T>> {
         request.caller = Caller::Continues;
         let mut frame = Frame::new(request);

@@ -75,7 +75,7 @@ impl NcclApi for Library {
     }
 
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult {
-        /// Running calls are not aborted before.
+        /// Running calls are not aborted before the shrink.
         const DEFAULT: i32 = 0;
         let (mut config, mut without) = (*config, without.to_vec());
         // SAFETY: the same as in `split`; the list has the given length, and the library copies it.

@@ -25,7 +25,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     let fd = fd.map_err(|e| Refusal::new(Rule::Link, format!("cannot keep {:?} open: {e}", dir.path())))?;
     let path: PathBuf = ["/proc/self/fd".as_ref(), fd.as_raw_fd().to_string().as_ref(), name].iter().collect();
     unchanged(dir, name, file)?;
-    // SAFETY: this runs the plugin's constructors. The file's owner (root or our user) wanted that when installing it.
+    // SAFETY: this runs the plugin's constructors. The checks passed: the file's owner is root or our user.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
     let library = library.map_err(|e| {
         let what = reason(&e).replace(&*path.to_string_lossy(), &dir.path().join(name).to_string_lossy());

@@ -36,7 +36,7 @@ pub(crate) enum Open {
 impl Health {
     /// Compares the calls in doubt, including the `fresh` ones, with those of the peers, and asks the peers whose calls
     /// cannot be seen from here. Returns whether calls are still in doubt; an error if a peer made another call. With
-    /// `wait`, first waits for the answers to earlier questions, and leaves to the hubs what they compare.
+    /// `wait`, it first waits for the answers to earlier questions, and does not ask about calls that a hub compares.
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -152,8 +152,8 @@ impl Health {
     }
 
     /// Compares the calls in doubt with what is known of a peer's calls. For `agreed` see [`Health::compare_calls`].
-    /// With `by_hub`, a call with a hub that a peer has made too long ago waits until its hub completes it: the hub
-    /// compares the calls of all ranks, and to ask a peer takes longer than many calls.
+    /// If a call has a hub, and the peer's call log no longer has the call, then with `by_hub` the call stays in doubt
+    /// until the hub completes it: the hub compares the calls of all ranks, and asking the peer would take longer.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -203,7 +203,7 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. About the others, no rank disagrees with this one.
+    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this one about its other calls.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
@@ -212,8 +212,8 @@ impl Health {
     /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // The order matters: a call that is overwritten in the call log meanwhile is among the doubts by then, if it is
-        // in doubt.
+        // The call log is read before the doubts: if a call in doubt is overwritten in the log, the doubts have it by
+        // the time they are read.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)
@@ -233,8 +233,8 @@ impl Health {
     }
 }
 
-/// Reads a peer's call log at the number of a call. If the peer has not made all calls before it, the numbers differ;
-/// then the call is found by its place.
+/// Reads a peer's call log at the number of a call. If the peer has not made all earlier calls of this rank, it has
+/// another number for this call; then the call is found by its `CallId`.
 fn read(call_log: &CallLog, doubt: &Doubt) -> PeerCall {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {

@@ -1,5 +1,5 @@
-//! The work that is not finished. A device has one queue, so its work is ordered. Only copies to host memory finish
-//! later than the queue reports.
+//! The work that is not finished. A device has one queue, so its work is ordered. But a copy to host
+//! memory is not finished yet when the queue reports that it is done.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -70,7 +70,7 @@ impl Streams {
         arrival
     }
 
-    /// Records the event after the work so far of the stream.
+    /// Records the event after all work that is on the stream now.
     pub(crate) fn record(&mut self, event: Event, stream: Stream) -> Mark {
         let mark = Mark { passed: Arc::default(), arrivals: self.pending(stream).clone() };
         self.marks.insert(event, mark.clone());
