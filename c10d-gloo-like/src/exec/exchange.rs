@@ -130,12 +130,12 @@ impl Exchange<'_> {
 pub(crate) enum Progress {
     /// The exchange is complete.
     Done,
-    /// The ranks below this one have been sent their items. Nothing was received.
+    /// All ranks below this number have been sent their items. Nothing was received.
     Written(u32),
 }
 
 impl Executor {
-    /// Does an exchange as far as that takes no longer than a spin.
+    /// Does as much of an exchange as is possible without waiting longer than a spin.
     ///
     /// # Safety
     /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them

@@ -3,9 +3,10 @@
 //!
 //! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. A rank sends
 //! a note to the ranks that received nothing from it: the number of its calls, and a digest of them. It does so three
-//! calls after the first such call, whatever the calls in between were: the root checks every fourth call. The note is
-//! in the stream at the place of a header. A rank that finds its own digest in it knows that both made the same calls.
-//! If the digest differs, or no note comes in time, the rank asks over the control connection, which is expensive.
+//! calls after the first such call, whatever the calls in between were, since the root checks every fourth call. The
+//! note is in the stream at the place of a header. A rank that finds its own digest in it knows that both made the same
+//! calls. If the digest differs, or no note comes in time, the rank asks over the control connection, which is
+//! expensive.
 //!
 //! The root of a reduce receives from all others, so the others only need notes of the root.
 

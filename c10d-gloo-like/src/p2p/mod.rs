@@ -103,10 +103,10 @@ impl Messages {
         }
     }
 
-    /// Looks a few times for the end of a started message. That costs less than to wake the thread, whose turn comes if
-    /// the message takes longer.
+    /// Looks a few times for the end of a started message. That costs less than to wake the thread for started
+    /// ops, which takes over if the message takes longer.
     fn ends_soon(&self, ticket: Ticket) -> bool {
-        // Who starts a message does not want to wait, so this thread does not yield.
+        // A caller that starts a message does not want to wait, so this thread does not yield.
         let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
         loop {
             let mut finished = Finished::new();
@@ -259,7 +259,7 @@ impl Messages {
         }
     }
 
-    /// Returns these jobs if no message was matched with any of them and nothing of them was sent; otherwise none. A
+    /// Returns these jobs if no message was matched with any of them and no byte of them was sent; otherwise none. A
     /// message that is being received into memory of the backend is matched with a receive only when it is complete.
     /// Returns none, too, if other threads use the links for more than 1 s.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {

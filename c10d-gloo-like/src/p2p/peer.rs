@@ -35,7 +35,7 @@ impl Peer {
         }
     }
 
-    /// Whether no message from the peer has been received in part, or is kept.
+    /// Whether no message from the peer is partly received or kept.
     #[inline]
     pub(super) fn is_between_messages(&self) -> bool {
         self.kept.is_empty() && self.incoming.is_none() && self.held.is_none() && self.partial.is_empty()

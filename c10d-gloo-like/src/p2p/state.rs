@@ -40,7 +40,7 @@ pub(super) struct MessageState {
     untold: usize,
     /// The longest timeout of a send so far.
     pub(super) patience: Duration,
-    /// The number of started messages in a row that took longer than the looks for them.
+    /// The number of started messages in a row that were not over after the looks of `ends_soon`.
     pub(super) misses: u32,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
@@ -80,7 +80,8 @@ impl MessageState {
         self.live.iter().any(|l| l.started)
     }
 
-    /// Whether it is worth looking for the end of a started message: the last ones ended soon, or it is tried again.
+    /// Whether it is worth looking for the end of a started message: true if one of the
+    /// last 4 ended soon, and otherwise once in 16 messages.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }
@@ -296,7 +297,7 @@ impl MessageState {
         self.finish(posted.ticket, posted.job, outcome, finished);
     }
 
-    /// Returns these jobs if no message was matched with any of them and nothing of them was sent; otherwise none.
+    /// Returns these jobs if no message was matched with any of them and no byte of them was sent; otherwise none.
     pub(super) fn take_back(&mut self, jobs: &[JobId]) -> Vec<Job> {
         let is_free = |id: JobId| {
             let mut unsent = self.peers.iter().flatten().flat_map(|peer| &peer.outgoing);

@@ -1,9 +1,9 @@
 //! Copies into shared memory with ordinary or with non-temporal stores.
 //!
 //! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
-//! the writer's core fetches them back in the next round. That is two to three times faster than memory between cores
-//! that share a cache, and several times slower between cores that do not. Virtual cores may move, so the writer
-//! decides by the measured cost of its own stores.
+//! the writer's core fetches them back in the next round. If the cores share a cache, that is two to three times
+//! faster than going through memory; if they do not, it is several times slower. Virtual cores may move to other cores,
+//! so the writer decides by the measured cost of its own stores.
 #![allow(unsafe_code)]
 
 use std::ptr;

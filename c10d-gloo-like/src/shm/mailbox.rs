@@ -150,7 +150,7 @@ impl Reader {
             let seen = word.load(Ordering::Acquire);
             let Word { number, len, line: at } = Word::unpack(seen);
             if number != self.end.count.wrapping_add(1) {
-                // The slot still has its item before, or has had none.
+                // The slot still has an earlier item, or has never had one.
                 let before = self.end.count.wrapping_add(1).wrapping_sub(self.end.slots);
                 return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
             }
@@ -178,7 +178,7 @@ impl Reader {
         }
         self.done = 0;
         self.end.count = self.end.count.wrapping_add(1);
-        // The cache line of the published number moves seldom.
+        // The number is published only twice per round of the slots, so that its cache line moves less often.
         let stroke = self.end.count & (self.end.slots / 2 - 1) == 0;
         if stroke {
             self.end.taken().store(self.end.count, Ordering::Release);
