@@ -36,7 +36,7 @@ pub(crate) enum Open {
 impl Health {
     /// Compares the calls in doubt, including the `fresh` ones, with those of the peers, and asks the peers whose calls
     /// cannot be seen from here. Returns whether calls are still in doubt; an error if a peer made another call. With
-    /// `wait`, it first waits for the answers to earlier questions, and does not ask about calls that a hub compares.
+    /// `wait`, it first waits for the answers to earlier questions, and looks `by_hub` (see [`Health::look`]).
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
