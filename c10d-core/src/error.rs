@@ -212,6 +212,13 @@ impl Error {
         Error::new(ErrorKind::Resource, what).ran_out(&format!("no memory left ({})", resource::memory()))
     }
 
+    /// Makes an [`ErrorKind::Resource`] for memory that could not be locked (kept at its place for a device or a network
+    /// adapter). It names the limit on locked memory.
+    pub fn no_locked_memory(what: impl Into<String>) -> Error {
+        let limit = resource::locked_memory();
+        Error::new(ErrorKind::Resource, what).ran_out(&format!("no locked memory left ({limit})"))
+    }
+
     fn ran_out(mut self, what: &str) -> Error {
         let report = &mut *self.0;
         report.kind = ErrorKind::Resource;

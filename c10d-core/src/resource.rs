@@ -83,6 +83,14 @@ pub(crate) fn memory() -> String {
     limits.join("; ")
 }
 
+/// Returns a text with the limit on locked memory of this process.
+pub(crate) fn locked_memory() -> String {
+    match getrlimit(Resource::Memlock).current {
+        Some(limit) => format!("limit {limit} bytes; raise it with ulimit -l"),
+        None => "this process has no limit of its own".to_owned(),
+    }
+}
+
 fn soft(resource: Resource) -> String {
     getrlimit(resource).current.map_or_else(|| "none".to_owned(), |n| n.to_string())
 }

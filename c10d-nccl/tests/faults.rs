@@ -80,6 +80,12 @@ fn an_asynchronous_error_has_the_librarys_words() {
 }
 
 #[test]
+fn memory_that_no_adapter_can_lock_is_a_resource_that_ran_out() {
+    let words = "no locked memory left (";
+    ends_within(LONG, "memory_that_no_adapter_can_lock_is_a_resource_that_ran_out", "unregistered=1", words);
+}
+
+#[test]
 fn a_lost_context_says_what_to_do() {
     ends_within(LONG, "a_lost_context_says_what_to_do", "lost=1", "the CUDA context is lost: restart this process");
 }

@@ -27,7 +27,9 @@ const OWN: [(&str, &[&str]); 10] = [
 ];
 
 /// In `/dev/shm` there is no room for any file, and no page may be locked.
-const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && exec \"$@\"";
+/// The limit on locked memory does not apply to a process with the capability.
+const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && \
+    exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$@\"";
 
 /// The number of the next network.
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -281,7 +281,8 @@ pub unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -
     if let Some(code) = capture::forbids("cuMemHostAlloc") {
         return code;
     }
-    let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
+    let lockable = fault::word("locked").as_deref() != Some("none");
+    let Some(base) = lockable.then(|| take(bytes)).flatten() else { return OUT_OF_MEMORY };
     LOCKED.lock().insert(base, bytes);
     // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *at = base };

@@ -12,6 +12,8 @@
 //! | `progress=N` | each launch is in progress until it was asked for N times; then it is put on the stream |
 //! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it writes ones in all bits |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
+//! | `unregistered=N` | the N-th launch never ends, and no network adapter could lock the memory |
+//! | `locked=none` | `cuMemHostAlloc` finds no memory that it could lock |
 //! | `behind=N` | the N-th launch ends on the device when this process's other ranks made a later one or are gone |
 //! | `garble=N` | the N-th launch sends ones in all bits |
 //! | `abort=hang` | `ncclCommAbort` does not return |

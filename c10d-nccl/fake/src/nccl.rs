@@ -334,8 +334,9 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let (this, here) = (comm.clone(), fault::number("rank").is_none_or(|r| r == u64::from(comm.rank)));
     let is = |name: &str| here && fault::number(name) == Some(n);
     let (hangs, errs, garbles, behind) = (is("hang"), is("error"), is("garble"), is("behind"));
+    let unregistered = is("unregistered");
     let work = move || {
-        if hangs || errs {
+        if hangs || errs || unregistered {
             this.stick();
             // An aborted call leaves unknown data.
             for call in &calls {
@@ -385,6 +386,9 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     }
     if errs {
         comm.fail(6, "the fault script ends the connection");
+    }
+    if unregistered {
+        comm.fail(2, "Call to ibv_reg_mr failed with error Cannot allocate memory");
     }
     if is("issue") {
         comm.set(IN_PROGRESS);

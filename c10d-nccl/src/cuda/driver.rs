@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
 use c10d_core::process::PerProcess;
@@ -160,7 +160,8 @@ unsafe impl DeviceRuntime for Driver {
         let _relaxed = self.call_any().ok()?;
         // SAFETY: this allocates page-locked memory for all contexts; the contents are not initialized.
         let base = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
-        base.ok().map(|p| p.cast())
+        // The copies then use ordinary memory.
+        base.inspect_err(|e| warn_once(bytes, *e)).ok().map(|p| p.cast())
     }
 
     unsafe fn free_host(&self, base: *mut u8, _: usize) {
@@ -327,4 +328,14 @@ unsafe impl CudaApi for Driver {
         // SAFETY: `call` has made the device current, and the caller guarantees the arguments.
         unsafe { self.functions.launch(index, on, kernel, threads, arguments) }
     }
+}
+
+/// Reports, once per process, that CUDA gave no page-locked memory.
+fn warn_once(bytes: usize, refused: DriverError) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let what = format!("CUDA refused {bytes} bytes of page-locked host memory ({})", super::failure::describe(refused));
+        let error = Error::no_locked_memory(what);
+        tracing::warn!(target: "c10d", "{error}; copies between host and device go through ordinary memory, which is slower");
+    });
 }

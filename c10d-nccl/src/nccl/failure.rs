@@ -5,6 +5,9 @@ use c10d_core::{Error, ErrorKind};
 use super::api::NcclApi;
 use super::types::{Comm, NcclResult};
 
+/// The call by which a network adapter is given memory. It locks the memory.
+const REGISTER: &str = "ibv_reg_mr";
+
 /// Makes an error with the library's own description. NCCL does not tell which peer is lost.
 pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
     let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
@@ -12,6 +15,7 @@ pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclRe
     let what = format!("NCCL {}: {what} returned {result:?}, {words}{last}", nccl.version());
     match result {
         NcclResult::REMOTE_ERROR => Error::new(ErrorKind::PeerDead { how: what }, ""),
+        _ if last.contains(REGISTER) && last.contains("Cannot allocate memory") => Error::no_locked_memory(what),
         _ => Error::new(ErrorKind::Device, what),
     }
 }
