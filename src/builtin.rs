@@ -52,8 +52,8 @@ static TIERED: Provider = {
     }
 };
 
-/// Variables that a cluster may set for all programs. This build accepts them without a warning even if it lacks the
-/// part that reads them.
+/// Variables that a cluster may set for all programs: this build accepts them without a warning even if it lacks the part
+/// that reads them. And the backends that this build lacks.
 static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[
@@ -70,6 +70,16 @@ static SETTINGS: Provider = Provider {
         "C10D_SOCKET_IFNAME",
         "C10D_TRANSPORT",
         "C10D_TUNING",
+    ],
+    absent: &[
+        #[cfg(not(feature = "gloo-like"))]
+        ("gloo-like", "build the program with the cargo feature `gloo-like` of the crate c10d"),
+        #[cfg(not(feature = "mpi"))]
+        ("mpi", "build the program with the cargo feature `mpi` of the crate c10d"),
+        #[cfg(not(all(feature = "gloo-like", feature = "mpi")))]
+        ("gloo-like+mpi", "build the program with the cargo features `gloo-like` and `mpi` of the crate c10d"),
+        #[cfg(not(feature = "nccl"))]
+        ("nccl", "build the program with the cargo feature `nccl` of the crate c10d"),
     ],
     ..Provider::EMPTY
 };

@@ -299,3 +299,14 @@ fn a_plot_has_a_line_for_each_op_with_bytes() {
     let ended = run(&["perf", "--ops", "all_reduce", "--bytes", "8", "--iters", "3", "--plot", "/nowhere/x.svg"]);
     assert!(!ended.status.success() && ended.stderr.contains("--plot /nowhere/x.svg"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_backend_that_this_build_lacks_is_named_with_its_feature() {
+    let lacks = [("mpi", cfg!(not(feature = "mpi"))), ("nccl", cfg!(not(feature = "nccl")))];
+    for (name, _) in lacks.iter().filter(|(_, lacks)| *lacks) {
+        let ended = run(&["perf", "--backend", name, "--ops", "barrier", "--iters", "1"]);
+        assert!(!ended.status.success());
+        let words = [format!("no backend is named {name:?}"), format!("the cargo feature `{name}`")];
+        assert!(words.iter().all(|words| ended.stderr.contains(words)), "{}", ended.stderr);
+    }
+}

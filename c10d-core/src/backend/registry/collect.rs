@@ -125,12 +125,15 @@ impl Registry {
         self.backends.iter().copied()
     }
 
-    /// Returns the backend with this name, or an error with the names of all backends.
+    /// Returns the backend with this name, or an error with the names of all backends, and with the advice of a provider
+    /// that knows the name.
     pub fn backend(&self, name: &str) -> Result<&'static Registration> {
         self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
             let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
-            Error::unsupported(format!("no backend is named {name:?}; linked here: {have}"))
+            let advice = self.providers.iter().flat_map(|p| p.absent).find(|(absent, _)| *absent == name);
+            let advice = advice.map_or_else(String::new, |(_, advice)| format!("; {advice}"));
+            Error::unsupported(format!("no backend is named {name:?}; linked here: {have}{advice}"))
         })
     }
 

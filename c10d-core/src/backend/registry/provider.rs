@@ -37,6 +37,9 @@ pub struct Provider {
     pub variables: &'static [&'static str],
     /// The crate's init methods.
     pub init_methods: &'static [InitMethod],
+    /// Backends that this build lacks: the name, and what to do to have it. A program that asks for such a backend gets
+    /// this advice in the error.
+    pub absent: &'static [(&'static str, &'static str)],
     /// The function that loads plugins, in the one crate that has it.
     pub load_plugins: Option<PluginLoader>,
 }
@@ -51,6 +54,7 @@ impl Provider {
         hints: &[],
         variables: &[],
         init_methods: &[],
+        absent: &[],
         load_plugins: None,
     };
 }
