@@ -57,7 +57,7 @@ impl Health {
             let (Some(health), Some(cause)) = (weak.upgrade(), cause) else { return };
             match cause.kind() {
                 ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => health.ended(cause),
-                _ => drop(health.fail(heard(cause))),
+                _ => drop(health.fail(by_majority(cause))),
             }
         })?;
         Ok(health)
@@ -160,7 +160,7 @@ impl Health {
 
 /// Converts a peer's error from the side channel. A mismatch of two ranks names both, since only they know the two
 /// calls. If a majority found the guilty ranks, the rank that reports them is removed from the list.
-fn heard(mut error: Error) -> Error {
+fn by_majority(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {
         let by = report
@@ -199,10 +199,10 @@ mod tests {
     #[test]
     fn who_reports_what_most_say_is_not_to_blame() {
         let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
-        let told = |what: String| heard(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
-        assert_eq!(told(format!("reported by rank 2: {BY_MOST}")), [1]);
-        assert_eq!(told(format!("reported by rank 2 (as rank 0 says): {BY_MOST}")), [1]);
-        assert_eq!(told("reported by rank 2: two ranks disagree".into()), [1, 2]);
+        let guilty = |what: String| by_majority(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
+        assert_eq!(guilty(format!("reported by rank 2: {BY_MOST}")), [1]);
+        assert_eq!(guilty(format!("reported by rank 2 (as rank 0 says): {BY_MOST}")), [1]);
+        assert_eq!(guilty("reported by rank 2: two ranks disagree".into()), [1, 2]);
     }
 
     #[test]

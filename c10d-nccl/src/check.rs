@@ -35,9 +35,9 @@ pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
     wake: Wake,
-    collectives: (Arc<Teller>, Sender<Issued>),
+    collectives: (Arc<FingerprintSender>, Sender<Issued>),
     /// The queues of the threads that send, by receiving rank.
-    sent: Mutex<BTreeMap<u32, Arc<Teller>>>,
+    sent: Mutex<BTreeMap<u32, Arc<FingerprintSender>>>,
     /// The queues of the threads that receive, by sending rank.
     received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
@@ -45,11 +45,11 @@ pub(crate) struct Checks {
 impl Checks {
     /// Starts the comparison of collectives.
     pub(crate) fn start(side: &Messages, jobs: &Arc<JobTable>, wake: Wake) -> Result<Checks> {
-        let tell = Teller::new(side, side.next(), Compared::Collective);
-        let hear = hearer(side, side.before(), Compared::Collective, jobs, &wake)?;
+        let sender = FingerprintSender::new(side, side.next(), Compared::Collective);
+        let to_compare = start_comparing(side, side.before(), Compared::Collective, jobs, &wake)?;
         let (sent, received) = (Mutex::default(), Mutex::default());
         let (side, jobs) = (side.clone(), jobs.clone());
-        Ok(Checks { side, jobs, wake, collectives: (tell, hear), sent, received })
+        Ok(Checks { side, jobs, wake, collectives: (sender, to_compare), sent, received })
     }
 
     /// Returns the rank whose fingerprint of this call is compared with this rank's, if there is one.
@@ -68,14 +68,14 @@ impl Checks {
         let peer = task.params.peer;
         let done = match task.op {
             OpKind::Send => {
-                let make = || Teller::new(&self.side, peer, Compared::Message);
-                self.sent.lock().entry(peer).or_insert_with(make).tell(issued())
+                let make = || FingerprintSender::new(&self.side, peer, Compared::Message);
+                self.sent.lock().entry(peer).or_insert_with(make).send(issued())
             }
-            OpKind::Recv => self.hear_of_message(peer).map(|hear| drop(hear.send(issued()))),
+            OpKind::Recv => self.message_comparison(peer).map(|to_compare| drop(to_compare.send(issued()))),
             _ => {
                 // If the thread has ended, the group has failed.
                 drop(self.collectives.1.send(issued()));
-                self.collectives.0.tell(issued())
+                self.collectives.0.send(issued())
             }
         };
         if let Err(e) = done {
@@ -83,47 +83,47 @@ impl Checks {
         }
     }
 
-    fn hear_of_message(&self, peer: u32) -> Result<Sender<Issued>> {
+    fn message_comparison(&self, peer: u32) -> Result<Sender<Issued>> {
         let mut received = self.received.lock();
-        if let Some(hear) = received.get(&peer) {
-            return Ok(hear.clone());
+        if let Some(to_compare) = received.get(&peer) {
+            return Ok(to_compare.clone());
         }
-        let made = hearer(&self.side, peer, Compared::Message, &self.jobs, &self.wake);
-        made.inspect(|hear| drop(received.insert(peer, hear.clone())))
+        let made = start_comparing(&self.side, peer, Compared::Message, &self.jobs, &self.wake);
+        made.inspect(|to_compare| drop(received.insert(peer, to_compare.clone())))
     }
 
     /// Waits until the fingerprints of all issued calls are sent. A peer's call ends only when it has received this
     /// rank's fingerprint.
     pub(crate) fn all_told(&self, deadline: Instant) {
-        let sent: Vec<Arc<Teller>> = self.sent.lock().values().cloned().collect();
+        let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
         // If some are not sent in time, the peers notice this.
-        let _ = [&self.collectives.0].into_iter().chain(&sent).all(|tell| tell.queue.drain(deadline));
+        let _ = [&self.collectives.0].into_iter().chain(&sent).all(|sender| sender.queue.drain(deadline));
     }
 }
 
 impl Drop for Checks {
     fn drop(&mut self) {
         self.collectives.0.queue.close();
-        self.sent.lock().values().for_each(|tell| tell.queue.close());
+        self.sent.lock().values().for_each(|sender| sender.queue.close());
     }
 }
 
 /// A queue of fingerprints, and the thread that sends them to one rank.
-struct Teller {
+struct FingerprintSender {
     queue: WorkerQueue<Issued>,
     side: Messages,
     to: u32,
     what: Compared,
 }
 
-impl Teller {
-    fn new(side: &Messages, to: u32, what: Compared) -> Arc<Teller> {
-        Arc::new(Teller { queue: WorkerQueue::default(), side: side.clone(), to, what })
+impl FingerprintSender {
+    fn new(side: &Messages, to: u32, what: Compared) -> Arc<FingerprintSender> {
+        Arc::new(FingerprintSender { queue: WorkerQueue::default(), side: side.clone(), to, what })
     }
 
-    fn tell(self: &Arc<Teller>, issued: Issued) -> Result {
+    fn send(self: &Arc<FingerprintSender>, issued: Issued) -> Result {
         let this = self.clone();
-        self.queue.push(issued, "c10d-nccl-tell", move || this.serve()).map_err(|(_, error)| error)
+        self.queue.push(issued, "c10d-nccl-send", move || this.serve()).map_err(|(_, error)| error)
     }
 
     fn serve(&self) {
@@ -135,29 +135,35 @@ impl Teller {
     }
 
     fn one(&self, issued: &Issued) -> Result {
-        self.side.tell(self.to, self.what, &issued.fingerprint, issued.timeout)
+        self.side.send_fingerprint(self.to, self.what, &issued.fingerprint, issued.timeout)
     }
 }
 
-fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake: &Wake) -> Result<Sender<Issued>> {
-    let (hear, heard) = unbounded();
+fn start_comparing(
+    side: &Messages,
+    from: u32,
+    what: Compared,
+    jobs: &Arc<JobTable>,
+    wake: &Wake,
+) -> Result<Sender<Issued>> {
+    let (to_compare, calls) = unbounded();
     let (side, jobs, wake) = (side.clone(), jobs.clone(), wake.clone());
-    spawn("c10d-nccl-hear", move || {
-        let listened = caught(|| listen(&side, from, what, &jobs, heard)).unwrap_or_else(|words| {
+    spawn("c10d-nccl-check", move || {
+        let compared = caught(|| compare_all(&side, from, what, &jobs, calls)).unwrap_or_else(|words| {
             Err(Error::new(ErrorKind::Internal, format!("receiving from rank {from} panicked: {words}")))
         });
-        if let Err(e) = listened {
+        if let Err(e) = compared {
             jobs.fail(e);
             wake();
         }
     })?;
-    Ok(hear)
+    Ok(to_compare)
 }
 
-fn listen(side: &Messages, from: u32, what: Compared, jobs: &JobTable, heard: Receiver<Issued>) -> Result {
-    for Issued { id, fingerprint, timeout } in heard {
+fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, calls: Receiver<Issued>) -> Result {
+    for Issued { id, fingerprint, timeout } in calls {
         // If no fingerprint comes, the deadline watch names a late rank, and the side channel a dead one.
-        let Ok(mut theirs) = side.hear(from, what, timeout) else { return Ok(()) };
+        let Ok(mut theirs) = side.receive_fingerprint(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {
             // NCCL has no tags, so the tag is not compared.
             theirs.root = fingerprint.root;

@@ -73,7 +73,7 @@ pub(crate) fn await_from<T>(receiver: &Receiver<T>, reports: &Reports, deadline:
             Err(RecvTimeoutError::Timeout) if slice == deadline => return Err(Silence::Late),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Some(error) = reports.heard() {
+        if let Some(error) = reports.failure() {
             return Err(Silence::Reported(error));
         }
     }

@@ -88,8 +88,8 @@ fn a_server_ends_with_its_process_while_a_child_of_it_lives() {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    let (mut tell, mut told) = UnixStream::pair().unwrap();
-    told.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (mut writer, mut reader) = UnixStream::pair().unwrap();
+    reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     // A process that serves a store, and that has a child which does nothing.
     let host = fork(|| {
         let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
@@ -98,13 +98,14 @@ fn a_server_ends_with_its_process_while_a_child_of_it_lives() {
             unsafe { libc::sleep(20) };
             true
         });
-        tell.write_all(&[server.local_addr().port().to_le_bytes().to_vec(), idle.to_le_bytes().to_vec()].concat())
+        writer
+            .write_all(&[server.local_addr().port().to_le_bytes().to_vec(), idle.to_le_bytes().to_vec()].concat())
             .unwrap();
         std::thread::sleep(Duration::from_secs(20));
         true
     });
     let mut words = [0; 6];
-    told.read_exact(&mut words).unwrap();
+    reader.read_exact(&mut words).unwrap();
     let port = u16::from_le_bytes([words[0], words[1]]);
     let idle = i32::from_le_bytes([words[2], words[3], words[4], words[5]]);
     let store = TcpStore::connect("127.0.0.1", port, soon()).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::{Limits, ServerOptions, TcpStore, TcpStoreServer};
-use common::{HELLO, Raw, ServerProcess, client, int, say, server, server_with, soon, string};
+use common::{HELLO, Raw, ServerProcess, client, int, request, server, server_with, soon, string};
 
 fn small() -> ServerOptions {
     let mut limits = Limits::default();
@@ -26,7 +26,7 @@ fn small() -> ServerOptions {
 fn bytes_that_are_no_handshake_close_the_connection_and_execute_nothing() {
     let server = server();
     let store = client(server.local_addr());
-    let set = say(1, &[string(b"/evil"), string(b"1")]);
+    let set = request(1, &[string(b"/evil"), string(b"1")]);
     let wrong_magic = [0x00, 0xef, 0xbe, 0xad, 0xde];
     for garbage in [
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
@@ -73,24 +73,27 @@ fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
     let server = server_with(options);
     let addr = server.local_addr();
     let mut other = Raw::valid(addr);
-    other.say(&say(1, &[string(b"/text"), string(b"hello")]));
+    other.send(&request(1, &[string(b"/text"), string(b"hello")]));
     let key = |n: usize| string(&vec![b'k'; n]);
-    let append = say(9, &[string(b"/k"), string(&vec![0; 1 << 20])]);
+    let append = request(9, &[string(b"/k"), string(&vec![0; 1 << 20])]);
     let cases = [
         ("a second handshake", HELLO.to_vec()),
         ("an unknown command", vec![200]),
-        ("add to text", say(4, &[string(b"/text"), int(1)])),
-        ("add beyond 64 bits", [say(4, &[string(b"/n"), int(i64::MAX)]), say(4, &[string(b"/n"), int(1)])].concat()),
-        ("a key of 8193 bytes", say(1, &[key(8193), string(b"")])),
-        ("a value of 8 MiB + 1", say(1, &[string(b"/k"), int((8 << 20) + 1)])),
-        ("131073 keys", say(5, &[int(131_073)])),
-        ("a length of 2^63", say(3, &[int(i64::MIN)])),
-        ("two waits at once", say(6, &[int(1), string(b"/x")]).repeat(2)),
+        ("add to text", request(4, &[string(b"/text"), int(1)])),
+        (
+            "add beyond 64 bits",
+            [request(4, &[string(b"/n"), int(i64::MAX)]), request(4, &[string(b"/n"), int(1)])].concat(),
+        ),
+        ("a key of 8193 bytes", request(1, &[key(8193), string(b"")])),
+        ("a value of 8 MiB + 1", request(1, &[string(b"/k"), int((8 << 20) + 1)])),
+        ("131073 keys", request(5, &[int(131_073)])),
+        ("a length of 2^63", request(3, &[int(i64::MIN)])),
+        ("two waits at once", request(6, &[int(1), string(b"/x")]).repeat(2)),
         ("appending without end", append.repeat(3)),
-        ("queueing without end", say(14, &[string(b"/q"), string(&vec![0; 1 << 20])]).repeat(3)),
+        ("queueing without end", request(14, &[string(b"/q"), string(&vec![0; 1 << 20])]).repeat(3)),
         (
             "a request of many megabytes",
-            say(11, &[int(9), [string(b"/m"), string(&vec![0; 1 << 20])].concat().repeat(5)]),
+            request(11, &[int(9), [string(b"/m"), string(&vec![0; 1 << 20])].concat().repeat(5)]),
         ),
     ];
     for (what, request) in cases {
@@ -138,7 +141,7 @@ fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
     store.set("big", &vec![1; 1 << 20], soon()).unwrap();
     let mut greedy = Raw::valid(server.local_addr());
     greedy.0.set_nonblocking(true).unwrap();
-    let get = say(3, &[string(b"/big")]);
+    let get = request(3, &[string(b"/big")]);
     // This requests many gigabytes; the server stops reading long before that.
     let mut asked = 0;
     while asked < 1_000_000 && greedy.0.write_all(&get).is_ok() {
@@ -166,7 +169,7 @@ fn a_client_that_reads_slowly_gets_it_all() {
     rustix::net::sockopt::set_socket_recv_buffer_size(&slow.0, 64 << 10).unwrap();
     let mut asking = slow.0.try_clone().unwrap();
     let asker =
-        std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&say(3, &[string(b"/big")])).unwrap()));
+        std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&request(3, &[string(b"/big")])).unwrap()));
     for _ in 0..50 {
         assert_eq!(slow.hear(8), int(1 << 20));
         assert_eq!(slow.hear(1 << 20), vec![1; 1 << 20]);
@@ -180,13 +183,13 @@ fn a_request_that_does_not_end_is_dropped() {
     options.request_timeout = Duration::from_millis(300);
     let server = server_with(options);
     let mut slow = Raw::valid(server.local_addr());
-    slow.say(&say(1, &[string(b"/k")]));
+    slow.send(&request(1, &[string(b"/k")]));
     let mut waiting = Raw::valid(server.local_addr());
-    waiting.say(&say(6, &[int(1), string(b"/later")]));
+    waiting.send(&request(6, &[int(1), string(b"/later")]));
     slow.closed();
     // Single bytes that arrive without end do not extend the time.
     let mut trickle = Raw::valid(server.local_addr());
-    trickle.say(&say(1, &[string(b"/k"), int(10_000)]));
+    trickle.send(&request(1, &[string(b"/k"), int(10_000)]));
     let mut sender = trickle.0.try_clone().unwrap();
     let sent = std::thread::spawn(move || {
         let more = || sender.write_all(b"x").is_ok();
@@ -212,7 +215,7 @@ fn the_oldest_unvalidated_connections_make_room() {
     let mut silent: Vec<Raw> = (0..4).map(|_| Raw::new(server.local_addr(), &[])).collect();
     silent.remove(0).closed();
     for raw in &mut silent {
-        raw.say(HELLO);
+        raw.send(HELLO);
         raw.ping();
     }
     valid.ping();
@@ -223,7 +226,7 @@ fn dead_waiters_are_forgotten() {
     let server = server();
     let store = client(server.local_addr());
     for _ in 0..100 {
-        Raw::valid(server.local_addr()).say(&say(6, &[int(1), string(b"/ghost")]));
+        Raw::valid(server.local_addr()).send(&request(6, &[int(1), string(b"/ghost")]));
     }
     store.set("ghost", b"", soon()).unwrap();
     assert_eq!(store.num_keys(soon()).unwrap(), 1);
@@ -293,8 +296,8 @@ fn ten_thousand_idle_clients() {
     }
     idle.iter_mut().step_by(97).for_each(Raw::ping);
     // All of them wait for one key, and all get the answer.
-    let wait = say(6, &[int(1), string(b"/go")]);
-    idle.iter_mut().for_each(|raw| raw.say(&wait));
+    let wait = request(6, &[int(1), string(b"/go")]);
+    idle.iter_mut().for_each(|raw| raw.send(&wait));
     idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
     store.set("go", b"", soon()).unwrap();
     idle.iter_mut().for_each(|raw| assert_eq!(raw.hear(1), [0]));
@@ -312,7 +315,7 @@ fn role_server_without_descriptors() {
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
         // Connections that have used a key are not closed to free descriptors.
-        raw.say(&say(4, &[string(b"/n"), int(1)]));
+        raw.send(&request(4, &[string(b"/n"), int(1)]));
         raw.hear(8);
     }
     store.set("before", b"", soon()).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::{ServerOptions, TcpStore};
 use common::load::{Latency, flooded};
-use common::{Raw, ServerProcess, client, int, say, server_with, soon, string};
+use common::{Raw, ServerProcess, client, int, request, server_with, soon, string};
 
 /// The time limit of set and get, more than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
@@ -34,17 +34,17 @@ fn requests_without_end_do_not_slow_the_others() {
     let all: Vec<String> = (0..100_000).map(|i| format!("some/key/{}", i % 2000)).collect();
     let all = [int(100_000), all.iter().map(|key| string(format!("/{key}").as_bytes())).collect::<Vec<_>>().concat()];
     let absent: Vec<Vec<u8>> = (0..100_000).map(|i| string(format!("/no/{i}").as_bytes())).collect();
-    let absent = say(6, &[int(100_000), absent.concat()]);
+    let absent = request(6, &[int(100_000), absent.concat()]);
     let many = [int(2000), keys.iter().map(|key| string(format!("/{key}").as_bytes())).collect::<Vec<_>>().concat()];
     for (what, request) in [
-        ("NUM_KEYS", say(7, &[])),
-        ("LIST_KEYS", say(17, &[])),
-        ("PING", say(13, &[vec![0; 4]])),
-        ("CHECK of many keys", say(5, &many)),
-        ("CHECK of very many keys", say(5, &all)),
-        ("MULTI_GET of very many keys", say(10, &all)),
-        ("WAIT for very many keys, taken back", [absent, say(12, &[])].concat()),
-        ("GET of a large value", say(3, &[string(b"/big")])),
+        ("NUM_KEYS", request(7, &[])),
+        ("LIST_KEYS", request(17, &[])),
+        ("PING", request(13, &[vec![0; 4]])),
+        ("CHECK of many keys", request(5, &many)),
+        ("CHECK of very many keys", request(5, &all)),
+        ("MULTI_GET of very many keys", request(10, &all)),
+        ("WAIT for very many keys, taken back", [absent, request(12, &[])].concat()),
+        ("GET of a large value", request(3, &[string(b"/big")])),
     ] {
         flooded(server.addr, &request, || stays_fast(what, &server));
     }
@@ -70,16 +70,16 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
     let pairs = [int(KEYS as i64), pairs.concat()].concat();
     // The length of the answer, to detect its end.
     for (what, request, answer) in [
-        ("CHECK", say(5, &[list("")]), 1),
-        ("MULTI_GET", say(10, &[list("")]), KEYS * 9),
-        ("MULTI_SET", [say(11, &[pairs]), say(13, &[vec![0; 4]])].concat(), 4),
-        ("WAIT for what is not there, and its end", [say(6, &[list("no ")]), say(12, &[])].concat(), 1),
-        ("LIST_KEYS", say(17, &[]), 8 + KEYS * 9),
+        ("CHECK", request(5, &[list("")]), 1),
+        ("MULTI_GET", request(10, &[list("")]), KEYS * 9),
+        ("MULTI_SET", [request(11, &[pairs]), request(13, &[vec![0; 4]])].concat(), 4),
+        ("WAIT for what is not there, and its end", [request(6, &[list("no ")]), request(12, &[])].concat(), 1),
+        ("LIST_KEYS", request(17, &[]), 8 + KEYS * 9),
     ] {
         let mut raw = Raw::valid(addr);
         let answered = std::thread::scope(|scope| {
             let asker = scope.spawn(|| {
-                raw.say(&request);
+                raw.send(&request);
                 raw.hear(answer)
             });
             let (mut rounds, mut other) = (0, Raw::valid(addr));
@@ -108,7 +108,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         socket.connect(&server.addr.into()).unwrap();
         let mut raw = Raw(socket.into());
         // This client has used a key.
-        let _ = raw.0.write_all(&[common::HELLO, &say(1, &[string(b"/x"), string(b"y")])].concat());
+        let _ = raw.0.write_all(&[common::HELLO, &request(1, &[string(b"/x"), string(b"y")])].concat());
         raw
     };
     let crowd: Vec<Raw> = (0..300).map(other).collect();
@@ -191,7 +191,7 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     let store = client(addr);
     // Each connection announces a value of 8 MiB and never completes it. Together they would need far more memory than
     // allowed.
-    let part = say(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
+    let part = request(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
     let strangers: Vec<Raw> = (0..12)
         .map(|_| {
             let mut raw = Raw::valid(addr);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Result, Store};
 use c10d_rendezvous::TcpStore;
-use common::{HELLO, Raw, client, int, say, server, soon, string};
+use common::{HELLO, Raw, client, int, request, server, soon, string};
 
 /// Requests and their answers.
 type Exchange = (Vec<u8>, Vec<u8>);
@@ -55,61 +55,61 @@ fn the_client_says_what_pytorchs_client_says() {
     let told = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
     let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
-        (|s, t| s.set("k", b"v", t).map(|()| "ok".into()), told(say(1, &[k(), string(b"v")])), "ok"),
+        (|s, t| s.set("k", b"v", t).map(|()| "ok".into()), told(request(1, &[k(), string(b"v")])), "ok"),
         (
             |s, t| s.get("k", t).map(|v| String::from_utf8(v).unwrap()),
-            vec![(say(6, &[int(1), k()]), vec![0]), (say(3, &[k()]), string(b"value"))],
+            vec![(request(6, &[int(1), k()]), vec![0]), (request(3, &[k()]), string(b"value"))],
             "value",
         ),
         (
             |s, t| s.wait(&["k", "l"], t).map(|()| "ok".into()),
-            vec![(say(6, &[int(2), k(), string(b"/l")]), vec![0])],
+            vec![(request(6, &[int(2), k(), string(b"/l")]), vec![0])],
             "ok",
         ),
-        (|s, t| s.add("k", -3, t).map(|n| n.to_string()), vec![(say(4, &[k(), int(-3)]), int(39))], "39"),
+        (|s, t| s.add("k", -3, t).map(|n| n.to_string()), vec![(request(4, &[k(), int(-3)]), int(39))], "39"),
         (
             |s, t| s.compare_set("k", b"", b"x", t).map(|v| String::from_utf8(v).unwrap()),
-            vec![(say(2, &[k(), string(b""), string(b"x")]), string(b"x"))],
+            vec![(request(2, &[k(), string(b""), string(b"x")]), string(b"x"))],
             "x",
         ),
-        (|s, t| s.append("k", b"v", t).map(|()| "ok".into()), told(say(9, &[k(), string(b"v")])), "ok"),
-        (|s, t| s.check(&["k"], t).map(|b| b.to_string()), vec![(say(5, &[int(1), k()]), vec![1])], "false"),
-        (|s, t| s.delete("k", t).map(|b| b.to_string()), vec![(say(8, &[k()]), int(1))], "true"),
+        (|s, t| s.append("k", b"v", t).map(|()| "ok".into()), told(request(9, &[k(), string(b"v")])), "ok"),
+        (|s, t| s.check(&["k"], t).map(|b| b.to_string()), vec![(request(5, &[int(1), k()]), vec![1])], "false"),
+        (|s, t| s.delete("k", t).map(|b| b.to_string()), vec![(request(8, &[k()]), int(1))], "true"),
         (|s, t| s.num_keys(t).map(|n| n.to_string()), vec![(vec![7], int(12))], "12"),
         (
             |s, t| s.multi_get(&["k", "l"], t).map(|v| String::from_utf8(v.join(&b'|')).unwrap()),
             vec![
-                (say(6, &[int(2), k(), string(b"/l")]), vec![0]),
-                (say(10, &[int(2), k(), string(b"/l")]), [string(b"1"), string(b"")].concat()),
+                (request(6, &[int(2), k(), string(b"/l")]), vec![0]),
+                (request(10, &[int(2), k(), string(b"/l")]), [string(b"1"), string(b"")].concat()),
             ],
             "1|",
         ),
         (
             |s, t| s.multi_set(&[("k", b"1"), ("l", b"")], t).map(|()| "ok".into()),
-            told(say(11, &[int(2), k(), string(b"1"), string(b"/l"), string(b"")])),
+            told(request(11, &[int(2), k(), string(b"1"), string(b"/l"), string(b"")])),
             "ok",
         ),
-        (|s, t| s.queue_push("k", b"v", t).map(|()| "ok".into()), told(say(14, &[k(), string(b"v")])), "ok"),
+        (|s, t| s.queue_push("k", b"v", t).map(|()| "ok".into()), told(request(14, &[k(), string(b"v")])), "ok"),
         (
             |s, t| s.queue_pop("k", t).map(|v| String::from_utf8(v).unwrap()),
             // At the first pop, another consumer was faster.
             vec![
-                (say(6, &[int(1), k()]), vec![0]),
-                (say(15, &[k()]), int(0)),
-                (say(6, &[int(1), k()]), vec![0]),
-                (say(15, &[k()]), [int(1), string(b"item")].concat()),
+                (request(6, &[int(1), k()]), vec![0]),
+                (request(15, &[k()]), int(0)),
+                (request(6, &[int(1), k()]), vec![0]),
+                (request(15, &[k()]), [int(1), string(b"item")].concat()),
             ],
             "item",
         ),
-        (|s, t| s.queue_try_pop("k", t).map(|v| format!("{v:?}")), vec![(say(15, &[k()]), int(0))], "None"),
-        (|s, t| s.queue_len("k", t).map(|n| n.to_string()), vec![(say(16, &[k()]), int(4))], "4"),
+        (|s, t| s.queue_try_pop("k", t).map(|v| format!("{v:?}")), vec![(request(15, &[k()]), int(0))], "None"),
+        (|s, t| s.queue_len("k", t).map(|n| n.to_string()), vec![(request(16, &[k()]), int(4))], "4"),
         (
             |s, t| s.list_keys(t).map(|v| v.join("|")),
             vec![(vec![17], [int(3), k(), string(b"init/"), string(b"/a/b")].concat())],
             "k|a/b",
         ),
-        (|s, t| s.barrier("k", 4, t).map(|()| "ok".into()), vec![(say(18, &[k(), int(4)]), vec![0])], "ok"),
-        (|s, t| s.count_worker(t).map(|n| n.to_string()), vec![(say(4, &[string(b"init/"), int(1)]), int(2))], "2"),
+        (|s, t| s.barrier("k", 4, t).map(|()| "ok".into()), vec![(request(18, &[k(), int(4)]), vec![0])], "ok"),
+        (|s, t| s.count_worker(t).map(|n| n.to_string()), vec![(request(4, &[string(b"init/"), int(1)]), int(2))], "2"),
     ];
     for (verb, exchange, result) in cases {
         for bytewise in [false, true] {
@@ -152,33 +152,36 @@ fn session() -> (Vec<u8>, Vec<u8>) {
     let exchanges = [
         (HELLO.to_vec(), vec![]),
         (vec![13, 9, 8, 7, 6], vec![9, 8, 7, 6]),
-        (say(1, &[k(), string(b"\0v\xff")]), vec![]),
-        (say(3, &[k()]), string(b"\0v\xff")),
-        (say(3, &[string(b"/none")]), string(b"")),
-        (say(2, &[string(b"/c"), string(b""), string(b"1")]), string(b"1")),
-        (say(4, &[string(b"/n"), int(-4)]), int(-4)),
-        (say(5, &[int(2), k(), string(b"/none")]), vec![1]),
-        (say(5, &[int(0)]), vec![0]),
-        (say(6, &[int(2), k(), string(b"/n")]), vec![0]),
+        (request(1, &[k(), string(b"\0v\xff")]), vec![]),
+        (request(3, &[k()]), string(b"\0v\xff")),
+        (request(3, &[string(b"/none")]), string(b"")),
+        (request(2, &[string(b"/c"), string(b""), string(b"1")]), string(b"1")),
+        (request(4, &[string(b"/n"), int(-4)]), int(-4)),
+        (request(5, &[int(2), k(), string(b"/none")]), vec![1]),
+        (request(5, &[int(0)]), vec![0]),
+        (request(6, &[int(2), k(), string(b"/n")]), vec![0]),
         (vec![7], int(3)),
-        (say(8, &[k()]), int(1)),
-        (say(8, &[k()]), int(0)),
-        (say(9, &[k(), string(b"ab")]), vec![]),
-        (say(9, &[k(), string(b"")]), vec![]),
-        (say(11, &[int(2), string(b"/x"), string(b""), k(), string(b"y")]), vec![]),
-        (say(10, &[int(3), k(), string(b"/x"), string(b"/n")]), [string(b"y"), string(b""), string(b"-4")].concat()),
+        (request(8, &[k()]), int(1)),
+        (request(8, &[k()]), int(0)),
+        (request(9, &[k(), string(b"ab")]), vec![]),
+        (request(9, &[k(), string(b"")]), vec![]),
+        (request(11, &[int(2), string(b"/x"), string(b""), k(), string(b"y")]), vec![]),
+        (
+            request(10, &[int(3), k(), string(b"/x"), string(b"/n")]),
+            [string(b"y"), string(b""), string(b"-4")].concat(),
+        ),
         (vec![12], vec![1]),
-        (say(14, &[q(), string(b"item")]), vec![]),
-        (say(16, &[q()]), int(1)),
-        (say(15, &[q()]), [int(1), string(b"item")].concat()),
-        (say(15, &[q()]), int(0)),
-        (say(18, &[string(b"/b"), int(1)]), vec![0]),
-        (say(8, &[k()]), int(1)),
-        (say(8, &[string(b"/x")]), int(1)),
-        (say(8, &[string(b"/n")]), int(1)),
-        (say(8, &[string(b"/b")]), int(1)),
+        (request(14, &[q(), string(b"item")]), vec![]),
+        (request(16, &[q()]), int(1)),
+        (request(15, &[q()]), [int(1), string(b"item")].concat()),
+        (request(15, &[q()]), int(0)),
+        (request(18, &[string(b"/b"), int(1)]), vec![0]),
+        (request(8, &[k()]), int(1)),
+        (request(8, &[string(b"/x")]), int(1)),
+        (request(8, &[string(b"/n")]), int(1)),
+        (request(8, &[string(b"/b")]), int(1)),
         (vec![17], [int(1), string(b"/c")].concat()),
-        (say(8, &[string(b"/c")]), int(1)),
+        (request(8, &[string(b"/c")]), int(1)),
     ];
     let (said, heard): (Vec<_>, Vec<_>) = exchanges.into_iter().unzip();
     (said.concat(), heard.concat())
@@ -192,12 +195,12 @@ fn the_server_answers_alike_wherever_the_bytes_are_cut() {
         let mut raw = Raw::new(server.local_addr(), &said[..cut]);
         // With this pause, the server usually gets the first part alone.
         std::thread::sleep(Duration::from_micros(300));
-        raw.say(&said[cut..]);
+        raw.send(&said[cut..]);
         assert_eq!(raw.hear(heard.len()), heard, "cut at {cut}");
     }
     let mut raw = Raw::new(server.local_addr(), &[]);
     for byte in said {
-        raw.say(&[byte]);
+        raw.send(&[byte]);
     }
     assert_eq!(raw.hear(heard.len()), heard);
     raw.0.shutdown(std::net::Shutdown::Write).unwrap();
@@ -208,18 +211,18 @@ fn the_server_answers_alike_wherever_the_bytes_are_cut() {
 fn a_wait_is_answered_when_its_keys_come_from_others() {
     let server = server();
     let (mut a, mut b) = (Raw::valid(server.local_addr()), Raw::valid(server.local_addr()));
-    a.say(&say(6, &[int(2), string(b"/x"), string(b"/y")]));
-    b.say(&say(1, &[string(b"/x"), string(b"")]));
+    a.send(&request(6, &[int(2), string(b"/x"), string(b"/y")]));
+    b.send(&request(1, &[string(b"/x"), string(b"")]));
     // The answers of one connection stay in order while it waits. This answer shows that the wait was not answered yet.
     b.ping();
     a.ping();
-    b.say(&say(4, &[string(b"/y"), int(1)]));
+    b.send(&request(4, &[string(b"/y"), int(1)]));
     assert_eq!(b.hear(8), int(1));
     assert_eq!(a.hear(1), [0]);
-    a.say(&say(6, &[int(1), string(b"/z")]));
-    a.say(&[12]);
+    a.send(&request(6, &[int(1), string(b"/z")]));
+    a.send(&[12]);
     assert_eq!(a.hear(1), [1]);
-    b.say(&say(1, &[string(b"/z"), string(b"")]));
+    b.send(&request(1, &[string(b"/z"), string(b"")]));
     b.ping();
     a.ping();
 }

@@ -4,8 +4,8 @@
 //! each op in turn. A fault happens to one of them, and the other two report which ranks their errors name and when
 //! they got the error. This is repeated `TIMES` times (20 unless given).
 
-#[path = "../tests/stage/mod.rs"]
-mod stage;
+#[path = "../tests/jobs/mod.rs"]
+mod jobs;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use c10d::launch::{JobReport, Launch, Signal};
 use c10d::{Error, OpKind, ProcessGroup, Result};
+use jobs::acts::{Arguments, VICTIM, WORLD, act};
+use jobs::{Failure, failures, join, launch, lines, report_error, report_line, shown};
 use rustix::net::{Shutdown, connect_unspec, shutdown, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal as Sig, getpid, kill_process, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
-use stage::acts::{Arguments, VICTIM, WORLD, act};
-use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
 const CAP: Duration = Duration::from_secs(30);
 /// The timeout of ops that wait for a rank that makes no call.
@@ -39,7 +39,7 @@ const FAULTS: [(&str, &str); 8] = [
 ];
 
 fn main() -> ExitCode {
-    if let Some(code) = stage::play(&[("faults", rank)]) {
+    if let Some(code) = jobs::run_part(&[("faults", rank)]) {
         return code;
     }
     match table(std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(20)) {
@@ -83,16 +83,16 @@ fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     while begin.elapsed() < CAP {
         let call = now();
         if let Err(e) = act(pg, arguments) {
-            tell(format!("knew {}", now()));
-            tell(format!("due {}", call + arguments.timeout.as_nanos() as u64));
-            tell_error(fault, &e);
+            report_line(format!("knew {}", now()));
+            report_line(format!("due {}", call + arguments.timeout.as_nanos() as u64));
+            report_error(fault, &e);
             return;
         }
     }
 }
 
 fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
-    let at = || tell(format!("at {}", now()));
+    let at = || report_line(format!("at {}", now()));
     let soon = || std::thread::sleep(Duration::from_millis(20));
     match fault {
         "killed" => {
@@ -244,7 +244,7 @@ fn table(times: usize) -> Result<(), String> {
             for i in 0..times {
                 let op = OpKind::ALL[i % OpKind::ALL.len()].name();
                 let part = if fault == "killed" { format!("killed:{op}") } else { fault.to_owned() };
-                let report = match once(fault, cast(&part, WORLD, transport)) {
+                let report = match once(fault, launch(&part, WORLD, transport)) {
                     Ok(report) => report,
                     Err(why) if fault == "cut link" => {
                         println!("| {fault} | {transport} | 0 | skipped: {why} | | | |");
@@ -253,10 +253,10 @@ fn table(times: usize) -> Result<(), String> {
                     Err(why) => return Err(why),
                 };
                 for rank in SURVIVORS {
-                    let Some((told, delay)) = read(&report, rank) else {
+                    let Some((failure, delay)) = read(&report, rank) else {
                         return Err(format!("{part} over {transport}, rank {rank}:\n{}", shown(&report)));
                     };
-                    named.insert(format!("{} {:?}", told.kind, told.guilty));
+                    named.insert(format!("{} {:?}", failure.kind, failure.guilty));
                     delays.push(delay);
                 }
             }
@@ -304,12 +304,12 @@ fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
 
 /// Returns the error that a survivor reported, and the nanoseconds from the event in [`FAULTS`] to the error. Returns
 /// `None` if the survivor reported no error.
-fn read(report: &JobReport, rank: u32) -> Option<(Told, i64)> {
+fn read(report: &JobReport, rank: u32) -> Option<(Failure, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;
         line.split(' ').nth(1)?.parse::<i64>().ok()
     };
-    let told = failures(report, rank).into_iter().find(|told| !told.kind.is_empty())?;
+    let failure = failures(report, rank).into_iter().find(|failure| !failure.kind.is_empty())?;
     let since = number(VICTIM, "at ").or_else(|| number(rank, "due "))?;
-    Some((told, number(rank, "knew ")? - since))
+    Some((failure, number(rank, "knew ")? - since))
 }

@@ -23,12 +23,12 @@ pub(crate) fn run(
     pg: &ProcessGroup,
     cases: &[Case],
     device: Option<&RankDevice>,
-    mut tell: impl FnMut(usize, Verdict),
+    mut report: impl FnMut(usize, Verdict),
 ) {
     for (i, case) in cases.iter().enumerate() {
         let verdict = run_case(pg, case, device);
         let over = matches!(verdict, Verdict::Failed(_));
-        tell(i, verdict);
+        report(i, verdict);
         if over {
             return;
         }

@@ -1,6 +1,6 @@
 //! Started ops: their order, waiting, and handles.
 
-use crate::stage;
+use crate::jobs;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
@@ -216,7 +216,7 @@ fn wakers_that_panic_harm_nobody() {
 /// One rank polls a finished op again; the other ranks do not notice.
 #[test]
 fn a_second_poll_is_its_callers_error() {
-    let told = c10d::run_ranks(3, |pg| {
+    let outcome = c10d::run_ranks(3, |pg| {
         let mut work = pg.start(op::all_reduce(vec![1u8], ReduceOp::Sum));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         while std::pin::Pin::new(&mut work).poll(&mut context).is_pending() {
@@ -233,7 +233,7 @@ fn a_second_poll_is_its_callers_error() {
             std::task::Poll::Pending => Ok(Vec::new()),
         })
     });
-    assert_eq!(told.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
+    assert_eq!(outcome.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
 }
 
 /// The elapsed time of an op counts from its call, also if it waited for other ops.
@@ -300,13 +300,13 @@ fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
                     Box::pin(async move { work.await.is_ok() })
                 }
             };
-            let (tell, told) = mpsc::channel();
-            let waker = Waker::from(Arc::new(Last(Mutex::new(Some(group)), Mutex::new(tell))));
+            let (sender, receiver) = mpsc::channel();
+            let waker = Waker::from(Arc::new(Last(Mutex::new(Some(group)), Mutex::new(sender))));
             let done = work.as_mut().poll(&mut Context::from_waker(&waker));
             if pg.rank() == 0 {
                 assert!(done.is_pending());
                 pg.store().set(&format!("waits {message}"), b"", soon())?;
-                let took = told.recv_timeout(Duration::from_secs(20)).expect("the waker is called");
+                let took = receiver.recv_timeout(Duration::from_secs(20)).expect("the waker is called");
                 assert!(took < Duration::from_secs(5), "the drop took {took:?}");
             }
             match done {
@@ -321,5 +321,5 @@ fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
 
 #[test]
 fn all_of_this_over_tcp() {
-    stage::again_over_tcp("all_of_this_over_tcp");
+    jobs::again_over_tcp("all_of_this_over_tcp");
 }

@@ -9,7 +9,7 @@ use c10d::{ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 
-use crate::stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
+use crate::jobs::{Failure, failures, join, launch, lines, report_error, report_line, shown};
 
 const WORLD: u32 = 4;
 const CAP: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     if part == "warnings" || part == "quiet" {
         return come_late(part == "quiet");
     }
@@ -37,7 +37,7 @@ pub(crate) fn play(part: &str) -> Result {
     let groups: Vec<ProcessGroup> = groups.collect::<Result<_>>()?;
     pg.barrier()?;
     if part == "chains" && pg.rank() == 0 {
-        tell("stops");
+        report_line("stops");
         let _ = kill_process(getpid(), Sig::STOP);
         std::thread::sleep(2 * CAP);
         return Ok(());
@@ -45,8 +45,8 @@ pub(crate) fn play(part: &str) -> Result {
     // The scenes run one after another, so that a busy machine does not make live ranks look stopped.
     for (scene, group) in scenes.iter().zip(&groups) {
         match (scene.act)(group) {
-            Err(e) => tell_error(scene.name, &e),
-            Ok(()) => tell(format!("{}|none|||no error", scene.name)),
+            Err(e) => report_error(scene.name, &e),
+            Ok(()) => report_line(format!("{}|none|||no error", scene.name)),
         }
         if part != "chains" {
             pg.barrier()?;
@@ -94,7 +94,7 @@ const CHAINS: [Scene; 3] = [
 ];
 
 fn chains(transport: &str) -> Result<(), Failed> {
-    let job = cast("chains", WORLD, transport).spawn().map_err(|e| e.to_string())?;
+    let job = launch("chains", WORLD, transport).spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
     while begin.elapsed() < 2 * CAP && !(1..WORLD).all(|rank| job.has_ended(rank).unwrap_or(true)) {
         std::thread::sleep(Duration::from_millis(20));
@@ -104,12 +104,14 @@ fn chains(transport: &str) -> Result<(), Failed> {
     for scene in &CHAINS {
         let mut words = Vec::new();
         for rank in 1..WORLD {
-            let told = told(&report, rank, scene.name)?;
-            if told.kind != "Timeout" || told.guilty != [0] || !told.words.contains("rank 0 is stopped or unreachable")
+            let failure = failure_about(&report, rank, scene.name)?;
+            if failure.kind != "Timeout"
+                || failure.guilty != [0]
+                || !failure.message.contains("rank 0 is stopped or unreachable")
             {
-                return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+                return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
             }
-            words.push(told.words);
+            words.push(failure.message);
         }
         // The rank that timed out first may have been the neighbour of the stopped one.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
@@ -121,9 +123,9 @@ fn chains(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn told(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
-    let told = failures(report, rank).into_iter().find(|told| told.about == about);
-    told.ok_or_else(|| {
+fn failure_about(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
+    let failure = failures(report, rank).into_iter().find(|failure| failure.about == about);
+    failure.ok_or_else(|| {
         format!("rank {rank} reported nothing about {about}: {:?}\n{}", lines(report, rank), shown(report)).into()
     })
 }
@@ -157,7 +159,7 @@ const CIRCLES: [Scene; 3] = [
 ];
 
 fn circles(transport: &str) -> Result<(), Failed> {
-    let report = cast("circles", WORLD, transport).run().map_err(|e| e.to_string())?;
+    let report = launch("circles", WORLD, transport).run().map_err(|e| e.to_string())?;
     let mixed = "deadlock: rank 1 waits for rank 2 in recv tag 9, rank 2 waits for rank 1 in barrier seq 0";
     let expected: [(&str, &[u32], &str); 2] = [
         (
@@ -170,17 +172,17 @@ fn circles(transport: &str) -> Result<(), Failed> {
     ];
     for (scene, guilty, words) in expected {
         for rank in 0..WORLD {
-            let told = told(&report, rank, scene)?;
-            if told.kind != "Timeout" || told.guilty != guilty || !told.words.contains(words) {
-                return Err(format!("rank {rank} says {told:?}").into());
+            let failure = failure_about(&report, rank, scene)?;
+            if failure.kind != "Timeout" || failure.guilty != guilty || !failure.message.contains(words) {
+                return Err(format!("rank {rank} says {failure:?}").into());
             }
         }
     }
     for rank in [0, 2, 3] {
-        let told = told(&report, rank, "refused")?;
+        let failure = failure_about(&report, rank, "refused")?;
         let words = "its own last call, broadcast, was refused there (InvalidArgument";
-        if told.kind != "Timeout" || told.guilty != [1] || !told.words.contains(words) {
-            return Err(format!("rank {rank} says {told:?}").into());
+        if failure.kind != "Timeout" || failure.guilty != [1] || !failure.message.contains(words) {
+            return Err(format!("rank {rank} says {failure:?}").into());
         }
     }
     Ok(())
@@ -226,7 +228,7 @@ const LATE: Duration = Duration::from_millis(900);
 
 fn warnings(transport: &str) -> Result<(), Failed> {
     let said = |part: &str, after: &str| -> Result<Vec<Vec<String>>, Failed> {
-        let job = cast(part, WORLD, transport).env("C10D_WARN_AFTER", after);
+        let job = launch(part, WORLD, transport).env("C10D_WARN_AFTER", after);
         let report = job.run().map_err(|e| e.to_string())?;
         if report.exits.iter().any(|exit| !exit.success()) {
             return Err(shown(&report).into());

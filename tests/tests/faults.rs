@@ -2,7 +2,7 @@
 //! ranks are named by which ranks, and that nothing hangs.
 
 use crate::roots::only_sends;
-use crate::{samples, stage, wheels};
+use crate::{jobs, samples, wheels};
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use c10d::backend::Shape;
 use c10d::launch::{JobReport, Launch, Signal};
 use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
+use jobs::acts::{Arguments, VICTIM, WORLD, act};
+use jobs::{Failure, failures, join, launch, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 use samples::Sample;
-use stage::acts::{Arguments, VICTIM, WORLD, act};
-use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
 const PLUGIN: &str = "c-collectives";
 /// gloo-like within simulated hosts, and gloo-like or MPI between them.
@@ -25,7 +25,7 @@ const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     match part.split_once(':') {
         Some(("kill", op)) => be_killed(op_named(op)),
         _ if part == "stop" || part == "absent" => stand_still(part),
@@ -85,20 +85,20 @@ fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
             samples::build(&[Sample::CCollectives]);
-            cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
+            launch(part, WORLD, "shm").env(jobs::PLUGIN, Sample::CCollectives.file())
         }
-        TIERED => cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:gloo-like+gloo-like"),
+        TIERED => launch(part, WORLD, "shm").env(jobs::BACKEND, "cpu:gloo-like+gloo-like"),
         TIERED_MPI => {
-            let ranks = cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:gloo-like+mpi");
+            let ranks = launch(part, WORLD, "shm").env(jobs::BACKEND, "cpu:gloo-like+mpi");
             ranks.env("C10D_MPI_LIB", wheels::LIBRARIES[0].path().unwrap_or_default())
         }
         _ => match wheels::LIBRARIES.iter().find(|library| library.name == transport) {
             Some(library) => {
-                let ranks = cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:mpi");
+                let ranks = launch(part, WORLD, "shm").env(jobs::BACKEND, "cpu:mpi");
                 let ranks = ranks.env("C10D_MPI_LIB", library.path().unwrap_or_default());
                 library.variables.iter().fold(ranks, |ranks, (name, value)| ranks.env(*name, *value))
             }
-            None => cast(part, WORLD, transport),
+            None => launch(part, WORLD, transport),
         },
     }
 }
@@ -138,7 +138,7 @@ fn be_killed(op: OpKind) -> Result {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
         if let Err(e) = act(&pg, &arguments) {
-            tell_error(op.name(), &e);
+            report_error(op.name(), &e);
             return Ok(());
         }
     }
@@ -154,18 +154,18 @@ fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     let silent = |rank: u32| by_mpi && failures(&report, rank).is_empty();
     let dead: Vec<u32> = (0..WORLD).filter(|rank| *rank == VICTIM || silent(*rank)).collect();
     for rank in SURVIVORS.into_iter().filter(|rank| !dead.contains(rank)) {
-        let told = only(&report, rank, op.name())?;
-        let right = !told.guilty.is_empty() && told.guilty.iter().all(|rank| dead.contains(rank));
-        if told.kind != "PeerDead" || !right {
-            return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+        let failure = only(&report, rank, op.name())?;
+        let right = !failure.guilty.is_empty() && failure.guilty.iter().all(|rank| dead.contains(rank));
+        if failure.kind != "PeerDead" || !right {
+            return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
         }
     }
     Ok(())
 }
 
-fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
-    let told = failures(report, rank).into_iter().find(|told| told.about == about);
-    told.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
+fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
+    let failure = failures(report, rank).into_iter().find(|failure| failure.about == about);
+    failure.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
 }
 
 // A rank is stopped, or does not make the call.
@@ -194,7 +194,7 @@ fn stand_still(part: &str) -> Result {
                     // Small data can be sent to a rank that does not read, until the buffers are full.
                     while begin.elapsed() < CAP {
                         if let Err(e) = act(group, &Arguments::of(*op, 50_000, OP_TIMEOUT)) {
-                            tell_error(op.name(), &e);
+                            report_error(op.name(), &e);
                             return;
                         }
                     }
@@ -218,20 +218,21 @@ fn still(part: &str, transport: &str) -> Result<JobReport, String> {
 
 fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
     for rank in SURVIVORS {
-        let told = only(report, rank, op.name())?;
+        let failure = only(report, rank, op.name())?;
         // A receive from any source waits for all ranks that could send.
         let any = op == OpKind::RecvAnySource;
         // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
-        let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
-        let others_excused = told.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
+        let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
+        let others_excused = failure.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
         // On such a machine the host may give up an operation of the plugin, on this rank or on another, before the
         // plugin has reported for which ranks it waits.
-        let given_up = told.kind == "Plugin" && told.words.contains("did not return within the operation's time");
-        if given_up || told.kind == "Aborted" && told.words.contains(": Plugin: plugin \"c-collectives\"") {
+        let given_up =
+            failure.kind == "Plugin" && failure.message.contains("did not return within the operation's time");
+        if given_up || failure.kind == "Aborted" && failure.message.contains(": Plugin: plugin \"c-collectives\"") {
             continue;
         }
-        if told.kind != "Timeout" || !told.guilty.contains(&VICTIM) || !others_excused {
-            return Err(format!("rank {rank} says {told:?}").into());
+        if failure.kind != "Timeout" || !failure.guilty.contains(&VICTIM) || !others_excused {
+            return Err(format!("rank {rank} says {failure:?}").into());
         }
     }
     Ok(())
@@ -277,8 +278,8 @@ fn disagree() -> Result {
         // A rank that only sends may get the error later.
         let called = act(&group, &mine);
         match leave(group, &mine, called) {
-            Err(e) => tell_error(&about, &e),
-            Ok(()) => tell(format!("{about}|none|||no error")),
+            Err(e) => report_error(&about, &e),
+            Ok(()) => report_line(format!("{about}|none|||no error")),
         }
     }
     pg.barrier()
@@ -290,7 +291,7 @@ fn disagree() -> Result {
 /// itself.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
-    if std::env::var_os(stage::PLUGIN).is_some() || !sends {
+    if std::env::var_os(jobs::PLUGIN).is_some() || !sends {
         let _ = group.store().add("made", 1, Instant::now() + CAP);
         return called.and_then(|()| act(&group, &Arguments::of(OpKind::Barrier, 1, CAP / 2)));
     }
@@ -304,19 +305,20 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
-        let told = only(report, rank, &format!("{op}/{field}"))?;
+        let failure = only(report, rank, &format!("{op}/{field}"))?;
         // If counts may differ between ranks, they are checked for each pair of ranks, as the length that one sends to
         // the other.
-        let field_right = told.field == field || (op.is_uneven() && matches!(told.field.as_str(), "count" | "splits"));
+        let field_right =
+            failure.field == field || (op.is_uneven() && matches!(failure.field.as_str(), "count" | "splits"));
         // If two other ranks disagree about a transfer between them, a third rank cannot know which is wrong.
         let in_pairs = op.is_p2p() || field == "splits" || (op.is_uneven() && field == "count");
-        let named = match told.guilty[..] {
-            _ if rank == VICTIM => !told.guilty.is_empty(),
+        let named = match failure.guilty[..] {
+            _ if rank == VICTIM => !failure.guilty.is_empty(),
             [one] => one == VICTIM,
-            _ => in_pairs && told.guilty.contains(&VICTIM),
+            _ => in_pairs && failure.guilty.contains(&VICTIM),
         };
-        if told.kind != "Mismatch" || !field_right || !named {
-            return Err(format!("rank {rank} says {told:?}").into());
+        if failure.kind != "Mismatch" || !field_right || !named {
+            return Err(format!("rank {rank} says {failure:?}").into());
         }
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! Many messages without a receive: their sender waits, and the receiver keeps only a limited amount.
 
-use crate::stage;
+use crate::jobs;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use c10d::{ProcessGroup, Result, op};
+use jobs::{failures, join, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
 const TAGS: u32 = 7;
 /// One message of this many has contents.
@@ -17,7 +17,7 @@ const GO: u32 = 99;
 /// without a limit.
 const MEMORY: usize = 16 << 10;
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(Duration::from_secs(60))?;
     match part.split_once(':') {
         Some((way, count)) => {
@@ -73,7 +73,7 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
                         (last, since) = (now, Instant::now());
                     }
                 }
-                tell(format!("sent {last}"));
+                report_line(format!("sent {last}"));
                 pg.send(&[last], 2, GO)?;
                 sender.join().expect("the sender does not panic")
             })?;
@@ -81,7 +81,7 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
         1 => {
             let before = resident_kib();
             pg.recv(vec![0u32], 2, GO)?;
-            tell(format!("kept {}", resident_kib().saturating_sub(before)));
+            report_line(format!("kept {}", resident_kib().saturating_sub(before)));
             for i in 0..count {
                 let got = contents(i).iter().map(|_| 0).collect::<Vec<u32>>();
                 let got = match way {
@@ -90,7 +90,7 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
                 };
                 assert_eq!(got, contents(i), "message {i}");
             }
-            tell("all came");
+            report_line("all came");
         }
         _ => {
             let last = pg.recv(vec![0u32], 0, GO)?;
@@ -101,7 +101,7 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
 }
 
 fn is_bounded(part: &'static str, transport: &str) -> Result<(), Failed> {
-    let report = cast(part, 3, transport).run().map_err(|e| e.to_string())?;
+    let report = launch(part, 3, transport).run().map_err(|e| e.to_string())?;
     let count: u32 = part.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
     let number = |rank: u32, word: &str| -> Option<usize> {
         lines(&report, rank).iter().find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
@@ -133,14 +133,14 @@ fn late(pg: &ProcessGroup) -> Result {
                 break e;
             }
         };
-        tell_error("late", &end.error);
+        report_error("late", &end.error);
     }
     Ok(())
 }
 
 fn names_the_receiver(transport: &str) -> Result<(), Failed> {
-    let report = cast("late", 2, transport).run().map_err(|e| e.to_string())?;
-    let told = failures(&report, 0);
-    let right = told.iter().any(|t| t.about == "late" && t.kind == "Timeout" && t.guilty == [1]);
+    let report = launch("late", 2, transport).run().map_err(|e| e.to_string())?;
+    let reported = failures(&report, 0);
+    let right = reported.iter().any(|t| t.about == "late" && t.kind == "Timeout" && t.guilty == [1]);
     if right { Ok(()) } else { Err(shown(&report).into()) }
 }

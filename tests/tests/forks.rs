@@ -1,16 +1,16 @@
 //! Ranks that fork: the child is not a member of the group, and the group does not notice it.
 #![allow(unsafe_code)]
 
-use crate::{samples, stage};
+use crate::{jobs, samples};
 
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
 use c10d::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
+use jobs::{failures, join, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, test_kill_process, waitpid};
 use samples::Sample;
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
 const TRANSPORTS: [&str; 3] = ["shm", "tcp", PLUGIN];
 const PLUGIN: &str = "c-collectives";
@@ -20,7 +20,7 @@ const CAP: Duration = Duration::from_secs(20);
 /// The time in seconds after which an idle child ends by itself.
 const LIFE: u32 = 30;
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     if part == "threads" {
         return threads();
     }
@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     }
     for transport in ["shm", "tcp"] {
         trials.push(Trial::test(format!("forks/{transport}/threads"), move || {
-            let report = cast("threads", 1, transport).run().map_err(|e| e.to_string())?;
+            let report = launch("threads", 1, transport).run().map_err(|e| e.to_string())?;
             all_well(&report)
         }));
     }
@@ -55,9 +55,9 @@ fn run(part: &str, transport: &str) -> Result<(), Failed> {
     let ranks = match transport {
         PLUGIN => {
             samples::build(&[Sample::CCollectives]);
-            cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
+            launch(part, WORLD, "shm").env(jobs::PLUGIN, Sample::CCollectives.file())
         }
-        _ => cast(part, WORLD, transport),
+        _ => launch(part, WORLD, transport),
     };
     let report = ranks.env("C10D_TEST_STORE", &store).run().map_err(|e| e.to_string());
     let _ = std::fs::remove_file(&store);
@@ -83,7 +83,7 @@ pub(crate) fn fork(body: impl FnOnce() -> Result) -> Pid {
         let code = match body() {
             Ok(()) => 0,
             Err(e) => {
-                tell_error("child", &e);
+                report_error("child", &e);
                 1
             }
         };
@@ -172,7 +172,7 @@ fn makes_its_own(pg: &ProcessGroup) -> Result {
     let child = fork(|| {
         let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
         let url = format!("file://{store}?rank={rank}&world_size={WORLD}");
-        let own = stage::build(c10d::builder().init(&url).timeout(CAP))?;
+        let own = jobs::build(c10d::builder().init(&url).timeout(CAP))?;
         add(&own)?;
         own.start(op::all_reduce(vec![1f32; 5], ReduceOp::Sum)).wait()?;
         let (next, last) = ((rank + 1) % WORLD, (rank + WORLD - 1) % WORLD);
@@ -202,12 +202,12 @@ fn dies(pg: &ProcessGroup) -> Result {
             std::thread::sleep(Duration::from_secs(LIFE.into()));
             Ok(())
         });
-        tell(format!("child {}", child.as_raw_pid()));
+        report_line(format!("child {}", child.as_raw_pid()));
         let _ = kill_process(getpid(), Signal::KILL);
     }
     loop {
         if let Err(e) = add(pg) {
-            tell_error("add", &e);
+            report_error("add", &e);
             return Ok(());
         }
     }
@@ -221,9 +221,9 @@ fn died(report: &JobReport) -> Result<(), Failed> {
     let _ = kill_process(child, Signal::KILL);
     lived.map_err(|e| format!("the run ended only after the child ({e})\n{}", shown(report)))?;
     for rank in [0, 2] {
-        let told = failures(report, rank);
-        if !told.iter().any(|t| t.kind == "PeerDead" && t.guilty == [1]) {
-            return Err(format!("rank {rank} says {told:?}\n{}", shown(report)).into());
+        let reported = failures(report, rank);
+        if !reported.iter().any(|t| t.kind == "PeerDead" && t.guilty == [1]) {
+            return Err(format!("rank {rank} says {reported:?}\n{}", shown(report)).into());
         }
     }
     Ok(())

@@ -3,9 +3,9 @@
 use c10d::{GroupBuf, GroupMemory, ProcessGroup, ReduceOp, Result, Root, op};
 use libtest_mimic::Trial;
 
-use crate::stage::acts::WORLD;
-use crate::stage::trials::{CAP, judged, leave, over_threads, victim_dies, well_or_killed};
-use crate::stage::{cast, join};
+use crate::jobs::acts::WORLD;
+use crate::jobs::trials::{CAP, judged, leave, over_threads, victim_dies, well_or_killed};
+use crate::jobs::{join, launch};
 
 /// The numbers of elements of a rank's part. The smallest part is copied, the others are read in place.
 const COUNTS: [usize; 3] = [100, 20_000, 80_000];
@@ -140,10 +140,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
-    judged(cast(part, world, transport), part, world, well_or_killed)
+    judged(launch(part, world, transport), part, world, well_or_killed)
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let Some((_, grouped)) = GROUPED.iter().find(|(name, _)| *name == part) else { return killed(&pg) };
     let said = ops(&pg, grouped)?;

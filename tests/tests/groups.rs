@@ -1,6 +1,6 @@
 //! Groups: many groups, groups at the same time, groups of some ranks, and all the ways in which they end.
 
-use crate::stage;
+use crate::jobs;
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -252,5 +252,5 @@ fn a_missing_rank_is_named_when_the_group_is_made() {
 
 #[test]
 fn all_of_this_over_tcp() {
-    stage::again_over_tcp("all_of_this_over_tcp");
+    jobs::again_over_tcp("all_of_this_over_tcp");
 }

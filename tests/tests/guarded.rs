@@ -2,14 +2,14 @@
 //! a separate program, because every group of a program that links the device serves it.
 
 mod guarded_faults;
-mod stage;
+mod jobs;
 
 use std::process::ExitCode;
 
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    if let Some(code) = stage::play(&[("guarded_faults", guarded_faults::play)]) {
+    if let Some(code) = jobs::run_part(&[("guarded_faults", guarded_faults::run_part)]) {
         return code;
     }
     let suite = |device: &str| {

@@ -1,6 +1,6 @@
 //! Peers that die or stop during ops on the guarded device. The tests check which ranks are named by which ranks.
 
-use crate::stage;
+use crate::jobs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use c10d::device::{DeviceBuffer, DeviceRuntime};
 use c10d::launch::{JobReport, Launch, Signal};
 use c10d::{ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root};
+use jobs::acts::{VICTIM, WORLD};
+use jobs::{Failure, failures, launch, report_error, shown};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
-use stage::acts::{VICTIM, WORLD};
-use stage::{Told, cast, failures, shown, tell_error};
 
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ const OPS: [OpKind; 6] = [
     OpKind::Recv,
 ];
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let (what, op) = part.split_once(':').unwrap_or((part, ""));
     be(what, OpKind::from_name(op).expect("the part has the name of an op"))
 }
@@ -59,7 +59,7 @@ fn be(what: &str, op: OpKind) -> Result {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
         if let Err(e) = act(&pg, op) {
-            tell_error(op.name(), &e);
+            report_error(op.name(), &e);
             return Ok(());
         }
     }
@@ -94,16 +94,17 @@ fn awakened(launch: Launch) -> Result<JobReport, String> {
 }
 
 fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
-    let launch = cast(&format!("{what}:{op}"), WORLD, "shm");
+    let launch = launch(&format!("{what}:{op}"), WORLD, "shm");
     let report = if what == "stop" { awakened(launch)? } else { launch.run().map_err(|e| e.to_string())? };
     for rank in SURVIVORS {
-        let told = failures(&report, rank).into_iter().find(|told: &Told| told.about == op.name());
-        let told = told.ok_or_else(|| format!("rank {rank} reported nothing about {op}\n{}", shown(&report)))?;
+        let failure = failures(&report, rank).into_iter().find(|failure: &Failure| failure.about == op.name());
+        let failure = failure.ok_or_else(|| format!("rank {rank} reported nothing about {op}\n{}", shown(&report)))?;
         // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
-        let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
-        let right = told.guilty.contains(&VICTIM) && told.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
-        if told.kind != kind || !right || !told.words.contains("guarded staged by gloo-like") {
-            return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+        let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
+        let right =
+            failure.guilty.contains(&VICTIM) && failure.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
+        if failure.kind != kind || !right || !failure.message.contains("guarded staged by gloo-like") {
+            return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
         }
     }
     Ok(())

@@ -1,20 +1,20 @@
 //! Making groups: of the survivors when several ranks died at once, and repeatedly in the same processes.
 
-use crate::stage;
+use crate::jobs;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
 use c10d::{ErrorKind, ReduceOp, Result};
+use jobs::{Failure, failures, join, launch, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
-use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     match part {
         "deaths" => deaths(),
         "again" => again(),
@@ -34,9 +34,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     deaths.into_iter().chain(again).chain(wrong).collect()
 }
 
-fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
-    let told = failures(report, rank).into_iter().find(|told| told.about == about);
-    told.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
+fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
+    let failure = failures(report, rank).into_iter().find(|failure| failure.about == about);
+    failure.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
 }
 
 // Several ranks are killed at once, and the others continue.
@@ -62,8 +62,8 @@ fn deaths() -> Result {
     let timed = |about: &str, result: Result| {
         let begin = Instant::now();
         match result {
-            Err(e) => tell_error(about, &e),
-            Ok(()) => tell(format!("{about}|none|||no error")),
+            Err(e) => report_error(about, &e),
+            Ok(()) => report_line(format!("{about}|none|||no error")),
         }
         begin
     };
@@ -76,27 +76,28 @@ fn deaths() -> Result {
     timed("one", pg.shrink(&DEAD[..1]).map(drop));
     timed("new_group", pg.new_group(&[0, 1, 2]).map(drop));
     let agreed = pg.shrink_to_survivors(LONG / 2)?;
-    tell(format!("agreed|{} of {}|||", agreed.rank(), agreed.size()));
+    report_line(format!("agreed|{} of {}|||", agreed.rank(), agreed.size()));
     agreed.barrier()?;
     let shrinks = Instant::now();
     let rest = pg.shrink(&DEAD)?;
-    tell(format!("shrink|{}|||", shrinks.elapsed().as_micros()));
+    report_line(format!("shrink|{}|||", shrinks.elapsed().as_micros()));
     let mut x = [1 + rest.rank()];
     rest.all_reduce(&mut x, ReduceOp::Sum)?;
-    tell(format!("rest|{} of {} sum {}|||", rest.rank(), rest.size(), x[0]));
-    tell(format!("took|{}|||", if begin.elapsed() < CAP / 2 { "no time" } else { "long" }));
+    report_line(format!("rest|{} of {} sum {}|||", rest.rank(), rest.size(), x[0]));
+    report_line(format!("took|{}|||", if begin.elapsed() < CAP / 2 { "no time" } else { "long" }));
     Ok(())
 }
 
 fn died_together(transport: &str) -> Result<(), Failed> {
-    let report = cast("deaths", 5, transport).run().map_err(|e| e.to_string())?;
+    let report = launch("deaths", 5, transport).run().map_err(|e| e.to_string())?;
     for (place, rank) in LEFT.into_iter().enumerate() {
         for (about, guilty) in [("op", &DEAD[..]), ("known", &DEAD), ("one", &DEAD[1..]), ("new_group", &DEAD)] {
-            let told = only(&report, rank, about)?;
+            let failure = only(&report, rank, about)?;
             // On a busy machine one of the two may end long after the other.
-            let some = about == "op" && told.guilty.iter().all(|rank| DEAD.contains(rank)) && !told.guilty.is_empty();
-            if told.kind != "PeerDead" || !some && told.guilty != guilty {
-                return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+            let some =
+                about == "op" && failure.guilty.iter().all(|rank| DEAD.contains(rank)) && !failure.guilty.is_empty();
+            if failure.kind != "PeerDead" || !some && failure.guilty != guilty {
+                return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
             }
         }
         let shrunk = only(&report, rank, "shrink")?.kind;
@@ -124,7 +125,7 @@ fn again() -> Result {
         let pg = c10d::builder().init(&url).timeout(CAP).build()?;
         let mut x = [1 + pg.rank()];
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
-        tell(format!("round {round}: {}", x[0]));
+        report_line(format!("round {round}: {}", x[0]));
     }
     Ok(())
 }
@@ -176,7 +177,7 @@ fn alone(part: &str) -> Command {
             command.env_remove(&name);
         }
     }
-    command.env(stage::PART, format!("joining/{part}")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env(jobs::PART, format!("joining/{part}")).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -260,9 +261,9 @@ fn misspelt_settings() -> Result<(), Failed> {
         "nothing in this program reads the variable \"C10D_TRANSPROT\"; do you mean \"C10D_TRANSPORT\"?",
         "nothing in this program reads the variable \"C10D_NONSENSE\"",
     ];
-    let told = said.lines().filter(|line| line.starts_with("c10d: nothing")).count();
+    let warnings = said.lines().filter(|line| line.starts_with("c10d: nothing")).count();
     let all = expected.iter().all(|line| said.lines().filter(|l| l.strip_prefix("c10d: ") == Some(line)).count() == 1);
-    if output.status.success() && all && told == expected.len() { Ok(()) } else { Err(said.into_owned().into()) }
+    if output.status.success() && all && warnings == expected.len() { Ok(()) } else { Err(said.into_owned().into()) }
 }
 
 fn free_port() -> Result<String, Failed> {

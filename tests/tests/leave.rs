@@ -10,9 +10,9 @@ use c10d_core::ENDED_WITHOUT_LEAVING as ENDED;
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 
+use crate::jobs::acts::{Arguments, VICTIM, WORLD, act};
+use crate::jobs::{self, failures, launch, lines, report_error, report_line, shown};
 use crate::samples::{self, Sample};
-use crate::stage::acts::{Arguments, VICTIM, WORLD, act};
-use crate::stage::{self, cast, failures, lines, shown, tell, tell_error};
 
 const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
 /// A time limit that only a hang reaches.
@@ -49,7 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Runs a rank.
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     match part.split_once(':').unwrap_or((part, "")) {
         ("late", _) => be_late(),
         ("taken", way) => be_taken(way),
@@ -69,7 +69,7 @@ fn builder() -> c10d::Builder {
 }
 
 fn run(part: &str, ranks: u32, transport: &str) -> Result<JobReport, Failed> {
-    cast(part, ranks, transport).run().map_err(|e| e.to_string().into())
+    launch(part, ranks, transport).run().map_err(|e| e.to_string().into())
 }
 
 /// Checks that all ranks succeeded and reported no failure.
@@ -173,16 +173,16 @@ fn be_stopped(way: &str) -> Result {
     match way {
         "shutdown" => {
             let e = pg.shutdown_within(Duration::from_millis(300)).unwrap_err();
-            tell_error("shutdown", &e);
+            report_error("shutdown", &e);
         }
         _ => drop(pg),
     }
-    tell(format!("after {}", begin.elapsed().as_secs()));
+    report_line(format!("after {}", begin.elapsed().as_secs()));
     Ok(())
 }
 
 fn stopped(way: &str) -> Result<(), Failed> {
-    let job = cast(&format!("stopped:{way}"), 2, "tcp").spawn().map_err(|e| e.to_string())?;
+    let job = launch(&format!("stopped:{way}"), 2, "tcp").spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
     while begin.elapsed() < CAP && !job.has_ended(0).unwrap_or(true) {
         std::thread::sleep(Duration::from_millis(20));
@@ -214,9 +214,9 @@ fn be_missed() -> Result {
     let work = started.start(op::barrier(c10d::options::BarrierOptions::default()));
     let named = |e: &c10d::Error| {
         let words = matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED));
-        tell(format!("{}", words && e.report().guilty == [VICTIM]));
+        report_line(format!("{}", words && e.report().guilty == [VICTIM]));
         if !words {
-            tell_error("not named", e);
+            report_error("not named", e);
         }
     };
     named(&pg.barrier().unwrap_err());
@@ -230,7 +230,7 @@ fn be_missed() -> Result {
     named(&work.wait().unwrap_err().error);
     // No op of this group needs the rank yet.
     if unused.failure().is_some() {
-        tell("failed although no op needed the rank");
+        report_line("failed although no op needed the rank");
     }
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
@@ -256,7 +256,7 @@ fn exit_is_named(transport: &str) -> Result<(), Failed> {
 // The same over a plugin's collectives.
 
 fn be_missed_by_a_plugin() -> Result {
-    let pg = stage::build(c10d::builder().init("env://").timeout(CAP))?;
+    let pg = jobs::build(c10d::builder().init("env://").timeout(CAP))?;
     let others = pg.new_group(&[0, 2])?;
     let started = pg.new_group(&[0, 1, 2])?.expect("all ranks are members");
     let mut x = [7i32];
@@ -268,9 +268,9 @@ fn be_missed_by_a_plugin() -> Result {
     }
     let named = |e: &c10d::Error| {
         let words = matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED));
-        tell(format!("{}", words && e.report().guilty == [VICTIM]));
+        report_line(format!("{}", words && e.report().guilty == [VICTIM]));
         if !words {
-            tell_error("not named", e);
+            report_error("not named", e);
         }
     };
     // One op waits when the rank ends, and one is called later.
@@ -284,7 +284,7 @@ fn be_missed_by_a_plugin() -> Result {
 
 fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     samples::build(&[plugin]);
-    let launch = cast("plugin_exit", WORLD, "shm").env(stage::PLUGIN, plugin.file());
+    let launch = launch("plugin_exit", WORLD, "shm").env(jobs::PLUGIN, plugin.file());
     let report = launch.run().map_err(|e| e.to_string())?;
     for rank in [0, 2] {
         if !report.exits[rank as usize].success() || lines(&report, rank) != ["true"; 3] {
@@ -314,13 +314,13 @@ fn be_ended(kind: OpKind) -> Result {
             std::thread::sleep(Duration::from_millis(30));
             act(&pg, &arguments)?;
             if let Some(e) = pg.failure() {
-                tell_error("an op failed that needed no missing rank", e);
+                report_error("an op failed that needed no missing rank", e);
             }
             let e = pg.recv(&mut [0u8], VICTIM, 99).unwrap_err();
             if !matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED))
                 || e.report().guilty != [VICTIM]
             {
-                tell_error("an op failed that needed only living ranks", &e);
+                report_error("an op failed that needed only living ranks", &e);
             }
             Ok(())
         }

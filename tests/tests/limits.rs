@@ -1,6 +1,6 @@
 //! Limits of the system: reaching one causes an error or is worked around, never a signal, and nothing is left behind.
 
-use crate::stage;
+use crate::jobs;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
 use c10d::{ProcessGroup, ReduceOp, Result, op};
+use jobs::{Failure, failures, join, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let (name, value) = part.split_once(':').unwrap_or((part, ""));
-    if let Some(play) = [
+    if let Some(run_part) = [
         ("poor", poor as fn(&str) -> Result),
         ("groups", groups),
         ("thread", thread),
@@ -23,13 +23,13 @@ pub(crate) fn play(part: &str) -> Result {
         ("tasks", tasks),
     ]
     .iter()
-    .find_map(|(n, play)| (*n == name).then_some(play))
+    .find_map(|(n, run_part)| (*n == name).then_some(run_part))
     {
-        return play(value);
+        return run_part(value);
     }
     restrict(part);
     if let Err(e) = work(name) {
-        tell_error(name, &e);
+        report_error(name, &e);
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             all_lack(&run("size", "shm")?, &[&format!("RLIMIT_FSIZE allows {SMALL_FILE};"), "ulimit -f"])
         }),
         Trial::test("limits/a_rank_with_small_files_is_named_by_all", || {
-            let report = cast("poor:size", 3, "shm").run().map_err(|e| e.to_string())?;
+            let report = launch("poor:size", 3, "shm").run().map_err(|e| e.to_string())?;
             all_name_the_poor(&report, &format!("RLIMIT_FSIZE allows {SMALL_FILE};"))
         }),
         Trial::test("limits/tight_memory_cgroup", || in_tight_cgroups("cgroup", "auto", all_use_tcp)),
@@ -102,15 +102,15 @@ fn work(part: &str) -> Result {
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     if !maps.contains("memfd:") {
-        tell(NO_SHARED_MEMORY);
+        report_line(NO_SHARED_MEMORY);
     }
     pg.shutdown()?;
-    tell("done");
+    report_line("done");
     Ok(())
 }
 
 fn run(part: &str, transport: &str) -> Result<JobReport, Failed> {
-    cast(part, 2, transport).run().map_err(|e| e.to_string().into())
+    launch(part, 2, transport).run().map_err(|e| e.to_string().into())
 }
 
 fn ranks(report: &JobReport) -> std::ops::Range<u32> {
@@ -140,8 +140,8 @@ fn worked(report: &JobReport, rank: u32) -> bool {
 /// Checks that all ranks, which have the same limit, ended by themselves and said what they ran out of.
 fn all_lack(report: &JobReport, words: &[&str]) -> Result<(), Failed> {
     for rank in ranks(report) {
-        let told = failures(report, rank);
-        let right = told.iter().any(|t| t.kind == "Resource" && words.iter().all(|word| t.words.contains(word)));
+        let reported = failures(report, rank);
+        let right = reported.iter().any(|t| t.kind == "Resource" && words.iter().all(|word| t.message.contains(word)));
         if !right || !report.exits[rank as usize].success() {
             return Err(format!("rank {rank} does not say {words:?}:\n{}", shown(report)).into());
         }
@@ -179,7 +179,7 @@ fn poor(what: &str) -> Result {
         restrict(what);
     }
     if let Err(e) = work("poor") {
-        tell_error("poor", &e);
+        report_error("poor", &e);
     }
     Ok(())
 }
@@ -194,7 +194,7 @@ fn groups(more: &str) -> Result {
         match pg.new_group(&all) {
             Ok(group) => kept.push(group),
             Err(e) => {
-                tell_error(&kept.len().to_string(), &e);
+                report_error(&kept.len().to_string(), &e);
                 return Ok(());
             }
         }
@@ -218,7 +218,7 @@ fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Resu
     let mut x = vec![1u32; 10];
     let end = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop);
     if let Err(e) = end.and_then(|()| acts(&pg, x)).and_then(|()| pg.barrier()) {
-        tell_error(about, &e);
+        report_error(about, &e);
     }
     Ok(())
 }
@@ -282,10 +282,10 @@ fn a_rank_without_tasks() -> Result<(), Failed> {
 /// Checks that all ranks named the limited rank and what it ran out of.
 fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
     for rank in ranks(report) {
-        let told = failures(report, rank);
-        let right = told.iter().any(|t| {
+        let reported = failures(report, rank);
+        let right = reported.iter().any(|t| {
             let guilty: &[u32] = if rank == POOR { &[] } else { &[POOR] };
-            t.kind == "Resource" && t.guilty == guilty && t.words.contains(words) && t.words.contains("limit")
+            t.kind == "Resource" && t.guilty == guilty && t.message.contains(words) && t.message.contains("limit")
         });
         if !right || !report.exits[rank as usize].success() {
             return Err(format!("rank {rank}:\n{}", shown(report)).into());
@@ -297,7 +297,7 @@ fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
 fn poor_ranks(transport: &str) -> Result<(), Failed> {
     let mut failed = 0;
     for more in [4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20] {
-        let report = cast(&format!("poor:files:{more}"), 3, transport).run().map_err(|e| e.to_string())?;
+        let report = launch(&format!("poor:files:{more}"), 3, transport).run().map_err(|e| e.to_string())?;
         if (0..3).all(|rank| lines(&report, rank).contains(&"done".to_owned())) {
             continue;
         }
@@ -311,12 +311,12 @@ fn poor_ranks(transport: &str) -> Result<(), Failed> {
 
 fn groups_until_descriptors_run_out() -> Result<(), Failed> {
     for transport in ["shm", "tcp", "auto"] {
-        let report = cast("groups:80", 3, transport).run().map_err(|e| e.to_string())?;
+        let report = launch("groups:80", 3, transport).run().map_err(|e| e.to_string())?;
         for rank in 0..3 {
-            let told = failures(&report, rank);
-            println!("{transport}, rank {rank}: {told:?}");
-            let right = |t: &Told| t.kind == "Resource" && t.words.contains("no file descriptor left (limit");
-            if told.is_empty() || !told.iter().all(right) {
+            let reported = failures(&report, rank);
+            println!("{transport}, rank {rank}: {reported:?}");
+            let right = |t: &Failure| t.kind == "Resource" && t.message.contains("no file descriptor left (limit");
+            if reported.is_empty() || !reported.iter().all(right) {
                 return Err(format!("{transport}, rank {rank}:\n{}", shown(&report)).into());
             }
         }
@@ -326,7 +326,7 @@ fn groups_until_descriptors_run_out() -> Result<(), Failed> {
 
 fn lacks(part: &str, words: &str) -> Result<(), Failed> {
     for transport in ["shm", "tcp"] {
-        let report = cast(part, 3, transport).run().map_err(|e| e.to_string())?;
+        let report = launch(part, 3, transport).run().map_err(|e| e.to_string())?;
         println!("{transport}: {:?}", failures(&report, 0));
         all_name_the_poor(&report, words)?;
     }
@@ -374,7 +374,7 @@ fn tighten(group: &Path) {
     let file = if own.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
     let limited = std::fs::write(own.join(file), (used + (4 << 20)).to_string());
     if joined.is_err() || limited.is_err() {
-        tell(NO_CGROUP);
+        report_line(NO_CGROUP);
     }
 }
 
@@ -388,7 +388,7 @@ fn in_tight_cgroups(
         println!("skipped: no memory cgroup can be made here");
         return Ok(());
     };
-    let report = cast(&format!("{part}:{}", group.display()), 8, transport).run();
+    let report = launch(&format!("{part}:{}", group.display()), 8, transport).run();
     for own in names_in(&group).into_iter().chain([group]).filter(|path| path.is_dir()) {
         let _ = std::fs::remove_dir(own);
     }
@@ -418,7 +418,7 @@ fn shared_by(pid: u32) -> BTreeSet<PathBuf> {
 fn nothing_left_behind(transport: &str) -> Result<(), Failed> {
     let own = std::env::temp_dir().join(format!("c10d-left-{}-{transport}", std::process::id()));
     std::fs::create_dir(&own)?;
-    let job = cast("forever", 3, transport).env("TMPDIR", &own).spawn().map_err(|e| e.to_string())?;
+    let job = launch("forever", 3, transport).env("TMPDIR", &own).spawn().map_err(|e| e.to_string())?;
     std::thread::sleep(Duration::from_millis(700));
     let running = (0..3).all(|rank| !job.has_ended(rank).unwrap_or(true));
     let pids: Vec<u32> = (0..3).filter_map(|rank| job.pid(rank).ok()).collect();

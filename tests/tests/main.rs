@@ -1,8 +1,8 @@
 //! Tests with threads of this program as ranks, over shared memory and over TCP: order, messages, sub-groups, large
 //! groups, plugins that reduce.
 
+mod jobs;
 mod samples;
-mod stage;
 
 mod async_order;
 mod bytes;

@@ -1,7 +1,7 @@
 //! The cost of a group: allocations of blocking ops, and resident memory at rest.
 #![allow(unsafe_code)]
 
-mod stage;
+mod jobs;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use c10d::{ProcessGroup, ReduceOp, Result};
+use jobs::{join, launch, lines, report_line, shown};
 use libtest_mimic::{Arguments, Failed, Trial};
-use stage::{cast, join, lines, shown, tell};
 
 /// An allocator that counts the allocations of threads that have enabled counting.
 struct Counting;
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
-    if let Some(code) = stage::play(&[("memory", |part| if part == "idle" { idle() } else { small_ops() })]) {
+    if let Some(code) = jobs::run_part(&[("memory", |part| if part == "idle" { idle() } else { small_ops() })]) {
         return code;
     }
     let trials = ["shm", "tcp"].into_iter().flat_map(|transport| {
@@ -72,13 +72,13 @@ fn idle() -> Result {
     let pg = join(Duration::from_secs(10))?;
     pg.barrier()?;
     std::thread::sleep(Duration::from_millis(100));
-    tell(format!("{}", resident_kib().saturating_sub(before)));
+    report_line(format!("{}", resident_kib().saturating_sub(before)));
     pg.barrier()?;
     pg.shutdown()
 }
 
 fn idle_group_is_small(transport: &str) -> Result<(), Failed> {
-    let report = cast("idle", 2, transport).run().map_err(|e| e.to_string())?;
+    let report = launch("idle", 2, transport).run().map_err(|e| e.to_string())?;
     for rank in 0..2 {
         let kib: usize = lines(&report, rank).first().and_then(|l| l.parse().ok()).ok_or_else(|| shown(&report))?;
         println!("{transport}: rank {rank} uses {kib} KiB more with a group");
@@ -130,13 +130,13 @@ fn small_ops() -> Result {
             result?;
             least = least.min(ALLOCATIONS.load(Ordering::Relaxed) - before);
         }
-        tell(format!("{name}: {least}"));
+        report_line(format!("{name}: {least}"));
     }
     pg.shutdown()
 }
 
 fn allocate_nothing(transport: &str) -> Result<(), Failed> {
-    let report = cast("small ops", 2, transport).run().map_err(|e| e.to_string())?;
+    let report = launch("small ops", 2, transport).run().map_err(|e| e.to_string())?;
     let want: Vec<String> = OPS.iter().map(|(name, _)| format!("{name}: 0")).collect();
     for rank in 0..2 {
         if lines(&report, rank) != want {

@@ -4,9 +4,9 @@ use c10d::launch::JobReport;
 use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};
 use libtest_mimic::Trial;
 
-use crate::stage::acts::{VICTIM, WORLD};
-use crate::stage::trials::{CAP, judged, leave, of_parts, over_threads, well_or_killed};
-use crate::stage::{cast, failures, join, tell, tell_error};
+use crate::jobs::acts::{VICTIM, WORLD};
+use crate::jobs::trials::{CAP, judged, leave, of_parts, over_threads, well_or_killed};
+use crate::jobs::{failures, join, launch, report_error, report_line};
 
 /// Returns the global ranks of a group, in its order.
 fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
@@ -107,7 +107,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for transport in ["shm", "tcp"] {
         for world in [1, 2, 4, 5] {
             trials.push(Trial::test(format!("mesh/{transport}/grids_of_{world}"), move || {
-                judged(cast("grids", world, transport), "grids", world, well_or_killed)
+                judged(launch("grids", world, transport), "grids", world, well_or_killed)
             }));
         }
         trials.extend(of_parts("mesh", transport, &["axes"], judge_axes));
@@ -120,7 +120,7 @@ fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in 0..world {
         let right = failures(report, rank).first().is_some_and(|one| {
             let guilty: &[u32] = if rank == VICTIM { &[0, 2] } else { &[VICTIM] };
-            let both = one.words.contains("dp=3 × tp=1") && one.words.contains("dp=1 × tp=3");
+            let both = one.message.contains("dp=3 × tp=1") && one.message.contains("dp=1 × tp=3");
             one.kind == "Mismatch" && one.field == "axes" && one.guilty == guilty && both
         });
         if !right {
@@ -130,7 +130,7 @@ fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     if part == "grids" {
         let wrong = grids(&pg)?;
@@ -138,8 +138,8 @@ pub(crate) fn play(part: &str) -> Result {
     }
     let sizes = if pg.rank() == VICTIM { [1, WORLD] } else { [WORLD, 1] };
     match Mesh::new(&pg, &[("dp", sizes[0]), ("tp", sizes[1])]) {
-        Ok(_) => tell("no error"),
-        Err(e) => tell_error("axes", &e),
+        Ok(_) => report_line("no error"),
+        Err(e) => report_error("axes", &e),
     }
     // The group can still be used.
     Mesh::new(&pg, &[("dp", WORLD)])?;

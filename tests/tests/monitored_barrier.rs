@@ -1,6 +1,6 @@
 //! The barrier that names the missing ranks.
 
-use crate::stage;
+use crate::jobs;
 
 use std::time::{Duration, Instant};
 
@@ -66,5 +66,5 @@ fn all_are_named_on_every_rank_that_came() {
 
 #[test]
 fn all_of_this_over_tcp() {
-    stage::again_over_tcp("all_of_this_over_tcp");
+    jobs::again_over_tcp("all_of_this_over_tcp");
 }

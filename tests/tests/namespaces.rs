@@ -1,15 +1,15 @@
 //! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The expected results are
 //! those of the table in `docs/containers.md`.
 
-use crate::{netns, stage};
+use crate::{jobs, netns};
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use c10d::{Mesh, ReduceOp, Result, SharedTables};
+use jobs::{failures, launch, lines, report_line, shown};
 use libtest_mimic::{Failed, Trial};
-use stage::{cast, failures, lines, shown, tell};
 
 /// The namespaces that each rank has for itself, and the commands that make them.
 const OWN: [(&str, &[&str]); 10] = [
@@ -37,7 +37,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// The cases that are also tested with separate networks.
 const FEW: [&str; 4] = ["nothing", "pid", "pid, mount, ipc", "user"];
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     if part == "uneven" {
         return uneven();
     }
@@ -73,19 +73,19 @@ pub(crate) fn play(part: &str) -> Result {
         Ok(())
     })?;
     assert!(from_1.len() == 100_000 && from_1.iter().all(|x| *x == 9));
-    tell(format!("memory {}, {host} on the host, {sharing} can share", maps.contains("memfd:")));
+    report_line(format!("memory {}, {host} on the host, {sharing} can share", maps.contains("memfd:")));
     pg.barrier()?;
     pg.shutdown()
 }
 
 /// Hosts with different numbers of ranks do not form a grid, but groups by host are possible.
 fn uneven() -> Result {
-    let pg = stage::join(Duration::from_secs(20))?;
+    let pg = jobs::join(Duration::from_secs(20))?;
     let local = pg.split_by_host()?;
     let leaders = pg.split((local.rank() == 0).then_some(0), pg.rank())?.map(|leaders| leaders.size());
-    tell(format!("{} here, {:?} hosts, {:?}", local.size(), leaders, pg.hosts()?));
+    report_line(format!("{} here, {:?} hosts, {:?}", local.size(), leaders, pg.hosts()?));
     if let Err(e) = Mesh::by_host(&pg) {
-        stage::tell_error("by_host", &e);
+        jobs::report_error("by_host", &e);
     }
     pg.barrier()?;
     pg.shutdown()
@@ -98,15 +98,15 @@ fn judge_uneven() -> Result<(), Failed> {
         return Ok(());
     }
     let wrapper = move |rank| if rank == 1 { without_proc.iter().map(Into::into).collect() } else { Vec::new() };
-    let report = cast("uneven", 3, "auto").per_rank_wrapper(wrapper).run().map_err(|e| e.to_string())?;
+    let report = launch("uneven", 3, "auto").per_rank_wrapper(wrapper).run().map_err(|e| e.to_string())?;
     let hosts =
         ["2 here, Some(2) hosts, [0, 1, 0]", "1 here, Some(2) hosts, [0, 1, 0]", "2 here, None hosts, [0, 1, 0]"];
     for (rank, said) in (0..3).zip(hosts) {
-        let told = failures(&report, rank);
-        let refused = told.last().is_some_and(|one| {
+        let reported = failures(&report, rank);
+        let refused = reported.last().is_some_and(|one| {
             one.kind == "InvalidArgument"
                 && one.guilty == [1]
-                && one.words.contains("2 where rank 0 is, 1 where rank 1 is")
+                && one.message.contains("2 where rank 0 is, 1 where rank 1 is")
         });
         if !refused || lines(&report, rank).first().is_none_or(|line| line != said) {
             return Err(format!("rank {rank}:\n{}", shown(&report)).into());
@@ -170,7 +170,7 @@ fn run(name: &str, own: &str, unshare: &'static [&str], net: bool, transport: &s
         };
     let names = namespaces.as_ref().map(|n| n.0.clone());
     let store = std::env::temp_dir().join(format!("c10d-{tag}-{}", std::process::id()));
-    let mut ranks = cast("work", 2, transport).env("C10D_TEST_STORE", &store).per_rank_wrapper(move |rank| {
+    let mut ranks = launch("work", 2, transport).env("C10D_TEST_STORE", &store).per_rank_wrapper(move |rank| {
         let inside = names.as_ref().map(|names| ["ip", "netns", "exec", &names[rank as usize]].map(Into::into));
         inside.into_iter().flatten().chain(unshare.iter().map(Into::into)).collect()
     });
@@ -187,9 +187,9 @@ fn run(name: &str, own: &str, unshare: &'static [&str], net: bool, transport: &s
                 report.exits[rank as usize].success()
                     && lines(&report, rank) == [format!("memory {memory}, {host} on the host, {sharing} can share")]
             }
-            Err(why) => {
-                failures(&report, rank).iter().any(|told| told.kind == "Rendezvous" && told.words.contains(why))
-            }
+            Err(why) => failures(&report, rank)
+                .iter()
+                .any(|failure| failure.kind == "Rendezvous" && failure.message.contains(why)),
         };
         if !well {
             return Err(format!("rank {rank}:\n{}", shown(&report)).into());

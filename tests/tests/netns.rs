@@ -1,17 +1,18 @@
 //! Two network namespaces with two ranks each, which use shared memory inside a namespace and TCP or MPI between them.
 
-use crate::{roots, stage, wheels};
+use crate::{jobs, roots, wheels};
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use c10d::launch::{JobReport, Launch};
 use c10d::{ReduceOp, Result};
+use jobs::{failures, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
-use stage::{cast, failures, lines, shown, tell, tell_error};
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     match part {
         "cut" => be_cut_off(),
         "mpi" => work_over_mpi(),
@@ -46,12 +47,12 @@ fn work() -> Result {
         assert!(all.chunks(count).zip(0..).all(|(part, r)| part.iter().all(|b| *b == r)));
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    tell(format!("memory {}", maps.contains("memfd:")));
+    report_line(format!("memory {}", maps.contains("memfd:")));
     for address in connected_to() {
-        tell(format!("connected {address}"));
+        report_line(format!("connected {address}"));
     }
     // Only a few cases run, because every group uses a file store here, which is slow.
-    roots::play_some(&pg, 8)?.iter().for_each(tell);
+    roots::play_some(&pg, 8)?.iter().for_each(report_line);
     pg.barrier()?;
     pg.shutdown()
 }
@@ -61,7 +62,7 @@ fn work_over_mpi() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=4");
-    let backend = std::env::var(stage::BACKEND).unwrap_or_default();
+    let backend = std::env::var(jobs::BACKEND).unwrap_or_default();
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(50)).backend(&backend);
     // In two tiers where the backend has them.
     let builder = if backend.contains('+') { builder.hint("tiered.least", "1") } else { builder };
@@ -85,7 +86,7 @@ fn work_over_mpi() -> Result {
     }
     pg.barrier()?;
     pg.shutdown()?;
-    tell("all is right");
+    report_line("all is right");
     Ok(())
 }
 
@@ -111,8 +112,8 @@ fn be_cut_off() -> Result {
         ip(&["link", "set", &std::env::var("C10D_TEST_LINK").unwrap_or_default(), "down"]).expect("root may do this");
     }
     let e = pg.recv(&mut [0u8], 1 - pg.rank(), 0).unwrap_err();
-    tell_error("cut", &e);
-    tell(format!("in time {}", begin.elapsed() < Duration::from_secs(20)));
+    report_error("cut", &e);
+    report_line(format!("in time {}", begin.elapsed() < Duration::from_secs(20)));
     Ok(())
 }
 
@@ -154,6 +155,22 @@ impl Namespaces {
         }
         Ok(namespaces)
     }
+
+    /// Runs a job with the same number of ranks in each namespace. A file is its store.
+    fn run(&self, job: Launch, ranks: u32) -> Result<JobReport, Failed> {
+        let names = self.0.clone();
+        let store = std::env::temp_dir().join(format!("c10d-netns-{}", names[0]));
+        let report = job
+            .env("C10D_TEST_STORE", &store)
+            // The launcher would set a loopback address, which ranks in the other namespace cannot reach.
+            .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
+            .per_rank_wrapper(move |rank| {
+                ["ip", "netns", "exec", &names[(rank * 2 / ranks) as usize]].iter().map(Into::into).collect()
+            })
+            .run();
+        let _ = std::fs::remove_file(&store);
+        Ok(report.map_err(|e| e.to_string())?)
+    }
 }
 
 impl Drop for Namespaces {
@@ -178,16 +195,8 @@ fn a_cut_link_is_found() -> Result<(), Failed> {
             return Ok(());
         }
     };
-    let store = std::env::temp_dir().join(format!("c10d-cut-{}", std::process::id()));
-    let names = namespaces.0.clone();
-    let report = cast("cut", 2, "auto")
-        .env("C10D_TEST_STORE", &store)
-        .env("C10D_TEST_LINK", &namespaces.1)
-        .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
-        .per_rank_wrapper(move |rank| ["ip", "netns", "exec", &names[rank as usize]].iter().map(Into::into).collect())
-        .run();
-    let _ = std::fs::remove_file(&store);
-    let report = report.map_err(|e| e.to_string())?;
+    let job = launch("cut", 2, "auto").env("C10D_TEST_LINK", &namespaces.1);
+    let report = namespaces.run(job, 2)?;
     for rank in 0..2 {
         let named = failures(&report, rank).iter().any(|t| t.kind == "PeerDead" && t.guilty == [1 - rank]);
         if !named || !lines(&report, rank).contains(&"in time true".to_owned()) {
@@ -205,18 +214,7 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
             return Ok(());
         }
     };
-    let store = std::env::temp_dir().join(format!("c10d-netns-{}", std::process::id()));
-    let names = namespaces.0.clone();
-    let report = cast("work", 4, "auto")
-        .env("C10D_TEST_STORE", &store)
-        // The launcher would set a loopback address, which ranks in the other namespace cannot reach.
-        .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
-        .per_rank_wrapper(move |rank| {
-            ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()
-        })
-        .run();
-    let _ = std::fs::remove_file(&store);
-    let report = report.map_err(|e| e.to_string())?;
+    let report = namespaces.run(launch("work", 4, "auto"), 4)?;
     for rank in 0..4 {
         let across = ADDRESSES[1 - rank as usize / 2];
         let want = ["memory true".to_owned(), format!("connected {across}")];
@@ -237,20 +235,11 @@ fn mpi_across(backend: &str) -> Result<(), Failed> {
             return Ok(());
         }
     };
-    let store = std::env::temp_dir().join(format!("c10d-netns-{id}-{}", std::process::id()));
-    let names = namespaces.0.clone();
-    let report = cast("mpi", 4, "auto")
-        .env("C10D_TEST_STORE", &store)
-        .env(stage::BACKEND, format!("cpu:{backend}"))
+    let job = launch("mpi", 4, "auto")
+        .env(jobs::BACKEND, format!("cpu:{backend}"))
         .env("C10D_MPI_LIB", path)
-        .env("FI_PROVIDER", "tcp")
-        .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
-        .per_rank_wrapper(move |rank| {
-            ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()
-        })
-        .run();
-    let _ = std::fs::remove_file(&store);
-    let report = report.map_err(|e| e.to_string())?;
+        .env("FI_PROVIDER", "tcp");
+    let report = namespaces.run(job, 4)?;
     for rank in 0..4 {
         if !report.exits[rank as usize].success() || lines(&report, rank) != ["all is right"] {
             return Err(format!("rank {rank}:\n{}", shown(&report)).into());

@@ -8,9 +8,9 @@ use c10d::{ObjectCollectives, ProcessGroup, Result, Root};
 use libtest_mimic::Trial;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::stage::acts::VICTIM;
-use crate::stage::join;
-use crate::stage::trials::{CAP, leave, of_values, rejected, victim_dies, well_or_killed};
+use crate::jobs::acts::VICTIM;
+use crate::jobs::join;
+use crate::jobs::trials::{CAP, leave, of_values, rejected, victim_dies, well_or_killed};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Report {
@@ -113,7 +113,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     of_values("objects", values, &PARTS, well_or_killed)
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let said = match part {
         "values" => values(&pg)?,

@@ -1,6 +1,6 @@
 //! Point-to-point: tags, sources, order, threads.
 
-use crate::stage;
+use crate::jobs;
 
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -300,5 +300,5 @@ fn a_group_leaves_after_a_cancel() {
 
 #[test]
 fn all_of_this_over_tcp() {
-    stage::again_over_tcp("all_of_this_over_tcp");
+    jobs::again_over_tcp("all_of_this_over_tcp");
 }

@@ -1,8 +1,8 @@
 //! The suite over gloo-like, and tests with processes as ranks: faults, limits, namespaces, sparse calls. The program
 //! starts itself again as the ranks.
 
+mod jobs;
 mod samples;
-mod stage;
 
 mod blame;
 mod faults;
@@ -29,30 +29,30 @@ use std::process::ExitCode;
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    let parts: &[(&str, stage::Play)] = &[
-        ("blame", blame::play),
-        ("faults", faults::play),
-        ("floods", floods::play),
-        ("forks", forks::play),
-        ("group_bufs", group_bufs::play),
-        ("joining", joining::play),
-        ("leave", leave::play),
-        ("limits", limits::play),
-        ("mesh", mesh::play),
-        ("namespaces", namespaces::play),
-        ("netns", netns::play),
-        ("objects", objects::play),
-        ("reductions", reductions::play),
-        ("roots", roots::play),
-        ("sparse", sparse::play),
-        ("tables", tables::play),
+    let parts: &[(&str, jobs::RunPart)] = &[
+        ("blame", blame::run_part),
+        ("faults", faults::run_part),
+        ("floods", floods::run_part),
+        ("forks", forks::run_part),
+        ("group_bufs", group_bufs::run_part),
+        ("joining", joining::run_part),
+        ("leave", leave::run_part),
+        ("limits", limits::run_part),
+        ("mesh", mesh::run_part),
+        ("namespaces", namespaces::run_part),
+        ("netns", netns::run_part),
+        ("objects", objects::run_part),
+        ("reductions", reductions::run_part),
+        ("roots", roots::run_part),
+        ("sparse", sparse::run_part),
+        ("tables", tables::run_part),
     ];
-    if let Some(code) = stage::play(parts) {
+    if let Some(code) = jobs::run_part(parts) {
         return code;
     }
     let suite = || Suite::new(c10d::builtin()).backend("cpu:gloo-like");
     let over = |transport| suite().hint("gloo-like.transport", transport);
-    let tiered: Vec<_> = c10d::builtin().iter().copied().chain([&stage::PAIR]).collect();
+    let tiered: Vec<_> = c10d::builtin().iter().copied().chain([&jobs::PAIR]).collect();
     let tiered = Suite::new(&tiered).backend("cpu:gloo-like+gloo-like").hint("tiered.ranks-per-host", "2");
     Program::default()
         .suite("gloo_like_threads", suite(), Ranks::Threads)

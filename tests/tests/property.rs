@@ -1,6 +1,6 @@
 //! Random shapes and splits, compared with the definition of the ops.
 
-use crate::stage;
+use crate::jobs;
 
 use c10d::{ReduceOp, Root, op};
 use proptest::prelude::*;
@@ -96,5 +96,5 @@ proptest! {
 
 #[test]
 fn all_of_this_over_tcp() {
-    stage::again_over_tcp("all_of_this_over_tcp");
+    jobs::again_over_tcp("all_of_this_over_tcp");
 }

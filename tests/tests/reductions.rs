@@ -8,9 +8,9 @@ use c10d::launch::JobReport;
 use c10d::{DType, ErrorKind, Plain, ProcessGroup, ReduceOp, Reductions, Result, Root, Status, op, plain};
 use libtest_mimic::Trial;
 
-use crate::stage::acts::{VICTIM, WORLD};
-use crate::stage::trials::{self, CAP, of_values, victim_dies};
-use crate::stage::{failures, join, lines, tell};
+use crate::jobs::acts::{VICTIM, WORLD};
+use crate::jobs::trials::{self, CAP, of_values, victim_dies};
+use crate::jobs::{failures, join, lines, report_line};
 
 /// Lengths: no elements, fewer elements than ranks, some elements, and enough for several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
@@ -266,12 +266,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
-        let told = failures(report, rank);
+        let reported = failures(report, rank);
         let field = match part {
             "type" | "operation" | "moved_type" => "type",
             _ => "count",
         };
-        match (part, &told[..]) {
+        match (part, &reported[..]) {
             ("type" | "operation" | "count" | "moved_type", [one]) => {
                 let names = if rank == VICTIM { !one.guilty.is_empty() } else { one.guilty == [VICTIM] };
                 // The error has both names, on every rank.
@@ -283,7 +283,7 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
                 if one.kind != "Mismatch" || one.field != field || !names {
                     return wrong("no such mismatch");
                 }
-                if !both.iter().all(|name| one.words.contains(name)) {
+                if !both.iter().all(|name| one.message.contains(name)) {
                     return wrong("does not name both");
                 }
             }
@@ -296,12 +296,12 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let victim = pg.rank() == VICTIM;
     match part {
         "values" => {
-            tell(values(&pg)?.unwrap_or_else(|| "well".into()));
+            report_line(values(&pg)?.unwrap_or_else(|| "well".into()));
             pg.shutdown()
         }
         "type" => differs(&pg, || match victim {
@@ -375,7 +375,7 @@ fn panics(pg: &ProcessGroup) -> Result {
         pg.all_reduce_with(&mut x, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a += x))?;
         well &= x == [WORLD as f32; 5];
     }
-    tell(if well { "well" } else { "not so" });
+    report_line(if well { "well" } else { "not so" });
     pg.clone().shutdown()
 }
 

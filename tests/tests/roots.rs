@@ -9,10 +9,10 @@ use c10d::launch::Launch;
 use c10d::{DispatchKey, Error, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 
+use crate::jobs::acts::{Arguments, WORLD, act};
+use crate::jobs::{build_over, join, launch, lines, report_line, shown};
 use crate::samples::Sample;
-use crate::stage::acts::{Arguments, WORLD, act};
-use crate::stage::{build_over, cast, join, lines, shown, tell};
-use crate::{samples, stage};
+use crate::{jobs, samples};
 
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ const LARGE: u32 = 10;
 /// The largest number of collectives that a rank that only sends may complete before it gets the error.
 const AT_MOST: u32 = 8;
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     if part == "drop" { drop_in_disagreement() } else { disagree() }
 }
 
@@ -307,17 +307,17 @@ fn threads(world: u32, transport: &str) -> Vec<String> {
 
 fn disagree() -> Result {
     let pg = join(CAP)?;
-    play_all(&pg)?.iter().for_each(tell);
+    play_all(&pg)?.iter().for_each(report_line);
     pg.barrier()
 }
 
 /// Launches ranks over a transport of gloo-like, or over the plugin.
 fn ranks(part: &str, ranks: u32, transport: &str) -> Launch {
     if transport != PLUGIN {
-        return cast(part, ranks, transport);
+        return launch(part, ranks, transport);
     }
     samples::build(&[Sample::Rooted]);
-    cast(part, ranks, "shm").env(stage::PLUGIN, Sample::Rooted.file())
+    launch(part, ranks, "shm").env(jobs::PLUGIN, Sample::Rooted.file())
 }
 
 fn nothing(wrong: Vec<String>) -> Result<(), Failed> {

@@ -1,16 +1,16 @@
 //! Sparse all-reduce over real processes: sums, faults, and the order relative to dense calls.
 
-use crate::stage;
+use crate::jobs;
 
 use std::sync::Arc;
 
 use c10d::launch::JobReport;
 use c10d::options::{Absent, AllReduceOptions};
 use c10d::{Coo, DispatchKey, ErrorKind, ProcessGroup, ReduceOp, Result, Status, op};
+use jobs::acts::{VICTIM, WORLD};
+use jobs::trials::{self, CAP, of_parts, until_all_have_reported, victim_dies};
+use jobs::{failures, join, lines, report_line};
 use libtest_mimic::Trial;
-use stage::acts::{VICTIM, WORLD};
-use stage::trials::{self, CAP, of_parts, until_all_have_told, victim_dies};
-use stage::{failures, join, lines, tell};
 
 type Part = fn(&ProcessGroup) -> Result;
 
@@ -25,7 +25,7 @@ const PARTS: [(&str, Part); 8] = [
     ("killed", killed),
 ];
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let body = PARTS.iter().find(|(name, _)| *name == part).expect("a part of the list").1;
     join(CAP).and_then(|pg| body(&pg))
 }
@@ -39,9 +39,9 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
-        let told = failures(report, rank);
+        let reported = failures(report, rank);
         let names_victim = |guilty: &[u32]| if rank == VICTIM { !guilty.is_empty() } else { guilty == [VICTIM] };
-        match (part, &told[..]) {
+        match (part, &reported[..]) {
             ("shape" | "dtype" | "reduce_op", [one]) if one.kind == "Mismatch" && one.field == part => {
                 if !names_victim(&one.guilty) {
                     return wrong("names others");
@@ -93,7 +93,7 @@ fn sums(pg: &ProcessGroup) -> Result {
             well &= right(pg, nnz, &work.wait()?);
         }
     }
-    tell(if well { "well" } else { "wrong sums" });
+    report_line(if well { "well" } else { "wrong sums" });
     pg.clone().shutdown()
 }
 
@@ -146,7 +146,7 @@ fn wrong_indices(pg: &ProcessGroup) -> Result {
         well &= report.status == Status::Rejected && report.what.contains(words);
         well &= right(pg, 500, &pg.all_reduce(self::tensor(pg, 500)?, ReduceOp::Sum)?);
     }
-    tell(if well { "well" } else { "wrong errors" });
+    report_line(if well { "well" } else { "wrong errors" });
     pg.clone().shutdown()
 }
 
@@ -174,8 +174,8 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(short));
     let e = pg.all_reduce(mine()?, options).err();
     well &= e.is_some_and(|e| matches!(e.kind(), ErrorKind::Mismatch { field: "sparse_indices", .. }));
-    tell(if well { "well" } else { "wrong" });
-    until_all_have_told(WORLD)
+    report_line(if well { "well" } else { "wrong" });
+    until_all_have_reported(WORLD)
 }
 
 /// Dense and sparse calls in different orders on different ranks, including the first calls.
@@ -194,7 +194,7 @@ fn beside_dense(pg: &ProcessGroup) -> Result {
         well &= right(pg, nnz, &sum) && dense == vec![WORLD as f32; 1000];
     }
     well &= pg.backend(DispatchKey::SparseCpu)? == "gloo-like";
-    tell(if well { "well" } else { "wrong sums" });
+    report_line(if well { "well" } else { "wrong sums" });
     pg.clone().shutdown()
 }
 

@@ -1,6 +1,6 @@
 //! Tables that the ranks of a host share: their content, the single copy of a host, and tables that cannot be made.
 
-use crate::{forks, samples, stage};
+use crate::{forks, jobs, samples};
 
 use std::cell::Cell;
 use std::os::unix::fs::MetadataExt;
@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytemuck::{Pod, Zeroable};
 use c10d::{FillResult, Plain, ProcessGroup, ReduceOp, Result, SharedTable, SharedTables};
+use jobs::acts::{VICTIM, WORLD};
+use jobs::trials::{CAP, judged, leave, over_threads, rejected, until_all_have_reported, well_or_killed};
+use jobs::{join, launch, report_error};
 use libtest_mimic::Trial;
 use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 use samples::Sample;
-use stage::acts::{VICTIM, WORLD};
-use stage::trials::{CAP, judged, leave, over_threads, rejected, until_all_have_told, well_or_killed};
-use stage::{cast, join, tell_error};
 
 const PLUGIN: &str = "c-collectives";
 
@@ -126,14 +126,14 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
     let ranks = match transport {
         PLUGIN => {
             samples::build(&[Sample::CCollectives]);
-            cast(part, world, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
+            launch(part, world, "shm").env(jobs::PLUGIN, Sample::CCollectives.file())
         }
-        _ => cast(part, world, transport),
+        _ => launch(part, world, transport),
     };
     judged(ranks, part, world, well_or_killed)
 }
 
-pub(crate) fn play(part: &str) -> Result {
+pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let said = match part {
         "values" => values(&pg, true)?,
@@ -277,9 +277,9 @@ fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
 fn killed(pg: &ProcessGroup) -> Result {
     let dies = |_: &mut [u64]| -> FillResult { Ok(kill_process(getpid(), Signal::KILL)?) };
     if let Err(e) = pg.share_from(VICTIM, 100, dies) {
-        tell_error("killed", &e);
+        report_error("killed", &e);
     }
-    until_all_have_told(WORLD - 1)
+    until_all_have_reported(WORLD - 1)
 }
 
 /// A child that is forked while the table is filled disturbs nothing; a child that is forked later can read the table.

@@ -1,6 +1,6 @@
 //! Two backends as one, among threads of this process.
 
-use crate::stage::PAIR;
+use crate::jobs::PAIR;
 
 use std::sync::Arc;
 use std::time::Duration;

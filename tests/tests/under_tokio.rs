@@ -118,12 +118,12 @@ fn an_op_has_its_own_deadline() {
             let call = op::recv(vec![0u8; 4], 1, 3).timeout(Duration::from_millis(100));
             let e = pg.start(call).await.expect_err("nobody sends").error;
             assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
-            pg.store().set("told", b"", Instant::now() + LONG)?;
+            pg.store().set("reported", b"", Instant::now() + LONG)?;
         } else {
             // If a rank left earlier, there would be another cause.
             let store = pg.store().clone();
-            let told = tokio::task::spawn_blocking(move || store.wait(&["told"], Instant::now() + LONG));
-            told.await.expect("no panic")?;
+            let signalled = tokio::task::spawn_blocking(move || store.wait(&["reported"], Instant::now() + LONG));
+            signalled.await.expect("no panic")?;
         }
         Ok(())
     });

@@ -116,7 +116,7 @@ impl Heartbeats {
             true => (ENDED, ENDED_WITHOUT_LEAVING.to_owned(), "its program ended"),
             false => ("dead", format!("no heartbeat for {SILENCE:?}"), "its heartbeat stopped"),
         };
-        self.tell(word, self.next, what);
+        self.write_cause(word, self.next, what);
         Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
     }
 
@@ -133,11 +133,11 @@ impl Heartbeats {
         };
         let (this, what) = (self.clone(), cause.report().what.clone());
         // If the thread cannot be started, the peers only get an error at their deadlines.
-        let _ = spawn("c10d tell", move || this.tell(how, this.me.rank, &what));
+        let _ = spawn("c10d cause", move || this.write_cause(how, this.me.rank, &what));
     }
 
     /// Writes a cause into the store, unless another one was written before.
-    fn tell(&self, how: &str, rank: u32, what: &str) {
+    fn write_cause(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
         // If the store does not answer, the peers only get an error at their deadlines.
         let _ = self.me.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
@@ -218,7 +218,7 @@ mod tests {
         let [a, b, c] = three();
         c.abort(&Error::new(ErrorKind::Aborted, "enough of this"));
         let e = b.watch().unwrap();
-        a.tell("failed", 0, "too late");
+        a.write_cause("failed", 0, "too late");
         c.leave();
         let again = b.watch().unwrap();
         assert_eq!(again.report().what, e.report().what);

@@ -31,7 +31,7 @@ impl InterruptibleStore {
                 Err(_) if slice < deadline && Instant::now() >= slice => {}
                 result => return result,
             }
-            if let Some(error) = self.reports.heard() {
+            if let Some(error) = self.reports.failure() {
                 return Err(error);
             }
         }

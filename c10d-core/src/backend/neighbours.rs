@@ -133,7 +133,7 @@ impl Messages {
     ///
     /// # Errors
     /// The same as for a message.
-    pub fn tell(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
+    pub fn send_fingerprint(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
 
@@ -141,7 +141,7 @@ impl Messages {
     ///
     /// # Errors
     /// The same as for a message.
-    pub fn hear(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
+    pub fn receive_fingerprint(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
         self.aside.recv(&mut bytes, from, what as u32, timeout)?;
         Ok(Fingerprint::from_bytes(&bytes))

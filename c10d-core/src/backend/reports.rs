@@ -76,7 +76,7 @@ impl Reports {
 
     /// Returns the failure of another rank, if one has reported it. It may be called as often as wanted: it reads the
     /// store at most once per interval, and returns `None` in between.
-    pub fn heard(&self) -> Option<Error> {
+    pub fn failure(&self) -> Option<Error> {
         let store = self.store.as_ref()?;
         {
             let mut next = self.next.try_lock()?;
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_cause_is_told_to_all_whoever_fails_first() {
         let reports = all(3);
-        assert!(reports[0].heard().is_none());
+        assert!(reports[0].failure().is_none());
         let errors = std::thread::scope(|s| {
             let fail = |rank: usize, late: u64, error: Error| {
                 let reports = &reports;
@@ -251,7 +251,7 @@ mod tests {
         }
         assert!(errors[2].to_string().contains("reported by rank 1"), "{}", errors[2]);
         std::thread::sleep(LOOKS.0);
-        assert_eq!(*reports[0].heard().unwrap().kind(), ErrorKind::Resource);
+        assert_eq!(*reports[0].failure().unwrap().kind(), ErrorKind::Resource);
     }
 
     #[test]

@@ -16,16 +16,16 @@ pub(super) enum Letter {
     /// A question: which calls has the receiver made, from number `from` on?
     Ask { from: u64 },
     /// An answer: the calls of the sender. A rank that leaves also writes it, for ranks that ask later.
-    Told(History),
+    Calls(History),
     /// The calls of the sender, whose program ends without leaving the group.
     Ended(History),
     /// The group of the sender has failed, since its call differs from the call of another rank.
-    Parted(Parted),
+    Disagreement(Disagreement),
 }
 
 /// The report of one of two ranks that made different calls.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Parted {
+pub(super) struct Disagreement {
     /// The call of the reporting rank.
     pub(super) mine: Fingerprint,
     /// The rank that made the other call.
@@ -43,7 +43,7 @@ impl Letter {
                 out.push(0);
                 out.extend_from_slice(&from.to_le_bytes());
             }
-            Letter::Told(history) | Letter::Ended(history) => {
+            Letter::Calls(history) | Letter::Ended(history) => {
                 out.push(if matches!(self, Letter::Ended(_)) { 3 } else { 1 });
                 out.extend_from_slice(&history.until.to_le_bytes());
                 for (number, fingerprint) in &history.calls {
@@ -51,7 +51,7 @@ impl Letter {
                     out.extend_from_slice(&fingerprint.to_bytes());
                 }
             }
-            Letter::Parted(Parted { mine, peer, differs: (field, value, other) }) => {
+            Letter::Disagreement(Disagreement { mine, peer, differs: (field, value, other) }) => {
                 out.push(2);
                 out.extend_from_slice(&mine.to_bytes());
                 out.extend_from_slice(&peer.to_le_bytes());
@@ -81,14 +81,14 @@ impl Letter {
                     calls.push((u64::from_le_bytes(take(rest)?), Fingerprint::from_bytes(&take(rest)?)));
                 }
                 let history = History { until, calls };
-                if kind == 3 { Letter::Ended(history) } else { Letter::Told(history) }
+                if kind == 3 { Letter::Ended(history) } else { Letter::Calls(history) }
             }
             [2] => {
                 let mine = Fingerprint::from_bytes(&take(rest)?);
                 let peer = u32::from_le_bytes(take(rest)?);
                 let field = FIELDS.get(usize::from(take::<1>(rest)?[0]))?;
                 let differs = (*field, text(rest)?, text(rest)?);
-                Letter::Parted(Parted { mine, peer, differs })
+                Letter::Disagreement(Disagreement { mine, peer, differs })
             }
             _ => return None,
         };
@@ -116,12 +116,13 @@ mod tests {
     #[test]
     fn letters_arrive_as_they_were_written() {
         let call = Fingerprint { seq: 3, op: 5, root: 2, ..Fingerprint::default() };
-        let parted = |value: &str| Parted { mine: call, peer: 7, differs: ("root", value.into(), "1".into()) };
+        let disagreement =
+            |value: &str| Disagreement { mine: call, peer: 7, differs: ("root", value.into(), "1".into()) };
         let letters = [
             Letter::Ask { from: 9 },
-            Letter::Told(History { until: 4, calls: vec![(2, call), (3, call)] }),
+            Letter::Calls(History { until: 4, calls: vec![(2, call), (3, call)] }),
             Letter::Ended(History { until: 4, calls: vec![(3, call)] }),
-            Letter::Parted(parted("2")),
+            Letter::Disagreement(disagreement("2")),
         ];
         for letter in letters {
             let bytes = letter.to_bytes(6);
@@ -130,8 +131,8 @@ mod tests {
                 let _ = Letter::from_bytes(&bytes[..len]);
             }
         }
-        let long = Letter::Parted(parted(&"ä".repeat(150))).to_bytes(6);
-        assert_eq!(Letter::from_bytes(&long), Some((6, Letter::Parted(parted(&"ä".repeat(100))))));
+        let long = Letter::Disagreement(disagreement(&"ä".repeat(150))).to_bytes(6);
+        assert_eq!(Letter::from_bytes(&long), Some((6, Letter::Disagreement(disagreement(&"ä".repeat(100))))));
         for bytes in [&[][..], &[9; 4], &[9; 5], &[1, 0, 0, 0, 2, 3], &[0xff; 400]] {
             assert_eq!(Letter::from_bytes(bytes), None);
         }

@@ -7,19 +7,19 @@ use c10d_core::{Error, ErrorKind, Outcome, Status, op};
 use super::*;
 
 /// A buffer that reports when it is dropped.
-struct Told(Vec<f32>, Arc<AtomicUsize>);
+struct Counted(Vec<f32>, Arc<AtomicUsize>);
 
 // SAFETY: the vector's memory does not move until the drop.
-unsafe impl Buf for Told {
+unsafe impl Buf for Counted {
     fn span(&mut self) -> Span {
         Span::host(self.0.as_mut_ptr(), self.0.len())
     }
 }
 
 // SAFETY: it is the only owner.
-unsafe impl BufMut for Told {}
+unsafe impl BufMut for Counted {}
 
-impl Drop for Told {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.1.fetch_add(1, Ordering::SeqCst);
     }
@@ -49,7 +49,7 @@ fn every_form_gives_the_buffer_back() {
 fn a_dropped_handle_frees_the_buffer_when_the_op_is_over() {
     let (pg, jobs) = held();
     let drops = Arc::new(AtomicUsize::new(0));
-    drop(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    drop(pg.start(op::all_reduce(Counted(vec![0.0; 4], drops.clone()), SUM)));
     let job = jobs.recv().unwrap();
     assert_eq!(drops.load(Ordering::SeqCst), 0);
     at_once(job);
@@ -60,7 +60,7 @@ fn a_dropped_handle_frees_the_buffer_when_the_op_is_over() {
 fn a_leaked_handle_leaks_the_buffer_and_nothing_dangles() {
     let (pg, jobs) = held();
     let drops = Arc::new(AtomicUsize::new(0));
-    std::mem::forget(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    std::mem::forget(pg.start(op::all_reduce(Counted(vec![0.0; 4], drops.clone()), SUM)));
     at_once(jobs.recv().unwrap());
     assert_eq!(drops.load(Ordering::SeqCst), 0);
 }
@@ -101,13 +101,13 @@ fn a_blocking_call_that_fails_gives_the_buffers_back() {
 fn kept_buffers_do_not_come_back() {
     let held = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(AtomicBool::new(false));
-    let (keep, told) = (held.clone(), refused.clone());
+    let (keep, was_refused) = (held.clone(), refused.clone());
     let pg = group(puppet(move |job| {
         let spans: Vec<Span> = job.request().outputs().to_vec();
         match job.fail_keeping(Error::new(ErrorKind::Plugin, "hangs")) {
             Ok(_) => keep.lock().unwrap().extend(spans),
             Err(job) => {
-                told.store(true, Ordering::SeqCst);
+                was_refused.store(true, Ordering::SeqCst);
                 job.complete(Err(Error::unsupported("it is borrowed")));
             }
         }
@@ -119,7 +119,7 @@ fn kept_buffers_do_not_come_back() {
     pg.scope(|s| s.start(op::all_reduce(&mut x, SUM)).wait().map(drop)).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst) && held.lock().unwrap().is_empty());
     let drops = Arc::new(AtomicUsize::new(0));
-    let e = pg.start(op::all_reduce(Told(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
+    let e = pg.start(op::all_reduce(Counted(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
     // A late write goes to leaked memory, not to memory with another owner.
     let span = held.lock().unwrap()[0];

@@ -55,11 +55,11 @@ impl<'a> Reached<'a> {
             return String::new();
         }
         links.reverse();
-        told(&links)
+        description(&links)
     }
 }
 
-fn told(links: &[Link<'_>]) -> String {
+fn description(links: &[Link<'_>]) -> String {
     let mut words: Vec<String> = links.iter().take(TOLD).map(Link::words).collect();
     if links.len() > TOLD {
         words.push(format!("and so on over {} more", links.len() - TOLD));
@@ -118,7 +118,7 @@ impl<'a> Chains<'a> {
         let mut circle = candidates.into_iter().find_map(|rank| self.circle(rank))?;
         let lowest = (0..circle.len()).min_by_key(|i| circle[*i].from)?;
         circle.rotate_left(lowest);
-        Some((circle.iter().map(|link| link.from).collect(), told(&circle)))
+        Some((circle.iter().map(|link| link.from).collect(), description(&circle)))
     }
 
     /// Finds the shortest circle of waits through a rank.

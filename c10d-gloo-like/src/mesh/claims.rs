@@ -36,7 +36,7 @@ pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<
                 _ => None,
             }
         }
-        Frame::Told { history, .. } => {
+        Frame::Calls { history, .. } => {
             let early = history.calls.iter().all(|(number, _)| *number < history.until);
             (!early).then(|| format!("it listed calls beyond the {} that it has made", history.until))
         }

@@ -45,7 +45,7 @@ pub(crate) struct Connection {
 /// The receiver of a connection's frames, and of its end.
 pub(super) trait Listener: Send + Sync {
     /// Handles a frame from the peer.
-    fn heard(self: Arc<Self>, peer: u32, frame: Frame);
+    fn handle(self: Arc<Self>, peer: u32, frame: Frame);
     /// Handles a frame that violates the protocol.
     fn misspoke(self: Arc<Self>, peer: u32, what: &str);
     /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended; then
@@ -137,7 +137,7 @@ impl Connection {
                 match decoder.next() {
                     Ok(Some(frame)) => {
                         if let Some(listener) = self.listener.upgrade() {
-                            listener.heard(self.peer, frame);
+                            listener.handle(self.peer, frame);
                         }
                     }
                     Ok(None) => break,

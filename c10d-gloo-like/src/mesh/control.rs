@@ -40,7 +40,7 @@ pub(crate) enum Frame {
     Ask { from: u64 },
     /// The answer to [`Frame::Ask`]. If `last` is set, the frame is not an answer: the sender sent it without a
     /// question, before its goodbye.
-    Told { last: bool, history: History },
+    Calls { last: bool, history: History },
 }
 
 impl Frame {
@@ -84,7 +84,7 @@ impl Frame {
                 put_option(&mut out, *last, put_place);
             }
             Frame::Ask { from } => out.extend_from_slice(&Frame::ask(*from)[4..]),
-            Frame::Told { last, history } => {
+            Frame::Calls { last, history } => {
                 out.extend_from_slice(&[11, u8::from(*last)]);
                 put_history(&mut out, history);
             }
@@ -123,7 +123,7 @@ impl Frame {
                 Frame::Exited { last: option(&mut r, place)?, failed }
             }
             10 => Frame::Ask { from: r.u64()? },
-            11 => Frame::Told { last: r.u8()? != 0, history: history(&mut r)? },
+            11 => Frame::Calls { last: r.u8()? != 0, history: history(&mut r)? },
             _ => return None,
         };
         r.end()?;

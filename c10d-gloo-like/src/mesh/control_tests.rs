@@ -43,8 +43,8 @@ fn frames() -> Vec<Frame> {
         Frame::Exited { last: Some(at), failed: false },
         Frame::Exited { last: None, failed: true },
         Frame::Ask { from: 1 << 40 },
-        Frame::Told { last: false, history: History { until: 9, calls: vec![(7, fingerprint), (8, fingerprint)] } },
-        Frame::Told { last: true, history: History::default() },
+        Frame::Calls { last: false, history: History { until: 9, calls: vec![(7, fingerprint), (8, fingerprint)] } },
+        Frame::Calls { last: true, history: History::default() },
     ]
 }
 

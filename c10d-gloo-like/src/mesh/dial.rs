@@ -117,7 +117,7 @@ impl Join<'_> {
 
     fn stopped(&self) -> bool {
         self.health.fail_if_lost(&(self.lost)());
-        if let Some(error) = self.reports.heard() {
+        if let Some(error) = self.reports.failure() {
             self.health.fail(error);
         }
         self.health.failed()

@@ -232,7 +232,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
             Ok(()) => return Ok(()),
             Err(_) if health.failed() => health.check()?,
             Err(e) => {
-                if let Some(error) = reports.heard() {
+                if let Some(error) = reports.failure() {
                     return Err(error);
                 }
                 if slice == *deadline {

@@ -31,7 +31,7 @@ pub(super) struct Live {
     /// The time at which the job was first found waiting.
     pub(super) since: Option<Instant>,
     /// Whether its wait has been reported.
-    pub(super) told: bool,
+    pub(super) reported: bool,
     /// Whether the job has no deadline. Its message may never come.
     pub(super) endless: bool,
 }

@@ -71,7 +71,7 @@ impl MessageState {
     }
 
     /// Records that this many jobs have been completed.
-    pub(super) fn told(&mut self, jobs: usize) {
+    pub(super) fn reported_waits(&mut self, jobs: usize) {
         self.untold -= jobs;
     }
 
@@ -106,7 +106,7 @@ impl MessageState {
             peer,
             deadline: started.then(|| request.deadline()),
             since: None,
-            told: false,
+            reported: false,
             endless: request.timeout >= ENDLESS,
         });
         if request.op == OpKind::Send {

@@ -40,8 +40,8 @@ impl MessageState {
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);
-        let told = ops().filter(|l| !(waited_for && l.started)).take(WAITS);
-        (told.map(Live::wait).collect(), self.next)
+        let first = ops().filter(|l| !(waited_for && l.started)).take(WAITS);
+        (first.map(Live::wait).collect(), self.next)
     }
 
     /// Whether a job in flight has a deadline.
@@ -53,11 +53,11 @@ impl MessageState {
     /// the number of the others.
     pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
         let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
-        let long = |l: &&mut Live| !l.told && !l.endless && waited(l) >= after;
+        let long = |l: &&mut Live| !l.reported && !l.endless && waited(l) >= after;
         let mut first = None;
         let mut count = 0;
         for live in self.live.iter_mut().filter(long) {
-            live.told = true;
+            live.reported = true;
             count += 1;
             first.get_or_insert_with(|| (live.wait(), waited(live), live.deadline.unwrap_or(now)));
         }

@@ -86,7 +86,7 @@ fn compare(token: Token) -> Option<()> {
         (operation.group.clone(), request.op, request.params.root)
     })?;
     if let Some(calls) = group.calls.as_ref().filter(|_| !op.is_p2p()) {
-        calls.look(op, root).iter().for_each(|parted| group.fail(parted));
+        calls.look(op, root).iter().for_each(|disagreement| group.fail(disagreement));
     }
     Some(())
 }

@@ -150,7 +150,7 @@ impl Group {
         if self.failed.set(cause.clone()).is_err() {
             return;
         }
-        self.calls.iter().for_each(|calls| calls.tell(cause));
+        self.calls.iter().for_each(|calls| calls.report(cause));
         self.aborted.store(1, Ordering::Release);
         let limit = Instant::now() + grace(Duration::ZERO);
         *self.limit.lock() = Some(limit);
@@ -175,8 +175,8 @@ impl Group {
             }
         }
         let patient = if self.failure().is_none() { deadline } else { Instant::now() };
-        if let Some(parted) = self.calls.as_ref().and_then(|calls| calls.leave(patient)) {
-            return Err(parted);
+        if let Some(disagreement) = self.calls.as_ref().and_then(|calls| calls.leave(patient)) {
+            return Err(disagreement);
         }
         let (Some(shutdown), None) = (self.functions.shutdown, self.failure()) else { return Ok(()) };
         let Some(me) = self.open_call() else { return Ok(()) };

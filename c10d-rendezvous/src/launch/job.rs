@@ -52,7 +52,7 @@ impl Job {
         node.watch(&requests).map_err(cannot)?;
         let over = Arc::new(Over::default());
         let (send, receive) = sync_channel(1);
-        let (asked, told) = (requests.clone(), over.clone());
+        let (asked, shared) = (requests.clone(), over.clone());
         // The kernel kills the ranks when the thread that started them ends, so this thread lives until the ranks have
         // ended.
         std::thread::Builder::new()
@@ -64,8 +64,8 @@ impl Job {
                 Ok((supervisor, ranks)) => {
                     let _ = send.send(Ok(ranks));
                     let report = supervisor.run();
-                    *told.report.lock() = Some(report);
-                    told.ended.notify_all();
+                    *shared.report.lock() = Some(report);
+                    shared.ended.notify_all();
                 }
             })
             .map_err(cannot)?;

@@ -230,7 +230,7 @@ impl TcpStore {
     }
 
     /// Runs an exchange without an answer. The answer to a ping after it shows that it was executed.
-    pub(super) fn tell(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
+    pub(super) fn run(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
         let nonce = std::process::id();
         request.ping(nonce);
         self.call(verb, keys, deadline, |link| {
@@ -242,7 +242,7 @@ impl TcpStore {
     pub(super) fn write(&self, command: Command, key: &str, value: &[u8], deadline: Instant) -> Result {
         let mut request = self.limits().request(command, key)?;
         self.limits().put_value(&mut request, key, value)?;
-        self.tell("write", &[key], request, deadline)
+        self.run("write", &[key], request, deadline)
     }
 
     pub(super) fn timed_out(&self, keys: &[&str], why: &str) -> Error {

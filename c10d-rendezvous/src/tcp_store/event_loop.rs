@@ -44,8 +44,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// Logs through [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
-fn told(say: impl FnOnce()) {
-    c10d_core::panics::contain("a tracing subscriber", say);
+fn log(event: impl FnOnce()) {
+    c10d_core::panics::contain("a tracing subscriber", event);
 }
 
 pub(super) struct EventLoop {
@@ -120,7 +120,7 @@ impl EventLoop {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
-                    told(|| tracing::error!(error = %e, "the store server cannot poll any more"));
+                    log(|| tracing::error!(error = %e, "the store server cannot poll any more"));
                     return;
                 }
             }
@@ -176,7 +176,7 @@ impl EventLoop {
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
                 Err(e) if no_descriptors(&e) && (self.make_room() || self.hold()) => {}
                 Err(e) => {
-                    told(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
+                    log(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
@@ -237,7 +237,7 @@ impl EventLoop {
         word.integer(limit.unwrap_or(i64::MAX));
         // The connection is closed even if this answer cannot be sent.
         let _ = stream.write(&word);
-        told(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
+        log(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
         drop(stream);
         self.spare = spare();
         true
@@ -260,7 +260,7 @@ impl EventLoop {
         let id = self.next_id;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(e) = self.poll.registry().register(&mut connection.stream, Token(id), interest) {
-            told(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
+            log(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
             return;
         }
         // Neither option is needed for correctness: one improves speed, the other detects clients whose machine
@@ -396,7 +396,7 @@ impl EventLoop {
         }
         if !why.is_empty() && self.warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             self.warned = Some(Instant::now());
-            told(|| tracing::warn!(peer = %client.peer, why, "store connection closed"));
+            log(|| tracing::warn!(peer = %client.peer, why, "store connection closed"));
         }
     }
 }

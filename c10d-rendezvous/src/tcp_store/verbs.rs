@@ -74,7 +74,7 @@ impl Store for TcpStore {
 
     fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
         let request = self.limits().pairs_request(pairs)?;
-        self.tell("write", &pairs.iter().map(|(key, _)| *key).collect::<Vec<_>>(), request, deadline)
+        self.run("write", &pairs.iter().map(|(key, _)| *key).collect::<Vec<_>>(), request, deadline)
     }
 }
 

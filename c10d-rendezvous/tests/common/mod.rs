@@ -186,7 +186,7 @@ impl Raw {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut raw = Raw(stream);
-        raw.say(first);
+        raw.send(first);
         raw
     }
 
@@ -197,7 +197,7 @@ impl Raw {
         raw
     }
 
-    pub fn say(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
     }
 
@@ -208,7 +208,7 @@ impl Raw {
     }
 
     pub fn ping(&mut self) {
-        self.say(&[0x0d, 1, 2, 3, 4]);
+        self.send(&[0x0d, 1, 2, 3, 4]);
         assert_eq!(self.hear(4), [1, 2, 3, 4]);
     }
 
@@ -231,6 +231,6 @@ pub fn int(n: i64) -> Vec<u8> {
 }
 
 /// A command with its fields.
-pub fn say(code: u8, fields: &[Vec<u8>]) -> Vec<u8> {
+pub fn request(code: u8, fields: &[Vec<u8>]) -> Vec<u8> {
     [vec![code], fields.concat()].concat()
 }

@@ -50,7 +50,7 @@ impl CallCheck {
         calls.ended.push((peer, history.until));
         let missed = calls.missed(self.me);
         drop(calls);
-        self.told(peer, history, true);
+        self.handle_calls(peer, history, true);
         missed.iter().for_each(|error| (self.fail)(error));
     }
 

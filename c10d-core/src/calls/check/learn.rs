@@ -3,14 +3,14 @@
 use super::CallCheck;
 use super::post::Out;
 use crate::backend::Fingerprint;
-use crate::calls::letter::{Letter, Parted};
+use crate::calls::letter::{Disagreement, Letter};
 use crate::calls::{CallId, Clash, History, about, mismatch};
 use crate::catalog::OpKind;
 use crate::{Error, ErrorKind, Phase};
 
 impl CallCheck {
     /// Tells all peers of a disagreement about a collective, for example one that the library found.
-    pub fn tell(&self, error: &Error) {
+    pub fn report(&self, error: &Error) {
         let report = error.report();
         let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };
         if report.op.is_none_or(OpKind::is_p2p) {
@@ -19,40 +19,40 @@ impl CallCheck {
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
         // An error with several guilty ranks came from the report of another rank, which has told all ranks.
-        let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.parted) else { return };
-        calls.parted = Some(error.clone());
+        let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.disagreement) else { return };
+        calls.disagreement = Some(error.clone());
         drop(calls);
         let differs = (*field, mine.clone(), theirs.clone());
-        self.send(Out::All(Letter::Parted(Parted { mine: call, peer: *peer, differs })));
+        self.send(Out::All(Letter::Disagreement(Disagreement { mine: call, peer: *peer, differs })));
     }
 
     pub(super) fn clash(&self, Clash { peer, mine, theirs }: &Clash) {
         let Some(error) = mismatch([*peer], mine, theirs) else { return };
-        self.tell(&error);
+        self.report(&error);
         (self.fail)(&error);
     }
 
     /// Handles the report of a peer that ranks made different calls.
-    pub(super) fn parted(&self, by: u32, parted: &Parted) {
+    pub(super) fn handle_disagreement(&self, by: u32, disagreement: &Disagreement) {
         let mut calls = self.calls.lock();
-        if calls.parted.is_some() {
+        if calls.disagreement.is_some() {
             return;
         }
-        let place = CallId::of(&parted.mine);
+        let place = CallId::of(&disagreement.mine);
         let own = calls.find(|call| CallId::of(call) == place);
-        if own.is_none() && parted.peer != self.me {
+        if own.is_none() && disagreement.peer != self.me {
             // This rank has not made the call yet. Its call will show which of the two ranks it agrees with.
-            calls.dispute.get_or_insert_with(|| (by, parted.clone()));
+            calls.dispute.get_or_insert_with(|| (by, disagreement.clone()));
             return;
         }
-        let error = parted.seen_from(self.me, own, by);
-        calls.parted = Some(error.clone());
+        let error = disagreement.seen_from(self.me, own, by);
+        calls.disagreement = Some(error.clone());
         drop(calls);
         self.answers.notify_all();
         (self.fail)(&error);
     }
 
-    pub(super) fn told(&self, peer: u32, history: History, last: bool) {
+    pub(super) fn handle_calls(&self, peer: u32, history: History, last: bool) {
         let mut calls = self.calls.lock();
         let stuck = calls.open.iter().find_map(|open| {
             let (mine, theirs) = (open.fingerprint, history.at(CallId::of(&open.fingerprint))?);
@@ -67,7 +67,7 @@ impl CallCheck {
     }
 }
 
-impl Parted {
+impl Disagreement {
     /// Returns the error of rank `me` for this report of rank `by`. `own` is the call of rank `me` at the place of the
     /// disagreement, if it is known.
     pub(super) fn seen_from(&self, me: u32, own: Option<Fingerprint>, by: u32) -> Error {

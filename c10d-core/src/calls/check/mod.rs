@@ -84,7 +84,7 @@ impl CallCheck {
             watched,
             unasked: 0,
             dispute: None,
-            parted: None,
+            disagreement: None,
             left,
             ended: Vec::new(),
         };
@@ -104,8 +104,8 @@ impl CallCheck {
     /// It does not wait.
     pub fn begin(self: &Arc<Self>, request: &Request) {
         self.send_from_now_on();
-        let (watch, parted) = self.note(request.op, request.params.root, request.fingerprint);
-        if let Some(error) = parted {
+        let (watch, disagreement) = self.note(request.op, request.params.root, request.fingerprint);
+        if let Some(error) = disagreement {
             (self.fail)(&error);
         }
         if watch {
@@ -141,17 +141,19 @@ impl CallCheck {
             calls.doubts.add(&mut vec![Doubt { number, fingerprint, whom, hub: None }]);
         }
         calls.open.push_back(OpenCall { number, fingerprint, since: Instant::now(), asked: 0 });
-        let parted = match &calls.dispute {
-            Some((by, parted)) if CallId::of(&parted.mine) == CallId::of(&fingerprint) && calls.parted.is_none() => {
-                Some(parted.seen_from(self.me, Some(fingerprint), *by))
+        let disagreement = match &calls.dispute {
+            Some((by, disagreement))
+                if CallId::of(&disagreement.mine) == CallId::of(&fingerprint) && calls.disagreement.is_none() =>
+            {
+                Some(disagreement.seen_from(self.me, Some(fingerprint), *by))
             }
             _ => None,
         };
-        if parted.is_some() {
-            calls.parted.clone_from(&parted);
+        if disagreement.is_some() {
+            calls.disagreement.clone_from(&disagreement);
         }
-        let parted = parted.or_else(|| calls.missed(self.me));
-        (!std::mem::replace(&mut calls.watched, true), parted)
+        let disagreement = disagreement.or_else(|| calls.missed(self.me));
+        (!std::mem::replace(&mut calls.watched, true), disagreement)
     }
 
     /// Records that a collective is done, with any result.
@@ -170,8 +172,8 @@ impl CallCheck {
     /// wait briefly. Returns the disagreement by which the group fails, if one was found.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
-        if calls.parted.is_some() || !calls.doubts.open() {
-            return calls.parted.clone();
+        if calls.disagreement.is_some() || !calls.doubts.open() {
+            return calls.disagreement.clone();
         }
         calls.unasked += 1;
         // A rank that receives in this op may wait for a rank that made a different call before, so it asks now.
@@ -190,10 +192,10 @@ impl CallCheck {
 
     /// Returns the disagreement by which the group fails, if there is one.
     fn verdict(&self, calls: MutexGuard<'_, Calls>) -> Option<Error> {
-        let clash = calls.doubts.clash().filter(|_| calls.parted.is_none());
+        let clash = calls.doubts.clash().filter(|_| calls.disagreement.is_none());
         drop(calls);
         clash.iter().for_each(|clash| self.clash(clash));
-        self.calls.lock().parted.clone()
+        self.calls.lock().disagreement.clone()
     }
 
     /// Asks each peer about the calls in doubt, unless the peer was asked already and has not answered.
@@ -212,7 +214,7 @@ impl CallCheck {
     /// read.
     fn await_answers<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
         let until = Instant::now() + patience;
-        while calls.doubts.is_waiting() && calls.parted.is_none() {
+        while calls.doubts.is_waiting() && calls.disagreement.is_none() {
             if !self.answers.wait_until(&mut calls, until).timed_out() {
                 continue;
             }
@@ -232,13 +234,13 @@ impl CallCheck {
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
-        if calls.doubts.open() && calls.parted.is_none() && !calls.left && !patience.is_zero() {
+        if calls.doubts.open() && calls.disagreement.is_none() && !calls.left && !patience.is_zero() {
             self.ask(&mut calls);
             calls = self.await_answers(calls, patience);
         }
-        let parted = self.verdict(calls);
+        let disagreement = self.verdict(calls);
         self.close(true);
-        parted
+        disagreement
     }
 
     /// Ends the threads. It does not tell the peers that this rank left; [`leave`](CallCheck::leave) does.
@@ -251,7 +253,7 @@ impl CallCheck {
         if std::mem::replace(&mut calls.left, true) {
             return;
         }
-        let word = Letter::Told(calls.history(0, History::GOODBYE)).to_bytes(self.me);
+        let word = Letter::Calls(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
         // If the store does not answer, the peers cannot read the report there, either.
         let soon = Instant::now() + PATIENCE;

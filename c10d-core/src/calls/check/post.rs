@@ -77,11 +77,11 @@ impl CallCheck {
             match Letter::from_bytes(&letter).filter(|(by, _)| *by < self.world && *by != self.me) {
                 Some((by, Letter::Ask { from })) => {
                     let history = self.calls.lock().history(from, History::ANSWER);
-                    self.deliver_to(by, &Letter::Told(history), Instant::now() + SOON);
+                    self.deliver_to(by, &Letter::Calls(history), Instant::now() + SOON);
                 }
-                Some((by, Letter::Told(history))) => self.told(by, history, false),
+                Some((by, Letter::Calls(history))) => self.handle_calls(by, history, false),
                 Some((by, Letter::Ended(history))) => self.ended(by, history),
-                Some((by, Letter::Parted(parted))) => self.parted(by, &parted),
+                Some((by, Letter::Disagreement(disagreement))) => self.handle_disagreement(by, &disagreement),
                 None if self.calls.lock().left => return,
                 None => {}
             }
@@ -108,7 +108,7 @@ impl CallCheck {
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();
         let Ok(Ok(Some(word))) = caught(read) else { return false };
         match Letter::from_bytes(&word) {
-            Some((_, Letter::Told(history))) => self.told(peer, history, true),
+            Some((_, Letter::Calls(history))) => self.handle_calls(peer, history, true),
             Some((_, Letter::Ended(history))) => self.ended(peer, history),
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::Error;
 use crate::backend::Fingerprint;
-use crate::calls::letter::Parted;
+use crate::calls::letter::Disagreement;
 use crate::calls::{Doubts, History};
 
 /// The calls of this rank, and what it learned about them.
@@ -20,9 +20,9 @@ pub(super) struct Calls {
     /// The number of collectives since the peers were last asked, counted while calls are in doubt.
     pub(super) unasked: u32,
     /// The report of a peer, with its rank, about a call that this rank has not made.
-    pub(super) dispute: Option<(u32, Parted)>,
+    pub(super) dispute: Option<(u32, Disagreement)>,
     /// The disagreement by which the group has failed.
-    pub(super) parted: Option<Error>,
+    pub(super) disagreement: Option<Error>,
     pub(super) left: bool,
     /// The peers whose program ended while they were in the group, each with the number of the first call that it did
     /// not make.

@@ -14,28 +14,28 @@ fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
 /// Makes the ranks of a group, and a channel with the errors by which their groups fail.
 fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
-    let (tell, told) = channel();
+    let (failures, failed) = channel();
     let rank = |me| {
-        let tell = tell.clone();
-        let fail = move |error: &Error| drop(tell.send((me, error.clone())));
+        let failures = failures.clone();
+        let fail = move |error: &Error| drop(failures.send((me, error.clone())));
         CallCheck::over(store.clone(), me, world, Box::new(fail))
     };
-    ((0..world).map(rank).collect(), told)
+    ((0..world).map(rank).collect(), failed)
 }
 
 /// Makes a call on a rank, and returns the error that it reports.
 fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error> {
     check.send_from_now_on();
-    let (watch, parted) = check.note(op, root, call(op, seq, root));
+    let (watch, disagreement) = check.note(op, root, call(op, seq, root));
     if watch {
         check.send(Out::Watch);
     }
-    parted.or_else(|| check.look(op, root))
+    disagreement.or_else(|| check.look(op, root))
 }
 
 /// Waits for the error by which the group of this rank fails.
-fn what_failed(told: &Receiver<(u32, Error)>, rank: u32) -> Error {
-    std::iter::from_fn(|| told.recv_timeout(CAP).ok()).find(|(of, _)| *of == rank).unwrap().1
+fn what_failed(failed: &Receiver<(u32, Error)>, rank: u32) -> Error {
+    std::iter::from_fn(|| failed.recv_timeout(CAP).ok()).find(|(of, _)| *of == rank).unwrap().1
 }
 
 fn names(error: &Error, op: OpKind, seq: u64, field: &str, guilty: &[u32]) {
@@ -46,18 +46,18 @@ fn names(error: &Error, op: OpKind, seq: u64, field: &str, guilty: &[u32]) {
 
 #[test]
 fn who_only_sends_learns_by_the_8th_call() {
-    let (ranks, told) = ranks(2);
+    let (ranks, failed) = ranks(2);
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
     // The other rank is told, too.
-    names(&what_failed(&told, 1), OpKind::Broadcast, 0, "root", &[0]);
+    names(&what_failed(&failed, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
 
 #[test]
 fn one_that_is_late_holds_nobody_back() {
-    let (ranks, told) = ranks(2);
+    let (ranks, failed) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
     // If each of the 250 missing answers were waited for, it would take 250 times the patience.
@@ -69,7 +69,7 @@ fn one_that_is_late_holds_nobody_back() {
         "root",
         &[0],
     );
-    assert!(told.recv_timeout(CAP).is_ok());
+    assert!(failed.recv_timeout(CAP).is_ok());
     ranks.iter().for_each(|rank| rank.stop());
 }
 
@@ -84,12 +84,12 @@ fn one_that_has_left_is_compared_all_the_same() {
 
 #[test]
 fn ranks_that_wait_for_each_other_learn_why() {
-    let (ranks, told) = ranks(2);
+    let (ranks, failed) = ranks(2);
     assert!(make(&ranks[0], OpKind::Scatter, 0, 1).is_none());
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 0).is_none());
     let mut open = vec![(0, OpKind::Scatter), (1, OpKind::Broadcast)];
     while !open.is_empty() {
-        let (rank, error) = told.recv_timeout(CAP).unwrap();
+        let (rank, error) = failed.recv_timeout(CAP).unwrap();
         for (_, op) in open.extract_if(.., |(of, _)| *of == rank) {
             names(&error, op, 0, "op", &[1 - rank]);
         }
@@ -99,11 +99,11 @@ fn ranks_that_wait_for_each_other_learn_why() {
 
 #[test]
 fn what_is_heard_of_a_call_to_come_is_judged_when_it_is_made() {
-    let (ranks, told) = ranks(3);
+    let (ranks, failed) = ranks(3);
     assert!(make(&ranks[1], OpKind::Reduce, 0, 0).is_none());
     let _ = make(&ranks[2], OpKind::Reduce, 0, 1);
     let _ = ranks[2].leave(Instant::now() + CAP);
-    what_failed(&told, 1);
+    what_failed(&failed, 1);
     while ranks[0].calls.lock().dispute.is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -129,7 +129,7 @@ fn nothing_is_left_of_ranks_that_left_or_stopped() {
 
 #[test]
 fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
-    let (ranks, told) = ranks(3);
+    let (ranks, failed) = ranks(3);
     assert!(make(&ranks[0], OpKind::Broadcast, 0, 0).is_none());
     ranks[1].end_without_leaving(Instant::now() + CAP);
     let end = Instant::now() + CAP;
@@ -139,7 +139,7 @@ fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
     }
     // Neither the root nor the other rank needs the rank that ended.
     assert!(make(&ranks[2], OpKind::Broadcast, 0, 0).is_none());
-    assert!(told.try_recv().is_err());
+    assert!(failed.try_recv().is_err());
     ranks[2].end_of(&call(OpKind::Broadcast, 0, 0));
     let gone = make(&ranks[2], OpKind::Reduce, 1, 1).unwrap();
     let in_own_words =
@@ -173,7 +173,7 @@ fn a_rank_that_gets_no_letter_for_long_still_answers() {
 
 #[test]
 fn anything_may_come() {
-    let (ranks, told) = ranks(2);
+    let (ranks, failed) = ranks(2);
     for letter in [&b""[..], b"\0", &[0xff; 40], &[1; 400], &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
         ranks[1].put(0, letter, Instant::now() + CAP);
     }
@@ -182,5 +182,5 @@ fn anything_may_come() {
     ranks[0].end_of(&call(OpKind::Broadcast, 0, 1));
     assert!((1..9).all(|seq| make(&ranks[1], OpKind::Broadcast, seq, 1).is_none()));
     ranks.iter().for_each(|rank| rank.stop());
-    assert!(told.try_recv().is_err());
+    assert!(failed.try_recv().is_err());
 }

@@ -21,8 +21,8 @@ impl CallCheck {
     /// function must run again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
-        if calls.parted.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
-            calls.watched = calls.parted.is_some();
+        if calls.disagreement.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
+            calls.watched = calls.disagreement.is_some();
             return false;
         }
         *seen = calls.begun;
@@ -33,9 +33,9 @@ impl CallCheck {
         }
         open.asked += 1;
         let (number, call) = (open.number, open.fingerprint);
-        if let Some((by, parted)) = dispute {
-            let error = parted.seen_from(self.me, None, by);
-            calls.parted = Some(error.clone());
+        if let Some((by, disagreement)) = dispute {
+            let error = disagreement.seen_from(self.me, None, by);
+            calls.disagreement = Some(error.clone());
             drop(calls);
             (self.fail)(&error);
             return false;

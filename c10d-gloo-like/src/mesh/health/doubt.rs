@@ -195,7 +195,7 @@ impl Health {
         match self.path(peer) {
             Some(Path::Away(connection)) => connection.send_bytes(&Frame::ask(from), true),
             Some(Path::Here(there)) => match there.upgrade() {
-                Some(there) => self.told(peer, there.history(from), false),
+                Some(there) => self.handle_calls(peer, there.history(from), false),
                 // The peer has left, and its last history has arrived.
                 None => self.doubts.lock().withdraw(peer),
             },
@@ -220,7 +220,7 @@ impl Health {
     }
 
     /// Handles a peer's report of its calls. `last`: the peer leaves.
-    pub(super) fn told(&self, peer: u32, history: History, last: bool) {
+    pub(super) fn handle_calls(&self, peer: u32, history: History, last: bool) {
         let compared = self.doubts.lock().answer(peer, history, last);
         if let Err(clash) = compared {
             self.clash(&clash);

@@ -71,7 +71,7 @@ impl Health {
             state.cause = Some(error.clone());
             (error, revoke)
         };
-        self.tell(&Frame::Revoke(Box::new(revoke)));
+        self.send_to_all(&Frame::Revoke(Box::new(revoke)));
         self.alarm.fetch_or(FAILED, Ordering::AcqRel);
         self.call_log().give_up();
         drop(telling);

@@ -14,11 +14,11 @@ impl Health {
         // Peers may make these calls later, when this rank cannot be asked any more.
         let history = self.goodbye();
         if !history.calls.is_empty() {
-            self.tell(&Frame::Told { last: true, history });
+            self.send_to_all(&Frame::Calls { last: true, history });
         }
         let _told = self.telling.lock();
         let last = self.call_log().last_ended();
-        self.tell(&Frame::Goodbye { last, failed: self.failed() });
+        self.send_to_all(&Frame::Goodbye { last, failed: self.failed() });
         for path in &self.paths {
             if let Some(Path::Away(connection)) = path.get() {
                 connection.close();

@@ -13,7 +13,7 @@ use crate::mesh::connection::Listener;
 use crate::mesh::control::Frame;
 
 impl Listener for Health {
-    fn heard(self: Arc<Self>, from: u32, frame: Frame) {
+    fn handle(self: Arc<Self>, from: u32, frame: Frame) {
         if let Some(what) = claims::objection(&frame, from, self.rank, self.paths.len() as u32) {
             return self.misspoke(from, &what);
         }
@@ -45,10 +45,10 @@ impl Listener for Health {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
                     // The rank that asked reads the answer.
-                    connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), false);
+                    connection.send_bytes(&Frame::Calls { last: false, history }.to_bytes(), false);
                 }
             }
-            Frame::Told { last, history } => self.told(from, history, last),
+            Frame::Calls { last, history } => self.handle_calls(from, history, last),
             Frame::Goodbye { last, failed } => {
                 self.has_gone(from, Left { last, at: Instant::now(), failed, exited: false })
             }

@@ -185,12 +185,12 @@ impl Health {
     }
 
     /// Sends a frame to one rank.
-    fn say(&self, to: u32, frame: &Frame) {
+    fn send_to(&self, to: u32, frame: &Frame) {
         match self.path(to) {
             Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
             Some(Path::Here(peer)) => {
                 if let Some(peer) = peer.upgrade() {
-                    peer.heard(self.rank, frame.clone());
+                    peer.handle(self.rank, frame.clone());
                 }
             }
             None => {}
@@ -198,14 +198,14 @@ impl Health {
     }
 
     /// Sends a frame to all ranks.
-    fn tell(&self, frame: &Frame) {
+    fn send_to_all(&self, frame: &Frame) {
         let bytes = frame.to_bytes();
         for path in &self.paths {
             match path.get() {
                 Some(Path::Away(connection)) => connection.send_bytes(&bytes, true),
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
-                        peer.heard(self.rank, frame.clone());
+                        peer.handle(self.rank, frame.clone());
                     }
                 }
                 None => {}

@@ -29,7 +29,7 @@ pub(super) struct Peer {
     /// Whether the control connection has ended.
     pub(super) closed: bool,
     /// The time of the peer's last message.
-    pub(super) heard: Option<Instant>,
+    pub(super) last_answer: Option<Instant>,
     /// The peer's last answer, with the number of the query.
     pub(super) answer: Option<(u32, Doing)>,
     /// The number of queries that the peer has not answered.

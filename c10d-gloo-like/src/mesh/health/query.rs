@@ -63,8 +63,8 @@ impl Health {
             && let Some(fingerprint) = self.call_log().last()
         {
             let place = CallId::of(&fingerprint);
-            let told = self.own.waits.lock().as_ref().filter(|(at, _)| *at == place).map(|(_, wait)| wait.clone());
-            waits.push(told.unwrap_or_else(|| Wait::of(&fingerprint, Vec::new())));
+            let wait = self.own.waits.lock().as_ref().filter(|(at, _)| *at == place).map(|(_, wait)| wait.clone());
+            waits.push(wait.unwrap_or_else(|| Wait::of(&fingerprint, Vec::new())));
         }
         let (messages, calls) = self.messages().unwrap_or_default();
         waits.extend(messages);
@@ -192,7 +192,7 @@ impl Health {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.unanswered = peer.unanswered.saturating_sub(1);
             peer.answer = Some((id, doing));
-            peer.heard = Some(Instant::now());
+            peer.last_answer = Some(Instant::now());
         }
         self.news.notify_all();
     }
@@ -215,7 +215,7 @@ impl Health {
             (Some(left), _) => Answer::Left { last: left.last, exited: left.exited },
             (_, Some((at, doing))) if *at == id => Answer::At(doing.clone()),
             (_, before) => {
-                let since = peer.heard.map_or(Duration::MAX, |at| at.elapsed());
+                let since = peer.last_answer.map_or(Duration::MAX, |at| at.elapsed());
                 Answer::Silent { since, before: before.as_ref().map(|(_, doing)| doing.clone()) }
             }
         };

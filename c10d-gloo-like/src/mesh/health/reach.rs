@@ -44,7 +44,7 @@ impl Health {
             let there = (0..).zip(&*state.peers).filter(|(_, peer)| !peer.closed && peer.left.is_none());
             there.map(|(rank, _)| rank).filter(|rank| *rank != of && self.path(*rank).is_some()).collect()
         };
-        others.iter().for_each(|rank| self.say(*rank, &Frame::Reach { of }));
+        others.iter().for_each(|rank| self.send_to(*rank, &Frame::Reach { of }));
         !others.is_empty()
     }
 
@@ -66,24 +66,25 @@ impl Health {
             gone
         };
         if gone || here {
-            self.say(asker, &Frame::Reached { of, alive: here && !gone });
+            self.send_to(asker, &Frame::Reached { of, alive: here && !gone });
         } else {
-            self.say(of, &Frame::Query { id, place: CallId { seq: 0, step: 0 } });
+            self.send_to(of, &Frame::Query { id, place: CallId { seq: 0, step: 0 } });
         }
     }
 
     /// Answers the ranks that asked about peer `of`. The peer has answered query `answered`, or, if `None`, its
     /// connection has ended.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
-        let told: Vec<u32> = {
+        let askers: Vec<u32> = {
             let mut state = self.state.lock();
             let Some(peer) = state.peers.get_mut(of as usize).filter(|peer| !peer.askers.is_empty()) else { return };
-            let (told, rest) = peer.askers.iter().partition(|(_, id)| answered.is_none_or(|answered| answered == *id));
+            let (askers, rest) =
+                peer.askers.iter().partition(|(_, id)| answered.is_none_or(|answered| answered == *id));
             peer.askers = rest;
-            let told: Vec<(u32, u32)> = told;
-            told.into_iter().map(|(asker, _)| asker).collect()
+            let askers: Vec<(u32, u32)> = askers;
+            askers.into_iter().map(|(asker, _)| asker).collect()
         };
-        told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
+        askers.into_iter().for_each(|asker| self.send_to(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
     /// Acts on the result of the question whether a peer whose connection has ended is alive.

@@ -50,7 +50,7 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
             Frame::State { id, place, doing, fingerprint }
         }),
         ("another call than was asked for", state(&[0], 4, Some(call(9, 1)), None)),
-        ("calls to come", Frame::Told { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
+        ("calls to come", Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
     ];
     let mut lies: Vec<(&str, Vec<u8>)> = frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();
     lies.push(("a frame without end", u32::MAX.to_le_bytes().to_vec()));
@@ -119,7 +119,7 @@ fn hear(bytes: &[u8]) {
         decoder.push(part);
         loop {
             match decoder.next() {
-                Ok(Some(frame)) => health.clone().heard(1, frame),
+                Ok(Some(frame)) => health.clone().handle(1, frame),
                 Ok(None) => break,
                 Err(what) => return health.clone().misspoke(1, what),
             }

@@ -44,7 +44,7 @@ impl Link {
         Ok(Link { node, stream, unread: Vec::new(), done: false })
     }
 
-    pub(super) fn say(&mut self, word: &Word) {
+    pub(super) fn send(&mut self, word: &Word) {
         let line = match word {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
@@ -123,7 +123,7 @@ mod tests {
         (Link::new(1, listener.accept().unwrap().0).unwrap(), there)
     }
 
-    fn heard(link: &mut Link) -> io::Result<Vec<Word>> {
+    fn received(link: &mut Link) -> io::Result<Vec<Word>> {
         let mut fds = [rustix::event::PollFd::new(link, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, None).unwrap();
         link.hear()
@@ -133,22 +133,22 @@ mod tests {
     fn text_is_plain_and_bounded() {
         let (mut link, mut there) = pair();
         there.write_all(b"failed rank 1\x1b]0;owned\x07 \xc2\x9b2J\xff died\nnews of a later version\ndone\n").unwrap();
-        let words = heard(&mut link).unwrap();
+        let words = received(&mut link).unwrap();
         let what = "rank 1\u{fffd}]0;owned\u{fffd} \u{fffd}2J\u{fffd} died".to_owned();
         assert_eq!(words, [Word::Failed(what), Word::Done]);
         assert!(link.done);
         there.write_all(format!("failed {}\n", "x".repeat(3000)).as_bytes()).unwrap();
-        let Word::Failed(what) = &heard(&mut link).unwrap()[0] else { panic!("another word") };
+        let Word::Failed(what) = &received(&mut link).unwrap()[0] else { panic!("another word") };
         assert_eq!(what.chars().count(), TEXT + 1);
         drop(there);
-        assert!(heard(&mut link).is_err());
+        assert!(received(&mut link).is_err());
     }
 
     #[test]
     fn a_line_without_end_is_the_end() {
         let (mut link, mut there) = pair();
         let sender = std::thread::spawn(move || there.write_all(&vec![b'x'; 1 << 20]));
-        while heard(&mut link).is_ok_and(|words| words.is_empty()) {}
+        while received(&mut link).is_ok_and(|words| words.is_empty()) {}
         drop(link);
         let _ = sender.join();
     }

@@ -21,11 +21,11 @@ impl Watch {
         loop {
             let (failed, done, over) = self.requests.take_news();
             if let Some(what) = failed {
-                self.tell(None, &Word::Failed(format!("{what} (host {})", self.node)));
+                self.send_to_all(None, &Word::Failed(format!("{what} (host {})", self.node)));
             }
             if done && !told_done {
                 told_done = true;
-                self.tell(None, &Word::Done);
+                self.send_to_all(None, &Word::Done);
             }
             // Host 0 serves the store, so it stays until the other hosts are done.
             let finished = done && (self.node > 0 || self.links.iter().all(|link| link.done));
@@ -70,14 +70,14 @@ impl Watch {
         for (from, what) in failures {
             self.requests.failed_elsewhere(what.clone());
             if self.node == 0 {
-                self.tell(Some(from), &Word::Failed(what));
+                self.send_to_all(Some(from), &Word::Failed(what));
             }
         }
     }
 
-    fn tell(&mut self, but: Option<u32>, word: &Word) {
+    fn send_to_all(&mut self, but: Option<u32>, word: &Word) {
         for link in self.links.iter_mut().filter(|link| Some(link.node) != but) {
-            link.say(word);
+            link.send(word);
         }
     }
 }

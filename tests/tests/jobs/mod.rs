@@ -38,10 +38,10 @@ pub(crate) static PAIR: Provider = {
 };
 
 pub(crate) const PART: &str = "C10D_TEST_PART";
-const MARK: &str = "told: ";
+const MARK: &str = "reported: ";
 
 /// The function that runs a module's parts.
-pub(crate) type Play = fn(&str) -> Result;
+pub(crate) type RunPart = fn(&str) -> Result;
 
 /// Returns the name of the module of this source file.
 fn module(place: &Location<'_>) -> String {
@@ -51,27 +51,27 @@ fn module(place: &Location<'_>) -> String {
 }
 
 /// If this process was started to run a part, runs it. Each module has a function for its parts.
-pub(crate) fn play(modules: &[(&str, Play)]) -> Option<ExitCode> {
+pub(crate) fn run_part(modules: &[(&str, RunPart)]) -> Option<ExitCode> {
     let part = std::env::var(PART).ok()?;
     let (module, part) = part.split_once('/').expect("a part is of a module");
-    let (_, play) = modules.iter().find(|(name, _)| *name == module).expect("a module of this program");
-    Some(match play(part) {
+    let (_, run_part) = modules.iter().find(|(name, _)| *name == module).expect("a module of this program");
+    Some(match run_part(part) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tell_error("part", &e);
+            report_error("part", &e);
             ExitCode::FAILURE
         }
     })
 }
 
-/// Launches this program as `ranks` ranks that run `part` of the calling module. The report contains what they `tell`.
+/// Launches this program as `ranks` ranks that run `part` of the calling module. The report contains what they report.
 #[track_caller]
-pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
-    cast_in(&module(Location::caller()), part, ranks, transport)
+pub(crate) fn launch(part: &str, ranks: u32, transport: &str) -> Launch {
+    launch_of(&module(Location::caller()), part, ranks, transport)
 }
 
-/// The same as [`cast`], with a part of the module that is given.
-pub(crate) fn cast_in(module: &str, part: &str, ranks: u32, transport: &str) -> Launch {
+/// The same as [`launch`], with a part of the module that is given.
+pub(crate) fn launch_of(module: &str, part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
         .ranks(ranks)
@@ -113,29 +113,29 @@ pub(crate) fn build_over(builder: c10d::Builder, file: &Path) -> Result<ProcessG
 }
 
 /// Prints one line for the report.
-pub(crate) fn tell(line: impl AsRef<str>) {
+pub(crate) fn report_line(line: impl AsRef<str>) {
     println!("{MARK}{}", line.as_ref().replace('\n', "; "));
 }
 
 /// Prints an error in one line: kind, named ranks, field of a mismatch, and its text.
-pub(crate) fn tell_error(about: &str, error: &Error) {
+pub(crate) fn report_error(about: &str, error: &Error) {
     let report = error.report();
     let field = match &report.kind {
         ErrorKind::Mismatch { field, .. } => field,
         _ => "-",
     };
     let guilty: Vec<String> = report.guilty.iter().map(u32::to_string).collect();
-    tell(format!("{about}|{}|{}|{field}|{error}", report.kind.name(), guilty.join(",")));
+    report_line(format!("{about}|{}|{}|{field}|{error}", report.kind.name(), guilty.join(",")));
 }
 
 /// The failure that a rank reported.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct Failure {
     pub(crate) about: String,
     pub(crate) kind: String,
     pub(crate) guilty: Vec<u32>,
     pub(crate) field: String,
-    pub(crate) words: String,
+    pub(crate) message: String,
 }
 
 /// The lines that a rank reported.
@@ -145,13 +145,13 @@ pub(crate) fn lines(report: &JobReport, rank: u32) -> Vec<String> {
 }
 
 /// The failures that a rank reported.
-pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Told> {
+pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Failure> {
     let parse = |line: String| {
         let mut parts = line.splitn(5, '|').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        let (about, kind, guilty, field, words) = (next(), next(), next(), next(), next());
+        let (about, kind, guilty, field, message) = (next(), next(), next(), next(), next());
         let guilty = guilty.split(',').filter_map(|g| g.parse().ok()).collect();
-        Told { about, kind, guilty, field, words }
+        Failure { about, kind, guilty, field, message }
     };
     lines(report, rank).into_iter().map(parse).collect()
 }

@@ -8,7 +8,7 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::acts::{VICTIM, WORLD};
-use super::{cast_in, failures, lines, shown, tell, tell_error};
+use super::{failures, launch_of, lines, report_error, report_line, shown};
 
 /// A time limit that only a hang reaches.
 pub(crate) const CAP: Duration = Duration::from_secs(30);
@@ -63,7 +63,7 @@ pub(crate) fn of_parts(
 }
 
 fn run(module: &str, part: &str, world: u32, transport: &str, judge: Judge) -> Result<(), Failed> {
-    judged(cast_in(module, part, world, transport), part, world, judge)
+    judged(launch_of(module, part, world, transport), part, world, judge)
 }
 
 /// Runs the launched ranks of a part, and checks their reports.
@@ -87,7 +87,7 @@ pub(crate) fn well_or_killed(part: &str, world: u32, report: &JobReport) -> Resu
 
 /// Reports what is wrong on this rank, or that it is well, and leaves the group.
 pub(crate) fn leave(pg: ProcessGroup, wrong: Option<String>) -> Result {
-    tell(wrong.unwrap_or_else(|| "well".into()));
+    report_line(wrong.unwrap_or_else(|| "well".into()));
     pg.shutdown()
 }
 
@@ -103,20 +103,20 @@ pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: 
 /// Makes a call in which the victim differs in one thing from the others, and reports its error.
 pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     match call() {
-        Err(e) => tell_error("differs", &e),
-        Ok(()) => tell("no error"),
+        Err(e) => report_error("differs", &e),
+        Ok(()) => report_line("no error"),
     }
-    until_all_have_told(WORLD)
+    until_all_have_reported(WORLD)
 }
 
 /// Waits until all ranks have reported. If a rank left earlier, the others would get another error.
-pub(crate) fn until_all_have_told(ranks: u32) -> Result {
+pub(crate) fn until_all_have_reported(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
-    if store.add("told", 1, deadline)? == i64::from(ranks) {
-        store.set("all told", b"", deadline)?;
+    if store.add("failed", 1, deadline)? == i64::from(ranks) {
+        store.set("all have failed", b"", deadline)?;
     }
-    store.wait(&["all told"], deadline)
+    store.wait(&["all have failed"], deadline)
 }
 
 /// Runs rounds, in one of which the victim dies. The other ranks report the error that they get then.
@@ -132,8 +132,8 @@ pub(crate) fn victim_dies(pg: &ProcessGroup, mut round: impl FnMut() -> Result) 
     let begin = Instant::now();
     while begin.elapsed() < CAP {
         if let Err(e) = round() {
-            tell_error("killed", &e);
-            return until_all_have_told(WORLD - 1);
+            report_error("killed", &e);
+            return until_all_have_reported(WORLD - 1);
         }
     }
     Ok(())
