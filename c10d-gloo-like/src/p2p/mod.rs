@@ -255,7 +255,7 @@ impl Messages {
             job.complete_with(result);
         }
         if jobs > 0 {
-            self.state.lock().reported_waits(jobs);
+            self.state.lock().completed(jobs);
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) struct MessageState {
     pub(super) live: Vec<Live>,
     pub(super) next: u64,
     /// The number of jobs that have left `live` and are not completed yet.
-    untold: usize,
+    uncompleted: usize,
     /// The longest timeout of a send so far.
     pub(super) patience: Duration,
     /// The number of started messages in a row that were not over after the looks of `ends_soon`.
@@ -54,7 +54,7 @@ impl MessageState {
             posted: Vec::new(),
             live: Vec::new(),
             next: 0,
-            untold: 0,
+            uncompleted: 0,
             patience: Duration::ZERO,
             misses: 0,
             has_thread: false,
@@ -67,12 +67,12 @@ impl MessageState {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.live.is_empty() && self.untold == 0
+        self.live.is_empty() && self.uncompleted == 0
     }
 
     /// Records that this many jobs have been completed.
-    pub(super) fn reported_waits(&mut self, jobs: usize) {
-        self.untold -= jobs;
+    pub(super) fn completed(&mut self, jobs: usize) {
+        self.uncompleted -= jobs;
     }
 
     /// Whether a job is in flight for which no thread waits inside a call.
@@ -142,7 +142,7 @@ impl MessageState {
 
     fn finish(&mut self, ticket: Ticket, job: Job, result: Result<Outcome>, finished: &mut Finished) {
         self.live.retain(|l| l.ticket != ticket);
-        self.untold += 1;
+        self.uncompleted += 1;
         finished.push((job, result));
     }
 
@@ -335,7 +335,7 @@ impl MessageState {
             }
         }
         self.live.clear();
-        self.untold += finished.len() - before;
+        self.uncompleted += finished.len() - before;
     }
 }
 
