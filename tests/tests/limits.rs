@@ -44,6 +44,9 @@ fn restrict(what: &str) {
     }
 }
 
+/// The variable with the start of the name of a file that each rank makes after its first calls.
+const STARTED: &str = "C10D_TEST_STARTED";
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("limits/few_file_descriptors", few_file_descriptors),
@@ -90,11 +93,15 @@ fn open_files() -> u64 {
 
 fn work(part: &str) -> Result {
     let pg = join(Duration::from_secs(5))?;
+    let mut started = std::env::var(STARTED).ok();
     loop {
         for count in [10, 100_000] {
             let mut x = vec![1u32; count];
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             assert_eq!(x, vec![pg.size(); count]);
+        }
+        if let Some(started) = started.take() {
+            std::fs::write(format!("{started}-{}", pg.rank()), "").expect("the folder can be written");
         }
         if part != "forever" {
             break;
@@ -418,8 +425,15 @@ fn shared_by(pid: u32) -> BTreeSet<PathBuf> {
 fn nothing_left_behind(transport: &str) -> Result<(), Failed> {
     let own = std::env::temp_dir().join(format!("c10d-left-{}-{transport}", std::process::id()));
     std::fs::create_dir(&own)?;
-    let job = launch("forever", 3, transport).env("TMPDIR", &own).spawn().map_err(|e| e.to_string())?;
-    std::thread::sleep(Duration::from_millis(700));
+    let started = format!("{}-started", own.display());
+    let job = launch("forever", 3, transport).env("TMPDIR", &own).env(STARTED, &started);
+    let job = job.spawn().map_err(|e| e.to_string())?;
+    for started in (0..3).map(|rank| format!("{started}-{rank}")) {
+        while !Path::new(&started).exists() && (0..3).all(|rank| !job.has_ended(rank).unwrap_or(true)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = std::fs::remove_file(started);
+    }
     let running = (0..3).all(|rank| !job.has_ended(rank).unwrap_or(true));
     let pids: Vec<u32> = (0..3).filter_map(|rank| job.pid(rank).ok()).collect();
     let shared: BTreeSet<PathBuf> = pids.iter().copied().flat_map(shared_by).collect();

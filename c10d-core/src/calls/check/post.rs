@@ -14,7 +14,7 @@ use crate::panics::caught;
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// How long one request of the receiving thread to the store waits for a letter. After that the thread makes a new
 /// request. The time is short in unit tests, so that they see several requests.
-const LISTEN: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(3600) };
+pub(super) const LISTEN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3600) };
 
 /// A task for the sending thread.
 pub(super) enum Out {
