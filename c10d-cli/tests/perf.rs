@@ -3,9 +3,12 @@
 use crate::common;
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 use common::{run, start, start_with, until};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 /// The cells of CSV output, after the header.
@@ -118,6 +121,24 @@ fn the_table_ends_with_the_number_of_errors() {
     assert!(ended.stdout.contains("algorithm") && ended.stdout.contains("64K"), "{}", ended.stdout);
     assert!(ended.stdout.lines().last().unwrap().starts_with("2 rows, 0 errors"), "{}", ended.stdout);
     assert!(!ended.stderr.contains('\r'), "a progress bar where nobody watches");
+}
+
+#[test]
+fn a_terminal_gets_a_progress_bar() {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let end = std::fs::OpenOptions::new().write(true).open(name.to_str().unwrap()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
+    command.args(["perf", "--ops", "all_reduce", "--bytes", "8,1K", "--iters", "3"]).env("TERM", "xterm");
+    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(end).status().unwrap();
+    assert!(ended.success());
+    drop(command);
+    let mut shown = Vec::new();
+    // Reading ends with an error, since no process has the other end open.
+    let _ = std::fs::File::from(terminal).read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("] 0/2 starting") && shown.contains("] 2/2 all_reduce 1K"), "{shown}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The output of a run: a table for people, CSV or JSON for programs; and progress on a terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, Format, word};
@@ -51,8 +52,8 @@ pub(super) struct PerfReport<'a> {
     rows: Vec<Row>,
     /// Whether rows have the columns of sparse tensors.
     is_sparse: bool,
-    points: usize,
-    progress: bool,
+    /// Drawn on a terminal only.
+    progress: ProgressBar,
     started: Instant,
 }
 
@@ -63,14 +64,16 @@ impl<'a> PerfReport<'a> {
         if args.format == Format::Csv {
             writeln!(io::stdout(), "{CSV_HEADER}{}", if is_sparse { ",nnz,row,overlap" } else { "" })?;
         }
-        let progress = io::stderr().is_terminal();
-        let report = PerfReport { args, rows: Vec::new(), is_sparse, points, progress, started: Instant::now() };
-        report.show_progress("starting");
-        Ok(report)
+        let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}").map_err(io::Error::other)?;
+        let progress = ProgressBar::with_draw_target(Some(points as u64), ProgressDrawTarget::stderr());
+        progress.set_style(style.progress_chars("# "));
+        progress.set_message("starting");
+        Ok(PerfReport { args, rows: Vec::new(), is_sparse, progress, started: Instant::now() })
     }
 
     pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
-        self.show_progress(&format!("{} {}", row.name(), size(row.bytes)));
+        self.progress.set_message(format!("{} {}", row.name(), size(row.bytes)));
+        self.progress.inc(1);
         if self.args.format == Format::Csv {
             let Row { op, dtype, bytes, ranks, transport, median_us, min_us, algbw, busbw, errors, .. } = &row;
             let (times, bandwidths) = (format!("{median_us:.3},{min_us:.3}"), format!("{algbw:.4},{busbw:.4}"));
@@ -89,9 +92,7 @@ impl<'a> PerfReport<'a> {
 
     /// Prints the end of the report, and returns the rows.
     pub(super) fn end(self) -> io::Result<Vec<Row>> {
-        if self.progress {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        self.progress.finish_and_clear();
         let errors = wrong_elements(&self.rows);
         match self.args.format {
             Format::Csv => {}
@@ -157,15 +158,6 @@ impl<'a> PerfReport<'a> {
         )?;
         writeln!(out, "{}\n", table.trim_fmt())?;
         writeln!(out, "{} rows, {errors} errors, {:.1} s", self.rows.len(), self.started.elapsed().as_secs_f64())
-    }
-
-    fn show_progress(&self, what: &str) {
-        if self.progress {
-            const WIDTH: usize = 30;
-            let done = (self.rows.len() * WIDTH).checked_div(self.points).unwrap_or(WIDTH).min(WIDTH);
-            let bar = "#".repeat(done);
-            let _ = write!(io::stderr(), "\r\x1b[K[{bar:<WIDTH$}] {}/{} {what}", self.rows.len(), self.points);
-        }
     }
 }
 

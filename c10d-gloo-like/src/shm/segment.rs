@@ -186,7 +186,8 @@ impl Segment {
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
     }
 
-    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. It is valid as long as the segment.
+    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. It is valid
+    /// as long as the segment.
     pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> (*const Taken, u32) {
         // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.
         (unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }, self.layout.slots())
