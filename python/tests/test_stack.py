@@ -230,6 +230,23 @@ def splits(r):
     assert summed(dist.group.WORLD) == n
 
 
+def merges(r):
+    """Ranks of two groups that know nothing of each other make one of both."""
+    n, me = r.world, r.rank
+    own = list(range(n // 2)) if me < n // 2 else list(range(n // 2, n))
+    group = job.Rank(own.index(me), len(own), r.folder)
+    group.init(store=dist.PrefixStore(f"group-{own[0]}", dist.FileStore(os.path.join(r.folder, "own"), n)))
+    assert summed(dist.group.WORLD, me) == sum(own)
+    store = dist.FileStore(os.path.join(r.folder, "both"), n)
+    # PyTorch takes the rank in the merged group from the store.
+    both = dist.group.WORLD.merge_remote_group(store, n, datetime.timedelta(seconds=job.TIMEOUT), "both")
+    assert both.size() == n and both._get_backend(torch.device("cpu")).name() == "c10d_rs"
+    x = torch.tensor([2.0**me])
+    both.allreduce([x]).wait()
+    assert x.item() == 2**n - 1
+    assert summed(dist.group.WORLD, me) == sum(own)
+
+
 def shrinks(r):
     import c10d_rs
 
@@ -332,6 +349,12 @@ def test_monitored_barriers(world):
 @pytest.mark.parametrize("world", WORLDS)
 def test_splits(world):
     job.run(splits, world)
+
+
+@NEW
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_merges(world):
+    job.run(merges, world)
 
 
 @NEW

@@ -181,7 +181,10 @@ class Member : public c10d::Backend {
       options->timeout = asked->timeout;
       options->group_name = asked->group_name;
       describe_as(*options, *asked);
-      if (auto* with = dynamic_cast<HintedOptions*>(asked.get())) options->hints = with->hints;
+      if (auto* with = dynamic_cast<HintedOptions*>(asked.get())) {
+        options->hints = with->hints;
+        if (!with->backends.empty()) options->backends = with->backends;
+      }
     }
     return options;
   }

@@ -34,6 +34,14 @@ class Backend final : public Member {
     return open(store, static_cast<int>(at - ranks.begin()), static_cast<int>(ranks.size()), name, "", options);
   }
 
+  // A group of all ranks that call it with this store, also of ranks that are in other groups than this one.
+  c10::intrusive_ptr<c10d::Backend> merge(const StoreRef& store, const c10::intrusive_ptr<c10d::Backend::Options>& opts,
+                                          const int& rank, const int& size) {
+    auto options = options_for({}, opts);
+    auto name = options->group_name.empty() ? std::string("merged") : options->group_name;
+    return open(store, rank, size, name, "", options);
+  }
+
   c10::intrusive_ptr<c10d::Backend> shrink(const std::vector<int64_t>& ranks_to_exclude, int /*flags*/ = 0,
                                            const c10::intrusive_ptr<c10d::Backend::Options>& opts = nullptr) {
     std::vector<uint32_t> lost(ranks_to_exclude.begin(), ranks_to_exclude.end());
@@ -248,10 +256,15 @@ class Backend final : public Member {
       for (size_t i = 0; i < error->guilty_len; ++i) {
         ranks += (i ? ", " : "") + std::to_string(error->guilty[i]);
       }
-      before = rank_ == 0 ? c10::str("[Rank 0]: Rank", error->guilty_len > 1 ? "s " : " ", ranks,
-                                     " failed to pass monitoredBarrier in ", call.raw.timeout_ms, " ms: ")
-                          : c10::str("Rank ", rank_, " successfully reached monitoredBarrier, but received errors ",
-                                     "while waiting for send/recv from rank 0: ");
+      if (rank_ != 0) {
+        before = c10::str("Rank ", rank_, " successfully reached monitoredBarrier, but received errors while waiting ",
+                          "for send/recv from rank 0: ");
+      } else if (call.raw.timeout_ms == 0) {
+        before = "[Rank 0]: Rank 0 timed out in monitoredBarrier after 0 ms: ";
+      } else {
+        before = c10::str("[Rank 0]: Rank", error->guilty_len > 1 ? "s " : " ", ranks,
+                          " failed to pass monitoredBarrier in ", call.raw.timeout_ms, " ms: ");
+      }
     }
     std::rethrow_exception(taken(error, global_, before));
   }
