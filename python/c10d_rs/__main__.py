@@ -1,8 +1,6 @@
 """`python -m c10d_rs build` and `python -m c10d_rs info`."""
 
 import argparse
-import shutil
-import subprocess
 import sys
 
 import torch
@@ -22,7 +20,7 @@ def build():
 
 
 def info():
-    """Prints versions, the shim in use, and the backends."""
+    """Prints versions, the shim in use, the backends and plugins, and which backend runs each op."""
     from ._interface import Library
 
     print(f"c10d_rs     {__version__}")
@@ -32,10 +30,6 @@ def info():
     print(f"compiler    {_build.compiler() or 'none: the fallback in Python is used'}")
     print()
     print(Library().info())
-    program = shutil.which("c10d")
-    if program:
-        sys.stdout.flush()
-        return subprocess.run([program, "info"]).returncode
     return 0
 
 

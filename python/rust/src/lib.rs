@@ -6,6 +6,7 @@
 pub mod abi;
 mod call;
 mod error;
+mod info;
 mod memory;
 mod sparse;
 mod store;

@@ -12,9 +12,10 @@ mod works;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use c10d::{Error, ErrorKind, Result, backend::Registry};
+use c10d::{Error, ErrorKind, Result};
 
 use crate::error::Report;
+use crate::info::info;
 
 pub use calls::{c10drs_run, c10drs_sparse_all_reduce, c10drs_start};
 pub use group::{
@@ -55,31 +56,15 @@ pub extern "C" fn c10drs_abi() -> u32 {
     ABI
 }
 
-/// Passes a text with the library's version and the registered backends and their devices to `put`.
+/// Passes a text with the library's version, its backends and plugins, and the backend of each op to `put`.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
-    let words = guarded(|| Ok(info())).unwrap_or_else(|e| e.to_string());
+    let words = guarded(info).unwrap_or_else(|e| e.to_string());
     // SAFETY: the caller guarantees that `put` may be called with `sink`, and the text is valid during the call.
     unsafe { put(sink, words.as_ptr().cast(), words.len()) }
-}
-
-fn info() -> String {
-    let mut out = format!("version {}\n", env!("CARGO_PKG_VERSION"));
-    match Registry::collect(c10d::builtin()) {
-        Ok(registry) => {
-            for (backend, source) in registry.backends() {
-                let devices: Vec<_> = backend.keys.iter().map(|key| key.device_word()).collect();
-                let why = (backend.probe)().err().map(|e| e.report().what.clone());
-                let (name, why) = (backend.name, why.map_or("available".to_owned(), |why| format!("not here: {why}")));
-                out += &format!("backend {name} of {source}, devices {}: {why}\n", devices.join(", "));
-            }
-        }
-        Err(e) => out += &format!("{e}\n"),
-    }
-    out
 }
 
 /// Frees an error, which may be null.
