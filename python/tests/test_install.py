@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import job
 import pytest
 import torch
 import torch.distributed as dist
-from c10d_rs import _backend, _build
+from c10d_rs import _backend, _build, _interface
 
 
 def python(code, **env):
@@ -165,6 +166,8 @@ def test_info(tmp_path):
     assert facts["torch"] == torch.__version__ and os.path.exists(facts["library"]), facts
     assert facts["shim"].startswith("not built yet"), facts
     assert "backend gloo-like of c10d-gloo-like, devices cpu: available" in done.stdout, done.stdout
+    table = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert all([op, "gloo-like"] in table for op in _interface.OPS), done.stdout
     none = command("info", C10D_RS_CACHE=str(tmp_path), PATH="", CXX="")
     assert "none: the fallback in Python is used" in none.stdout, none
 
@@ -181,6 +184,34 @@ def test_stubs_have_what_there_is(name):
         if isinstance(node, ast.FunctionDef):
             names = list(inspect.signature(getattr(module, node.name)).parameters)
             assert [arg.arg for arg in node.args.args] == names, node.name
+
+
+# Methods of PyTorch's backends that the shim leaves to PyTorch, and why.
+LEFT = {
+    "PyTorch calls the method with the older name": """all_gather_single all_gather_single_coalesced gather_single
+        reduce_scatter_single reduce_scatter_single_coalesced all_to_all_single""",
+    "PyTorch's own is right": """isInitialized addEphemeralTimeout setGroupUid getBoundDeviceId setBoundDeviceId
+        eagerConnectSingleDevice supportsTensorAlloc""",
+    "features that a backend may lack, and says so": """supportsTimeEstimation startTimeEstimate endTimeEstimate supportsWindow
+        new_window supportsAbortHooks registerAbortHook unregisterAbortHook supportsCompletionHooks registerCompletionHook
+        unregisterCompletionHook registerOnCompletionHook waitForPendingWorks getMemAllocator allocateTensor suspend resume
+        getMemoryStats supportsReconfigure get_reconfigure_handle reconfigure""",
+}
+
+
+def test_the_shim_has_every_method():
+    """A PyTorch with a new method makes it fail, so that somebody decides."""
+    headers = os.path.join(os.path.dirname(torch.__file__), "include", "torch", "csrc", "distributed", "c10d")
+    shim = os.path.join(os.path.dirname(_build.__file__), "shim")
+    with open(os.path.join(headers, "Backend.hpp")) as file:
+        methods = set(re.findall(r"\bvirtual [^;{}]*?(\w+)\s*\(", file.read()))
+    ours = set()
+    for name in ("backend.hpp", "ops.hpp"):
+        with open(os.path.join(shim, name)) as file:
+            ours |= set(re.findall(r"^  [\w:<>*& ]+ [*&]?(\w+)\(", file.read(), re.MULTILINE))
+    left = set(" ".join(LEFT.values()).split())
+    assert len(methods) > 40 and not left & ours, left & ours
+    assert not methods - ours - left, methods - ours - left
 
 
 def without_a_shim(r):

@@ -58,6 +58,29 @@ def handles(r):
         assert backend._get_sequence_number_for_group() == before + 1
 
 
+def failures(r):
+    """A work that failed has the error, its future has the same text, and so has every later work of the group."""
+    r.init()
+    me = r.rank
+    told = []
+    work = dist.all_reduce(torch.ones(3 + me), async_op=True)
+    future = work.get_future().then(lambda f: told.append(f) or f.value())
+    with pytest.raises(dist.DistBackendError, match="Mismatch") as e:
+        work.wait()
+    assert (e.value.kind, e.value.guilty_ranks, e.value.op) == ("Mismatch", (1 - me,), "all_reduce"), e.value
+    assert e.value.guilty_global_ranks == (1 - me,) and e.value.rank == me and e.value.group_failed
+    assert e.value.seq is not None and "all_reduce" in str(e.value)
+    assert work.is_completed() and not work.is_success()
+    assert job.TORCH_2_10 or "Mismatch" in str(work.exception())
+    with pytest.raises(RuntimeError, match="Mismatch"):
+        future.wait()
+    assert len(told) == 1
+    for later in (lambda: dist.barrier(), lambda: dist.all_reduce(torch.ones(1), async_op=True).wait()):
+        with pytest.raises(dist.DistBackendError) as again:
+            later()
+        assert again.value.group_failed and again.value.guilty_ranks == (1 - me,), again.value
+
+
 def on_this_thread(r):
     """A blocking op needs no other thread than its caller's."""
     r.init()
@@ -187,7 +210,7 @@ def test_handles(world):
     job.run(handles, world)
 
 
-@pytest.mark.parametrize("body", [on_this_thread, patience, threads, profiled, timed], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [failures, on_this_thread, patience, threads, profiled, timed], ids=lambda body: body.__name__)
 def test_work(body):
     job.run(body, 2)
 
