@@ -1,11 +1,12 @@
 //! The Rust rank of a job that also has ranks in Python: see `examples/mixed/train.py`.
 //!
 //! The last rank serves the data: at each step it scatters a batch to the trainers, takes part in the sum of their
-//! gradients, and sums their losses. After that it runs every op with them, and makes a group with one of them.
+//! gradients, and sums their losses. After that it runs every op with them, makes a group with one of them, and runs
+//! every op in this group, too.
 
 use std::time::Duration;
 
-use c10d::{ProcessGroup, ReduceOp, Root};
+use c10d::{Coo, ProcessGroup, ReduceOp, Root, op};
 
 const STEPS: usize = 20;
 /// The rows of a batch, and the numbers in a row: inputs and targets.
@@ -48,9 +49,7 @@ fn main() -> c10d::Result<()> {
     // names it "1".
     let env = c10d::init("env://", Duration::from_secs(60))?;
     let small = c10d::builder().name("1").rank(1).size(2).store(env.store).build()?;
-    let mut x = [me as f32; 3];
-    small.all_reduce(&mut x, ReduceOp::Max)?;
-    assert_eq!(x, [me as f32; 3]);
+    every_op(&small)?;
     println!("rust rank {me}: every op agrees with Python's ranks");
     Ok(())
 }
@@ -62,19 +61,33 @@ fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
     let sum: f32 = all.iter().sum();
     let mine = || vec![me as f32; 2];
     let twice = |value: f32| vec![value; 2];
+    let pairs = || vec![vec![0f32; 2]; n as usize];
 
-    let mut x = mine();
-    pg.broadcast(&mut x, 0u32)?;
-    assert_eq!(x, twice(0.0));
+    for root in [0, me] {
+        let mut x = mine();
+        pg.broadcast(&mut x, root)?;
+        assert_eq!(x, twice(root as f32));
+        let mut x = mine();
+        pg.reduce(&mut x, ReduceOp::Sum, root)?;
+        assert!(root != me || x == twice(sum));
+        let (_, gathered) = pg.gather(mine(), if root == me { Root::Me(pairs()) } else { Root::At(root) })?;
+        assert_eq!(gathered, (root == me).then(|| all.iter().map(|r| twice(*r)).collect::<Vec<_>>()));
+        let lists = all.iter().map(|r| twice(*r)).collect();
+        let mut x = twice(0.0);
+        pg.scatter(if root == me { Root::Me(lists) } else { Root::At(root) }, &mut x)?;
+        assert_eq!(x, mine());
+    }
     let mut x = mine();
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
     assert_eq!(x, twice(sum));
     let mut x = [me as i16; 3];
     pg.all_reduce(&mut x, ReduceOp::Max)?;
     assert_eq!(x, [(n - 1) as i16; 3]);
-    let mut x = mine();
-    pg.reduce(&mut x, ReduceOp::Sum, me)?;
-    assert_eq!(x, twice(sum));
+    // Each rank has an entry of its own, and all have entry 0.
+    let sparse = Coo::new(vec![n as usize + 1], 1, vec![0, me as i64 + 1], vec![1f32, 2.0])?;
+    let x = pg.run(op::all_reduce(sparse, ReduceOp::Sum))?;
+    assert_eq!(x.indices(), (0..=n as i64).collect::<Vec<_>>());
+    assert_eq!(x.values(), (0..=n).map(|i| if i == 0 { n as f32 } else { 2.0 }).collect::<Vec<_>>());
     let (_, lists) =
         pg.all_gather(vec![me as f32; me as usize + 1], (0..n).map(|r| vec![0f32; r as usize + 1]).collect())?;
     for (r, list) in lists.iter().enumerate() {
@@ -88,13 +101,16 @@ fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
     assert_eq!(part, twice(n as f32));
     pg.reduce_scatter_into(&vec![1f32; 2 * n as usize], &mut part, ReduceOp::Sum)?;
     assert_eq!(part, twice(n as f32));
-    let (_, gathered) = pg.gather(mine(), Root::Me(vec![vec![0f32; 2]; n as usize]))?;
-    assert_eq!(gathered.as_deref(), Some(&all.iter().map(|r| twice(*r)).collect::<Vec<_>>()[..]));
-    let (_, outs) = pg.all_to_all(vec![mine(); n as usize], vec![vec![0f32; 2]; n as usize])?;
+    let (_, outs) = pg.all_to_all(vec![mine(); n as usize], pairs())?;
     assert_eq!(outs, all.iter().map(|r| twice(*r)).collect::<Vec<_>>());
     let mut out = vec![0f32; n as usize];
     pg.all_to_all_single(&vec![me as f32; n as usize], &mut out)?;
     assert_eq!(out, all);
+    // Each rank sends i + 1 elements to rank i.
+    let (input, mut out) = (vec![me as f32; (n * (n + 1) / 2) as usize], vec![0f32; (n * (me + 1)) as usize]);
+    let splits: Vec<usize> = (1..=n as usize).collect();
+    pg.run(op::all_to_all_single(&input, &mut out).splits(&splits, &vec![me as usize + 1; n as usize]))?;
+    assert_eq!(out, all.iter().flat_map(|r| vec![*r; me as usize + 1]).collect::<Vec<_>>());
     let pair = || vec![mine(), vec![me as f32; 3]];
     let sums = pg.all_reduce_coalesced(pair(), ReduceOp::Sum)?;
     assert_eq!(sums, [twice(sum), vec![sum; 3]]);
@@ -110,6 +126,9 @@ fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
     let (_, source) = pg.recv_any_source(&mut part, 3u32)?;
     assert_eq!((part.clone(), source), (twice(7.0), 0));
     pg.send(&twice(8.0), 0, 4u32)?;
+    pg.recv(&mut part, 0, 5u32)?;
+    assert_eq!(part, twice(9.0));
+    pg.send(&twice(10.0), 0, 6u32)?;
     pg.monitored_barrier(c10d::options::Missing::All)?;
     pg.barrier()
 }

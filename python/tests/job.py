@@ -34,11 +34,11 @@ class Rank:
         self.rank, self.world, self.folder = rank, world, folder
 
     def init(self, backend="c10d_rs", timeout=TIMEOUT, **more):
-        """Makes the default group, with a file as its store."""
+        """Makes the default group. Its store is a file, if nothing else is given."""
         import torch.distributed as dist
 
         if "store" not in more:
-            more["init_method"] = f"file://{self.folder}/store"
+            more.setdefault("init_method", f"file://{self.folder}/store")
         limit = datetime.timedelta(seconds=timeout)
         dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=limit, **more)
         return self
