@@ -16,22 +16,27 @@ from c10d_rs import _backend, _build
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 PLUGINS = os.path.join(ROOT, "c10d-privateuse")
+# The plugins of the tests, and how errors name the backend that serves their device.
+SAMPLES = {"c-device": "cdev staged by gloo-like", "c-collectives": "cdev"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with the extension of this test, and with a plugin for a device that PyTorch calls `cdev`."""
+    """A folder with the extension of this test, and with two plugins for a device that PyTorch calls `cdev`.
+
+    The plugin `c-device` has no collectives, `c-collectives` has its own.
+    """
     folder = tmp_path_factory.mktemp("device")
     include = os.path.join(PLUGINS, "include")
-    source = os.path.join(PLUGINS, "vendors", "c-device", "c-device.c")
-    with open(source) as file:
-        plugin = file.read().replace('"c-device"', '"cdev"')
-    (folder / "cdev.c").write_text(plugin)
-    plugins = folder / "plugins"
-    plugins.mkdir(mode=0o755)
-    cc = ["cc", "-shared", "-fPIC", "-I", include, str(folder / "cdev.c"), "-o", str(plugins / "libc10d_cdev.so")]
-    subprocess.run(cc, check=True, timeout=600)
-    os.chmod(plugins / "libc10d_cdev.so", 0o755)
+    for sample in SAMPLES:
+        with open(os.path.join(PLUGINS, "vendors", sample, f"{sample}.c")) as file:
+            plugin = file.read().replace(f'"{sample}"', '"cdev"')
+        (folder / f"{sample}.c").write_text(plugin)
+        (folder / sample).mkdir(mode=0o755)
+        built = folder / sample / "libc10d_cdev.so"
+        cc = ["cc", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-I", include, str(folder / f"{sample}.c"), "-o", str(built)]
+        subprocess.run(cc, check=True, timeout=600)
+        built.chmod(0o755)
     command = _build.command(os.path.join(HERE, "device.cpp"), str(folder / "_c10d_rs_device.so"))
     done = subprocess.run([*command, "-O0", "-I", include], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -45,7 +50,7 @@ def extension(folder):
     return module
 
 
-def device_of_plugin(folder):
+def device_of_plugin(folder, sample="c-device"):
     """Makes PyTorch's PrivateUse1 the plugin's device."""
     torch.utils.rename_privateuse1_backend("cdev")
     module = types.SimpleNamespace(
@@ -53,11 +58,11 @@ def device_of_plugin(folder):
         current_device=lambda: 0, _lazy_init=lambda: None,
     )  # fmt: skip
     torch._register_device_module("cdev", module)
-    extension(folder).open(os.path.join(folder, "plugins", "libc10d_cdev.so"))
+    extension(folder).open(os.path.join(folder, sample, "libc10d_cdev.so"))
 
 
-def on_plugin(r, folder):
-    device_of_plugin(folder)
+def on_plugin(r, folder, sample):
+    device_of_plugin(folder, sample)
     r.init("cpu:c10d_rs,cdev:c10d_rs")
     n, me = r.world, r.rank
     mine = lambda count=3: torch.full((count,), float(me)).to("cdev")  # noqa: E731
@@ -112,11 +117,17 @@ def on_plugin(r, folder):
     x = mine()
     dist.all_reduce(x, group=group)
     assert x.cpu().tolist() == [total] * 3
+    if n > 1:
+        # The error names the backend that did it.
+        with pytest.raises(dist.DistBackendError, match=rf"backend {SAMPLES[sample]}[],]") as e:
+            dist.all_reduce(mine(3 + me), group=group)
+        assert e.value.kind == "Mismatch" and e.value.guilty_ranks, e.value
 
 
+@pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_the_device_of_a_plugin(world, built):
-    job.run(on_plugin, world, built, env={"C10D_PLUGIN_PATH": os.path.join(built, "plugins")})
+def test_the_device_of_a_plugin(world, sample, built):
+    job.run(on_plugin, world, built, sample, env={"C10D_PLUGIN_PATH": os.path.join(built, sample)})
 
 
 def without_plugin(r, folder):

@@ -1,5 +1,6 @@
 """Every op, in worlds of 1 to 4, on every type that both PyTorch and the library have."""
 
+import c10d_rs
 import job
 import pytest
 import torch
@@ -114,8 +115,8 @@ def reductions(r):
     same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32), "after a rejection")
 
 
-def movements(r):
-    r.init()
+def movements(r, backends=""):
+    r.init(pg_options=c10d_rs.Options(backends=backends))
     n, me = r.world, r.rank
     for dtype in MOVED:
         x = mine(me, dtype=dtype)
@@ -218,8 +219,8 @@ def shapes(r):
     same(whole, torch.arange(1, n + 1, dtype=torch.float32).repeat_interleave(2), "all_gather_into_tensor in place")
 
 
-def lists(r):
-    r.init()
+def lists(r, backends=""):
+    r.init(pg_options=c10d_rs.Options(backends=backends))
     n, me = r.world, r.rank
     outs = [torch.zeros(n * 2), torch.zeros(n * 3)]
     ins = [torch.full((2,), float(me)), torch.full((3,), me + 10.0)]
