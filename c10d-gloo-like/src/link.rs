@@ -83,13 +83,13 @@ impl Link {
         }
     }
 
-    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring and `len` bytes
-    /// or more have come. It may be called only between two items.
+    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring or a connection
+    /// and `len` bytes or more have come. It may be called only between two items.
     #[inline]
     pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
         match self {
             Link::Shm(l) => l.peek_whole(len),
-            Link::Tcp(_) => Ok(None),
+            Link::Tcp(l) => Ok(l.peek_whole(len).map(|b| (b.as_ptr(), b.len()))),
         }
     }
 

@@ -7,15 +7,21 @@ use std::sync::Arc;
 
 use c10d_core::process::Private;
 use c10d_core::{Error, ErrorKind, Phase, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use super::unacknowledged;
 
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// With fewer buffered bytes than this, the socket is read again. A header and the largest element fit into it.
+/// With fewer buffered bytes than this, they are moved to the start of the buffer. A header and the largest element fit
+/// into it.
 const LITTLE: usize = 64;
+/// The number of buffered bytes that a [`TcpLink::glance`] needs: those of a header.
+const ENOUGH: usize = 32;
+/// Up to this many bytes are sent from one place, since the kernel takes them faster than several parts.
+const SMALL: usize = 256;
 /// The largest number of further bytes that a large read puts into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
 
@@ -31,6 +37,9 @@ pub(crate) struct TcpLink {
     /// The number of bytes that the last `peek` returned, if none was consumed since. A caller that peeks again needs
     /// more.
     shown: usize,
+    /// Whether the last read found nothing. Then the socket is polled before the next read: a read locks
+    /// the socket, so reading it again and again delays the bytes that arrive.
+    drained: bool,
     /// How the connection ended, if it did. It is reported after all received bytes were read.
     gone: Option<&'static str>,
 }
@@ -47,6 +56,7 @@ impl TcpLink {
             start: 0,
             end: 0,
             shown: 0,
+            drained: false,
             gone: None,
         }
     }
@@ -74,10 +84,21 @@ impl TcpLink {
 
     /// See [`crate::link::Link::write`].
     pub(crate) fn write(&mut self, head: &[u8], body: &[u8]) -> Result<usize> {
-        let parts = [IoSlice::new(head), IoSlice::new(body)];
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let len = head.len() + body.len();
+        let mut small = [0; SMALL];
+        if len <= SMALL {
+            small[..head.len()].copy_from_slice(head);
+            small[head.len()..len].copy_from_slice(body);
+        }
         loop {
-            match sendmsg(&self.stream, &parts, &mut SendAncillaryBuffer::default(), flags) {
+            let sent = if len <= SMALL {
+                send(&self.stream, &small[..len], flags)
+            } else {
+                let parts = [IoSlice::new(head), IoSlice::new(body)];
+                sendmsg(&self.stream, &parts, &mut SendAncillaryBuffer::default(), flags)
+            };
+            match sent {
                 Ok(n) => return Ok(n),
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
@@ -91,7 +112,7 @@ impl TcpLink {
     /// See [`crate::link::Link::peek`].
     pub(crate) fn peek(&mut self) -> Result<&[u8]> {
         let held = self.end - self.start;
-        if held < LITTLE || held == self.shown {
+        if held == self.shown {
             self.receive(&mut [])?;
         }
         let held = self.end - self.start;
@@ -107,11 +128,21 @@ impl TcpLink {
 
     /// See [`crate::link::Link::glance`].
     pub(crate) fn glance(&mut self) -> &[u8] {
-        if self.end - self.start < LITTLE {
+        if self.end - self.start < ENOUGH {
             // If the connection ends here, the reason is kept for a caller that needs the bytes.
             let _ = self.receive(&mut []);
         }
         &self.buffer[self.start..self.end]
+    }
+
+    /// See [`crate::link::Link::peek_whole`].
+    pub(crate) fn peek_whole(&mut self, len: usize) -> Option<&[u8]> {
+        if self.end - self.start < len {
+            // If the connection ends here, the reason is kept for a caller that needs the bytes.
+            let _ = self.receive(&mut []);
+        }
+        let bytes = &self.buffer[self.start..self.end];
+        (bytes.len() >= len).then_some(bytes)
     }
 
     /// See [`crate::link::Link::consume`].
@@ -145,7 +176,7 @@ impl TcpLink {
     /// Receives once into `to`. Further bytes go into the buffer, which must be empty unless `to` is. Returns the
     /// number of bytes in `to`.
     fn receive(&mut self, to: &mut [u8]) -> Result<usize> {
-        if self.gone.is_some() {
+        if self.gone.is_some() || self.drained && !self.is_ready() {
             return Ok(0);
         }
         if self.buffer.is_empty() {
@@ -167,16 +198,24 @@ impl TcpLink {
             match rustix::io::readv(&self.stream, &mut parts) {
                 Ok(0) => self.gone = Some("connection closed"),
                 Ok(n) => {
+                    self.drained = false;
                     self.end += n.saturating_sub(wanted);
                     return Ok(n.min(wanted));
                 }
-                Err(Errno::AGAIN) => {}
+                Err(Errno::AGAIN) => self.drained = true,
                 Err(Errno::INTR) => continue,
                 Err(Errno::NOBUFS | Errno::NOMEM) => {}
                 Err(e) => self.gone = Some(how(e)),
             }
             return Ok(0);
         }
+    }
+
+    /// Whether a read would not have to wait.
+    fn is_ready(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // After an error, the read is tried.
+        poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)) != Ok(0)
     }
 
     #[cold]

@@ -36,6 +36,32 @@ fn run(ip: IpAddr) {
 }
 
 #[test]
+fn a_whole_item_is_shown_when_its_last_byte_has_come() {
+    let (mut a, b) = any();
+    let mut link = TcpLink::new(b, 0);
+    assert!(link.peek_whole(8).is_none());
+    a.write_all(&[1, 2, 3, 4, 5]).unwrap();
+    while link.peek_whole(5).is_none() {}
+    assert!(link.peek_whole(8).is_none());
+    a.write_all(&[6, 7, 8, 9]).unwrap();
+    let bytes = loop {
+        if let Some(bytes) = link.peek_whole(8) {
+            break bytes.to_vec();
+        }
+    };
+    assert_eq!(bytes[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
+    // The end of the connection is not reported here, but by a read.
+    drop(a);
+    link.consume(bytes.len());
+    let mut rest = vec![0; 9 - bytes.len()];
+    while !rest.is_empty() && link.read(&mut rest).unwrap() == 0 {}
+    while link.gone.is_none() {
+        assert!(link.peek_whole(8).is_none());
+    }
+    assert!(link.peek().is_err());
+}
+
+#[test]
 fn items_of_any_size_over_ipv4() {
     run(IpAddr::from([127, 0, 0, 1]));
 }
