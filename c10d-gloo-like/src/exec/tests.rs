@@ -188,9 +188,10 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
 fn all_reduce_by_every_algorithm_and_the_bytes_it_sends() {
     use Algorithm::*;
     for transport in TRANSPORTS {
-        for world in [1, 2, 3, 5] {
+        for world in [1, 2, 3, 4, 5] {
             ranks(world, transport, |rank| {
-                for how in [OneShot, Direct, Ring, HalvingDoubling, Tree, DoubleTree, Hierarchical, TwoLevel] {
+                for how in [OneShot, Direct, Ring, HalvingDoubling, Recursive, Tree, DoubleTree, Hierarchical, TwoLevel]
+                {
                     for len in [0, 1, 7, 1000, 300_001] {
                         let mut data = vector(rank.me.rank, len);
                         let before = rank.executor.sent();

@@ -74,6 +74,12 @@ pub(crate) trait Schedule {
     /// The ops of [`TUNED`] for which the algorithm has its own plans.
     const OPS: &'static [OpKind];
 
+    /// Whether the algorithm has a plan of its own for one of [`Schedule::OPS`] in a world of this size.
+    fn serves(op: OpKind, world: u32) -> bool {
+        let _ = (op, world);
+        true
+    }
+
     /// All-reduce, in place in the output.
     fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = hosts;

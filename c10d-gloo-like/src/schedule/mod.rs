@@ -19,6 +19,7 @@ mod hosts;
 mod local;
 mod member;
 mod one_shot;
+mod recursive;
 mod ring;
 mod scatter_gather;
 mod selection;
@@ -76,6 +77,13 @@ macro_rules! algorithms {
             pub const fn ops(self) -> &'static [OpKind] {
                 match self {
                     $(Algorithm::$name => $file::$name::OPS,)*
+                }
+            }
+
+            /// Whether the algorithm has a plan of its own for `op`, one of [`Algorithm::ops`], in a world of this size.
+            pub fn serves(self, op: OpKind, world: u32) -> bool {
+                match self {
+                    $(Algorithm::$name => $file::$name::serves(op, world),)*
                 }
             }
 
@@ -149,6 +157,8 @@ algorithms! {
     two_level::TwoLevel,
     /// Recursive halving with nearer and nearer partners, then doubling.
     halving_doubling::HalvingDoubling,
+    /// Whole vectors with partners at distances that double or halve.
+    recursive::Recursive,
     /// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.
     algorithm::Direct,
 }

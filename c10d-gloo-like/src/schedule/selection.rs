@@ -26,6 +26,7 @@ impl Selection {
         let steps = |op: OpKind, exact: bool| {
             let mut steps: Vec<Step> = Vec::new();
             let fit = rules(op).filter(|r| !exact || !op.reduces() || r.algorithm.reduces_in_rank_order());
+            let fit = fit.filter(|r| r.algorithm.serves(op, world));
             for rule in fit {
                 let up_to = most(op, rule.up_to, world);
                 if steps.last().is_none_or(|last| last.0 < up_to) {

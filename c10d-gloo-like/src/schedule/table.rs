@@ -6,7 +6,8 @@ use c10d_core::OpKind;
 use c10d_core::OpKind::{AllGatherInto, AllReduce, Barrier, Broadcast, Reduce, ReduceScatterInto};
 
 use super::Algorithm::{
-    self, Bruck, Direct, DoubleTree, HalvingDoubling, Hierarchical, OneShot, Ring, ScatterGather, Tree, TwoLevel,
+    self, Bruck, Direct, DoubleTree, HalvingDoubling, Hierarchical, OneShot, Recursive, Ring, ScatterGather, Tree,
+    TwoLevel,
 };
 use super::Fabric::{self, Loopback, Mixed, Shm, Tcp};
 use crate::mesh::Tuning;
@@ -28,7 +29,8 @@ pub struct Rule {
 }
 
 /// The algorithm of a call is that of the first rule that fits, or `direct` if none does. A rule whose algorithm does
-/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors).
+/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors). A rule also does
+/// not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is a power of two.
 ///
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,19 +108,27 @@ const BUILTIN: &[Rule] = &[
     rule(AllReduce, Shm, (3, 4), 2 * K, OneShot),
     rule(AllReduce, Shm, (5, 8), K, OneShot),
     rule(AllReduce, Shm, (9, 12), 2 * K, OneShot),
+    rule(AllReduce, Shm, (13, ANY_WORLD), 4 * K, Recursive),
     rule(AllReduce, Shm, (13, ANY_WORLD), 128 * K, HalvingDoubling),
-    rule(AllReduce, Loopback, TWO, 64 * K, OneShot),
+    rule(AllReduce, Loopback, TWO, M, OneShot),
+    rule(AllReduce, Loopback, (4, 4), 32 * K, Recursive),
     rule(AllReduce, Loopback, (3, ANY_WORLD), 64 * K, Tree),
     rule(AllReduce, Loopback, (3, 8), 8 * K, OneShot),
+    rule(AllReduce, Loopback, (4, 4), 4 * M, HalvingDoubling),
     rule(AllReduce, Loopback, MANY, M, HalvingDoubling),
     rule(AllReduce, Loopback, MANY, ANY, Ring),
     rule(AllReduce, Tcp, TWO, 64 * K, OneShot),
+    rule(AllReduce, Tcp, SOME, 4 * K, OneShot),
+    rule(AllReduce, Tcp, SOME, 16 * K, Recursive),
     rule(AllReduce, Tcp, SOME, 16 * K, OneShot),
     rule(AllReduce, Tcp, (9, 16), 4 * K, OneShot),
+    rule(AllReduce, Tcp, MANY, 16 * K, Recursive),
     rule(AllReduce, Tcp, (17, 28), 64 * K, HalvingDoubling),
     rule(AllReduce, Tcp, (29, 48), 256 * K, HalvingDoubling),
     rule(AllReduce, Tcp, (49, ANY_WORLD), 512 * K, HalvingDoubling),
     rule(AllReduce, Tcp, (49, ANY_WORLD), ANY, DoubleTree),
+    rule(AllReduce, Mixed, (2, 8), 16 * K, Recursive),
+    rule(AllReduce, Mixed, MANY, 4 * K, Recursive),
     rule(AllReduce, Mixed, (2, 8), 8 * K, OneShot),
     rule(AllReduce, Mixed, (9, 32), 16 * K, Hierarchical),
     rule(AllReduce, Mixed, (33, ANY_WORLD), 2 * K, Tree),
@@ -129,7 +139,8 @@ const BUILTIN: &[Rule] = &[
     rule(Broadcast, Shm, (25, ANY_WORLD), 32 * K, Tree),
     rule(Broadcast, Shm, (3, 64), ANY, ScatterGather),
     rule(Broadcast, Shm, (65, ANY_WORLD), ANY, DoubleTree),
-    rule(Broadcast, Loopback, SOME, 64 * K, Direct),
+    rule(Broadcast, Loopback, SOME, 64 * K, Recursive),
+    rule(Broadcast, Loopback, (3, 4), ANY, Ring),
     rule(Broadcast, Loopback, SOME, ANY, ScatterGather),
     rule(Broadcast, Loopback, MANY, M, Tree),
     rule(Broadcast, Loopback, MANY, ANY, Ring),
@@ -180,7 +191,9 @@ const BUILTIN: &[Rule] = &[
     rule(Reduce, Mixed, (3, ANY_WORLD), ANY, ScatterGather),
 
     rule(AllGatherInto, Shm, MANY, 16 * K, Bruck),
-    rule(AllGatherInto, Loopback, SOME, 4 * K, Bruck),
+    rule(AllGatherInto, Loopback, SOME, 16 * K, Bruck),
+    rule(AllGatherInto, Loopback, (4, 4), 64 * K, Bruck),
+    rule(AllGatherInto, Loopback, (4, 4), ANY, Ring),
     rule(AllGatherInto, Loopback, MANY, 32 * K, Bruck),
     rule(AllGatherInto, Loopback, MANY, ANY, Ring),
     rule(AllGatherInto, Tcp, (17, ANY_WORLD), ANY, Bruck),
@@ -188,10 +201,14 @@ const BUILTIN: &[Rule] = &[
     rule(AllGatherInto, Mixed, (2, 8), 128 * K, Direct),
     rule(AllGatherInto, Mixed, ALL, ANY, Ring),
 
+    rule(ReduceScatterInto, Shm, MANY, 4 * K, Recursive),
+    rule(ReduceScatterInto, Loopback, SOME, 16 * K, Recursive),
     rule(ReduceScatterInto, Loopback, MANY, 16 * K, Direct),
     rule(ReduceScatterInto, Loopback, MANY, ANY, Ring),
+    rule(ReduceScatterInto, Tcp, MANY, 8 * K, Recursive),
     rule(ReduceScatterInto, Tcp, (9, 48), 128 * K, Direct),
     rule(ReduceScatterInto, Tcp, (9, 48), ANY, Ring),
+    rule(ReduceScatterInto, Mixed, ALL, 4 * K, Recursive),
     rule(ReduceScatterInto, Mixed, MANY, ANY, Ring),
 
     rule(Barrier, Shm, MANY, ANY, Bruck),

@@ -1,6 +1,6 @@
 //! The plans of `all_reduce`.
 
-use super::super::{direct, halving_doubling, hierarchical, one_shot, ring, tree, two_level};
+use super::super::{direct, halving_doubling, hierarchical, one_shot, recursive, ring, tree, two_level};
 use super::*;
 use crate::plan::Action;
 
@@ -54,6 +54,17 @@ fn all_reduce_ring() {
                 |r: u32| if world == 1 { 0 } else { twice_around(bytes, blocks.len(r), blocks.len((r + 1) % world)) };
             let promise = Promise { rounds: 2 * (world - 1), sent: &sent, once: false };
             check_all_reduce(world, bytes, &promise, &|me, p| ring::all_reduce(me, bytes, ELEM, p));
+        }
+    }
+}
+
+#[test]
+fn all_reduce_recursive() {
+    for world in WORLDS.filter(|world| world.is_power_of_two() && *world > 1) {
+        for bytes in sizes(world) {
+            let sent = |_| world.ilog2() as usize * bytes;
+            let promise = Promise { rounds: world.ilog2(), sent: &sent, once: world == 2 };
+            check_all_reduce(world, bytes, &promise, &|me, p| recursive::all_reduce(me, bytes, p));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The plans of ops with a block for each rank.
 
-use super::super::{bruck, direct, ring, two_level};
+use super::super::{bruck, direct, recursive, ring, two_level};
 use super::*;
 
 #[test]
@@ -22,6 +22,12 @@ fn reduce_scatter() {
         run(&promise, &|me, p| direct::reduce_scatter(me, blocks, p));
         let promise = Promise { rounds: world - 1, sent: &sent, once: false };
         run(&promise, &|me, p| ring::reduce_scatter(me, blocks, p));
+        if world.is_power_of_two() && world > 1 {
+            let halves = |r: u32| (0..world.ilog2()).map(move |k| ((r >> k) ^ 1) << k);
+            let sent = |r| halves(r).zip(0..).map(|(low, k)| blocks.offset(low + (1 << k)) - blocks.offset(low)).sum();
+            let promise = Promise { rounds: world.ilog2(), sent: &sent, once: world == 2 };
+            run(&promise, &|me, p| recursive::reduce_scatter(me, blocks, p));
+        }
     });
 }
 

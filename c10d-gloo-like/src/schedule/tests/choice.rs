@@ -5,7 +5,7 @@ use c10d_core::OpKind;
 use super::super::{Algorithm, Fabric, Selection, TUNED, Table, tuned};
 
 /// The hash of the choice over the grid; see `the_choice_is_what_it_was`.
-const GRID: u64 = 0x8c62_4f99_fe78_4719;
+const GRID: u64 = 0x8934_006b_de66_490f;
 
 fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
     Selection::new(&Table::builtin(), world, fabric).choose(op, bytes, exact)
@@ -37,9 +37,10 @@ fn every_algorithm_has_its_calls() {
     assert_eq!(all_reduce(4, 1 << 20, Fabric::Tcp), Direct);
     assert_eq!(all_reduce(32, 1 << 18, Fabric::Tcp), HalvingDoubling);
     assert_eq!(all_reduce(64, 1 << 24, Fabric::Tcp), DoubleTree);
-    assert_eq!(all_reduce(16, 8, Fabric::Mixed), Hierarchical);
+    assert_eq!(all_reduce(12, 8, Fabric::Mixed), Hierarchical);
     assert_eq!(all_reduce(16, 1 << 20, Fabric::Mixed), TwoLevel);
-    assert_eq!(all_reduce(4, 8, Fabric::Loopback), Tree);
+    assert_eq!(all_reduce(3, 8, Fabric::Loopback), Tree);
+    assert_eq!(all_reduce(4, 8, Fabric::Loopback), Recursive);
     assert_eq!(choose(OpKind::ReduceScatterInto, 16, 1 << 24, Fabric::Tcp, false), Ring);
     assert_eq!(choose(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
     assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
@@ -63,11 +64,21 @@ fn a_preferred_algorithm_is_taken_wherever_it_has_plans() {
         let table = Table::builtin().preferring(*algorithm);
         let selection = Selection::new(&table, 5, Fabric::Loopback);
         for op in OpKind::ALL {
-            let has = tuned(*op).is_some_and(|row| algorithm.ops().contains(&TUNED[row]));
+            let has =
+                tuned(*op).is_some_and(|row| algorithm.ops().contains(&TUNED[row]) && algorithm.serves(TUNED[row], 5));
             let expected = if has { *algorithm } else { choose(*op, 5, 1 << 20, Fabric::Loopback, false) };
             assert_eq!(selection.choose(*op, 1 << 20, false), expected, "{op}");
         }
     }
+}
+
+#[test]
+fn a_rule_does_not_fit_worlds_that_its_algorithm_does_not_serve() {
+    use Algorithm::{Direct, Recursive};
+    let reduce_scatter = |world| choose(OpKind::ReduceScatterIntoCoalesced, world, 64, Fabric::Loopback, false);
+    assert_eq!([3, 4, 5, 8].map(reduce_scatter), [Direct, Recursive, Direct, Recursive]);
+    assert_eq!(choose(OpKind::Broadcast, 5, 64, Fabric::Loopback, false), Recursive);
+    assert_eq!(choose(OpKind::ReduceScatterInto, 4, 64, Fabric::Loopback, true), Direct, "sums are rounded once");
 }
 
 /// The choice over a grid of ops, worlds, sizes (around every power of two), transports and types, as one number. Ranks

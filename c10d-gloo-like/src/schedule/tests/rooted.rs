@@ -1,6 +1,6 @@
 //! The plans of ops that have a root.
 
-use super::super::{direct, ring, scatter_gather, tree};
+use super::super::{direct, recursive, ring, scatter_gather, tree};
 use super::*;
 
 fn check_reduce(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)) {
@@ -52,6 +52,11 @@ fn broadcast() {
             let sent = |r| if r == root { (w - 1) * bytes } else { 0 };
             let promise = Promise { rounds: 1, sent: &sent, once: false };
             check_broadcast(world, root, bytes, &promise, &|me, p| direct::broadcast(me, root, bytes, p));
+
+            let later = |v: u32| (0..doublings(world)).filter(|k| 1 << k > v && v + (1 << k) < world).count();
+            let sent = |r| later(v(r)) * bytes;
+            let promise = Promise { rounds: world.ilog2(), sent: &sent, once: false };
+            check_broadcast(world, root, bytes, &promise, &|me, p| recursive::broadcast(me, root, bytes, p));
 
             let parts = Blocks::split(bytes, (world - 1).max(1), ELEM);
             let sent = |r: u32| match r {

@@ -1,0 +1,105 @@
+//! Recursive doubling and halving of whole vectors: few rounds and few messages, for small data.
+//!
+//! In round `k` of a doubling, the set of ranks that share a result doubles: each rank communicates with the rank whose
+//! number differs in bit `k`. A halving goes the other way.
+
+use c10d_core::OpKind;
+
+use super::algorithm::Schedule;
+use super::member::doublings;
+use super::{Blocks, Hosts, Member, direct, tree};
+use crate::plan::{After, Plan, Space};
+
+pub(crate) struct Recursive;
+
+impl Schedule for Recursive {
+    const NAME: &'static str = "recursive";
+    const RANK_ORDER: bool = false;
+
+    const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::Broadcast, OpKind::ReduceScatterInto];
+
+    fn serves(op: OpKind, world: u32) -> bool {
+        op == OpKind::Broadcast || world.is_power_of_two()
+    }
+
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, _: usize, plan: &mut Plan) {
+        all_reduce(me, bytes, plan);
+    }
+
+    fn broadcast(me: Member, root: u32, bytes: usize, _: usize, plan: &mut Plan) {
+        broadcast(me, root, bytes, plan);
+    }
+
+    fn reduce_scatter(me: Member, _: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
+        reduce_scatter(me, blocks, plan);
+    }
+}
+
+/// In each round, a rank and its partner exchange what they have reduced so far. Other worlds than
+/// powers of two use a tree.
+///
+/// `log2(world)` rounds; each rank sends `bytes` in each round.
+pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
+    if !me.world.is_power_of_two() {
+        return tree::all_reduce(me, bytes, plan);
+    }
+    let all = Space::Output.at(0, bytes);
+    let mut after = After::Nothing;
+    for mask in (0..doublings(me.world)).map(|k| 1 << k) {
+        let partner = me.rank ^ mask;
+        let sent = plan.send(partner, all, after);
+        after = After::Follow(plan.reduce([partner], all, all, 2 * mask == me.world, After::Trail(sent)));
+    }
+}
+
+/// In each round, every rank that has the data sends it to one that has not. Ranks are counted from the root.
+///
+/// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
+pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    let v = me.counted_from(root);
+    let mut after = After::Nothing;
+    let mut first = 0;
+    if v > 0 {
+        first = v.ilog2() + 1;
+        after = After::Follow(plan.recv(me.at(v - (1 << v.ilog2()), root), all));
+    }
+    for child in (first..doublings(me.world)).map(|k| v + (1 << k)).filter(|child| *child < me.world) {
+        plan.send(me.at(child, root), all, after);
+    }
+}
+
+/// In each round, a rank and its partner split the blocks that they share, and each reduces those of one half. Other
+/// worlds than powers of two send directly.
+///
+/// `log2(world)` rounds; each rank sends all blocks but its own.
+pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    if !me.world.is_power_of_two() || me.world == 1 {
+        return direct::reduce_scatter(me, blocks, plan);
+    }
+    let mut after = After::Nothing;
+    let (mut low, mut high) = (0, me.world);
+    // The first round reads the input; later ones read what the first kept.
+    let mut kept = None;
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        let (keep, give) = if me.rank < middle { (low..middle, middle..high) } else { (middle..high, low..middle) };
+        let partner = me.rank ^ (middle - low);
+        let (whole, start) = kept.unwrap_or((blocks.range(Space::Input, low..high), 0));
+        let part = |ranks| {
+            let block = blocks.range(Space::Input, ranks);
+            whole.space.at(whole.offset + block.offset - start, block.len)
+        };
+        let (from, own) = (part(give), part(keep.clone()));
+        plan.send(partner, from, after);
+        (low, high) = (keep.start, keep.end);
+        let last = high - low == 1;
+        let to = match kept {
+            _ if last => Space::Output.at(0, own.len),
+            Some(_) => own,
+            None => plan.scratch(own.len),
+        };
+        after = After::Follow(plan.reduce([partner], own, to, last, after));
+        kept = Some((to, blocks.offset(low)));
+    }
+}
