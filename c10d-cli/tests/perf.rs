@@ -95,6 +95,20 @@ fn forms_types_and_worlds() {
 }
 
 #[test]
+fn started_ops_show_how_much_of_them_is_hidden() {
+    let ended = run(&["perf", "--async", "--bytes", "8,64K", "--budget-ms", "2", "--format", "csv"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(ended.stdout.lines().next().unwrap().ends_with(",errors,hidden"), "{}", ended.stdout);
+    let rows = cells(&ended.stdout);
+    let share = |row: &Vec<&str>| row.last().unwrap().parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share));
+    assert!(rows.len() > 30 && rows.iter().all(|row| row.len() == 11 && share(row)), "{}", ended.stdout);
+    let table = run(&["perf", "--async", "--ops", "all_reduce", "--bytes", "8", "--iters", "2"]);
+    assert!(table.stdout.contains("hidden %") && table.stdout.contains("1 rows, 0 errors"), "{}", table.stdout);
+    let blocking = run(&["perf", "--ops", "all_reduce", "--bytes", "8", "--iters", "2", "--format", "csv"]);
+    assert!(!blocking.stdout.contains("hidden"), "{}", blocking.stdout);
+}
+
+#[test]
 fn the_backend_can_be_chosen() {
     let with = |map| run(&["perf", "--ops", "all_reduce", "--bytes", "64", "--iters", "2", "--backend", map]);
     if cfg!(feature = "gloo-like") {

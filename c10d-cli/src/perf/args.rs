@@ -58,7 +58,8 @@ pub(crate) struct Args {
     /// Whether ranks are processes or threads.
     #[arg(long, value_enum, default_value_t = Mode::Processes)]
     pub(super) mode: Mode,
-    /// Start each op and then wait for it, instead of a blocking call.
+    /// Start each op and then wait for it, instead of a blocking call. Each point also shows the share of the op's time
+    /// that is hidden if the rank computes as long as the op takes, between the start and the wait.
     #[arg(long = "async")]
     pub(super) started: bool,
     /// Bind rank r to core r modulo the number of cores.

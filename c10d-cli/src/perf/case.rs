@@ -4,6 +4,7 @@ use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 use super::check::{self, Patterns};
+use super::compute::compute;
 use super::layout::{Layout, TensorList};
 use super::ops::PerfOp;
 use super::sample::Sample;
@@ -18,6 +19,8 @@ pub(super) enum Form {
     Blocking,
     /// Started, then waited for.
     Started,
+    /// Started, then waited for after a computation of so many units.
+    Overlapped(u64),
 }
 
 impl Form {
@@ -25,11 +28,17 @@ impl Form {
         match self {
             Form::Blocking => Ok(pg.run(call)?),
             Form::Started => pg.scope(|s| s.start(call).wait()),
+            Form::Overlapped(units) => pg.scope(|s| {
+                let work = s.start(call);
+                compute(units);
+                work.wait()
+            }),
         }
     }
 }
 
 /// The settings of a case.
+#[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
     pub(super) pg: &'a ProcessGroup,
     pub(super) op: PerfOp,
@@ -41,6 +50,8 @@ pub(super) struct Setting<'a> {
 /// One op with its buffers, which all repetitions use.
 pub(super) struct Case<'a, 'm, T> {
     set: &'a Setting<'a>,
+    /// How the next repetitions are run.
+    pub(super) form: Form,
     patterns: Patterns,
     inputs: Vec<&'m mut [T]>,
     outputs: Vec<&'m mut [T]>,
@@ -53,7 +64,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         let ranks = set.pg.size();
         let reduce = set.op.kind().reduces().then_some(set.reduce);
         let patterns = Patterns { ranks, dtype: T::DTYPE, reduce };
-        Case { set, patterns, inputs, outputs, strays: 0 }
+        Case { set, form: set.form, patterns, inputs, outputs, strays: 0 }
     }
 
     /// Runs the op once on known values. Returns the number of wrong elements.
@@ -111,7 +122,8 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
 
     /// Runs the op once, as iteration `i` of a batch.
     pub(super) fn step(&mut self, i: u64) -> Result {
-        let Setting { pg, op, reduce, form, .. } = *self.set;
+        let Setting { pg, op, reduce, .. } = *self.set;
+        let form = self.form;
         let (kind, root) = match op {
             PerfOp::Table(OpKind::Send) => return self.one_way(0),
             PerfOp::Table(OpKind::Recv | OpKind::RecvAnySource) => return self.one_way(1),
@@ -130,7 +142,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
 
     /// Sends a message from rank `from`, which is 0 or 1, to the other of these two ranks.
     fn one_way(&mut self, from: u32) -> Result {
-        let Setting { pg, op, form, .. } = *self.set;
+        let (Setting { pg, op, .. }, form) = (*self.set, self.form);
         let to = 1 - from;
         if pg.rank() == from {
             form.run(pg, op::send(&*self.outputs[0], to, TAG)).map(drop)
@@ -193,7 +205,7 @@ mod tests {
 
     #[test]
     fn right_results_pass_and_a_call_that_did_nothing_is_noticed() {
-        for form in [Form::Blocking, Form::Started] {
+        for form in [Form::Blocking, Form::Started, Form::Overlapped(100)] {
             for op in PerfOp::all() {
                 let wrong = c10d::run_ranks(3, |pg| {
                     let layout = Layout::of(op, 999, pg.size(), pg.rank() == 0);

@@ -3,6 +3,7 @@
 mod args;
 mod case;
 mod check;
+mod compute;
 mod layout;
 mod measure;
 mod memory;

@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::args::{Args, Transport, word};
 use super::case::{Case, Form, Setting};
+use super::compute::{compute, hidden, units};
 use super::layout::Layout;
 use super::measure::{Timing, measure};
 use super::memory::Memory;
@@ -84,21 +85,31 @@ fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row
                 continue;
             }
             let results = in_turns::<T>(&groups, args, op, bytes)?;
-            if results.iter().all(|(timing, _)| timing.too_slow) {
+            if results.iter().all(|result| result.timing.too_slow) {
                 most = bytes;
             }
-            for (group, (timing, errors)) in groups.iter().zip(results).filter(|(group, _)| group.pg.rank() == 0) {
+            for (group, result) in groups.iter().zip(results).filter(|(group, _)| group.pg.rank() == 0) {
                 let fabric = group.fabric.map(str::to_owned);
-                emit(Row { fabric, ..row::<T>(&group.pg, args, op, bytes, timing, errors) })?;
+                emit(Row { fabric, ..row::<T>(&group.pg, args, op, bytes, result) })?;
             }
         }
     }
     Ok(())
 }
 
+/// What was measured at one point.
+#[derive(Clone, Copy)]
+struct Measured {
+    timing: Timing,
+    /// The number of wrong elements on all ranks.
+    errors: u64,
+    /// The share of the op's time that a computation hides, if ops are started.
+    hidden: Option<f64>,
+}
+
 /// Checks and times one op at one size in each group. Several groups take turns several times, so that a disturbance of
 /// the machine affects all.
-fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: usize) -> Result<Vec<(Timing, u64)>> {
+fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: usize) -> Result<Vec<Measured>> {
     const TURNS: usize = 3;
     let mut results = vec![Vec::new(); groups.len()];
     for _ in 0..if groups.len() > 1 { TURNS } else { 1 } {
@@ -106,16 +117,16 @@ fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: us
             results.push(point::<T>(&group.pg, args, op, bytes)?);
         }
     }
-    let middle = |mut turns: Vec<(Timing, u64)>| {
-        let errors = turns.iter().map(|turn| turn.1).sum();
-        turns.sort_by(|a, b| a.0.median.total_cmp(&b.0.median));
-        (turns[turns.len() / 2].0, errors)
+    let middle = |mut turns: Vec<Measured>| {
+        let errors = turns.iter().map(|turn| turn.errors).sum();
+        turns.sort_by(|a, b| a.timing.median.total_cmp(&b.timing.median));
+        Measured { errors, ..turns[turns.len() / 2] }
     };
     Ok(results.into_iter().map(middle).collect())
 }
 
 /// Checks and times one op at one size.
-fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) -> Result<(Timing, u64)> {
+fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) -> Result<Measured> {
     let form = if args.started { Form::Started } else { Form::Blocking };
     let layout = Layout::of(op, count::<T>(bytes), pg.size(), pg.rank() == 0);
     let (mut inputs, mut outputs) = (Memory::<T>::new(layout.inputs)?, Memory::<T>::new(layout.outputs)?);
@@ -124,19 +135,43 @@ fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) ->
 
     let mut errors = [case.verify()?];
     case.ready();
-    let timing = measure(args.budget(), |iterations| {
+    let timing = time(pg, args, |i| case.step(i))?;
+    let hidden = match form {
+        Form::Blocking => None,
+        _ => {
+            let trips = trips(op);
+            let units = units(timing.median / f64::from(trips));
+            let computation = time(pg, args, |_| {
+                compute(u64::from(trips) * units);
+                Ok(())
+            })?;
+            case.form = Form::Overlapped(units);
+            let both = time(pg, args, |i| case.step(i))?;
+            Some(hidden(timing.median, computation.median, both.median))
+        }
+    };
+    errors[0] += case.verify_last();
+    pg.all_reduce(&mut errors, ReduceOp::Sum)?;
+    Ok(Measured { timing, errors: errors[0], hidden })
+}
+
+/// Times a step. The time of a batch of steps is that of the slowest rank.
+fn time(pg: &ProcessGroup, args: &Args, mut step: impl FnMut(u64) -> Result) -> Result<Timing> {
+    measure(args.budget(), |iterations| {
         pg.barrier()?;
         let start = Instant::now();
         for i in 0..iterations {
-            case.step(i)?;
+            step(i)?;
         }
         let mut slowest = [start.elapsed().as_secs_f64()];
         pg.all_reduce(&mut slowest, ReduceOp::Max)?;
-        Ok::<f64, Error>(slowest[0])
-    })?;
-    errors[0] += case.verify_last();
-    pg.all_reduce(&mut errors, ReduceOp::Sum)?;
-    Ok((timing, errors[0]))
+        Ok(slowest[0])
+    })
+}
+
+/// Returns how often a step calls the op: a round trip is two messages.
+fn trips(op: PerfOp) -> u32 {
+    if op == PerfOp::SendRecv { 2 } else { 1 }
 }
 
 /// Returns the number of elements of a size, which is a multiple of the element size.
@@ -144,12 +179,12 @@ fn count<T>(bytes: usize) -> usize {
     bytes / size_of::<T>()
 }
 
-fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timing: Timing, errors: u64) -> Row {
+fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, result: Measured) -> Row {
+    let Measured { timing, errors, hidden } = result;
     let layout = Layout::of(op, count::<T>(bytes), pg.size(), true);
     let larger = layout.inputs.elements().max(layout.outputs.elements()) * size_of::<T>();
     let algorithm = pg.algorithm(op.kind(), larger, T::DTYPE, args.reduce);
-    // A round trip is two messages.
-    let trips = if op == PerfOp::SendRecv { 2.0 } else { 1.0 };
+    let trips = f64::from(trips(op));
     let (median, min) = (timing.median / trips, timing.min / trips);
     let algbw = if median > 0.0 { bytes as f64 / median / 1e9 } else { 0.0 };
     Row {
@@ -165,6 +200,7 @@ fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timi
         algbw,
         busbw: algbw * op.bus_factor(pg.size()),
         errors,
+        hidden,
         fabric: None,
         sparse: None,
     }

@@ -29,6 +29,9 @@ pub(super) struct Row {
     pub(super) busbw: f64,
     /// The number of wrong elements on all ranks together.
     pub(super) errors: u64,
+    /// The share of the op's time that a computation hides, if ops are started: from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hidden: Option<f64>,
     /// The fabric, if algorithms are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fabric: Option<String>,
@@ -62,7 +65,8 @@ impl<'a> PerfReport<'a> {
     pub(super) fn new(args: &'a Args, points: usize) -> io::Result<PerfReport<'a>> {
         let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {
-            writeln!(io::stdout(), "{CSV_HEADER}{}", if is_sparse { ",nnz,row,overlap" } else { "" })?;
+            let started = if args.started { ",hidden" } else { "" };
+            writeln!(io::stdout(), "{CSV_HEADER}{started}{}", if is_sparse { ",nnz,row,overlap" } else { "" })?;
         }
         let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}").map_err(io::Error::other)?;
         let progress = ProgressBar::with_draw_target(Some(points as u64), ProgressDrawTarget::stderr());
@@ -83,7 +87,12 @@ impl<'a> PerfReport<'a> {
                 None if self.is_sparse => ",,,".to_owned(),
                 None => String::new(),
             };
-            writeln!(out, "{op},{dtype},{bytes},{ranks},{transport},{times},{bandwidths},{errors}{sparse}")?;
+            let hidden = match row.hidden {
+                Some(share) => format!(",{share:.3}"),
+                None if self.args.started => ",".to_owned(),
+                None => String::new(),
+            };
+            writeln!(out, "{op},{dtype},{bytes},{ranks},{transport},{times},{bandwidths},{errors}{hidden}{sparse}")?;
             out.flush()?;
         }
         self.rows.push(row);
@@ -118,19 +127,10 @@ impl<'a> PerfReport<'a> {
         let args = self.args;
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header([
-            "op",
-            "dtype",
-            "bytes",
-            "algorithm",
-            "median µs",
-            "min µs",
-            "algbw GB/s",
-            "busbw GB/s",
-            "errors",
-        ]);
+        let names = ["op", "dtype", "bytes", "algorithm", "median µs", "min µs", "algbw GB/s", "busbw GB/s", "errors"];
+        table.set_header(names.into_iter().chain(args.started.then_some("hidden %")));
         for row in &self.rows {
-            table.add_row([
+            let cells = [
                 row.name(),
                 row.dtype.clone(),
                 size(row.bytes),
@@ -140,7 +140,9 @@ impl<'a> PerfReport<'a> {
                 number(row.algbw),
                 number(row.busbw),
                 row.errors.to_string(),
-            ]);
+            ];
+            let hidden = row.hidden.map_or_else(|| "-".into(), |share| format!("{:.0}", share * 100.0));
+            table.add_row(cells.into_iter().chain(args.started.then_some(hidden)));
         }
         for column in table.column_iter_mut().enumerate().filter(|(i, _)| *i == 2 || *i > 3) {
             column.1.set_cell_alignment(CellAlignment::Right);

@@ -117,6 +117,7 @@ pub(super) fn measured<T: Sample>(pg: &ProcessGroup, args: &Args, point: SparseP
         algbw,
         busbw: algbw * PerfOp::AllReduceSparse.bus_factor(pg.size()),
         errors: errors[0],
+        hidden: None,
         fabric: None,
         sparse: Some(point),
     })
