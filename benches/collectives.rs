@@ -1,9 +1,9 @@
-//! Measures all-reduce between threads, by a built-in operation and by a closure: `cargo bench --bench collectives`. To
-//! measure ranks as processes, use `c10d perf`.
+//! Measures all-reduce between threads: by a built-in operation and by a closure, blocking and started, in one group and
+//! in two groups at the same time: `cargo bench --bench collectives`. To measure ranks as processes, use `c10d perf`.
 
 use std::time::{Duration, Instant};
 
-use c10d::{ProcessGroup, ReduceOp, Reductions, Result};
+use c10d::{ProcessGroup, ReduceOp, Reductions, Result, op};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
 const RANKS: [u32; 2] = [2, 4];
@@ -43,6 +43,74 @@ fn all_reduce_with(c: &mut Criterion) {
     group.finish();
 }
 
+/// The number of floats of each of several calls, and the number of these calls.
+const FLOATS: usize = 1024;
+const CALLS: usize = 32;
+
+/// Compares 32 calls that are started together with 32 blocking calls, and one with one.
+fn started(c: &mut Criterion) {
+    let mut group = c.benchmark_group("started/gloo-like/f32/4096");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
+    for calls in [1, CALLS] {
+        for (name, op) in [("blocking", blocking as Op), ("started", together)] {
+            group.bench_function(BenchmarkId::new(name, calls), |b| {
+                b.iter_custom(|iters| slowest_rank(2, calls * FLOATS * size_of::<f32>(), iters, op));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn blocking(pg: &ProcessGroup, x: &mut [f32]) -> Result {
+    x.chunks_mut(FLOATS).try_for_each(|part| built_in(pg, part))
+}
+
+fn together(pg: &ProcessGroup, x: &mut [f32]) -> Result {
+    pg.scope(|s| {
+        let start = |part| s.start(op::all_reduce(part, ReduceOp::Sum));
+        let works: Vec<_> = x.chunks_mut(FLOATS).map(start).collect();
+        works.into_iter().try_for_each(|work| work.wait().map(drop))
+    })
+}
+
+/// Compares two groups of the same ranks, used by two threads at the same time, with the same calls in one group.
+fn groups(c: &mut Criterion) {
+    let mut group = c.benchmark_group("groups/gloo-like/f32");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
+    for bytes in [4096, 512 << 10] {
+        for (name, threads) in [("one", 1), ("two", 2)] {
+            group.bench_function(BenchmarkId::new(name, bytes), |b| {
+                b.iter_custom(|iters| in_groups(threads, bytes, iters));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Returns the time that the slowest of two ranks takes for `2 * iters` ops, which are divided among this many groups.
+fn in_groups(threads: u64, bytes: usize, iters: u64) -> Duration {
+    let times = c10d::run_ranks(2, |pg| {
+        let all: Vec<u32> = (0..pg.size()).collect();
+        let groups = (0..threads).map(|_| pg.new_group(&all)).collect::<Result<Vec<_>>>()?;
+        pg.barrier()?;
+        let start = Instant::now();
+        std::thread::scope(|s| {
+            let run = |group: &Option<ProcessGroup>| {
+                let Some(group) = group else { return Ok(()) };
+                let mut x = vec![0f32; bytes / size_of::<f32>()];
+                (0..2 * iters / threads).try_for_each(|_| built_in(group, &mut x))
+            };
+            let threads: Vec<_> = groups.iter().map(|group| s.spawn(move || run(group))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+        })?;
+        let elapsed = start.elapsed();
+        pg.barrier()?;
+        pg.shutdown()?;
+        Ok(elapsed)
+    });
+    times.expect("the ranks agree").into_iter().max().unwrap_or_default()
+}
+
 type Op = fn(&ProcessGroup, &mut [f32]) -> Result;
 
 fn built_in(pg: &ProcessGroup, x: &mut [f32]) -> Result {
@@ -70,5 +138,5 @@ fn slowest_rank(ranks: u32, bytes: usize, iters: u64, op: Op) -> Duration {
     times.expect("the ranks agree").into_iter().max().unwrap_or_default()
 }
 
-criterion_group!(benches, all_reduce, all_reduce_with);
+criterion_group!(benches, all_reduce, all_reduce_with, started, groups);
 criterion_main!(benches);
