@@ -58,13 +58,21 @@ fn main() -> Result<()> {
     let op = report.op.map_or("", |op| op.name());
     println!("{}|{}|{op}|{at}|{}", report.kind.name(), guilty.join(","), error.to_string().replace('\n', " "));
     if fault == "killed" {
-        // The survivors continue together.
-        let left = pg.shrink(&report.guilty)?;
-        let mut x = [left.rank() as f32];
-        left.all_reduce(&mut x, ReduceOp::Sum)?;
-        println!("{} of {}", x[0], left.size());
+        // The survivors continue together. With PyTorch 2.10 they cannot, because the Python ranks do not take part.
+        match shrunk(&pg, &report.guilty) {
+            Ok(words) => println!("{words}"),
+            Err(e) => println!("{e}"),
+        }
     }
     Ok(())
+}
+
+/// Makes a group without these ranks, and returns the sum of the ranks in it, and its size.
+fn shrunk(pg: &ProcessGroup, lost: &[u32]) -> Result<String> {
+    let left = pg.shrink(lost)?;
+    let mut x = [left.rank() as f32];
+    left.all_reduce(&mut x, ReduceOp::Sum)?;
+    Ok(format!("{} of {}", x[0], left.size()))
 }
 
 /// The call of the ranks that do nothing wrong, and the calls that differ from it.
