@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use common::load::{Latency, SAME_MACHINE, busy, elsewhere, flooded, set_and_get};
-use common::{Cpu, Raw, ServerProcess, client, int, say, serve, soon, string};
+use common::{Cpu, Raw, ServerProcess, client, int, request, serve, soon, string};
 
 /// The size of the attacks, and the number of times that set and get are measured.
 struct Size {
@@ -135,7 +135,7 @@ fn questions(size: &Size) {
     for (what, code) in
         [("NUM_KEYS without end, 4 connections", 7), ("LIST_KEYS of 2,000, without end, 4 connections", 17)]
     {
-        flooded(server.addr, &say(code, &[]), || show(what, &server, size));
+        flooded(server.addr, &request(code, &[]), || show(what, &server, size));
     }
 }
 
@@ -165,8 +165,8 @@ fn keys(size: &Size) {
     let taken: usize = (0..8).map(|i| fill(server.addr, &format!("stranger {i}"), each)).sum();
     let what = |how: &str| format!("{taken} keys of one address, which wants {}{how}", size.keys);
     show(&what(""), &server, size);
-    flooded(server.addr, &say(17, &[]), || show("  LIST_KEYS of them, without end, 4 connections", &server, size));
-    let set = say(1, &[string(b"/new"), string(b"v")]);
+    flooded(server.addr, &request(17, &[]), || show("  LIST_KEYS of them, without end, 4 connections", &server, size));
+    let set = request(1, &[string(b"/new"), string(b"v")]);
     flooded(server.addr, &set, || show("  SET without end, 4 connections", &server, size));
 }
 
@@ -181,7 +181,7 @@ fn held_by(server: &ServerProcess) -> usize {
 /// their connections are closed.
 fn unfinished(size: &Size) {
     let server = server(None);
-    let part = say(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);
+    let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
