@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_grid() {
+    fn invalid_grids_are_rejected() {
         assert!(check(6, &[("a", 2), ("b", 3)]).is_ok());
         assert!(check(1, &[]).is_ok());
         for (axes, words) in [

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminals_are_not_told_what_to_do() {
+    fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(plain("a\x1b[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\nc\u{fffd}");
         assert_eq!(plain(&"x".repeat(5000)).chars().count(), 2001);
     }

@@ -25,7 +25,7 @@ fn main() -> c10d::Result<()> {
 ";
 
 #[test]
-fn what_no_collective_takes_gets_a_hint_of_what_one_does() {
+fn unsupported_types_get_a_hint() {
     let files = [("src/bin/types.rs", TYPES), ("src/bin/started.rs", STARTED)];
     let found = outside(&files, &["--keep-going"]);
     assert!(!found.built);

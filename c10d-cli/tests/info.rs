@@ -47,7 +47,7 @@ fn the_table_is_for_people() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_reader_is_no_error() {
     for args in [&["info"][..], &["info", "--json"]] {
         let mut running = start(args);
         running.stop_reading();

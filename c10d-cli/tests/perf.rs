@@ -187,7 +187,7 @@ fn rank_process(launcher: u32, rank: u32) -> Option<Pid> {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_runs() {
+fn invalid_arguments_are_rejected_before_anything_runs() {
     for (args, says) in [
         (&["--ops", "allreduce"][..], "all_reduce"),
         (&["--bytes", "8q"], "8q"),
@@ -253,7 +253,7 @@ fn types_larger_than_the_smallest_size_have_one_of_their_own() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn a_closed_reader_ends_it_without_a_message() {
     for mode in ["processes", "threads"] {
         let args = [
             "perf",

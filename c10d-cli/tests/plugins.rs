@@ -98,7 +98,7 @@ fn check_passes_what_is_good_and_fails_on_nothing() {
 }
 
 #[test]
-fn what_the_group_can_write_to_is_refused_with_what_to_do() {
+fn files_that_the_group_can_write_are_rejected_with_advice() {
     let dir = directory();
     let good = plugin(dir.path(), "good", "sum.c", &[]);
     for place in [good.as_path(), dir.path()] {
@@ -165,7 +165,7 @@ fn variables_bring_plugins_into_info_with_every_decision() {
 }
 
 #[test]
-fn a_privileged_process_believes_no_variable() {
+fn a_privileged_process_ignores_the_variables() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can make a program that runs as somebody else");
         return;
@@ -316,8 +316,8 @@ fn a_builder_has_files_first_then_its_directories_then_the_variables() {
 }
 
 #[test]
-fn a_builder_takes_from_the_standard_directories_when_told() {
-    const THIS: &str = "a_builder_takes_from_the_standard_directories_when_told";
+fn a_builder_uses_the_standard_directories_on_request() {
+    const THIS: &str = "a_builder_uses_the_standard_directories_on_request";
     if std::env::var_os(LAID_OUT).is_none() {
         let dir = directory();
         let [_, user, _] = places(dir.path());

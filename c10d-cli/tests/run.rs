@@ -91,7 +91,7 @@ fn ready(args: &[&str], ranks: usize) -> Running {
 }
 
 #[test]
-fn who_ignores_the_signal_is_killed_after_the_grace() {
+fn a_rank_that_ignores_the_signal_is_killed_after_the_grace_time() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let ignores = idle("trap '' TERM INT");
         let running = ready(&script(&["-n", "2", "--grace", "0.2"], &ignores), 2);
@@ -109,7 +109,7 @@ fn who_ignores_the_signal_is_killed_after_the_grace() {
 }
 
 #[test]
-fn a_stopped_rank_is_continued_to_hear_the_signal() {
+fn a_stopped_rank_is_continued_to_get_the_signal() {
     let stops = "trap 'echo heard $RANK; exit 0' TERM; echo $$ ready; [ $RANK = 1 ] && kill -STOP $$; \
                  while :; do sleep 0.05; done";
     let mut running = start(&script(&["-n", "2", "--grace", "1000"], stops));
@@ -139,7 +139,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 }
 
 #[test]
-fn who_interrupts_again_has_no_patience() {
+fn a_second_interrupt_kills_at_once() {
     let ignores = idle("trap '' INT");
     let mut running = ready(&script(&["-n", "2", "--grace", "10000"], &ignores), 2);
     until("the ranks are killed", || {
@@ -210,7 +210,7 @@ fn a_line_that_ends_in_a_carriage_return_is_shown() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_job() {
+fn a_closed_reader_ends_the_job() {
     let mut running = start(&script(&["-n", "2"], "echo $$; exec yes"));
     let pid: u32 = running.line().split(' ').nth(1).unwrap().parse().unwrap();
     running.stop_reading();
@@ -243,7 +243,7 @@ fn nobody_needs_to_read_standard_error() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_2_and_the_limit() {
+fn invalid_arguments_end_with_code_2_and_name_the_limit() {
     for (options, says) in [
         (&["-n", "4000000000"][..], "16384"),
         (&["-n", "16385"], "16384"),
@@ -281,7 +281,7 @@ fn variables_are_given_and_time_is_limited() {
 }
 
 #[test]
-fn ranks_go_on_without_the_dead_where_that_was_asked_for() {
+fn ranks_continue_without_the_dead_on_request() {
     let dies = |how: &str| format!("if [ $RANK = 1 ]; then {how}; fi; sleep 0.3; echo went on; [ $RANK != 3 ]");
     let (killed, failed) = (dies("kill -9 $$"), dies("exit 7"));
     for (options, script_, code, went_on) in [

@@ -28,7 +28,7 @@ fn clients_share_what_they_set_until_the_server_is_interrupted() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_named() {
+fn an_address_that_cannot_be_bound_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for bind in [addr.as_str(), "nonsense"] {
@@ -39,7 +39,7 @@ fn an_address_that_cannot_be_had_is_named() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_told_nothing() {
+fn a_closed_reader_causes_no_message() {
     let verbs = [&["--help"][..], &["run", "--help"], &["--version"], &["store", "--bind", "127.0.0.1:0"]];
     let plugins = [&["plugins", "list"][..], &["plugins", "list", "--json"]];
     for args in verbs.iter().chain(plugins.iter().filter(|_| cfg!(feature = "plugins"))) {

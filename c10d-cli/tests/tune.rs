@@ -22,7 +22,7 @@ fn algorithm(ended: &common::Ended) -> String {
 }
 
 #[test]
-fn what_is_tuned_is_what_groups_choose() {
+fn groups_use_the_tuned_table() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("table.toml");
     let name = file.to_str().unwrap();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_hosts_apart() {
+    fn hosts_differ_by_boot_id_and_memory_by_namespaces_and_user() {
         let ns = |inode| Namespace { device: 4, inode };
         let a = HostId { boot: [7; 16], net: ns(1), user: ns(2), uid: 0 };
         let other_net = HostId { net: ns(9), ..a };

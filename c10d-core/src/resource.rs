@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ran_out_is_named_with_its_limit() {
+    fn an_exhausted_resource_is_named_with_its_limit() {
         let of = |code: Errno| ran_out(&io::Error::from(code));
         let files = getrlimit(Resource::Nofile).current.unwrap().to_string();
         assert!(of(Errno::MFILE).unwrap().contains(&format!("limit {files};")));

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_between_threads() {
+    fn no_update_or_notification_is_lost() {
         const THREADS: u64 = 4;
         const TIMES: u64 = 20_000;
         let (sum, all) = (Mutex::new(0u64), Condvar::new());
@@ -263,7 +263,7 @@ mod tests {
 
     /// Two threads pass a turn to each other through one condition; a lost notification would stop both.
     #[test]
-    fn turns_are_handed_over() {
+    fn two_threads_alternate() {
         let (turn, changed) = (Mutex::new(0u32), Condvar::new());
         let play = |me: u32| {
             for _ in 0..5000 {

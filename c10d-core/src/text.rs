@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_that_moves_a_cursor() {
+    fn control_characters_are_replaced() {
         assert_eq!(harmless("as it is: é, 世", 100), "as it is: é, 世");
         assert_eq!(harmless("\x1b[2Ja\nb\u{202e}", 100), "\u{fffd}[2Ja\u{fffd}b\u{fffd}");
         assert_eq!(harmless("aé", 2), "a");

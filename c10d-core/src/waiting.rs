@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_setting() {
+    fn warn_after_is_a_number_of_seconds() {
         assert_eq!(after(Some("2.5")).unwrap(), Some(Duration::from_millis(2500)));
         assert_eq!(after(Some("0")).unwrap(), None);
         for bad in ["-1", "soon", "nan", ""] {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missing_is_said_again_when_that_changes() {
+    fn missing_ranks_are_reported_again_when_they_change() {
         let mut reminder = Reminder::new(Some(Duration::from_millis(1)));
         std::thread::sleep(Duration::from_millis(2));
         assert!(reminder.is_due());

@@ -114,7 +114,7 @@ fn contiguous_tensors_are_taken_and_given_back_once() {
 }
 
 #[test]
-fn what_cannot_be_a_buffer_is_refused_and_given_back() {
+fn unsupported_tensors_are_rejected_and_released() {
     type Change = fn(&mut ManagedTensorVersioned);
     let changes: [(&str, Change); 12] = [
         ("DLPack version 2.0", |t| t.version.major = 2),
@@ -183,7 +183,7 @@ unsafe impl Buf for Counted {
 unsafe impl c10d_core::BufMut for Counted {}
 
 #[test]
-fn what_is_handed_out_can_be_taken_again() {
+fn an_exported_tensor_can_be_imported() {
     let freed = Arc::new(AtomicUsize::new(0));
     let tensor = export(Counted(vec![7; 6], freed.clone()), &[2, 1, 3]).unwrap();
     // SAFETY: it was just made.

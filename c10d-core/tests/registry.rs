@@ -117,7 +117,7 @@ fn maps_choose_backends() {
 }
 
 #[test]
-fn vendors_are_told_apart() {
+fn vendors_are_distinguished() {
     let own = |name: &'static str| {
         provider(name, name, &[DispatchKey::PrivateUse1], move |_| {
             Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named(name)))

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_peer_writes_to_a_board_does_no_harm() {
+    fn any_contents_of_a_call_log_can_be_read() {
         let call_log = CallLog::new();
         for begun in [0, 1, 63, 64, u64::MAX - 1, u64::MAX] {
             call_log.begun.store(begun, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
 /// Ping-pong in which each side sleeps before every answer: a lost wake-up would show as a full sleep.
 #[test]
-fn every_bell_is_heard() {
+fn no_wake_up_is_lost() {
     const ROUNDS: u64 = 300;
     let segments = [(); 2].map(|_| Arc::new(Segment::create(Layout::new(1)).unwrap()));
     let rounds = AtomicU64::new(0);
@@ -68,7 +68,7 @@ fn spinning_reads_no_clock_and_oversubscription_does_not_spin() {
 }
 
 #[test]
-fn what_a_sleeper_may_wait_for_rings_its_bell() {
+fn data_and_room_ring_the_bell() {
     let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(Layout::with_rings(1, 512, 512)).unwrap()));
     let mut here = Link::Shm(ShmLink::new(1, RingKind::Collective, (a.clone(), 0), (b.clone(), 0)));
     let mut there = Link::Shm(ShmLink::new(0, RingKind::Collective, (b, 0), (a.clone(), 0)));

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reports_what_most_say_is_not_to_blame() {
+    fn the_reporter_of_a_majority_is_not_guilty() {
         let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
         let guilty = |what: String| by_majority(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
         assert_eq!(guilty(format!("reported by rank 2: {BY_MOST}")), [1]);

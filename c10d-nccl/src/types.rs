@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_offered_has_a_meaning() {
+    fn every_offered_reduction_is_defined() {
         for code in 0..ReduceOp::COUNT as u8 {
             let op = ReduceOp::from_code(code, 0.5).unwrap();
             for dtype in CAPABILITIES.reduces[code as usize].iter() {

@@ -125,8 +125,8 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
 /// The call may give the slice's own stream. The op also runs after the work of other streams for which this stream
 /// waits.
 #[test]
-fn the_slices_own_stream_may_be_said() {
-    with_fake("the_slices_own_stream_may_be_said", "", || {
+fn the_slices_own_stream_may_be_given() {
+    with_fake("the_slices_own_stream_may_be_given", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;

@@ -6,8 +6,8 @@ use c10d_core::{Device, DeviceCoo, ReduceOp, Result};
 use common::{SECOND, builder, on, with_cpu, with_fake};
 
 #[test]
-fn the_one_that_the_builder_was_told() {
-    with_fake("the_one_that_the_builder_was_told", "", || {
+fn the_gpu_of_the_builder_or_the_hint() {
+    with_fake("the_gpu_of_the_builder_or_the_hint", "", || {
         let reduced = |groups: c10d_core::Builder| -> Result<Vec<f32>> {
             let pg = groups.rank(0).size(1).build()?;
             let mut x = on(3, &[5f32]);
@@ -25,8 +25,8 @@ fn the_one_that_the_builder_was_told() {
 
 /// Communicators of sub-groups, such as those for sparse tensors, are on the GPU that the rank has in the whole group.
 #[test]
-fn the_same_in_a_part_of_the_group() {
-    with_fake("the_same_in_a_part_of_the_group", "", || {
+fn sub_groups_use_the_same_gpu() {
+    with_fake("sub_groups_use_the_same_gpu", "", || {
         let got = with_cpu().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let Some(part) = pg.new_group(&[3, 1])? else { return Ok(Vec::new()) };
             let t = DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[pg.rank() as f32]))?;

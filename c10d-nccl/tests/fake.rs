@@ -70,8 +70,8 @@ impl std::task::Wake for Alarm {
 }
 
 #[test]
-fn wakers_that_panic_harm_nobody() {
-    with_fake("wakers_that_panic_harm_nobody", "", || {
+fn wakers_that_panic_do_not_affect_later_ops() {
+    with_fake("wakers_that_panic_do_not_affect_later_ops", "", || {
         let sums = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let waker = std::sync::Arc::new(Alarm).into();
             for _ in 0..3 {

@@ -74,9 +74,9 @@ fn an_event_query_that_hangs_is_named() {
 }
 
 #[test]
-fn an_asynchronous_error_has_the_librarys_words() {
+fn an_asynchronous_error_has_the_librarys_text() {
     let words = "the fault script ends the connection";
-    ends_within(LONG, "an_asynchronous_error_has_the_librarys_words", "error=1", words);
+    ends_within(LONG, "an_asynchronous_error_has_the_librarys_text", "error=1", words);
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn a_message_that_does_not_come_names_its_sender() {
 }
 
 #[test]
-fn an_abort_that_hangs_holds_nobody_up() {
-    with_fake("an_abort_that_hangs_holds_nobody_up", "hang=0,abort=hang", || {
+fn calls_end_although_an_abort_hangs() {
+    with_fake("calls_end_although_an_abort_hangs", "hang=0,abort=hang", || {
         let results = within(CAP, || {
             two(|pg| {
                 let x = on(pg.rank(), &[1f32; 1000]);

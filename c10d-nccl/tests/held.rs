@@ -53,8 +53,8 @@ fn a_tensor_stays_until_it_was_read() {
 
 /// The third launch of a call reduces its rows, so NCCL uses them for ever.
 #[test]
-fn what_an_abort_does_not_end_keeps_its_memory() {
-    with_fake("what_an_abort_does_not_end_keeps_its_memory", "freed=ends,hang=2,abort=hang", || {
+fn memory_is_kept_if_an_abort_never_ends() {
+    with_fake("memory_is_kept_if_an_abort_never_ends", "freed=ends,hang=2,abort=hang", || {
         builder().run_ranks(2, |pg| given_up(&pg, 0).map(wait_for_the_free)).unwrap();
     });
 }

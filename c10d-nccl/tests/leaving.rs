@@ -59,8 +59,8 @@ static PROVIDER: Provider = Provider {
 };
 
 #[test]
-fn what_a_rank_called_is_told_before_it_leaves() {
-    with_fake("what_a_rank_called_is_told_before_it_leaves", "", || {
+fn fingerprints_are_sent_before_a_rank_leaves() {
+    with_fake("fingerprints_are_sent_before_a_rank_leaves", "", || {
         let providers = [&PROVIDER, &c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
         let builder = Builder::new().providers(&providers).backend("cpu:late,cuda:nccl").timeout(60 * SECOND);
         let sums = builder.run_ranks(LATE + 1, |pg| {

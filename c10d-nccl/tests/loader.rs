@@ -53,7 +53,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[test]
-fn nothing_there_lists_what_was_tried() {
+fn a_missing_library_lists_what_was_tried() {
     let said = says(|c| {
         c.env("VIRTUAL_ENV", "/nowhere");
     });
@@ -114,7 +114,7 @@ fn a_missing_function_is_named() {
 }
 
 #[test]
-fn what_is_no_libnccl_is_refused() {
+fn a_file_that_is_no_libnccl_is_rejected() {
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "/proc/self/exe");
     });

@@ -58,8 +58,8 @@ fn an_abort_reaches_the_peers_without_a_cpu_backend() {
 }
 
 #[test]
-fn what_nccl_says_on_one_rank_reaches_the_others() {
-    with_fake("what_nccl_says_on_one_rank_reaches_the_others", "error=0,rank=1", || {
+fn an_nccl_error_of_one_rank_reaches_the_others() {
+    with_fake("an_nccl_error_of_one_rank_reaches_the_others", "error=0,rank=1", || {
         let errors = within(CAP, || {
             with_cpu().run_ranks(2, |pg| {
                 let mut x = on(pg.rank(), &[1f32; 10]);
@@ -139,7 +139,7 @@ fn without_the_first_rank_the_others_go_on() {
 
 /// A program ends without dropping its groups, while an op runs.
 #[test]
-fn a_peer_that_ends_its_program_is_named_with_its_own_words() {
+fn an_ended_program_is_named_by_running_ops() {
     for (said, rank) in a_peer_ends("exit", 2, "hang=1") {
         assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
         assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
@@ -149,7 +149,7 @@ fn a_peer_that_ends_its_program_is_named_with_its_own_words() {
 
 /// The same, without a CPU backend.
 #[test]
-fn a_peer_that_ends_its_program_has_its_own_words_without_a_cpu_backend() {
+fn an_ended_program_is_reported_without_a_cpu_backend() {
     for (said, rank) in a_peer_ends("without cpu", 2, "hang=1") {
         assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
         assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
@@ -158,7 +158,7 @@ fn a_peer_that_ends_its_program_has_its_own_words_without_a_cpu_backend() {
 
 /// The same, while no op runs: the other ranks fail when they need the rank.
 #[test]
-fn a_peer_that_ends_its_program_is_missed_by_what_needs_it() {
+fn an_ended_program_fails_ops_that_need_it() {
     for (said, rank) in a_peer_ends("idle", 2, "") {
         assert!(said.contains(&format!("rank {rank} is well: true")), "{said}");
         assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
@@ -320,8 +320,8 @@ fn a_rank_that_does_not_come_is_named() {
 
 /// Ranks that leave in order, at different times, do not disturb the others.
 #[test]
-fn leaving_in_order_is_no_failure() {
-    with_fake("leaving_in_order_is_no_failure", "", || {
+fn leaving_at_different_times_is_no_failure() {
+    with_fake("leaving_at_different_times_is_no_failure", "", || {
         let left = with_cpu().run_ranks(3, |pg| {
             let mut x = on(pg.rank(), &[1f32; 10]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;

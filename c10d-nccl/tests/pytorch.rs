@@ -135,8 +135,8 @@ fn with_several_roots() {
 }
 
 #[test]
-fn what_a_group_with_others_cannot_have() {
-    with_fake("what_a_group_with_others_cannot_have", "", || {
+fn settings_that_a_group_with_pytorch_cannot_have() {
+    with_fake("settings_that_a_group_with_pytorch_cannot_have", "", || {
         let store = || Arc::new(c10d_core::HashStore::new());
         let refused = |builder: Builder, words: &str| {
             let e = builder.build().expect_err(words);

@@ -76,8 +76,8 @@ fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
 }
 
 #[test]
-fn the_others_see_that_one_refuses() {
-    with_fake("the_others_see_that_one_refuses", "", || {
+fn a_rejected_call_is_a_mismatch_on_the_other_ranks() {
+    with_fake("a_rejected_call_is_a_mismatch_on_the_other_ranks", "", || {
         for said in [true, false] {
             let kinds = with_cpu().run_ranks(2, |pg| Ok(one_refuses(&pg, said))).unwrap();
             assert_eq!(kinds[1][0], ErrorKind::InvalidArgument);
@@ -88,8 +88,8 @@ fn the_others_see_that_one_refuses() {
 
 /// If calls are not compared, the group fails.
 #[test]
-fn one_refuses_and_nobody_compares() {
-    with_fake("one_refuses_and_nobody_compares", "", || {
+fn a_rejected_call_fails_the_group_if_calls_are_not_compared() {
+    with_fake("a_rejected_call_fails_the_group_if_calls_are_not_compared", "", || {
         for said in [true, false] {
             let kinds = builder().run_ranks(2, |pg| Ok(one_refuses(&pg, said))).unwrap();
             assert_eq!(kinds[1], [ErrorKind::InvalidArgument, ErrorKind::InvalidArgument]);

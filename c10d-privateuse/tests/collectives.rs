@@ -113,7 +113,7 @@ fn messages_of_a_batch_come_together_and_in_line() {
 }
 
 #[test]
-fn a_batch_stands_behind_what_was_sent_before() {
+fn a_batch_keeps_the_order_of_messages() {
     let dir = common::directory();
     load(&common::sum(dir.path(), "sum-behind", "HONEST"), "sum-behind")
         .run_ranks(2, |pg| {
@@ -148,7 +148,7 @@ fn trusted(mode: &str, name: &str) -> Builder {
 }
 
 #[test]
-fn a_trusted_name_that_is_nobodys_is_told() {
+fn a_trusted_name_without_a_plugin_is_reported() {
     let report = Search::new().trust("acmee").load();
     assert_eq!(report.decisions.len(), 1);
     assert_eq!((report.decisions[0].verdict, report.decisions[0].rule), (Verdict::Skipped, Some(Rule::Filter)));
@@ -206,7 +206,7 @@ fn types_that_an_op_does_not_take_are_refused() {
 }
 
 #[test]
-fn an_error_that_nobody_waits_for_is_told() {
+fn an_error_while_no_call_waits_is_reported() {
     let pg = bad("FAILS_IDLE").build().unwrap();
     assert!(pg.failure().is_none());
     pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
@@ -266,7 +266,7 @@ fn one_that_never_answers() {
 }
 
 #[test]
-fn what_stands_behind_a_hanging_operation_ends_in_time_too() {
+fn operations_queued_after_one_that_hangs_end_in_time() {
     let builder = bad("HANG_IN_SUBMIT");
     let errors = fails(|timeout| {
         let pg = builder.clone().build().unwrap();
@@ -293,7 +293,7 @@ fn owned_buffers_of_an_operation_that_never_ends_are_lost_and_not_reused() {
 }
 
 #[test]
-fn a_late_answer_touches_nothing_and_is_no_second_fault() {
+fn a_late_answer_writes_nothing_and_is_not_a_second_fault() {
     let dir = common::directory();
     let (gate, answered) = (dir.path().join("gate"), dir.path().join("gate.answered"));
     let builder = bad(&format!("LATE GATE=\"{}\"", gate.display()));
@@ -342,7 +342,7 @@ fn one_that_answers_twice() {
 }
 
 #[test]
-fn one_that_answers_what_nobody_asked() {
+fn one_that_answers_an_unknown_token() {
     let builder = bad("UNKNOWN_TOKEN");
     let pg = builder.clone().build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
@@ -364,7 +364,7 @@ fn one_that_makes_codes_up() {
 }
 
 #[test]
-fn one_that_both_ends_and_refuses_an_operation() {
+fn one_that_ends_an_operation_and_returns_an_error() {
     let pg = bad("BOTH").build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-both", "as well", "and an error"]);
 }
@@ -416,7 +416,7 @@ impl std::task::Wake for Alarm {
 }
 
 #[test]
-fn wakers_that_panic_harm_nobody() {
+fn wakers_that_panic_do_not_affect_later_ops() {
     use std::future::Future;
     let dir = common::directory();
     let builder = load(&common::sum(dir.path(), "alarmed", "HONEST"), "alarmed");

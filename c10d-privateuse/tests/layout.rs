@@ -91,7 +91,7 @@ fn header_and_mirror_agree() {
 
 /// In the header, the comment of each element type has DLPack's code and bits.
 #[test]
-fn the_header_tells_dlpacks_codes() {
+fn the_header_has_dlpacks_codes() {
     let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();
     for dtype in DType::ALL {
         let (name, (code, bits)) = (dtype.name().to_uppercase(), dtype.dlpack());

@@ -100,7 +100,7 @@ fn a_retain_that_hangs_is_named() {
 }
 
 #[test]
-fn a_release_that_hangs_keeps_nobody() {
+fn calls_end_although_release_hangs() {
     for blocking in [true, false] {
         let (x, e) = returns(move || {
             let name = if blocking { "releases-blocking" } else { "releases-owned" };
@@ -115,7 +115,7 @@ fn a_release_that_hangs_keeps_nobody() {
 }
 
 #[test]
-fn a_device_that_counts_no_owners_is_given_up_too() {
+fn a_device_without_retain_is_given_up_too() {
     let e = returns(|| {
         let dir = common::directory();
         let file =

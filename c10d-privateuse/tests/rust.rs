@@ -85,7 +85,7 @@ fn panics_are_errors() {
 }
 
 #[test]
-fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
+fn a_plugin_splits_groups_and_reports_errors_while_no_call_runs() {
     elsewhere()
         .name("divided")
         .run_ranks(3, |pg| {
@@ -138,7 +138,7 @@ fn messages_of_a_batch_reach_a_plugin_together() {
 }
 
 #[test]
-fn a_plugin_has_as_long_for_its_goodbye_as_the_host_says() {
+fn a_plugins_shutdown_gets_the_hosts_deadline() {
     let pg = elsewhere().timeout(Duration::from_secs(3600)).name("tells its time").build().unwrap();
     let e = pg.shutdown_within(Duration::from_secs(10)).unwrap_err();
     let text = e.to_string();

@@ -127,7 +127,7 @@ fn a_server_that_never_shakes_hands() {
 }
 
 #[test]
-fn nobody_there() {
+fn connecting_without_a_server_fails_at_the_deadline() {
     let port = common::free_port("127.0.0.1").unwrap();
     let start = Instant::now();
     let error = TcpStore::connect("127.0.0.1", port, start + Duration::from_secs(1)).err().unwrap();

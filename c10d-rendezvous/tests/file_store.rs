@@ -128,7 +128,7 @@ fn a_file_that_cannot_be_made_or_written() {
 }
 
 #[test]
-fn a_lock_that_somebody_keeps_does_not_keep_us() {
+fn a_lock_held_by_another_process_ends_in_an_error() {
     let dir = Dir::new("lock");
     let store = FileStore::open(dir.file()).unwrap();
     store.set("k", b"v", soon()).unwrap();

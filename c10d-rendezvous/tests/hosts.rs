@@ -221,7 +221,7 @@ fn the_host_of_the_store_stays_until_the_others_are_done() {
 }
 
 #[test]
-fn a_host_that_cannot_start_its_ranks_tells_the_others() {
+fn a_host_that_cannot_start_its_ranks_is_reported_to_the_others() {
     let (rdzv, mark) = (place(), mark());
     let on = |node, launch: Launch| launch.nnodes(2).node_rank(node).rdzv(&rdzv);
     let host = || sh(&format!("sleep {mark}"));

@@ -87,7 +87,7 @@ fn by_tcp() {
 }
 
 #[test]
-fn by_file() {
+fn init_by_file() {
     let path = std::env::temp_dir().join(format!("c10d-init-{}", std::process::id()));
     meet(3, |r| (format!("file://{}?rank={r}&world_size=3", path.display()), vec![]));
     std::fs::remove_file(path).unwrap();

@@ -118,7 +118,7 @@ fn ranks_meet_through_the_launchers_store_in_two_jobs_at_once() {
 }
 
 #[test]
-fn the_first_failure_is_told_with_its_last_words_and_ends_the_others() {
+fn the_first_failure_is_reported_with_its_last_lines_and_ends_the_others() {
     let mark = mark();
     let script = format!("if [ $RANK = 1 ]; then echo one >&2; echo my last words >&2; exit 7; fi; sleep {mark}");
     let start = Instant::now();
@@ -137,7 +137,7 @@ fn the_first_failure_is_told_with_its_last_words_and_ends_the_others() {
 }
 
 #[test]
-fn death_by_a_signal_is_told_as_such() {
+fn death_by_a_signal_is_reported() {
     let report = sh("if [ $RANK = 0 ]; then kill -SEGV $$; fi; sleep 1000").ranks(2).run().unwrap();
     let failure = report.failure.as_ref().unwrap();
     assert_eq!((failure.exit.rank, failure.exit.signal, report.exit_code()), (0, Some(11), 139));
@@ -145,7 +145,7 @@ fn death_by_a_signal_is_told_as_such() {
 }
 
 #[test]
-fn who_ignores_sigterm_is_killed_after_the_grace() {
+fn a_rank_that_ignores_sigterm_is_killed_after_the_grace_time() {
     let mark = mark();
     let flag = std::env::temp_dir().join(format!("c10d-launch-{mark}"));
     // Rank 1 fails after rank 0 certainly ignores the signal.
@@ -161,7 +161,7 @@ fn who_ignores_sigterm_is_killed_after_the_grace() {
 }
 
 #[test]
-fn what_ranks_leave_behind_ends_with_them() {
+fn children_of_ranks_end_with_the_job() {
     let mark = mark();
     let report = sh(&format!("sleep {mark} & exit 0")).ranks(2).run().unwrap();
     assert_eq!(report.exit_code(), 0);

@@ -69,7 +69,7 @@ fn silent_connections_are_dropped_after_the_handshake_timeout_and_validated_ones
 }
 
 #[test]
-fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
+fn breaking_a_rule_closes_only_that_connection() {
     let mut options = small();
     // One client may use a quarter.
     options.limits.total = 32 << 20;
@@ -136,7 +136,7 @@ fn a_value_above_the_limit_is_the_callers_error_and_the_connection_lives() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
+fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     let mut options = small();
     options.request_timeout = Duration::from_millis(200);
     let server = server_with(options);
@@ -174,8 +174,8 @@ fn a_client_that_reads_slowly_gets_it_all() {
     let asker =
         std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&request(3, &[string(b"/big")])).unwrap()));
     for _ in 0..50 {
-        assert_eq!(slow.hear(8), int(1 << 20));
-        assert_eq!(slow.hear(1 << 20), vec![1; 1 << 20]);
+        assert_eq!(slow.read(8), int(1 << 20));
+        assert_eq!(slow.read(1 << 20), vec![1; 1 << 20]);
     }
     asker.join().unwrap();
 }
@@ -206,7 +206,7 @@ fn a_request_that_does_not_end_is_dropped() {
     // A complete request that waits has no time limit.
     waiting.ping();
     client(server.local_addr()).set("later", b"", soon()).unwrap();
-    assert_eq!(waiting.hear(1), [0]);
+    assert_eq!(waiting.read(1), [0]);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn ten_thousand_idle_clients() {
     idle.iter_mut().for_each(|raw| raw.send(&wait));
     idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
     store.set("go", b"", soon()).unwrap();
-    idle.iter_mut().for_each(|raw| assert_eq!(raw.hear(1), [0]));
+    idle.iter_mut().for_each(|raw| assert_eq!(raw.read(1), [0]));
 }
 
 /// Without descriptors, the server continues to serve its clients. It accepts new ones when it has descriptors again.
@@ -319,7 +319,7 @@ fn role_server_without_descriptors() {
     for raw in &mut raws {
         // Connections that have used a key are not closed to free descriptors.
         raw.send(&request(4, &[string(b"/n"), int(1)]));
-        raw.hear(8);
+        raw.read(8);
     }
     store.set("before", b"", soon()).unwrap();
     // There is one descriptor for the client's end of a connection, and none for the server's end: the lowest free

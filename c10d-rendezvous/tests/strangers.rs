@@ -80,7 +80,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
         let answered = std::thread::scope(|scope| {
             let asker = scope.spawn(|| {
                 raw.send(&request);
-                raw.hear(answer)
+                raw.read(answer)
             });
             let (mut rounds, mut other) = (0, Raw::valid(addr));
             while !asker.is_finished() {

@@ -52,10 +52,10 @@ fn the_client_says_what_pytorchs_client_says() {
     let ping = [&[0x0d][..], &pid].concat();
     let k = || string(b"/k");
     // A request without an answer is followed by a ping, which shows that the request was executed.
-    let told = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
+    let without_answer = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
     let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
-        (|s, t| s.set("k", b"v", t).map(|()| "ok".into()), told(request(1, &[k(), string(b"v")])), "ok"),
+        (|s, t| s.set("k", b"v", t).map(|()| "ok".into()), without_answer(request(1, &[k(), string(b"v")])), "ok"),
         (
             |s, t| s.get("k", t).map(|v| String::from_utf8(v).unwrap()),
             vec![(request(6, &[int(1), k()]), vec![0]), (request(3, &[k()]), string(b"value"))],
@@ -72,7 +72,7 @@ fn the_client_says_what_pytorchs_client_says() {
             vec![(request(2, &[k(), string(b""), string(b"x")]), string(b"x"))],
             "x",
         ),
-        (|s, t| s.append("k", b"v", t).map(|()| "ok".into()), told(request(9, &[k(), string(b"v")])), "ok"),
+        (|s, t| s.append("k", b"v", t).map(|()| "ok".into()), without_answer(request(9, &[k(), string(b"v")])), "ok"),
         (|s, t| s.check(&["k"], t).map(|b| b.to_string()), vec![(request(5, &[int(1), k()]), vec![1])], "false"),
         (|s, t| s.delete("k", t).map(|b| b.to_string()), vec![(request(8, &[k()]), int(1))], "true"),
         (|s, t| s.num_keys(t).map(|n| n.to_string()), vec![(vec![7], int(12))], "12"),
@@ -86,10 +86,14 @@ fn the_client_says_what_pytorchs_client_says() {
         ),
         (
             |s, t| s.multi_set(&[("k", b"1"), ("l", b"")], t).map(|()| "ok".into()),
-            told(request(11, &[int(2), k(), string(b"1"), string(b"/l"), string(b"")])),
+            without_answer(request(11, &[int(2), k(), string(b"1"), string(b"/l"), string(b"")])),
             "ok",
         ),
-        (|s, t| s.queue_push("k", b"v", t).map(|()| "ok".into()), told(request(14, &[k(), string(b"v")])), "ok"),
+        (
+            |s, t| s.queue_push("k", b"v", t).map(|()| "ok".into()),
+            without_answer(request(14, &[k(), string(b"v")])),
+            "ok",
+        ),
         (
             |s, t| s.queue_pop("k", t).map(|v| String::from_utf8(v).unwrap()),
             // At the first pop, another consumer was faster.
@@ -183,26 +187,26 @@ fn session() -> (Vec<u8>, Vec<u8>) {
         (vec![17], [int(1), string(b"/c")].concat()),
         (request(8, &[string(b"/c")]), int(1)),
     ];
-    let (said, heard): (Vec<_>, Vec<_>) = exchanges.into_iter().unzip();
-    (said.concat(), heard.concat())
+    let (sent, received): (Vec<_>, Vec<_>) = exchanges.into_iter().unzip();
+    (sent.concat(), received.concat())
 }
 
 #[test]
 fn the_server_answers_alike_wherever_the_bytes_are_cut() {
     let server = server();
-    let (said, heard) = session();
-    for cut in 0..=said.len() {
-        let mut raw = Raw::new(server.local_addr(), &said[..cut]);
+    let (sent, received) = session();
+    for cut in 0..=sent.len() {
+        let mut raw = Raw::new(server.local_addr(), &sent[..cut]);
         // With this pause, the server usually gets the first part alone.
         std::thread::sleep(Duration::from_micros(300));
-        raw.send(&said[cut..]);
-        assert_eq!(raw.hear(heard.len()), heard, "cut at {cut}");
+        raw.send(&sent[cut..]);
+        assert_eq!(raw.read(received.len()), received, "cut at {cut}");
     }
     let mut raw = Raw::new(server.local_addr(), &[]);
-    for byte in said {
+    for byte in sent {
         raw.send(&[byte]);
     }
-    assert_eq!(raw.hear(heard.len()), heard);
+    assert_eq!(raw.read(received.len()), received);
     raw.0.shutdown(std::net::Shutdown::Write).unwrap();
     raw.closed();
 }
@@ -217,11 +221,11 @@ fn a_wait_is_answered_when_its_keys_come_from_others() {
     b.ping();
     a.ping();
     b.send(&request(4, &[string(b"/y"), int(1)]));
-    assert_eq!(b.hear(8), int(1));
-    assert_eq!(a.hear(1), [0]);
+    assert_eq!(b.read(8), int(1));
+    assert_eq!(a.read(1), [0]);
     a.send(&request(6, &[int(1), string(b"/z")]));
     a.send(&[12]);
-    assert_eq!(a.hear(1), [1]);
+    assert_eq!(a.read(1), [1]);
     b.send(&request(1, &[string(b"/z"), string(b"")]));
     b.ping();
     a.ping();

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_is_refused() {
+    fn coordinates_outside_the_tensor_are_rejected() {
         let layout = layout(&[3, 4], 2);
         for (indices, word) in [
             (vec![0, -1, 0, 0], "index -1 of entry 1 is not within 0..3"),

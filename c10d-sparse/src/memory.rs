@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn too_large_allocations_are_an_error() {
         assert_eq!(zeroed::<u32>(3, 2).unwrap(), [0; 6]);
         assert!(zeroed::<u32>(0, usize::MAX).unwrap().is_empty());
         for (rows, row) in [(usize::MAX, 2), (usize::MAX / 2, 1), (1 << 40, 64)] {

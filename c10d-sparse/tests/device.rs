@@ -21,7 +21,7 @@ fn tensor(rank: u32) -> Coo<f32> {
 }
 
 #[test]
-fn the_result_is_where_its_tensor_was() {
+fn the_result_is_on_the_tensors_device() {
     let results = builder().run_ranks(3, |pg| {
         assert!(pg.backend(DispatchKey::SparseCuda)?.contains("gloo-like"));
         let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
@@ -54,7 +54,7 @@ fn told(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sy
 }
 
 #[test]
-fn wrong_indices_are_told_to_all() {
+fn wrong_indices_are_an_error_on_all_ranks() {
     builder()
         .run_ranks(3, |pg| {
             for (indices, words) in [([1, -1], "index -1 of entry 1"), ([1, 50], "index 50 of entry 1")] {
@@ -128,7 +128,7 @@ fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> V
 }
 
 #[test]
-fn a_copy_that_fails_is_told_to_all() {
+fn a_failed_copy_is_an_error_on_all_ranks() {
     for (spoil, words) in [
         (
             &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),

@@ -128,7 +128,7 @@ fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
 }
 
 #[test]
-fn the_truth_is_believed() {
+fn unforged_data_gives_the_right_result() {
     for case in [FEW, LISTS, BITS, CHUNKS] {
         let want = reference(&[0, 1, 2].map(|rank| tensor(rank, case)), |a, b| a + b);
         for result in told("0,0,0,0", case) {
@@ -148,7 +148,7 @@ fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
 }
 
 #[test]
-fn what_cannot_be_names_the_liar() {
+fn impossible_data_names_its_sender() {
     let max = u64::MAX;
     let half = 1u64 << 63;
     // The first exchange has a header of 16 words, whose second word is the number of entries.
@@ -203,7 +203,7 @@ fn keys_of_another_chunk() {
 
 /// With any data there is a result or an error, but never a panic, and all ranks return.
 #[test]
-fn nothing_that_comes_is_fatal() {
+fn any_forged_data_gives_a_result_or_an_error() {
     let mut random = Random(11);
     for n in 0..300u64 {
         let case = [FEW, LISTS, BITS][random.below(3) as usize];

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn no_op_is_missing_and_each_meets_everything() {
+    fn every_op_has_every_world_size_form_and_type() {
         let worlds = [1, 2, 3, 4, 5, 8];
         let all = cover_of(&worlds);
         println!("{} cases", all.len());

@@ -104,7 +104,7 @@ fn awaited_on_a_bare_executor() {
 }
 
 #[test]
-fn dropped_and_leaked_handles_harm_nobody() {
+fn dropped_and_leaked_handles_do_not_affect_later_ops() {
     c10d::run_ranks(2, |pg| {
         for i in 0..20 {
             drop(pg.start(op::all_reduce(vec![1u8; 10_000], ReduceOp::Sum)));
@@ -184,7 +184,7 @@ impl std::task::Wake for Alarm {
 
 /// The threads of a group survive wakers that panic, and later ops succeed.
 #[test]
-fn wakers_that_panic_harm_nobody() {
+fn wakers_that_panic_do_not_affect_later_ops() {
     c10d::run_ranks(2, |pg| {
         let other = 1 - pg.rank();
         let waker = std::sync::Arc::new(Alarm).into();
@@ -215,7 +215,7 @@ fn wakers_that_panic_harm_nobody() {
 
 /// One rank polls a finished op again; the other ranks do not notice.
 #[test]
-fn a_second_poll_is_its_callers_error() {
+fn polling_a_finished_op_again_is_the_callers_error() {
     let outcome = c10d::run_ranks(3, |pg| {
         let mut work = pg.start(op::all_reduce(vec![1u8], ReduceOp::Sum));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -278,7 +278,7 @@ impl Wake for Last {
 
 /// The drop waits for running ops, but not for the op from which it is called.
 #[test]
-fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
+fn the_last_handle_may_be_dropped_by_a_waker() {
     c10d::run_ranks(2, |pg| {
         for message in [false, true] {
             let Some(group) = pg.new_group(&[0, 1])? else { panic!("all ranks are members") };

@@ -93,7 +93,7 @@ fn wrong_values_are_found_case_by_case() {
 }
 
 #[test]
-fn only_what_is_offered_is_tried() {
+fn only_offered_ops_and_types_are_tested() {
     let outcomes = run("cpu:idle");
     assert!(!outcomes.is_empty());
     for outcome in &outcomes {

@@ -29,7 +29,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
 }
 
 #[test]
-fn nobody_is_missing() {
+fn a_barrier_without_missing_ranks_succeeds() {
     for world in [1, 2, 5] {
         c10d::run_ranks(world, |pg| {
             for _ in 0..10 {

@@ -146,7 +146,7 @@ fn threads_exchange_at_once_beside_collectives() {
 }
 
 #[test]
-fn nonsense_is_refused_and_nothing_was_sent() {
+fn invalid_messages_are_rejected_before_anything_is_sent() {
     c10d::run_ranks(2, |pg| {
         let me = pg.rank();
         for e in [pg.send(&[1f32], me, 0).unwrap_err(), pg.send(&[1f32], 2, 0).unwrap_err()] {

@@ -30,7 +30,7 @@ fn sum(pg: &c10d::ProcessGroup, vendor: &Arc<dyn DeviceRuntime>) -> Result<Vec<i
 }
 
 #[test]
-fn both_serve_one_group() {
+fn two_vendors_serve_one_group() {
     let vendors: [Arc<dyn DeviceRuntime>; 2] = [c10d_guarded::runtime(), other()];
     assert_ne!(vendors[0].device(0), vendors[1].device(0));
     let map = "cpu:gloo-like,guarded:gloo-like,other:gloo-like";

@@ -68,7 +68,7 @@ fn select_and_timeout_leave_the_handle() {
 
 /// If a timeout drops a future, its op continues, so that no rank waits for another.
 #[test]
-fn what_is_dropped_goes_on() {
+fn a_dropped_future_does_not_end_its_op() {
     on_runtimes(2, async |pg| {
         if pg.rank() == 0 {
             let work = pg.start(op::all_reduce(vec![1u32; 100_000], ReduceOp::Sum));

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_iterations_is_kept_to_exactly() {
+    fn exactly_the_given_iterations_are_run() {
         for n in 1..=40 {
             let (timing, batches) = constant(Budget::Iterations(n), 1e-6);
             assert_eq!(timing.iterations, n);

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_refused() {
+    fn buffers_larger_than_memory_are_rejected() {
         assert!(check_room(1 << 20, 2, "x").is_ok());
         let error = check_room(1 << 60, 4, "all_reduce of 1 bytes").unwrap_err();
         assert!(error.contains("of 4 ranks take 4294967296 GiB; the limit is"), "{error}");

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn factors_are_shown() {
+    fn a_mismatch_of_factors_has_both_factors() {
         let of = |factor| {
             let params = Params { reduce: ReduceOp::PreMulSum(factor), ..Default::default() };
             let mut request = request(OpKind::AllReduce, params);

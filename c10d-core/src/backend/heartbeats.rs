@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_shown_in_bounds() {
+    fn a_cause_from_the_store_is_limited_and_made_safe() {
         let e = parse(b"failed 1 a\x1b[2J\nb", 3);
         assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Device, &[1][..]));
         assert_eq!(e.report().what, "a\u{fffd}[2J\u{fffd}b");

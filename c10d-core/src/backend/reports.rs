@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_told_to_all_whoever_fails_first() {
+    fn all_ranks_get_the_cause_whichever_rank_fails_first() {
         let reports = all(3);
         assert!(reports[0].failure().is_none());
         let errors = std::thread::scope(|s| {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_believed_only_in_its_bounds() {
+    fn invalid_reports_are_ignored_and_texts_are_limited() {
         let parse = |text: &str| Report::parse(text.as_bytes(), 3);
         let good = Report { by: 2, kind: ErrorKind::Resource, guilty: vec![0, 1], what: "none left: é".into() };
         assert_eq!(Report::parse(&good.to_bytes(), 3), Some(good));

@@ -159,7 +159,7 @@ mod tests {
 
     /// All errors are rejections, since no rank has sent entries yet.
     #[test]
-    fn what_is_wrong_on_one_rank_is_rejected_on_all() {
+    fn an_invalid_tensor_of_one_rank_is_rejected_on_all() {
         const EACH: usize = 2 * SparseHeads::WORDS;
         let kinds = [ErrorKind::InvalidArgument, ErrorKind::Unsupported, ErrorKind::Resource, ErrorKind::Resource];
         for (code, kind) in (1..).zip(kinds) {

@@ -174,7 +174,7 @@ mod tests {
     /// Items run in order. The queue is idle when the last item is settled, and drained when the thread has finished
     /// it.
     #[test]
-    fn an_item_is_settled_before_it_is_told() {
+    fn an_item_is_settled_before_its_end_is_reported() {
         let queue = Arc::new(WorkerQueue::default());
         let ((open, opened), (tell, told)) = (channel::<()>(), channel());
         let worker = queue.clone();

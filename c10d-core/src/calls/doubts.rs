@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_sends_looks_at_the_others() {
+    fn a_rank_that_only_sends_compares_with_the_others() {
         let unrooted = OpKind::ALL.iter().filter(|op| !op.is_rooted());
         assert!(unrooted.clone().all(|op| Whom::after(*op, 0, 0, 4) == Whom::Nobody));
         for op in OpKind::ALL.iter().filter(|op| op.is_rooted()) {
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_kept_until_all_have_made_them() {
+    fn calls_stay_in_doubt_until_all_ranks_have_made_them() {
         let mut d = doubts(3, (0..4).map(|n| doubt(n, Whom::All)));
         let same = |until: u64| {
             move |d: &Doubt| if d.number < until { PeerCall::Call(d.fingerprint) } else { PeerCall::NotYet }
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_concerns_one_is_settled_with_the_others() {
+    fn a_call_in_doubt_for_one_rank_is_settled_with_all_others() {
         let mut d = doubts(3, [doubt(0, Whom::One(2))]);
         assert_eq!(d.compare(1, |_| PeerCall::NotYet), Ok(Progress::Done));
         assert_eq!(d.question(1, u64::MAX), Ok(None));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_counts_for_later_calls() {
+    fn a_last_report_is_compared_with_later_calls() {
         let mut d = doubts(2, []);
         let calls = vec![(0, fingerprint(0, 0)), (1, fingerprint(1, 1))];
         assert_eq!(d.answer(1, History::new(2, calls, 64), true), Ok(()));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_without_a_word_agrees() {
+    fn a_rank_that_left_without_a_report_counts_as_equal() {
         let mut d = doubts(2, [doubt(0, Whom::All)]);
         assert_eq!(d.question(1, u64::MAX), Ok(Some(0)));
         d.leave(1);

@@ -51,7 +51,7 @@ fn a_child_is_another_process_and_so_is_its_child() {
 }
 
 #[test]
-fn what_each_process_has_once_is_new_in_a_child() {
+fn a_per_process_value_is_new_in_a_child() {
     static NUMBERS: PerProcess<StdMutex<u32>> = PerProcess::new();
     *NUMBERS.get().lock().unwrap() = 7;
     // The child's value is new, even if a lock of the parent's value is held at the fork.

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_delivered_is_taken_in_order_and_there_is_no_more() {
+    fn descriptors_are_taken_in_order_until_the_inbox_is_empty() {
         let inbox = Inbox::open().unwrap();
         assert_eq!(*inbox.take().unwrap_err().kind(), ErrorKind::Protocol);
         for i in 1..=3u8 {

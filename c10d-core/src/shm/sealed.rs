@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_seen_and_nobody_can_write() {
+    fn sealed_memory_is_readable_and_cannot_be_written() {
         let sealed = filled(100);
         let copy = sealed.fd().try_clone_to_owned().unwrap();
         let other = Sealed::from_peer(sealed.fd().try_clone_to_owned().unwrap(), 100).unwrap().map().unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_may_still_change_is_refused() {
+    fn memory_that_a_peer_can_still_write_is_rejected() {
         let of = |fd: OwnedFd, size| Sealed::from_peer(fd, size).err().unwrap().report().what.clone();
         let open = Fresh::new(100).unwrap();
         assert!(of(open.memory.as_fd().try_clone_to_owned().unwrap(), 100).contains("can still be written"));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_is_an_error() {
+    fn too_large_memory_is_an_error() {
         let error = Fresh::new(1 << 60).err().unwrap();
         assert_eq!(*error.kind(), ErrorKind::Resource);
     }

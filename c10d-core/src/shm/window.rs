@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_write_is_refused() {
+    fn windows_that_others_can_write_are_rejected() {
         let of = |fd: BorrowedFd<'_>, len| {
             admit(fd.try_clone_to_owned().unwrap(), |_| len).unwrap_err().report().what.clone()
         };

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_what_when() {
+    fn steps_of_each_rank_in_two_tiers() {
         let steps = |op, root, rank: u32| {
             let plan = hosts().plan(&request(op, root, ReduceOp::Sum), rank, 64).unwrap();
             plan.into_iter().map(|s| (s.number, s.tier, s.op, s.root)).collect::<Vec<_>>()
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_in_one_tier() {
+    fn calls_that_stay_in_one_tier() {
         let plan = |op, reduce, least| hosts().plan(&request(op, 0, reduce), 0, least);
         assert!(plan(OpKind::AllReduce, ReduceOp::Sum, 64).is_some());
         assert_eq!(plan(OpKind::AllReduce, ReduceOp::Sum, 65), None, "it is small");

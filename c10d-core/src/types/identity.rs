@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart_by_all_that_they_have() {
+    fn identities_differ_by_name_size_and_operation() {
         let a = Identity::new("test::A/1", 8, "").unwrap();
         assert_eq!(Identity::new("test::A/1", 8, ""), Some(a));
         assert_eq!((a.to_string(), a.bytes()), ("test::A/1".into(), 8));

@@ -64,7 +64,7 @@ fn a_rank_used_twice() {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn invalid_ranks_and_sizes_are_rejected() {
     for (rank, size) in [(0, 0), (3, 3), (u32::MAX, 1)] {
         let e = builder().rank(rank).size(size).build().unwrap_err();
         assert_eq!(*e.kind(), ErrorKind::InvalidArgument);

@@ -19,7 +19,7 @@ fn missing_ranks_are_named_by_all_that_came() {
 
 /// A rank with a longer timeout gets the failure from the leader, before its own timeout.
 #[test]
-fn the_patient_are_told() {
+fn a_failure_reaches_ranks_with_longer_timeouts() {
     let store = Arc::new(HashStore::new());
     std::thread::scope(|s| {
         let b = |r| builder().rank(r).size(3).store(store.clone());

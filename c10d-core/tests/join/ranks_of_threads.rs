@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 #[test]
-fn run_ranks_tells_the_cause() {
+fn run_ranks_returns_the_cause() {
     assert_eq!(builder().run_ranks(4, |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
     // The other ranks report the end of the failed rank, with its own error as the cause.
     let died = AtomicUsize::new(0);

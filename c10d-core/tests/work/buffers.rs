@@ -98,7 +98,7 @@ fn a_blocking_call_that_fails_gives_the_buffers_back() {
 }
 
 #[test]
-fn kept_buffers_do_not_come_back() {
+fn buffers_that_a_backend_keeps_are_not_returned() {
     let held = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(AtomicBool::new(false));
     let (keep, was_refused) = (held.clone(), refused.clone());

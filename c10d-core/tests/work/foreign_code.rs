@@ -79,7 +79,7 @@ impl Drop for Cursed {
 
 /// A backend's thread completes jobs. A waker or the drop of a buffer that panics does not end the thread.
 #[test]
-fn a_completing_thread_outlives_foreign_code() {
+fn panics_of_foreign_code_do_not_end_a_completing_thread() {
     let (pg, jobs) = held();
     let waker = Arc::new(Alarm).into();
     let mut cx = std::task::Context::from_waker(&waker);
@@ -123,7 +123,7 @@ impl tracing::Subscriber for Horrified {
 /// If a subscriber panics when the failure of a group is reported, the caller still gets its error, and the backend
 /// still ends.
 #[test]
-fn a_failure_is_one_whatever_a_subscriber_does() {
+fn a_panicking_subscriber_does_not_hide_a_failure() {
     let aborts = Arc::new(AtomicUsize::new(0));
     let count = aborts.clone();
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "gone")));

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_other_call_among_them_does_not() {
+    fn notes_with_one_different_call_do_not_agree() {
         for odd in 0..8 {
             let (mut mine, _) = after([0; 8]);
             mine.take(1, &after((0..8).map(|i| u32::from(i == odd))).1);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_says_nothing_and_nothing_grows() {
+    fn old_notes_are_ignored_and_memory_is_bounded() {
         let (mut mine, _) = after([0; 200]);
         mine.take(1, &after([0; 100]).1);
         assert_eq!(mine.agreed()[1], 0);

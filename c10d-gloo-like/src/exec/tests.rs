@@ -406,7 +406,7 @@ fn a_rank_that_left_is_named_but_what_it_sent_counts() {
 }
 
 #[test]
-fn a_peer_that_drips_does_not_stretch_the_op() {
+fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
     const COUNT: u64 = 3000;
     for transport in TRANSPORTS {
         let found = ranks(2, transport, |rank| {

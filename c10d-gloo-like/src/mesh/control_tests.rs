@@ -64,7 +64,7 @@ fn every_frame_survives_every_cut() {
 }
 
 #[test]
-fn a_question_is_a_frame() {
+fn ask_without_allocation_equals_the_frame() {
     assert_eq!(Frame::Ask { from: 7 << 33 }.to_bytes(), Frame::ask(7 << 33));
 }
 
@@ -88,7 +88,7 @@ fn damaged_frames_are_refused_and_never_panic() {
 }
 
 #[test]
-fn a_revoke_has_a_largest_size() {
+fn a_revoke_fits_into_a_frame() {
     let revoke = Revoke {
         by: 0,
         via: None,

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_ends_the_list() {
+    fn malformed_netlink_messages_end_the_list() {
         let mut found = Vec::new();
         assert_eq!(parse(&[1, 0, 0, 0, 20, 0], &mut found), None);
         assert_eq!(parse(&[3, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut found), None);

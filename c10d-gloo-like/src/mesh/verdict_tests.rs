@@ -103,7 +103,7 @@ fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> (Ve
 }
 
 #[test]
-fn who_is_late() {
+fn the_rank_that_delays_a_collective() {
     let place = Some(CallId { seq: 7, step: 0 });
     type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
     let late = silence(LONG / 2);
@@ -222,7 +222,7 @@ fn a_circle_names_all_its_ranks() {
 }
 
 #[test]
-fn what_lies_between_ranks_names_them_on_all() {
+fn an_error_between_ranks_names_them_on_all_ranks() {
     let circle = Revoke { by: 1, between: true, ..revoke(ErrorKind::Timeout, &[2, 3], None) };
     for me in [0, 2, 3] {
         let error = retell(me, &circle);

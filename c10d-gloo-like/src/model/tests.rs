@@ -91,7 +91,7 @@ fn one_host_stands_for_all() {
 }
 
 #[test]
-fn what_is_no_cluster_is_refused() {
+fn invalid_clusters_are_rejected() {
     let scenario = Scenario { op: OpKind::AllReduce, bytes: 64, elem: 1 };
     let refused = |c: Cluster| simulate(scenario, &c, &Table::builtin(), None).unwrap_err().to_string();
     assert!(refused(cluster(0, 2)).contains("at least one host"));
@@ -124,7 +124,7 @@ fn compare(op: OpKind, bytes: usize, cluster: &Cluster) -> (Outcome, Vec<Outcome
 }
 
 #[test]
-fn what_is_selected_is_nearly_the_best() {
+fn the_selected_algorithm_is_nearly_the_best() {
     let mut wrong = Vec::new();
     for cluster in shapes() {
         for op in crate::schedule::TUNED {

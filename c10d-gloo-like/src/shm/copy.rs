@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cheaper_stores_are_taken() {
+    fn the_cheaper_kind_of_stores_is_used() {
         let mut stores = Stores::new();
         let copy = |stores: &mut Stores, costs: [u64; 2], n: usize| {
             for _ in 0..n {

@@ -73,7 +73,7 @@ fn bytes_of_a_window_are_read_where_they_are_and_given_back_when_they_have_been_
 }
 
 #[test]
-fn what_is_read_of_a_peer_that_has_given_up_counts_for_nothing() {
+fn bytes_lent_by_a_peer_that_gave_up_are_discarded() {
     let (mut here, mut there, segment) = pair();
     let window = window(100_000);
     assert_eq!(write(&mut here, &[], &window), 0);
@@ -85,7 +85,7 @@ fn what_is_read_of_a_peer_that_has_given_up_counts_for_nothing() {
 }
 
 #[test]
-fn a_place_that_nobody_let_this_process_read_is_an_error() {
+fn a_lent_place_that_is_not_mapped_is_an_error() {
     let (mut here, mut there, _) = pair();
     let window = window(100_000);
     assert_eq!(write(&mut here, &[], &window), 0);

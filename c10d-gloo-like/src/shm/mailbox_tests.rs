@@ -45,7 +45,7 @@ fn items_come_whole_and_in_order_and_no_more_than_there_are_slots() {
 }
 
 #[test]
-fn an_item_waits_for_its_line() {
+fn an_item_is_shown_only_at_its_line() {
     let (_segment, mut w, mut r) = mailbox();
     assert!(write(&mut w, 7, 40).unwrap());
     assert!(r.peek(6).unwrap().is_none());

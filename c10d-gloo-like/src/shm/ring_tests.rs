@@ -59,7 +59,7 @@ fn processes_exchange_items_of_any_size() {
 }
 
 #[test]
-fn a_small_message_is_one_line() {
+fn a_small_item_takes_one_cache_line() {
     let (_segment, mut w, mut r) = ring(4096);
     for i in 0..100u8 {
         let (head, body) = ([i; 32], [!i; 32]);

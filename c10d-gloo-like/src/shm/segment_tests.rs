@@ -59,7 +59,7 @@ fn nobody_can_shrink_a_segment() {
 }
 
 #[test]
-fn memory_is_taken_before_it_is_touched() {
+fn segments_are_allocated_when_they_are_made() {
     let segment = Segment::create(Layout::new(3)).unwrap();
     let stat = rustix::fs::fstat(segment.fd()).unwrap();
     assert!(stat.st_blocks * 512 >= Layout::new(3).size() as i64);

@@ -114,7 +114,7 @@ fn the_end_comes_after_the_last_byte() {
 }
 
 #[test]
-fn a_reset_is_told_as_one() {
+fn a_reset_is_reported_as_a_reset() {
     let (a, b) = any();
     let mut link = TcpLink::new(b, 4);
     SockRef::from(&a).set_linger(Some(Duration::ZERO)).unwrap();

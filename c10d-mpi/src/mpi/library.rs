@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_library_it_is() {
+    fn the_implementation_is_recognised() {
         assert_eq!(Kind::of("MPICH Version: 5.0.2"), Kind::Mpich);
         assert_eq!(Kind::of("Intel(R) MPI Library 2021.18"), Kind::Intel);
         assert_eq!(Kind::of("Open MPI v6.1.0a1"), Kind::OpenMpi);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tried_is_said() {
+    fn the_error_lists_the_files_that_were_tried() {
         let missing = |variable: &str| {
             let surroundings =
                 Surroundings { argument: None, variable: Some(variable.to_owned()), mapped: None, roots: Vec::new() };

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_come_is_known() {
+    fn missing_ranks_of_a_barrier_are_known() {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
         let (mut library, progress) = serve(&store, 0, 3, Duration::from_millis(200));
         library.0.write_all(b"cmd=barrier_in\n").unwrap();

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libraries_say() {
+    fn requests_of_real_libraries_are_parsed() {
         let cases = [
             ("cmd=init pmi_version=1 pmi_subversion=1", Some(Ask::Init)),
             ("cmd=get_maxes", Some(Ask::Maxes)),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_pairs_are_not_there() {
+    fn invalid_pairs_are_ignored() {
         let forged = format!("key\n 1\nk \x07bell\nlong {}\ngood v\n\u{fffd} \u{fffd}", "v".repeat(1025));
         assert_eq!(value(forged.as_bytes(), "good"), Some("v"));
         assert_eq!(["key", "k", "long"].map(|key| value(forged.as_bytes(), key)), [None; 3]);

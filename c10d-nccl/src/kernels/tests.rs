@@ -38,7 +38,7 @@ fn every_kernel_is_in_its_ptx_and_nothing_else() {
 }
 
 #[test]
-fn what_is_offered_has_a_kernel() {
+fn every_offered_reduction_has_a_kernel() {
     for code in 0..ReduceOp::COUNT as u8 {
         let op = ReduceOp::from_code(code, 1.0).unwrap();
         assert!(reduces(op).iter().all(|dtype| reducer(dtype).is_some() && op.is_defined_on(dtype)));

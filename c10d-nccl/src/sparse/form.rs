@@ -76,7 +76,7 @@ mod tests {
     use crate::kernels::sparse::merger;
 
     #[test]
-    fn whatever_nccl_reduces_has_a_form_and_a_kernel() {
+    fn every_type_that_nccl_reduces_has_a_kernel() {
         for reduce in [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Min, ReduceOp::Max] {
             for dtype in DType::ALL.iter().copied() {
                 match Form::of(dtype, reduce) {

@@ -120,12 +120,12 @@ mod tests {
 
     /// The mock panics if memory is freed earlier.
     #[test]
-    fn memory_is_freed_when_the_device_is_through() {
+    fn memory_is_freed_when_the_device_has_finished() {
         assert_eq!(freed(100, PATIENCE), 2, "the call's own and the caller's");
     }
 
     #[test]
-    fn memory_is_left_to_a_device_that_never_is() {
+    fn memory_is_leaked_if_the_device_never_finishes() {
         assert_eq!(freed(u64::MAX, Duration::ZERO), 0);
     }
 }

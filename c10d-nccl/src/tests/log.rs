@@ -57,7 +57,7 @@ fn a_started_op_makes_the_same_calls() {
 }
 
 #[test]
-fn a_made_reduction_is_given_back() {
+fn a_made_reduction_is_destroyed() {
     let logs = of_two("premul", None, |pg| pg.all_reduce(&mut buffer(5), ReduceOp::PreMulSum(0.5)).map(drop));
     let want = between(&["make op5 of 4 bytes", "all_reduce 5xf32 op5 on 1", "destroy op5"]);
     assert_eq!(logs, vec![want; 2]);
@@ -153,7 +153,7 @@ fn exchanges() {
 }
 
 #[test]
-fn a_message_has_a_communicator_of_its_own_way() {
+fn each_direction_of_messages_has_a_communicator() {
     let logs = of_two("message", None, |pg| {
         if pg.rank() == 0 { pg.send(buffer(3), 1, 7).map(drop) } else { pg.recv(buffer(3), 0, 7).map(drop) }
     });

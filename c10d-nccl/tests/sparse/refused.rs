@@ -109,9 +109,9 @@ fn types_and_sizes_that_cannot_be() {
 
 /// A peer's keys are checked.
 #[test]
-fn keys_that_cannot_be_are_refused() {
+fn invalid_keys_of_a_peer_are_rejected() {
     // The second launch of a call gathers keys.
-    with_fake("keys_that_cannot_be_are_refused", "rank=1,garble=1", || {
+    with_fake("invalid_keys_of_a_peer_are_rejected", "rank=1,garble=1", || {
         let errors = builder().run_ranks(3, |pg| {
             let mine = sent(&Coo::new([9], 1, vec![3, 4], vec![2f32, 1.0])?, pg.rank());
             Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())
@@ -123,8 +123,8 @@ fn keys_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn without_kernels_all_ranks_are_told_why() {
-    with_fake("without_kernels_all_ranks_are_told_why", "driver=11080", || {
+fn without_kernels_all_ranks_get_the_cause() {
+    with_fake("without_kernels_all_ranks_get_the_cause", "driver=11080", || {
         let errors = builder().run_ranks(2, |pg| {
             let mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
             Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())

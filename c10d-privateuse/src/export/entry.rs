@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_told_why_there_is_no_table() {
+    fn the_log_says_why_there_is_no_table() {
         let host = abi::Host { log: Some(log), ..abi::empty() };
         // SAFETY: it is a valid table.
         let tables = unsafe { [entry::<Misspelt>(&host, None), entry::<Panics>(&host, None)] };

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_owner_is_told_so() {
+    fn removing_the_last_owner_is_reported() {
         let owners = Owners::default();
         assert!(owners.first(0, 64) && !owners.first(0, 64));
         assert!(owners.first(1, 64), "another device's");

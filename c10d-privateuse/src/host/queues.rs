@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_thread_is_at_keeps_others_waiting() {
+    fn an_operation_waits_only_for_its_own_queues() {
         static BEGUN: Barrier = Barrier::new(2);
         static END: Barrier = Barrier::new(2);
         let queues = SubmitQueues::new(|tokens| {

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_replaced_since_the_check_is_not_loaded() {
+    fn a_file_that_was_replaced_after_the_check_is_not_loaded() {
         let mode = std::fs::Permissions::from_mode;
         let home = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
         let (path, other) = (home.path().join("libc10d_it.so"), home.path().join("other"));

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_became_something_else_since_it_was_looked_at() {
+    fn a_file_that_was_replaced_after_listing_is_rejected() {
         let mode = std::fs::Permissions::from_mode(0o755);
         let home = tempfile::Builder::new().permissions(mode).tempdir().unwrap();
         let dir = TrustedDir::open(home.path()).unwrap();

@@ -56,7 +56,7 @@ fn judge(lab: &Lab, decisions: &[Decision], there: &BTreeMap<String, Entry>) {
 }
 
 #[test]
-fn nothing_bad_is_loaded_and_nothing_good_is_kept_out() {
+fn bad_plugins_are_rejected_and_good_ones_loaded() {
     let lab = Lab::new("corpus-");
     let there = fill(&lab, &before_loading());
     let report = Search::new().directory(lab.junk()).load();
@@ -80,7 +80,7 @@ fn the_corpus_covers_the_rules() {
 }
 
 #[test]
-fn the_canary_sings() {
+fn the_constructor_writes_the_canary() {
     // If the constructor did not write the canary, the corpus would prove nothing.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");
@@ -112,7 +112,7 @@ fn tables_are_validated_before_anything_in_them_is_used() {
 }
 
 #[test]
-fn names_are_taken_in_one_look_and_from_one_search_to_the_next() {
+fn a_second_plugin_of_the_same_name_is_not_used() {
     let lab = Lab::new("twice-");
     let place = |file: &str| lab.junk().join(file);
     for file in ["libc10d_a.so", "libc10d_b.so"] {

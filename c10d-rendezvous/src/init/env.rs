@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_around_values_is_not_part_of_them() {
+    fn spaces_around_values_are_ignored() {
         let spaced = |name: &str| {
             let value = match name {
                 "RANK" => " 1\n",

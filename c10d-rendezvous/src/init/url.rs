@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_error_names_the_invalid_part_of_a_url() {
         for (rest, says) in [
             ("host?rank=0&world_size=1", "no port"),
             (":1?rank=0&world_size=1", "no host"),

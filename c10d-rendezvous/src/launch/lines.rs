@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn both_characters_together_are_one_end() {
+    fn a_carriage_return_and_newline_are_one_line_end() {
         let text = b"one\r\n\r\ntwo\r\n";
         for cut in 0..=text.len() {
             let mut lines = Lines::new(0);

@@ -199,7 +199,7 @@ fn a_barrier_opens_once_and_stays_open() {
 }
 
 #[test]
-fn the_limits_hold() {
+fn requests_beyond_the_limits_are_rejected() {
     let limits = Limits { total: 10_000, per_key: 1_000, keys: 40, reply: 2_000, ..Limits::default() };
     let full = || {
         let mut server = Server(Keyspace::new(limits));

@@ -48,7 +48,7 @@ fn an_answer_that_crosses_the_cancellation_is_success() {
 }
 
 #[test]
-fn what_is_neither_answer_is_an_error() {
+fn any_other_answer_is_an_error() {
     for answer in [&[2][..], &[0, 0], &[0, 2]] {
         let (mut link, server) = server(answer);
         let error = link.wait(WAIT, Instant::now() + Duration::from_millis(20), LONG).unwrap_err();

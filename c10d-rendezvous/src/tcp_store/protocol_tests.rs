@@ -90,7 +90,7 @@ fn a_whole_session_in_one_piece_and_byte_by_byte() {
 }
 
 #[test]
-fn nothing_before_the_handshake() {
+fn requests_before_the_handshake_are_rejected() {
     for code in 1..=255 {
         let mut parser = Parser::new(limits());
         assert_eq!(parse(&mut parser, &[code]), Err(Refusal::NotValidated));
@@ -155,7 +155,7 @@ fn one_request_has_bounded_memory() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic_or_grow(bytes in prop::collection::vec(any::<u8>(), 0..400), chunk in 1usize..50) {
+    fn any_bytes_are_parsed_without_panic_in_limited_memory(bytes in prop::collection::vec(any::<u8>(), 0..400), chunk in 1usize..50) {
         let mut parser = validated(Limits { request: 4096, ..limits() });
         for chunk in bytes.chunks(chunk) {
             if parse(&mut parser, chunk).is_err() {

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_takes_the_last_room() {
+    fn there_is_always_room_for_another_client() {
         let mut accounts = Accounts::new(Amount { bytes: 64_000, keys: 1024 });
         for client in 0..8 {
             accounts.welcome(client, u64::from(client >= 4));

@@ -201,7 +201,7 @@ impl Raw {
         self.0.write_all(bytes).unwrap();
     }
 
-    pub fn hear(&mut self, n: usize) -> Vec<u8> {
+    pub fn read(&mut self, n: usize) -> Vec<u8> {
         let mut bytes = vec![0; n];
         self.0.read_exact(&mut bytes).unwrap();
         bytes
@@ -209,7 +209,7 @@ impl Raw {
 
     pub fn ping(&mut self) {
         self.send(&[0x0d, 1, 2, 3, 4]);
-        assert_eq!(self.hear(4), [1, 2, 3, 4]);
+        assert_eq!(self.read(4), [1, 2, 3, 4]);
     }
 
     /// Waits until the server closes the connection. Panics if the server answers or does not close it.

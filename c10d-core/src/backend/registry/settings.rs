@@ -111,7 +111,7 @@ mod tests {
     };
 
     #[test]
-    fn names_that_nobody_reads_are_told_with_the_nearest() {
+    fn unknown_settings_are_reported_with_the_nearest_name() {
         let registry = Registry::collect(&[&DECLARES, &SILENT]).unwrap();
         for hint in ["acme.transport", "acme.device", "quiet.whatever", "staged.chunk"] {
             assert_eq!(registry.objection_to_hint(hint), None, "{hint}");

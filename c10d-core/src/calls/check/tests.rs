@@ -45,7 +45,7 @@ fn names(error: &Error, op: OpKind, seq: u64, field: &str, guilty: &[u32]) {
 }
 
 #[test]
-fn who_only_sends_learns_by_the_8th_call() {
+fn a_rank_that_only_sends_gets_the_error_by_its_8th_call() {
     let (ranks, failed) = ranks(2);
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
@@ -56,7 +56,7 @@ fn who_only_sends_learns_by_the_8th_call() {
 }
 
 #[test]
-fn one_that_is_late_holds_nobody_back() {
+fn a_late_rank_delays_no_other_rank() {
     let (ranks, failed) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
@@ -74,7 +74,7 @@ fn one_that_is_late_holds_nobody_back() {
 }
 
 #[test]
-fn one_that_has_left_is_compared_all_the_same() {
+fn a_rank_that_has_left_is_still_compared() {
     let (ranks, _told) = ranks(2);
     assert!(make(&ranks[0], OpKind::Broadcast, 0, 0).is_none());
     assert!(ranks[0].leave(Instant::now() + CAP).is_none());
@@ -98,7 +98,7 @@ fn ranks_that_wait_for_each_other_learn_why() {
 }
 
 #[test]
-fn what_is_heard_of_a_call_to_come_is_judged_when_it_is_made() {
+fn a_report_about_a_later_call_is_decided_when_the_call_is_made() {
     let (ranks, failed) = ranks(3);
     assert!(make(&ranks[1], OpKind::Reduce, 0, 0).is_none());
     let _ = make(&ranks[2], OpKind::Reduce, 0, 1);
@@ -112,7 +112,7 @@ fn what_is_heard_of_a_call_to_come_is_judged_when_it_is_made() {
 }
 
 #[test]
-fn nothing_is_left_of_ranks_that_left_or_stopped() {
+fn threads_end_after_leave_and_stop() {
     let (ranks, _told) = ranks(3);
     assert!((0..3).all(|me| make(&ranks[me], OpKind::Barrier, 0, 0).is_none()));
     let left: Vec<Weak<CallCheck>> = ranks.iter().map(Arc::downgrade).collect();
@@ -128,7 +128,7 @@ fn nothing_is_left_of_ranks_that_left_or_stopped() {
 }
 
 #[test]
-fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
+fn a_rank_that_ended_fails_only_calls_that_need_it() {
     let (ranks, failed) = ranks(3);
     assert!(make(&ranks[0], OpKind::Broadcast, 0, 0).is_none());
     ranks[1].end_without_leaving(Instant::now() + CAP);
@@ -162,7 +162,7 @@ fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
 
 /// The receiving thread waits for a letter by requests of a limited length.
 #[test]
-fn a_rank_that_gets_no_letter_for_long_still_answers() {
+fn a_rank_answers_after_a_long_time_without_messages() {
     let (ranks, _failed) = ranks(2);
     std::thread::sleep(10 * post::LISTEN);
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
@@ -172,7 +172,7 @@ fn a_rank_that_gets_no_letter_for_long_still_answers() {
 }
 
 #[test]
-fn anything_may_come() {
+fn invalid_messages_are_ignored() {
     let (ranks, failed) = ranks(2);
     for letter in [&b""[..], b"\0", &[0xff; 40], &[1; 400], &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
         ranks[1].put(0, letter, Instant::now() + CAP);

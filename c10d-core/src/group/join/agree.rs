@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_all_have() {
+    fn the_first_common_choice_is_taken() {
         let full = "cpu=a\ncuda=nccl\ncuda=staged(a)\n";
         let poor = "cpu=a\ncuda=staged(a)\n";
         let none = "cpu=a\n";
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_share_a_device_are_staged_unless_told_otherwise() {
+    fn ranks_that_share_a_device_are_staged_unless_the_map_names_a_backend() {
         let on = |gpu: &str, sign: char| format!("cuda@{gpu}\ncuda{sign}nccl\ncuda=staged(a)\n");
         let agreed = |gpus: [&str; 3], sign| {
             let all = gpus.map(|gpu| on(gpu, sign));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn who_insists_gets_it_or_an_error_that_names_the_others() {
+    fn a_required_choice_is_taken_or_the_error_names_the_ranks_without_it() {
         let asks = "cpu!a\ncuda!nccl\n";
         assert_eq!(agree(&[asks, "cpu=b\ncpu=a\ncuda=nccl\n"]).unwrap(), "cpu=a\ncuda=nccl\n");
         let e = agree(&["cpu=a\n", asks, "cpu=a\ncuda=staged(a)\n"]).unwrap_err();

@@ -251,7 +251,7 @@ fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
 }
 
 #[test]
-fn only_what_must_move_moves() {
+fn only_needed_copies_are_made() {
     let moves = |op: OpKind, rank: usize| {
         let world = World { op, root: 1, counts: vec![10], size: 4 };
         let (inputs, outputs) = world.shapes(rank, 3);

@@ -35,7 +35,7 @@ fn calls(health: &Health, numbers: std::ops::Range<u32>) {
 }
 
 #[test]
-fn who_is_far_ahead_is_not_asked_about_a_call_that_the_hub_compares() {
+fn a_rank_far_ahead_is_not_asked_if_the_hub_compares_the_call() {
     let ranks = ranks(3);
     let [hub, fast, slow] = &ranks[..] else { unreachable!() };
     calls(fast, 0..HISTORY as u32 + 10);

@@ -84,7 +84,7 @@ fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
 }
 
 #[test]
-fn whoever_forges_is_named_by_all() {
+fn a_rank_that_sends_impossible_frames_is_named_by_all() {
     for (what, bytes) in lies() {
         for (rank, cause) in forged(&bytes).into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
             let cause = cause.unwrap();
@@ -98,7 +98,7 @@ fn whoever_forges_is_named_by_all() {
 }
 
 #[test]
-fn what_a_member_says_in_anothers_name_is_told_as_its_word() {
+fn a_report_in_the_name_of_another_rank_names_its_sender() {
     let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
     let causes = forged(&bytes);
     // Rank 2 knows that it did not send the report, whichever rank forwarded it first.
@@ -146,7 +146,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_bytes_of_a_member_end_the_watcher(frames in proptest::collection::vec(frame(), 1..6)) {
+    fn any_frames_of_a_member_leave_the_watcher_running(frames in proptest::collection::vec(frame(), 1..6)) {
         hear(&frames.concat());
     }
 }

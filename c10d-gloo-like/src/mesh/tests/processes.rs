@@ -329,7 +329,7 @@ fn leaves(me: &Player) {
 }
 
 #[test]
-fn leaving_is_no_failure_until_something_is_missing() {
+fn a_rank_that_left_fails_only_calls_that_need_it() {
     for transport in TRANSPORTS {
         let mut job = Job::start("leaves", 4, transport);
         job.await_ranks("fine", &[0, 1, 3]);

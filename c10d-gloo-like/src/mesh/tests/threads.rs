@@ -110,7 +110,7 @@ fn an_abort_names_who_aborted() {
 }
 
 #[test]
-fn ranks_that_wait_for_different_things_find_out() {
+fn ranks_in_different_calls_get_a_mismatch() {
     for transport in BOTH {
         // Rank 1 calls with another count; rank 3 comes last.
         let causes = run(4, transport, |rank, mesh| {
@@ -192,7 +192,7 @@ fn an_absent_rank_is_named_by_all_that_wait() {
 }
 
 #[test]
-fn who_leaves_is_missed_only_by_what_needs_it() {
+fn leaving_fails_only_calls_that_need_the_rank() {
     for transport in BOTH {
         let met = std::sync::Barrier::new(3);
         run(3, transport, |rank, mesh| {
@@ -291,7 +291,7 @@ fn a_broken_data_connection_names_both_ends_on_all_ranks() {
 }
 
 #[test]
-fn a_broken_control_connection_is_told_from_a_dead_peer() {
+fn a_broken_control_connection_is_distinguished_from_a_dead_peer() {
     let causes = cut(4, |rank, mesh| {
         if rank == 1 {
             mesh.health.cut(2);
@@ -315,7 +315,7 @@ fn a_broken_control_connection_is_told_from_a_dead_peer() {
 }
 
 #[test]
-fn announcing_is_cheap() {
+fn time_of_announcing() {
     let health = Health::new("g".into(), 0, 2, None);
     let (n, t) = (1_000_000u32, Instant::now());
     for seq in 0..n {

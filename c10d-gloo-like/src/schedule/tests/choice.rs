@@ -4,7 +4,7 @@ use c10d_core::OpKind;
 
 use super::super::{Algorithm, Fabric, Selection, TUNED, Table, tuned};
 
-/// The hash of the choice over the grid; see `the_choice_is_what_it_was`.
+/// The hash of the choice over the grid; see `the_built_in_choice_has_not_changed`.
 const GRID: u64 = 0x8934_006b_de66_490f;
 
 fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
@@ -84,7 +84,7 @@ fn a_rule_does_not_fit_worlds_that_its_algorithm_does_not_serve() {
 /// The choice over a grid of ops, worlds, sizes (around every power of two), transports and types, as one number. Ranks
 /// of two builds must choose the same algorithm, so a choice must only change on purpose.
 #[test]
-fn the_choice_is_what_it_was() {
+fn the_built_in_choice_has_not_changed() {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for world in (1..=70).chain([128, 1000]) {
         for fabric in Fabric::ALL {

@@ -90,7 +90,7 @@ impl Random {
 }
 
 #[test]
-fn whatever_is_cut_or_flipped_is_refused() {
+fn truncated_or_damaged_files_are_rejected() {
     let whole = library();
     for len in (0..4096).step_by(7).chain((4096..whole.len()).step_by(65_537)) {
         assert!(inspect_bytes(&whole[..len]).is_err());
@@ -146,7 +146,7 @@ fn flips_in_what_leads_to_the_entry_are_an_answer() {
 }
 
 #[test]
-fn a_chain_without_an_end_is_left() {
+fn an_endless_hash_chain_is_rejected() {
     let mut plugin = Plugin::new("sysv");
     let table = plugin.at(plugin.dynamic.hash.unwrap());
     let word = |bytes: &[u8], i: usize| u32_at(bytes, table + 4 * i) as usize;

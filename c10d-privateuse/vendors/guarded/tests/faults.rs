@@ -57,7 +57,7 @@ fn names_device_and_call(error: &Error, call: &str) {
 }
 
 #[test]
-fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
+fn the_error_names_the_device_and_the_call_that_hang() {
     let (runtime, builder) = staged!("hangs");
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
@@ -97,7 +97,7 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
 }
 
 #[test]
-fn a_thread_that_comes_back_late_gives_the_device_nothing_more() {
+fn a_call_that_returns_late_starts_no_further_work() {
     let (runtime, builder) = staged!("late");
     let device = runtime.clone();
     let errors = fails(&runtime, "stuck in copy_out", move |timeout| {
@@ -170,7 +170,7 @@ fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
 }
 
 #[test]
-fn what_a_device_says_reaches_all_ranks() {
+fn a_devices_error_reaches_all_ranks() {
     let (runtime, builder) = staged!("fails");
     for fault in ["copy_out", "copy_in", "query", "a copy"] {
         let (device, builder) = (runtime.clone(), builder.clone().hint("staged.chunk", "256"));
@@ -200,7 +200,7 @@ fn what_a_device_says_reaches_all_ranks() {
 }
 
 #[test]
-fn peers_learn_of_it_although_nobody_waits_here() {
+fn peers_get_the_error_although_no_caller_waits() {
     let (runtime, builder) = staged!("unheard");
     let errors = returns(move || {
         let heard = Barrier::new(2);
@@ -245,7 +245,7 @@ fn ops_behind_one_that_hangs_end_with_it() {
 }
 
 #[test]
-fn what_waits_in_line_keeps_its_own_deadline() {
+fn a_queued_op_keeps_its_own_deadline() {
     let (runtime, builder) = staged!("line");
     let device = runtime.clone();
     let errors = fails(&runtime, "which still waits for other ranks", move |timeout| {
@@ -317,7 +317,7 @@ fn messages_end_in_time_too() {
 }
 
 #[test]
-fn a_release_that_hangs_costs_the_ops_behind_it() {
+fn ops_after_a_release_that_hangs_fail() {
     let (runtime, builder) = staged!("releases");
     let device = runtime.clone();
     let errors = fails(&runtime, "stuck in release", move |timeout| {

@@ -74,7 +74,7 @@ fn retained_memory_stays_until_the_last_release() {
 }
 
 #[test]
-fn an_allocation_ends_where_it_ends() {
+fn copies_beyond_an_allocation_are_rejected() {
     let runtime = Guarded::new("ends");
     let base = runtime.allocate(0, 64).unwrap();
     let bytes = [0u8; 65];

@@ -158,7 +158,7 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
 }
 
 #[test]
-fn whoever_sends_first_is_received_whole() {
+fn the_first_message_is_received_completely_first() {
     let (runtime, builder) = staged!("whole");
     let device: Arc<dyn DeviceRuntime> = runtime;
     builder
@@ -195,7 +195,7 @@ fn whoever_sends_first_is_received_whole() {
 }
 
 #[test]
-fn a_device_that_reduces_is_left_to() {
+fn reductions_run_on_a_device_that_can_reduce() {
     static PROVIDER: Provider = Provider {
         source: "reducer",
         devices: &[DeviceRegistration { name: "reducer", key: DispatchKey::PrivateUse1, open: &|| Ok(reducer()) }],

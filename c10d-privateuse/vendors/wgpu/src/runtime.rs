@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_does_not_open_is_done_without() {
+    fn devices_that_do_not_open_are_left_out() {
         let closed = |what: &'static str| Err(Error::new(ErrorKind::Device, what));
         let (open, said) = opened([Ok(1), closed("lost"), Ok(3)].into_iter()).unwrap();
         assert_eq!((open, said.len()), (vec![1, 3], 1));

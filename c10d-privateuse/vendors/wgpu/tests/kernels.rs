@@ -210,7 +210,7 @@ fn reductions_of_every_kind() {
 }
 
 #[test]
-fn errors_are_for_people() {
+fn errors_name_the_device_and_the_size() {
     let Some(gpu) = common::runtime() else { return };
     let text = gpu.allocate(9, 8).unwrap_err().to_string();
     assert!(text.contains("no wgpu device 9"), "{text}");

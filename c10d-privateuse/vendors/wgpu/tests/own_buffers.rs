@@ -44,7 +44,7 @@ fn read(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wgpu::Buffer) -> Ve
 }
 
 #[test]
-fn are_reduced_where_they_are() {
+fn own_buffers_are_reduced_in_place() {
     let Some((device, queue)) = open() else { return };
     let gpu = c10d_wgpu::adopt(vec![(device.clone(), queue.clone())]).unwrap();
     let again = c10d_wgpu::adopt(vec![(device.clone(), queue.clone())]).err().unwrap();

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_neither_enter_nor_hold_up_who_belongs() {
+    fn strangers_are_not_admitted_and_delay_no_launcher() {
         let listener = LaunchListener::open("127.0.0.1".parse().unwrap(), "secret".into()).unwrap();
         let (addr, sign) = (listener.listener.local_addr().unwrap(), listener.sign().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
