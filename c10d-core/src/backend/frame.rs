@@ -23,7 +23,7 @@ use std::task::Waker;
 use std::thread::Thread;
 use std::time::Instant;
 
-use super::telling::Telling;
+use super::reporting::Reporting;
 use super::{Origin, Request};
 use crate::buffer::Outcome;
 use crate::panics::contain;
@@ -187,7 +187,7 @@ impl Frame {
         if release.is_none() && waiter.is_none() {
             return;
         }
-        let _telling = Telling::begin();
+        let _reporting = Reporting::begin();
         if let Some(release) = release {
             // SAFETY: this is the job's reference, which is given up once.
             unsafe { release(this) };

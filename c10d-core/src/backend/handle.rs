@@ -41,8 +41,8 @@ impl Job {
     /// Makes the job of this frame.
     ///
     /// # Safety
-    /// It is called once per frame. The frame does not move until it is done. The references of a counted frame include
-    /// one for the job.
+    /// This is called once per frame. The frame does not move until the job is completed. If the frame is
+    /// reference-counted, one of its references is the job's.
     #[inline]
     pub(crate) unsafe fn new(frame: NonNull<Frame>) -> Job {
         Job(frame)

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod capabilities;
+mod cpu_messages;
 mod fetch;
 mod fingerprint;
 mod frame;
@@ -11,17 +12,16 @@ mod heartbeats;
 mod init;
 mod interruptible_store;
 mod kernel;
-mod neighbours;
 mod nested;
 mod origin;
 pub(crate) mod registry;
+mod reporting;
 mod reports;
 mod request;
 mod side_channel;
 mod sparse_heads;
 mod sparse_queue;
 mod summary;
-mod telling;
 mod time;
 mod worker_queue;
 
@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use capabilities::Capabilities;
+pub use cpu_messages::CpuMessages;
 pub use fingerprint::Fingerprint;
 pub(crate) use frame::Frame;
 pub use handle::{Job, JobId, WrittenOff};
@@ -37,20 +38,19 @@ pub use init::GroupInit;
 pub(crate) use init::OtherBackends;
 pub(crate) use interruptible_store::InterruptibleStore;
 pub use kernel::{Composed, KernelContext};
-pub use neighbours::{Compared, Messages, SideChannel};
 pub(crate) use nested::{Detached, Outer, nested};
 pub(crate) use origin::Origin;
 pub use registry::{
     BackendMap, DeviceRegistration, InitMethod, Joined, Kernel, KernelRow, PluginLoader, PluginSearch, Provider,
     Registration, Registry, Submitted, TableRow,
 };
+pub(crate) use reporting::is_reporting;
 pub use reports::Reports;
 pub use request::{Caller, Request};
-pub use side_channel::CpuMessages;
+pub use side_channel::{Compared, Messages, SideChannel};
 pub use sparse_heads::SparseHeads;
 pub(crate) use sparse_queue::SparseQueue;
 pub(crate) use summary::fingerprint;
-pub(crate) use telling::is_telling;
 pub use time::let_go;
 pub(crate) use time::overdue;
 pub use worker_queue::WorkerQueue;

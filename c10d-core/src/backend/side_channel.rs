@@ -1,76 +1,157 @@
-//! Small messages between ranks that are not ops of their group.
-#![allow(unsafe_code)]
+//! The side channel of a backend: messages between its ranks that do not go through the backend's own library. They
+//! tell which rank is gone, why a rank gives up, and which calls a rank made.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use smallvec::smallvec;
+use super::heartbeats::Heartbeats;
+use super::{CpuMessages, Fingerprint, GroupInit};
+use crate::{Error, ErrorKind, Result};
 
-use super::nested::nested;
-use super::{Backend, Caller, Request, fingerprint};
-use crate::buffer::{Sink, Span};
-use crate::catalog::OpKind;
-use crate::options::Params;
-use crate::types::DispatchKey;
-use crate::{Error, Result};
+/// The tag of the message that a rank sends when it leaves.
+const GOODBYE: u32 = 1;
 
-/// Small messages between ranks through a CPU backend. Device backends use them for facts that their own library does
-/// not report: that a peer is gone, or that a rank gives up, and why.
-///
-/// The CPU backend is used for nothing else; see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
+/// The kind of operation that a fingerprint describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// A collective.
+    Collective = 2,
+    /// A point-to-point message.
+    Message = 3,
+}
+
+/// The timeout of the watch, which lasts as long as the group.
+const ALWAYS: Duration = Duration::MAX;
+const SOON: Duration = Duration::from_secs(1);
+
+/// This rank's end of a side channel.
 #[derive(Clone)]
-pub struct CpuMessages(Arc<dyn Backend>);
+pub enum SideChannel {
+    /// Through the group's CPU backend, which ends every message when a peer's process is gone or a peer aborts.
+    Messages(Messages),
+    /// Through the store, for groups without a CPU backend.
+    Heartbeats(Heartbeats),
+}
 
-impl CpuMessages {
-    /// Makes a channel that sends its messages through this backend.
-    pub fn new(backend: Arc<dyn Backend>) -> CpuMessages {
-        CpuMessages(backend)
-    }
-
-    /// Sends bytes to a rank, and waits until `bytes` may be used again, which may be before the rank has received
-    /// them.
+impl SideChannel {
+    /// Connects through the CPU backend with the name `cpu`, or through the store if that is `None`. `purpose`
+    /// distinguishes several side channels of one group. Returns `None` if the group has only one rank.
     ///
     /// # Errors
-    /// The same as for [`op::send`](crate::op::send).
-    pub fn send(&self, bytes: &[u8], to: u32, tag: u32, timeout: Duration) -> Result {
-        let span = Span::host(bytes.as_ptr().cast_mut(), bytes.len());
-        self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
+    /// The errors of making the CPU backend.
+    pub fn connect(init: &GroupInit, cpu: Option<&str>, purpose: &str) -> Result<Option<SideChannel>> {
+        if init.size == 1 {
+            return Ok(None);
+        }
+        let Some(cpu) = cpu else {
+            return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(init.store.clone(), init.rank, init.size))));
+        };
+        let aside = CpuMessages::new(init.own_backend(cpu, purpose)?);
+        let (rank, size, left) = (init.rank, init.size, Arc::default());
+        Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
 
-    /// Waits for a message of `bytes.len()` bytes from a rank. It returns early with an error if a rank is gone or the
-    /// messages are aborted; the error names the rank.
-    ///
-    /// # Errors
-    /// The same as for [`op::recv`](crate::op::recv).
-    pub fn recv(&self, bytes: &mut [u8], from: u32, tag: u32, timeout: Duration) -> Result {
-        let span = Span::host(bytes.as_mut_ptr(), bytes.len());
-        self.message(OpKind::Recv, Sink { outputs: smallvec![span], ..Sink::default() }, from, tag, timeout)
+    /// Returns the messages, if the channel goes through a CPU backend.
+    pub fn messages(&self) -> Option<&Messages> {
+        match self {
+            SideChannel::Messages(messages) => Some(messages),
+            SideChannel::Heartbeats(_) => None,
+        }
     }
 
-    fn message(&self, op: OpKind, spans: Sink, peer: u32, tag: u32, timeout: Duration) -> Result {
-        let params = Params { peer, tag, ..Params::default() };
-        let mut request = Request::new(op, Caller::Waits, params, timeout);
-        request.key = DispatchKey::Cpu;
-        request.spans = spans;
-        request.fingerprint = fingerprint(&request);
-        // The spans point to bytes that are borrowed during this call. `nested` does not return before the backend has
-        // stopped using them.
-        nested(&*self.0, None, request).map(drop)
+    /// Waits until a peer is gone or gives up, and returns the error. `None` if this rank has left, or the channel has
+    /// ended without an error.
+    pub fn watch(&self) -> Option<Error> {
+        match self {
+            SideChannel::Messages(messages) => messages.watch(),
+            SideChannel::Heartbeats(beats) => beats.watch(),
+        }
     }
 
-    /// Ends all messages of this rank and of its peers with this error.
+    /// Tells the peers why this rank gives up.
     pub fn abort(&self, cause: &Error) {
-        self.0.abort(cause);
+        match self {
+            SideChannel::Messages(messages) => messages.aside.abort(cause),
+            SideChannel::Heartbeats(beats) => beats.abort(cause),
+        }
     }
 
-    /// The same as [`Backend::waits`], for the backend that carries these messages.
-    pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
-        self.0.waits()
-    }
-
-    /// Tells the peers that this rank leaves, so that they do not consider it dead. It does not wait.
+    /// Tells the peers that this rank leaves, so that they do not consider it dead.
     pub fn leave(&self) {
-        // The deadline is now, so that pending messages do not delay this.
-        let _ = self.0.shutdown(Instant::now());
+        match self {
+            SideChannel::Messages(messages) => messages.leave(),
+            SideChannel::Heartbeats(beats) => beats.leave(),
+        }
+    }
+}
+
+/// Messages between neighbouring ranks, through a CPU backend.
+#[derive(Clone)]
+pub struct Messages {
+    aside: CpuMessages,
+    rank: u32,
+    size: u32,
+    left: Arc<AtomicBool>,
+}
+
+impl Messages {
+    fn watch(&self) -> Option<Error> {
+        let mut error = self.aside.recv(&mut [0], self.next(), GOODBYE, ALWAYS).err()?;
+        if self.left.load(Ordering::Acquire) || *error.kind() == ErrorKind::Shutdown {
+            return None;
+        }
+        let report = error.report_mut();
+        // The fields about the watch's message are removed, since they have no meaning for a caller that waits for a
+        // collective. A mismatch about a collective keeps them, since they are about that collective.
+        let about_a_call =
+            matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
+        if !about_a_call {
+            (report.op, report.seq) = (None, None);
+        }
+        (report.elapsed, report.deadline, report.phase) = (None, None, None);
+        Some(error)
+    }
+
+    /// Returns a function that finds out which ranks do not answer or have left (see
+    /// [`Backend::waits`](super::Backend::waits)). What a rank does inside the backend's own library is not known.
+    pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.aside.waits()
+    }
+
+    /// Returns the rank after this one.
+    pub fn next(&self) -> u32 {
+        (self.rank + 1) % self.size
+    }
+
+    /// Returns the rank before this one.
+    pub fn before(&self) -> u32 {
+        (self.rank + self.size - 1) % self.size
+    }
+
+    /// Sends the fingerprint of an operation of this rank to another rank.
+    ///
+    /// # Errors
+    /// The same as for a message.
+    pub fn send_fingerprint(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
+        self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
+    }
+
+    /// Receives the fingerprint of an operation of another rank.
+    ///
+    /// # Errors
+    /// The same as for a message.
+    pub fn receive_fingerprint(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
+        let mut bytes = [0; Fingerprint::SIZE];
+        self.aside.recv(&mut bytes, from, what as u32, timeout)?;
+        Ok(Fingerprint::from_bytes(&bytes))
+    }
+
+    fn leave(&self) {
+        if !self.left.swap(true, Ordering::AcqRel) {
+            // This fails if the previous rank is gone. Then no rank needs the message.
+            let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
+            self.aside.leave();
+        }
     }
 }

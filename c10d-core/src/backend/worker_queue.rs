@@ -20,7 +20,7 @@ pub struct WorkerQueue<T> {
     /// Signalled when an item was pushed, or when `rouse` was called.
     news: Condvar,
     /// Signalled when the thread has finished an item.
-    through: Condvar,
+    finished: Condvar,
 }
 
 struct Queued<T> {
@@ -44,8 +44,8 @@ impl<T> Default for WorkerQueue<T> {
     fn default() -> WorkerQueue<T> {
         let items = VecDeque::new();
         let queued = Queued { items, has_thread: false, closed: false, roused: false, current: CurrentItem::None };
-        let (news, through) = (Condvar::new(), Condvar::new());
-        WorkerQueue { pending: AtomicUsize::new(0), queued: Mutex::new(queued), news, through }
+        let (news, finished) = (Condvar::new(), Condvar::new());
+        WorkerQueue { pending: AtomicUsize::new(0), queued: Mutex::new(queued), news, finished }
     }
 }
 
@@ -95,7 +95,7 @@ impl<T> WorkerQueue<T> {
         self.settle(&mut queued);
         if queued.current != CurrentItem::None {
             queued.current = CurrentItem::None;
-            self.through.notify_all();
+            self.finished.notify_all();
         }
         loop {
             if let Some(item) = queued.items.pop_front() {
@@ -147,7 +147,7 @@ impl<T> WorkerQueue<T> {
         let mut queued = self.queued.lock();
         let is_through = |queued: &Queued<T>| self.is_idle() && queued.current == CurrentItem::None;
         while !is_through(&queued) {
-            if self.through.wait_until(&mut queued, deadline).timed_out() {
+            if self.finished.wait_until(&mut queued, deadline).timed_out() {
                 return is_through(&queued);
             }
         }
@@ -195,7 +195,7 @@ mod tests {
             assert!(!queue.is_idle());
             open.send(()).unwrap();
             assert_eq!(told.recv().unwrap(), want);
-            assert!(!queue.drain(deadline_after(SOON)), "the thread is not through");
+            assert!(!queue.drain(deadline_after(SOON)), "the thread has not finished");
             open.send(()).unwrap();
         }
         assert!(queue.drain(deadline_after(LONG)) && queue.is_idle());

@@ -24,7 +24,7 @@ impl Group {
         // It does not wait on a thread that is ending an operation, which could wait for itself, or on a thread that
         // panics.
         let patience = match failed {
-            _ if backend::is_telling() || std::thread::panicking() => Duration::ZERO,
+            _ if backend::is_reporting() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),
             None => self.drop_within,
         };

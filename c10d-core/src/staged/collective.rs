@@ -188,11 +188,11 @@ pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Resul
     slot.set_at_cpu(true);
     let result = nested(&*shared.cpu, None, request);
     slot.set_at_cpu(false);
-    result.map_err(told)
+    result.map_err(without_times)
 }
 
-/// Converts the error of a step to that of the op: it removes elapsed time and timeout, which the op sets.
-pub(super) fn told(mut error: Error) -> Error {
+/// Returns the error of a step as one of the op: without elapsed time and timeout, since the op sets its own.
+pub(super) fn without_times(mut error: Error) -> Error {
     let report = error.report_mut();
     (report.elapsed, report.deadline) = (None, None);
     error

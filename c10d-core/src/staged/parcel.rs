@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::collective::{index, request, told};
+use super::collective::{index, request, without_times};
 use super::host::Host;
 use super::messages::MessageResources;
 use super::plan::{Chunk, Plan};
@@ -228,7 +228,7 @@ impl Parcel {
         while self.steps.front().is_some_and(|step| step.poll(waker))
             && let Some(step) = self.steps.pop_front()
         {
-            let outcome = step.outcome().map_err(told)?;
+            let outcome = step.outcome().map_err(without_times)?;
             if self.through == 0 {
                 self.outcome = outcome;
             }

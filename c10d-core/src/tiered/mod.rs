@@ -32,7 +32,7 @@ const LEAST: usize = 4 << 20;
 /// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// After a step was aborted: how long this rank waits to learn why the group failed.
-const TOLD: Duration = Duration::from_secs(1);
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
 
@@ -187,7 +187,7 @@ impl Shared {
         if *error.kind() == ErrorKind::Aborted {
             // The watch of this rank or of a peer has aborted the tier. The cause arrives soon.
             let begin = Instant::now();
-            while self.flat.failure().is_none() && begin.elapsed() < TOLD {
+            while self.flat.failure().is_none() && begin.elapsed() < CAUSE_WAIT {
                 std::thread::sleep(LOOK);
             }
         }

@@ -8,16 +8,16 @@ thread_local! {
 
 /// A mark on this thread: while the value exists, foreign code (wakers, drops of buffers) may run on this thread as
 /// part of ending an operation.
-pub(super) struct Telling(());
+pub(super) struct Reporting(());
 
-impl Telling {
-    pub(super) fn begin() -> Telling {
+impl Reporting {
+    pub(super) fn begin() -> Reporting {
         DEPTH.set(DEPTH.get() + 1);
-        Telling(())
+        Reporting(())
     }
 }
 
-impl Drop for Telling {
+impl Drop for Reporting {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
     }
@@ -25,6 +25,6 @@ impl Drop for Telling {
 
 /// Returns whether this thread is ending an operation. Such a thread must not wait for operations, since it could be
 /// the thread that has to end them, and would wait forever.
-pub(crate) fn is_telling() -> bool {
+pub(crate) fn is_reporting() -> bool {
     DEPTH.get() > 0
 }
