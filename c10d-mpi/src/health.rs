@@ -98,11 +98,11 @@ impl Health {
 
     /// Fails the group, and sends the cause to the peers. Returns the first cause.
     pub(crate) fn fail(&self, cause: Error) -> Error {
-        self.fail_telling(cause.clone(), &cause)
+        self.fail_and_send(cause.clone(), &cause)
     }
 
     /// Like [`fail`](Health::fail), but sends another error to the peers.
-    pub(crate) fn fail_telling(&self, cause: Error, told: &Error) -> Error {
+    pub(crate) fn fail_and_send(&self, cause: Error, sent: &Error) -> Error {
         let mut state = self.state.lock();
         if let Some(first) = &state.cause {
             return first.clone();
@@ -113,7 +113,7 @@ impl Health {
         drop(state);
         self.failed.notify_all();
         if let Some(side) = &self.side {
-            side.abort(told);
+            side.abort(sent);
         }
         cause
     }

@@ -55,7 +55,7 @@ impl Ledger {
         entries.jobs.insert(id, Entry { job, gate });
         if !entries.has_keeper {
             let (ledger, health) = (Arc::downgrade(self), health.clone());
-            // Without a keeper thread, jobs are completed only when the calls of MPI return.
+            // If the thread cannot be started, jobs are completed only when the calls of MPI return.
             entries.has_keeper = spawn("c10d-mpi-keeper", move || keep(&ledger, &health)).is_ok();
         }
         drop(entries);
@@ -98,7 +98,7 @@ impl Ledger {
         true
     }
 
-    /// Returns the peers of all point-to-point jobs in the ledger.
+    /// Returns the peers of the jobs in the ledger, which must all be point-to-point.
     pub(crate) fn peers(&self, rank: u32, size: u32) -> Vec<u32> {
         let mut peers = Vec::new();
         for request in self.entries.lock().jobs.values().map(|entry| entry.job.request()) {

@@ -25,7 +25,7 @@ const BODY: u16 = 1;
 /// The largest data that is sent together with its header.
 pub(crate) const SHORT: usize = 16 << 10;
 /// How long to wait for the report of a peer's death after a call of MPI has failed because of it.
-const TOLD: Duration = Duration::from_secs(2);
+const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
 
@@ -133,8 +133,8 @@ impl Exchange {
             // MPI's error after a peer's death does not name the peer, but the watch over the peers will report it.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
                 let left = (step.deadline)().saturating_duration_since(Instant::now());
-                let told = self.health.wait_for_cause(TOLD.min(left).max(let_go(step.timeout) / 2));
-                Err(told.unwrap_or_else(|| self.health.fail(e.phase(Phase::Transfer))))
+                let cause = self.health.wait_for_cause(CAUSE_WAIT.min(left).max(let_go(step.timeout) / 2));
+                Err(cause.unwrap_or_else(|| self.health.fail(e.phase(Phase::Transfer))))
             }
             result => result,
         }

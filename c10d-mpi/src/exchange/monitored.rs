@@ -23,7 +23,7 @@ struct Heads {
 }
 
 impl Heads {
-    fn are_heard(&self) -> bool {
+    fn are_complete(&self) -> bool {
         self.heard.calls.len() == self.transfers.len()
     }
 
@@ -52,7 +52,7 @@ impl Exchange {
         let mut heads = self.heads(step, peers, peers)?;
         loop {
             let moved = self.advance(step, &mut heads)?;
-            if heads.are_heard() {
+            if heads.are_complete() {
                 return Ok(Vec::new());
             }
             if self.is_late(step, moved)? {
@@ -117,7 +117,7 @@ impl Exchange {
         }
         moved |= self.finish_sends(&mut heads.sending)?;
         if heads.heard.differ.is_some()
-            && let Some(verdict) = self.disagreement(step, &heads.heard.calls, heads.are_heard())
+            && let Some(verdict) = self.disagreement(step, &heads.heard.calls, heads.are_complete())
         {
             return Err(verdict);
         }
@@ -125,7 +125,7 @@ impl Exchange {
     }
 
     fn finish(&mut self, step: &Step<'_>, heads: &mut Heads) -> Result {
-        while !heads.are_heard() {
+        while !heads.are_complete() {
             let moved = self.advance(step, heads)?;
             if self.is_late(step, moved)? {
                 return Err(self.health.fail(late(step, &heads.missing())));

@@ -23,8 +23,8 @@ impl Exchange {
         let what = format!("the data from rank {} to rank {} in this collective", recv.peer, self.rank);
         let error = called(step, Error::new(kind, what).phase(Phase::Announce));
         // Other ranks cannot know which of the two ranks is wrong.
-        let told = error.clone().guilty([recv.peer, self.rank]);
-        self.health.fail_telling(error.guilty([recv.peer]), &told)
+        let sent = error.clone().guilty([recv.peer, self.rank]);
+        self.health.fail_and_send(error.guilty([recv.peer]), &sent)
     }
 
     /// Fails the group, since ranks make different calls. Returns the error, or `None` if more calls must be known

@@ -49,8 +49,8 @@ impl Arrived {
         let what = format!("a message from rank {from} to rank {} with tag {}", endpoint.rank, task.params.tag);
         let error = Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).phase(Phase::Announce);
         // A third rank cannot know which of the two ranks is wrong.
-        let told = error.clone().guilty([from, endpoint.rank]);
-        Err(endpoint.health.fail_telling(error.guilty([from]), &told))
+        let sent = error.clone().guilty([from, endpoint.rank]);
+        Err(endpoint.health.fail_and_send(error.guilty([from]), &sent))
     }
 }
 

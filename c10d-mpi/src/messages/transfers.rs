@@ -47,7 +47,7 @@ impl Transfers {
 
     /// Moves all data that can move. Adds finished jobs to `over`. Returns whether anything moved.
     pub(super) fn advance(&mut self, endpoint: &Endpoint, over: &mut Vec<Ended>) -> Result<bool> {
-        let mut moved = self.hear(endpoint)?;
+        let mut moved = self.receive_headers(endpoint)?;
         moved |= self.match_arrived(endpoint)?;
         let mut i = 0;
         while i < self.sends.len() {
@@ -72,7 +72,7 @@ impl Transfers {
     }
 
     /// Receives headers, as long as there are receives without a message. Returns whether any header arrived.
-    fn hear(&mut self, endpoint: &Endpoint) -> Result<bool> {
+    fn receive_headers(&mut self, endpoint: &Endpoint) -> Result<bool> {
         let mut moved = false;
         while !self.waiting.is_empty() {
             let flight = match &mut self.next {
