@@ -13,7 +13,7 @@ use c10d_core::{DType, Error, ErrorKind, OpKind, Phase, ReduceOp, Result};
 
 use crate::collectives::Collectives;
 use crate::exec::Executor;
-use crate::exit::{self, Mortal};
+use crate::exit::{self, OnExit};
 use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
@@ -88,8 +88,8 @@ impl GlooLike {
             sent: AtomicU64::new(0),
             drop_within: init.drop_within,
         });
-        let mortal: Weak<Rank> = Arc::downgrade(&rank);
-        exit::tell(mortal);
+        let weak: Weak<Rank> = Arc::downgrade(&rank);
+        exit::register(weak);
         Ok(GlooLike(rank))
     }
 }
@@ -313,7 +313,7 @@ impl Rank {
     }
 }
 
-impl Mortal for Rank {
+impl OnExit for Rank {
     /// Whether a peer has yet to receive data of completed calls. The kernel drops undelivered data if a process ends
     /// with unread bytes in a socket, or if the process was the last one in its network namespace.
     fn holds_up(&self, waited: Duration) -> bool {

@@ -94,7 +94,7 @@ impl Checks {
 
     /// Waits until the fingerprints of all issued calls are sent. A peer's call ends only when it has received this
     /// rank's fingerprint.
-    pub(crate) fn all_told(&self, deadline: Instant) {
+    pub(crate) fn all_sent(&self, deadline: Instant) {
         let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
         // If some are not sent in time, the peers notice this.
         let _ = [&self.collectives.0].into_iter().chain(&sent).all(|sender| sender.queue.drain(deadline));

@@ -189,7 +189,7 @@ impl Running {
         let Some(side) = &self.side else { return };
         match (self.jobs.failure(), &self.checks) {
             (Some(cause), _) => return side.abort(&cause),
-            (None, Some(checks)) => checks.all_told(deadline),
+            (None, Some(checks)) => checks.all_sent(deadline),
             (None, None) => {}
         }
         side.leave();

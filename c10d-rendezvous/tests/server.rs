@@ -71,7 +71,7 @@ fn silent_connections_are_dropped_after_the_handshake_timeout_and_validated_ones
 #[test]
 fn breaking_a_rule_closes_only_that_connection() {
     let mut options = small();
-    // One client may use a quarter.
+    // One client may use a quarter of this.
     options.limits.total = 32 << 20;
     let server = server_with(options);
     let addr = server.local_addr();
@@ -110,7 +110,7 @@ fn breaking_a_rule_closes_only_that_connection() {
         }
         other.ping();
     }
-    // The share of this address is used up, and freed again. Each rejection closes a connection; the next one has less.
+    // This address uses up its share, and frees it again. A key that exceeds the share closes its connection.
     let store = client(addr);
     let filled: Vec<String> = (0..40).map(|i| format!("fill{i}")).collect();
     let filled: Vec<&String> = filled.iter().filter(|key| store.set(key, &vec![0; 1 << 20], soon()).is_ok()).collect();
@@ -153,7 +153,7 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     for _ in 0..100 {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
-    // Nothing is read for long enough, so the connection is closed and the rest never comes.
+    // The client reads nothing for long enough, so the server closes the connection: the remaining answers never arrive.
     std::thread::sleep(Duration::from_millis(400));
     greedy.0.set_nonblocking(false).unwrap();
     let mut received = 0;
@@ -322,14 +322,14 @@ fn role_server_without_descriptors() {
         raw.read(8);
     }
     store.set("before", b"", soon()).unwrap();
-    // There is one descriptor for the client's end of a connection, and none for the server's end: the lowest free
-    // descriptor is the last.
+    // There is one descriptor for the client's end of a connection, and none for the server's end: the
+    // limit allows no descriptor above the lowest free one.
     let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();
     let mut waiting = std::net::TcpStream::connect(server.local_addr()).unwrap();
     waiting.write_all(&[HELLO, &[0x0d, 5, 6, 7, 8]].concat()).unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    assert!(waiting.read(&mut [0; 4]).is_err(), "it was accepted: the test does not test");
+    assert!(waiting.read(&mut [0; 4]).is_err(), "the server accepted it although no descriptor should be free");
     store.set("while", b"", soon()).unwrap();
     drop(raws);
     waiting.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -229,8 +229,8 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     Ok(())
 }
 
-/// Returns the position of a key, which must be in the list. The search doubles its steps, since the key is usually
-/// near.
+/// Returns the position of a key, which must be in the list. This is a galloping search, since the key is
+/// usually near.
 fn leap<K: Key>(sorted: &[K], key: K) -> usize {
     let mut step = 1;
     while step < sorted.len() && sorted[step] <= key {

@@ -121,8 +121,8 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// Computes the union of pieces of one range. It is stored as bits if at least every 128th key is in it, since then
-    /// the position of an entry is found by counting bits.
+    /// Computes the union of pieces of one range. It is stored as bits if at least one key in 128 is in it, since then the
+    /// position of an entry is found by counting bits.
     ///
     /// # Errors
     /// `Resource` if there is not enough memory.

@@ -45,7 +45,7 @@ fn a_device_has_indices_of_one_type() {
 }
 
 /// Returns the errors of all ranks for a call that fails on the victim. No rank leaves before all have their error.
-fn told(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
+fn errors_of(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
     let outcomes = builder.run_ranks(3, |pg| {
         let e = call(&pg).expect_err("it cannot succeed");
         Ok((e, pg))
@@ -74,7 +74,7 @@ fn wrong_indices_are_an_error_on_all_ranks() {
 
 #[test]
 fn shapes_that_differ_are_a_mismatch() {
-    for (rank, e) in told(builder(), |pg| {
+    for (rank, e) in errors_of(builder(), |pg| {
         let row = if pg.rank() == VICTIM { 2 } else { 3 };
         let mine = Coo::new([50, row], 1, vec![3], vec![1f32; row])?;
         pg.all_reduce(on_device(&RUNTIME, &mine, pg.rank())?, ReduceOp::Sum).map(drop)
@@ -113,7 +113,7 @@ fn known_indices() {
 /// the ranks, and otherwise the second one.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
-    let errors = told(builder_over(&runtime), |pg| {
+    let errors = errors_of(builder_over(&runtime), |pg| {
         if !first {
             pg.all_reduce(on_device(&runtime, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
         }

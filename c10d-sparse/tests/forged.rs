@@ -13,7 +13,7 @@ use common::{Random, builder, check, reference};
 const WORLD: u32 = 3;
 const LIAR: usize = 1;
 /// The rank that gets the forged data.
-const TOLD: usize = 2;
+const RECEIVER: usize = 2;
 /// The hint with the forged data: the step, the index of the 64-bit word (from the end if negative), its value, and
 /// whether that is added to the real value.
 const LIE: &str = "forged.lie";
@@ -32,7 +32,7 @@ static PROVIDER: Provider = Provider {
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     let inner = (c10d_gloo_like::PROVIDER.backends[0].create)(init)?;
-    let lie = init.hint(LIE).filter(|_| init.rank as usize == TOLD).map(|text| {
+    let lie = init.hint(LIE).filter(|_| init.rank as usize == RECEIVER).map(|text| {
         let mut numbers = text.split(',').map(|n| n.parse::<i128>().unwrap());
         let mut next = || numbers.next().unwrap();
         Lie { step: next() as u8, word: next() as i64, value: next() as u64, added: next() != 0 }
@@ -117,7 +117,7 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
 }
 
 /// Returns the results of all ranks if one gets forged data.
-fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
+fn results_with(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
         // The groups stay open, since a rank that left at once would be a second cause for the others.
@@ -131,7 +131,7 @@ fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
 fn unforged_data_gives_the_right_result() {
     for case in [FEW, LISTS, BITS, CHUNKS] {
         let want = reference(&[0, 1, 2].map(|rank| tensor(rank, case)), |a, b| a + b);
-        for result in told("0,0,0,0", case) {
+        for result in results_with("0,0,0,0", case) {
             check(&result.unwrap(), &want).unwrap();
         }
     }
@@ -140,8 +140,8 @@ fn unforged_data_gives_the_right_result() {
 /// Returns the error of the rank with the forged data, which must name the forging rank.
 fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
     let (step, word, value) = lie;
-    let results = told(&format!("{step},{word},{value},0"), case);
-    let e = results.into_iter().nth(TOLD).unwrap().expect_err(&format!("{case:?}, {lie:x?}"));
+    let results = results_with(&format!("{step},{word},{value},0"), case);
+    let e = results.into_iter().nth(RECEIVER).unwrap().expect_err(&format!("{case:?}, {lie:x?}"));
     assert!(matches!(e.kind(), ErrorKind::Protocol | ErrorKind::Mismatch { .. }), "{case:?}, {lie:x?}: {e}");
     assert_eq!(&*e.report().guilty, [LIAR as u32], "{case:?}, {lie:x?}: {e}");
     e
@@ -196,7 +196,7 @@ fn keys_of_another_chunk() {
     let (nnz, space, _) = CHUNKS;
     let further = space as u64 / (nnz as u64 + 1) - 1;
     let moves = (300..360).map(|key| format!("3,{},{},1", key / 2, further << (key % 2 * 32)));
-    let results = moves.map(|lie| told(&lie, CHUNKS).swap_remove(TOLD));
+    let results = moves.map(|lie| results_with(&lie, CHUNKS).swap_remove(RECEIVER));
     let errors: Vec<Error> = results.filter_map(|result| result.err()).collect();
     assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
 }
@@ -222,7 +222,7 @@ fn any_forged_data_gives_a_result_or_an_error() {
             continue;
         }
         let lie = format!("{step},{word},{value},0");
-        for (rank, result) in told(&lie, case).into_iter().enumerate() {
+        for (rank, result) in results_with(&lie, case).into_iter().enumerate() {
             if let Err(e) = result {
                 let expected = !matches!(e.kind(), ErrorKind::Internal | ErrorKind::Timeout);
                 assert!(expected, "{n}: {lie}, {case:?}, rank {rank}: {e}");

@@ -9,7 +9,7 @@ use super::doing::Wait;
 /// The largest number of ranks at which the search for a circle starts.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
-const TOLD: usize = 8;
+const SHOWN: usize = 8;
 
 /// The waits of rank `me`, and the answers of all others (the entry of `me` is ignored).
 pub(super) struct Chains<'a> {
@@ -60,9 +60,9 @@ impl<'a> Reached<'a> {
 }
 
 fn description(links: &[Link<'_>]) -> String {
-    let mut words: Vec<String> = links.iter().take(TOLD).map(Link::words).collect();
-    if links.len() > TOLD {
-        words.push(format!("and so on over {} more", links.len() - TOLD));
+    let mut words: Vec<String> = links.iter().take(SHOWN).map(Link::words).collect();
+    if links.len() > SHOWN {
+        words.push(format!("and so on over {} more", links.len() - SHOWN));
     }
     words.join(", ")
 }

@@ -47,7 +47,7 @@ pub(super) trait Listener: Send + Sync {
     /// Handles a frame from the peer.
     fn handle(self: Arc<Self>, peer: u32, frame: Frame);
     /// Handles a frame that violates the protocol.
-    fn misspoke(self: Arc<Self>, peer: u32, what: &str);
+    fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
     /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended; then
     /// [`Listener::must_decide`] follows, at most 80 ms later. `watched`: the peer's process is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
@@ -143,7 +143,7 @@ impl Connection {
                     Ok(None) => break,
                     Err(what) => {
                         if let Some(listener) = self.listener.upgrade() {
-                            listener.misspoke(self.peer, what);
+                            listener.broke_protocol(self.peer, what);
                         }
                         return self.ended(&format!("sent {what}"));
                     }

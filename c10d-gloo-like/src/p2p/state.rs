@@ -80,8 +80,8 @@ impl MessageState {
         self.live.iter().any(|l| l.started)
     }
 
-    /// Whether it is worth looking for the end of a started message: true if one of the
-    /// last 4 ended soon, and otherwise once in 16 messages.
+    /// Whether it is worth looking for the end of a started message: true if one of the last 4 ended soon, and
+    /// otherwise once in 16 messages.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }

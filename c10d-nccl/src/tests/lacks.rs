@@ -8,8 +8,8 @@ use c10d_core::{Builder, Error, ErrorKind, HashStore, Phase, Store};
 
 use super::mock;
 
-/// Returns the error of the other one of two ranks.
-fn told_of(poor: u32) -> Error {
+/// Returns the error that a rank gets if rank `poor`, the other one of two, has too few resources.
+fn error_of_the_other(poor: u32) -> Error {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let builder = Builder::new().providers(&[&mock::PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));
     let builder = builder.hint(mock::POOR, &poor.to_string()).hint("mock.slow", "yes").size(2).store(store);
@@ -30,14 +30,14 @@ fn told_of(poor: u32) -> Error {
 
 #[test]
 fn while_the_ids_are_awaited() {
-    let error = told_of(0);
+    let error = error_of_the_other(0);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[0][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
 }
 
 #[test]
 fn while_the_library_connects() {
-    let error = told_of(1);
+    let error = error_of_the_other(1);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
     // The error is not about a dead peer.

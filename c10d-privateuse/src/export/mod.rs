@@ -1,7 +1,7 @@
 //! The plugin's side of the ABI, for plugins in Rust. It makes a plugin's tables from the registrations of a vendor's
 //! crate.
 //!
-//! Use the macros in a small crate of their own, whose only type is `cdylib`: two libraries that export the entry
+//! Use the macros in a small crate of their own, whose only crate type is `cdylib`: two libraries that export the entry
 //! cannot be linked into one program.
 
 mod catch;

@@ -113,7 +113,7 @@ impl Health {
         // A peer that has given up has sent the cause. This rank can wait for it, since it has already sent its own
         // part of the call.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
-            self.hear_cause(&mut doubts);
+            self.wait_for_cause(&mut doubts);
         }
         drop(doubts);
         clash.map_or(Ok(open), |clash| Err(self.clash(&clash)))
@@ -146,7 +146,7 @@ impl Health {
 
     /// Waits briefly for the cause that a failed peer has sent.
     #[cold]
-    fn hear_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
+    fn wait_for_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }

@@ -15,7 +15,7 @@ use crate::mesh::control::Frame;
 impl Listener for Health {
     fn handle(self: Arc<Self>, from: u32, frame: Frame) {
         if let Some(what) = claims::objection(&frame, from, self.rank, self.paths.len() as u32) {
-            return self.misspoke(from, &what);
+            return self.broke_protocol(from, &what);
         }
         if let Frame::Revoke(revoke) = &frame
             && revoke.by == self.rank
@@ -24,7 +24,7 @@ impl Listener for Health {
             // This rank has not reported a failure, so the report is false. If ranks forwarded it, the first of them is
             // named: the later ones may have believed it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
-            return self.misspoke(liar, "it reported a failure in the name of a rank that has reported none");
+            return self.broke_protocol(liar, "it reported a failure in the name of a rank that has reported none");
         }
         match frame {
             Frame::Query { id, place } => {
@@ -58,7 +58,7 @@ impl Listener for Health {
         }
     }
 
-    fn misspoke(self: Arc<Self>, peer: u32, what: &str) {
+    fn broke_protocol(self: Arc<Self>, peer: u32, what: &str) {
         let what = format!("rank {peer} broke the protocol of the control connection: {what}");
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }

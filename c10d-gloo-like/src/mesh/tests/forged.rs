@@ -112,7 +112,7 @@ fn a_report_in_the_name_of_another_rank_names_its_sender() {
 }
 
 /// Passes bytes to the parser and to the health of a group, which must not panic.
-fn hear(bytes: &[u8]) {
+fn feed(bytes: &[u8]) {
     let health = Health::new("g".into(), 0, 3, None);
     let mut decoder = Decoder::default();
     for part in bytes.chunks(61) {
@@ -121,7 +121,7 @@ fn hear(bytes: &[u8]) {
             match decoder.next() {
                 Ok(Some(frame)) => health.clone().handle(1, frame),
                 Ok(None) => break,
-                Err(what) => return health.clone().misspoke(1, what),
+                Err(what) => return health.clone().broke_protocol(1, what),
             }
         }
     }
@@ -147,6 +147,6 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_frames_of_a_member_leave_the_watcher_running(frames in proptest::collection::vec(frame(), 1..6)) {
-        hear(&frames.concat());
+        feed(&frames.concat());
     }
 }

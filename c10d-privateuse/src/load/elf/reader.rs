@@ -17,7 +17,8 @@ impl Reader<'_> {
     /// Reads `len` bytes at `offset`.
     pub(super) fn bytes(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, Refusal> {
         if len > MOST {
-            return Err(Refusal::new(Rule::Truncated, format!("{what} claims {len} bytes, which no plugin has")));
+            let what = format!("{what} would have {len} bytes, but the limit is {MOST}");
+            return Err(Refusal::new(Rule::Truncated, what));
         }
         if offset.checked_add(len).is_none_or(|end| end > self.size) {
             let what = format!("{what} would end after the file's {} bytes", self.size);

@@ -13,7 +13,7 @@ use crate::log::{Entry, Log};
 use crate::memory::Part;
 use crate::reduce::Reducer;
 
-/// A byte that is not part of any result.
+/// The byte that fills the target of a copy to the host until the copy has run.
 const NOT_YET: u8 = 0xa5;
 
 /// A piece of work.
@@ -105,8 +105,8 @@ impl Stream {
                 Task::Wait { event, record } => event.wait(record),
                 _ if failed.is_some() => {}
                 work => {
-                    scribble(&work);
-                    dawdle(&mut seed);
+                    fill_target(&work);
+                    delay(&mut seed);
                     failed = env.faults.copy(env.index).and_then(|()| run(&work, &env.log)).err();
                 }
             }
@@ -114,15 +114,16 @@ impl Stream {
     }
 }
 
-/// Fills the target of a copy to the host with a useless pattern, as its contents are undefined until the copy is done.
-fn scribble(task: &Task) {
+/// Fills the target of a copy to the host, so that a test notices if the target is read before the copy has run.
+fn fill_target(task: &Task) {
     if let Task::CopyOut { to, from, .. } = task {
         // SAFETY: it is the host memory of the copy, whose caller guarantees this length.
         let _ = from.with(|_, len| unsafe { to.0.write_bytes(NOT_YET, len) });
     }
 }
 
-fn dawdle(seed: &mut u64) {
+/// Waits a random time, usually none.
+fn delay(seed: &mut u64) {
     *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
     match *seed >> 59 {
         0 => std::thread::sleep(Duration::from_micros(700)),

@@ -54,7 +54,7 @@ impl Link {
     }
 
     /// Returns the messages that have arrived. An error means that the connection has ended.
-    pub(super) fn hear(&mut self) -> io::Result<Vec<Word>> {
+    pub(super) fn receive(&mut self) -> io::Result<Vec<Word>> {
         let ended = take_in(&mut self.stream, &mut self.unread);
         let mut words = Vec::new();
         while let Some(line) = line(&mut self.unread) {
@@ -126,7 +126,7 @@ mod tests {
     fn received(link: &mut Link) -> io::Result<Vec<Word>> {
         let mut fds = [rustix::event::PollFd::new(link, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, None).unwrap();
-        link.hear()
+        link.receive()
     }
 
     #[test]

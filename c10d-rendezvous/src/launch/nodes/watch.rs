@@ -42,15 +42,15 @@ impl Watch {
                 }
             }
             drop(fds);
-            self.hear();
+            self.receive();
         }
     }
 
-    fn hear(&mut self) {
+    fn receive(&mut self) {
         let mut failures = Vec::new();
         self.links.retain_mut(|link| {
             let from = if self.node == 0 { link.node } else { 0 };
-            match link.hear() {
+            match link.receive() {
                 Ok(words) => {
                     failures.extend(words.into_iter().filter_map(|word| match word {
                         Word::Failed(what) => Some((from, what)),
