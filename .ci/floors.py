@@ -49,7 +49,7 @@ FLOORS = {
     "c10d-nccl/src/sparse": "form meta bench worker steps entries run mod",
     "c10d-sparse": "bits memory value keys split union fold coalesce known meta run kernel provider",
     "c10d-cli": "say store perf plugins run info",
-    "c10d-cli/src/perf": "measure ops point sample check layout memory args report plot case sparse rank tune simulate mod",
+    "c10d-cli/src/perf": "compute measure ops point sample check layout memory args report plot case sparse rank tune simulate mod",
     "c10d-cli/src/plugins": "mod failures round_trip row child check suite",
     "c10d-privateuse": "abi export refusal table host load provider",
     "c10d-privateuse/src/export": "catch store rows reporter work exported watched group collectives device entry",
