@@ -10,6 +10,7 @@ mod floods;
 mod forks;
 mod group_bufs;
 mod joining;
+mod large_counts;
 mod leave;
 mod limits;
 mod mesh;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ("forks", forks::run_part),
         ("group_bufs", group_bufs::run_part),
         ("joining", joining::run_part),
+        ("large_counts", large_counts::run_part),
         ("leave", leave::run_part),
         ("limits", limits::run_part),
         ("mesh", mesh::run_part),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         .trials(forks::trials())
         .trials(group_bufs::trials())
         .trials(joining::trials())
+        .trials(large_counts::trials())
         .trials(leave::trials())
         .trials(limits::trials())
         .trials(mesh::trials())
