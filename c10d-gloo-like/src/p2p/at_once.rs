@@ -8,15 +8,11 @@ use c10d_core::backend::Request;
 use c10d_core::{OpKind, Result, Span};
 
 use super::Messages;
-use super::message::{HEADER, Header};
+use super::message::{AT_ONCE, HEADER, Header};
 use super::peer::Peer;
 use super::state::MessageState;
 use crate::link::Item;
 use crate::pause::Looks;
-
-/// The largest number of bytes of a message that is sent and received at once. A larger one is sent in pieces, so that
-/// the receiver works at the same time as the sender.
-const MOST: usize = 16 << 10;
 
 /// The result of one attempt.
 enum Found {
@@ -75,7 +71,7 @@ impl MessageState {
         // SAFETY: the span belongs to a request that this backend is running, so its `len` bytes are readable.
         let sent = unsafe { peer.link.write_item(&head, at, len) }.ok()?
             // SAFETY: as above.
-            || len <= MOST && unsafe { peer.link.write_whole(&head, at, len) }.ok()?;
+            || len <= AT_ONCE && unsafe { peer.link.write_whole(&head, at, len) }.ok()?;
         sent.then(|| {
             self.patience = self.patience.max(request.timeout);
             Found::Done
@@ -95,7 +91,7 @@ impl MessageState {
         let (item, there) = match peer.link.peek_item().ok()? {
             Item::Here(item, there) => (item, there),
             Item::NotYet => return Some(Found::Nothing),
-            Item::Elsewhere if len <= MOST => return peer.receive_whole(&head, at, len),
+            Item::Elsewhere if len <= AT_ONCE => return peer.receive_whole(&head, at, len),
             Item::Elsewhere => return None,
         };
         // SAFETY: the item has `there` bytes, which is enough by the first condition; the read is unaligned.

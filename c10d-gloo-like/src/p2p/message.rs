@@ -9,6 +9,10 @@ use crate::link::Link;
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
+/// The largest number of bytes of a message that is sent and received at once. A larger one is sent in pieces, so that
+/// the receiver works at the same time as the sender.
+pub(super) const AT_ONCE: usize = 16 << 10;
+
 /// The header before a message's bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
@@ -77,8 +81,10 @@ impl Outgoing {
         while self.done < total {
             let head = &self.head[self.done.min(HEADER)..];
             let from = self.done.saturating_sub(HEADER);
+            // The receiver prepares itself for a message that is not received at once while this rank copies its bytes.
+            let alone = matches!(link, Link::Shm(_)) && !head.is_empty() && span.bytes() > AT_ONCE;
             // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
-            let n = unsafe { link.write(head, body.add(from), span.bytes() - from) }?;
+            let n = unsafe { link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }) }?;
             if n == 0 {
                 return Ok((moved, false));
             }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::message::AT_ONCE;
 use c10d_core::backend::{Backend, Capabilities, Job, JobId, Provider, Registration};
 use c10d_core::sync::Mutex;
 use c10d_core::{Builder, DispatchKey, Error, ErrorKind, Result, Status, op};
@@ -55,6 +56,28 @@ static PROVIDER: Provider = Provider {
     }],
     ..Provider::EMPTY
 };
+
+/// Messages go through a mailbox, at once through the ring, or in pieces after the header.
+#[test]
+fn messages_of_all_sizes_arrive_whole() {
+    let sizes = [0, 1000, 1 << 10, AT_ONCE, AT_ONCE + 1, 200_000, (5 << 20) + 5];
+    let value = |i: usize| (i * 7 + i / 251) as u8;
+    let builder = Builder::new().providers(&[&crate::PROVIDER]).backend("cpu:gloo-like");
+    builder
+        .timeout(Duration::from_secs(60))
+        .run_ranks(2, |pg| {
+            for len in sizes {
+                if pg.rank() == 0 {
+                    pg.send(&(0..len).map(value).collect::<Vec<_>>(), 1, 0)?;
+                } else {
+                    let got = pg.recv(vec![0u8; len], 0, 0)?;
+                    assert!(got.iter().enumerate().all(|(i, byte)| *byte == value(i)), "{len}");
+                }
+            }
+            pg.shutdown()
+        })
+        .unwrap();
+}
 
 #[test]
 fn all_are_taken_back_or_none() {
