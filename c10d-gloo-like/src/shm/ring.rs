@@ -21,6 +21,12 @@ const LINE: u64 = 64;
 /// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
 const PIECE: usize = 16 << 10;
 
+/// The size of the pieces of a write of more than [`LONG`] bytes. The reader then begins later, but both ends copy
+/// faster.
+const LARGE_PIECE: usize = 32 << 10;
+/// See [`LARGE_PIECE`].
+const LONG: usize = 128 << 10;
+
 /// What the writing and the reading end have in common.
 struct End {
     cursors: *const Cursors,
@@ -155,6 +161,7 @@ impl Writer {
             return Ok(0);
         }
         let first = take.min(head.len());
+        let piece = if len > LONG { LARGE_PIECE } else { PIECE };
         // SAFETY: both sources are readable for the bytes that are taken of them.
         unsafe {
             self.put(head.as_ptr(), first);
@@ -162,7 +169,7 @@ impl Writer {
             while done < rest {
                 // Pieces end at line boundaries of the ring.
                 let to_line = (LINE - self.end.at % LINE) as usize % LINE as usize;
-                let n = (rest - done).min(PIECE + to_line);
+                let n = (rest - done).min(piece + to_line);
                 self.put(body.add(done), n);
                 done += n;
                 if done < rest {
