@@ -153,15 +153,16 @@ impl Link {
         }
     }
 
-    /// Copies up to `len` available bytes to `to`, and returns their number (0: none).
+    /// Copies up to `len` available bytes to `to`, and returns their number (0: none). `past_cache` is for collectives
+    /// whose bytes do not fit into the cache, see [`crate::shm::PAST_CACHE`].
     ///
     /// # Safety
     /// `to` is writable for `len` bytes, and no other code uses them.
     #[inline]
-    pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
+    pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<usize> {
         match self {
             // SAFETY: the caller guarantees that `to` is writable.
-            Link::Shm(l) => unsafe { l.read(to, len) },
+            Link::Shm(l) => unsafe { l.read(to, len, past_cache) },
             // SAFETY: the caller guarantees that `to` is writable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.read(if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(to, len) } }),
         }

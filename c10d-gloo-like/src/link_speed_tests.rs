@@ -58,7 +58,7 @@ impl LinkEnd {
                 if got >= 32 {
                     let to = &mut self.into[got - 32..into];
                     // SAFETY: the pointer and the length are those of a slice.
-                    let n = unsafe { self.link.read(to.as_mut_ptr(), to.len()) }.unwrap();
+                    let n = unsafe { self.link.read(to.as_mut_ptr(), to.len(), false) }.unwrap();
                     got += n;
                     progress += n;
                 }

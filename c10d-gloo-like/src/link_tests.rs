@@ -92,7 +92,7 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 } else {
                     let mut to = vec![0; left.min(1 + how.below(20_000))];
                     // SAFETY: the pointer and the length are those of a vector.
-                    let n = unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap();
+                    let n = unsafe { link.read(to.as_mut_ptr(), to.len(), false) }.unwrap();
                     got.extend_from_slice(&to[..n]);
                     n
                 };

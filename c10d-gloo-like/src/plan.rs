@@ -205,6 +205,13 @@ impl Plan {
         }
     }
 
+    /// Whether the plan receives bytes, only copies them, and never reads what it has written.
+    pub(crate) fn only_copies(&self) -> bool {
+        let copies = |step: &Step| step.after == After::Nothing && !matches!(step.action, Action::Reduce { .. });
+        let receives = |step: &Step| matches!(step.action, Action::Recv { .. });
+        self.steps.iter().all(copies) && self.steps.iter().any(receives)
+    }
+
     /// Returns the last step.
     pub(crate) fn last(&self) -> StepId {
         (self.steps.len() as StepId).saturating_sub(1)

@@ -143,6 +143,11 @@ impl Executor {
         (0..).zip(&self.links).filter_map(|(peer, link)| Some((peer, link.as_ref()?)))
     }
 
+    /// Whether all peers share memory with this rank.
+    pub(super) fn all_share_memory(&self) -> bool {
+        self.links.iter().flatten().all(|link| matches!(link, Link::Shm(_)))
+    }
+
     /// Returns how many bytes of payload this rank has sent in all ops so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent

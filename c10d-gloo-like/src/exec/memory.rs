@@ -14,6 +14,7 @@ use super::Reduction;
 use super::announce::HEADER;
 use crate::link::Link;
 use crate::plan::{Region, Space};
+use crate::shm::copy;
 
 /// Tensors laid end to end.
 #[derive(Default)]
@@ -119,6 +120,8 @@ pub(crate) struct Spaces {
     output: Pieces,
     scratch: Pieces,
     memory: Scratch,
+    /// Whether copies to the output go past the cache.
+    past_cache: bool,
     /// The sources of one reduction.
     sources: Vec<*const u8>,
     /// Copies of short pieces of a region, one after another.
@@ -143,6 +146,7 @@ impl Spaces {
             output: Pieces::default(),
             scratch: Pieces::default(),
             memory: Scratch { at: ptr::null_mut(), len: 0 },
+            past_cache: false,
             sources: Vec::new(),
             joined: Vec::new(),
         }
@@ -181,6 +185,18 @@ impl Spaces {
         self.scratch.clear();
         self.scratch.add(self.memory.at, self.memory.len);
         Ok(())
+    }
+
+    /// Returns the number of bytes of the tensors.
+    #[inline]
+    pub(super) fn tensor_bytes(&self) -> usize {
+        self.input.len + self.output.len
+    }
+
+    /// Sets whether copies to the output go past the cache.
+    #[inline]
+    pub(super) fn set_past_cache(&mut self, past_cache: bool) {
+        self.past_cache = past_cache;
     }
 
     fn space(&self, space: Space) -> &Pieces {
@@ -255,7 +271,7 @@ impl Spaces {
     pub(super) fn receive(&self, link: &mut Link, to: &Region, done: usize) -> Result<(usize, usize)> {
         let (at, n) = self.part(to, done, to.len - done);
         // SAFETY: `part` returned `n` bytes of a piece.
-        let got = unsafe { link.read(at, n) }?;
+        let got = unsafe { link.read(at, n, self.past_cache) }?;
         Ok((got, n))
     }
 
@@ -270,7 +286,7 @@ impl Spaces {
             }
             if !ptr::eq(source, target) {
                 // SAFETY: both pointers have `b` bytes of a piece. Regions of a plan overlap only if they are equal.
-                unsafe { ptr::copy(source, target, b) };
+                unsafe { copy(source, target, b, self.past_cache) };
             }
             done += b;
         }

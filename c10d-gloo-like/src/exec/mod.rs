@@ -20,6 +20,7 @@ use std::time::Instant;
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::plan::{Action, After, Region, StepId};
+use crate::shm::PAST_CACHE;
 use c10d_core::calls::{Doubt, Whom, hub};
 use executor::{Direction, LOOK_EVERY, OVER, Traffic};
 use wait::Waiting;
@@ -118,6 +119,9 @@ impl Executor {
     fn prepare(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let plan = op.plan;
         spaces.reserve(plan.scratch)?;
+        let bytes = spaces.tensor_bytes().saturating_mul(self.links.len());
+        let past_cache = bytes >= PAST_CACHE && plan.only_copies() && self.all_share_memory();
+        spaces.set_past_cache(past_cache);
         self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();

@@ -17,7 +17,7 @@ use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
-use crate::shm::Doorbell;
+use crate::shm::{Doorbell, PAST_CACHE};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -232,6 +232,37 @@ fn tensors_end_to_end_count_as_one() {
             assert!(data == summed(3, 40_000));
         });
     }
+}
+
+#[test]
+fn large_copies_go_past_the_cache() {
+    // The blocks do not begin at cache lines.
+    let len = PAST_CACHE / 2 / 3 / 4 + 5;
+    for transport in TRANSPORTS {
+        ranks(2, transport, |rank| {
+            let mut all = vec![0; 2 * len + 1];
+            let fill = |me, plan: &mut Plan| direct::all_gather(me, Blocks::uniform(2, 4 * len), plan);
+            let input = vector(rank.me.rank, len);
+            rank.run(OpKind::AllGatherInto, len as u64, &input, &mut [&mut all[1..]], fill).unwrap();
+            assert!(all[0] == 0 && all[1..=len] == vector(0, len) && all[len + 1..] == vector(1, len));
+        });
+    }
+}
+
+#[test]
+fn plans_that_use_what_they_wrote_keep_it_in_the_cache() {
+    let only_copies = |fill: &dyn Fn(&mut Plan)| {
+        let mut plan = Plan::default();
+        fill(&mut plan);
+        plan.only_copies()
+    };
+    let me = Member { world: 3, rank: 1 };
+    assert!(only_copies(&|plan| direct::broadcast(me, 0, 300, plan)));
+    assert!(only_copies(&|plan| direct::all_gather(me, Blocks::uniform(3, 100), plan)));
+    assert!(!only_copies(&|plan| direct::broadcast(me, 1, 300, plan)), "it receives nothing");
+    assert!(!only_copies(&|plan| Algorithm::ScatterGather.broadcast(me, 0, 300, 1, plan)));
+    assert!(!only_copies(&|plan| direct::all_reduce(me, 300, 4, plan)));
+    assert!(!only_copies(&|plan| direct::reduce_scatter(me, Blocks::uniform(3, 100), plan)));
 }
 
 #[test]

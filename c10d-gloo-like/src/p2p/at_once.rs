@@ -121,7 +121,7 @@ impl Peer {
         // The bytes of a ring are not lent, so these calls cannot fail.
         let _ = self.link.consume(HEADER);
         // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
-        let read = unsafe { self.link.read(at, len) };
+        let read = unsafe { self.link.read(at, len, false) };
         debug_assert_eq!(read.ok(), Some(len));
         self.link.end_read();
         Some(Found::Done)

@@ -113,7 +113,7 @@ impl PartialHeader {
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, Option<Header>)> {
         let rest = &mut self.bytes[self.done..];
         // SAFETY: the pointer and the length are those of a slice of `self`.
-        let n = unsafe { link.read(rest.as_mut_ptr(), rest.len()) }?;
+        let n = unsafe { link.read(rest.as_mut_ptr(), rest.len(), false) }?;
         self.done += n;
         if self.done < HEADER {
             return Ok((n > 0, None));
@@ -158,7 +158,7 @@ impl Incoming {
         while self.done < len {
             // SAFETY: these are the remaining bytes of the receive's buffer, which stays writable while the job is held
             // here, or of the vector.
-            let n = unsafe { link.read(at.add(self.done), len - self.done) }?;
+            let n = unsafe { link.read(at.add(self.done), len - self.done, false) }?;
             if n == 0 {
                 return Ok((moved, false));
             }

@@ -3,12 +3,12 @@
 //! buffer back may write to it.
 #![allow(unsafe_code)]
 
-use std::ptr;
 use std::sync::Arc;
 
 use c10d_core::process::Token;
 use c10d_core::shm::{PeerWindow, Place, find, place};
 
+use super::copy::copy;
 use super::segment::{Layout, RingKind};
 
 /// The size of a record in bytes.
@@ -87,15 +87,16 @@ impl Borrowed {
         (self.at, self.left)
     }
 
-    /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes, and returns their number.
+    /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes, past the cache if `past_cache` is set.
+    /// Returns their number.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
-    pub(super) unsafe fn copy(&self, to: *mut u8, len: usize) -> usize {
+    pub(super) unsafe fn copy(&self, to: *mut u8, len: usize, past_cache: bool) -> usize {
         let n = len.min(self.left).min(CHUNK);
         // SAFETY: at least `n` bytes are left. `to` is memory of this rank, and the lent bytes are memory of the peer,
         // so they do not overlap.
-        unsafe { ptr::copy_nonoverlapping(self.at, to, n) };
+        unsafe { copy(self.at, to, n, past_cache) };
         n
     }
 

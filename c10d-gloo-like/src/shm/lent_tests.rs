@@ -35,7 +35,7 @@ fn write(link: &mut ShmLink, head: &[u8], body: &[u8]) -> usize {
 
 fn read(link: &mut ShmLink, to: &mut [u8]) -> usize {
     // SAFETY: the pointer and the length are those of a slice.
-    unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap()
+    unsafe { link.read(to.as_mut_ptr(), to.len(), false) }.unwrap()
 }
 
 #[test]

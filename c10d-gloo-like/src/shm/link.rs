@@ -227,7 +227,7 @@ impl ShmLink {
     /// # Safety
     /// `to` is writable for `len` bytes.
     #[inline]
-    pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
+    pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<usize> {
         if self.borrowed.is_none() && self.into.line().is_some() {
             let (at, there) = self.peek()?;
             if self.mail {
@@ -239,7 +239,7 @@ impl ShmLink {
         }
         if self.borrowed.is_none() {
             // SAFETY: the caller guarantees that `to` is writable.
-            let (n, stroke) = unsafe { self.into.read(to, len) }?;
+            let (n, stroke) = unsafe { self.into.read(to, len, past_cache) }?;
             if stroke {
                 self.wake();
             }
@@ -248,7 +248,7 @@ impl ShmLink {
             }
         }
         // SAFETY: the caller guarantees that `to` is writable.
-        let n = self.borrowed.as_ref().map_or(0, |borrowed| unsafe { borrowed.copy(to, len) });
+        let n = self.borrowed.as_ref().map_or(0, |borrowed| unsafe { borrowed.copy(to, len, past_cache) });
         Ok(if self.consume(n) { n } else { 0 })
     }
 

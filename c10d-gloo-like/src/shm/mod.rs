@@ -12,6 +12,7 @@ mod ring;
 mod segment;
 mod slots;
 
+pub(crate) use copy::{PAST_CACHE, copy};
 pub(crate) use doorbell::Doorbell;
 pub(crate) use link::ShmLink;
 pub(crate) use segment::{Layout, RingKind, Segment};

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-use super::copy::Stores;
+use super::copy::{Stores, copy};
 use super::cursors::Cursors;
 use super::lent::RECORD;
 use super::segment::{RingKind, Segment};
@@ -20,7 +20,6 @@ use super::segment::{RingKind, Segment};
 const LINE: u64 = 64;
 /// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
 const PIECE: usize = 16 << 10;
-
 /// The size of the pieces of a write of more than [`LONG`] bytes. The reader then begins later, but both ends copy
 /// faster.
 const LARGE_PIECE: usize = 32 << 10;
@@ -304,11 +303,12 @@ impl Reader {
         self.published = self.end.at;
     }
 
-    /// Copies up to `len` available bytes to `to`. Returns their number, and the flag of [`Reader::consume`].
+    /// Copies up to `len` available bytes to `to`, past the cache if `past_cache` is set. Returns their number, and the
+    /// flag of [`Reader::consume`].
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
-    pub(super) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<(usize, bool)> {
+    pub(super) unsafe fn read(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<(usize, bool)> {
         let known = self.available(false)?;
         let n = if known < len { self.available(true)? } else { known };
         let n = self.before_record(n).min(len);
@@ -318,7 +318,7 @@ impl Reader {
             let part = (n - done).min(until_end).min((self.end.capacity / 4) as usize);
             // SAFETY: `part` bytes are published at `here`, and belong to the reader until they are consumed. `to` has
             // room for them.
-            unsafe { ptr::copy_nonoverlapping(here, to.add(done), part) };
+            unsafe { copy(here, to.add(done), part, past_cache) };
             done += part;
             stroke |= self.consume(part);
         }

@@ -80,7 +80,7 @@ fn no_more_than_the_room_is_taken() {
     assert_eq!(write(&mut w, &[7; 1]).unwrap(), 0);
     let mut to = [0; 600];
     // SAFETY: the pointer and the length are those of an array.
-    assert_eq!(unsafe { r.read(to.as_mut_ptr(), 600) }.unwrap(), (512, true));
+    assert_eq!(unsafe { r.read(to.as_mut_ptr(), 600, false) }.unwrap(), (512, true));
     assert_eq!(write(&mut w, &[8; 1000]).unwrap(), 512);
 }
 

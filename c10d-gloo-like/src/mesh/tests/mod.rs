@@ -79,7 +79,7 @@ fn talk(mesh: &mut Mesh, rank: u32) {
             let (mut text, mut got) = ([0u8; 8], 0);
             eventually("a peer's message", || {
                 // SAFETY: the pointer and the length are those of the rest of the buffer.
-                got += unsafe { link.read(text.as_mut_ptr().add(got), text.len() - got) }.unwrap();
+                got += unsafe { link.read(text.as_mut_ptr().add(got), text.len() - got, false) }.unwrap();
                 got == text.len()
             });
             link.end_read();
