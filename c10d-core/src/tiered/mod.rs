@@ -31,7 +31,8 @@ pub const LEAST_HINT: &str = "tiered.least";
 const LEAST: usize = 4 << 20;
 /// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// After a step was aborted: how long this rank waits to learn why the group failed.
+/// After a tier was aborted: how long this rank waits at least to learn why the group failed. A call that still has more
+/// time waits longer.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
@@ -139,6 +140,18 @@ fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     })
 }
 
+/// Returns the error by which the group failed, or `error`, which is that of a tier, if there is none. If the tier was
+/// aborted, the watch of this rank or of a peer has done that because of a failure of the group, which arrives soon. On
+/// a busy machine this can take seconds.
+fn cause_of(error: Error, failure: impl Fn() -> Option<Error>, deadline: Instant) -> Error {
+    let mut cause = failure();
+    while cause.is_none() && *error.kind() == ErrorKind::Aborted && Instant::now() < deadline {
+        std::thread::sleep(LOOK);
+        cause = failure();
+    }
+    cause.unwrap_or(error)
+}
+
 impl Shared {
     fn tiers(&self) -> impl Iterator<Item = &TierBackend> {
         self.local.iter().chain(&self.across)
@@ -153,7 +166,8 @@ impl Shared {
         let Some(plan) = self.plan(job.request()) else { return self.flat.submit(job) };
         self.watch();
         let result = caught(|| self.steps(job.request(), &plan)).unwrap_or_else(|words| {
-            Err(self.fail(Error::new(ErrorKind::Internal, format!("a step of a collective panicked: {words}"))))
+            let error = Error::new(ErrorKind::Internal, format!("a step of a collective panicked: {words}"));
+            Err(self.fail(error, Instant::now()))
         });
         self.watch.lock().is_on = false;
         job.complete(result);
@@ -169,29 +183,24 @@ impl Shared {
                 Tier::Across => &self.across,
             };
             if let Some(tier) = tier {
-                tier.run(&outer, step, span, request.params.reduce).map_err(|e| self.fail(e))?;
+                tier.run(&outer, step, span, request.params.reduce)
+                    .map_err(|e| self.fail(e, outer.deadline.max(Instant::now() + CAUSE_WAIT)))?;
             }
         }
         Ok(())
     }
 
-    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get.
-    fn fail(&self, error: Error) -> Error {
-        let cause = self.cause_of(error);
+    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get. A
+    /// step that a peer has aborted says nothing about the cause, so this waits for the cause until `deadline`.
+    fn fail(&self, error: Error, deadline: Instant) -> Error {
+        let cause = self.cause_of(error, deadline);
         self.abort(&cause);
         cause
     }
 
     /// Returns the error by which the group failed; `error` is that of a tier.
-    fn cause_of(&self, error: Error) -> Error {
-        if *error.kind() == ErrorKind::Aborted {
-            // The watch of this rank or of a peer has aborted the tier. The cause arrives soon.
-            let begin = Instant::now();
-            while self.flat.failure().is_none() && begin.elapsed() < CAUSE_WAIT {
-                std::thread::sleep(LOOK);
-            }
-        }
-        self.flat.failure().unwrap_or(error)
+    fn cause_of(&self, error: Error, deadline: Instant) -> Error {
+        cause_of(error, || self.flat.failure(), deadline)
     }
 
     fn abort(&self, cause: &Error) {
@@ -332,13 +341,19 @@ unsafe impl Backend for Tiered {
         let drained = self.shared.drained(deadline);
         let flat = self.shared.flat.shutdown(deadline);
         let tiers: Vec<Result> = self.shared.tiers().map(|tier| tier.backend.shutdown(deadline)).collect();
-        tiers.into_iter().fold(drained.and(flat), Result::and).map_err(|e| self.shared.cause_of(e))
+        tiers
+            .into_iter()
+            .fold(drained.and(flat), Result::and)
+            .map_err(|e| self.shared.cause_of(e, Instant::now() + CAUSE_WAIT))
     }
 
     fn leave(&self, deadline: Instant) -> Result {
         self.shared.drained(deadline)?;
         self.shared.flat.leave(deadline)?;
-        self.shared.tiers().try_for_each(|tier| tier.backend.leave(deadline)).map_err(|e| self.shared.cause_of(e))
+        self.shared
+            .tiers()
+            .try_for_each(|tier| tier.backend.leave(deadline))
+            .map_err(|e| self.shared.cause_of(e, Instant::now() + CAUSE_WAIT))
     }
 
     fn bytes_sent(&self) -> Option<u64> {
@@ -359,5 +374,22 @@ impl Drop for Tiered {
         // Jobs that are in the queue still run.
         self.shared.queue.close();
         self.shared.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aborted_tier_waits_for_the_cause_until_the_deadline() {
+        let (begin, aborted) = (Instant::now(), || Error::new(ErrorKind::Aborted, "the group has failed"));
+        let dead = || Error::new(ErrorKind::PeerDead { how: "its process ended".to_owned() }, "").guilty([1]);
+        let late = || (begin.elapsed() > 2 * CAUSE_WAIT).then(dead);
+        assert_eq!(cause_of(aborted(), late, begin + 60 * CAUSE_WAIT).report().guilty, [1]);
+        // Another error says itself what is wrong, and nothing is waited for after the deadline.
+        let none = || None;
+        assert_eq!(cause_of(dead(), none, begin + 3600 * CAUSE_WAIT).report().guilty, [1]);
+        assert_eq!(*cause_of(aborted(), none, begin).kind(), ErrorKind::Aborted);
     }
 }
