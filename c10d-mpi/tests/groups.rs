@@ -32,7 +32,7 @@ const PARTS: [(&str, Play); 6] = [
 pub(crate) fn serve_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let played = match PARTS.iter().find(|(name, _)| *name == part) {
-        Some((_, play)) => play(),
+        Some((_, run_part)) => run_part(),
         None => Err(wrong(format!("there is no part {part}"))),
     };
     if let Err(e) = played {

@@ -92,14 +92,14 @@ fn text(value: impl ToString) -> String {
 /// Runs a rank, if this process was started as one.
 pub(crate) fn serve_rank() {
     let Ok(url) = std::env::var(URL) else { return };
-    if let Err(e) = play(&url) {
+    if let Err(e) = run_part(&url) {
         println!("{e:?}");
         std::process::exit(1);
     }
     std::process::exit(0);
 }
 
-fn play(url: &str) -> Result {
+fn run_part(url: &str) -> Result {
     let joined = c10d_rendezvous::init(url, LIMIT)?;
     let (rank, size) = (joined.rank, joined.size);
     // The start of MPI must not change the environment.

@@ -167,7 +167,7 @@ fn an_ended_program_fails_ops_that_need_it() {
 }
 
 fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
-    let said = play(name, mortal, survivors, "abort");
+    let said = run_job(name, mortal, survivors, "abort");
     let ranks: Vec<u32> = (0..3).filter(|rank| *rank != mortal).collect();
     let sum = (ranks.len() as u32 + ranks.iter().sum::<u32>()) as f32;
     for (place, rank) in ranks.iter().enumerate() {
@@ -179,12 +179,12 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
 
 /// Returns the output of the survivors.
 fn a_peer_ends(end: &str, mortal: u32, survivors: &str) -> Vec<(String, u32)> {
-    let said = play(end, mortal, survivors, end);
+    let said = run_job(end, mortal, survivors, end);
     said.into_iter().zip(0..).filter(|(_, rank)| *rank != mortal).collect()
 }
 
 /// Runs three ranks of which one dies. Returns the output of each.
-fn play(name: &str, mortal: u32, survivors: &str, end: &str) -> Vec<String> {
+fn run_job(name: &str, mortal: u32, survivors: &str, end: &str) -> Vec<String> {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = folder(name);
     let start = |rank: u32| {

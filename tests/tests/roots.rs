@@ -101,7 +101,7 @@ fn say(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().set(what, b"1", Instant::now() + CAP)
 }
 
-fn hear(pg: &ProcessGroup, what: &str) -> Result {
+fn await_key(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().wait(&[what], Instant::now() + CAP)
 }
 
@@ -124,13 +124,13 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
     let mine = if me == case.odd { case.other } else { case.usual };
     let (learnt, leaves) = if me == case.odd {
         for rank in others() {
-            hear(&pg, &format!("early/{rank}"))?;
+            await_key(&pg, &format!("early/{rank}"))?;
         }
         say(&pg, "enters")?;
         let result = call(&pg, case.other);
         say(&pg, "returned")?;
         for rank in others() {
-            hear(&pg, &format!("learnt/{rank}"))?;
+            await_key(&pg, &format!("learnt/{rank}"))?;
         }
         ((1, result.err()), pg.shutdown().err())
     } else {
@@ -139,7 +139,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
             return Ok(Some(format!("rank {me}: early call {n}: {e}")));
         }
         say(&pg, &format!("early/{me}"))?;
-        hear(&pg, "enters")?;
+        await_key(&pg, "enters")?;
         // If the call does not return, it is waiting for this rank.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
@@ -187,7 +187,7 @@ pub(crate) fn play_some(pg: &ProcessGroup, n: usize) -> Result<Vec<String>> {
 fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     call(pg, which)?;
     say(pg, &format!("called/{}", pg.rank()))?;
-    (0..pg.size()).try_for_each(|rank| hear(pg, &format!("called/{rank}")))
+    (0..pg.size()).try_for_each(|rank| await_key(pg, &format!("called/{rank}")))
 }
 
 /// The last rank uses another root than the other ranks. They get the error although neither root has made its call.
@@ -198,13 +198,13 @@ fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let error = if me == odd {
         call(&pg, mine)?;
         say(&pg, "gave")?;
-        early().try_for_each(|rank| hear(&pg, &format!("learnt/{rank}")))?;
+        early().try_for_each(|rank| await_key(&pg, &format!("learnt/{rank}")))?;
         pg.shutdown().err()
     } else if roots.contains(&me) {
-        early().try_for_each(|rank| hear(&pg, &format!("learnt/{rank}")))?;
+        early().try_for_each(|rank| await_key(&pg, &format!("learnt/{rank}")))?;
         call(&pg, mine).and_then(|()| pg.shutdown()).err()
     } else {
-        hear(&pg, "gave")?;
+        await_key(&pg, "gave")?;
         let (_, error) = repeat(&pg, mine, AT_MOST);
         say(&pg, &format!("learnt/{me}"))?;
         error
@@ -238,7 +238,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
         return Ok(left.map(|e| format!("leave_apart, rank {me}: {e}")));
     }
     for rank in 0..last {
-        hear(&pg, &format!("left/{rank}"))?;
+        await_key(&pg, &format!("left/{rank}"))?;
     }
     let error = call(&pg, which).and_then(|()| pg.shutdown()).err();
     let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));
@@ -260,13 +260,13 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
         let late = begin.elapsed() > CAP / 2;
         // The others get the error from its earlier calls, although it makes no more.
         for rank in 1..pg.size() {
-            hear(&pg, &format!("learnt/{rank}"))?;
+            await_key(&pg, &format!("learnt/{rank}"))?;
         }
         let (calls, error) = repeat(&pg, which, AT_MOST);
         let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != 0));
         return Ok((late || !right).then(|| format!("run_ahead, rank 0, call {calls}: {error:?}")));
     }
-    hear(&pg, "ahead")?;
+    await_key(&pg, "ahead")?;
     let (calls, error) = repeat(&pg, which, AT_MOST);
     say(&pg, &format!("learnt/{me}"))?;
     let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));

@@ -153,15 +153,15 @@ fn pass(stream: u64) {
 
 /// Waits until a stream has finished its work, and returns what was finished.
 fn reach(stream: u64) -> Option<Clock> {
-    let (told, hear) = crossbeam_channel::bounded(1);
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     let tell = move || {
-        let _ = told.send(());
+        let _ = sender.send(());
     };
     let mut world = WORLD.lock();
     world.enqueue(stream, &[], Box::new(tell)).ok()?;
     let clock = world.clock(stream);
     drop(world);
-    hear.recv().ok()?;
+    receiver.recv().ok()?;
     Some(clock)
 }
 

@@ -152,7 +152,7 @@ fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], 
 }
 
 /// Runs the plans of all ranks, round by round.
-fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
+fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let (inputs, outputs) = fresh(world, n);
     let in_blocks = world.op.row().shape == Shape::ExchangeFlat;
     let on_device = |ranks: Vec<Tensors>| -> Vec<Tensors> {
@@ -221,7 +221,7 @@ fn rounds_do_what_the_whole_op_does() {
                 let world = World { op, root, counts, size: 8 };
                 let (inputs, mut whole) = fresh(&world, n);
                 naive(op, root, &inputs, &mut whole);
-                let (got, steps) = play(&world, n, chunk);
+                let (got, steps) = simulate(&world, n, chunk);
                 assert_eq!(got, whole, "{op} in a world of {n}, {:?} by {chunk}", world.counts);
                 assert!((1..=STEPS).contains(&steps));
             }

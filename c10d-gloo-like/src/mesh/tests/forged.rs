@@ -26,7 +26,7 @@ fn state(on: &[u32], op: u8, fingerprint: Option<Fingerprint>, why: Option<&str>
 }
 
 /// Returns frames of rank 1 in a group of three that cannot be right.
-fn lies() -> Vec<(&'static str, Vec<u8>)> {
+fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
     let tell = |revoke: Revoke| Frame::Revoke(Box::new(revoke));
     let compared = |a, b| Some([(a, call(0, 1)), (b, call(0, 2))]);
     let frames = [
@@ -52,11 +52,12 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
         ("another call than was asked for", state(&[0], 4, Some(call(9, 1)), None)),
         ("calls to come", Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
     ];
-    let mut lies: Vec<(&str, Vec<u8>)> = frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();
-    lies.push(("a frame without end", u32::MAX.to_le_bytes().to_vec()));
-    lies.push(("an unknown frame", [&2u32.to_le_bytes()[..], &[77, 1]].concat()));
-    lies.push(("a frame cut short", [&2u32.to_le_bytes()[..], &[13, 1]].concat()));
-    lies
+    let mut forgeries: Vec<(&str, Vec<u8>)> =
+        frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();
+    forgeries.push(("a frame without end", u32::MAX.to_le_bytes().to_vec()));
+    forgeries.push(("an unknown frame", [&2u32.to_le_bytes()[..], &[77, 1]].concat()));
+    forgeries.push(("a frame cut short", [&2u32.to_le_bytes()[..], &[13, 1]].concat()));
+    forgeries
 }
 
 /// Sends these bytes from rank 1 to the other ranks over its real connections. Returns the error of each rank.
@@ -85,7 +86,7 @@ fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
 
 #[test]
 fn a_rank_that_sends_impossible_frames_is_named_by_all() {
-    for (what, bytes) in lies() {
+    for (what, bytes) in forgeries() {
         for (rank, cause) in forged(&bytes).into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
             let cause = cause.unwrap();
             assert_eq!(
@@ -128,7 +129,7 @@ fn feed(bytes: &[u8]) {
 }
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
-    let known = proptest::sample::select(lies().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>());
+    let known = proptest::sample::select(forgeries().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>());
     let random = (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..200)).prop_map(|(tag, body)| {
         let mut bytes = (body.len() as u32 + 1).to_le_bytes().to_vec();
         bytes.push(tag % 16);

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::process::Command;
 
 /// A rank of one of the scenes below.
-pub(super) fn play(scene: &str, me: &Player) {
+pub(super) fn run_scene(scene: &str, me: &RankProcess) {
     match scene {
         "forked" => has_forked(me, false),
         "cloned" => has_forked(me, true),
@@ -34,7 +34,7 @@ fn idle_child(bare: bool) -> i32 {
     pid
 }
 
-fn has_forked(me: &Player, bare: bool) {
+fn has_forked(me: &RankProcess, bare: bool) {
     limit(me);
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();

@@ -1,6 +1,6 @@
 //! Network namespaces as hosts.
 
-use super::processes::{Job, Player};
+use super::processes::{Job, RankProcess};
 use super::*;
 use rustix::process::Signal;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn network_namespaces_are_hosts() {
 }
 
 /// Asks a stopped rank much more often than its receive buffer could hold.
-pub(super) fn is_pestered(me: &Player) {
+pub(super) fn is_asked_often(me: &RankProcess) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
     let fingerprint = call(0, 1);
@@ -65,7 +65,7 @@ pub(super) fn is_pestered(me: &Player) {
         eventually("the verdict", || mesh.health.failed());
         return me.report(&mesh.health.cause().unwrap());
     }
-    me.hear("stopped");
+    me.await_key("stopped");
     // More than any receive buffer holds.
     for _ in 0..1_000_000 {
         mesh.health.stalled(&fingerprint);
@@ -82,7 +82,7 @@ fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
         Ok(hosts) => hosts,
         Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),
     };
-    let mut job = Job::start_by("pestered", 2, Transport::Tcp, &[], |rank| {
+    let mut job = Job::start_by("asked often", 2, Transport::Tcp, &[], |rank| {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &hosts.0[rank as usize]]).arg(std::env::current_exe().unwrap());
         command

@@ -91,14 +91,14 @@ impl Job {
 }
 
 /// A rank, in its own process.
-pub(super) struct Player {
+pub(super) struct RankProcess {
     pub(super) rank: u32,
     size: u32,
     store: Arc<Files>,
     transport: Transport,
 }
 
-impl Player {
+impl RankProcess {
     pub(super) fn wiring(&self) -> Wiring {
         wiring(self.rank, self.size, self.store.clone(), self.transport)
     }
@@ -111,7 +111,7 @@ impl Player {
         self.store.set(&format!("{name}/{}", self.rank), value.as_bytes(), deadline_after(CAP)).unwrap();
     }
 
-    pub(super) fn hear(&self, key: &str) {
+    pub(super) fn await_key(&self, key: &str) {
         self.store.wait(&[key], deadline_after(CAP)).unwrap();
     }
 
@@ -127,7 +127,7 @@ impl Player {
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
     let var = |name| std::env::var(name).unwrap();
-    let me = Player {
+    let me = RankProcess {
         rank: var(RANK).parse().unwrap(),
         size: var(SIZE).parse().unwrap(),
         store: Arc::new(Files(PathBuf::from(var(DIR)))),
@@ -138,21 +138,21 @@ fn rank() {
         "lacks" => lacks_descriptors(&me),
         "killed" => is_killed(&me),
         "stopped" => is_stopped(&me),
-        "pestered" => hosts::is_pestered(&me),
+        "asked often" => hosts::is_asked_often(&me),
         "leaves" => leaves(&me),
         "differs" => differs(&me),
-        scene => forks::play(scene, &me),
+        scene => forks::run_scene(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
         // The other ranks may still ask this one.
-        me.hear("end");
+        me.await_key("end");
     }
 }
 
 pub(super) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 
 /// Limits the size of files on the selected rank, so that it cannot make a segment.
-pub(super) fn limit(me: &Player) {
+pub(super) fn limit(me: &RankProcess) {
     let limited = std::env::var(LIMITED).is_ok_and(|r| r == me.rank.to_string());
     if limited {
         // The limit is less than the size of a segment, and more than the store writes.
@@ -160,7 +160,7 @@ pub(super) fn limit(me: &Player) {
     }
 }
 
-fn talks(me: &Player) {
+fn talks(me: &RankProcess) {
     limit(me);
     match me.mesh() {
         Err(error) => me.report(&error),
@@ -206,7 +206,7 @@ fn where_shm_is_demanded_it_is_an_error() {
     }
 }
 
-fn lacks_descriptors(me: &Player) {
+fn lacks_descriptors(me: &RankProcess) {
     let limit = getrlimit(Resource::Nofile);
     if me.rank == 1 {
         let more: u64 = std::env::var(SPARE).unwrap().parse().unwrap();
@@ -236,14 +236,14 @@ fn without_descriptors_a_join_works_or_ends_in_an_error() {
     }
 }
 
-fn is_killed(me: &Player) {
+fn is_killed(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();
     me.tell("ready", "");
     waits_for_a_failure(me, &mesh);
 }
 
-pub(super) fn waits_for_a_failure(me: &Player, mesh: &Mesh) {
+pub(super) fn waits_for_a_failure(me: &RankProcess, mesh: &Mesh) {
     eventually("a failure", || mesh.health.failed());
     me.tell("at", &microseconds().to_string());
     me.report(&mesh.health.cause().unwrap());
@@ -271,7 +271,7 @@ fn a_killed_rank_is_named_by_all_survivors() {
     }
 }
 
-fn is_stopped(me: &Player) {
+fn is_stopped(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     let fingerprint = call(0, 1);
     mesh.health.announce(&fingerprint).unwrap();
@@ -280,7 +280,7 @@ fn is_stopped(me: &Player) {
         eventually("the others' verdict", || mesh.health.failed());
         return me.report(&mesh.health.cause().unwrap());
     }
-    me.hear("stopped");
+    me.await_key("stopped");
     // Like a waiting rank, it asks sometimes, until the deadline.
     for _ in 0..12 {
         mesh.health.stalled(&fingerprint);
@@ -311,7 +311,7 @@ fn a_stopped_rank_is_named_by_all_and_learns_of_it() {
     }
 }
 
-fn leaves(me: &Player) {
+fn leaves(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();
     mesh.health.finish();
@@ -324,7 +324,7 @@ fn leaves(me: &Player) {
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
     me.tell("fine", "");
-    me.hear("go");
+    me.await_key("go");
     me.report(&mesh.health.announce(&call(1, 1)).unwrap_err());
 }
 
@@ -341,7 +341,7 @@ fn a_rank_that_left_fails_only_calls_that_need_it() {
     }
 }
 
-fn differs(me: &Player) {
+fn differs(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
         // This rank comes when the others have already failed.
