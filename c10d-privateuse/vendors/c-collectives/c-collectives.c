@@ -174,7 +174,15 @@ static int fail_with(struct group *g, const struct failure *why) {
         atomic_store(&g->shared->failed, 2);
         for (uint32_t p = 0; p < g->size; p++) ring_bell(g, p);
     }
+    /* Another rank may still be writing its failure, which is the one to report. If it dies meanwhile, this gives up. */
+    for (int i = 0; i < 100000 && atomic_load(&g->shared->failed) != 2; i++) sched_yield();
     return -1;
+}
+
+/* The failure of the group. If the rank that was writing it has died, it says only that. */
+static struct failure first_failure(struct group *g) {
+    struct failure none = {.status = C10D_ABORTED, .text = "a rank failed, and died before it said why"};
+    return atomic_load(&g->shared->failed) == 2 ? g->shared->failure : none;
 }
 
 static int fail(struct group *g, int32_t status, uint64_t guilty, const char *text) {
@@ -527,7 +535,7 @@ static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left)
 /* Ends an operation. If it has failed, the result is the group's failure. */
 static void end(struct group *g, struct op *op, int failed, c10d_done done, uint64_t token) {
     c10d_result result = {.struct_size = sizeof result, .source = op->source};
-    struct failure why = g->shared->failure;
+    struct failure why = first_failure(g);
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
     if (failed && why.status == C10D_MISMATCH) {
@@ -547,7 +555,7 @@ static void end(struct group *g, struct op *op, int failed, c10d_done done, uint
     for (uint32_t p = 0; failed && p < g->size; p++)
         if (why.guilty & BIT(p)) guilty[result.guilty_count++] = p;
     if (failed) {
-        result.status = why.status ? why.status : C10D_ABORTED; /* 0 if another rank is still writing the failure. */
+        result.status = why.status;
         result.message = why.text, result.message_len = strlen(why.text), result.guilty = guilty;
     }
     done(g->host, token, &result);
@@ -638,11 +646,11 @@ struct id { int32_t pid, fd; };
 
 /* Reports the group's failure. The text names a guilty rank, if there is one. */
 static int32_t explain(struct group *g, c10d_why *why) {
-    const struct failure *failure = &g->shared->failure;
+    struct failure failure = first_failure(g);
     char text[200];
-    if (!failure->guilty) return c10d_fail(why, failure->status, failure->text);
-    snprintf(text, sizeof text, "rank %d: %s", __builtin_ctzll(failure->guilty), failure->text);
-    return c10d_fail(why, failure->status, text);
+    if (!failure.guilty) return c10d_fail(why, failure.status, failure.text);
+    snprintf(text, sizeof text, "rank %d: %s", __builtin_ctzll(failure.guilty), failure.text);
+    return c10d_fail(why, failure.status, text);
 }
 
 /* Rank 0 gives the id to the others: through the store, or for a part of a group, by messages in the whole group. */
