@@ -107,7 +107,7 @@ def prepared(torch, dist, op, nbytes):
 
     if op == "all_reduce":
         x = filled(count)
-        run = lambda: dist.all_reduce(x)  # noqa: E731
+        run = lambda: dist.all_reduce(x)
 
         def right():
             x.fill_(float(me + 1))
@@ -116,7 +116,7 @@ def prepared(torch, dist, op, nbytes):
 
     elif op == "all_gather_into_tensor":
         x, out = filled(part), torch.zeros(part * n)
-        run = lambda: dist.all_gather_into_tensor(out, x)  # noqa: E731
+        run = lambda: dist.all_gather_into_tensor(out, x)
 
         def right():
             run()
@@ -137,7 +137,7 @@ def prepared(torch, dist, op, nbytes):
             return is_(x, root + 1)
     elif op == "reduce_scatter_tensor":
         x, out = filled(part * n), torch.zeros(part)
-        run = lambda: dist.reduce_scatter_tensor(out, x)  # noqa: E731
+        run = lambda: dist.reduce_scatter_tensor(out, x)
 
         def right():
             run()
@@ -145,7 +145,7 @@ def prepared(torch, dist, op, nbytes):
 
     elif op == "all_to_all_single":
         x, out = filled(part * n), torch.zeros(part * n)
-        run = lambda: dist.all_to_all_single(out, x)  # noqa: E731
+        run = lambda: dist.all_to_all_single(out, x)
 
         def right():
             run()
@@ -169,7 +169,7 @@ def prepared(torch, dist, op, nbytes):
 
     else:
         run = dist.barrier
-        right = lambda: run() is None  # noqa: E731
+        right = lambda: run() is None
     return run, right
 
 
@@ -344,8 +344,8 @@ def size_name(n):
 
 
 def main():
-    numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
-    words = lambda text: text.split(",") if text else []  # noqa: E731
+    numbers = lambda text: [int(n) for n in text.split(",")]
+    words = lambda text: text.split(",") if text else []
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--ranks", type=numbers, default=[2, 4])
     p.add_argument("--bytes", type=numbers, default=[8, 1 << 10, 64 << 10, 4 << 20, 64 << 20])

@@ -1,5 +1,6 @@
 //! The end of a program that has not left its groups, because they are in a `static` or it calls `process::exit`. The
-//! peers get a message, so that they do not take the end for a sudden death. Peers that need nothing more from this rank go on.
+//! peers get a message, so that they do not take the end for a sudden death. Peers that need nothing more from this
+//! rank go on.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

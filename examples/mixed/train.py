@@ -15,10 +15,10 @@ RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 if RANK == WORLD - 1:
     os.execv(RUST, [RUST])
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-import c10d_rs  # noqa: E402, F401  # PyTorch before 2.15 does not look for entry points
+import c10d_rs  # PyTorch before 2.15 does not look for entry points
 
 STEPS, ROWS, WIDTH = 20, 16, 5
 
@@ -44,7 +44,7 @@ def every_op(group, members):
     """The ops in the order of `mixed.rs`, in the group of these ranks. The last one is the server."""
     me, n, server = members.index(RANK), len(members), members[-1]
     everybody = [float(r) for r in range(n)]
-    mine = lambda count=2: torch.full((count,), float(me))  # noqa: E731
+    mine = lambda count=2: torch.full((count,), float(me))
     for root in (0, n - 1):
         x = mine()
         dist.broadcast(x, members[root], group)

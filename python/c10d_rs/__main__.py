@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from . import BackendError, __version__, _backend, _build  # noqa: F401
+from . import BackendError, __version__, _backend, _build
 from ._locate import library
 
 

@@ -65,7 +65,7 @@ def on_plugin(r, folder, sample):
     device_of_plugin(folder, sample)
     r.init("cpu:c10d_rs,cdev:c10d_rs")
     n, me = r.world, r.rank
-    mine = lambda count=3: torch.full((count,), float(me)).to("cdev")  # noqa: E731
+    mine = lambda count=3: torch.full((count,), float(me)).to("cdev")
     total = float(sum(range(n)))
     x = mine()
     dist.all_reduce(x)
@@ -236,7 +236,7 @@ def on_cuda(r, folder):
 def whole_nccl(fake, folder):
     """A library with the simulated NCCL and, since PyTorch does not load without them, all other functions of NCCL."""
     cuda = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cuda.so")
-    named = lambda which, file: {  # noqa: E731
+    named = lambda which, file: {
         line.split()[-1].split("@")[0]
         for line in subprocess.run(["nm", "-D", which, file], capture_output=True, text=True, check=True).stdout.splitlines()
     }

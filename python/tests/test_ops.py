@@ -29,7 +29,7 @@ def of(values, dtype):
 def same(have, want, msg):
     assert have.dtype == want.dtype and have.shape == want.shape, f"{msg}: {have} is not of the kind of {want}"
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    as_bits = lambda t: torch.view_as_real(t.resolve_conj()) if t.dtype.is_complex else t  # noqa: E731
+    as_bits = lambda t: torch.view_as_real(t.resolve_conj()) if t.dtype.is_complex else t
     have, want = as_bits(have.contiguous()), as_bits(want.contiguous())
     kind = bits[have.element_size()]
     assert torch.equal(have.view(kind), want.view(kind)), f"{msg}: {have} instead of {want}"

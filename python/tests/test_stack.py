@@ -211,7 +211,7 @@ def splits(r):
     half = dist.split_group(split_ranks=[ranks for ranks in (first, second) if ranks])
     assert summed(half, me) == sum(mine)
     # It has the options of its parent, unless it gets others.
-    backend = lambda group: group._get_backend(torch.device("cpu"))  # noqa: E731
+    backend = lambda group: group._get_backend(torch.device("cpu"))
     assert job.TORCH_2_10 or backend(half).options.hints == {"gloo-like.transport": "tcp"}
     limit = datetime.timedelta(seconds=job.TIMEOUT)
     given = dist.split_group(split_ranks=[[0]], timeout=limit, pg_options=c10d_rs.Options({"gloo-like.transport": "shm"}, limit))

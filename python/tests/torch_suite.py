@@ -77,13 +77,13 @@ if __name__ == "__main__":
     for sub in ("barrier", "test_dir"):
         os.makedirs(os.path.join(folder, sub))
 
-import torch  # noqa: E402
+import torch
 
-import c10d_rs  # noqa: E402,F401
+import c10d_rs
 
 _names_replaced()
 
-from torch.testing._internal.distributed.distributed_test import DistributedTest, TestDistBackend  # noqa: E402
+from torch.testing._internal.distributed.distributed_test import DistributedTest, TestDistBackend
 
 
 class TestBackend(TestDistBackend, DistributedTest._DistTestBase):

@@ -108,17 +108,17 @@ impl MessageState {
 }
 
 impl Peer {
-    /// Receives the next message from the ring of its link if all of it has come, and if it has this header.
+    /// Receives the next message from the ring or the connection of its link if all of it has come, and if it has this header.
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Found> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Found::Nothing) };
-        // A header begins at a line of the ring, so it is contiguous.
+        // A header begins at a line of the ring, and the buffer of a connection has no end inside, so it is contiguous.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
             return None;
         }
-        // The bytes of a ring are not lent, so these calls cannot fail.
+        // All bytes are here and none are lent, so these calls cannot fail.
         let _ = self.link.consume(HEADER);
         // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
         let read = unsafe { self.link.read(at, len, false) };
