@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, Request, WorkerQueue};
+use c10d_core::buffer::Span;
 use c10d_core::panics::caught;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::Mutex;
@@ -24,8 +25,23 @@ use crate::shm::Doorbell;
 const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
+/// The largest payload in bytes of a collective that may be started up to 100 µs later, which is about as long as this
+/// payload takes.
+const SHORT: usize = 256 << 10;
+
+/// The largest number of bytes of calls whose items are sent before their turn. More would leave the cache before the
+/// peers read them.
+const AHEAD: usize = 32 << 10;
+
 /// One rank of one group.
 pub(crate) struct GlooLike(Arc<Rank>);
+
+/// A job of the queue.
+struct Started {
+    job: Job,
+    /// The rank below which all peers have already been sent the items of the call.
+    written: u32,
+}
 
 /// The state that the threads of one rank share.
 struct Rank {
@@ -34,7 +50,7 @@ struct Rank {
     membership: Mutex<Option<Membership>>,
     collectives: Mutex<Collectives>,
     /// The started collectives.
-    queue: WorkerQueue<Job>,
+    queue: WorkerQueue<Started>,
     messages: Arc<Messages>,
     rank: u32,
     world: u32,
@@ -111,7 +127,7 @@ unsafe impl Backend for GlooLike {
         if request.op.is_p2p() {
             self.0.messages.submit(job);
         } else if request.caller == Caller::Waits && self.0.queue.is_idle() {
-            let result = self.0.run(job.request());
+            let result = self.0.run(job.request(), 0);
             job.complete(result);
         } else {
             self.0.queue(job);
@@ -122,7 +138,11 @@ unsafe impl Backend for GlooLike {
         if request.op.is_p2p() {
             return self.0.messages.run_at_once(request);
         }
-        self.0.queue.is_idle().then(|| self.0.run(request))
+        self.0.queue.is_idle().then(|| self.0.run(request, 0))
+    }
+
+    fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
+        self.0.queue.help(deadline, is_done, |started| self.0.complete(started));
     }
 
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
@@ -194,13 +214,13 @@ impl Drop for GlooLike {
 }
 
 impl Rank {
-    /// Runs the call to its end.
-    fn run(&self, request: &Request) -> Result {
+    /// Runs the call to its end. The peers below rank `written` have already been sent its items.
+    fn run(&self, request: &Request, written: u32) -> Result {
         // A queued job must not wait beyond its own deadline, whatever runs before it.
-        let earliest = || self.queue.least(|job| job.request().deadline());
+        let earliest = || self.queue.least(|started| started.job.request().deadline());
         let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
         let mut collectives = self.collectives.lock();
-        let result = collectives.run(request, &deadline);
+        let result = collectives.run(request, written, &deadline);
         self.sent.store(collectives.sent(), Ordering::Relaxed);
         result
     }
@@ -209,23 +229,51 @@ impl Rank {
     fn queue(self: &Arc<Rank>, job: Job) {
         // The time of the job starts here, whatever is queued before it.
         job.request().deadline();
+        let short = bytes(job.request()) <= SHORT;
+        let started = match self.write_ahead(job.request()) {
+            Ok(written) => Started { job, written },
+            Err(error) => return job.complete(Err(error)),
+        };
         let rank = self.clone();
-        if let Err((job, error)) = self.queue.push(job, "c10d collectives", move || rank.serve()) {
+        let serve = move || rank.serve();
+        let (queue, name) = (&self.queue, "c10d collectives");
+        let queued = if short { queue.push_quietly(started, name, serve) } else { queue.push(started, name, serve) };
+        if let Err((Started { job, .. }, error)) = queued {
             // The other ranks wait for this rank, so the group fails.
             job.complete(Err(self.health.fail(error)));
         }
     }
 
+    /// Sends the items of a small call at once, so that the peers need not wait until this rank waits for the call.
+    /// Returns the rank below which all peers have been sent theirs.
+    fn write_ahead(&self, request: &Request) -> Result<u32> {
+        let Some(mut collectives) = self.collectives.try_lock() else { return Ok(0) };
+        // What the calls before it send, comes before it. If the caller gave them the same memory, its contents are
+        // known only at their end.
+        let is_next = self.queue.look(|queued| {
+            let apart = |span: &Span, before: &Started| spans(before.job.request()).all(|other| !span.overlaps(other));
+            let precedes = |before: &Started| before.written == self.world && spans(request).all(|s| apart(s, before));
+            let ahead = queued.iter().map(|before| bytes(before.job.request())).sum::<usize>();
+            ahead < AHEAD && queued.iter().all(precedes)
+        });
+        if is_next == Some(true) { collectives.write_ahead(request) } else { Ok(0) }
+    }
+
     fn serve(&self) {
-        while let Some(job) = self.queue.next() {
-            let result = caught(|| self.run(job.request())).unwrap_or_else(|words| {
-                let what = format!("the thread of asynchronous collectives panicked: {words}");
-                Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
-            });
-            // This comes before the completion, so that a woken thread finds the queue settled.
-            self.queue.settled();
-            job.complete(result);
+        while let Some(started) = self.queue.next() {
+            self.complete(started);
         }
+    }
+
+    /// Runs a job of the queue to its end, and completes it.
+    fn complete(&self, Started { job, written }: Started) {
+        let result = caught(|| self.run(job.request(), written)).unwrap_or_else(|words| {
+            let what = format!("a started collective panicked: {words}");
+            Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
+        });
+        // This comes before the completion, so that a woken thread finds the queue settled.
+        self.queue.settled();
+        job.complete(result);
     }
 
     fn others(&self) -> Vec<u32> {
@@ -311,6 +359,15 @@ impl Rank {
         self.messages.finish();
         drop(membership);
     }
+}
+
+fn spans(request: &Request) -> impl Iterator<Item = &Span> {
+    request.inputs().iter().chain(request.outputs())
+}
+
+/// Returns the number of bytes of all tensors of a call.
+fn bytes(request: &Request) -> usize {
+    spans(request).map(Span::bytes).sum()
 }
 
 impl OnExit for Rank {

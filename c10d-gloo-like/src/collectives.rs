@@ -27,21 +27,33 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
+    /// Sends the items of a small call now, although calls before it have not ended, as far as the links have room for
+    /// them. Returns the rank below which all peers have been sent theirs. All calls before it have sent everything.
+    pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
+        let reduction = reduction(request, self.layout.world());
+        match self.layout.exchange(request, reduction) {
+            // A note must not come behind the items of a later call.
+            Some(exchange) if self.executor.all_share_memory() || exchange.is_between_all() => {
+                // SAFETY: the spans belong to a job that this backend holds.
+                unsafe { self.executor.write_ahead(&exchange, &request.fingerprint) }
+            }
+            _ => Ok(0),
+        }
+    }
+
     /// Runs the op until it has ended, which it does soon after `deadline` at the latest. `deadline` is called only if
-    /// the op has to wait. After the return, no span is used any more.
-    pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
+    /// the op has to wait. After the return, no span is used any more. `written` is what
+    /// [`write_ahead`](Collectives::write_ahead) returned, or 0.
+    pub(crate) fn run(&mut self, request: &Request, written: u32, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
         let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };
         let Collectives { executor, layout, spaces, plan, .. } = self;
         let result = executor.call(&call, |executor| {
             let dtype = request.dtype();
-            let reduction = match dtype {
-                Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, layout.world()),
-                _ => None,
-            };
+            let reduction = reduction(request, layout.world());
             let written = match layout.exchange(request, reduction) {
                 // SAFETY: the spans belong to a job that this backend holds.
-                Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint) }? {
+                Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint, written) }? {
                     Progress::Done => return Ok(()),
                     Progress::Written(before) => before,
                 },
@@ -88,4 +100,10 @@ impl Collectives {
     pub(crate) fn sent(&self) -> u64 {
         self.executor.sent()
     }
+}
+
+/// Returns the reduction of a request whose op reduces.
+fn reduction(request: &Request, world: u32) -> Option<Reduction> {
+    let dtype = request.dtype().filter(|_| request.op.reduces())?;
+    Reduction::new(request.params.reduce, dtype, world)
 }

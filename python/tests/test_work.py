@@ -48,6 +48,12 @@ def handles(r):
     for work in reversed(works):
         work.wait()
     assert [t[0].item() for t in many] == [i * n for i in range(50)]
+    # Ops on the same tensor run in their order.
+    for count in (2, 1000):
+        same = torch.ones(count)
+        works += [dist.all_reduce(same, async_op=True) for _ in range(5)]
+        works[-1].wait()
+        assert same.tolist() == [n**5] * count
     while not works[0].is_completed():
         time.sleep(0.001)
     backend = dist.group.WORLD._get_backend(torch.device("cpu"))

@@ -110,6 +110,14 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Runs collectives that were submitted before, in their order, on the calling thread, which waits for one of them.
+    /// It returns when `is_done` returns `true`, when there is none that this thread can run, or at the deadline. A
+    /// call of which another thread has begun the work is not this thread's; the function may wait for its end. So a
+    /// caller that starts calls and soon waits for them need not wait for another thread to run them.
+    fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
+        let _ = (deadline, is_done);
+    }
+
     /// Takes several point-to-point jobs at once. They may depend on each other, such as a send to a rank and a receive
     /// from it.
     fn submit_batch(&self, jobs: Vec<Job>) {

@@ -11,7 +11,8 @@ use crate::{Error, Result};
 /// A queue with one worker thread, which starts when the first item is pushed.
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
-/// [`take`](WorkerQueue::take). It ends when the queue is closed and empty.
+/// [`take`](WorkerQueue::take). It ends when the queue is closed and empty. A thread that waits for an item of a queue
+/// with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two changes of threads.
 pub struct WorkerQueue<T> {
     /// The number of items in the queue, plus 1 if the item that `next` returned is not finished. It is changed under
     /// the lock, and read without the lock.
@@ -19,17 +20,34 @@ pub struct WorkerQueue<T> {
     queued: Mutex<Queued<T>>,
     /// Signalled when an item was pushed, or when `rouse` was called.
     news: Condvar,
-    /// Signalled when the thread has finished an item.
+    /// Signalled when an item was finished, if a thread waits for that.
     finished: Condvar,
 }
+
+/// The time after which the queue's thread looks for items that were pushed without a notification.
+const NAP: Duration = Duration::from_micros(100);
+/// The same time while other threads run the items.
+const LONGEST_NAP: Duration = Duration::from_micros(400);
 
 struct Queued<T> {
     items: VecDeque<T>,
     has_thread: bool,
     closed: bool,
     roused: bool,
-    /// The state of the item that `next` returned.
+    /// Whether the last item was pushed by `push_quietly`.
+    quiet: bool,
+    /// Whether the thread waits without a time limit, so that it must be notified.
+    asleep: bool,
+    /// Whether the thread runs the current item, and no thread that helps.
+    serving: bool,
+    /// The state of the item that is being run.
     current: CurrentItem,
+    /// The number of threads that wait for the end of an item.
+    waiting: usize,
+    /// How many of these threads will run the next item.
+    helpers: usize,
+    /// The number of items that threads that help have run.
+    helped: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,8 +60,19 @@ enum CurrentItem {
 
 impl<T> Default for WorkerQueue<T> {
     fn default() -> WorkerQueue<T> {
-        let items = VecDeque::new();
-        let queued = Queued { items, has_thread: false, closed: false, roused: false, current: CurrentItem::None };
+        let queued = Queued {
+            items: VecDeque::new(),
+            has_thread: false,
+            closed: false,
+            roused: false,
+            quiet: false,
+            asleep: false,
+            serving: false,
+            current: CurrentItem::None,
+            waiting: 0,
+            helpers: 0,
+            helped: 0,
+        };
         let (news, finished) = (Condvar::new(), Condvar::new());
         WorkerQueue { pending: AtomicUsize::new(0), queued: Mutex::new(queued), news, finished }
     }
@@ -61,6 +90,20 @@ impl<T> WorkerQueue<T> {
     /// # Errors
     /// `Resource` if the thread cannot be started. The item is returned with it.
     pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
+        self.add(item, false, name, body)
+    }
+
+    /// Like [`push`](WorkerQueue::push), for a short item of a queue with `next`: the thread may begin up to 100 µs
+    /// later, so that most pushes do not wake it. A thread that waits for the item will probably run it before, by
+    /// [`help`](WorkerQueue::help).
+    ///
+    /// # Errors
+    /// The same as those of `push`.
+    pub fn push_quietly(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
+        self.add(item, true, name, body)
+    }
+
+    fn add(&self, item: T, quiet: bool, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
         let mut queued = self.queued.lock();
         if !queued.has_thread {
             if let Err(error) = spawn(name, body) {
@@ -70,9 +113,13 @@ impl<T> WorkerQueue<T> {
         }
         queued.items.push_back(item);
         queued.roused = true;
+        queued.quiet = quiet;
         self.pending.fetch_add(1, Ordering::AcqRel);
+        let notify = queued.asleep || !quiet;
         drop(queued);
-        self.news.notify_one();
+        if notify {
+            self.news.notify_one();
+        }
         Ok(())
     }
 
@@ -92,24 +139,93 @@ impl<T> WorkerQueue<T> {
     /// is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
-        self.settle(&mut queued);
-        if queued.current != CurrentItem::None {
-            queued.current = CurrentItem::None;
-            self.finished.notify_all();
+        // Before its first item, the current item is that of a thread that helps.
+        if std::mem::take(&mut queued.serving) {
+            self.finish(&mut queued);
         }
+        let mut nap = NAP;
+        let mut may_run = queued.helpers == 0;
+        let mut is_calm = false;
         loop {
-            if let Some(item) = queued.items.pop_front() {
-                queued.current = CurrentItem::Pending;
-                return Some(item);
+            let waits_for_notice = !queued.quiet || is_calm;
+            if (may_run || waits_for_notice) && queued.current == CurrentItem::None {
+                if let Some(item) = queued.items.pop_front() {
+                    queued.current = CurrentItem::Pending;
+                    queued.serving = true;
+                    return Some(item);
+                }
+                if queued.closed {
+                    return None;
+                }
             }
-            if queued.closed {
-                return None;
+            if waits_for_notice {
+                queued.asleep = true;
+                self.news.wait(&mut queued);
+                queued.asleep = false;
+                (may_run, is_calm, nap) = (true, false, NAP);
+                continue;
             }
-            self.news.wait(&mut queued);
+            let helped = queued.helped;
+            let late = self.news.wait_for(&mut queued, nap).timed_out();
+            // While other threads run the items, this thread leaves the items to them.
+            let is_helped = queued.helped != helped || queued.current != CurrentItem::None;
+            may_run = !is_helped;
+            is_calm = late && !is_helped;
+            nap = if is_helped { LONGEST_NAP.min(nap * 2) } else { NAP };
         }
     }
 
-    /// Marks the item that `next` returned as not pending any more. The thread calls it before it reports the item's
+    /// Runs queued items on the calling thread, in the place of the queue's thread: until `is_done` returns `true`, no
+    /// item is left, or the deadline has passed. While another thread runs an item, it waits. `run` runs one item and
+    /// reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is called with the
+    /// queue's lock held.
+    pub fn help(&self, deadline: Instant, is_done: impl Fn() -> bool, mut run: impl FnMut(T)) {
+        let mut queued = self.queued.lock();
+        while !is_done() {
+            if queued.current != CurrentItem::None {
+                queued.helpers += 1;
+                let late = self.wait_for_end(&mut queued, deadline);
+                queued.helpers -= 1;
+                if late {
+                    break;
+                }
+            } else if let Some(item) = queued.items.pop_front() {
+                queued.current = CurrentItem::Pending;
+                queued.helped = queued.helped.wrapping_add(1);
+                drop(queued);
+                run(item);
+                queued = self.queued.lock();
+                self.finish(&mut queued);
+            } else {
+                break;
+            }
+        }
+        if queued.asleep && (queued.closed || !queued.items.is_empty()) {
+            drop(queued);
+            self.news.notify_one();
+        }
+    }
+
+    /// Waits until an item was finished, and returns whether the deadline passed.
+    fn wait_for_end(&self, queued: &mut MutexGuard<'_, Queued<T>>, deadline: Instant) -> bool {
+        queued.waiting += 1;
+        let late = self.finished.wait_until(queued, deadline).timed_out();
+        queued.waiting -= 1;
+        late
+    }
+
+    /// Marks the current item, if there is one, as finished.
+    fn finish(&self, queued: &mut MutexGuard<'_, Queued<T>>) {
+        self.settle(queued);
+        if queued.current != CurrentItem::None {
+            queued.current = CurrentItem::None;
+            if queued.waiting > 0 {
+                self.finished.notify_all();
+            }
+        }
+    }
+
+    /// Marks the current item as not pending any more. The thread that runs it calls this before it reports the item's
     /// end, so that the code that gets the report finds the queue idle if no other item is queued.
     pub fn settled(&self) {
         self.settle(&mut self.queued.lock());
@@ -147,11 +263,17 @@ impl<T> WorkerQueue<T> {
         let mut queued = self.queued.lock();
         let is_through = |queued: &Queued<T>| self.is_idle() && queued.current == CurrentItem::None;
         while !is_through(&queued) {
-            if self.finished.wait_until(&mut queued, deadline).timed_out() {
+            if self.wait_for_end(&mut queued, deadline) {
                 return is_through(&queued);
             }
         }
         true
+    }
+
+    /// Calls `look` with the queued items, in their order, unless an item is being run. No item is taken out meanwhile.
+    pub fn look<R>(&self, look: impl FnOnce(&VecDeque<T>) -> R) -> Option<R> {
+        let queued = self.queued.lock();
+        (queued.current == CurrentItem::None).then(|| look(&queued.items))
     }
 
     /// Returns the smallest value of `of` for the items in the queue, or `None` if the queue is empty.
@@ -163,7 +285,7 @@ impl<T> WorkerQueue<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
     use crate::store::deadline_after;
@@ -201,6 +323,100 @@ mod tests {
         assert!(queue.drain(deadline_after(LONG)) && queue.is_idle());
         queue.close();
         assert!(told.recv_timeout(LONG).is_err(), "the thread has ended");
+    }
+
+    /// A thread that waits for an item runs the items before it and the item itself, in order. The queue's thread runs
+    /// those for which no thread waits.
+    #[test]
+    fn a_thread_that_waits_runs_items() {
+        let queue = Arc::new(WorkerQueue::default());
+        let (end, ended) = channel();
+        let run = |item: u32| {
+            queue.settled();
+            end.send((item, thread_name())).unwrap();
+        };
+        let worker = |queue: Arc<WorkerQueue<u32>>, end: Sender<(u32, String)>| {
+            move || {
+                while let Some(item) = queue.next() {
+                    queue.settled();
+                    end.send((item, thread_name())).unwrap();
+                }
+            }
+        };
+        let here = thread_name();
+        // The thread starts with the first push and may take that item.
+        queue.push(0, "the thread", worker(queue.clone(), end.clone())).unwrap();
+        assert_eq!(ended.recv_timeout(LONG).unwrap(), (0, "the thread".into()));
+        assert!(queue.drain(deadline_after(LONG)));
+        let mut ran_here = 0;
+        for round in 0..100 {
+            for item in [1, 2, 3] {
+                queue.push_quietly(item, "", || ()).unwrap();
+            }
+            let last = std::cell::Cell::new(0);
+            let is_done = || {
+                ended.try_iter().for_each(|(item, thread)| {
+                    assert_eq!(item, last.get() + 1, "round {round}");
+                    last.set(item);
+                    ran_here += usize::from(thread == here);
+                });
+                last.get() >= 2
+            };
+            let is_done = std::cell::RefCell::new(is_done);
+            queue.help(deadline_after(LONG), || (is_done.borrow_mut())(), run);
+            assert!((is_done.borrow_mut())(), "round {round}: an item that is waited for");
+            if last.get() == 2 {
+                assert_eq!(ended.recv_timeout(LONG).unwrap().0, 3, "round {round}: an item for which no thread waits");
+            }
+        }
+        assert!(ran_here > 0);
+        queue.close();
+    }
+
+    /// Threads push, with and without a notification, and help, at all possible moments. Every item is run once.
+    #[test]
+    fn no_item_is_forgotten() {
+        const ITEMS: usize = 20_000;
+        let queue = Arc::new(WorkerQueue::default());
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = |queue: &WorkerQueue<usize>, ran: &AtomicUsize, item: usize| {
+            assert_eq!(ran.fetch_add(1, Ordering::SeqCst), item, "in order");
+            queue.settled();
+        };
+        let worker = (queue.clone(), ran.clone());
+        let mut body = Some(move || {
+            while let Some(item) = worker.0.next() {
+                count(&worker.0, &worker.1, item);
+            }
+        });
+        for item in 0..ITEMS {
+            let body = body.take();
+            let body = move || body.into_iter().for_each(|body| body());
+            match item % 7 {
+                0 | 3 => queue.push(item, "test", body).unwrap(),
+                _ => queue.push_quietly(item, "test", body).unwrap(),
+            }
+            if item % 5 == 0 {
+                queue.help(
+                    deadline_after(LONG),
+                    || ran.load(Ordering::SeqCst) + item % 3 > item,
+                    |item| count(&queue, &ran, item),
+                );
+            }
+            if item % 64 == 0 {
+                assert!(
+                    queue.drain(deadline_after(Duration::from_secs(10))),
+                    "item {item} of {}",
+                    ran.load(Ordering::SeqCst)
+                );
+            }
+        }
+        assert!(queue.drain(deadline_after(LONG)) && ran.load(Ordering::SeqCst) == ITEMS);
+        queue.close();
+    }
+
+    fn thread_name() -> String {
+        std::thread::current().name().unwrap_or_default().to_owned()
     }
 
     #[test]

@@ -155,6 +155,12 @@ impl Span {
         }
     }
 
+    /// Returns whether the two spans, which are of one device, share memory.
+    pub fn overlaps(&self, other: &Span) -> bool {
+        let ((base, a), (other, b)) = (self.range(), other.range());
+        base == other && a.start < b.end && b.start < a.end
+    }
+
     /// Returns whether this is host memory that can exist: it is not larger than any allocation, not at null, and
     /// aligned.
     #[inline]

@@ -10,7 +10,7 @@ use super::lane::Turn;
 use super::scope::{Scope, ScopeCount};
 use super::work::{Counted, Handle, Work};
 use super::{Group, ProcessGroup};
-use crate::backend::{Caller, Frame, Job, Request, overdue};
+use crate::backend::{Backend, Caller, Frame, Job, Request, overdue};
 use crate::buffer::Outcome;
 use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
@@ -294,6 +294,9 @@ impl Group {
     /// after this.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
+        if self.backend_of(frame).is_some_and(|backend| help(&**backend, frame, limit)) {
+            return;
+        }
         if wait_and_report(frame, limit, self.warn_after, |after| self.report_wait(frame, after)) {
             return;
         }
@@ -310,6 +313,14 @@ impl Group {
             }
         }
     }
+}
+
+/// Lets the backend run the job, and jobs before it, on this thread, if it can. Returns whether the job is done.
+pub(crate) fn help(backend: &dyn Backend, frame: &Frame, limit: Instant) -> bool {
+    if !frame.request.op.is_p2p() {
+        backend.help(limit, &|| frame.is_done());
+    }
+    frame.is_done()
 }
 
 /// Waits until a job is done or `limit` has passed. Returns whether the job is done. If it takes longer than `after`,

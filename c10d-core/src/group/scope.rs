@@ -25,6 +25,8 @@ struct Pending {
     count: usize,
     /// The time by which all of them must be done.
     limit: Option<Instant>,
+    /// Whether the scope's end waits for them.
+    awaited: bool,
 }
 
 impl ScopeCount {
@@ -37,7 +39,7 @@ impl ScopeCount {
     pub(crate) fn leave(&self) {
         let mut state = self.state.lock();
         state.count -= 1;
-        if state.count == 0 {
+        if state.count == 0 && state.awaited {
             self.none.notify_all();
         }
     }
@@ -127,6 +129,7 @@ impl Drop for AllOver<'_> {
             return;
         }
         let mut state = self.count.state.lock();
+        state.awaited = true;
         while state.count > 0 {
             let limit = state.limit.unwrap_or_else(Instant::now);
             let until = limit.max(Instant::now() + Duration::from_secs(1));

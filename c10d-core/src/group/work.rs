@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::run::wait_and_report;
+use super::run::{help, wait_and_report};
 use super::scope::ScopeCount;
 use super::{Group, observe};
 use crate::backend::{Frame, Job, Origin, overdue};
@@ -204,8 +204,17 @@ impl<'a, R> Handle<'a, R> {
 
     fn wait_owned(self) -> Result<R, OpError<R>> {
         let request = &self.state.frame().request;
-        let done = self.is_done() || self.wait_until(request.deadline() + overdue(request.timeout));
+        let limit = request.deadline() + overdue(request.timeout);
+        let done = self.is_done() || self.help(limit) || self.wait_until(limit);
         self.finish(done)
+    }
+
+    /// Lets the backend run the op, and ops before it, on this thread, if it can. Returns whether the op is done.
+    fn help(&self, limit: Instant) -> bool {
+        let frame = self.state.frame();
+        // The group is not kept alive meanwhile, only its backend.
+        let backend = self.state.group().upgrade().and_then(|group| group.backend_of(frame).cloned());
+        backend.is_some_and(|backend| help(&*backend, frame, limit))
     }
 
     fn wait_borrowed(self) -> Result<R, OpError<R>> {
@@ -253,7 +262,7 @@ impl<'a, R> Handle<'a, R> {
 ///
 /// | question | answer |
 /// | --- | --- |
-/// | who calls the waker? | the thread that completes the op, after the backend has released the buffers: the backend's own thread, or the caller's if the op ended inside `start` |
+/// | who calls the waker? | the thread that completes the op, after the backend has released the buffers: the backend's own thread, the caller's if the op ended inside `start`, or a thread that waits for another op of the group |
 /// | polled again, by another task? | the new waker replaces the old one; a handle may move between tasks and threads |
 /// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op continues. The buffers are freed when the op is done. If the op fails after the drop, the next call reports that |
 /// | kept in spite of `select!` or a timeout? | poll the handle by reference: `timeout(patience, &mut work)` |

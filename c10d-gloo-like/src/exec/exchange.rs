@@ -115,6 +115,11 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// Returns whether every rank receives an item from every other.
+    pub(crate) fn is_between_all(&self) -> bool {
+        self.to == Others::All && self.from == Others::All
+    }
+
     /// Returns the number of payload bytes of the largest item.
     #[inline]
     pub(crate) fn largest(&self) -> usize {
@@ -135,35 +140,73 @@ pub(crate) enum Progress {
 }
 
 impl Executor {
-    /// Does as much of an exchange as is possible without waiting longer than a spin.
+    /// Does as much of an exchange as is possible without waiting longer than a spin. The peers below rank `written`
+    /// have already been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them
     /// meanwhile.
     #[inline]
-    pub(crate) unsafe fn exchange(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<Progress> {
+    pub(crate) unsafe fn exchange(
+        &mut self,
+        exchange: &Exchange<'_>,
+        fingerprint: &Fingerprint,
+        written: u32,
+    ) -> Result<Progress> {
         let world = self.links.len() as u32;
         let words = fingerprint.to_words();
         // A peer that did not make room for the last item in time may be far behind.
         let mut looks = if self.has_room { self.pause.looks() } else { Looks::NONE };
         self.has_room = true;
+        // SAFETY: the caller guarantees that the bytes are readable.
+        let written = unsafe { self.write_items(exchange, &words, written, &mut looks) }?;
+        if written < world {
+            self.has_room = false;
+            return Ok(Progress::Written(written));
+        }
+        // SAFETY: the caller guarantees what the function requires.
+        unsafe { self.take(exchange, &words) }
+    }
+
+    /// Sends the items of an exchange whose turn has not come yet, as far as there is room for them. Returns the rank
+    /// below which all peers have been sent theirs.
+    ///
+    /// # Safety
+    /// All bytes that the exchange sends are readable.
+    pub(crate) unsafe fn write_ahead(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<u32> {
+        // SAFETY: the caller guarantees that the bytes are readable.
+        unsafe { self.write_items(exchange, &fingerprint.to_words(), 0, &mut { Looks::NONE }) }
+    }
+
+    /// Sends the items to the peers from rank `written` on, as long as there is room. Returns the rank below which all
+    /// peers have been sent theirs.
+    ///
+    /// # Safety
+    /// All bytes that the exchange sends are readable.
+    #[inline]
+    unsafe fn write_items(
+        &mut self,
+        exchange: &Exchange<'_>,
+        words: &[u64; 3],
+        written: u32,
+        looks: &mut Looks,
+    ) -> Result<u32> {
+        let world = self.links.len() as u32;
         for peer in exchange.to.ranks(world) {
             // There is no link to this rank itself.
-            let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
+            let Some(Some(link)) = self.links.get_mut(peer as usize).filter(|_| peer >= written) else { continue };
             let block = exchange.send.of(peer);
-            let head = header(&words, block.len);
+            let head = header(words, block.len);
             // SAFETY: the caller guarantees that the bytes are readable.
-            if !unsafe { write(link, &head, block, &mut looks) }.map_err(|e| broken(&self.health, peer, e))? {
-                self.has_room = false;
-                return Ok(Progress::Written(peer));
+            if !unsafe { write(link, &head, block, looks) }.map_err(|e| broken(&self.health, peer, e))? {
+                return Ok(peer);
             }
             self.sent += block.len as u64;
             if exchange.from == Others::Nobody {
                 link.prefetch_item();
             }
         }
-        // SAFETY: the caller guarantees what the function requires.
-        unsafe { self.take(exchange, &words) }
+        Ok(world)
     }
 
     /// Receives the items, uses them and consumes them.

@@ -144,7 +144,7 @@ impl Executor {
     }
 
     /// Whether all peers share memory with this rank.
-    pub(super) fn all_share_memory(&self) -> bool {
+    pub(crate) fn all_share_memory(&self) -> bool {
         self.links.iter().flatten().all(|link| matches!(link, Link::Shm(_)))
     }
 
