@@ -24,10 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("netns/shared_memory_inside_tcp_across", shared_memory_inside_tcp_across),
         Trial::test("netns/a_cut_link_is_found", a_cut_link_is_found),
-        Trial::test("netns/mpi_across/mpich", || mpi_across(0, "mpi")),
-        Trial::test("netns/mpi_across/intel", || mpi_across(1, "mpi")),
-        Trial::test("netns/two_tiers_across/mpich", || mpi_across(0, "gloo-like+mpi")),
-        Trial::test("netns/two_tiers_across/intel", || mpi_across(1, "gloo-like+mpi")),
+        Trial::test("netns/mpi_across/mpich", || mpi_across("mpich", "mpi")),
+        Trial::test("netns/mpi_across/intel", || mpi_across("intel", "mpi")),
+        Trial::test("netns/two_tiers_across/mpich", || mpi_across("mpich", "gloo-like+mpi")),
+        Trial::test("netns/two_tiers_across/intel", || mpi_across("intel", "gloo-like+mpi")),
     ]
 }
 
@@ -250,10 +250,11 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
     Ok(())
 }
 
-fn mpi_across(library: usize, backend: &str) -> Result<(), Failed> {
+fn mpi_across(library: &str, backend: &str) -> Result<(), Failed> {
     // It is part of the names of devices, which are short.
-    let id = format!("m{library}{}", backend.len());
-    let (path, namespaces) = match wheels::LIBRARIES[library].path().and_then(|path| Ok((path, Namespaces::new(&id)?))) {
+    let id = format!("{}{}", &library[..1], backend.len());
+    let wheel = wheels::LIBRARIES.iter().find(|wheel| wheel.name == library).ok_or("no such library")?;
+    let (path, namespaces) = match wheel.path().and_then(|path| Ok((path, Namespaces::new(&id)?))) {
         Ok(found) => found,
         Err(why) => {
             println!("skipped: {why}");
