@@ -34,7 +34,7 @@ FLOORS = {
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle at_once",
     "c10d-gloo-like/src/schedule": "tuned member hosts blocks direct algorithm * mod table tuning_file selection",
     "c10d-core/src/shm": "credentials headroom memfd sealed window inbox",
-    "c10d-core/src/reduce": "half operation f16c bf16 element run mod",
+    "c10d-core/src/reduce": "half operation f16c bf16c bf16 element run mod",
     "c10d-gloo-like/src/model": "cluster scenario bounds plans graph event mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-mpi": "mpi health pmi room card world header pause task ledger memory exchange messages ops backend provider",

@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod bf16c;
 mod element;
 #[cfg(target_arch = "x86_64")]
 mod f16c;

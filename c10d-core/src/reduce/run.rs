@@ -3,6 +3,8 @@
 use std::mem::MaybeUninit;
 
 use super::bf16;
+#[cfg(target_arch = "x86_64")]
+use super::bf16c;
 use super::element::{BFloat, Boolean, Complex, Element, Half, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::f16c;
@@ -187,6 +189,8 @@ impl Machine {
             Machine::Portable => bf16::portable::<O>,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx2 => bf16::avx2::<O>,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512 if is_x86_feature_detected!("avx512bf16") => bf16c::run::<O>,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx512 => bf16::avx512::<O>,
         }
