@@ -3,8 +3,8 @@
 use crate::catalog::{OpKind, OpSet};
 use crate::types::{DType, DTypeSet, ReduceOp};
 
-/// The ops, element types and reduce operations that a backend offers. A call that needs another one is rejected with
-/// `Unsupported`.
+/// The ops, element types and reduce operations that a backend offers. A call that needs something else is rejected
+/// with `Unsupported`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The ops that the backend offers.

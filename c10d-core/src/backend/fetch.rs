@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 impl Request {
     /// Copies the elements of input `i`, which must be on a device of this runtime, to host memory. The copy runs after
-    /// all work that the request's stream was given before.
+    /// all work that was put on the request's stream before.
     pub fn fetch<T: Element>(&self, i: usize, runtime: &dyn DeviceRuntime) -> Result<Vec<T>> {
         let span = self.inputs().get(i).filter(|span| span.dtype() == T::DTYPE);
         let span = span.ok_or_else(|| Error::invalid(format!("there is no input {i} of {}", T::DTYPE)))?;
@@ -25,7 +25,7 @@ impl Request {
             return Ok(Vec::new());
         }
         // SAFETY: the input has this many bytes, and stays allocated until the job is completed. The host buffer is not
-        // freed before the copy is complete; if that is not known, it is leaked.
+        // freed before the copy is complete. If it is not known whether the copy is complete, the buffer is leaked.
         let done = unsafe {
             runtime
                 .copy_out(index, self.stream, bytes.as_mut_ptr(), span.address(), bytes.len())

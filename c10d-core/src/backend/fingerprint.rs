@@ -42,12 +42,13 @@ impl Fingerprint {
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
-    /// The bit in `step` that marks calls with sparse tensors. `rest` is then the hash of the tensor's shape; in the
-    /// steps of the call it also depends on the op and element type of the step.
+    /// The bit in `step` that marks calls with sparse tensors. In a call's own fingerprint, `rest` is then the hash of
+    /// the tensor's shape. In the fingerprint of a step of the call's kernel, it is the `rest` of the step's dense op,
+    /// combined with that op's code and element type.
     pub const SPARSE: u8 = 0x80;
 
-    /// Returns the wire form as three numbers, each of which is written little endian. It uses shifts instead of an
-    /// array of bytes: if a word is read right after its bytes were written one by one, the processor stalls.
+    /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts instead of
+    /// an array of bytes: if a word is read right after its bytes were written one by one, the processor stalls.
     #[inline]
     pub fn to_words(&self) -> [u64; 3] {
         let small = u32::from_le_bytes([self.op, self.dtype, self.reduce, self.step]);
@@ -64,8 +65,8 @@ impl Fingerprint {
         out
     }
 
-    /// Reads the wire form. All bytes can be read. Bytes that do not describe a valid call differ from the fingerprint
-    /// of every valid call.
+    /// Reads the wire form. Any 24 bytes are accepted; this function never fails. Bytes that do not describe a valid
+    /// call differ from the fingerprint of every valid call.
     pub fn from_bytes(b: &[u8; Self::SIZE]) -> Fingerprint {
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         Fingerprint {
@@ -96,8 +97,9 @@ impl Fingerprint {
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
     }
 
-    /// Returns how the lists of two calls differ, or `None` if another field is the reason. Of lists with more than two
-    /// tensors only the first length and the sum of all lengths are known.
+    /// Returns how the lists of two calls differ. `None` if the number of tensors is the same, and `count`, `seq` or
+    /// `step` differs, or the difference in `rest` may come from a program's own type or a factor. Of lists with more
+    /// than two tensors, only the first length and the sum of all lengths are known.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {
@@ -135,7 +137,7 @@ impl Fingerprint {
 
     /// Returns the first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
-    /// The sequence number is compared after op, types, root and count. So if it is the field that is returned, these
+    /// The sequence number is compared after op, types, root and count. So if the returned field is `seq`, those fields
     /// are equal, and one rank is ahead of the other.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();

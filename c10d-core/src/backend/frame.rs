@@ -277,9 +277,10 @@ impl Frame {
             && !report.what.contains(FOUND)
             && self.lane.is_some()
         {
-            // The mismatch is about another call than this one: its number differs, or this call is point-to-point and
-            // so has no number that ranks share. The error names both calls. A frame without a lane is a step inside an
-            // op, or a message of a backend; these are not calls of the program, so the error does not name them.
+            // The mismatch is about another call than this one: the numbers of the two differ, or this call is
+            // point-to-point and so has no number that ranks share. The error names both calls. A frame without a lane
+            // is a step inside an op, or a message of a backend; these are not calls of the program, so the error does
+            // not name them.
             report.what += FOUND;
             report.what += &match request.op.is_p2p() {
                 true => request.op.name().to_owned(),

@@ -1,5 +1,6 @@
-//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend,
-//! since they notice this later than a CPU backend does, and every heartbeat needs requests to the store.
+//! Heartbeats through the store, by which ranks notice that a peer is gone. Only groups without a CPU backend use
+//! heartbeats, because heartbeats show later than a CPU backend that a peer is gone, and because every heartbeat needs
+//! requests to the store.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,8 +60,8 @@ impl Heartbeats {
         Heartbeats { me, next: (rank + 1) % size, size }
     }
 
-    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer gives up; then
-    /// it returns the error. `None` if this rank has left, or the store does not answer any more.
+    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer gives up. Then
+    /// the error is returned. `None` if this rank has left, or the store does not answer any more.
     pub(crate) fn watch(&self) -> Option<Error> {
         let mut seen = LastBeat::at(Instant::now());
         loop {
@@ -89,7 +90,7 @@ impl Heartbeats {
             Ok(Look::Beat(beat)) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
             Ok(Look::Beat(_)) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
             Ok(Look::Beat(_)) => seen.answered = now,
-            // Only the watch ends, since collectives do not need the store.
+            // Only the watch ends. The group does not fail, since collectives do not need the store.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
             Err(_) => {}
         }

@@ -19,7 +19,7 @@ pub struct GroupInit {
     pub rank: u32,
     /// The number of ranks of the group.
     pub size: u32,
-    /// A random id, the same on all ranks, which no other group has.
+    /// A random id that is the same on all ranks, and that no other group has.
     pub session: [u8; 16],
     /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
     /// cannot make the group.
@@ -29,8 +29,8 @@ pub struct GroupInit {
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// If the program ends without leaving the group: how long its end may wait until peers have received what this
-    /// rank sent.
+    /// How long the end of the program may wait until peers have received what this rank sent, if the program ends
+    /// without leaving the group.
     pub drop_within: Duration,
     /// The time by which the backend must be ready.
     pub deadline: Instant,
@@ -47,7 +47,8 @@ pub struct GroupInit {
 pub(crate) trait OtherBackends: Send + Sync {
     /// Returns the group's backend of this name, made at the first call.
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
-    /// Returns a value that makes new backends instead of returning existing ones, and that knows no parent group.
+    /// Returns a value that makes new backends. It does not return existing ones, and does not make backends from those
+    /// of a parent group.
     fn anew(&self) -> Arc<dyn OtherBackends>;
     /// Returns the ranks that the parent group knows to be gone, in the numbering of this group.
     fn lost(&self) -> Vec<u32>;
@@ -67,7 +68,7 @@ impl GroupInit {
     }
 
     /// Returns a function that returns the current result of [`lost`](GroupInit::lost), for threads and closures that
-    /// cannot use this value.
+    /// cannot borrow the `GroupInit`.
     pub fn watch(&self) -> impl Fn() -> Vec<u32> + Send + Sync + use<> {
         let others = self.others.clone();
         move || others.lost()
@@ -96,8 +97,8 @@ impl GroupInit {
         self.seat.index((any.key(), any.vendor()), runtime)
     }
 
-    /// Makes a backend of this name that only the caller uses, so the caller decides the order of its calls. Every rank
-    /// must make it. `purpose` distinguishes several such backends of one group.
+    /// Makes a backend of this name that only the caller uses, so the caller decides in which order calls run on it.
+    /// Every rank must make this backend. `purpose` distinguishes several such backends of one group.
     pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
         let mut own = self.anew();
         purpose.bytes().enumerate().for_each(|(i, b)| own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b);
@@ -105,8 +106,8 @@ impl GroupInit {
         own.backend(name)
     }
 
-    /// Returns the group's backend of this name, which is made at the first call. With it a backend can be built on
-    /// another, for example a device's backend on that of the CPU.
+    /// Returns the group's backend of this name, which is made at the first call. So a backend can be built on another,
+    /// for example the backend of a device on that of the CPU.
     pub fn backend(&self, name: &str) -> Result<Arc<dyn Backend>> {
         self.others.backend(self, name)
     }

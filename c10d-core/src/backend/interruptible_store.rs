@@ -8,7 +8,7 @@ use super::Reports;
 use crate::Result;
 use crate::store::Store;
 
-/// The longest time between two looks at the reports.
+/// The longest time between two reads of the reports.
 const SLICE: Duration = Duration::from_millis(250);
 
 pub(crate) struct InterruptibleStore {

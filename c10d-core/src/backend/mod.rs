@@ -111,9 +111,9 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Runs collectives that were submitted before, in their order, on the calling thread, which waits for one of them.
-    /// It returns when `is_done` returns `true`, when there is none that this thread can run, or at the deadline. A
-    /// call of which another thread has begun the work is not this thread's; the function may wait for its end. So a
-    /// caller that starts calls and soon waits for them need not wait for another thread to run them.
+    /// The function returns when `is_done` returns `true`, when there is no call that this thread can run, or at the
+    /// deadline. If another thread has begun a call, this thread does not run that call, but it may wait until the call
+    /// ends. So a caller that starts calls and soon waits for them need not wait until another thread runs them.
     fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         let _ = (deadline, is_done);
     }
@@ -127,8 +127,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Takes point-to-point jobs back from the backend. It returns all of these jobs if no part of a message was sent
     /// or received for any of them. Otherwise it returns an empty list, and all jobs continue. The caller completes the
     /// returned jobs: the backend does not use their memory any more, and matches later messages with later receives.
-    /// It may be called by any thread while the handles of the jobs exist, so a job may be done already. It must not
-    /// wait for a peer.
+    /// Any thread may call `cancel` while the handles of the jobs exist, so a job may be done already. `cancel` must
+    /// not wait for a peer.
     ///
     /// # Errors
     /// `Unsupported` if the backend cannot return jobs. The jobs continue.
@@ -162,7 +162,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Tells the backend that a call of this rank was rejected before the backend got it. Peers may wait for that call.
-    /// If one of them asks what this rank is doing, the backend can answer with the error. It must not wait.
+    /// If a peer asks what this rank is doing, the backend can answer with the error. This function must not wait.
     fn refused(&self, op: OpKind, error: &Error) {
         let _ = (op, error);
     }
@@ -182,7 +182,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find them out
-    /// quickly. It is called for a caller whose wait has ended before the op; the group does not fail.
+    /// quickly. It is called when a caller stops waiting before its op is done. The group does not fail because of
+    /// that.
     fn overdue(&self) -> Option<Error> {
         None
     }
@@ -202,7 +203,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
 
     /// Makes the backend of the group's remaining ranks (`ranks`) from this backend, after other ranks are gone, if
     /// that is cheaper than making a new one. Ranks that are not in the list do not take part. It must not fail if a
-    /// new backend could be made. If it returns `None` on one rank, it must do so on all.
+    /// new backend could be made. If it returns `None` on one rank, it must return `None` on all.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None

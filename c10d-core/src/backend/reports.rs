@@ -21,7 +21,7 @@ const OVER: &str = "failed/over";
 const TEXT: usize = 1024;
 /// The largest number of ranks that a report names.
 const GUILTY: usize = 1024;
-/// The first and the longest interval between two looks.
+/// The first and the longest interval between two reads of the report.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How long the store may take to answer a failing rank.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub struct Reports {
     store: Option<Arc<dyn Store>>,
     rank: u32,
     size: u32,
-    /// The time of the next look, and the interval after it.
+    /// The time of the next read of the report, and the interval after that read.
     next: Mutex<(Instant, Duration)>,
     /// Whether this rank has failed before.
     settled: AtomicBool,
@@ -91,8 +91,8 @@ impl Reports {
     }
 
     /// Reports to the other ranks that this rank cannot make the group. Returns the error for the caller: `error`, or
-    /// the error of another rank if `error` may be only a consequence of it. If this rank has reported before, it
-    /// returns `error`.
+    /// the error of another rank if `error` may be only a consequence of it. If this rank has already reported an
+    /// error, the result is `error`.
     pub fn settle(&self, error: Error) -> Error {
         let Some(store) = self.store.as_ref().filter(|_| !self.settled.swap(true, Ordering::Relaxed)) else {
             return error;
@@ -125,8 +125,8 @@ impl Reports {
         }
     }
 
-    /// Waits a short time until all ranks have failed, and so have read the report. The store may be served by this
-    /// process and end with it.
+    /// Waits a short time until all ranks have failed, and so have read the report. Without this wait, this process
+    /// could end before that, and with it the store, if this process serves the store.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);

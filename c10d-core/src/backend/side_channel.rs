@@ -103,7 +103,8 @@ impl Messages {
         }
         let report = error.report_mut();
         // The fields about the watch's message are removed, since they have no meaning for a caller that waits for a
-        // collective. A mismatch about a collective keeps them, since they are about that collective.
+        // collective. A mismatch about a collective keeps its op and number, since these are the op and number of the
+        // collective.
         let about_a_call =
             matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
         if !about_a_call {

@@ -62,7 +62,7 @@ impl<'a> SparseHeads<'a> {
         head[REDUCE] = request.params.reduce.code().into();
     }
 
-    /// Reads the heads of `ranks` ranks. `words` has the same number of words of each.
+    /// Reads the heads of `ranks` ranks. `words` has the same number of words for each rank.
     pub fn new(words: &'a [u64], ranks: usize) -> SparseHeads<'a> {
         SparseHeads { words, each: words.len() / ranks }
     }
@@ -126,8 +126,8 @@ impl<'a> SparseHeads<'a> {
     /// not valid. All ranks succeed or all fail, so the group can still be used.
     ///
     /// # Errors
-    /// The error of the first rank whose tensor is not valid, or `local` on a rank that has it. The status is
-    /// `Rejected`.
+    /// The error of the first rank whose tensor is not valid, or `local` on a rank whose own tensor is not valid. The
+    /// status is `Rejected`.
     pub fn sound(&self, local: Option<&Error>) -> Result {
         let guilty: Vec<u32> = self.ranks().filter(|r| self.of(*r)[FAULT] != 0).map(|r| r as u32).collect();
         let Some(first) = guilty.first().map(|r| *r as usize) else { return Ok(()) };

@@ -68,8 +68,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     }
 }
 
-/// Computes the fingerprint of a request with a sparse tensor. It has the shape, but not the number of entries, which
-/// may differ between ranks.
+/// Computes the fingerprint of a request with a sparse tensor. The fingerprint has a hash of the shape, but not the
+/// number of entries, which may differ between ranks.
 fn sparse_fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
     let hash = layout.shape_hash();
     Fingerprint {

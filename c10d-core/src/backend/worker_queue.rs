@@ -12,10 +12,10 @@ use crate::{Error, Result};
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
 /// [`take`](WorkerQueue::take). It ends when the queue is closed and empty. A thread that waits for an item of a queue
-/// with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two changes of threads.
+/// with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two thread switches.
 pub struct WorkerQueue<T> {
-    /// The number of items in the queue, plus 1 if the item that `next` returned is not finished. It is changed under
-    /// the lock, and read without the lock.
+    /// The number of items in the queue, plus 1 while an item is being run and is not settled. It is changed under the
+    /// lock, and read without the lock.
     pending: AtomicUsize,
     queued: Mutex<Queued<T>>,
     /// Signalled when an item was pushed, or when `rouse` was called.
@@ -26,7 +26,7 @@ pub struct WorkerQueue<T> {
 
 /// The time after which the queue's thread looks for items that were pushed without a notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The same time while other threads run the items.
+/// The longest such time while other threads run the items.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
 
 struct Queued<T> {
@@ -38,7 +38,7 @@ struct Queued<T> {
     quiet: bool,
     /// Whether the thread waits without a time limit, so that it must be notified.
     asleep: bool,
-    /// Whether the thread runs the current item, and no thread that helps.
+    /// Whether the queue's own thread runs the current item, and not a thread that helps.
     serving: bool,
     /// The state of the item that is being run.
     current: CurrentItem,
@@ -88,14 +88,14 @@ impl<T> WorkerQueue<T> {
     /// Adds an item to the queue. The first item starts the thread, which has the name `name` and runs `body`.
     ///
     /// # Errors
-    /// `Resource` if the thread cannot be started. The item is returned with it.
+    /// `Resource` if the thread cannot be started. The item is returned with the error.
     pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
         self.add(item, false, name, body)
     }
 
-    /// Like [`push`](WorkerQueue::push), for a short item of a queue with `next`: the thread may begin up to 100 µs
-    /// later, so that most pushes do not wake it. A thread that waits for the item will probably run it before, by
-    /// [`help`](WorkerQueue::help).
+    /// Like [`push`](WorkerQueue::push), for a short item of a queue with `next`: the queue's thread may begin the item
+    /// up to 100 µs later (400 µs while other threads run items), so that most pushes do not wake the queue's thread. A
+    /// thread that waits for the item will probably run it before, by [`help`](WorkerQueue::help).
     ///
     /// # Errors
     /// The same as those of `push`.
@@ -139,7 +139,7 @@ impl<T> WorkerQueue<T> {
     /// is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
-        // Before its first item, the current item is that of a thread that helps.
+        // If `serving` is not set, the current item, if there is one, is run by a thread that helps.
         if std::mem::take(&mut queued.serving) {
             self.finish(&mut queued);
         }
@@ -176,9 +176,9 @@ impl<T> WorkerQueue<T> {
     }
 
     /// Runs queued items on the calling thread, in the place of the queue's thread: until `is_done` returns `true`, no
-    /// item is left, or the deadline has passed. While another thread runs an item, it waits. `run` runs one item and
-    /// reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is called with the
-    /// queue's lock held.
+    /// item is left, or the deadline has passed. While another thread runs an item, the calling thread waits. `run`
+    /// runs one item and reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is
+    /// called with the queue's lock held.
     pub fn help(&self, deadline: Instant, is_done: impl Fn() -> bool, mut run: impl FnMut(T)) {
         let mut queued = self.queued.lock();
         while !is_done() {

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
-/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that some rank has.
+/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that at least one rank has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -44,7 +44,7 @@ pub struct CooLayout {
     pub nnz: usize,
     /// The number of elements of an entry: the product of the dense sizes.
     pub row: usize,
-    /// Whether the tensor's owner declares that the tensor is coalesced. The declaration is not verified.
+    /// Whether the tensor's owner declares that the tensor is coalesced. The layout does not verify that.
     pub coalesced: bool,
 }
 
@@ -173,7 +173,7 @@ impl<T: Element> Coo<T> {
     }
 }
 
-/// The data of a call with a sparse tensor that its spans do not contain.
+/// The data of a call with a sparse tensor that the call's spans do not contain.
 #[derive(Debug)]
 pub(crate) struct SparseCall {
     pub(crate) layout: CooLayout,

@@ -12,6 +12,6 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of an op that has no such results.
+    /// The outcome of an op that has no results besides its buffers.
     pub(crate) const NONE: Outcome = Outcome { source: u32::MAX, payload: None };
 }

@@ -20,8 +20,8 @@ pub struct Span {
     count: u64,
     device: Device,
     dtype: DType,
-    /// The code of the elements' [`Identity`]. Then `dtype` is `u8`, and `count` is in bytes. 0 means that the elements
-    /// are of type `dtype`.
+    /// The code of the elements' [`Identity`], or 0 if the elements are of type `dtype`. If it is not 0, `dtype` is
+    /// `u8`, and `count` is in bytes.
     identity: u16,
 }
 
@@ -161,8 +161,8 @@ impl Span {
         base == other && a.start < b.end && b.start < a.end
     }
 
-    /// Returns whether this is host memory that can exist: it is not larger than any allocation, not at null, and
-    /// aligned.
+    /// Returns whether this is host memory that can exist: it is not larger than the largest possible allocation, not
+    /// at null, and aligned.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         let Some(at) = self.host_ptr() else { return false };

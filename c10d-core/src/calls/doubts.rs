@@ -7,8 +7,8 @@ use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
 /// The largest number of calls that are kept for peers that have not made them. If there are more, the oldest are
-/// dropped, and are not compared from this side. Such a peer can still compare them when it makes its call, if the op
-/// has sent it a header.
+/// dropped, and this rank does not compare them. A peer can still compare such a call when the peer makes its own call,
+/// if the op has sent the peer a header.
 const MOST: usize = 64 << 10;
 
 /// The ranks whose calls must be compared with a call of this rank.
@@ -23,7 +23,8 @@ pub enum Whom {
 }
 
 impl Whom {
-    /// Returns with whose calls this op must be compared after it ran on rank `me` of `world`.
+    /// Returns the ranks with whose calls a call of this op must be compared later, after the call ran on rank `me` of
+    /// `world`.
     #[inline]
     pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
         if !op.is_rooted() || world == 1 {
@@ -57,7 +58,7 @@ pub struct Doubt {
     pub hub: Option<u32>,
 }
 
-/// What is known of the peer's call at the place of a call of this rank.
+/// What is known of the peer's call with the same [`CallId`] as a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PeerCall {
     /// Nothing: the peer has not made the call yet.
@@ -76,9 +77,9 @@ pub enum PeerCall {
 pub enum Progress {
     /// All calls in doubt were compared.
     Done,
-    /// The next call is one that the peer has not made yet.
+    /// The peer has not made the next call to compare.
     NotYet,
-    /// The next call is one about which the peer must be asked.
+    /// The peer must be asked about the next call to compare.
     Gone,
 }
 
@@ -93,8 +94,8 @@ pub struct Clash {
     pub theirs: Fingerprint,
 }
 
-/// A report of a rank's calls before number `until`. A call that is not in the list was compared with the calls of all
-/// ranks before, and agreed.
+/// A report of a rank's calls before number `until`. A call before `until` that is not in the list was already compared
+/// with the calls of all ranks, and agreed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The number of the first call that the report does not cover.
@@ -109,8 +110,8 @@ impl History {
     /// The largest number of calls in the report of a rank that leaves.
     pub const GOODBYE: usize = 1024;
 
-    /// Makes a report of these calls before `until`, which may be in any order and appear twice. If they are more than
-    /// `most`, it covers only the first `most`.
+    /// Makes a report of `calls`, all of which are before `until`. They may be in any order, and may appear twice. If
+    /// there are more than `most` calls, the report covers only the first `most`.
     pub fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
         calls.sort_unstable_by_key(|(number, _)| *number);
         calls.dedup_by_key(|(number, _)| *number);
@@ -194,8 +195,8 @@ impl Doubts {
         self.calls.range(start..).map(|doubt| (doubt.number, doubt.fingerprint))
     }
 
-    /// Compares this rank's calls in doubt with the calls of the peer, in order, until `look` does not know a call.
-    /// `look` returns what is known of the peer's call.
+    /// Compares this rank's calls in doubt with the calls of the peer, in order, until `look` returns `NotYet` or
+    /// `Gone`. `look` returns what is known of the peer's call.
     pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> PeerCall) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
@@ -223,9 +224,9 @@ impl Doubts {
         self.calls.get((next - self.before) as usize).map(|doubt| doubt.number)
     }
 
-    /// Returns the number of the first call about which the peer must be asked, if it is less than `before`, and
-    /// records that the peer is asked. `None` if there is no such call, or if the peer was asked already and has not
-    /// answered, or has left. If the peer has left, this compares its last report.
+    /// Returns the number of the first call about which the peer must be asked, if the number is less than `before`,
+    /// and records that the peer is asked. `None` if there is no such call, or if the peer was asked already and has
+    /// not answered, or has left. If the peer has left, this function compares the peer's last report.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let goodbye = self.peers.get_mut(peer as usize).and_then(|standing| standing.goodbye.take());
         if let Some(history) = goodbye {
@@ -256,7 +257,7 @@ impl Doubts {
         compared
     }
 
-    /// Records that a peer has left. If it left without a last report, its calls count as equal.
+    /// Records that a peer has left. If it left without a last report, its calls count as equal to those of this rank.
     pub fn leave(&mut self, peer: u32) {
         if self.peers.get(peer as usize).is_some_and(|standing| standing.goodbye.is_none()) {
             let _ = self.answer(peer, History::default(), true);
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!(d.compare(1, |_| PeerCall::NotYet), Ok(Progress::Done));
         assert_eq!(d.question(1, u64::MAX), Ok(None));
         assert_eq!((d.unsettled(1), d.unsettled(2)), (None, Some(0)));
-        assert_eq!(d.question(2, 0), Ok(None), "too young");
+        assert_eq!(d.question(2, 0), Ok(None), "the call is not before the limit");
         assert_eq!(d.question(2, u64::MAX), Ok(Some(0)));
         assert_eq!(d.question(2, u64::MAX), Ok(None), "asked already");
         assert!(d.is_waiting());

@@ -15,7 +15,7 @@ const FIELDS: [&str; 12] =
 pub(super) enum Letter {
     /// A question: which calls has the receiver made, from number `from` on?
     Ask { from: u64 },
-    /// An answer: the calls of the sender. A rank that leaves also writes it, for ranks that ask later.
+    /// An answer: the calls of the sender. A rank that leaves also writes such a letter, for ranks that ask later.
     Calls(History),
     /// The calls of the sender, whose program ends without leaving the group.
     Ended(History),
@@ -35,7 +35,7 @@ pub(super) struct Disagreement {
 }
 
 impl Letter {
-    /// Returns the form in the store of a letter that rank `by` writes.
+    /// Returns the bytes of a letter that rank `by` writes to the store.
     pub(super) fn to_bytes(&self, by: u32) -> Vec<u8> {
         let mut out = by.to_le_bytes().to_vec();
         match self {

@@ -1,4 +1,4 @@
-//! DLPack's structs. Its codes are integers.
+//! DLPack's structs. Codes are integers instead of enums, since another library may write any value.
 
 use std::ffi::c_void;
 

@@ -19,7 +19,7 @@ struct Exported<B, M> {
 
 /// Exports an owned buffer (a `Vec<T>`, a `Box<[T]>`, a [`DeviceBuffer`](crate::device::DeviceBuffer), ..) as a tensor
 /// of this shape, for a capsule called `dltensor_versioned`. The library that imports the tensor calls its deleter, on
-/// any thread. If it does not, the buffer is leaked.
+/// any thread. If the library does not do that, the buffer is leaked.
 ///
 /// The `data` of a PrivateUse1 buffer is its vendor's handle.
 ///

@@ -80,7 +80,7 @@ impl Imported {
     ///
     /// # Safety
     /// The same as for [`versioned`](Imported::versioned). Such a tensor does not say whether it is read-only, so the
-    /// caller must know it.
+    /// caller must know that before it uses the tensor as an output.
     pub unsafe fn legacy(tensor: NonNull<ManagedTensor>) -> Result<Imported> {
         // SAFETY: as above.
         unsafe { Self::of(&tensor.as_ref().tensor, Flags(0), Owner::Legacy(tensor)) }

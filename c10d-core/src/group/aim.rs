@@ -52,8 +52,8 @@ impl Group {
         }
     }
 
-    /// Does the same for the most common kind of call (see [`dispatch::plain`]), faster. `None` if the call is of
-    /// another kind or must be rejected; `aim` then handles it.
+    /// Does the same as [`aim`](Self::aim), but faster, for the most common kind of call (see [`dispatch::plain`]).
+    /// `None` if the call is of another kind or must be rejected; `aim` then handles it.
     #[inline]
     fn aim_plain(&self, request: &mut Request) -> Option<Aim<'_>> {
         let one = dispatch::plain(request, self.size)?;

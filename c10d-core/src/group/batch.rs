@@ -21,7 +21,7 @@ impl ProcessGroup {
     /// other in any order without a deadlock. Backends whose library has a function for batches use it. Each message
     /// has its own handle.
     ///
-    /// Errors are those of the calls, and are returned by the handles. A call that is not a message gets an error.
+    /// The handle of each call returns the call's error. A call that is not a send or a receive gets an error.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, op};
@@ -64,7 +64,7 @@ impl ProcessGroup {
     }
 }
 
-/// The jobs of a batch, for each lane.
+/// The jobs of a batch, grouped by lane.
 struct Batch<'a> {
     group: &'a Arc<Group>,
     lanes: Vec<(&'a Lane, Vec<Job>)>,
@@ -84,7 +84,8 @@ impl<'a> Batch<'a> {
         let Some(ready) = ready else { return handle };
         let lane = ready.aim.lane;
         if !std::ptr::fn_addr_eq(ready.aim.kernel, forward as Kernel) {
-            // A kernel of a vendor gets its calls one by one.
+            // Only the backend can take several jobs at once. A kernel that a provider registered gets its calls one by
+            // one.
             self.run(|| (ready.aim.kernel)(lane.context(self.group.size), ready.job));
             return handle;
         }

@@ -106,8 +106,8 @@ impl Builder {
 
     /// Sets how long the drop of the last handle may wait for started operations, and for peers that have not received
     /// everything that this rank sent. The default is 10 s. After that the drop prints for which ranks it waited. With
-    /// zero it does not wait. If the last handle is dropped where a thread must not block (in an async task), call
-    /// `shutdown` elsewhere before.
+    /// zero it does not wait. If the last handle is dropped on a thread that must not block (in an async task), call
+    /// `shutdown` before, on another thread.
     pub fn drop_within(mut self, limit: Duration) -> Self {
         self.drop_within = limit;
         self
@@ -241,7 +241,7 @@ impl Builder {
         spec.assemble()
     }
 
-    /// Sets rank, size and store by an init method.
+    /// Sets rank, size and store to those that an init method finds.
     fn meet(mut self, url: &str) -> Result<Self> {
         let method = Registry::collect(&self.providers)?.init_method(url)?;
         let (rank, size) = (method.rank_and_size)(url)?;
@@ -308,9 +308,8 @@ impl Builder {
 /// Returns whether the group may have ranks of another library. That is so if there is a hint whose name ends in
 /// `.compat` and whose value is not `native`, such as `nccl.compat` of c10d-nccl.
 ///
-/// The ranks of such a group do not use the store to agree on anything. The backend map must name the backend, the
-/// store must be that of the other library's ranks, without a prefix of this library, and the group cannot have
-/// sub-groups.
+/// The ranks of such a group do not use the store to agree on anything, so the backend map must name the backend. The
+/// store must be that of the other library's ranks, without a prefix of this library. The group cannot have sub-groups.
 pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
     hints.iter().any(|(name, value)| name.ends_with(FOREIGN) && value != "native")
 }

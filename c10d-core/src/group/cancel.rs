@@ -13,8 +13,8 @@ pub enum Cancel<R, W = Work<R>> {
     /// be). This contains the op's result with the unchanged buffers; the source of a
     /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
-    /// It is too late: the op is done, or its message is in transfer. The op continues, and its handle, which this
-    /// contains, returns its result. (If a device still uses the buffer, the op may be cancelled when the device has
+    /// It is too late: the op is done, or its message is in transfer. The op continues. This contains the op's handle,
+    /// which returns the result. (If a device still uses the buffer, the op may be cancelled when the device has
     /// finished. It then ends with [`ErrorKind::Aborted`], and took no message.)
     TooLate(W),
 }
@@ -31,14 +31,14 @@ pub struct CancelError<W> {
 
 impl<R> Work<R> {
     /// Cancels a started message: a receive whose message has not arrived, or a send that has not begun. The result
-    /// says for certain whether the op took (or sent) a message. It does not wait for the message or for a peer.
+    /// says for certain whether the op took (or sent) a message. `cancel` does not wait for the message or for a peer.
     ///
     /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived; then
     /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later is
     /// received by the next matching receive. Cancelling ends the op on this rank only: the peer is not told, and its
     /// own op stays pending.
     ///
-    /// Use it to give up a receive, for example under a timeout of an async runtime. It is not enough to drop the
+    /// Use `cancel` to give up a receive, for example under a timeout of an async runtime. It is not enough to drop the
     /// future: the op would continue and take a message, which would be lost.
     ///
     /// ```
@@ -104,7 +104,8 @@ impl<'a, R> Handle<'a, R> {
         }
     }
 
-    /// Takes the job back from the backend and ends it. Returns `false` if it is too late.
+    /// Takes the job back from the backend and ends it. Returns `false` if the op is done or its message is in
+    /// transfer.
     fn take_back(&self) -> Result<bool> {
         self.has_result()?;
         let frame = self.state.frame();

@@ -58,14 +58,14 @@ struct Shared {
 }
 
 enum Progress {
-    /// The backend is not made yet. This has the data for making it.
+    /// The backend is not made yet. The value has the data for making it.
     Not(Box<GroupInit>),
     Making,
     Over(Result),
 }
 
 impl Deferred {
-    /// Returns the backend, and makes it first if that was not done. It is an error if that takes until the deadline.
+    /// Returns the backend. The first call makes it. It is an error if the backend is not made by the deadline.
     fn made(&self, deadline: Instant) -> Result<&Arc<dyn Backend>> {
         if let Some(backend) = self.shared.made.get() {
             return Ok(backend);
@@ -76,8 +76,8 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // The backend is made on a separate thread: making it can only be ended by its deadline, while an abort
-            // must end the job at once.
+            // The backend is made on a separate thread, because this can be ended only by its deadline, while an abort
+            // must end the waiting job at once.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }

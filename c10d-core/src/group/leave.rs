@@ -21,8 +21,8 @@ impl Group {
         if failed.is_some_and(|cause| *cause.kind() == ErrorKind::Shutdown) {
             return;
         }
-        // It does not wait on a thread that is ending an operation, which could wait for itself, or on a thread that
-        // panics.
+        // If this thread is ending an operation, there is no wait, because the thread could wait for itself. A thread
+        // that panics does not wait, either.
         let patience = match failed {
             _ if backend::is_reporting() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),

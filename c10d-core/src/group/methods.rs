@@ -525,7 +525,7 @@ impl ProcessGroup {
         Ok(self.run(op::all_to_all_single(input, output))?)
     }
 
-    /// Waits until every rank has called it.
+    /// Waits until every rank has called `barrier`.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Timeout` names the ranks that have not called it.
@@ -546,8 +546,8 @@ impl ProcessGroup {
         Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
 
-    /// Waits until every rank has called it. If some ranks do not call it in time, every rank that did gets an error
-    /// that names missing ranks.
+    /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, every rank that did
+    /// gets an error that names missing ranks.
     ///
     /// The error names the first missing rank, or all of them with
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).

@@ -49,11 +49,12 @@ use crate::{Error, ErrorKind, Result};
 /// returns the first error.
 ///
 /// When the last clone is dropped, the drop waits for started operations and until the peers have received what this
-/// rank sent. Then it tells the peers that this rank leaves. It waits at most for the time of
-/// [`drop_within`](Builder::drop_within) (10 s); after that it prints on stderr for which ranks it waited, and returns,
+/// rank sent. Then it tells the peers that this rank leaves. The drop waits at most for the time of
+/// [`drop_within`](Builder::drop_within) (10 s). After that it prints on stderr for which ranks it waited, and returns,
 /// while the operations continue in the background. If a program ends without dropping its groups (because they are in
-/// a `static`, or `process::exit` is called), it tells the peers, and ranks that still need this rank get an error that
-/// says so. [`shutdown`](ProcessGroup::shutdown) does the same as a drop, but returns an error instead of printing it.
+/// a `static`, or `process::exit` is called), c10d tells the peers while the process exits. Ranks that still need this
+/// rank then get an error that says that its program ended. [`shutdown`](ProcessGroup::shutdown) does the same as a
+/// drop, but returns an error instead of printing it.
 ///
 /// A group belongs to the process that made it. In a forked child every call returns an error that says so, and
 /// dropping does nothing. A child that wants to communicate must make its own group. See [`process`](crate::process).
@@ -63,7 +64,7 @@ pub struct ProcessGroup(pub(crate) Arc<Group>);
 pub(crate) struct Group {
     /// The process that made the group.
     pub(crate) owner: Process,
-    /// The error of every call in a forked child, once it is made.
+    /// The error that every call returns in a forked child. The first such call makes it.
     foreign: OnceLock<Error>,
     name: Arc<str>,
     rank: u32,
@@ -88,8 +89,8 @@ pub(crate) struct Group {
     /// The time after which a long wait of an op is reported; `None` for never.
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
-    /// The counter of shrinks. It is separate, so that it is the same on all ranks even if some ranks made a sub-group
-    /// while others saw a failure.
+    /// The number of shrinks so far, which must be the same on all survivors. `next_subgroup` may differ between them:
+    /// a rank that saw the failure earlier may have made fewer sub-groups.
     next_shrink: AtomicU64,
 }
 
@@ -114,8 +115,8 @@ impl ProcessGroup {
         self.0.timeout
     }
 
-    /// Returns the global number of this group's `rank`: its number in the group that the builder made, from which this
-    /// group was made. `None` if the group has no such rank.
+    /// Returns the global number of this group's `rank`: the number of that rank in the group that the builder made.
+    /// `None` if this group has no such rank.
     pub fn global_rank(&self, rank: u32) -> Option<u32> {
         match &self.0.global {
             Some(global) => global.get(rank as usize).copied(),
@@ -128,8 +129,9 @@ impl ProcessGroup {
         &self.0.store
     }
 
-    /// Returns the name of the backend that serves the key, or an error that says why no backend does. For PrivateUse1
-    /// it is the backend of the default slot or, if that is not served, of the first vendor's devices.
+    /// Returns the name of the backend that serves the key, or an error that says why no backend does. For PrivateUse1,
+    /// that is the backend of the default slot. If no backend serves the default slot, it is the backend of the first
+    /// vendor whose devices are served.
     pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
         Ok(self.0.lane(key)?.info.backend)
     }
@@ -186,14 +188,14 @@ impl ProcessGroup {
         self.0.fail(&self.0.described(error));
     }
 
-    /// Waits for all operations in flight, and until the peers have received what this rank sent. Then it leaves the
-    /// group: it tells the peers, so that they do not consider this rank dead. Later calls on clones return
-    /// [`ErrorKind::Shutdown`]. It takes at most the group's timeout.
+    /// Waits for all operations in flight, and until the peers have received what this rank sent. Then this rank leaves
+    /// the group and tells the peers, so that they do not consider it dead. Later calls on clones return
+    /// [`ErrorKind::Shutdown`]. `shutdown` takes at most the group's timeout.
     ///
     /// # Errors
-    /// `Timeout` when the time is over; it names the ranks for which this rank waited. `Mismatch` if another rank made
-    /// a different call, and this rank had not noticed it before because it received nothing in its own call. In both
-    /// cases this rank has left the group.
+    /// `Timeout` when the time is over; the error names the ranks for which this rank waited. `Mismatch` if another
+    /// rank made a different call, and this rank had not noticed the difference before because it received nothing in
+    /// its own call. In both cases this rank has left the group.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)
@@ -266,8 +268,8 @@ impl Group {
         Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
-    /// Returns the error of a later call of a failed group: the first cause. If that is the death of ranks, the error
-    /// also names ranks that were found dead since then.
+    /// Returns the error of a call on a group that has already failed: the first cause. If the cause is the death of
+    /// ranks, the error also names ranks that were found dead later.
     #[cold]
     fn again(&self, cause: &Error) -> Error {
         let dead = |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { .. });
@@ -283,13 +285,13 @@ impl Group {
     }
 
     /// Fails the group, if it has not failed before. It is called on the thread that sees the error, and never on a
-    /// thread that completes a job, since backends may hold locks there.
+    /// thread that completes a job, since the backend may hold locks while it completes a job.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;
         }
         if self.failed.set(error.clone()).is_ok() {
-            // A panic here must not prevent that the lanes are aborted.
+            // The lanes must be aborted even if the subscriber panics.
             contain("a tracing subscriber", || {
                 tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error:?}");
             });
@@ -304,7 +306,8 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_home() {
             // The drops of backends and stores send messages to peers, take locks and wait for threads. In a forked
-            // child the peers belong to the parent, the threads do not exist, and one of them may hold a lock.
+            // child the peers belong to the parent, and the threads do not exist, so a lock that one of them held is
+            // never released.
             std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone(), self.root.clone()));
             return;
         }

@@ -47,8 +47,8 @@ pub(super) struct BackendCache {
     made: Arc<Mutex<Backends>>,
     /// The parent group of a sub-group, from whose backends the new backends may be made.
     parent: Option<Arc<Parent>>,
-    /// The parent group, for the question which ranks are gone. The reference is weak, so the answer is "none" once the
-    /// sub-group is made and the parent is dropped.
+    /// The parent group, which knows which ranks are gone. The reference is weak: after the sub-group is made and the
+    /// `Parent` is dropped, no rank is known to be gone.
     watched: Weak<Parent>,
 }
 
@@ -59,7 +59,7 @@ impl BackendCache {
         BackendCache { registry, made: Arc::default(), parent, watched }
     }
 
-    /// Aborts the backends that were made, because the group cannot be made for this cause.
+    /// Aborts the backends that were already made. `cause` is the error because of which the group cannot be made.
     pub(super) fn give_up(&self, cause: &Error) {
         let made = std::mem::take(&mut *self.made.lock());
         for (name, backend) in made {

@@ -47,8 +47,8 @@ pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Resu
     if let Some(panic) = panic {
         std::panic::resume_unwind(panic);
     }
-    // If a rank fails and leaves early, other ranks report that it is dead. Its own error is the cause, so it is
-    // returned.
+    // If a rank fails and leaves early, other ranks report that this rank is dead. The error of the rank itself is the
+    // cause, so that error is returned.
     errors.sort_by_key(|(order, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *order));
     errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

@@ -24,7 +24,7 @@ pub(super) struct Route {
 
 /// All routes of a group. An `Err` says why a route does not exist.
 pub(super) struct Routes {
-    /// The routes, indexed by dispatch key. That of PrivateUse1 is for the default slot.
+    /// The routes, indexed by dispatch key. The route of PrivateUse1 is for the default slot.
     keys: [Result<Route, String>; DispatchKey::ALL.len()],
     /// The routes of vendors' devices, with the vendor's slot.
     vendors: Vec<(u8, Result<Route, String>)>,
@@ -39,7 +39,8 @@ impl Routes {
         served: &[(String, String)],
     ) -> Result<(Vec<Lane>, Routes)> {
         let mut lanes = Vec::new();
-        // A group also has lanes for sparse tensors, which have no name here.
+        // The lanes by name, so that devices with the same backend share a lane. Lanes for sparse tensors are not
+        // shared, so they are not in this list.
         let mut named: Vec<(String, usize)> = Vec::new();
         let mut routes =
             Routes { keys: DispatchKey::ALL.map(|key| Err(format!("{key} is not served"))), vendors: Vec::new() };
@@ -152,7 +153,7 @@ impl Routes {
     }
 }
 
-/// Makes the backend of a choice. Returns it with its name in errors.
+/// Makes the backend of a choice. Returns the backend, and the name that it has in errors.
 fn make(init: &GroupInit, registry: &Registry, choice: &Choice) -> Result<(&'static str, Arc<dyn Backend>)> {
     match choice {
         Choice::Native(r) => Ok((r.name, init.backend(r.name)?)),

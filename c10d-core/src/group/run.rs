@@ -87,8 +87,8 @@ impl ProcessGroup {
         Work(self.0.start_borrowing(call))
     }
 
-    /// Opens a scope in which calls may be started on borrowed buffers. It returns when all these calls are done, even
-    /// if their handles were dropped.
+    /// Opens a scope in which calls may be started on borrowed buffers. `scope` returns when all these calls are done,
+    /// even if their handles were dropped.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -162,8 +162,8 @@ impl Group {
             }
         }
         let on_panic = OnPanic { group: self, frame: Some(frame) };
-        // SAFETY: the frame is not moved or dropped before it is done: this function waits for that, or `on_panic` if
-        // the kernel panics.
+        // SAFETY: the frame is not moved or dropped before it is done: this function waits until it is done. If the
+        // kernel panics, `on_panic` waits.
         let job = unsafe { Job::new(NonNull::from(frame)) };
         (aim.kernel)(aim.lane.context(self.size), job);
         std::mem::forget(on_panic);
@@ -227,7 +227,7 @@ impl Group {
         handle
     }
 
-    /// Prepares a started call for its kernel. If the call is rejected, it returns only a handle, which has the error.
+    /// Prepares a started call for its kernel. If the call is rejected, only a handle is returned, which has the error.
     pub(super) fn ready<'a, B: Buffers + 'a>(
         self: &Arc<Self>,
         call: Call<B>,
@@ -290,8 +290,8 @@ impl Group {
         self.warn_after
     }
 
-    /// Waits until a job with borrowed memory is done, even after its deadline, since the caller may free the memory
-    /// after this.
+    /// Waits until a job with borrowed memory is done, even after its deadline, since the caller may free the memory as
+    /// soon as this function returns.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
         if self.backend_of(frame).is_some_and(|backend| help(&**backend, frame, limit)) {
@@ -315,7 +315,8 @@ impl Group {
     }
 }
 
-/// Lets the backend run the job, and jobs before it, on this thread, if it can. Returns whether the job is done.
+/// Lets the backend run the job, and jobs before it, on this thread, if the backend can do that. Returns whether the
+/// job is done.
 pub(crate) fn help(backend: &dyn Backend, frame: &Frame, limit: Instant) -> bool {
     if !frame.request.op.is_p2p() {
         backend.help(limit, &|| frame.is_done());
@@ -323,8 +324,8 @@ pub(crate) fn help(backend: &dyn Backend, frame: &Frame, limit: Instant) -> bool
     frame.is_done()
 }
 
-/// Waits until a job is done or `limit` has passed. Returns whether the job is done. If it takes longer than `after`,
-/// it calls `report` once.
+/// Waits until a job is done or `limit` has passed. Returns whether the job is done. If the wait takes longer than
+/// `after`, `report` is called once.
 pub(crate) fn wait_and_report(
     frame: &Frame,
     limit: Instant,

@@ -23,9 +23,9 @@ pub(crate) struct ScopeCount {
 #[derive(Default)]
 struct Pending {
     count: usize,
-    /// The time by which all of them must be done.
+    /// The time by which all these operations must be done.
     limit: Option<Instant>,
-    /// Whether the scope's end waits for them.
+    /// Whether the scope is at its end and waits for these operations.
     awaited: bool,
 }
 
@@ -125,7 +125,8 @@ struct AllOver<'a> {
 impl Drop for AllOver<'_> {
     fn drop(&mut self) {
         if !self.group.0.is_home() {
-            // In a forked child, the threads that use the buffers and report the end of the operations do not exist.
+            // In a forked child, the threads that use the buffers and end the operations do not exist, so a wait would
+            // never end.
             return;
         }
         let mut state = self.count.state.lock();

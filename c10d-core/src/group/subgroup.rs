@@ -14,9 +14,9 @@ use crate::waiting::{Reminder, ranks_are};
 use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
-    /// Makes a group of these ranks, which get new numbers in the order of the list. Every rank of this group must call
-    /// it with the same list, in the same order relative to other calls of `new_group` and `split`. Ranks that are not
-    /// in the list get `None` at once.
+    /// Makes a sub-group of the listed ranks, which get new numbers in the order of the list. Every rank of this group
+    /// must call `new_group`, also ranks that are not listed, with the same list, and in the same order relative to
+    /// other calls of `new_group` and `split`. Ranks that are not in the list get `None` at once.
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build), and `Mismatch` of `members` if the lists differ.
@@ -26,8 +26,8 @@ impl ProcessGroup {
     }
 
     /// Divides the group: ranks that give the same `color` form a group, ordered by `key`, then by rank. A rank that
-    /// gives `None` is in no group. Every rank must call it, in the same order relative to other calls of `new_group`
-    /// and `split`.
+    /// gives `None` is in no group. Every rank must call `split`, in the same order relative to other calls of
+    /// `new_group` and `split`.
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build).
@@ -39,11 +39,11 @@ impl ProcessGroup {
     /// Makes a group of this group's ranks without those in `lost`, in their old order. All survivors must pass the
     /// same `lost`. Usually the survivors do not all know the same lost ranks; then use
     /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree on the lost ranks. Unlike
-    /// [`new_group`](ProcessGroup::new_group), `shrink` needs nothing from the ranks that are left out, and works on a
-    /// failed group. Every survivor must call it the same number of times. Operations that were in flight in the old
-    /// group are not repeated.
+    /// [`new_group`](ProcessGroup::new_group), `shrink` does not need the ranks that are left out, and works on a
+    /// failed group. Every survivor must call `shrink` the same number of times. Operations that were in flight in the
+    /// old group are not repeated.
     ///
-    /// The store must still be reachable, so it must not have been served by a lost rank.
+    /// The store must still be reachable, so a lost rank must not have served it.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -56,9 +56,9 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if ranks besides those in `lost` are
-    /// known to be gone; it names them in the numbering of this group. `Mismatch` of `members` if the lists differ.
-    /// `InvalidArgument` on a rank that is in `lost` itself, or if `lost` is empty.
+    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if ranks that are not in `lost` are
+    /// known to be gone; the error names them in the numbering of this group. `Mismatch` of `members` if the lists
+    /// differ. `InvalidArgument` on a rank that is in `lost` itself, or if `lost` is empty.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }
@@ -188,7 +188,8 @@ impl ProcessGroup {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
-            // This is called before the store is read: then everything that lost ranks have written is in the store.
+            // `lost` is called before the store is read, so everything that the lost ranks have written is in the store
+            // when it is read.
             let lost = self.lost();
             let slice = deadline.min(Instant::now() + SLICE);
             let e = match store.multi_get(&keys, slice) {
@@ -269,7 +270,7 @@ impl ProcessGroup {
         };
         let name = spec.name.clone();
         spec.assemble().map(Some).map_err(|mut e| {
-            // The new group does not exist, so the error has the numbers of this group.
+            // The new group does not exist, so the error has the rank numbers of this group.
             let report = e.report_mut();
             report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();
             report.guilty.sort_unstable();
@@ -282,7 +283,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells the backends of a rank that is in no sub-group of a division. Returns `None`.
+    /// Tells the backends of this rank that it is in no sub-group of a division. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

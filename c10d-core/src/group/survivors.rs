@@ -7,24 +7,24 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The longest interval between two looks at which ranks have called and which are gone.
+/// The longest interval between two checks which ranks have called `shrink_to_survivors` and which ranks are gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
     /// Makes a group of the ranks that are still alive, in their old order. Use it to continue after ranks have died:
-    /// it works on a failed group, and needs nothing from the ranks that are left out.
+    /// it works on a failed group, and does not need the ranks that are left out.
     ///
-    /// The ranks that call it agree on the survivors: it waits until every rank has called it or is known to be gone,
-    /// at most for `limit`, and the survivors are the ranks that have called it and are not known to be gone. So it
-    /// also works if several ranks died and not every rank knows of all deaths. Every survivor must call it the same
-    /// number of times.
+    /// The ranks that call `shrink_to_survivors` agree on the survivors. Each call waits until every rank has called it
+    /// or is known to be gone, at most for `limit`. The survivors are the ranks that have called it and are not known
+    /// to be gone. So it also works if several ranks died and not every rank knows of all deaths. Every survivor must
+    /// call it the same number of times.
     ///
     /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
     /// failed on others, so the program must make sure that all survivors continue at the same point. The store must
-    /// still be reachable: the store of `c10d run` is, a store that a lost rank served is not. Start the job with `c10d
-    /// run --keep-going`, which does not end the survivors when a rank fails.
+    /// still be reachable. The store of `c10d run` stays reachable, but a store that a lost rank served does not. Start
+    /// the job with `c10d run --keep-going`, which does not end the survivors when a rank fails.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -40,8 +40,8 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` if a survivor dies while the group is made;
-    /// call it again then. `Rendezvous` on a rank that called it after the others had made the group without it; the
-    /// error names those ranks.
+    /// then call `shrink_to_survivors` again. `Rendezvous` on a rank that called it after the survivors had made the
+    /// group without this rank; the error names the survivors.
     pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
         self.left_over(number, limit).map_err(|e| self.0.described(e))
@@ -82,7 +82,7 @@ impl ProcessGroup {
                 let all = store.compare_set(&decided, b"", text.join(" ").as_bytes(), soon())?;
                 return Ok(read(&all, size));
             }
-            // Another rank may have decided before.
+            // Another rank may have written the list already.
             let slice = until.min(Instant::now() + LOOK);
             if let Ok(all) = store.get(&decided, slice) {
                 return Ok(read(&all, size));

@@ -32,8 +32,8 @@ pub(crate) struct Counted<B> {
     _lane: Option<Arc<Origin>>,
 }
 
-// SAFETY: only the handle uses `buffers`, after the frame is done, or the job's release, if it is the last owner. `B`
-// is `Send`.
+// SAFETY: `buffers` is used only by the handle, after the frame is done, or by the job's release, if the job is the
+// last owner. `B` is `Send`.
 unsafe impl<B: Send> Sync for Counted<B> {}
 
 impl<B: Buffers> Counted<B> {
@@ -58,7 +58,7 @@ impl<B: Buffers> Counted<B> {
         buffers.get_mut().as_mut().map_or(Ok(()), |b| b.describe(&mut frame.request.spans))
     }
 
-    /// Makes the job of this call, which has its own reference.
+    /// Makes the job of this call. The job has its own reference to the value.
     pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<Origin>) -> Job {
         let state = Self::alone(this);
         state.frame.lane = Some(NonNull::from(&**lane));
@@ -82,7 +82,7 @@ impl<B: Buffers> Counted<B> {
         unsafe { Frame::set(frame, Err(error)) };
     }
 
-    /// Gives up the job's reference. It does not unwind, and leaves the scope in any case.
+    /// Gives up the job's reference, and takes the operation out of its scope. It does not unwind.
     ///
     /// # Safety
     /// It is called once, with the frame of `job`.
@@ -107,11 +107,11 @@ impl<B: Buffers> Counted<B> {
 pub(crate) trait Finish<R>: Send + Sync {
     fn frame(&self) -> &Frame;
     fn group(&self) -> &Weak<Group>;
-    /// Returns whether this is a fork of the process that started the op. If so, an op that is not done will never be
-    /// done here.
+    /// Returns whether the current process is a fork of the process that started the op. If so, an op that is not done
+    /// will never be done in this process.
     fn is_foreign(&self) -> bool;
-    /// Returns the result. It is called once, when the frame is done, or with `done` = `false` when the caller gives up
-    /// waiting; then the result has no buffers.
+    /// Returns the result. It is called once: with `done` = `true` when the frame is done, or with `done` = `false`
+    /// when the caller gives up waiting. In the second case the result has no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 
@@ -170,7 +170,7 @@ impl<'a, R> Handle<'a, R> {
         Handle { state, taken: false }
     }
 
-    /// Returns an error if the result was taken before. The group does not fail by this mistake of the caller.
+    /// Returns an error if the result was taken before. This mistake of the caller does not fail the group.
     pub(crate) fn has_result(&self) -> Result {
         if !self.taken {
             return Ok(());
@@ -196,7 +196,8 @@ impl<'a, R> Handle<'a, R> {
         })
     }
 
-    /// Returns the result of an op that is done, or for which the caller gave up waiting (`done` = `false`).
+    /// Returns the result of an op that is done (`done` = `true`), or for which the caller gave up waiting (`done` =
+    /// `false`).
     fn finish(&self, done: bool) -> Result<R, OpError<R>> {
         self.has_result().map_err(|error| OpError { error, buffer: None })?;
         self.state.finish(done)
@@ -209,10 +210,11 @@ impl<'a, R> Handle<'a, R> {
         self.finish(done)
     }
 
-    /// Lets the backend run the op, and ops before it, on this thread, if it can. Returns whether the op is done.
+    /// Lets the backend run the op, and ops before it, on this thread, if the backend can do that. Returns whether the
+    /// op is done.
     fn help(&self, limit: Instant) -> bool {
         let frame = self.state.frame();
-        // The group is not kept alive meanwhile, only its backend.
+        // While this thread helps, only the backend is kept alive, not the group.
         let backend = self.state.group().upgrade().and_then(|group| group.backend_of(frame).cloned());
         backend.is_some_and(|backend| help(&*backend, frame, limit))
     }
@@ -245,8 +247,8 @@ impl<'a, R> Handle<'a, R> {
 /// The handle of a started call that owns its buffers. `R` is the result: the buffers, and other values that the op
 /// returns.
 ///
-/// It is also a `Future`, for any executor. It needs no timer, since the backend ends the op at its deadline. After a
-/// poll has returned the result, another poll or wait returns an
+/// The handle is also a `Future`, for any executor. The executor needs no timer for it, since the backend ends the op
+/// at the op's deadline. After a poll has returned the result, another poll or wait returns an
 /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), which does not affect the group.
 ///
 /// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op. The op continues in the
@@ -258,7 +260,8 @@ impl<'a, R> Handle<'a, R> {
 ///
 /// # Under an async runtime
 ///
-/// It works without a runtime, and with every runtime. `examples/tokio.rs` shows tasks, `select!` and a timeout.
+/// The handle works without a runtime, and with every runtime. `examples/tokio.rs` shows tasks, `select!` and a
+/// timeout.
 ///
 /// | question | answer |
 /// | --- | --- |
@@ -275,7 +278,7 @@ impl<'a, R> Handle<'a, R> {
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 
 impl<R> Work<R> {
-    /// Waits until the op is done. It returns by the op's deadline or a little later.
+    /// Waits until the op is done, at most until a little after the op's deadline.
     ///
     /// # Errors
     /// The error of the op, with the buffers.
@@ -283,7 +286,7 @@ impl<R> Work<R> {
         self.0.wait_owned()
     }
 
-    /// Waits at most for `patience`. If the op is not done by then, it returns the handle; this does not fail the op.
+    /// Waits at most for `patience`. If the op is not done by then, the handle is returned, and the op continues.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
         self.0.wait_timeout(patience).map_err(Work)
     }
@@ -316,7 +319,7 @@ impl<R> ScopedWork<'_, R> {
         self.0.wait_borrowed().map_err(Error::from)
     }
 
-    /// Waits at most for `patience`. If the op is not done by then, it returns the handle.
+    /// Waits at most for `patience`. If the op is not done by then, the handle is returned.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R>, Self> {
         self.0.wait_timeout(patience).map(|result| result.map_err(Error::from)).map_err(ScopedWork)
     }

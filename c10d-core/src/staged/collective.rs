@@ -165,8 +165,8 @@ fn step(
     hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
-/// Runs a step on the CPU backend that moves data for a reduction on the device. The step's fingerprint has its own op,
-/// so a rank that reduces on the host gets a mismatch.
+/// Runs a step on the CPU backend that moves data for a reduction on the device. The step's fingerprint has the op of
+/// the step instead of the op of the call, so a rank that reduces on the host gets a mismatch.
 pub(super) fn exchange(
     shared: &Shared,
     slot: &Slot,
@@ -230,8 +230,8 @@ pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
     request.timeout = timeout - margin;
     request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
-    // The op may itself be a step of another op. The number of the round replaces its step number, which is mixed into
-    // `rest`.
+    // The op may itself be a step of another op. In the fingerprint, the number of the round replaces the op's step
+    // number, so the op's step number is mixed into `rest`.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
     request

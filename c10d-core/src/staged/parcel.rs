@@ -34,7 +34,9 @@ pub(super) struct Parcel {
     each: usize,
     /// The rounds that are at the CPU backend.
     steps: VecDeque<Arc<Detached<Arc<Host>>>>,
+    /// The number of rounds that were given to the CPU backend.
     given: usize,
+    /// The number of rounds that the CPU backend has finished.
     through: usize,
     outcome: Outcome,
     stage: Stage,
@@ -97,8 +99,8 @@ impl Parcel {
 
     fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
         for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
-            // SAFETY: only this message uses the host memory. It is not freed before the event is reached; if that is
-            // not known, it is leaked.
+            // SAFETY: only this message uses the host memory. It is not freed before the event is reached. If it is not
+            // known whether the event is reached, the memory is leaked.
             unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
             device.record(*mark, port.out)?;
         }
@@ -127,8 +129,8 @@ impl Parcel {
         matches!(self.stage, Stage::TakenBack)
     }
 
-    /// Takes all rounds back from the CPU backend, or none if it is too late; then it returns `false`. The message is
-    /// done when the device has completed its work.
+    /// Takes all rounds back from the CPU backend. If it is too late for that, no round is taken back, and the result
+    /// is `false`. A message that was taken back is done when the device has completed its work.
     pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
         if !matches!(self.stage, Stage::Moving) || self.through > 0 {
             return Ok(false);
@@ -205,7 +207,7 @@ impl Parcel {
             {
                 break;
             }
-            // The sender of the first round is the sender of all rounds, so the others wait for the first.
+            // The sender of the first round is the sender of all rounds, so the other rounds wait for the first.
             let follows = self.given > 0 && self.slot.call.op == OpKind::RecvAnySource;
             if waits || follows && self.through == 0 {
                 break;

@@ -108,8 +108,8 @@ fn cut(facts: &CallShape<'_>) -> Cut {
 pub(super) struct Plan<'a> {
     facts: CallShape<'a>,
     cut: Cut,
-    /// The number of elements that are cut: those of all tensors of this rank, or of the longest tensor of any rank if
-    /// tensors are cut separately.
+    /// The number of elements that are cut into rounds: those of all inputs or all outputs of this rank. If tensors are
+    /// cut separately, it is the number of elements of the longest tensor of any rank.
     total: usize,
     /// The number of elements per round. The last round may have fewer.
     each: usize,
@@ -117,8 +117,8 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Makes a plan with rounds of about `chunk` bytes on the larger side, or with one round if not all ranks know the
-    /// counts.
+    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger. If not all ranks
+    /// know the counts, the plan has one round.
     pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
@@ -260,8 +260,9 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// Returns the pieces of the elements `from..to` of all tensors as one, which are placed from `at` on in host
-    /// memory. If `block` is given, the tensors have one block per rank, and the elements are those of this block.
+    /// Returns the pieces of the elements `from..to`, which are numbered as if all tensors were one. The pieces are
+    /// placed from `at` on in host memory. If `block` is given, the tensors have one block per rank, and the elements
+    /// are those of this block.
     fn pieces(
         &self,
         operand: Operand,

@@ -151,7 +151,7 @@ impl Watched<'_> {
         })
     }
 
-    /// Makes the copies wait for the work that the caller's stream was given so far.
+    /// Makes the copies wait for the work that was put on the caller's stream so far.
     pub(super) fn begin(&self, port: &Port) -> Result {
         let stream = self.slot.call.stream;
         self.record(port.begin, stream)?;

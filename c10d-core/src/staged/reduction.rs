@@ -48,7 +48,7 @@ pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 /// The layout of a round's host memory, in bytes, and the number of elements of this rank's part.
 struct Layout {
     part: usize,
-    /// The elements of all ranks' parts.
+    /// The number of elements of the parts of all ranks together.
     all: usize,
     received: usize,
     result: usize,

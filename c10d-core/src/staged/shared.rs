@@ -1,5 +1,5 @@
 //! The data that the threads of a staged backend share: device, CPU backend, queues, ops in flight, and the error that
-//! ended it.
+//! ended the backend.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(super) struct Shared {
     pub(super) cpu: Arc<dyn Backend>,
     pub(super) rank: u32,
     pub(super) world: u32,
-    /// The largest number of bytes of a round, on the larger side (inputs or outputs).
+    /// The largest number of bytes of a round's inputs or outputs, whichever are larger.
     pub(super) chunk: usize,
     pub(super) collectives: Engine,
     pub(super) messages: Engine,
@@ -128,15 +128,15 @@ impl Shared {
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// Returns the op and number of the collective that is at the CPU backend, for which a collective that is late
-    /// waits.
+    /// Returns the op and number of the collective that is at the CPU backend. If `slot` is a late collective, it waits
+    /// for that one. `None` if `slot` is not a collective.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;
         (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
     }
 
-    /// Returns the error of an op that is not done in time: it says what the op waits for.
+    /// Returns the error of an op that is not done in time. The error says what the op waits for.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
         let error = match self.engine(slot).doing() {

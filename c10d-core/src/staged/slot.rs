@@ -107,8 +107,8 @@ impl Slot {
         self.at_cpu.store(yes, Ordering::Relaxed);
     }
 
-    /// Runs `begin`, unless the op was completed or given up; then it returns `false`. The op cannot be given up while
-    /// `begin` runs.
+    /// Runs `begin` and returns `true`. If the op was completed or given up, it only returns `false`. The op cannot be
+    /// given up while `begin` runs.
     pub(super) fn if_open(&self, begin: impl FnOnce()) -> bool {
         let state = self.state.lock();
         let open = state.job.is_some();
@@ -178,7 +178,7 @@ impl Slot {
     }
 
     /// Completes the op with an error although the device may still use its memory. If the memory is borrowed and could
-    /// not be retained, it does nothing and returns `false`.
+    /// not be retained, it does not complete the op. Returns whether the op is completed.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

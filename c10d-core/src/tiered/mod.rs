@@ -140,9 +140,9 @@ fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     })
 }
 
-/// Returns the error by which the group failed, or `error`, which is that of a tier, if there is none. If the tier was
-/// aborted, the watch of this rank or of a peer has done that because of a failure of the group, which arrives soon. On
-/// a busy machine this can take seconds.
+/// Returns the error by which the group failed, or `error`, the error of a tier, if the group has not failed. If the
+/// tier was aborted, the watch of this rank or of a peer has aborted it because the group failed. That failure reaches
+/// this rank soon (on a busy machine after seconds), so this function waits for it until the deadline.
 fn cause_of(error: Error, failure: impl Fn() -> Option<Error>, deadline: Instant) -> Error {
     let mut cause = failure();
     while cause.is_none() && *error.kind() == ErrorKind::Aborted && Instant::now() < deadline {
@@ -190,15 +190,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get. A
-    /// step that a peer has aborted says nothing about the cause, so this waits for the cause until `deadline`.
+    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get. The
+    /// error of a step that a peer has aborted does not contain the cause, so this function waits for the cause until
+    /// `deadline`.
     fn fail(&self, error: Error, deadline: Instant) -> Error {
         let cause = self.cause_of(error, deadline);
         self.abort(&cause);
         cause
     }
 
-    /// Returns the error by which the group failed; `error` is that of a tier.
+    /// Returns the error by which the group failed. `error` is the error of a tier.
     fn cause_of(&self, error: Error, deadline: Instant) -> Error {
         cause_of(error, || self.flat.failure(), deadline)
     }
@@ -387,7 +388,7 @@ mod tests {
         let dead = || Error::new(ErrorKind::PeerDead { how: "its process ended".to_owned() }, "").guilty([1]);
         let late = || (begin.elapsed() > 2 * CAUSE_WAIT).then(dead);
         assert_eq!(cause_of(aborted(), late, begin + 60 * CAUSE_WAIT).report().guilty, [1]);
-        // Another error says itself what is wrong, and nothing is waited for after the deadline.
+        // An error that is not `Aborted` has the cause itself. After the deadline there is no wait.
         let none = || None;
         assert_eq!(cause_of(dead(), none, begin + 3600 * CAUSE_WAIT).report().guilty, [1]);
         assert_eq!(*cause_of(aborted(), none, begin).kind(), ErrorKind::Aborted);

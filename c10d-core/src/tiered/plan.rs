@@ -144,12 +144,12 @@ mod tests {
     fn calls_that_stay_in_one_tier() {
         let plan = |op, reduce, least| hosts().plan(&request(op, 0, reduce), 0, least);
         assert!(plan(OpKind::AllReduce, ReduceOp::Sum, 64).is_some());
-        assert_eq!(plan(OpKind::AllReduce, ReduceOp::Sum, 65), None, "it is small");
+        assert_eq!(plan(OpKind::AllReduce, ReduceOp::Sum, 65), None, "the call is smaller than `least`");
         for reduce in [ReduceOp::Avg, ReduceOp::PreMulSum(2.0)] {
             assert_eq!(plan(OpKind::AllReduce, reduce, 1), None);
         }
         assert_eq!(plan(OpKind::AllGatherInto, ReduceOp::Sum, 1), None);
-        assert!(!is_tiered(OpKind::AllReduce, DType::BF16, ReduceOp::Sum), "it would be rounded twice");
+        assert!(!is_tiered(OpKind::AllReduce, DType::BF16, ReduceOp::Sum), "the result would be rounded twice");
         assert!(is_tiered(OpKind::Broadcast, DType::BF16, ReduceOp::Sum));
     }
 }

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// A backend that connects some ranks of the group, including this one.
 pub(super) struct TierBackend {
     pub(super) backend: Arc<dyn Backend>,
-    /// The numbers in the group of the ranks that it connects.
+    /// The ranks that the backend connects, by their numbers in the group.
     ranks: Vec<u32>,
 }
 
@@ -65,15 +65,15 @@ impl TierBackend {
     }
 
     /// Runs a step among the tier's ranks, and waits for it. The memory of the span belongs to the op until this
-    /// returns.
+    /// function returns.
     pub(super) fn run(&self, outer: &Outer, step: &Step, span: &Span, reduce: ReduceOp) -> Result {
         let Step { number, op, root, .. } = *step;
         let params = Params { reduce, root: self.index(root).unwrap_or_default(), ..Params::default() };
         let spans = Sink { outputs: [*span].into_iter().collect(), ..Sink::default() };
         let later = patience(outer.timeout) * u32::from(number);
         let mut request = Outer { deadline: outer.deadline + later, ..*outer }.step(number, op, params, spans);
-        // The op may itself be a step of another op. The number of this step replaces the op's step number, which is
-        // mixed into `rest`.
+        // The op may itself be a step of another op. In the fingerprint, the number of this step replaces the op's step
+        // number, so the op's step number is mixed into `rest`.
         request.fingerprint.rest ^= u32::from(outer.fingerprint.step).wrapping_mul(0x85eb_ca6b);
         run_step(&*self.backend, request).map_err(|e| self.in_group(e))
     }
@@ -102,7 +102,7 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     let op = request.op;
     nested(backend, None, request).map(drop).map_err(|mut error| {
         let report = error.report_mut();
-        // An earlier step has sent something, even if this one has not.
+        // An earlier step has sent something, even if this step has not. So the call is not rejected, but failed.
         report.status = Status::Failed;
         if report.op == Some(op) {
             report.op = None;

@@ -4,9 +4,9 @@ use crate::types::DispatchKey;
 use crate::types::private_use1_name;
 use crate::{Error, Result};
 
-/// The choice of the backend for each device. As text it is a list such as `"cpu:gloo-like,cuda:nccl"`, or one name of
-/// a backend, which then serves every device that it can serve, or empty, which means the preferred backend of each
-/// device.
+/// The choice of the backend for each device. A map is parsed from a text in one of three forms: a list such as
+/// `"cpu:gloo-like,cuda:nccl"`; the name of one backend, which then serves every device that it can serve; or an empty
+/// text, for the preferred backend of each device.
 ///
 /// The devices are `cpu`, `cuda`, `privateuse1` (the default slot, which
 /// [`rename_private_use1`](crate::device::rename_private_use1) may have given another name) and the names of vendors'

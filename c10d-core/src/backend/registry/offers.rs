@@ -28,7 +28,7 @@ impl Choice {
 pub(crate) struct Offer {
     /// `cpu`, `cuda`, `privateuse1` or a vendor's name.
     pub(crate) word: String,
-    /// Whether the backend map names a backend for this device, so that the group cannot be made with another one.
+    /// Whether the backend map names a backend for this device, so that the group cannot be made with another backend.
     pub(crate) explicit: bool,
     /// The identity of the rank's own device, if a backend of that device might use it.
     pub(crate) identity: Option<String>,
@@ -52,7 +52,8 @@ pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Resu
     }
     let mut words: Vec<&str> = ["cpu", "cuda", "privateuse1"].into();
     words.extend(registry.devices().filter(|(d, _)| d.key == DispatchKey::PrivateUse1).map(|(d, _)| d.name));
-    // A backend may have its own buffer types, and no device runtime.
+    // A backend may have buffer types of its own without a registered device. Then the backend's name is the device
+    // word.
     for (r, _) in registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::PrivateUse1)) {
         if !words.contains(&r.name) {
             words.push(r.name);

@@ -1,5 +1,5 @@
-//! Device runtimes, each of which is opened once per process. A forked child opens its own, since a device's handles
-//! belong to the process that opened it.
+//! Device runtimes, each of which is opened once per process. A forked child opens its own runtimes, since a device's
+//! handles belong to the process that opened the device.
 
 use std::sync::Arc;
 

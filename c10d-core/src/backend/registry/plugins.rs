@@ -6,7 +6,7 @@ use super::{Provider, Registry};
 use crate::{Error, Result};
 
 /// A function that loads the plugins that a builder asks for, and those that environment variables name. The registry
-/// contains the linked providers.
+/// that the function gets contains the linked providers.
 pub type PluginLoader = fn(&PluginSearch, &Registry) -> Result<Vec<&'static Provider>>;
 
 /// The plugins that a program asks for.

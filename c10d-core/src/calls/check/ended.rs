@@ -1,6 +1,6 @@
 //! Ranks whose program ends while they are in the group, by `exit` or because `main` returns with the group in a
-//! `static`. They write that into the store. So the peers can distinguish it from a crash, and need not wait for the
-//! deadline.
+//! `static`. Such a rank writes into the store that its program ended. So the peers can distinguish this from a crash,
+//! and need not wait for the deadline.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -60,7 +60,8 @@ impl CallCheck {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
             ErrorKind::PeerDead { .. } => report.guilty.clone(),
-            // Another rank learned that a program had ended and aborted the group. The library's error names that rank.
+            // Another rank learned that a program had ended, and aborted the group. The library's error names the rank
+            // that aborted, not the rank whose program ended.
             ErrorKind::Aborted if report.what.contains(ENDED_WITHOUT_LEAVING) => (0..self.world).collect(),
             _ => return error,
         };

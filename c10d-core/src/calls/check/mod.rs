@@ -49,8 +49,8 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
 /// rank answers at once that it has not made the call. If the store does not answer any more, nothing is compared.
 ///
-/// If a program ends without leaving the group, it tells the peers, and calls that need the rank fail with an error
-/// that says so.
+/// If the program of a rank ends without leaving the group, the rank tells its peers. Calls that need this rank then
+/// fail with an error that says that its program ended.
 pub struct CallCheck {
     me: u32,
     world: u32,
@@ -168,8 +168,9 @@ impl CallCheck {
         }
     }
 
-    /// Asks and compares, if it is time to. It is called before the library gets a collective, on a thread that may
-    /// wait briefly. Returns the disagreement by which the group fails, if one was found.
+    /// Asks the peers about the calls in doubt, and compares the answers: at each op in which this rank receives, else
+    /// at every fourth collective. It is called before the library gets a collective, on a thread that may wait
+    /// briefly. Returns the disagreement by which the group fails, if one was found.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
         if calls.disagreement.is_some() || !calls.doubts.open() {
@@ -255,7 +256,8 @@ impl CallCheck {
         }
         let word = Letter::Calls(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
-        // If the store does not answer, the peers cannot read the report there, either.
+        // An error is ignored: if the store does not answer this rank, the peers cannot read the report from it,
+        // either.
         let soon = Instant::now() + PATIENCE;
         if orderly {
             contain("a store", || drop(self.store.set(&left(self.me), &word, soon)));

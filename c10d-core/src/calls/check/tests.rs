@@ -60,7 +60,7 @@ fn a_late_rank_delays_no_other_rank() {
     let (ranks, failed) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
-    // If each of the 250 missing answers were waited for, it would take 250 times the patience.
+    // If the rank waited for each of the 250 missing answers, the calls would take 250 times `PATIENCE`.
     assert!(begin.elapsed() < 50 * PATIENCE, "{:?}", begin.elapsed());
     names(
         &make(&ranks[1], OpKind::Broadcast, 0, 1).or_else(|| ranks[1].leave(Instant::now() + CAP)).unwrap(),
@@ -122,7 +122,7 @@ fn threads_end_after_leave_and_stop() {
     drop(ranks);
     let end = Instant::now() + CAP;
     while left.iter().any(|rank| rank.strong_count() > 0) {
-        assert!(Instant::now() < end, "its threads are there still");
+        assert!(Instant::now() < end, "the threads of a rank still run");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -134,7 +134,7 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
     ranks[1].end_without_leaving(Instant::now() + CAP);
     let end = Instant::now() + CAP;
     while [0, 2].iter().any(|me| ranks[*me].calls.lock().ended.is_empty()) {
-        assert!(Instant::now() < end, "nobody was told");
+        assert!(Instant::now() < end, "a rank was not told that the program of rank 1 ended");
         std::thread::sleep(Duration::from_millis(1));
     }
     // Neither the root nor the other rank needs the rank that ended.

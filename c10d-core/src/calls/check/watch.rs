@@ -11,8 +11,8 @@ use crate::catalog::OpKind;
 /// The ages at which an open call is compared with the calls of the peers. Calls in which this rank receives are compared
 /// as well as calls in which it only sends: the rank that should send may be waiting in a different call.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size a rank asks all others, and only the next rank in larger groups. In a rooted call, a rank that is
-/// not the root asks only the root in groups of any size.
+/// Up to this world size, a rank asks all others. In larger groups it asks only the next rank. In a rooted call, a rank
+/// that is not the root asks only the root, in groups of any size.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {

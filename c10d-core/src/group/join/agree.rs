@@ -4,8 +4,9 @@ use crate::backend::registry::Offer;
 use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
-/// Returns the offers of one rank as text. Each line is `word=choice`, in order of preference, or `word!choice` if the
-/// rank's backend map asks for exactly this choice, or `word@identity` for the identity of the rank's own device.
+/// Returns the offers of one rank as text, in order of preference. `word` is the device's name. A line `word=choice` is
+/// a choice. A line `word!choice` is a choice for which the rank's backend map asks. A line `word@identity` has the
+/// identity of the rank's own device.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {
@@ -36,11 +37,13 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
     lines.lines().filter_map(line).collect()
 }
 
-/// Computes the agreement from the offers of all ranks: for each device, the first choice in the order of preference
-/// that all ranks have. If two ranks share a device, only staging can be chosen.
+/// Computes the agreement from the offers of all ranks. For each device it is the choice for which a backend map asks,
+/// else the first choice that all ranks have. The order of preference is that of the lowest rank that has a choice for
+/// the device. If two ranks share a device, staging is chosen, unless a backend map asks for another choice.
 ///
 /// # Errors
-/// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. It names these ranks.
+/// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. The error names these
+/// ranks.
 pub(super) fn agree(all: &[&str]) -> Result<String> {
     let all: Vec<Vec<OfferedDevice<'_>>> = all.iter().map(|lines| read(lines)).collect();
     let mut words: Vec<&str> = Vec::new();

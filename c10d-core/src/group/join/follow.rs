@@ -28,8 +28,8 @@ impl Join<'_> {
                 match self.accept(&session) {
                     Some(id) if accepted == Some(id) => {}
                     Some(id) => {
-                        // This may be the session of the next group of the same name, if the leader has joined this
-                        // group already. Then there is a `go` for the accepted session.
+                        // The new session belongs to the next group of the same name if the leader has already joined
+                        // this group. In that case the store has `go` for the session that this rank accepted.
                         if !accepted.is_some_and(|old| self.is_there(&self.go_key(&old))) {
                             self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
                             self.acked.borrow_mut().push(id);
@@ -61,7 +61,7 @@ impl Join<'_> {
         }
     }
 
-    /// Returns the error of a rank that accepted a session, if the leader has not written `go` for it by the deadline.
+    /// Returns the error of a rank that accepted a session for which the leader has not written `go` by the deadline.
     fn not_agreed(&self, id: &Nonce) -> Error {
         let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
         let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
@@ -115,8 +115,8 @@ impl Join<'_> {
         match parts.next() {
             Some(DEAD) => return Err(self.lost_error(guilty)),
             Some(DIFFER) => {
-                // This rank compares the hellos itself, since the two values in the error are in a different order on
-                // each side.
+                // This rank compares the hellos itself, since its error must have this rank's value before the other
+                // rank's value. In the leader's error, the order may be the opposite.
                 self.agrees_with(self.leader)?;
                 guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
             }
@@ -126,7 +126,7 @@ impl Join<'_> {
         Err(Error::new(ErrorKind::Rendezvous, format!("the leader gave up making the group: {what}")).guilty(guilty))
     }
 
-    /// Checks that the hello of that rank, if there is one, describes the same group as this rank's hello.
+    /// Checks that the hello of `rank`, if the store has it, describes the same group as this rank's hello.
     fn agrees_with(&self, rank: u32) -> Result {
         let (key, until) = (self.hello_key(rank), Instant::now() + NAMING);
         match self.store.check(&[&key], until) {

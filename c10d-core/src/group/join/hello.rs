@@ -15,8 +15,8 @@ pub(super) struct Hello {
     pub(super) nonce: Nonce,
     pub(super) version: u32,
     pub(super) size: u32,
-    /// A counter of heartbeats, which grows while the rank waits. A hello in which it does not grow is of an earlier
-    /// run.
+    /// A counter of heartbeats, which grows while the rank waits. If the counter in a hello does not grow, the hello is
+    /// of an earlier run.
     pub(super) beat: u32,
     /// The time between two heartbeats in milliseconds.
     pub(super) every: u32,
@@ -82,7 +82,7 @@ impl Hello {
     }
 }
 
-/// Returns the nonce of an encoded hello, which does not change with heartbeats.
+/// Returns the nonce of an encoded hello. Heartbeats change the hello, but not its nonce.
 pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }

@@ -53,8 +53,8 @@ impl Join<'_> {
         }
     }
 
-    /// Waits until all hellos are in the store, or until `until`, and returns those that are there. It is an error if
-    /// this rank's hello was overwritten.
+    /// Waits until all hellos are in the store, or until `until`, and returns the hellos that are in the store. It is
+    /// an error if this rank's hello was overwritten.
     fn hellos(&self, until: Instant) -> Result<Hellos> {
         let hellos = self.greetings(until)?;
         match hellos.get(self.rank as usize) {
@@ -109,8 +109,9 @@ impl Join<'_> {
         }
     }
 
-    /// Writes to the store why the group cannot be made, so that the other ranks need not wait. It lists the nonces of
-    /// the ranks for which it is meant, since it may stay in the store after the run.
+    /// Writes to the store why the group cannot be made, so that the other ranks need not wait. The message lists the
+    /// nonces of the ranks for which it is meant, because it may stay in the store after the run, where a later run
+    /// must ignore it.
     fn tell_failure(&self, error: Error) -> Error {
         let until = Instant::now() + NAMING;
         let here = |key: &String| matches!(self.store.check(&[key], until), Ok(true));
@@ -119,7 +120,8 @@ impl Join<'_> {
         let mut next = self.ids.len() as u32;
         while let Some(key) = keys.pop() {
             hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
-            // If a peer has a larger world size, it also reads the hellos of the ranks beyond this rank's world size.
+            // If a peer has a larger world size, the leader also reads the hellos of the ranks beyond its own world
+            // size, so that the message is meant for them, too.
             let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
             if keys.is_empty() && self.first && next < largest && Instant::now() < until {
                 keys.extend(Some(format!("hello/{next}")).filter(here));

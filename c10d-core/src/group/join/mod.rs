@@ -11,8 +11,8 @@
 //! that the next group of the same name does not find them.
 //!
 //! A hello that contradicts the leader's hello may be stale, too. So the leader writes a session in this case as well.
-//! If the rank with the contradicting hello acknowledges, the ranks really disagree, and the leader writes that for all
-//! ranks.
+//! If the rank with the contradicting hello acknowledges, the hello is not stale, and the ranks really disagree. The
+//! leader then writes this failure for all ranks.
 
 mod agree;
 mod follow;
@@ -111,14 +111,14 @@ struct Join<'a> {
     ids: Vec<u32>,
     /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale.
     first: bool,
-    /// The group from which this group is made, if there is one. It knows which ranks are gone.
+    /// The group from which this group is made, if there is one. The parent knows which ranks are gone.
     parent: Option<&'a Parent>,
     hello: Hello,
     every: Duration,
     /// The number of heartbeats so far, and the time of the last one.
     heartbeats: Cell<(u32, Instant)>,
-    /// The time at which this rank reads all hellos for the first time, to find out at the deadline which of them have
-    /// not changed since.
+    /// The time at which this rank reads all hellos for the first time. At the deadline it reads them again, and finds
+    /// out which of them have not changed.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -137,9 +137,9 @@ const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// How long a request that does not wait for other ranks may take. Such requests are also made after the deadline, to
 /// find the guilty ranks.
 const NAMING: Duration = Duration::from_millis(500);
-/// The mark of a failure in the store whose cause is a rank that is gone.
+/// Marks a failure that the leader writes to the store if its cause is a rank that is gone.
 const DEAD: &str = "dead";
-/// The mark of a failure in the store whose cause is that the hellos of ranks contradict each other.
+/// Marks a failure that the leader writes to the store if its cause is that the hellos of ranks contradict each other.
 const DIFFER: &str = "differ";
 
 impl Join<'_> {
@@ -240,7 +240,7 @@ impl Join<'_> {
         !matches!(self.store.check(&[key], Instant::now() + NAMING), Ok(false))
     }
 
-    /// Waits until all hellos are in the store, or until `until`, and returns those that are there.
+    /// Waits until all hellos are in the store, or until `until`, and returns the hellos that are in the store.
     fn greetings(&self, until: Instant) -> Result<Hellos> {
         let keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -261,8 +261,8 @@ impl Join<'_> {
             self.is_mine()?;
             self.heartbeats.set((heartbeats + 1, Instant::now()));
             let hello = Hello { beat: heartbeats + 1, ..self.hello.clone() };
-            // If this fails, other ranks may consider this rank absent. If the store does not answer any more, the next
-            // request returns the error.
+            // The error is ignored: if the store does not answer any more, the next request returns an error. If only
+            // this request fails, other ranks may consider this rank absent.
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }
         Ok(())
@@ -295,13 +295,14 @@ impl Join<'_> {
         Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
     }
 
-    /// Returns the ranks that the parent group knows to be gone. It must be called before the store is read: then
-    /// everything that these ranks have written is in the store.
+    /// Returns the ranks that the parent group knows to be gone. It must be called before the store is read, so that
+    /// everything that these ranks have written is in the store when it is read.
     fn lost(&self) -> Vec<u32> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
 
-    /// Returns an error if one of the `lost` ranks has not done its part, since it never will.
+    /// Returns an error if one of the `lost` ranks has not done its part (`done` returns `false`), since a lost rank
+    /// never will.
     fn check_lost(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
         if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.lost_error(lost.to_vec())) }
     }

@@ -162,7 +162,7 @@ fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let counts: Vec<_> = (0..n).map(|r| world.shapes(r, n)).collect();
     let plans: Vec<Plan<'_>> = (0..n).map(|rank| plan(world, rank, &counts, chunk)).collect();
     let size = world.size;
-    assert!(plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()), "cut alike");
+    assert!(plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()), "all ranks cut their tensors into the same rounds");
     for k in 0..plans[0].rounds() {
         let chunks: Vec<Chunk> = plans.iter().map(|p| p.chunk(k)).collect();
         let mut hosts: Vec<Vec<u64>> = chunks.iter().map(|c| vec![UNTOUCHED; c.bytes / size]).collect();
@@ -188,7 +188,7 @@ fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
         let outs = on_device(outs);
         for (rank, chunk) in chunks.iter().enumerate() {
             for ((at, count), values) in chunk.outputs.iter().zip(&outs[rank]) {
-                assert_eq!(values.len(), *count, "what comes of a round is as long as its place");
+                assert_eq!(values.len(), *count, "the result of a round has the length of its host span");
                 hosts[rank][at / size..][..values.len()].copy_from_slice(values);
             }
             for p in &chunk.back {
@@ -242,7 +242,7 @@ fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
     assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
     assert_eq!(rounds(OpKind::ReduceScatterInto, 4, 1 << 20, 1 << 20), 16);
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 30, 1 << 20), 255);
-    // The longest tensor has a little more than twice the length of a round.
+    // The longest tensor has a little more than `2 * count` elements.
     for op in [OpKind::AllGather, OpKind::AllToAllSingle, OpKind::Gather, OpKind::AllGatherCoalesced] {
         assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 33, "{op}");
         assert_eq!(rounds(op, 4, 1 << 30, 1 << 20), 254, "{op}: one step is the announcement");
