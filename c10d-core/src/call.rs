@@ -45,7 +45,7 @@ impl<B> Call<B> {
 
     /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. If the numbers
     /// of two ranks differ, both get a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. It has no effect on calls
-    /// whose sizes must be equal on all ranks: these compare their sizes.
+    /// whose sizes must be equal on all ranks: ranks always compare the sizes of these calls.
     pub fn agreed_count(mut self, count: u64) -> Self {
         if count != 0 {
             self.params.rare().agreed_count = count;
@@ -58,8 +58,9 @@ impl<B> Call<B> {
     /// the op is complete on the device, so work that is given to any stream after that runs after the op. Without this
     /// call it is the device's default stream.
     ///
-    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because on the thread that
-    /// waits for it this handle means another stream. A stream that is recording a graph is rejected, too.
+    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because this handle means a
+    /// different stream on each thread, and a thread of the library waits for the stream. A stream that is recording a
+    /// graph is rejected, too.
     ///
     /// # Safety
     /// The stream belongs to the buffers' device and exists until the op is done.

@@ -15,17 +15,17 @@ pub enum Shape {
     InPlaceList,
     /// One input; one output per rank.
     GatherList,
-    /// One input; one output of world size times its length.
+    /// One input; one output, whose length is world size times that of the input.
     GatherFlat,
-    /// Several inputs; for each, one output per rank.
+    /// Several inputs; for each input, one output per rank.
     GatherLists,
-    /// Several inputs; for each, one output of world size times its length.
+    /// Several inputs; for each input one output, whose length is world size times that of the input.
     GatherFlats,
     /// One input per rank; one output.
     ScatterList,
-    /// One input of world size times the length of the one output.
+    /// One input and one output. The length of the input is world size times that of the output.
     ScatterFlat,
-    /// Several inputs of world size times the length of one output each, and these outputs.
+    /// Several inputs; for each input one output. The length of the input is world size times that of its output.
     ScatterFlats,
     /// The same as `GatherList` on the root; no output on the other ranks.
     RootGather,
@@ -48,7 +48,7 @@ const UNEVEN: u8 = 8;
 pub struct OpRow {
     /// The op's name in c10d's dispatcher.
     pub schema: &'static str,
-    /// The op's name in this library: that of the method, in `c10d perf`, and in errors.
+    /// The op's name in this library: the name of the method, which `c10d perf` and errors use as well.
     pub name: &'static str,
     /// The tensors that the op takes.
     pub shape: Shape,
@@ -82,7 +82,7 @@ ops! {
     Recv "recv_" "recv" Target DENSE [P2P];
     /// Receives a buffer from whichever rank sends first.
     RecvAnySource "recv_any_source_" "recv_any_source" Target DENSE [P2P];
-    /// Copies the root's buffer to all.
+    /// Copies the root's buffer to all ranks.
     Broadcast "broadcast_" "broadcast" InPlace DENSE [ROOTED];
     /// Reduces all buffers; all ranks get the result.
     AllReduce "allreduce_" "all_reduce" InPlace ALL [REDUCES];
@@ -108,13 +108,13 @@ ops! {
     Gather "gather_" "gather" RootGather DENSE [ROOTED UNEVEN];
     /// Sends one of the root's buffers to each rank.
     Scatter "scatter_" "scatter" RootScatter DENSE [ROOTED UNEVEN];
-    /// Each rank sends a buffer to each.
+    /// Each rank sends a buffer to each rank.
     AllToAll "alltoall_" "all_to_all" ExchangeList DENSE [UNEVEN];
-    /// Each rank sends a part of its buffer to each.
+    /// Each rank sends a part of its buffer to each rank.
     AllToAllSingle "alltoall_base_" "all_to_all_single" ExchangeFlat DENSE [UNEVEN];
     /// Waits for all ranks.
     Barrier "barrier" "barrier" Nothing DENSE [];
-    /// Waits for all ranks and names those that do not come.
+    /// Waits for all ranks and names those that do not make the call.
     MonitoredBarrier "monitored_barrier_" "monitored_barrier" Nothing CPU_ONLY [];
 }
 

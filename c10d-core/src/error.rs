@@ -441,8 +441,8 @@ impl<B> std::error::Error for OpError<B> {
 
 const _: () = assert!(size_of::<Result<(), Error>>() == 8);
 
-/// Prints an error on stderr, while the library waits because it cannot do anything else. If stderr is closed, nothing
-/// is printed.
+/// Prints an error on stderr, because the library cannot return it to a caller. If stderr is closed, nothing is
+/// printed.
 pub(crate) fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "c10d: {error:?}");
 }

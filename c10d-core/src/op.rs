@@ -52,7 +52,7 @@ pub fn broadcast<B: BufMut>(buffer: B, root: impl Into<BroadcastOptions>) -> Cal
     Call::new(OpKind::Broadcast, root.into(), Target(buffer))
 }
 
-/// Reduces the `buffer` of all ranks into the root's. The other ranks' buffers keep their values.
+/// Reduces the `buffer` of all ranks into the `buffer` of the root. The other ranks' buffers keep their values.
 #[inline]
 pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Call<Target<B>> {
     let mut call = Call::new(OpKind::Reduce, options.into(), Target(buffer));
@@ -63,9 +63,9 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
 /// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
-/// the shape must be the same. The result has every entry that some rank has, and is coalesced. Entries are summed; for
-/// minimum, maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately,
-/// so their order relative to each other may differ between ranks.
+/// the shape must be the same. The result has every entry that at least one rank has, and is coalesced. Entries are
+/// summed; for minimum, maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered
+/// separately, so their order relative to each other may differ between ranks.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())

@@ -128,7 +128,7 @@ fn bounded(line: String) -> String {
     line
 }
 
-/// Reports at intervals which ranks are missing, for a thread that polls until all ranks have come.
+/// Reports at intervals which ranks are missing, for a thread that polls until all ranks are present.
 pub struct Reminder {
     every: Option<Duration>,
     began: Instant,

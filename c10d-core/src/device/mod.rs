@@ -75,7 +75,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         None
     }
 
-    /// Returns the device of a rank that was not bound to one, for a vendor backend that works on one device only.
+    /// Returns the device of a rank that was not bound to a device, for a vendor backend that works on one device only.
     /// `None` means any device. `rank` is the rank in the group that the builder made, and `hints` are the group's
     /// settings.
     fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
@@ -93,7 +93,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     unsafe fn free(&self, index: u16, base: *mut ());
 
     /// Keeps memory allocated until `release`, even if `free` is called before. Returns `false` if the runtime does not
-    /// support this. If it does, core can safely give up an operation whose device hangs.
+    /// support this. If the runtime supports it, core can safely give up an operation whose device hangs.
     ///
     /// # Safety
     /// `base` is memory that is not freed yet.

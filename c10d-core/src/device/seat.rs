@@ -7,10 +7,10 @@ use super::DeviceRuntime;
 use crate::Result;
 use crate::types::{Device, DispatchKey};
 
-/// The data from which it is decided which devices belong to a rank.
+/// The data that determine which devices belong to a rank.
 #[derive(Clone, Default)]
 pub(crate) struct Seat {
-    /// The device that the program bound the rank to.
+    /// The device to which the program bound the rank.
     pub(crate) bound: Option<Device>,
     pub(crate) hints: Arc<BTreeMap<String, String>>,
     /// The rank in the group that the builder made.

@@ -16,11 +16,11 @@ impl KernelContext<'_> {
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
-        // So errors have the time since the call, not since the step.
+        // The step has the deadline of the call, so its errors have the time since the call, not since the step.
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {
-            // An earlier step may have sent something.
+            // An earlier step may have sent something, so the call is not rejected, but failed.
             e.report_mut().status = Status::Failed;
             e
         })?;

@@ -56,8 +56,8 @@ static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
-/// Keeps a descriptor out of forked children while this value lives. In a child, its number refers to a socket whose
-/// other end is closed.
+/// Keeps a descriptor out of forked children while this value lives. In a child, the descriptor's number refers to a
+/// socket whose other end is closed.
 ///
 /// Drop it before the descriptor is closed: declare its field before that of the descriptor.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub struct Private(&'static AtomicI32);
 impl Private {
     /// Registers this descriptor.
     pub fn new(fd: &impl AsFd) -> Private {
-        // This registers the fork handler if that has not been done.
+        // `token` registers the fork handler if that has not been done.
         super::here::token();
         make_dead();
         let fd = fd.as_fd().as_raw_fd();

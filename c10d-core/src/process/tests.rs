@@ -24,7 +24,7 @@ fn in_child(bare: bool, f: impl FnOnce() -> bool) -> bool {
         // SAFETY: this ends the child without the exit handlers, which belong to the parent.
         unsafe { libc::_exit(i32::from(!held)) };
     }
-    assert!(pid > 0, "no fork");
+    assert!(pid > 0, "the fork failed");
     let mut status = -1;
     // SAFETY: this waits for the child that was forked above.
     unsafe { libc::waitpid(pid, &mut status, 0) };
@@ -202,5 +202,5 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
         all && finished && began.elapsed() < Duration::from_secs(10)
     }));
     told.set_nonblocking(true).unwrap();
-    assert!(told.read(&mut [0; 16]).is_err(), "the child spoke to the backend");
+    assert!(told.read(&mut [0; 16]).is_err(), "the child called the backend");
 }

@@ -21,13 +21,13 @@ use super::operation::Operation;
 pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
 /// The largest number of elements in a block. The sums of a block stay in the first-level cache, so a block of large
-/// elements has fewer: at most `BLOCK_BYTES` bytes.
+/// elements has fewer elements: at most `BLOCK_BYTES` bytes.
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
 /// Combines one or two sources directly into the target, and more sources block by block in a local array. The target
-/// may be equal to a source. A loop for which the compiler cannot exclude that does not become vector code, so each
-/// case has its own loop.
+/// may be equal to a source. The compiler makes vector code of a loop only if it can exclude that they are equal, so
+/// each case has its own loop.
 ///
 /// # Safety
 /// The same as for [`Kernel`].

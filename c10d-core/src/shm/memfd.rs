@@ -87,7 +87,7 @@ impl Memfd {
 }
 
 /// Makes a memfd of `size` zero bytes (at least one), and maps it for writing. No other process has it mapped, not even
-/// a forked child. All of the memory is allocated here, since a later failure could only be a signal.
+/// a forked child. All of the memory is allocated here, since the kernel would report a later failure by a signal.
 pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     check_room("shared memory", size, 1)?;
     let refused = || Error::new(ErrorKind::Resource, format!("cannot allocate {size} bytes of shared memory"));

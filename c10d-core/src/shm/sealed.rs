@@ -26,8 +26,8 @@ pub struct Sealed(Memfd);
 pub struct Mapped(Mmap);
 
 impl Fresh {
-    /// Allocates `size` zero bytes, at least one. All of the memory is allocated here, since a later failure could only
-    /// be a signal.
+    /// Allocates `size` zero bytes, at least one. All of the memory is allocated here, since the kernel would report a
+    /// later failure by a signal.
     ///
     /// # Errors
     /// `Resource`, with what ran out and its limit.

@@ -54,7 +54,10 @@ pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &CallShape<'_>) -> Re
 
 fn differs(rank: u32, mine: usize, theirs: u64) -> Error {
     let kind = ErrorKind::Mismatch { field: "splits", mine: mine.to_string(), theirs: theirs.to_string() };
-    let what = format!("elements that rank {rank} sends to this one, as expected here and as announced there");
+    let what = format!(
+        "these are the numbers of elements that rank {rank} sends to this rank: this rank expects the first number, \
+        and rank {rank} announced the second"
+    );
     Error::new(kind, what).guilty([rank]).phase(Phase::Announce)
 }
 

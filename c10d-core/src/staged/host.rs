@@ -12,8 +12,9 @@ const ALIGN: usize = 64;
 /// The smallest size of a block. So a block can be used again by small ops of different sizes.
 const LEAST: usize = 4096;
 
-/// A block of host memory. It comes from the device's `allocate_host`, or from the host's allocator if that returns
-/// `None`. The block is freed on drop. If the device may still use the block, it must be leaked instead.
+/// A block of host memory. It comes from the device's `allocate_host`, or from the host's allocator if `allocate_host`
+/// returns no aligned block. The block is freed on drop. If the device may still use the block, it must be leaked
+/// instead.
 pub(super) struct Host {
     runtime: Arc<dyn DeviceRuntime>,
     base: *mut u8,
