@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boot_ids() {
+    fn boot_ids_are_parsed() {
         let id = parse_boot_id("3f2a0c11-89ab-4def-8123-456789abcdef\n").unwrap();
         assert_eq!((id[0], id[1], id[15]), (0x3f, 0x2a, 0xef));
         assert_eq!(parse_boot_id("3f2a0c11-89ab-4def-8123-456789abcde"), None);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_process_is_one_host_and_the_wire_keeps_it() {
+    fn a_process_has_one_host_id_that_is_read_back() {
         let here = HostId::here();
         assert_eq!(here, HostId::here());
         assert_eq!(HostId::from_bytes(&here.to_bytes()), here);

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_files_and_of_none() {
+    fn mappings_with_and_without_files_are_parsed() {
         let maps = "\
 7f00-7f10 r--p 00000000 fe:00 101 /opt/a/libmpi_abi.so.1
 7f20-7f30 r-xp 00010000 fe:00 102 /opt/with space/libmpi.so.12.0

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_a_minute_for_a_rank_and_few_for_a_process() {
+    fn lines_are_limited_per_rank_and_per_process() {
         let (tell, told) = std::sync::mpsc::channel();
         let say = |rank| {
             let tell = tell.clone();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_panics_or_is_long_harms_nobody() {
+    fn a_panic_of_the_text_is_contained_and_a_long_text_is_cut() {
         say("another group of this test", 1, || panic!("this test's"));
         assert_eq!(bounded("é\n".repeat(5000)).len(), LENGTH);
     }

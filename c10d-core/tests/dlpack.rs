@@ -146,7 +146,7 @@ fn unsupported_tensors_are_rejected_and_released() {
 }
 
 #[test]
-fn devices_and_types_are_renamed() {
+fn dlpack_devices_and_types_are_converted() {
     let placed = |kind: i32, index: i32| {
         let (tensor, _) = theirs(&[6], None);
         take(tensor.versioned(|t| t.tensor.device = DlDevice { kind, index })).unwrap()

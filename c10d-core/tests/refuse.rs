@@ -102,7 +102,7 @@ fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool
 }
 
 #[test]
-fn list_lengths() {
+fn lists_of_wrong_lengths_are_rejected() {
     let mut all = Refusals::new();
     let mut accepted_once = [false; OpKind::ALL.len()];
     for &op in OpKind::ALL {
@@ -133,7 +133,7 @@ fn list_lengths() {
 }
 
 #[test]
-fn roots_and_peers() {
+fn invalid_roots_and_peers_are_rejected() {
     let all = Refusals::new();
     let pg = &all.pg;
     let (x, y) = (&mut [0f32; 2], &mut [0f32; 2]);
@@ -154,7 +154,7 @@ fn roots_and_peers() {
 }
 
 #[test]
-fn sizes_and_splits() {
+fn invalid_sizes_and_splits_are_rejected() {
     let all = Refusals::new();
     let pg = &all.pg;
     let v = |n: usize| vec![0f32; n];
@@ -190,7 +190,7 @@ fn sizes_and_splits() {
 }
 
 #[test]
-fn types_devices_and_addresses() {
+fn invalid_types_devices_and_addresses_are_rejected() {
     let mut all = Refusals::new();
     let (a, b) = (all.span(0, 2), all.span(1, 6));
     let wrong = |span: Span, dtype, device| Span::new(span.host_ptr().unwrap().cast(), 0, 6, dtype, device);
@@ -211,7 +211,7 @@ fn types_devices_and_addresses() {
 }
 
 #[test]
-fn reduce_operations_without_a_meaning() {
+fn undefined_reduce_operations_are_rejected() {
     let all = Refusals::new();
     let mut memory = [0u128; 4];
     for &dtype in DType::ALL {
@@ -238,7 +238,7 @@ fn reduce_operations_without_a_meaning() {
 }
 
 #[test]
-fn overlaps() {
+fn overlapping_tensors_are_rejected_except_in_place() {
     let mut all = Refusals::new();
     let whole = all.span(0, 6);
     let part = |from: usize, count: usize| {
@@ -306,7 +306,7 @@ fn overlaps() {
 
 /// Ten thousand tensors take no noticeable time to compare.
 #[test]
-fn long_lists() {
+fn long_lists_are_compared_quickly() {
     let pg = common::group(puppet(|job| job.complete(Ok(()))));
     let mut buffers = vec![[0f32; 4]; 10_000];
     common::within(std::time::Duration::from_secs(5), || {
@@ -316,7 +316,7 @@ fn long_lists() {
 
 /// A valid call that the backend does not offer gets a different error: `Unsupported`.
 #[test]
-fn capabilities() {
+fn calls_that_the_backend_does_not_offer_are_unsupported() {
     let mut limited = Capabilities::ALL;
     limited.ops = limited.ops.without(&[OpKind::AllToAll, OpKind::Barrier]);
     limited.moves = DTypeSet::of(&[DType::F32]);

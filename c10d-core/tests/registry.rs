@@ -38,7 +38,7 @@ fn refused(listed: &[&'static Provider], words: &[&str]) {
 }
 
 #[test]
-fn sixty_rows() {
+fn the_table_has_60_rows_of_which_58_have_kernels() {
     let table = Registry::collect(&[backend("acme-crate", "acme")]).unwrap().table(&BackendMap::default()).unwrap();
     assert_eq!(table.len(), 60);
     let (with, without): (Vec<_>, Vec<_>) = table.iter().partition(|r| r.source.is_some());
@@ -57,7 +57,7 @@ fn sixty_rows() {
 }
 
 #[test]
-fn twice_is_an_error_that_names_both() {
+fn a_double_registration_is_an_error_that_names_both() {
     refused(&[backend("one-crate", "acme"), backend("other-crate", "acme")], &["\"acme\"", "one-crate", "other-crate"]);
     let sum = || vec![row(OpKind::AllReduce, DispatchKey::SparseCpu, None)];
     refused(&[kernels("one", sum()), kernels("two", sum())], &["all_reduce on SparseCPU", "one", "two"]);
@@ -76,7 +76,7 @@ c10d_core::submit!(SUBMITTED);
 
 /// A provider that is both listed and linked counts once.
 #[test]
-fn listed_and_submitted() {
+fn a_listed_and_submitted_provider_counts_once() {
     let acme = backend("acme-crate", "acme");
     let registry = Registry::collect(&[acme, &SUBMITTED, acme]).unwrap();
     assert_eq!(registry.backends().count(), 1);

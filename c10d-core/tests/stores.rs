@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{ErrorKind, HashStore, PrefixStore, Store};
 
 #[test]
-fn stores() {
+fn hash_and_prefix_stores_do_all_operations() {
     let base = Arc::new(HashStore::new());
     let a = PrefixStore::new("a", base.clone());
     let now = Instant::now();

@@ -308,7 +308,7 @@ fn check_row(pg: &ProcessGroup, device: Device, op: OpKind, form: Caller) {
 }
 
 #[test]
-fn every_registered_row() {
+fn every_registered_row_gets_the_callers_arguments() {
     let devices = [Device::CPU, Device::cuda(2), Device::private(vendor("recorder"), 1)];
     let mut rows = 0;
     for device in devices {
@@ -336,7 +336,7 @@ fn every_registered_row() {
 
 /// A handle of a device is never returned as a host address.
 #[test]
-fn handles_are_no_addresses() {
+fn a_device_handle_is_never_a_host_address() {
     for (device, is_host) in
         [(Device::CPU, true), (Device::cuda(0), false), (Device::private(vendor("recorder"), 0), false)]
     {
@@ -351,7 +351,7 @@ fn handles_are_no_addresses() {
 
 /// A call without a buffer uses the device in its options, else the bound device, else the CPU.
 #[test]
-fn where_a_barrier_goes() {
+fn a_barrier_uses_named_devices_else_the_bound_device_else_the_cpu() {
     let key = |device: Option<Device>, ids: &[u16], name: &str| {
         let b = Builder::new().name(name);
         let pg = device.into_iter().fold(b, |b, d| b.device(d)).build().unwrap();

@@ -195,7 +195,7 @@ mod tests {
     use crate::options::Params;
 
     #[test]
-    fn round_trip_and_field_names() {
+    fn a_fingerprint_is_read_back_and_names_the_differing_field() {
         let a = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 0, count: 1 << 40, root: 3, rest: 9 };
         assert_eq!(Fingerprint::from_bytes(&a.to_bytes()), a);
         assert_eq!(a.disagreement(&a), None);

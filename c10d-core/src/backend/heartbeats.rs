@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_whose_program_ended_is_named_with_its_own_words() {
+    fn the_error_says_that_the_program_of_a_rank_ended() {
         let [a, b, c] = three();
         c.me.send(Instant::now() + PERIOD);
         assert!(c.me.is_due());
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_a_cause() {
+    fn a_malformed_cause_names_no_rank() {
         for bytes in [&b""[..], b"\xff\xfe", b"dead", b"dead x y", b"aborted 99999999999 z"] {
             assert!(parse(bytes, 3).report().guilty.is_empty());
         }

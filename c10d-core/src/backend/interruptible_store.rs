@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_with_what_another_rank_reports() {
+    fn a_wait_ends_with_the_error_that_another_rank_reports() {
         let (store, inner, peer) = pair();
         inner.set("there", b"1", Instant::now()).unwrap();
         let begun = Instant::now();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_goes_on_until_its_own_end() {
+    fn a_wait_without_reports_ends_with_its_key_or_deadline() {
         let (store, inner, _) = pair();
         std::thread::scope(|s| {
             let late = s.spawn(|| store.get("late", Instant::now() + Duration::from_secs(60)));

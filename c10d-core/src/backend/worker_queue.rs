@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_taken_at_once_or_when_roused() {
+    fn take_returns_all_items_and_returns_when_roused() {
         let queue = WorkerQueue::default();
         for item in [2, 1] {
             queue.push(item, "test", || ()).unwrap();

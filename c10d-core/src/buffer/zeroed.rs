@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_or_nothing() {
+    fn zeroed_returns_zeros_or_none() {
         for count in [0, 1, 1000, HUGE - 1, HUGE, 3 * HUGE + 5] {
             let mut zeros = zeroed::<u32>(count).unwrap();
             assert!(zeros.len() == count && zeros.iter().all(|zero| *zero == 0));

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_bounded_number_is_kept() {
+    fn the_oldest_calls_are_dropped_beyond_the_limit() {
         let mut d = doubts(2, (0..MOST as u64 + 10).map(|n| doubt(n, Whom::All)));
         assert_eq!(d.since(0).count(), MOST);
         assert_eq!(d.question(1, u64::MAX), Ok(Some(10)));

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_wrap() {
+    fn call_ids_are_ordered_when_numbers_wrap() {
         let place = |seq, step| CallId { seq, step };
         assert!(place(u32::MAX, 0).is_before(place(0, 0)));
         assert!(!place(0, 0).is_before(place(u32::MAX, 0)));

@@ -66,7 +66,7 @@ fn a_per_process_value_is_new_in_a_child() {
 }
 
 #[test]
-fn threads_agree_on_what_is_made_once() {
+fn all_threads_get_the_same_per_process_value() {
     static MADE: PerProcess<AtomicU32> = PerProcess::new();
     let places: Vec<usize> = std::thread::scope(|s| {
         let threads: Vec<_> = (0..8).map(|_| s.spawn(|| std::ptr::from_ref(MADE.get()) as usize)).collect();

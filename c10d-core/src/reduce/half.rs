@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_half_widens_as_it_should() {
+    fn every_half_is_widened_like_the_half_crate() {
         for h in 0..=u16::MAX {
             assert_eq!(f16_to_f32(h).to_bits(), f16::from_bits(h).to_f32().to_bits(), "{h:#x}");
             assert_eq!(bf16_to_f32(h).to_bits(), u32::from(h) << 16);

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts() {
+    fn the_smallest_headroom_of_all_cgroups_counts() {
         let root = std::env::temp_dir().join(format!("c10d-cgroup-{}", std::process::id()));
         group(&root.join("a"), &[("memory.max", "1000\n"), ("memory.current", "900\n")]);
         group(&root.join("a"), &[("memory.stat", "anon 1\nactive_file 150\ninactive_file 50\n")]);

@@ -112,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_their_first_ranks() {
+    fn hosts_have_ranks_and_leaders() {
         let hosts = hosts();
         assert_eq!((hosts.ranks(0), hosts.ranks(1), hosts.ranks(2)), (vec![0, 2], vec![1, 3], vec![4]));
         assert_eq!(hosts.leaders(), [0, 1, 4]);
     }
 
     #[test]
-    fn steps_of_each_rank_in_two_tiers() {
+    fn each_rank_gets_its_steps_in_two_tiers() {
         let steps = |op, root, rank: u32| {
             let plan = hosts().plan(&request(op, root, ReduceOp::Sum), rank, 64).unwrap();
             plan.into_iter().map(|s| (s.number, s.tier, s.op, s.root)).collect::<Vec<_>>()
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_stay_in_one_tier() {
+    fn small_and_unsuitable_calls_stay_in_one_tier() {
         let plan = |op, reduce, least| hosts().plan(&request(op, 0, reduce), 0, least);
         assert!(plan(OpKind::AllReduce, ReduceOp::Sum, 64).is_some());
         assert_eq!(plan(OpKind::AllReduce, ReduceOp::Sum, 65), None, "the call is smaller than `least`");

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn meaning_by_class() {
+    fn operations_are_defined_by_element_class() {
         use DType::*;
         let rows: [(DType, &[u8]); 6] = [
             (I32, &[0, 2, 3, 4, 5, 6, 7]),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn names_round_trip() {
+    fn names_and_codes_are_read_back() {
         for code in 0..9 {
             let op = ReduceOp::from_code(code, 1.0).unwrap();
             assert_eq!(op.code(), code);

@@ -17,7 +17,7 @@ fn used_store(size: u32) -> Arc<HashStore> {
 }
 
 #[test]
-fn keys_of_an_earlier_run() {
+fn keys_of_an_earlier_run_are_ignored() {
     for earlier in [1, 2, 3, 5] {
         // All ranks join, some of them late.
         let store = used_store(earlier);
@@ -59,7 +59,7 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
 
 /// The ranks do not wait for each other between rounds, so some are one round ahead.
 #[test]
-fn again_and_again_over_one_store() {
+fn groups_of_one_name_can_follow_each_other_over_one_store() {
     const ROUNDS: usize = 20;
     let store = Arc::new(HashStore::new());
     type Sessions = Mutex<Vec<(u32, [u8; 16])>>;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn world_sizes_that_differ() {
+fn different_world_sizes_are_a_mismatch() {
     let cases = [
         (&[(0, 2), (1, 3), (2, 3)][..], 1),
         (&[(0, 3), (1, 2)], 1),
@@ -37,7 +37,7 @@ fn world_sizes_that_differ() {
 }
 
 #[test]
-fn a_rank_used_twice() {
+fn two_processes_with_one_rank_get_errors() {
     for rank in [0, 1] {
         let errors: Vec<Error> = build(&Arc::default(), SHORT * 2, &[(rank, 3), (rank, 3), (2, 3)])
             .into_iter()

@@ -5,7 +5,7 @@ use c10d_core::Phase;
 use super::*;
 
 #[test]
-fn missing_ranks_are_named_by_all_that_came() {
+fn all_present_ranks_name_the_missing_ranks() {
     for (present, missing) in [(&[0, 2][..], &[1, 3][..]), (&[1, 2, 3], &[0]), (&[3], &[0, 1, 2])] {
         let ranks: Vec<_> = present.iter().map(|r| (*r, 4)).collect();
         for (result, (rank, _)) in build(&Arc::default(), SHORT, &ranks).into_iter().zip(&ranks) {

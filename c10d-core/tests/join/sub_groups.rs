@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use super::*;
 
 #[test]
-fn new_groups_and_splits() {
+fn new_group_and_split_number_the_ranks() {
     let seen = builder().run_ranks(6, |pg| {
         let evens = pg.new_group(&[4, 2, 0])?;
         let all = pg.new_group(&[0, 1, 2, 3, 4, 5])?.unwrap();
@@ -54,7 +54,7 @@ fn many_groups_at_once() {
 
 /// Stores limit the length of keys.
 #[test]
-fn keys_stay_short_however_deep_groups_are_nested_and_long_their_names() {
+fn keys_stay_short_for_nested_groups_and_long_names() {
     let store = Arc::new(Keeps(Arc::default(), Duration::ZERO));
     let depth = std::thread::scope(|scope| {
         let nest = |rank: u32| {
@@ -74,7 +74,7 @@ fn keys_stay_short_however_deep_groups_are_nested_and_long_their_names() {
 }
 
 #[test]
-fn member_lists_that_differ() {
+fn different_member_lists_are_a_mismatch() {
     let lists: [[&[u32]; 3]; 4] = [
         [&[0, 1], &[1, 0], &[0, 1]],
         [&[0, 1], &[0, 1, 2], &[0, 1, 2]],
@@ -99,7 +99,7 @@ fn member_lists_that_differ() {
 }
 
 #[test]
-fn sub_groups_that_cannot_be() {
+fn impossible_sub_groups_are_errors() {
     builder()
         .timeout(SHORT * 2)
         .run_ranks(2, |pg| {
@@ -122,7 +122,7 @@ fn sub_groups_that_cannot_be() {
 
 /// Builds groups of some ranks while their common group knows of ranks that are gone.
 #[test]
-fn nobody_waits_for_the_dead() {
+fn making_a_group_does_not_wait_for_dead_ranks() {
     let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
     let lost = gone.clone();
     let builder = common::builder(move |_| puppet(|job| job.complete(Ok(()))).losing(&lost)).timeout(LONG);

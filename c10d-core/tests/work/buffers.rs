@@ -57,7 +57,7 @@ fn a_dropped_handle_frees_the_buffer_when_the_op_is_over() {
 }
 
 #[test]
-fn a_leaked_handle_leaks_the_buffer_and_nothing_dangles() {
+fn a_leaked_handle_leaks_the_buffer() {
     let (pg, jobs) = held();
     let drops = Arc::new(AtomicUsize::new(0));
     std::mem::forget(pg.start(op::all_reduce(Counted(vec![0.0; 4], drops.clone()), SUM)));
@@ -130,7 +130,7 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
 
 /// A `bool` from a peer is a valid `bool` for the caller, also with bare spans, before the call is done.
 #[test]
-fn bools_are_bools() {
+fn received_bools_are_made_valid() {
     let pg = group(puppet(|job| {
         for span in job.request().outputs() {
             // SAFETY: it is within the span, and the job is not complete.

@@ -24,7 +24,7 @@ fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
 }
 
 #[test]
-fn a_message_is_taken_back_or_too_late() {
+fn a_message_is_taken_back_unless_it_is_too_late() {
     let (builder, jobs) = mailboxes();
     builder
         .run_ranks(2, |pg| {
@@ -68,7 +68,7 @@ fn a_message_is_taken_back_or_too_late() {
 
 /// An op that cannot be cancelled continues, and its handle remains.
 #[test]
-fn unsupported_leaves_the_op_as_it_was() {
+fn an_op_that_cannot_be_cancelled_continues() {
     let (pg, jobs) = held();
     let refused = pg.start(op::all_reduce(vec![0f32], SUM)).cancel().unwrap_err();
     let e = &refused.error;

@@ -5,7 +5,7 @@ use c10d_core::{Error, ErrorKind, Status, op};
 use super::*;
 
 #[test]
-fn an_abandoned_job_says_so() {
+fn a_dropped_job_ends_as_abandoned() {
     let pg = group(puppet(drop));
     let e = pg.all_reduce(&mut [0f32], SUM).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::Abandoned);
@@ -53,7 +53,7 @@ fn rejected_calls_leave_the_group_alone() {
 }
 
 #[test]
-fn abort_ends_what_is_in_flight_and_what_comes() {
+fn abort_ends_calls_in_flight_and_later_calls() {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let (put, take) = (jobs.clone(), jobs.clone());
     let pg = group(puppet(move |job| put.lock().unwrap().push(job)).on_abort(move |cause| {

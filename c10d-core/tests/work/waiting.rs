@@ -31,7 +31,7 @@ fn wait_timeout_is_a_look() {
 
 /// A poll registers its waker; a later wait replaces it while the operation is being completed.
 #[test]
-fn waiting_after_polling() {
+fn a_wait_replaces_the_waker_of_a_poll() {
     for _ in 0..if cfg!(miri) { 5 } else { 200 } {
         let (pg, jobs) = held();
         let mut work = pg.start(op::all_reduce(vec![0f32; 2], SUM));
@@ -63,7 +63,7 @@ fn an_owned_wait_is_bounded() {
 /// If a backend keeps borrowed memory after the deadline, the group is failed and aborted, and the caller continues to
 /// wait.
 #[test]
-fn a_borrowed_wait_aborts_and_waits_on() {
+fn a_borrowed_wait_aborts_the_group_and_goes_on() {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let (put, take) = (jobs.clone(), jobs);
     let pg = group(puppet(move |job| put.lock().unwrap().push(job)).on_abort(move |_| {
@@ -128,7 +128,7 @@ fn a_result_is_given_once() {
 
 /// The elapsed time of an op is counted from its call. Every error of an op that a backend had reports it.
 #[test]
-fn errors_say_how_long_it_took() {
+fn errors_have_the_elapsed_time() {
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));
     assert!(group(puppet(fail)).barrier().unwrap_err().report().elapsed.is_some());
     let e = group(puppet(fail)).start(op::all_reduce(vec![0f32], SUM)).wait().unwrap_err();

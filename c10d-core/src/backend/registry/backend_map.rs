@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_and_refuses() {
+    fn valid_maps_are_parsed_and_invalid_maps_are_rejected() {
         let map = BackendMap::from_str("").unwrap();
         assert!(map.names().next().is_none() && map.name("cpu") == Named::Any);
         let map = BackendMap::from_str("gloo-like").unwrap();

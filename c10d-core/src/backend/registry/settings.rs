@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn distances() {
+    fn distance_counts_the_changed_letters() {
         for (a, b, n) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("Tcp", "tcp", 0), ("ab", "ba", 2)] {
             assert_eq!((distance(a, b), distance(b, a)), (n, n), "{a} {b}");
         }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trip_and_disagreement() {
+    fn a_hello_is_read_back_and_names_the_differing_field() {
         let a = Hello::new(3, &[4, 5, 6], Duration::from_millis(70), "cpu=x\n".to_owned()).unwrap();
         assert_eq!(Hello::decode(&a.encode()), Some(a.clone()));
         assert!(a.agrees(&Hello { nonce: nonce().unwrap(), ..a.clone() }.encode(), 1).is_ok());

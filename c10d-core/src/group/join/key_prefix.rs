@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_are_short_keys_of_their_own() {
+    fn a_long_name_gives_a_short_prefix_of_its_own() {
         assert_eq!(key_prefix(None, "default"), "group/default");
         assert_eq!(key_prefix(Some(&[1; 16]), "3.0"), format!("group/{}/3.0", "01".repeat(16)));
         let (a, b) = ("\u{e9}".repeat(5000), format!("{}x", "\u{e9}".repeat(4999)));

@@ -236,7 +236,7 @@ fn rounds(op: OpKind, world: usize, count: usize, chunk: usize) -> usize {
 }
 
 #[test]
-fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
+fn rounds_have_the_requested_size_unless_there_would_be_too_many() {
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 20, 1 << 20), 4);
     assert_eq!(rounds(OpKind::AllReduce, 4, (1 << 20) + 1, 1 << 20), 5);
     assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
