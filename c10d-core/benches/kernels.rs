@@ -20,7 +20,7 @@ fn kernels(c: &mut Criterion) {
                 let target = memory[0].as_mut_ptr();
                 let sources: Vec<*const u8> = memory.iter().map(|m| m.as_ptr()).collect();
                 group.bench_function(BenchmarkId::new(op.name(), dtype), |b| {
-                    // SAFETY: each source has this number of bytes; the result replaces the first source.
+                    // SAFETY: each source has `bytes` bytes; the result replaces the first source.
                     b.iter(|| unsafe { kernel(target, &sources, bytes / dtype.size(), 1.0) })
                 });
             }

@@ -45,7 +45,7 @@ fn blocking_calls_allocate_nothing() {
     let warm = |x: &mut Vec<f32>| _ = pg.all_reduce(x, ReduceOp::Sum).unwrap();
     warm(&mut x);
     let rounds = 100;
-    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "the counter counts");
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "the allocator counts an allocation");
     let count = |name: &str, body: &mut dyn FnMut()| {
         assert_eq!(allocations(|| (0..rounds).for_each(|_| body())), 0, "{name} allocates");
     };

@@ -1,4 +1,4 @@
-//! Tests which tensors of other libraries are accepted and which are rejected, and that each is released once.
+//! Tests which tensors of other libraries are accepted and which are rejected, and that each tensor is released once.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -153,7 +153,7 @@ fn dlpack_devices_and_types_are_converted() {
     };
     assert_eq!(placed(2, 3).device(), Device::cuda(3));
     assert_eq!(placed(13, 1).device(), Device::cuda(1));
-    assert_eq!(placed(3, 0).device(), Device::CPU, "page-locked memory is the host's");
+    assert_eq!(placed(3, 0).device(), Device::CPU, "page-locked memory is host memory");
     assert_eq!(placed(12, 1).device(), Device::private(0, 1));
     let mut of_vendor = placed(12, 1).of_vendor(7);
     assert!(matches!(of_vendor.span().memory(), Memory::Opaque { vendor: 7, .. }));
@@ -209,7 +209,7 @@ fn an_exported_tensor_can_be_imported() {
     assert!(take(export_read_only(shared, &[4]).unwrap()).unwrap().writable().is_err());
     let e = export(Counted(vec![1; 2], freed.clone()), &[3]).expect_err("another shape");
     assert!(e.to_string().contains("2 elements cannot be exported as a tensor of shape [3]"), "{e}");
-    assert_eq!(freed.load(Ordering::Relaxed), 3, "freed, since nobody has it");
+    assert_eq!(freed.load(Ordering::Relaxed), 3, "a buffer that cannot be exported is freed");
     // A tensor without elements.
     drop(take(export(Vec::<f64>::new(), &[0, 2]).unwrap()).unwrap());
 }

@@ -16,7 +16,7 @@ use common::{builder, puppet};
 const N: usize = 3;
 const ME: usize = 1;
 
-/// Rank 1 of 3 with a backend that counts jobs and completes them at once.
+/// Returns the group of rank 1 of 3. Its backend counts jobs and completes them at once.
 fn group_of_three(reached: Arc<AtomicUsize>) -> ProcessGroup {
     let b = builder(move |_| {
         let reached = reached.clone();
@@ -82,7 +82,8 @@ fn counts(op: OpKind) -> (usize, usize) {
     }
 }
 
-/// Returns the lengths of lists that c10d accepts, written independently of the implementation.
+/// Returns whether c10d accepts these numbers of inputs and outputs. This is written independently of the
+/// implementation.
 fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool {
     use OpKind::*;
     match op {
@@ -230,7 +231,7 @@ fn undefined_reduce_operations_are_rejected() {
                     all.refuses(result, "has no meaning on");
                 }
             }
-            // Ops that do not reduce accept it.
+            // Ops that do not reduce ignore the reduce operation.
             all.submit(OpKind::Broadcast, params, spans).unwrap();
             assert!(all.reached());
         }
@@ -251,7 +252,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
         all.submit(op, root.clone(), RawSpans { inputs, outputs, output_row: row })
     };
     let own = ME * 2;
-    // The rank's block of the whole buffer is the input or the output.
+    // These ops allow that the input or the output is the rank's block of the whole buffer.
     for (op, wrong) in [(OpKind::AllGatherInto, false), (OpKind::ReduceScatterInto, true)] {
         let sides = |p| if wrong { (vec![whole], vec![p]) } else { (vec![p], vec![whole]) };
         for at in 0..5 {
@@ -265,7 +266,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
             }
         }
     }
-    // The rank's tensor in a list is the input or the output.
+    // These ops allow that the input or the output is the rank's tensor in the list.
     let list: Vec<Span> = (0..3).map(|i| part(i * 2, 2)).collect();
     for i in 0..3 {
         for op in [OpKind::AllGather, OpKind::Gather, OpKind::ReduceScatter, OpKind::Scatter] {
@@ -304,7 +305,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
     all.refuses(twice, "outputs 0 and 2");
 }
 
-/// Ten thousand tensors take no noticeable time to compare.
+/// The comparison of ten thousand tensors takes no noticeable time.
 #[test]
 fn long_lists_are_compared_quickly() {
     let pg = common::group(puppet(|job| job.complete(Ok(()))));

@@ -142,7 +142,8 @@ fn vendors_are_distinguished() {
     assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
 }
 
-/// A lane for sparse tensors lies between those of the backends, and has no name.
+/// The lane for sparse tensors is made between the lanes of the two backends. A later device must still find the lane
+/// of its backend.
 #[test]
 fn a_backend_of_two_devices_is_found_behind_the_lane_of_sparse_tensors() {
     let own = |name: &'static str, keys| {

@@ -1,4 +1,4 @@
-//! `HashStore` and `PrefixStore`.
+//! Tests all operations of `HashStore` and `PrefixStore`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Tests a vendor's crate, which registers a backend that records its jobs, for every dense key. Every registered row
-//! is called through `ProcessGroup`, and the record must equal the caller's arguments.
+//! Tests a vendor's crate, which registers a backend for every dense key. The backend records its jobs. Every op of
+//! every key is called through `ProcessGroup`, and the record must equal the caller's arguments.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ struct Seen {
     sparse_indices: Option<Vec<i64>>,
 }
 
-/// The records of each pair of group and rank.
+/// The records of all jobs, each with its group and rank.
 static SEEN: Mutex<Vec<(Arc<str>, u32, Seen)>> = Mutex::new(Vec::new());
 
 struct Recorder {
@@ -185,7 +185,7 @@ impl Case<'_> {
                 self.want.tag = 9;
                 let x = self.output(3);
                 let (_, from) = self.go(op::recv_any_source(x, RecvOptions::from(9)).timeout(timeout))?;
-                assert_eq!(from, other, "the sender that the backend told");
+                assert_eq!(from, other, "the sender that the backend returned");
                 Ok(())
             }
             OpKind::Broadcast => {
@@ -334,7 +334,7 @@ fn every_registered_row_gets_the_callers_arguments() {
     assert_eq!(rows, 58, "a dense row was left out");
 }
 
-/// A handle of a device is never returned as a host address.
+/// A device's handle is never returned as a host address.
 #[test]
 fn a_device_handle_is_never_a_host_address() {
     for (device, is_host) in
@@ -349,7 +349,7 @@ fn a_device_handle_is_never_a_host_address() {
     }
 }
 
-/// A call without a buffer uses the device in its options, else the bound device, else the CPU.
+/// A barrier uses an accelerator if its options name devices, else the bound device, else the CPU.
 #[test]
 fn a_barrier_uses_named_devices_else_the_bound_device_else_the_cpu() {
     let key = |device: Option<Device>, ids: &[u16], name: &str| {

@@ -125,8 +125,8 @@ impl Reports {
         }
     }
 
-    /// Waits a short time until all ranks have failed, and so have read the report. Without this wait, this process
-    /// could end before that, and with it the store, if this process serves the store.
+    /// Waits a short time until all ranks have failed, and so have read the report. If this process serves the store,
+    /// the store ends with the process, so the process must not end earlier.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);

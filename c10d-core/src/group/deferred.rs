@@ -76,8 +76,8 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // The backend is made on a separate thread, because this can be ended only by its deadline, while an abort
-            // must end the waiting job at once.
+            // The backend is made on a separate thread, because only its deadline ends the making of a backend, while
+            // an abort must end the waiting job at once.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }

@@ -104,8 +104,9 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The devices whose backend runs the barrier. If the list is empty, it is the device to which the group is
-        /// bound, else the CPU, else the only device that the group has a backend for.
+        /// The indices of the accelerators whose backend runs the barrier. If the list is empty, the barrier runs on
+        /// the device to which the group is bound, else on the first of CPU, CUDA and PrivateUse1 that the group
+        /// serves.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.
@@ -143,8 +144,8 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// The value of entries of a sparse tensor that a rank does not have.
 ///
 /// A sum is the same in both cases; minimum, maximum and product are not. If absent entries counted as zero, almost
-/// every result of these three would be dense. So they are only defined on present entries, and the caller must ask for
-/// that:
+/// every result of these three would be dense. So these three are only defined on present entries, and the caller must
+/// ask for that:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};

@@ -24,7 +24,7 @@ pub(super) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = u32::from(h & 0x7FFF) << 13;
     // The product is exact, also for subnormal numbers.
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
-    // Infinities and NaN; a NaN becomes quiet.
+    // Infinities and NaN. A signalling NaN becomes quiet.
     let quiet = if magnitude > 0x7C00 << 13 { 0x40_0000 } else { 0 };
     let special = magnitude | 0x7F80_0000 | quiet;
     let bits = if magnitude >= 0x7C00 << 13 { special } else { finite };

@@ -22,8 +22,9 @@ use run::{Kernels, Machine};
 /// Returns the fastest kernel of an operation on a type for this machine, or `None` if the operation is not defined on
 /// the type.
 ///
-/// `last` says whether the kernel makes the last reduction of the values: only then an average divides, else it is a
-/// plain sum. A premultiplied sum multiplies every source by the factor, so its sources must not be partial sums.
+/// `last` says whether the kernel makes the last reduction of the values. Only the last reduction of an average
+/// divides; the others are plain sums. A premultiplied sum multiplies every source by the factor, so its sources must
+/// not be partial sums.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }

@@ -164,7 +164,10 @@ fn check<T: Reference>(machine: Machine, op: ReduceOp, last: bool, n: usize, k: 
             assert_eq!(got.bits(), *expected, "element {i} is {got:?} in {what} into {target}");
         }
         let rest = &memory[target];
-        assert!(rest[..skew].iter().chain(&rest[skew + n * size..]).all(|b| *b == 0xA5), "{what} wrote outside of the target");
+        assert!(
+            rest[..skew].iter().chain(&rest[skew + n * size..]).all(|b| *b == 0xA5),
+            "{what} wrote outside of the target"
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Backends for tests, whose behaviour is a closure.
+//! Backends for tests. Closures define what a backend does.
 #![allow(unsafe_code, dead_code, unreachable_pub)]
 
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Groups over a store that an earlier run, or an earlier group, has used.
+//! Tests groups over a store that an earlier run, or an earlier group, has used.
 
 use super::*;
 
@@ -30,7 +30,8 @@ fn keys_of_an_earlier_run_are_ignored() {
                 });
             }
         });
-        // One rank does not join. Only this rank is named, although the store has a key of it.
+        // One rank does not join. The errors name only this rank, although the store may have a key of it from the
+        // earlier run.
         let store = used_store(earlier);
         for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
             let e = result.unwrap_err();
@@ -57,7 +58,7 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
     }
 }
 
-/// The ranks do not wait for each other between rounds, so some are one round ahead.
+/// The ranks do not wait for each other between rounds, so some ranks are one round ahead of others.
 #[test]
 fn groups_of_one_name_can_follow_each_other_over_one_store() {
     const ROUNDS: usize = 20;
@@ -83,5 +84,5 @@ fn groups_of_one_name_can_follow_each_other_over_one_store() {
     let of = |rank| sessions.iter().filter(move |(r, _)| *r == rank).map(|(_, session)| session);
     assert_eq!(of(0).count(), ROUNDS);
     assert!(of(0).eq(of(1)) && of(0).eq(of(2)), "the ranks met in different rounds");
-    assert_eq!(store.num_keys(soon()).unwrap(), 0, "keys stay behind");
+    assert_eq!(store.num_keys(soon()).unwrap(), 0, "the store still has keys");
 }

@@ -1,4 +1,4 @@
-//! Ranks that contradict each other, and values that cannot be.
+//! Tests ranks that contradict each other, and invalid values.
 
 use super::*;
 
@@ -15,7 +15,8 @@ fn different_world_sizes_are_a_mismatch() {
         let start = Instant::now();
         let b = |r, n| builder().rank(r).size(n).store(store.clone());
         let errors: Vec<Error> = std::thread::scope(|s| {
-            // The group of one rank succeeds; the rank that expects two gets an error at its deadline.
+            // In the last case (9), the group of one rank succeeds, and the rank that expects two ranks gets an error
+            // at its deadline.
             let timeout = if guilty == 9 { SHORT } else { LONG };
             let others: Vec<_> = ranks[1..]
                 .iter()
@@ -45,7 +46,7 @@ fn two_processes_with_one_rank_get_errors() {
             .collect();
         assert!(!errors.is_empty());
     }
-    // The process that came first gets an error while it waits. The second process joins as this rank.
+    // The process that joined first as rank 1 gets an error while it waits. The second process joins as rank 1.
     let store = Arc::new(HashStore::new());
     let key = "group/default/hello/1";
     std::thread::scope(|s| {

@@ -1,4 +1,4 @@
-//! Ranks that do not come.
+//! Tests what the present ranks do if other ranks do not join.
 
 use c10d_core::Phase;
 
@@ -33,7 +33,8 @@ fn a_failure_reaches_ranks_with_longer_timeouts() {
     });
 }
 
-/// On a busy machine a store may need longer for an answer than a rank waits for the others between two looks.
+/// On a busy machine, a store may need more time to answer than a rank waits between two checks of the other ranks'
+/// keys.
 #[test]
 fn a_store_that_answers_slowly_is_no_failure() {
     let store: Arc<dyn Store> = Arc::new(Keeps(Arc::default(), Duration::from_millis(700)));

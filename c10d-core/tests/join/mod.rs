@@ -1,4 +1,4 @@
-//! Ranks that find each other, or name the missing ones.
+//! Tests that ranks find each other, or that their errors name the missing ranks.
 
 mod again;
 mod contradictions;
@@ -42,7 +42,7 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// A store in which nothing is deleted, and in which a check takes this long.
+/// A store in which nothing is deleted, and in which each `check` takes the given time.
 struct Keeps(Arc<HashStore>, Duration);
 
 impl Store for Keeps {

@@ -1,4 +1,4 @@
-//! Groups of some ranks of another group.
+//! Tests groups of some ranks of another group.
 
 use std::sync::Barrier;
 
@@ -120,7 +120,7 @@ fn impossible_sub_groups_are_errors() {
         .unwrap();
 }
 
-/// Builds groups of some ranks while their common group knows of ranks that are gone.
+/// Makes sub-groups of a group whose backends report ranks that are gone.
 #[test]
 fn making_a_group_does_not_wait_for_dead_ranks() {
     let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
@@ -156,7 +156,7 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
                         assert_eq!(e.report().guilty, dead, "{how}");
                         assert_eq!((e.report().rank, e.report().group.as_deref()), (Some(pg.rank()), Some("default")));
                     });
-                    assert!(start.elapsed() < LONG / 3, "{way}: waited for the dead");
+                    assert!(start.elapsed() < LONG / 3, "{way}: waited for ranks that are gone");
                 }
             }
             Ok(())
@@ -164,14 +164,14 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
         .unwrap();
 }
 
-/// Each rank knows of different deaths, and one rank is alive but joins too late.
+/// The ranks know of different deaths, and one rank is alive but joins too late.
 #[test]
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
     let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
     let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
         1 | 2 => Ok(None),
-        // It joins after the timeout.
+        // This rank calls `shrink_to_survivors` after the time limit of the others.
         5 => {
             sleep(4 * SHORT);
             Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))

@@ -1,4 +1,4 @@
-//! Who has the buffers while an op runs, and who gets them back.
+//! Tests who owns the buffers while an op runs, and who gets them back.
 
 use std::sync::atomic::AtomicBool;
 
@@ -6,7 +6,7 @@ use c10d_core::{Error, ErrorKind, Outcome, Status, op};
 
 use super::*;
 
-/// A buffer that reports when it is dropped.
+/// A buffer that counts its drops.
 struct Counted(Vec<f32>, Arc<AtomicUsize>);
 
 // SAFETY: the vector's memory does not move until the drop.
@@ -74,7 +74,7 @@ fn a_scope_waits_for_dropped_and_leaked_handles() {
         std::mem::forget(s.start(op::all_reduce(&mut y, SUM)));
     });
     assert_eq!((x, y), ([1.0; 3], [1.0; 3]));
-    // This also holds if the body panics.
+    // The scope also waits if its body panics.
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         pg.scope(|s| {
             std::mem::forget(s.start(op::all_reduce(&mut x, SUM)));
@@ -94,7 +94,7 @@ fn a_blocking_call_that_fails_gives_the_buffers_back() {
     let failed = pg.run(op::all_reduce(vec![3f32], SUM)).unwrap_err();
     assert_eq!((failed.error.kind(), failed.buffer), (&ErrorKind::Internal, Some(vec![3.0])));
     let over = pg.run(op::recv_any_source(vec![4f32], 0)).unwrap_err();
-    assert_eq!(over.buffer, Some((vec![4.0], u32::MAX)), "nobody sent it");
+    assert_eq!(over.buffer, Some((vec![4.0], u32::MAX)), "no rank sent the message");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
             }
         }
     }));
-    // Operations on borrowed memory cannot be failed with the buffers kept.
+    // An operation on borrowed memory cannot be ended while the backend keeps the memory.
     let mut x = [1f32; 4];
     pg.all_reduce(&mut x, SUM).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst));
@@ -128,7 +128,8 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
     assert_eq!(drops.load(Ordering::SeqCst), 0);
 }
 
-/// A `bool` from a peer is a valid `bool` for the caller, also with bare spans, before the call is done.
+/// A byte that a peer sent for a `bool` is made 0 or 1 before the call is done, also if the call has spans instead of
+/// buffers.
 #[test]
 fn received_bools_are_made_valid() {
     let pg = group(puppet(|job| {

@@ -1,4 +1,4 @@
-//! Started calls that are taken back.
+//! Tests that started messages can be cancelled.
 
 use std::future::Future;
 
@@ -6,7 +6,7 @@ use c10d_core::{Cancel, ErrorKind, Status, op};
 
 use super::*;
 
-/// Two ranks whose backends keep messages in a list until the test takes them.
+/// Returns a builder of ranks whose backends keep messages in a list until the test takes them, and that list.
 fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();
@@ -66,7 +66,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
         .unwrap();
 }
 
-/// An op that cannot be cancelled continues, and its handle remains.
+/// An op that cannot be cancelled continues, and the error contains its handle.
 #[test]
 fn an_op_that_cannot_be_cancelled_continues() {
     let (pg, jobs) = held();

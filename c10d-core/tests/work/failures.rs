@@ -1,4 +1,4 @@
-//! Errors of backends, aborts and rejected calls: what becomes of the group.
+//! Tests what errors of backends, aborts and rejected calls do to the group.
 
 use c10d_core::{Error, ErrorKind, Status, op};
 
@@ -62,7 +62,7 @@ fn abort_ends_calls_in_flight_and_later_calls() {
     let other = pg.clone();
     let blocked = std::thread::spawn(move || other.all_reduce(&mut [0f32], SUM).map(drop).unwrap_err());
     let work = pg.start(op::send(vec![0f32], 0, 0));
-    assert!(work.wait().is_err(), "a message to oneself is refused");
+    assert!(work.wait().is_err(), "a message to this rank itself is rejected");
     while jobs.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! Panics of backends, wakers, buffers and subscribers.
+//! Tests panics of backends, wakers, buffers and subscribers.
 
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,7 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pg.all_reduce(&mut x, SUM).map(drop)));
     left.store(true, Ordering::SeqCst);
     assert!(panicked.is_err());
-    assert_eq!(x, vec![1.0; 1000], "the frame was left before the job was back");
+    assert_eq!(x, vec![1.0; 1000], "the call returned before its job was completed");
     assert!(!early.load(Ordering::SeqCst));
     assert_eq!(pg.failure().map(Error::kind), Some(&ErrorKind::Internal));
     let pg = group(puppet(|_job| panic!("on purpose")));

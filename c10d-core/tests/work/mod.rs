@@ -1,4 +1,4 @@
-//! Operations and their handles over backends made of closures.
+//! Tests operations and their handles, with backends that are made of closures.
 #![allow(unsafe_code)]
 
 mod buffers;

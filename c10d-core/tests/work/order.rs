@@ -4,7 +4,7 @@ use c10d_core::op;
 
 use super::*;
 
-/// Four threads, blocking and asynchronous: the backend gets the collectives in the order of their numbers.
+/// Four threads make blocking calls and start calls. The backend gets the collectives in the order of their numbers.
 #[test]
 fn a_lane_gets_its_calls_in_order() {
     let count = if cfg!(miri) { 20 } else { 2000 };

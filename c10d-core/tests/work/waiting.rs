@@ -1,4 +1,4 @@
-//! Waiting and polling: limits, results that are given once, elapsed times.
+//! Tests waiting and polling: time limits, results that are returned once, elapsed times.
 
 use std::future::Future;
 use std::time::Instant;
@@ -89,7 +89,7 @@ fn absurd_timeouts_do_not_overflow() {
     }
 }
 
-/// Polling or waiting for a finished future again is an error of its caller only.
+/// If a caller polls or waits for a finished future again, the caller gets an error, but the group does not fail.
 #[test]
 fn a_result_is_given_once() {
     let pg = group(puppet(at_once));

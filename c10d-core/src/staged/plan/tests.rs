@@ -162,7 +162,10 @@ fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let counts: Vec<_> = (0..n).map(|r| world.shapes(r, n)).collect();
     let plans: Vec<Plan<'_>> = (0..n).map(|rank| plan(world, rank, &counts, chunk)).collect();
     let size = world.size;
-    assert!(plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()), "all ranks cut their tensors into the same rounds");
+    assert!(
+        plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()),
+        "all ranks cut their tensors into the same rounds"
+    );
     for k in 0..plans[0].rounds() {
         let chunks: Vec<Chunk> = plans.iter().map(|p| p.chunk(k)).collect();
         let mut hosts: Vec<Vec<u64>> = chunks.iter().map(|c| vec![UNTOUCHED; c.bytes / size]).collect();
