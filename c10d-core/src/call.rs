@@ -44,8 +44,8 @@ impl<B> Call<B> {
     }
 
     /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. If the numbers
-    /// of two ranks differ, both get a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. It has no effect on calls
-    /// whose sizes must be equal on all ranks: ranks always compare the sizes of these calls.
+    /// of two ranks differ, both get a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. The number has no effect on
+    /// calls whose sizes must be equal on all ranks: ranks always compare the sizes of these calls.
     pub fn agreed_count(mut self, count: u64) -> Self {
         if count != 0 {
             self.params.rare().agreed_count = count;

@@ -28,8 +28,8 @@ impl Cores {
         Cores { bound, quota }
     }
 
-    /// Returns the number of cores, at least 1, that the threads with these values may use together. It assumes that
-    /// all limits are of the same control group.
+    /// Returns the number of cores, at least 1, that the threads with these values may use together. The function
+    /// assumes that all limits are of the same control group.
     pub fn together<'a>(all: impl IntoIterator<Item = &'a Cores>) -> usize {
         let (mut bound, mut quota) = (Vec::<u8>::new(), u32::MAX);
         for cores in all {

@@ -197,8 +197,8 @@ impl Error {
         self
     }
 
-    /// Makes an [`ErrorKind::Resource`] for a thread or process that could not be started. It names the limit that was
-    /// reached.
+    /// Makes an [`ErrorKind::Resource`] for a thread or process that could not be started. The error names the limit
+    /// that was reached.
     pub fn no_thread(what: impl Into<String>, source: std::io::Error) -> Error {
         let error = Error::new(ErrorKind::Resource, what);
         if source.kind() == std::io::ErrorKind::WouldBlock {
@@ -207,13 +207,13 @@ impl Error {
         error.caused_by(source)
     }
 
-    /// Makes an [`ErrorKind::Resource`] for memory that could not be allocated. It names the limits on memory.
+    /// Makes an [`ErrorKind::Resource`] for memory that could not be allocated. The error names the limits on memory.
     pub fn no_memory(what: impl Into<String>) -> Error {
         Error::new(ErrorKind::Resource, what).ran_out(&format!("no memory left ({})", resource::memory()))
     }
 
-    /// Makes an [`ErrorKind::Resource`] for memory that could not be locked (kept at its place for a device or a network
-    /// adapter). It names the limit on locked memory.
+    /// Makes an [`ErrorKind::Resource`] for memory that could not be locked (kept at its place for a device or a
+    /// network adapter). The error names the limit on locked memory.
     pub fn no_locked_memory(what: impl Into<String>) -> Error {
         let limit = resource::locked_memory();
         Error::new(ErrorKind::Resource, what).ran_out(&format!("no locked memory left ({limit})"))

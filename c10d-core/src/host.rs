@@ -35,8 +35,8 @@ impl HostId {
     /// The length of the wire form in bytes.
     pub const SIZE: usize = 52;
 
-    /// Returns the value of this process. If it cannot be found out (there is no `/proc`), the process counts as a host
-    /// of its own.
+    /// Returns the value of this process. If the value cannot be read (there is no `/proc`), the process counts as a
+    /// host of its own.
     pub fn here() -> HostId {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|text| parse_boot_id(&text));

@@ -26,7 +26,7 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// Runs foreign code whose panic does not matter to the caller: [`tracing`] reports it. `what` names the code.
 ///
 /// ```
-/// c10d_core::panics::contain("a callback", || panic!("nobody is harmed"));
+/// c10d_core::panics::contain("a callback", || panic!("a bug in the callback"));
 /// ```
 pub fn contain(what: &str, run: impl FnOnce()) {
     if let Err(words) = caught(run) {

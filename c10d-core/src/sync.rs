@@ -113,7 +113,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 }
 
 /// A locked [`Mutex`].
-#[must_use = "dropped, it unlocks at once"]
+#[must_use = "a guard that is dropped at once unlocks the mutex at once"]
 pub struct MutexGuard<'a, T: ?Sized> {
     mutex: &'a Mutex<T>,
     /// The guard of the standard library; `None` only while a wait or [`MutexGuard::unlocked`] has released the lock.

@@ -38,8 +38,8 @@ impl CpuMessages {
         self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
     }
 
-    /// Waits for a message of `bytes.len()` bytes from a rank. It returns early with an error if a rank is gone or the
-    /// messages are aborted; the error names the rank.
+    /// Waits for a message of `bytes.len()` bytes from a rank. `recv` returns early with an error if a rank is gone or
+    /// the messages are aborted; the error names the rank.
     ///
     /// # Errors
     /// The same as for [`op::recv`](crate::op::recv).
@@ -69,7 +69,7 @@ impl CpuMessages {
         self.0.waits()
     }
 
-    /// Tells the peers that this rank leaves, so that they do not consider it dead. It does not wait.
+    /// Tells the peers that this rank leaves, so that they do not consider it dead. `leave` does not wait.
     pub fn leave(&self) {
         // The deadline is now, so that pending messages do not delay this.
         let _ = self.0.shutdown(Instant::now());

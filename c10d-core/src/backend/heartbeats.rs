@@ -29,7 +29,7 @@ const TEXT: usize = 1024;
 #[derive(Clone)]
 pub struct Heartbeats {
     me: Arc<Member>,
-    /// The rank that this one watches.
+    /// The rank that this rank watches.
     next: u32,
     size: u32,
 }
@@ -121,7 +121,7 @@ impl Heartbeats {
         Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
     }
 
-    /// Tells the peers why this rank gives up. It returns at once, since the store may be slow.
+    /// Tells the peers why this rank gives up. The function returns at once, since the store may be slow.
     pub(crate) fn abort(&self, cause: &Error) {
         // After this, `leave` does nothing.
         if self.me.over.swap(true, Ordering::AcqRel) {

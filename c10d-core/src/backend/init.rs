@@ -75,8 +75,8 @@ impl GroupInit {
     }
 
     /// Returns the reports by which ranks tell each other that they cannot make the group. A backend that waits for
-    /// other ranks must look at the reports while it waits. It need not report its own failure: core reports the error
-    /// that the backend's constructor returns.
+    /// other ranks must look at the reports while it waits. The backend need not report its own failure: core reports
+    /// the error that the backend's constructor returns.
     pub fn reports(&self) -> Arc<Reports> {
         self.reports.clone()
     }

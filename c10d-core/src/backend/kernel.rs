@@ -17,7 +17,8 @@ pub struct KernelContext<'a> {
     pub(crate) queue: Option<&'a SparseQueue>,
 }
 
-/// A kernel that consists of several dense ops. It runs each by [`KernelContext::run_step`], which waits for the op.
+/// A kernel that consists of several dense ops. The kernel runs each op by [`KernelContext::run_step`], which waits for
+/// the op.
 pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
 
 impl KernelContext<'_> {
@@ -48,8 +49,8 @@ impl KernelContext<'_> {
         self.size
     }
 
-    /// Runs a kernel that consists of several dense ops, and completes the job with its result. This is only for sparse
-    /// keys, since the lanes of these keys are used only by such kernels. If the caller waits, the kernel runs on the
+    /// Runs a kernel that consists of several dense ops, and completes the job with its result. `compose` is only for
+    /// sparse keys, since only such kernels use the lanes of these keys. If the caller waits, the kernel runs on the
     /// caller's thread, after the calls that were started before. The kernel of a started call runs on the lane's
     /// thread.
     pub fn compose(self, job: Job, kernel: Composed) {

@@ -124,11 +124,11 @@ pub unsafe trait Backend: Send + Sync + 'static {
         jobs.into_iter().for_each(|job| self.submit(job));
     }
 
-    /// Takes point-to-point jobs back from the backend. It returns all of these jobs if no part of a message was sent
-    /// or received for any of them. Otherwise it returns an empty list, and all jobs continue. The caller completes the
-    /// returned jobs: the backend does not use their memory any more, and matches later messages with later receives.
-    /// Any thread may call `cancel` while the handles of the jobs exist, so a job may be done already. `cancel` must
-    /// not wait for a peer.
+    /// Takes point-to-point jobs back from the backend. `cancel` returns all of these jobs if no part of a message was
+    /// sent or received for any of them. Otherwise it returns an empty list, and all jobs continue. The caller
+    /// completes the returned jobs: the backend does not use their memory any more, and matches later messages with
+    /// later receives. Any thread may call `cancel` while the handles of the jobs exist, so a job may be done already.
+    /// `cancel` must not wait for a peer.
     ///
     /// # Errors
     /// `Unsupported` if the backend cannot return jobs. The jobs continue.
@@ -140,19 +140,19 @@ pub unsafe trait Backend: Send + Sync + 'static {
         )))
     }
 
-    /// Ends all jobs in flight and all later jobs with this error, and tells the peers. It may be called by any thread,
-    /// and several times; only the first cause is used.
+    /// Ends all jobs in flight and all later jobs with this error, and tells the peers. `abort` may be called by any
+    /// thread, and several times; only the first cause is used.
     fn abort(&self, cause: &Error);
 
-    /// Returns the error by which the group failed while no call was running, if the backend has noticed one. It must
-    /// not wait.
+    /// Returns the error by which the group failed while no call was running, if the backend has noticed such an error.
+    /// `failure` must not wait.
     fn failure(&self) -> Option<Error> {
         None
     }
 
     /// Returns the ranks that are known to be gone, because their processes ended or they left the group, also if that
-    /// was after the group had failed. It must not wait. It is called while a new group is made from this one, so that
-    /// no rank waits for ranks that are gone. The default implementation returns the ranks that
+    /// was after the group had failed. `lost` must not wait. Core calls it while a new group is made from this group,
+    /// so that no rank waits for ranks that are gone. The default implementation returns the ranks that
     /// [`failure`](Backend::failure) names as dead.
     fn lost(&self) -> Vec<u32> {
         match self.failure() {
@@ -174,8 +174,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Waits for the jobs in flight, and until the peers have received everything that this rank sent. Then it tells
-    /// the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, it tells
-    /// them at that time, and returns an error that names the ranks for which it waited.
+    /// the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, the backend
+    /// tells the peers at that time, and returns an error that names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())
@@ -190,7 +190,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
 
     /// Leaves the group after its last handle was dropped. This is like [`shutdown`](Backend::shutdown), except that
     /// jobs that are in flight at the deadline continue, and the peers are told when these jobs are done. After
-    /// `shutdown` it does nothing.
+    /// `shutdown`, `leave` does nothing.
     fn leave(&self, deadline: Instant) -> Result {
         self.shutdown(deadline)
     }
@@ -202,8 +202,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Makes the backend of the group's remaining ranks (`ranks`) from this backend, after other ranks are gone, if
-    /// that is cheaper than making a new one. Ranks that are not in the list do not take part. It must not fail if a
-    /// new backend could be made. If it returns `None` on one rank, it must return `None` on all.
+    /// that is cheaper than making a new one. Ranks that are not in the list do not take part. `shrink` must not fail
+    /// if a new backend could be made. If it returns `None` on one rank, it must return `None` on all.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None

@@ -26,8 +26,8 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// Copies these values from a request, which must have its number already. It reads the clock if the request has no
-    /// deadline yet.
+    /// Copies these values from a request, which must have its number already. The function reads the clock if the
+    /// request has no deadline yet.
     pub(crate) fn of(request: &Request) -> Outer {
         let (seq, fingerprint, timeout) = (request.seq, request.fingerprint, request.timeout);
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> Detached<T> {
     /// Gives up the job's reference.
     ///
     /// # Safety
-    /// It is called once, with the frame of `start`.
+    /// This function is called once, with the frame of `start`.
     unsafe fn release(frame: *const Frame) {
         // SAFETY: the pointer was made by `Arc::into_raw` in `start`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };

@@ -74,8 +74,8 @@ impl Reports {
         }
     }
 
-    /// Returns the failure of another rank, if one has reported it. It may be called as often as wanted: it reads the
-    /// store at most once per interval, and returns `None` in between.
+    /// Returns the failure of another rank, if one has reported it. `failure` may be called as often as wanted: it
+    /// reads the store at most once per interval, and returns `None` in between.
     pub fn failure(&self) -> Option<Error> {
         let store = self.store.as_ref()?;
         {

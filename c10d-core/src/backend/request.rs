@@ -118,8 +118,8 @@ impl Request {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// Returns the time since the op was called. It is 0 if no thread has read the clock for the deadline: every thread
-    /// reads it before it waits, so the op did not wait.
+    /// Returns the time since the op was called. The time is 0 if no thread has read the clock for the deadline: a
+    /// thread reads the clock before it waits, so the op did not wait.
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())

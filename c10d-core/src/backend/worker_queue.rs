@@ -11,8 +11,8 @@ use crate::{Error, Result};
 /// A queue with one worker thread, which starts when the first item is pushed.
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
-/// [`take`](WorkerQueue::take). It ends when the queue is closed and empty. A thread that waits for an item of a queue
-/// with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two thread switches.
+/// [`take`](WorkerQueue::take). The thread ends when the queue is closed and empty. A thread that waits for an item of
+/// a queue with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two thread switches.
 pub struct WorkerQueue<T> {
     /// The number of items in the queue, plus 1 while an item is being run and is not settled. It is changed under the
     /// lock, and read without the lock.

@@ -24,7 +24,8 @@ pub unsafe trait Buf: Send {
     fn span(&mut self) -> Span;
 
     /// Returns the span of the elements, ready for a call. If work on another stream must finish before the buffer is
-    /// ready, this makes the device's default stream wait for that work. It returns an error if that is not possible.
+    /// ready, this function makes the device's default stream wait for that work. If that is not possible, it returns
+    /// an error.
     fn ready(&mut self) -> Result<Span> {
         Ok(self.span())
     }

@@ -65,7 +65,8 @@ impl CooLayout {
             return Err(Error::invalid(what));
         }
         if nnz.checked_mul(row) != Some(values) {
-            let what = format!("{nnz} entries of {row} elements each need {nnz} x {row} values, here are {values}");
+            let what =
+                format!("{nnz} entries of {row} elements each need {nnz} x {row} values, but there are {values}");
             return Err(Error::invalid(what));
         }
         Ok(CooLayout { shape: shape.into(), sparse_dim, nnz, row, coalesced: false })

@@ -14,8 +14,8 @@ pub fn mismatch(ranks: impl IntoIterator<Item = u32>, mine: &Fingerprint, theirs
     Some(about(mine, Error::new(kind, ADVICE).guilty(ranks).phase(Phase::Announce)))
 }
 
-/// Sets the op and number of an error to those of `call`, the call that the error is about. It does not change an error
-/// about a point-to-point message, which has no number that ranks share.
+/// Sets the op and number of an error to those of `call`, the call that the error is about. An error about a
+/// point-to-point message is not changed, since such a message has no number that ranks share.
 pub fn about(call: &Fingerprint, mut error: Error) -> Error {
     let op = OpKind::from_code(call.op);
     if op.is_none_or(|op| !op.is_p2p()) {

@@ -153,7 +153,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (index, event);
     }
 
-    /// Records the event after all work that the stream was given so far. It replaces an earlier record of the event.
+    /// Records the event after all work that the stream was given so far. An earlier record of the event is replaced.
     ///
     /// # Safety
     /// Event and stream belong to this device.
@@ -257,7 +257,7 @@ pub enum Scale {
 /// The same as for [`DeviceRuntime`].
 pub unsafe trait DeviceReduce: Send + Sync {
     /// Returns the element types that the device can reduce with this operation. Other types are reduced on the host.
-    /// It is only called for sum, product, min, max and the bitwise operations.
+    /// The function is only called for sum, product, min, max and the bitwise operations.
     fn reduces(&self, op: ReduceOp) -> DTypeSet;
 
     /// Enqueues `acc[i] = op(acc[i], with[i])` for these elements. NaN propagates in min and max; integers wrap.

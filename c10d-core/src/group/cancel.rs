@@ -10,12 +10,12 @@ use crate::{Error, ErrorKind, OpError, Result};
 #[must_use = "a message that was taken is in the handle"]
 pub enum Cancel<R, W = Work<R>> {
     /// The op is cancelled: it took no message and will not take one (for a send: nothing was sent and nothing will
-    /// be). This contains the op's result with the unchanged buffers; the source of a
+    /// be). The variant contains the op's result with the unchanged buffers; the source of a
     /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
-    /// It is too late: the op is done, or its message is in transfer. The op continues. This contains the op's handle,
-    /// which returns the result. (If a device still uses the buffer, the op may be cancelled when the device has
-    /// finished. It then ends with [`ErrorKind::Aborted`], and took no message.)
+    /// It is too late: the op is done, or its message is in transfer. The op continues. The variant contains the op's
+    /// handle, which returns the result. (If a device still uses the buffer, the op may be cancelled when the device
+    /// has finished. It then ends with [`ErrorKind::Aborted`], and took no message.)
     TooLate(W),
 }
 

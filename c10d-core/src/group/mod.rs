@@ -177,8 +177,8 @@ impl ProcessGroup {
     }
 
     /// Fails the group: all operations in flight and all later calls end with [`ErrorKind::Aborted`], here and on the
-    /// peers. It may be called from any thread, also several times; only the first call has an effect. `why` is in the
-    /// error of every rank.
+    /// peers. `abort` may be called from any thread, also several times; only the first call has an effect. `why` is in
+    /// the error of every rank.
     pub fn abort(&self, why: &str) {
         if !self.0.is_home() {
             // The parent process is the member of the group.
@@ -284,8 +284,8 @@ impl Group {
         self.described(error)
     }
 
-    /// Fails the group, if it has not failed before. It is called on the thread that sees the error, and never on a
-    /// thread that completes a job, since the backend may hold locks while it completes a job.
+    /// Fails the group, if it has not failed before. This function is called on the thread that sees the error, and
+    /// never on a thread that completes a job, since the backend may hold locks while it completes a job.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;

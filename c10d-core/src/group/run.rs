@@ -255,8 +255,8 @@ impl Group {
         }
     }
 
-    /// Fails the group if the outcome is an error with status `Failed`. It is called on the thread that sees the
-    /// outcome.
+    /// Fails the group if the outcome is an error with status `Failed`. This function is called on the thread that sees
+    /// the outcome.
     #[inline]
     pub(crate) fn observe(&self, outcome: &Result<Outcome>) {
         if let Err(error) = outcome

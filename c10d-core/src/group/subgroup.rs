@@ -88,8 +88,8 @@ impl ProcessGroup {
     }
 
     /// Returns the number of each rank's host; hosts are numbered in the order of their first ranks. Containers on one
-    /// host count as one host, even if they cannot share memory. Every rank must call it, in the same order relative to
-    /// `new_group` and `split`.
+    /// host count as one host, even if they cannot share memory. Every rank must call `hosts`, in the same order
+    /// relative to `new_group` and `split`.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).
@@ -100,7 +100,7 @@ impl ProcessGroup {
     }
 
     /// Makes a group of the ranks on this rank's host, in their old order; see [`hosts`](ProcessGroup::hosts). Every
-    /// rank must call it. With a further `split` the first ranks of all hosts form a group:
+    /// rank must call `split_by_host`. With a further `split`, the first ranks of all hosts form a group:
     ///
     /// ```no_run
     /// # fn f(pg: c10d_core::ProcessGroup) -> c10d_core::Result<()> {
@@ -117,7 +117,8 @@ impl ProcessGroup {
     }
 
     /// Makes a group of the ranks that can share memory with this rank, in their old order. These are the ranks on the
-    /// same host, except ranks of other users and in containers with their own network. Every rank must call it.
+    /// same host, except ranks of other users, and ranks in containers with their own network. Every rank must call
+    /// `split_by_memory`.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).

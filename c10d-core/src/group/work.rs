@@ -85,7 +85,7 @@ impl<B: Buffers> Counted<B> {
     /// Gives up the job's reference, and takes the operation out of its scope. It does not unwind.
     ///
     /// # Safety
-    /// It is called once, with the frame of `job`.
+    /// This function is called once, with the frame of `job`.
     pub(crate) unsafe fn release(frame: *const Frame) {
         // SAFETY: the pointer was made by `Arc::into_raw` in `job`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
@@ -110,8 +110,8 @@ pub(crate) trait Finish<R>: Send + Sync {
     /// Returns whether the current process is a fork of the process that started the op. If so, an op that is not done
     /// will never be done in this process.
     fn is_foreign(&self) -> bool;
-    /// Returns the result. It is called once: with `done` = `true` when the frame is done, or with `done` = `false`
-    /// when the caller gives up waiting. In the second case the result has no buffers.
+    /// Returns the result. `finish` is called once: with `done` = `true` when the frame is done, or with `done` =
+    /// `false` when the caller gives up waiting. In the second case the result has no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 

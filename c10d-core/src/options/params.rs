@@ -38,7 +38,8 @@ pub(crate) struct Rare {
 }
 
 impl Params {
-    /// The value of `root` if the rank that makes the call is the root. It is replaced when the call is issued.
+    /// The value of `root` if the rank that makes the call is the root. When the call is run or started, this rank's
+    /// number replaces it.
     pub(crate) const ROOT_IS_ME: u32 = u32::MAX;
 
     pub(crate) fn rare(&mut self) -> &mut Rare {

@@ -15,8 +15,8 @@ pub(crate) trait ExitNotice: Send + Sync {
     /// Returns whether the rank is still in the group, so that it must send an exit notice.
     fn is_due(&self) -> bool;
 
-    /// Tells the peers that the rank ended without leaving. This may run foreign code (a store), which may return later
-    /// than `until`.
+    /// Tells the peers that the rank ended without leaving. The function may run foreign code (a store), which may
+    /// return later than `until`.
     fn send(&self, until: Instant);
 }
 

@@ -243,8 +243,8 @@ impl Parcel {
     }
 }
 
-/// Returns whether the event is reached. It is an error if it is not reached by the op's deadline, or if the backend
-/// has ended.
+/// Returns whether the event is reached. It is an error if the event is not reached by the op's deadline, or if the
+/// backend has ended.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;
     if device.reached(event)? {

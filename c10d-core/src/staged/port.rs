@@ -109,8 +109,8 @@ impl Watched<'_> {
         Ok(retained)
     }
 
-    /// Releases retained memory after the device has finished with the op. It may be called after the op is completed,
-    /// so that the caller does not wait for it.
+    /// Releases retained memory after the device has finished with the op. `release` may be called after the op is
+    /// completed, so that the caller does not wait for it.
     pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
             self.engine.does(Some("release"));

@@ -84,7 +84,8 @@ impl Shared {
         self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
     }
 
-    /// Ends the backend and its steps at the CPU backend. Only the first cause is used. It does not complete jobs.
+    /// Ends the backend and its steps at the CPU backend. Only the first cause is used. This function does not complete
+    /// jobs.
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
@@ -156,7 +157,7 @@ impl Shared {
             }
             None => {
                 let what = match self.in_front(slot) {
-                    Some((op, seq)) => format!("it waits for {op} seq {seq}, which still waits for other ranks"),
+                    Some((op, seq)) => format!("this op waits for {op} seq {seq}, which still waits for other ranks"),
                     None => format!("device {device} did not finish its work in time"),
                 };
                 Error::new(ErrorKind::Timeout, what)

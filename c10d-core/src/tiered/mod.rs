@@ -247,7 +247,7 @@ impl Shared {
         }
         let late = self.queue.least(|job| job.request().deadline()).is_some_and(|deadline| deadline <= Instant::now());
         if late {
-            let what = "a collective did not begin in time: the one before it still runs";
+            let what = "a collective did not begin in time: the collective before it still runs";
             self.abort(&Error::new(ErrorKind::Timeout, what).phase(Phase::Announce));
         }
         late

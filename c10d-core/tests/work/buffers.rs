@@ -108,7 +108,7 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
             Ok(_) => keep.lock().unwrap().extend(spans),
             Err(job) => {
                 was_refused.store(true, Ordering::SeqCst);
-                job.complete(Err(Error::unsupported("it is borrowed")));
+                job.complete(Err(Error::unsupported("the memory is borrowed")));
             }
         }
     }));

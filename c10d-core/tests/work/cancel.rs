@@ -36,28 +36,36 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
             let mut work = pg.start(op::recv(vec![7f32], 1, 5));
             assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
             let other = pg.start(op::recv_any_source(vec![8f32], 5));
-            let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("it was not begun") };
+            let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("an op that has not begun was not returned") };
             assert_eq!(buffer, [7.0]);
-            let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
+            let Ok(Cancel::Back((buffer, from))) = other.cancel() else {
+                panic!("an op that has not begun was not returned")
+            };
             assert_eq!((buffer, from), (vec![8.0], u32::MAX));
             assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
             // The message is being sent, so the backend no longer has it in its list.
             let work = pg.start(op::recv(vec![7f32], 1, 5));
             let job = jobs.lock().unwrap().pop().unwrap();
-            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
+            let Ok(Cancel::TooLate(work)) = work.cancel() else {
+                panic!("an op whose message is in transfer was returned")
+            };
             at_once(job);
-            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
+            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("an op that is done was returned") };
             assert_eq!(work.wait()?, [8.0]);
             // In a batch, each is cancelled separately; borrowed buffers also work.
             let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
-            let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
+            let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else {
+                panic!("an op that has not begun was not returned")
+            };
             assert_eq!(buffer, [2]);
-            let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else { panic!("it was not begun") };
+            let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else {
+                panic!("an op that has not begun was not returned")
+            };
             assert_eq!(buffer, [1]);
             let mut x = [3f32];
             pg.scope(|s| {
                 let work = s.start(op::recv(&mut x, 1, 5));
-                let Ok(Cancel::Back(x)) = work.cancel() else { panic!("it was not begun") };
+                let Ok(Cancel::Back(x)) = work.cancel() else { panic!("an op that has not begun was not returned") };
                 *x = [4.0];
             });
             assert_eq!(x, [4.0]);

@@ -85,7 +85,7 @@ pub(crate) enum Named<'a> {
     All(&'a str),
     /// The preferred backend, since the map is empty.
     Any,
-    /// No backend, since the map has entries for other devices, but not for this one.
+    /// No backend, since the map has entries for other devices, but not for this device.
     No,
 }
 

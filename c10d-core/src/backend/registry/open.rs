@@ -14,7 +14,8 @@ type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
 
 static OPENED: PerProcess<Mutex<Opened>> = PerProcess::new();
 
-/// Returns the runtime of this registration. It is opened at the first call; if that fails, the next call tries again.
+/// Returns the runtime of this registration. The runtime is opened at the first call. If it cannot be opened, the next
+/// call tries again.
 pub(crate) fn open(registration: &'static DeviceRegistration) -> Result<Arc<dyn DeviceRuntime>> {
     let mut opened = OPENED.get().lock();
     if let Some((_, runtime)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, registration)) {

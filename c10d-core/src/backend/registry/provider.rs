@@ -78,9 +78,11 @@ pub struct Registration {
     pub keys: &'static [DispatchKey],
     /// The preference: if a map names no backend for a device, the backend with the highest priority is chosen.
     pub priority: u16,
-    /// Returns whether the backend could work on this machine, or why not. It must be fast and have no side effects.
+    /// Returns whether the backend could work on this machine, or why not. The function must be fast and have no side
+    /// effects.
     pub probe: &'static (dyn Fn() -> Result + Sync),
-    /// Makes one rank's backend for a group. It blocks until the ranks are connected, at most until `init.deadline`.
+    /// Makes one rank's backend for a group. The function blocks until the ranks are connected, at most until
+    /// `init.deadline`.
     pub create: &'static (dyn Fn(&GroupInit) -> Result<Arc<dyn Backend>> + Sync),
 }
 
@@ -117,7 +119,7 @@ macro_rules! submit {
     };
 }
 
-/// Registers a crate's devices under a name, for a crate that has nothing else to register. It makes a
+/// Registers a crate's devices under a name, for a crate that has nothing else to register. The macro makes a
 /// [`Provider`](crate::backend::Provider) called `PROVIDER`. The arguments are the name, and an expression that makes
 /// the [`DeviceRuntime`](crate::device::DeviceRuntime).
 ///

@@ -55,7 +55,7 @@ impl CallCheck {
     }
 
     /// Replaces an error of the library about a peer that is gone, if the peer is gone because its program ended while
-    /// it was in the group: the new error says so. It may wait up to a second for the store.
+    /// it was in the group: the new error says so. The function may wait up to a second for the store.
     pub fn in_its_words(&self, error: Error) -> Error {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
@@ -78,8 +78,8 @@ impl CallCheck {
 }
 
 impl Calls {
-    /// Returns the error for this rank's open calls that need a peer which will never make them, if there are such
-    /// calls.
+    /// Returns the error for the open calls of this rank that need a peer whose program ended before it made the same
+    /// calls. `None` if there are no such calls.
     pub(super) fn missed(&self, me: u32) -> Option<Error> {
         let missing = |rank: u32, until| self.open.iter().any(|o| o.number >= until && needs(&o.fingerprint, me, rank));
         let missing: Vec<u32> = self.ended.iter().filter(|e| missing(e.0, e.1)).map(|e| e.0).collect();

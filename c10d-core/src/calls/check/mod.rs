@@ -101,7 +101,7 @@ impl CallCheck {
     }
 
     /// Records a collective, before it is given to the library. Calls must be recorded in the order of their numbers.
-    /// It does not wait.
+    /// `begin` does not wait.
     pub fn begin(self: &Arc<Self>, request: &Request) {
         self.send_from_now_on();
         let (watch, disagreement) = self.note(request.op, request.params.root, request.fingerprint);
@@ -169,8 +169,8 @@ impl CallCheck {
     }
 
     /// Asks the peers about the calls in doubt, and compares the answers: at each op in which this rank receives, else
-    /// at every fourth collective. It is called before the library gets a collective, on a thread that may wait
-    /// briefly. Returns the disagreement by which the group fails, if one was found.
+    /// at every fourth collective. The backend calls `look` before the library gets a collective, on a thread that may
+    /// wait briefly. Returns the disagreement by which the group fails, if one was found.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
         if calls.disagreement.is_some() || !calls.doubts.open() {
@@ -244,7 +244,7 @@ impl CallCheck {
         disagreement
     }
 
-    /// Ends the threads. It does not tell the peers that this rank left; [`leave`](CallCheck::leave) does.
+    /// Ends the threads. `stop` does not tell the peers that this rank left; [`leave`](CallCheck::leave) does.
     pub fn stop(&self) {
         self.close(false);
     }

@@ -1,10 +1,10 @@
 //! How the ranks of one group find each other through the store and agree on the group.
 //!
-//! The store may contain keys of an earlier run, so a key of a peer does not prove that the peer is there. Every rank
-//! writes a `hello` with a new random nonce. One rank, the leader, reads all hellos and writes a `session` that lists
-//! their nonces. A rank accepts a session only if it lists the rank's own nonce, and then writes an acknowledgement.
-//! When all ranks have acknowledged and all hellos describe the same group, the leader writes `go`. All later keys of
-//! the group have the session's id as prefix.
+//! The store may contain keys of an earlier run, so a key of a peer does not prove that the peer is present now. Every
+//! rank writes a `hello` with a new random nonce. One rank, the leader, reads all hellos and writes a `session` that
+//! lists their nonces. A rank accepts a session only if it lists the rank's own nonce, and then writes an
+//! acknowledgement. When all ranks have acknowledged and all hellos describe the same group, the leader writes `go`.
+//! All later keys of the group have the session's id as prefix.
 //!
 //! If a hello is from an earlier run (stale), its rank never acknowledges. When the hello is replaced by a new one, the
 //! leader reads the hellos again and writes a new session. Each rank deletes its keys as soon as it has seen `go`, so
@@ -77,8 +77,8 @@ pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Res
     Ok(Agreement { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
-/// Makes the agreement for a group with ranks of another library, which does not use this protocol. It uses the backend
-/// that this rank's backend map names, without asking other ranks through the store.
+/// Makes the agreement for a group with ranks of another library, which does not use this protocol. The agreement has
+/// the backends that this rank's backend map names. Other ranks are not asked through the store.
 pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
@@ -295,8 +295,8 @@ impl Join<'_> {
         Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
     }
 
-    /// Returns the ranks that the parent group knows to be gone. It must be called before the store is read, so that
-    /// everything that these ranks have written is in the store when it is read.
+    /// Returns the ranks that the parent group knows to be gone. This function must be called before the store is read,
+    /// so that everything that these ranks have written is in the store when it is read.
     fn lost(&self) -> Vec<u32> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
