@@ -28,8 +28,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The call is valid, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
     Unsupported,
-    /// The guilty rank made a different call: its call with the same number, or its message, differs from that of this
-    /// rank.
+    /// The guilty rank made a different call: its call with the same number, or its message, differs from this rank's
+    /// call or message.
     Mismatch {
         /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
         field: &'static str,

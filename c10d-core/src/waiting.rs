@@ -66,9 +66,9 @@ struct Times {
 
 static SAID: PerProcess<Said> = PerProcess::new();
 
-/// Reports that an op of this rank of this group waits, unless the rank reported one less than a minute ago, or the
-/// process has written 20 lines in the last minute. `text` returns the rest of the line after `rank 3 of group "g" `.
-/// `text` is called on a separate thread and may take long.
+/// Reports that an op of this rank of this group waits, unless the rank made such a report less than a minute ago, or
+/// the process has written 20 lines in the last minute. `text` returns the rest of the line after `rank 3 of group "g"
+/// `. `text` is called on a separate thread and may take long.
 pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'static) {
     let said = SAID.get();
     {

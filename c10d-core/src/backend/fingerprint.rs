@@ -97,9 +97,10 @@ impl Fingerprint {
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
     }
 
-    /// Returns how the lists of two calls differ. `None` if the number of tensors is the same, and `count`, `seq` or
-    /// `step` differs, or the difference in `rest` may come from a program's own type or a factor. Of lists with more
-    /// than two tensors, only the first length and the sum of all lengths are known.
+    /// Returns how the lists of two calls differ. `None` if the numbers of tensors are equal, and the reason may be
+    /// another field: `count`, `seq` or `step` differs, or only `rest` differs, which may come from a program's own
+    /// type or a factor. Of lists with more than two tensors, only the first length and the sum of all lengths are
+    /// known.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {

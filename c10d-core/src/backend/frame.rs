@@ -1,7 +1,7 @@
 //! The frame of one operation: request, state, outcome, waiter.
 //!
 //! The frame of a blocking call is on the caller's stack (a stack frame). The frame of any other call is at the head of
-//! a reference-counted allocation (a counted frame), of which the job has one reference.
+//! a reference-counted allocation (a counted frame). The job has one reference to this allocation.
 //!
 //! The thread that completes the operation is the completer; the thread or task that waits for it is the waiter. There
 //! is one of each. The states are:

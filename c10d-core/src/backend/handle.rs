@@ -92,9 +92,9 @@ impl Job {
         self.complete(Err(Error::new(ErrorKind::Aborted, what).rejected()));
     }
 
-    /// Ends the operation although a device or library has not released its buffers, and may never do so. The caller
-    /// gets the error without the buffers, whose memory is leaked. If the operation does not own its buffers, this is
-    /// not possible, and the job is returned.
+    /// Ends the operation although a device or library has not released the operation's buffers, and may never release
+    /// them. The caller gets the error without the buffers, whose memory is leaked. If the operation does not own its
+    /// buffers, this is not possible, and the job is returned.
     pub fn fail_keeping(self, error: Error) -> std::result::Result<WrittenOff, Job> {
         if !self.owns_buffers() {
             return Err(self);

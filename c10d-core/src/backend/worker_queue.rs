@@ -175,10 +175,10 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Runs queued items on the calling thread, in the place of the queue's thread: until `is_done` returns `true`, no
-    /// item is left, or the deadline has passed. While another thread runs an item, the calling thread waits. `run`
-    /// runs one item and reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is
-    /// called with the queue's lock held.
+    /// Runs queued items on the calling thread instead of the queue's thread, until `is_done` returns `true`, no item
+    /// is left, or the deadline has passed. While another thread runs an item, the calling thread waits. `run` runs one
+    /// item and reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is called with
+    /// the queue's lock held.
     pub fn help(&self, deadline: Instant, is_done: impl Fn() -> bool, mut run: impl FnMut(T)) {
         let mut queued = self.queued.lock();
         while !is_done() {
@@ -225,8 +225,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Marks the current item as not pending any more. The thread that runs it calls this before it reports the item's
-    /// end, so that the code that gets the report finds the queue idle if no other item is queued.
+    /// Marks the current item as not pending any more. The thread that runs the item calls `settled` before it reports
+    /// the item's end. So the code that gets the report finds the queue idle if no other item is queued.
     pub fn settled(&self) {
         self.settle(&mut self.queued.lock());
     }

@@ -121,7 +121,7 @@ impl History {
         History { until: if cut { last } else { until.max(last) }, calls }
     }
 
-    /// Returns the call at this place, if the report has it.
+    /// Returns the call at this position, if the report has it.
     pub fn at(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|(_, fingerprint)| *fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
@@ -184,7 +184,7 @@ impl Doubts {
         !self.calls.is_empty()
     }
 
-    /// Returns this rank's call at this place, if it is in doubt.
+    /// Returns this rank's call at this position, if the call is in doubt.
     pub fn find(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|doubt| doubt.fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }

@@ -17,8 +17,8 @@ pub use mismatch::{about, mismatch};
 
 use crate::backend::Fingerprint;
 
-/// The place of a call in its lane: the call's number, and the step within the call. Numbers wrap around, so the order
-/// of two places is only defined if they are less than 2^31 calls apart.
+/// The position of a call in its lane: the call's number, and the step within the call. Numbers wrap around, so the
+/// order of two positions is only defined if they are less than 2^31 calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallId {
     /// The call's number in its lane (low 32 bits).
@@ -28,12 +28,12 @@ pub struct CallId {
 }
 
 impl CallId {
-    /// Returns the place of this call.
+    /// Returns the position of this call.
     pub fn of(fingerprint: &Fingerprint) -> CallId {
         CallId { seq: fingerprint.seq, step: fingerprint.step }
     }
 
-    /// Returns whether this place is before the other.
+    /// Returns whether this position is before the other.
     pub fn is_before(self, other: CallId) -> bool {
         let distance = self.seq.wrapping_sub(other.seq) as i32;
         distance < 0 || (distance == 0 && self.step < other.step)

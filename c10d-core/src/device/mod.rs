@@ -193,8 +193,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy from host to device.
     ///
     /// # Safety
-    /// Both places have `bytes` bytes. Until the stream has completed the copy, they stay allocated, and no other code
-    /// uses them.
+    /// The memory at both addresses has `bytes` bytes. Until the stream has completed the copy, this memory stays
+    /// allocated, and no other code uses it.
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result;
 
     /// Enqueues a copy from device to host.
@@ -206,7 +206,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy inside the device.
     ///
     /// # Safety
-    /// The same as for `copy_in`; in addition, the places do not overlap.
+    /// The same as for `copy_in`. In addition, the two memory ranges do not overlap.
     unsafe fn copy(&self, index: u16, stream: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result;
 
     /// Returns the reductions on the device, if the vendor has implemented them (level 1).

@@ -9,7 +9,7 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::{Error, Result};
 
-/// The largest number of tensors of which each pair is compared. More tensors are sorted first.
+/// Up to this number of tensors, each pair is compared. More tensors are sorted first.
 const FEW: usize = 4;
 
 /// Returns an error if tensors overlap in a way that the op does not allow. Safe buffers cannot overlap, but raw spans

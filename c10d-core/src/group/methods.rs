@@ -471,8 +471,8 @@ impl ProcessGroup {
 
     /// Sends `inputs[r]` to rank `r`, for every `r`. `outputs[r]` gets the buffer that rank `r` sent to this rank.
     ///
-    /// Both lists have one buffer per rank. The length of `inputs[r]` must be that of `outputs[this rank]` on rank `r`;
-    /// different pairs of ranks may have different lengths. Returns both lists.
+    /// Both lists have one buffer per rank. The length of `inputs[r]` must be equal to the length of `outputs[this
+    /// rank]` on rank `r`; different pairs of ranks may have different lengths. Returns both lists.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `count` for a pair of ranks whose lengths differ.

@@ -15,8 +15,9 @@ use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
     /// Makes a sub-group of the listed ranks, which get new numbers in the order of the list. Every rank of this group
-    /// must call `new_group`, also ranks that are not listed, with the same list, and in the same order relative to
-    /// other calls of `new_group` and `split`. Ranks that are not in the list get `None` at once.
+    /// must call `new_group`, also ranks that are not in the list. All ranks must pass the same list, and must make the
+    /// call in the same order relative to other calls of `new_group` and `split`. Ranks that are not in the list get
+    /// `None` at once.
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build), and `Mismatch` of `members` if the lists differ.

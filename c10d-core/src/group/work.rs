@@ -265,15 +265,15 @@ impl<'a, R> Handle<'a, R> {
 ///
 /// | question | answer |
 /// | --- | --- |
-/// | who calls the waker? | the thread that completes the op, after the backend has released the buffers: the backend's own thread, the caller's if the op ended inside `start`, or a thread that waits for another op of the group |
-/// | polled again, by another task? | the new waker replaces the old one; a handle may move between tasks and threads |
-/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op continues. The buffers are freed when the op is done. If the op fails after the drop, the next call reports that |
-/// | kept in spite of `select!` or a timeout? | poll the handle by reference: `timeout(patience, &mut work)` |
-/// | cancelled? | a message by [`cancel`](Work::cancel), which returns whether the message was taken; a collective only by [`abort`](crate::ProcessGroup::abort), on all ranks |
-/// | a deadline? | the op has its own: [`Call::timeout`](crate::Call::timeout) or the group's timeout. Its error names the missing ranks. A runtime's timeout only stops waiting |
-/// | order? | the order of `start`, not of `await`. Start all collectives from one task: if several tasks start them, their order may differ between ranks, which is a [`Mismatch`](crate::ErrorKind::Mismatch) |
-/// | borrowed buffers? | [`scope`](crate::ProcessGroup::scope) blocks its thread; in an `async fn`, use calls that own their buffers |
-/// | what blocks? | `run` and the methods of the ops, building, `split`, `shutdown`, the store, and the drop of a group's last handle: use `spawn_blocking` for them |
+/// | Which thread calls the waker? | The thread that completes the op, after the backend has released the buffers. This is the backend's own thread, the caller's thread if the op ended inside `start`, or a thread that waits for another op of the group. |
+/// | May another task poll the handle? | Yes. The new waker replaces the old one. A handle may move between tasks and threads. |
+/// | What if `select!` or a timeout drops the handle? | The drop does not block, and the op is not cancelled. The buffers are freed when the op is done. If the op fails after the drop, the next call on the group may return the error. |
+/// | How can the handle be kept? | Poll it by reference: `timeout(patience, &mut work)`. |
+/// | How is an op cancelled? | A message is cancelled by [`cancel`](Work::cancel), which returns whether the message was taken. A collective is ended only by [`abort`](crate::ProcessGroup::abort), on all ranks. |
+/// | Does the op have a deadline? | Yes: [`Call::timeout`](crate::Call::timeout) or the group's timeout. The error at the deadline names the missing ranks. A timeout of the runtime only stops waiting. |
+/// | In which order do collectives run? | In the order of `start`, not of `await`. Start all collectives from one task: if several tasks start them, their order may differ between ranks, which is a [`Mismatch`](crate::ErrorKind::Mismatch). |
+/// | May buffers be borrowed? | Only in a [`scope`](crate::ProcessGroup::scope), which blocks its thread. In an `async fn`, use calls that own their buffers. |
+/// | Which functions block? | `run` and the methods of the ops, `build`, `split`, `shutdown`, the store's methods, and the drop of a group's last handle. Use `spawn_blocking` for them. |
 #[must_use = "if the handle is dropped, the op still runs, but its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 

@@ -59,7 +59,7 @@ static DEAD: AtomicI32 = AtomicI32::new(NONE);
 /// Keeps a descriptor out of forked children while this value lives. In a child, the descriptor's number refers to a
 /// socket whose other end is closed.
 ///
-/// Drop it before the descriptor is closed: declare its field before that of the descriptor.
+/// Drop the `Private` before the descriptor is closed: declare its field before the descriptor's field.
 #[derive(Debug)]
 #[must_use = "a descriptor is kept from children as long as this lives"]
 pub struct Private(&'static AtomicI32);

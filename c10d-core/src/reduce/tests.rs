@@ -146,7 +146,7 @@ fn check<T: Reference>(machine: Machine, op: ReduceOp, last: bool, n: usize, k: 
     let values: Vec<Vec<T>> = (0..k).map(|_| (0..n).map(|_| T::any(random(&mut state))).collect()).collect();
     let expected: Vec<u128> =
         (0..n).map(|i| T::reduce(op, last, &values.iter().map(|v| v[i]).collect::<Vec<_>>(), scale).bits()).collect();
-    // Once out of place, and once in place of each source.
+    // The kernel runs once with a separate target, and once with each source as the target.
     for target in 0..=k {
         let mut memory: Vec<Vec<u8>> = vec![vec![0xA5; n * size + skew + 8]; k + 1];
         for (bytes, values) in memory.iter_mut().zip(&values) {

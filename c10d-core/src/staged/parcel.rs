@@ -117,8 +117,8 @@ impl Parcel {
         matches!(self.stage, Stage::Moving) && self.given < self.outs.len()
     }
 
-    /// Returns the tag of a receive from any source of which not all rounds were given to the CPU backend. Another
-    /// receive with this tag must wait, since it could take a round of this message.
+    /// If this message is a receive from any source, and not all of its rounds were given to the CPU backend, returns
+    /// its tag. Another receive with this tag must wait, since that receive could take a round of this message.
     pub(super) fn open_tag(&self) -> Option<u32> {
         let call = &self.slot.call;
         let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();

@@ -14,7 +14,7 @@ pub(super) enum Operand {
     Output,
 }
 
-/// A range of elements of a device tensor, and its place in the round's host memory.
+/// A range of elements of a device tensor, and the range's position in the round's host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) operand: Operand,
@@ -43,7 +43,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Returns the round with its place in host memory moved by this many bytes.
+    /// Returns the round, moved by this many bytes in the host memory.
     pub(super) fn behind(mut self, bytes: usize) -> Chunk {
         self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
         self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);

@@ -211,7 +211,8 @@ impl Watched<'_> {
     /// Enqueues a copy from host memory to scratch memory.
     ///
     /// # Safety
-    /// Both places have this many bytes. Until the stream has completed the copy, they are not freed or used.
+    /// The memory at both addresses has this many bytes. Until the stream has completed the copy, this memory is not
+    /// freed or used.
     pub(super) unsafe fn load(&self, stream: Stream, to: DevicePtr, host: &Host, at: usize, bytes: usize) -> Result {
         let from = host.base().wrapping_add(at);
         // SAFETY: the caller guarantees it.

@@ -203,7 +203,7 @@ fn reduce(
     with: DevicePtr,
 ) -> Result {
     device.call("reduce", |runtime| match runtime.reduction() {
-        // SAFETY: both places are in the scratch memory and do not overlap.
+        // SAFETY: both ranges are in the scratch memory and do not overlap.
         Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, elements, acc, with) },
         None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
     })
@@ -211,7 +211,7 @@ fn reduce(
 
 fn scale(device: &Watched<'_>, stream: u64, by: Scale, elements: Elements, at: DevicePtr) -> Result {
     device.call("scale", |runtime| match runtime.reduction() {
-        // SAFETY: the place is in the scratch memory.
+        // SAFETY: the range is in the scratch memory.
         Some(reduction) => unsafe { reduction.scale(device.index, stream, by, elements, at) },
         None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
     })

@@ -18,7 +18,8 @@ impl CallCheck {
         }
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
-        // An error with several guilty ranks came from the report of another rank, which has told all ranks.
+        // An error with several guilty ranks came from the report of another rank, which has sent its report to all
+        // ranks.
         let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.disagreement) else { return };
         calls.disagreement = Some(error.clone());
         drop(calls);
@@ -68,8 +69,8 @@ impl CallCheck {
 }
 
 impl Disagreement {
-    /// Returns the error of rank `me` for this report of rank `by`. `own` is the call of rank `me` at the place of the
-    /// disagreement, if it is known.
+    /// Returns the error of rank `me` for this report of rank `by`. `own` is the call of rank `me` at the position of
+    /// the disagreement, if that call is known.
     pub(super) fn seen_from(&self, me: u32, own: Option<Fingerprint>, by: u32) -> Error {
         let (field, value, other) = self.differs.clone();
         let kind = |mine, theirs| ErrorKind::Mismatch { field, mine, theirs };
