@@ -3,17 +3,18 @@
 //! The frame of a blocking call is on the caller's stack (a stack frame). The frame of any other call is at the head of
 //! a reference-counted allocation (a counted frame). The job has one reference to this allocation.
 //!
-//! The thread that completes the operation is the completer; the thread or task that waits for it is the waiter. There
-//! is one of each. The states are:
+//! The thread that completes the operation is the completer; the thread or task that waits for it is the waiter. Each
+//! frame has one completer and one waiter. The states are:
 //!
-//! - `EMPTY`: the operation is not done, and no waiter is registered. The waiter changes it to `WAITING`, the completer
-//!   to `DONE`.
-//! - `WAITING`: a waiter is registered. The waiter changes it back to `EMPTY` to withdraw, the completer to `TAKING`.
+//! - `EMPTY`: the operation is not done, and no waiter is registered. The waiter changes the state to `WAITING`, the
+//!   completer changes it to `DONE`.
+//! - `WAITING`: a waiter is registered. The waiter changes the state back to `EMPTY` to withdraw, the completer changes
+//!   it to `TAKING`.
 //! - `TAKING`: the completer takes the waiter out of the frame. It then changes the state to `DONE`.
 //! - `DONE`: the outcome is stored. The state does not change any more.
 //!
-//! After storing `DONE` the completer does not use a stack frame, since its owner may have removed it. A counted frame
-//! still exists then, because of the job's reference, which the completer gives up.
+//! After storing `DONE` the completer does not use a stack frame, since the frame's owner may have removed the frame. A
+//! counted frame still exists at that time, because of the job's reference. The completer then gives up this reference.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -35,7 +36,7 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// If a call reports a mismatch in another call, the error has this text before the call that reports it.
+/// If a call reports a mismatch in another call, the error has this text before the name of the call that reports it.
 const FOUND: &str = "; found in ";
 
 /// The thread or task that is woken when the operation is done.
@@ -104,10 +105,10 @@ impl Frame {
     /// Completes the job: stores the outcome, releases a counted frame, and wakes the waiter.
     ///
     /// # Safety
-    /// The owner of the job calls it, at most once per frame, and does not use `this` afterwards. No other code uses
-    /// the memory of the spans during the call, unless `kept` is set.
+    /// The owner of the job calls this function, at most once per frame, and does not use `this` afterwards. No other
+    /// code uses the memory of the spans during the call, unless `kept` is set.
     ///
-    /// It does not unwind, since it runs on a backend's thread.
+    /// `complete` does not unwind, since it runs on a backend's thread.
     #[inline]
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame exists at least until `DONE` is stored.
@@ -197,7 +198,8 @@ impl Frame {
         }
     }
 
-    /// Registers a waiter. If the op is done already, it registers nothing and returns `true`.
+    /// Registers a waiter and returns `false`. If the op is done already, no waiter is registered, and the result is
+    /// `true`.
     fn enlist(&self, waiter: Waiter) -> bool {
         // SAFETY: this is the one waiter, and no waiter is registered. So the state is `EMPTY`, or `DONE` after
         // `EMPTY`, in which the completer does not use the cell.
@@ -247,7 +249,7 @@ impl Frame {
         }
     }
 
-    /// Returns whether the op is done. If not, it registers the waker, which is called when the op is done.
+    /// Returns whether the op is done. If not, the waker is registered, and is called when the op is done.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         self.is_done() || self.withdraw() || self.enlist(Waiter::Waker(waker.clone()))
     }

@@ -1,8 +1,8 @@
 //! Reports of why a group cannot be made, which ranks write to the store.
 //!
 //! While a group is made, its ranks have no connections yet by which one rank could tell the others that it failed. So
-//! the first rank that fails writes the reason into the store. The other ranks look for it while they wait, and when
-//! they fail themselves.
+//! the first rank that fails writes a report into the store. The other ranks look for this report while they wait, and
+//! when they fail themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,8 +91,8 @@ impl Reports {
     }
 
     /// Reports to the other ranks that this rank cannot make the group. Returns the error for the caller: `error`, or
-    /// the error of another rank if `error` may be only a consequence of it. If this rank has already reported an
-    /// error, the result is `error`.
+    /// the error of another rank if `error` may be only a consequence of that error. If this rank has already reported
+    /// an error, the result is `error`.
     pub fn settle(&self, error: Error) -> Error {
         let Some(store) = self.store.as_ref().filter(|_| !self.settled.swap(true, Ordering::Relaxed)) else {
             return error;

@@ -364,7 +364,7 @@ mod tests {
             };
             let is_done = std::cell::RefCell::new(is_done);
             queue.help(deadline_after(LONG), || (is_done.borrow_mut())(), run);
-            assert!((is_done.borrow_mut())(), "round {round}: an item that is waited for");
+            assert!((is_done.borrow_mut())(), "round {round}: an item for which this thread waits");
             if last.get() == 2 {
                 assert_eq!(ended.recv_timeout(LONG).unwrap().0, 3, "round {round}: an item for which no thread waits");
             }
@@ -380,7 +380,7 @@ mod tests {
         let queue = Arc::new(WorkerQueue::default());
         let ran = Arc::new(AtomicUsize::new(0));
         let count = |queue: &WorkerQueue<usize>, ran: &AtomicUsize, item: usize| {
-            assert_eq!(ran.fetch_add(1, Ordering::SeqCst), item, "in order");
+            assert_eq!(ran.fetch_add(1, Ordering::SeqCst), item, "the items run in order");
             queue.settled();
         };
         let worker = (queue.clone(), ran.clone());
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!((&taken[..], queue.is_idle()), (&[2, 1][..], true));
         queue.rouse();
         assert!(!queue.take(&mut taken, None));
-        assert!(!queue.take(&mut taken, Some(SOON)), "the time is over");
+        assert!(!queue.take(&mut taken, Some(SOON)), "`take` returns after its time limit");
         queue.close();
         assert!(queue.take(&mut taken, None) && taken.len() == 2);
     }

@@ -56,7 +56,7 @@ impl Wake for Rouse {
     }
 }
 
-/// Runs messages until the queue is closed and all are done.
+/// Runs messages until the queue is closed and all messages are done.
 pub(super) fn serve(shared: &Arc<Shared>) {
     let mut kept = MessageResources::default();
     if let Err(words) = caught(|| work(shared, &mut kept)) {

@@ -102,7 +102,7 @@ pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> B
 /// Makes a group of one rank with this backend.
 pub fn group(puppet: Puppet) -> ProcessGroup {
     let puppet = Mutex::new(Some(puppet));
-    builder(move |_| puppet.lock().unwrap().take().expect("one group")).build().unwrap()
+    builder(move |_| puppet.lock().unwrap().take().expect("the provider makes only one group")).build().unwrap()
 }
 
 /// Runs `body`, and fails the test if that takes longer than any successful run could.

@@ -107,7 +107,9 @@ fn a_result_is_given_once() {
     };
     let mut work = polled();
     for _ in 0..2 {
-        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else { panic!("a result") };
+        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else {
+            panic!("the result was returned twice")
+        };
         assert!(e.buffer.is_none());
         again(e.error);
     }
@@ -118,7 +120,9 @@ fn a_result_is_given_once() {
     pg.scope(|s| {
         let mut work = s.start(op::all_reduce(&mut x, SUM));
         assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_ready());
-        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else { panic!("a result") };
+        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else {
+            panic!("the result was returned twice")
+        };
         again(e);
         again(work.wait().unwrap_err());
     });

@@ -242,7 +242,7 @@ fn rounds(op: OpKind, world: usize, count: usize, chunk: usize) -> usize {
 fn rounds_have_the_requested_size_unless_there_would_be_too_many() {
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 20, 1 << 20), 4);
     assert_eq!(rounds(OpKind::AllReduce, 4, (1 << 20) + 1, 1 << 20), 5);
-    assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
+    assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the outputs are larger than the input");
     assert_eq!(rounds(OpKind::ReduceScatterInto, 4, 1 << 20, 1 << 20), 16);
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 30, 1 << 20), 255);
     // The longest tensor has a little more than `2 * count` elements.
