@@ -6,9 +6,9 @@ use crate::types::{DType, Identity, ReduceOp};
 /// The properties of a call on which all ranks must agree. Its wire form is the 24 bytes that are sent before the
 /// call's payload.
 ///
-/// It is not a hash, so that an error can name the field that differs. Values that may legally differ between ranks
-/// (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports check them for each
-/// pair of ranks.
+/// A fingerprint is not a hash, so that an error can name the field that differs. Values that may legally differ
+/// between ranks (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports check
+/// them for each pair of ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The call's number in its lane (low 32 bits); 0 for point-to-point.
@@ -107,7 +107,7 @@ impl Fingerprint {
             return Some(("tensors", tensors(self).to_string(), tensors(theirs).to_string()));
         }
         let is_elsewhere = (self.count, self.seq, self.step) != (theirs.count, theirs.seq, theirs.step);
-        // If the roots are equal, the difference in `rest` may be a program's own type or a factor.
+        // If the roots are equal, the difference in `rest` may come from a program's own type or a factor.
         let is_mixed = self.dtype == Self::OWN_TYPE || self.reduce == ReduceOp::PreMulSum(0.0).code();
         if is_elsewhere || is_mixed && self.root == theirs.root {
             return None;

@@ -41,7 +41,7 @@ impl Job {
     /// Makes the job of this frame.
     ///
     /// # Safety
-    /// This is called once per frame. The frame does not move until the job is completed. If the frame is
+    /// This function is called once per frame. The frame does not move until the job is completed. If the frame is
     /// reference-counted, one of its references is the job's.
     #[inline]
     pub(crate) unsafe fn new(frame: NonNull<Frame>) -> Job {

@@ -77,7 +77,7 @@ impl Heartbeats {
         }
     }
 
-    /// Sends one heartbeat and looks at the next rank. Returns `Break` with the result of the watch if the watch has
+    /// Sends one heartbeat and checks the next rank. Returns `Break` with the result of the watch if the watch has
     /// ended.
     fn beat(&self, seen: &mut LastBeat, now: Instant) -> ControlFlow<Option<Error>> {
         let is_long = |since: Instant| now.duration_since(since) > SILENCE;
@@ -137,7 +137,7 @@ impl Heartbeats {
         let _ = spawn("c10d cause", move || this.write_cause(how, this.me.rank, &what));
     }
 
-    /// Writes a cause into the store, unless another one was written before.
+    /// Writes a cause into the store, unless another cause was written before.
     fn write_cause(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
         // If the store does not answer, the peers only get an error at their deadlines.

@@ -28,7 +28,7 @@ impl KernelContext<'_> {
         self.backend
     }
 
-    /// Returns the runtime of the device that the job's key stands for.
+    /// Returns the runtime of the devices of the job's key.
     ///
     /// # Errors
     /// `Unsupported` if the backend has no runtime, because the key is for host memory.

@@ -182,8 +182,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find them out
-    /// quickly. It is called when a caller stops waiting before its op is done. The group does not fail because of
-    /// that.
+    /// quickly. `overdue` is called when a caller stops waiting before its op is done. The group does not fail because
+    /// of that.
     fn overdue(&self) -> Option<Error> {
         None
     }

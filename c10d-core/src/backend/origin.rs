@@ -10,8 +10,8 @@ pub(crate) struct Origin {
     pub(crate) group: Arc<str>,
     pub(crate) rank: u32,
     pub(crate) backend: &'static str,
-    /// The global numbers of this group's ranks: their numbers in the group that the builder made. `None` if this group
-    /// is that group.
+    /// The global numbers of this group's ranks: their numbers in the group that the builder made. `None` if the
+    /// builder made this group.
     pub(crate) global: Option<Arc<[u32]>>,
 }
 

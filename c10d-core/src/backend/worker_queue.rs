@@ -135,8 +135,8 @@ impl<T> WorkerQueue<T> {
         self.news.notify_one();
     }
 
-    /// Marks the item that it returned before as finished, and waits for the next item. Returns `None` when the queue
-    /// is closed and empty.
+    /// Marks the item that the previous call returned as finished, and waits for the next item. Returns `None` when the
+    /// queue is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
         // If `serving` is not set, the current item, if there is one, is run by a thread that helps.

@@ -1,5 +1,5 @@
-//! The blocking form of every op as a method. It is the same as `run(op::..)`, except that on errors the buffers are
-//! dropped.
+//! The blocking form of every op as a method. Each method is the same as `run(op::..)`, except that on errors the
+//! buffers are dropped.
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
@@ -19,8 +19,8 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver
-    /// if it did not receive the message in time. If the receiver expects another count or element type, the receiver
-    /// gets a `Mismatch`.
+    /// if the receiver did not receive the message in time. If the receiver expects another count or element type, the
+    /// receiver gets a `Mismatch`.
     ///
     /// # Example
     /// ```
@@ -546,8 +546,8 @@ impl ProcessGroup {
         Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
 
-    /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, every rank that did
-    /// gets an error that names missing ranks.
+    /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, every rank that has
+    /// called it gets an error that names missing ranks.
     ///
     /// The error names the first missing rank, or all of them with
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).

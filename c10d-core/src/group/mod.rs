@@ -56,8 +56,9 @@ use crate::{Error, ErrorKind, Result};
 /// rank then get an error that says that its program ended. [`shutdown`](ProcessGroup::shutdown) does the same as a
 /// drop, but returns an error instead of printing it.
 ///
-/// A group belongs to the process that made it. In a forked child every call returns an error that says so, and
-/// dropping does nothing. A child that wants to communicate must make its own group. See [`process`](crate::process).
+/// A group belongs to the process that made it. In a forked child every call returns an error that says that the group
+/// belongs to another process, and dropping the group does nothing. A child that wants to communicate must make its own
+/// group. See [`process`](crate::process).
 #[derive(Clone)]
 pub struct ProcessGroup(pub(crate) Arc<Group>);
 
@@ -95,7 +96,7 @@ pub(crate) struct Group {
 }
 
 impl ProcessGroup {
-    /// Returns this rank, which is from 0 to `size() - 1`.
+    /// Returns the number of this rank, from 0 to `size() - 1`.
     pub fn rank(&self) -> u32 {
         self.0.rank
     }

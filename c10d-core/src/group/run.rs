@@ -117,8 +117,9 @@ pub(super) struct Ready<'a> {
     pub(super) job: Job,
 }
 
-/// A guard against a panic of a kernel. If the kernel panics, the guard is dropped: it fails the group, and if the
-/// job's frame is on the stack, waits until the job is done. If the kernel returns, the guard is forgotten.
+/// A guard against a panic of a kernel. If the kernel panics, the guard is dropped. The guard then fails the group, and
+/// if the job's frame is on the stack, the guard waits until the job is done. If the kernel returns, the guard is
+/// forgotten.
 pub(super) struct OnPanic<'a> {
     pub(super) group: &'a Group,
     pub(super) frame: Option<&'a Frame>,

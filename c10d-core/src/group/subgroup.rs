@@ -252,7 +252,7 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        // The sub-group's name begins with the name of this group, which is removed.
+        // The sub-group's name begins with the name of this group. This beginning is removed.
         let key_prefix =
             key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let spec = GroupSpec {

@@ -1,6 +1,6 @@
 //! The announcement before an op whose counts may differ between ranks. Each rank tells every other rank how many
 //! elements it sends to that rank, and the length of its longest tensor. So all ranks cut their tensors into the same
-//! rounds, and a rank that expects another number of elements is known before any data is sent.
+//! rounds, and a rank that expects another number of elements is found before any data is sent.
 
 use super::collective::{hand_over, step_of};
 use super::plan::CallShape;

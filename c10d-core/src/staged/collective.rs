@@ -96,7 +96,7 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut CollectiveResources, retained: &
                 return result;
             }
             // The memory is borrowed and could not be retained, so the op cannot be given up. The thread that waits for
-            // the op reports that every second.
+            // the op reports every second that the memory is not released.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -129,7 +129,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
     Ok(outcome)
 }
 
-/// Starts round `k`: waits until its host memory is free, and enqueues the copies from the device.
+/// Starts round `k`: waits until the round's host memory is free, and enqueues the copies from the device.
 pub(super) fn enqueue(
     device: &Watched<'_>,
     chunk: Chunk,

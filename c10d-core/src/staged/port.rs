@@ -265,8 +265,8 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// Waits after a failure until the device has finished all work that the op gave it. Returns `false` if it has not
-    /// finished in a limited time; it may never finish then.
+    /// Waits after a failure until the device has finished all work that the op gave it. Returns `false` if the device
+    /// has not finished in a limited time. In that case the device may never finish.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();
@@ -281,8 +281,8 @@ impl Watched<'_> {
 
     fn drained_by(&self, port: &Port, limit: Instant) -> bool {
         [(port.out, port.outs[0]), (port.back, port.backs[0])].into_iter().all(|(stream, event)| {
-            // If an event cannot be recorded on a stream, it is not known whether its work is finished. If the query of
-            // an event returns an error, the device has failed, so no work runs any more.
+            // If an event cannot be recorded on a stream, it is not known whether the stream's work is finished. If the
+            // query of an event returns an error, the device has failed, so no work runs any more.
             let over = || if self.slot.if_open(|| ()) { self.reached(event).or(Ok(true)) } else { Ok(false) };
             self.record(event, stream).is_ok() && poll(limit, over).unwrap_or(false)
         })

@@ -89,7 +89,8 @@ impl Shared {
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
-            // The lock is taken so that no thread is between its check and its wait.
+            // The lock is taken so that no thread is between its check of `dead` and its wait, where it would miss the
+            // notification.
             drop(self.flight.lock());
             self.changed.notify_all();
             self.collectives.rouse();
@@ -129,8 +130,8 @@ impl Shared {
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// Returns the op and number of the collective that is at the CPU backend. If `slot` is a late collective, it waits
-    /// for that one. `None` if `slot` is not a collective.
+    /// Returns the op and number of the collective that is at the CPU backend, for which the late collective `slot`
+    /// waits. `None` if `slot` is not a collective, or if no collective is at the CPU backend.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;

@@ -133,7 +133,7 @@ impl Slot {
         self.answer(&mut self.state.lock(), why.map(|()| None));
     }
 
-    /// Answers the request with the job. If no thread waits for the answer any more, it ends the op as cancelled. The
+    /// Answers the request with the job. If no thread waits for the answer any more, the op ends as cancelled. The
     /// device must have finished with the memory.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();

@@ -74,9 +74,9 @@ impl Join<'_> {
         self.store.set(&self.session_key(), &session, self.grace())
     }
 
-    /// Waits for the acknowledgement of the rank whose hello contradicts this rank's (`doubt`), or of all ranks if
-    /// there is no such rank. Returns `false` if a rank has written a new hello, or if the rank in `doubt` has not
-    /// acknowledged by the deadline.
+    /// Waits for the acknowledgement of rank `doubt`, whose hello contradicts this rank's hello, or of all ranks if
+    /// `doubt` is `None`. Returns `false` if a rank has written a new hello, or if rank `doubt` has not acknowledged by
+    /// the deadline.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
         let asked: Vec<u32> = asked.collect();

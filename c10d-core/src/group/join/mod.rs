@@ -130,7 +130,7 @@ struct Join<'a> {
 /// The encoded hello of each rank, if the store has one.
 type Hellos = Vec<Option<Vec<u8>>>;
 
-/// The shortest and the longest interval between two looks at keys of other ranks.
+/// The shortest and the longest interval between two reads of other ranks' keys.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The shortest and the longest time between two heartbeats (updates of the hello) of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -212,7 +212,7 @@ impl Join<'_> {
         self.deadline.max(Instant::now() + NAMING)
     }
 
-    /// Returns the longest time between two looks at keys of other ranks.
+    /// Returns the longest time between two reads of other ranks' keys.
     fn longest(&self) -> Duration {
         let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
         longest.min(self.every)
