@@ -72,7 +72,7 @@ impl<T: ?Sized> Mutex<T> {
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = loop {
             // This thread is counted in `late` and holds the gate. So an unlock after this attempt waits for the gate
-            // until this thread waits for `free`, and its notification is not lost.
+            // until this thread waits for `free`, and the notification of the unlock is not lost.
             if let Some(guard) = self.try_lock() {
                 break Some(guard);
             }

@@ -1,5 +1,5 @@
-//! Reports of long waits: an op that waits long reports it on stderr and through [`tracing`], as a warning with target
-//! `c10d`.
+//! Reports of long waits: if an op waits long, the rank reports that on stderr and through [`tracing`], as a warning
+//! with target `c10d`.
 //!
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
 //! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, it

@@ -17,7 +17,7 @@ static PLAIN: AtomicU64 = AtomicU64::new(0);
 /// The last token that was used by this process or one of its ancestors. An inherited token is never used again.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the word and the token of this process, which is never 0. If the word is 0, it stores a new token.
+/// Returns the word and the token of this process, which is never 0. If the word is 0, a new token is stored in it.
 pub(super) fn token() -> (&'static AtomicU64, u64) {
     let word = word();
     match word.load(Ordering::Acquire) {

@@ -46,7 +46,8 @@ fn keys_of_an_earlier_run_are_ignored() {
     }
 }
 
-/// Ranks that wait are not named as missing. Keys of an earlier run do not change, so their ranks are named.
+/// Ranks that wait are not named as missing. Keys of an earlier run do not change, so the errors name the ranks of
+/// these keys.
 #[test]
 fn a_rank_among_stale_keys_names_all_that_are_missing() {
     for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {

@@ -52,7 +52,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
             at_once(job);
             let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("an op that is done was returned") };
             assert_eq!(work.wait()?, [8.0]);
-            // In a batch, each is cancelled separately; borrowed buffers also work.
+            // The messages of a batch are cancelled separately. Messages with borrowed buffers can be cancelled, too.
             let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
             let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else {
                 panic!("an op that has not begun was not returned")

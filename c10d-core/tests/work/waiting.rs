@@ -130,7 +130,7 @@ fn a_result_is_given_once() {
     assert_eq!(x, [2.0]);
 }
 
-/// The elapsed time of an op is counted from its call. Every error of an op that a backend had reports it.
+/// The elapsed time of an op is counted from its call. Every error of an op that a backend received has this time.
 #[test]
 fn errors_have_the_elapsed_time() {
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));

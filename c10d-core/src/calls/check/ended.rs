@@ -34,7 +34,8 @@ impl ExitNotice for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // The first letter is for peers that ask later, the others are for peers that wait now.
+        // The letter under this key is for peers that ask later. The letters to the inboxes are for peers that wait
+        // now.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
             self.put(peer, &word, until);
