@@ -27,7 +27,7 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that sets which threads call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// How much longer than its limit the exchange of goodbyes may take on a thread of its own.
+/// If a thread of its own exchanges the goodbyes, how long this rank still waits for that thread after the limit.
 const SLACK: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the goodbyes of its peers. A peer's goodbye shows that the peer has received
 /// everything that this rank sent to it.
@@ -44,7 +44,8 @@ struct Rank {
     /// The jobs of the rank's own threads.
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
-    /// Whether only threads of the backend call MPI, never callers. Over a network, a call may wait for a dead peer.
+    /// Whether only threads of the backend call MPI, never threads of callers. Over a network, a function of MPI may
+    /// wait for a dead peer, and would keep the caller beyond the deadline.
     own_thread: bool,
     /// The point-to-point messages; `None` if the group has one rank only.
     messages: Option<Arc<Messages>>,
@@ -58,7 +59,7 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // MPI is not started, since MPI would then have a world of one rank as long as the process runs.
+            // MPI is not started: MPI would then have a world of one rank for as long as the process runs.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
@@ -98,8 +99,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether only threads of the backend call MPI. If all ranks share memory, calls of MPI return at once, even if a peer
-/// is dead.
+/// Whether only threads of the backend call MPI. If all ranks share memory, the functions of MPI return at once, even
+/// if a peer is dead, so callers may call them.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {
@@ -121,7 +122,8 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
         Some(OVER) => SideChannel::connect(init, Some(OVER), crate::NAME),
         Some(other) => Err(Error::invalid(format!("{SIDE} is {other:?}; it must be {OVER} or store"))),
         None => match SideChannel::connect(init, Some(OVER), crate::NAME) {
-            // gloo-like is not linked. This is the same on all ranks, whose programs use the same backends.
+            // gloo-like is not linked into this program. All ranks decide the same, since their programs link the same
+            // backends.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidArgument) => {
                 SideChannel::connect(init, None, crate::NAME)
             }
@@ -205,11 +207,12 @@ unsafe impl Backend for MpiBackend {
 
 impl Drop for MpiBackend {
     fn drop(&mut self) {
-        // Jobs in flight still end.
+        // The threads of the queue and of the ledger end once no job is in flight.
         self.0.queue.close();
         self.0.ledger.close();
         if self.0.health.cause().is_some() {
-            // A thread that is blocked in a call of MPI may never drop its reference to `Rank`.
+            // Dropping `Rank` leaves the group, too. But a thread that is blocked in a function of MPI may never drop
+            // its reference to `Rank`.
             self.0.leave(None);
         }
     }
@@ -242,13 +245,14 @@ impl Rank {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
-            // This comes before the completion, so that a caller who is woken by it finds the queue idle.
+            // The queue is settled before the job is completed, so that a caller whom the completion wakes finds the
+            // queue idle.
             self.queue.settled();
             self.ledger.finish(id, result.map(|()| Outcome::default()));
         }
     }
 
-    /// Waits until nothing is in flight and everything that this rank sent has arrived, until `deadline` at most.
+    /// Waits until nothing is in flight and everything that this rank sent has arrived, but at most until `deadline`.
     fn settle(self: &Arc<Rank>, deadline: Instant) -> Result {
         if self.left.load(Ordering::Acquire) {
             return Ok(());
@@ -268,7 +272,8 @@ impl Rank {
         let until = deadline.min(Instant::now() + FAREWELL);
         let farewell = {
             let rank = self.clone();
-            // Another thread's collective may hold the lock. If it does until the limit, no goodbye is sent.
+            // Another thread's collective may hold the lock. If it still holds the lock at the limit, no goodbye is
+            // sent.
             move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
         };
         if self.own_thread {
@@ -285,8 +290,8 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator, and
-    /// waits for that until the deadline, but at most for [`FAREWELL`].
+    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator, which
+    /// takes at most until the deadline and at most [`FAREWELL`].
     fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;

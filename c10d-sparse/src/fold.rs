@@ -10,7 +10,8 @@ use crate::memory::zeroed;
 use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
-/// How many words are processed for one rank before the next rank, so that unfinished rows stay in the cache.
+/// How many words of bits (of 64 keys each) are processed for one rank before the same words of the next rank, so that
+/// unfinished rows stay in the cache.
 const BLOCK: usize = 64;
 
 /// One operation on one element type, as function pointers, so that the calling code is not compiled for each
@@ -51,7 +52,7 @@ fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
 }
 
 /// Reduces the rows of `pieces` into `out`, which has one row for each entry of the union. The pieces are in rank
-/// order, all their keys are in the union, and everything belongs to one chunk.
+/// order, and all their keys are in the union. `union` and `pieces` are the parts that are in `chunk`.
 fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     union: View<'_, K>,
@@ -186,7 +187,8 @@ fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
     }
 }
 
-/// Combines one rank's rows for one word of bits with the rows of the result.
+/// Combines one rank's rows for one word of bits with the rows of the result. `all` has the bits of the union, `mine`
+/// those of this rank, and `seen` those of the ranks that have been combined before.
 #[inline]
 fn word<V: Value, C: Combine<V::Wide>>(all: u64, seen: u64, mine: u64, values: &[V], row: usize, out: &mut [V::Wide]) {
     if mine == all && seen == 0 {
@@ -229,8 +231,8 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     Ok(())
 }
 
-/// Returns the position of a key, which must be in the list. This is a galloping search, since the key is
-/// usually near.
+/// Returns the position of a key, which must be in the list. This is a galloping search, since the key is usually near
+/// the beginning of the list.
 fn leap<K: Key>(sorted: &[K], key: K) -> usize {
     let mut step = 1;
     while step < sorted.len() && sorted[step] <= key {

@@ -22,7 +22,7 @@ pub(crate) fn host(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: None }.with_type());
 }
 
-/// The kernel of `all_reduce` on SparseCUDA. It copies to host memory and back.
+/// The kernel of `all_reduce` on SparseCUDA. It copies the tensor to host memory, and the result back to the device.
 pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: Some(ctx.device()?) }.with_type());
 }
@@ -39,7 +39,7 @@ impl Kernel<'_> {
         let request = self.request;
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        // An error here is sent to all ranks, since they would otherwise wait for this one.
+        // `Call::reduce` sends an error in the input to all ranks, since they would otherwise wait for this rank.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
             call.reduce(&By::<u32, V>::of::<C>(), &input)?

@@ -86,8 +86,8 @@ pub(crate) struct Columns<'a> {
     indices: &'a mut [i64],
     /// The column of the next entry.
     at: usize,
-    /// The line of the previous entry: the keys that differ from its key only in the last coordinate. The pair is the
-    /// first key of the line, and the number of the line.
+    /// The first key and the number of the previous entry's line. A line is all keys that differ only in the last
+    /// coordinate.
     line: (u64, u64),
 }
 
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_back() {
+    fn coordinates_convert_to_keys_and_back() {
         for (shape, sparse_dim, indices) in [
             (vec![5], 1, vec![0, 4, 2]),
             (vec![3, 4, 2], 3, vec![0, 2, 1, 3, 0, 1, 1, 1, 0]),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn sorted_or_not() {
+    fn one_duplicate_anywhere_is_not_coalesced() {
         let mut keys: Vec<u32> = (0..5000).collect();
         assert!(is_coalesced(&keys) && is_coalesced::<u64>(&[]) && is_coalesced(&[7u64]));
         for at in [0, 1022, 1023, 1024, 4998] {

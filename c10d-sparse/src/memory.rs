@@ -1,4 +1,5 @@
-//! Allocates memory for results and received data. It fails before anything is written if there is not enough.
+//! Allocates memory for results and received data. If there is not enough memory, the allocation returns an error
+//! before anything is written.
 
 use c10d_core::{Element, Error, Result, buffer};
 
@@ -29,7 +30,7 @@ fn none<T>(rows: usize, row: usize, why: &str) -> Error {
     Error::no_memory(what)
 }
 
-/// Returns the number of elements, if they can be in memory.
+/// Returns the number of elements in `rows` rows of `row` elements, or an error if memory cannot hold them.
 fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
     let count = rows.checked_mul(row);
     let bytes = count.and_then(|count| count.checked_mul(size_of::<T>())).filter(|b| isize::try_from(*b).is_ok());

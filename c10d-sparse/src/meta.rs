@@ -1,5 +1,5 @@
-//! The first exchange: each rank sends the header of its tensor and, after it, the whole tensor if it is small, or else
-//! only keys.
+//! The first exchange: each rank sends the header of its tensor. After the header, it sends the whole tensor if the
+//! tensor is small, or else a sample of the tensor's keys.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -29,8 +29,9 @@ fn whole(nnz: usize, row_bytes: usize) -> usize {
 }
 
 impl Meta {
-    /// Sends this rank's header and entries to all ranks, and receives theirs. If there are too many entries, only keys
-    /// are sent. If `local` is an error in this rank's tensor, the error is sent instead of the entries.
+    /// Sends this rank's header and entries to all ranks, and receives theirs. If there are too many entries, only a
+    /// sample of the keys is sent. If `local` is an error in this rank's tensor, the error is sent instead of the
+    /// entries.
     ///
     /// # Errors
     /// If one rank gets one of these errors, all ranks get it: a `Mismatch` of the call or of `sparse_indices`, or the
@@ -51,8 +52,9 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // Every rank finds a mismatch in the headers. If a rank failed and left before its peers have read the
-            // headers, the peers would report that rank as the cause. So all ranks meet once more before they fail.
+            // Every rank has the same headers, so every rank finds the mismatch. If a rank returned the error and left
+            // the group before its peers have read the headers, the peers would report only that this rank left. So
+            // all ranks make one more exchange before they return the error.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };

@@ -18,8 +18,8 @@ use crate::split::Ranges;
 use crate::union::{Piece, Union, View, sent_as_bits, set_bits, wire_len, within};
 use crate::value::Value;
 
-/// The number of bytes of rows that one rank sends to another at a time. Received rows are still in the cache when they
-/// are combined, and results when they are sent.
+/// The number of bytes of rows that one rank sends to another at a time. It is so small that received rows are still in
+/// the cache when they are combined, and that results are still in the cache when they are sent.
 const CHUNK: usize = 512 << 10;
 const MOST_CHUNKS: usize = 64;
 
@@ -54,7 +54,7 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // This rank reached its deadline before it could send its error to the others.
+            // This rank reached its deadline before it could send its own error to the others.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
@@ -121,7 +121,8 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Reduces by ranges: each rank reduces the entries in one range of keys. The result is one range after another.
+    /// Reduces by ranges: each rank reduces the entries in one range of keys. The results of the ranges, one after
+    /// another, are the result of the call.
     fn by_ranges<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -192,7 +193,8 @@ impl Call<'_> {
         Ok(theirs.into_iter().map(|count| count as usize).collect())
     }
 
-    /// Sends to every rank the keys in its range. Returns the received data, for `Piece::read` of this rank's range.
+    /// Sends to every rank the keys that are in that rank's range. Returns the data received from each rank, which
+    /// `Piece::read` interprets as keys of this rank's range.
     fn send_keys<K: Key>(
         &self,
         ranges: &Ranges,
@@ -274,7 +276,8 @@ impl Call<'_> {
         most.enumerate().map(|(rank, most)| zeroed(if rank == me { 0 } else { most }, self.layout.row)).collect()
     }
 
-    /// Sends to every rank the rows in one chunk of its range.
+    /// Sends to every rank the rows that are in one chunk of that rank's range, and receives those of this rank's range
+    /// into `theirs`. `of_chunk` returns the index of this chunk of a rank's range in `cuts` and `counts`.
     fn send_rows<V: Value>(
         &self,
         cuts: &[Range<usize>],
@@ -298,12 +301,12 @@ impl Call<'_> {
     }
 }
 
-/// Returns the positions of the entries in all chunks of a rank.
+/// Returns the positions of the entries in all chunks of a rank's range.
 fn whole(cuts: &[Range<usize>], rank: usize, per_rank: usize) -> Range<usize> {
     cuts[rank * per_rank].start..cuts[(rank + 1) * per_rank - 1].end
 }
 
-/// Divides a slice into parts of these lengths.
+/// Divides a slice into parts of the lengths `lens`.
 fn cut<T>(mut all: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
     lens.map(move |len| all.split_off_mut(..len).unwrap_or_default())
 }

@@ -16,7 +16,7 @@ impl Ranges {
     pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
         let mut chunks = split(space, samples, samples.len() * per_rank);
         for chunks in chunks.chunks_mut(per_rank) {
-            // A chunk begins at a word of bits, so that its bits are a slice of the range's bits.
+            // A chunk begins at the first bit of a word, so that its bits are a slice of the range's words of bits.
             let begin = chunks[0].start;
             for i in 1..per_rank {
                 let end = begin + (chunks[i].start - begin) / 64 * 64;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn few_or_no_entries() {
+    fn ranges_of_few_or_no_entries_cover_all_keys() {
         assert_eq!(split::<u32>(10, &[(0, vec![]), (0, vec![])], 2), [0..10, 10..10]);
         assert_eq!(split::<u64>(10, &[(1, vec![4]), (0, vec![]), (0, vec![])], 3), [0..10, 10..10, 10..10]);
         assert_eq!(split::<u64>(0, &[(0, vec![]), (0, vec![])], 2), [0..0, 0..0]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_begin_with_words() {
+    fn chunks_begin_at_the_first_bit_of_a_word() {
         let samples: Vec<_> = (0..3).map(|r| (5000, (0..240u32).map(|i| i * i * 7 + r).collect::<Vec<_>>())).collect();
         let ranges = Ranges::new(1 << 20, &samples, 8);
         assert!(ranges.chunks().windows(2).all(|pair| pair[0].end == pair[1].start));

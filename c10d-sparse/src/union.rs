@@ -26,8 +26,8 @@ pub(crate) enum Union<K> {
     Bits(Vec<u64>, Vec<usize>),
 }
 
-/// Whether `count` keys of the range are sent as bits, because this is shorter. Sender and receiver compute this from
-/// the same two numbers.
+/// Whether `count` keys of the range are sent as bits, because this is shorter. Sender and receiver compute the same
+/// result, since both know the range and the count.
 pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
     words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
 }
@@ -97,7 +97,8 @@ impl<K> View<'_, K> {
     }
 }
 
-/// Returns the positions of a chunk's words of bits. The chunk must begin at a word.
+/// Returns the positions of a chunk's words in the range's words of bits. The chunk must begin at the first bit of a
+/// word.
 fn words_of(range: &Range<u64>, chunk: &Range<u64>) -> Range<usize> {
     let begin = (chunk.start - range.start) / 64;
     begin as usize..(begin + words(chunk)) as usize
@@ -121,8 +122,8 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// Computes the union of pieces of one range. It is stored as bits if at least one key in 128 is in it, since then the
-    /// position of an entry is found by counting bits.
+    /// Computes the union of pieces of one range. If the pieces together have at least one entry per 128 keys of the
+    /// range, the union is stored as bits, since counting bits is then the fastest way to find an entry's position.
     ///
     /// # Errors
     /// `Resource` if there is not enough memory.
@@ -136,7 +137,7 @@ impl<K: Key> Union<K> {
                     keys.extend_from_slice(list);
                 }
             }
-            // The sort finds the runs that are sorted already, and merges them.
+            // Each piece is sorted already. The standard library's sort finds such runs and merges them.
             keys.sort();
             keys.dedup();
             return Ok(Union::List(keys));

@@ -32,7 +32,8 @@ pub(crate) trait Value: Element + NoUninit + Zeroable {
 
 /// An operation that combines two values.
 pub(crate) trait Combine<V>: 'static {
-    /// The value that leaves every other value bit-identical when it is combined with it, if there is one.
+    /// The neutral value: combining any value with it gives a result that is bit-identical to that value. `None` if the
+    /// operation has no such value.
     const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }
@@ -122,7 +123,7 @@ combine! {
     Sum [bool] Some(false), |a, b| a | b;
     Product [u8 i8 u16 i16 u32 i32 u64 i64] Some(1), |a, b| a.wrapping_mul(b);
     Product [f32 f64] Some(1.0), |a, b| a * b;
-    // There is no neutral value: multiplied by 1, an infinity would get NaN as its other part.
+    // There is no neutral value: the product of (infinity, 0) and (1, 0) has NaN as its imaginary part.
     Product [Complex<f32> Complex<f64>] None, |a, b| a * b;
     Product [bool] Some(true), |a, b| a & b;
     Min [bool] Some(true), |a, b| a & b;

@@ -37,17 +37,18 @@ fn the_result_is_on_the_tensors_device() {
 }
 
 #[test]
-fn a_device_has_indices_of_one_type() {
+fn indices_on_a_device_must_be_i64() {
     let runtime: Arc<dyn DeviceRuntime> = RUNTIME.clone();
     let buffer = || DeviceBuffer::from_slice(&runtime, 0, &[1f32], CAP).unwrap();
     let e = DeviceCoo::new([9], 1, buffer(), buffer()).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
 }
 
-/// Returns the errors of all ranks for a call that fails on the victim. No rank leaves before all have their error.
+/// Returns the errors of all ranks for a call that fails on the victim. No rank leaves before all ranks have their
+/// errors.
 fn errors_of(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
     let outcomes = builder.run_ranks(3, |pg| {
-        let e = call(&pg).expect_err("it cannot succeed");
+        let e = call(&pg).expect_err("the call must fail");
         Ok((e, pg))
     });
     outcomes.unwrap().into_iter().map(|(e, _)| e).collect()
@@ -89,7 +90,7 @@ fn shapes_that_differ_are_a_mismatch() {
 }
 
 #[test]
-fn known_indices() {
+fn known_indices_are_those_of_the_result() {
     let all: Arc<[i64]> = (0..9).collect();
     builder()
         .run_ranks(3, |pg| {
@@ -109,8 +110,8 @@ fn known_indices() {
         .unwrap();
 }
 
-/// Makes a sum in which a copy from or to the victim's device fails. `first`: it is the first sum, which also connects
-/// the ranks, and otherwise the second one.
+/// Runs a sum in which a copy from or to the victim's device fails, and returns the errors of all ranks. If `first`,
+/// this is the first sum of the group, which also connects the ranks. Otherwise, another sum has succeeded before.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
     let errors = errors_of(builder_over(&runtime), |pg| {
@@ -146,12 +147,12 @@ fn a_failed_copy_is_an_error_on_all_ranks() {
 }
 
 #[test]
-fn a_copy_that_is_never_over_ends_with_the_call() {
+fn a_copy_that_never_finishes_is_a_timeout_of_the_call() {
     for first in [true, false] {
         let errors = spoiled(Duration::from_secs(2), first, |device| device.stall(1));
         let e = &errors[VICTIM as usize];
         assert!(*e.kind() == ErrorKind::Timeout && e.to_string().contains("device cuda did not finish"), "{e}");
-        // Ranks that are connected already learn which rank it was.
+        // If the ranks were connected before this call, all ranks learn which rank did not finish.
         for e in errors.iter().filter(|e| !first && e.report().rank != Some(VICTIM)) {
             assert!(e.report().guilty.contains(&VICTIM), "{e}");
         }

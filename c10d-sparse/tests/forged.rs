@@ -14,8 +14,8 @@ const WORLD: u32 = 3;
 const LIAR: usize = 1;
 /// The rank that gets the forged data.
 const RECEIVER: usize = 2;
-/// The hint with the forged data: the step, the index of the 64-bit word (from the end if negative), its value, and
-/// whether that is added to the real value.
+/// The hint that says which data is forged: the step, the index of the 64-bit word (from the end if negative), the
+/// forged value, and 1 if this value is added to the real value, or 0 if it replaces the real value.
 const LIE: &str = "forged.lie";
 
 static PROVIDER: Provider = Provider {
@@ -48,7 +48,8 @@ struct Lie {
     added: bool,
 }
 
-/// gloo-like, except that on one rank one word of the data that the forging rank sent in one step is changed.
+/// gloo-like, except that on one rank, one word of the data that this rank received from the forging rank in one step
+/// is changed.
 struct Forged {
     inner: Arc<dyn Backend>,
     lie: Option<Lie>,
@@ -116,11 +117,12 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
     Coo::new([space, row], 1, indices, (0..nnz as usize * row).map(|i| i as i32).collect()).unwrap()
 }
 
-/// Returns the results of all ranks if one gets forged data.
+/// Returns the results of all ranks of a call in which one rank gets forged data.
 fn results_with(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
-        // The groups stay open, since a rank that left at once would be a second cause for the others.
+        // No rank leaves before all have their results: otherwise, a rank could report that a peer left instead of
+        // the forged data.
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };
@@ -162,7 +164,8 @@ fn impossible_data_names_its_sender() {
         (LISTS, (2, 0, max), "number of entries"),
         // Fewer keys are announced. This is detected when they are sent.
         (LISTS, (2, 0, 2999), "splits"),
-        // A word has two keys. They are unsorted, before the range, or after the range.
+        // A 64-bit word has two keys. In these three cases, the forged keys are unsorted, before the range, or after
+        // the range.
         (LISTS, (3, 1, 0), "as announced"),
         (LISTS, (3, 0, 1 << 32), "as announced"),
         (LISTS, (3, -1, max - 1), "as announced"),
@@ -183,16 +186,17 @@ fn impossible_data_names_its_sender() {
 
 /// The number of bits is as announced, but they are after the end of the range.
 #[test]
-fn bits_beyond_the_range() {
+fn bits_beyond_the_range_are_an_error() {
     for count in 1..=22 {
         found_out(BITS, (3, -1, u64::MAX << (64 - count)));
     }
 }
 
-/// The number of keys is as announced, but not in each chunk. Near the end of a chunk, which has about a third of the
-/// keys, each key in turn is moved to just before the next one.
+/// The total number of keys is as announced, but not the number in each chunk. Each run moves one key to just before
+/// the next key. A chunk has about a third of the keys of a range, so the first chunk ends near the moved keys, and
+/// some run moves its last key into the next chunk.
 #[test]
-fn keys_of_another_chunk() {
+fn a_key_of_another_chunk_is_an_error() {
     let (nnz, space, _) = CHUNKS;
     let further = space as u64 / (nnz as u64 + 1) - 1;
     let moves = (300..360).map(|key| format!("3,{},{},1", key / 2, further << (key % 2 * 32)));
@@ -201,7 +205,7 @@ fn keys_of_another_chunk() {
     assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
 }
 
-/// With any data there is a result or an error, but never a panic, and all ranks return.
+/// Whatever data is forged, each rank returns a result or an error, and no rank panics.
 #[test]
 fn any_forged_data_gives_a_result_or_an_error() {
     let mut random = Random(11);
@@ -217,8 +221,8 @@ fn any_forged_data_gives_a_result_or_an_error() {
             _ => 1 << random.below(64),
         };
         if (step, word) == (1, 0) {
-            // The forged data would say "my tensor is not valid" to one rank only. That rank would leave, and the
-            // others would wait for it until their deadline.
+            // This word says whether the sender's tensor is valid. If it were forged, only one rank would get the error
+            // that the tensor is invalid. That rank would leave, and the others would wait for it until their deadline.
             continue;
         }
         let lie = format!("{step},{word},{value},0");

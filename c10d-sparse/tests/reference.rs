@@ -28,7 +28,8 @@ fn tensor<T: Element>(
     Coo::new(shape, sparse_dim, indices, (0..nnz * row).map(|_| value(random.next())).collect()).unwrap()
 }
 
-/// Makes the call in all its forms, in host memory and on devices, and checks the results of all ranks.
+/// Runs the call with an owned tensor, with a borrowed tensor, and as a started call, in host memory and on devices.
+/// Checks the results of all ranks.
 fn agrees<T: Element + PartialEq + std::fmt::Debug>(
     tensors: &[Coo<T>],
     options: &AllReduceOptions,
@@ -92,7 +93,8 @@ proptest! {
     }
 }
 
-/// Rows that are sent in several chunks: with keys as bits, as lists, and with few keys that have most of the entries.
+/// Tests rows that are sent in several chunks: with keys as bits, with keys as lists, and with few keys that have most
+/// of the entries.
 #[test]
 fn large_rows_go_in_chunks() {
     let mut random = Random(3);
@@ -109,9 +111,9 @@ fn large_rows_go_in_chunks() {
     }
 }
 
-/// Keys that are far apart, of which the ranks share many.
+/// Tests keys that are far apart, many of which several ranks have.
 #[test]
-fn far_apart_and_shared() {
+fn keys_that_are_far_apart_and_shared_are_summed() {
     let mut random = Random(5);
     for counts in [&[700, 500][..], &[600, 0, 900], &[1000, 300, 5, 800]] {
         let tensors: Vec<Coo<i32>> = counts
@@ -136,7 +138,7 @@ fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
 }
 
 #[test]
-fn every_operation_on_whole_numbers_and_floats() {
+fn every_operation_on_integers_and_floats_is_as_defined() {
     let over_present = |op| AllReduceOptions::new(op).with_absent(Absent::Ignored);
     for tensors in some(|x| x as i16) {
         agrees(&tensors, &over_present(ReduceOp::Sum), i16::wrapping_add);
@@ -154,7 +156,7 @@ fn every_operation_on_whole_numbers_and_floats() {
 }
 
 #[test]
-fn every_type() {
+fn sums_of_every_type_are_as_defined() {
     fn sum<T: Element + PartialEq + std::fmt::Debug>(value: fn(u64) -> T, combine: fn(T, T) -> T) {
         some(value).iter().for_each(|tensors| agrees(tensors, &ReduceOp::Sum.into(), combine));
     }
@@ -169,7 +171,7 @@ fn every_type() {
     use num_complex::Complex;
     sum(|x| Complex::new(x as i8 as f32, 1.0), |a, b| a + b);
     sum(|x| Complex::new(1.0, x as i8 as f64), |a, b| a + b);
-    // The values are small whole numbers, whose sums are exact.
+    // The values are small integers, whose sums are exact.
     sum(|x| f16::from_f32((x % 16) as f32), |a, b| f16::from_f32(a.to_f32() + b.to_f32()));
     sum(|x| bf16::from_f32((x % 8) as f32), |a, b| bf16::from_f32(a.to_f32() + b.to_f32()));
 }
@@ -183,7 +185,7 @@ fn halves_are_rounded_once() {
 }
 
 #[test]
-fn nan_wins_over_everything() {
+fn minimum_and_maximum_with_nan_are_nan() {
     for op in [ReduceOp::Min, ReduceOp::Max] {
         let options = AllReduceOptions::new(op).with_absent(Absent::Ignored);
         let results = world(3, |pg| {

@@ -11,7 +11,7 @@ fn one() -> Coo<f32> {
 }
 
 #[test]
-fn lengths_must_fit() {
+fn lengths_must_match_the_shape() {
     for (shape, sparse_dim, indices, values) in [
         (vec![9], 0, 0, 0),
         (vec![9], 2, 2, 1),
@@ -27,7 +27,7 @@ fn lengths_must_fit() {
 }
 
 #[test]
-fn operations_without_a_meaning() {
+fn operations_that_are_undefined_for_sparse_tensors_are_rejected() {
     fn refused<T: Element>(t: &Coo<T>, options: AllReduceOptions, words: &str) {
         let e = world(1, |pg| pg.all_reduce(t.clone(), options.clone()).map(drop)).unwrap_err();
         assert_eq!((e.kind(), e.status()), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
@@ -54,7 +54,7 @@ fn operations_without_a_meaning() {
 }
 
 #[test]
-fn a_world_of_one_and_a_device_that_is_not_there() {
+fn one_rank_reduces_alone_and_an_absent_device_is_unsupported() {
     let group = common::builder();
     let results = group.run_ranks(1, |pg| {
         let sum = pg.all_reduce(one(), ReduceOp::Sum)?;

@@ -13,7 +13,7 @@ pub fn builder() -> Builder {
     Builder::new().providers(&providers).timeout(Duration::from_secs(30))
 }
 
-/// Runs `body` on this number of ranks. Returns the results in rank order.
+/// Runs `body` on `size` ranks. Returns the results in rank order.
 pub fn world<T: Send>(size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
     builder().run_ranks(size, body)
 }
@@ -40,7 +40,8 @@ pub fn columns<T: Element>(t: &Coo<T>) -> Vec<Vec<i64>> {
     (0..t.nnz()).map(|i| (0..t.sparse_dim()).map(|d| t.indices()[d * t.nnz() + i]).collect()).collect()
 }
 
-/// The definition: it combines each rank's entries in order, then those of the ranks in rank order.
+/// Computes the result by definition: combines the entries of each rank in their order, and then the results of the
+/// ranks in rank order.
 pub fn reference<T: Element>(tensors: &[Coo<T>], combine: impl Fn(T, T) -> T) -> BTreeMap<Vec<i64>, Vec<T>> {
     let mut all: BTreeMap<Vec<i64>, Vec<T>> = BTreeMap::new();
     for t in tensors {
