@@ -17,7 +17,8 @@ use crate::room::{ALONE, Room, room};
 /// The rank of a process in MPI's world.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorldRank {
-    /// The name of the world: the session of the group for which MPI was started, or else who started MPI.
+    /// The name of the world: the session of the group for which MPI was started, or `the launcher's` or `the
+    /// program's` if MPI was started by these.
     pub(crate) world: String,
     pub(crate) rank: u32,
     pub(crate) size: u32,
@@ -33,13 +34,13 @@ pub(crate) struct Card {
     library: String,
     /// The cores that the process may use.
     cores: Cores,
-    /// The room in `/dev/shm`; `None` if MPI does not depend on it.
+    /// The free and the needed space in `/dev/shm`; `None` if they are not to be compared (see [`room`]).
     room: Option<Room>,
     /// The process's rank in MPI's world; `None` if MPI is not started yet.
     world_rank: Option<WorldRank>,
 }
 
-/// The conclusions from all cards.
+/// What the ranks compute from all cards. It is the same on all ranks.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     /// The number of each rank's host. Hosts are numbered in the order of their first rank.
@@ -120,21 +121,22 @@ pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
         Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous).caused_by(e)
     })?;
     let card = |(rank, text): (u32, &Vec<u8>)| {
-        let unclear = || Error::new(ErrorKind::Protocol, "cannot read the card of its MPI process").guilty([rank]);
+        let what = "cannot read the description that the rank sent of its MPI process";
+        let unclear = || Error::new(ErrorKind::Protocol, what).guilty([rank]);
         Card::parse(text).ok_or_else(unclear)
     };
     fit(&(0..).zip(&texts).map(card).collect::<Result<Vec<Card>>>()?)
 }
 
-/// Draws the conclusions from the cards of all ranks. An error is the same on all ranks.
+/// Checks the cards of all ranks, and computes what follows from them. All ranks get the same result or error.
 fn fit(cards: &[Card]) -> Result<Agreed> {
     let unfit = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
     let mut processes = BTreeMap::new();
     for (rank, card) in (0u32..).zip(cards) {
         if let Some(first) = processes.insert(&card.process, rank) {
             return Err(unfit(format!(
-                "MPI has one rank per process, and ranks {first} and {rank} of this group are in one. Start ranks as \
-                 processes (c10d run, torchrun, mpiexec, srun), or use cpu:gloo-like"
+                "MPI has one rank per process, but ranks {first} and {rank} of this group are in the same process. \
+                 Start ranks as processes (c10d run, torchrun, mpiexec, srun), or use cpu:gloo-like"
             ))
             .guilty([first, rank]));
         }
@@ -152,8 +154,8 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         if mine != theirs {
             let words = |world: Option<&String>| world.map_or("not started".to_owned(), |w| format!("started ({w})"));
             return Err(unfit(format!(
-                "a process is in one MPI world, and those of these ranks differ: MPI of rank 0 is {}, that of rank {rank} \
-                 {}. Make one group of all ranks before any other, and others by new_group",
+                "a process is in one MPI world, but the worlds of these ranks differ: MPI of rank 0 is {}, MPI of \
+                 rank {rank} is {}. Make one group of all ranks first, and all other groups by new_group",
                 words(mine),
                 words(theirs)
             ))
@@ -165,7 +167,7 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         let Some(at) = &card.world_rank else { continue };
         if let Some(first) = started.insert(at.rank, rank) {
             return Err(unfit(format!(
-                "MPI was not started for these ranks together: ranks {first} and {rank} are both rank {} of {} in its \
+                "MPI was not started for these ranks together: ranks {first} and {rank} are both rank {} of {} in MPI's \
                  world. Use the library's own launcher, or let c10d start MPI through the group's store",
                 at.rank, at.size
             ))
@@ -186,7 +188,7 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
     Ok(Agreed { hosts: numbers, cores: cards.iter().map(|card| card.cores.clone()).collect(), world_ranks })
 }
 
-/// Checks that MPI, if it is not started yet, has room in the `/dev/shm` of each host.
+/// Checks that there is enough space for MPI in the `/dev/shm` of each host, unless MPI is started already.
 fn fits_into_memory(cards: &[Card], hosts: &[u32]) -> Result {
     if cards.iter().any(|card| card.world_rank.is_some()) {
         return Ok(());
@@ -197,7 +199,7 @@ fn fits_into_memory(cards: &[Card], hosts: &[u32]) -> Result {
         let most = if ranks.len() == 1 { ALONE } else { u64::MAX };
         let rooms = || here().filter_map(|(_, card)| card.room);
         let needed: u64 = rooms().map(|room| room.needed.min(most)).fold(0, u64::saturating_add);
-        // The ranks of a host have looked at the same file system.
+        // All ranks of a host have the same `/dev/shm`. They looked at different times, so the smallest value counts.
         if let Some(left) = rooms().map(|room| room.left).min().filter(|left| *left < needed) {
             let what = format!(
                 "/dev/shm has too little space for MPI: {left} bytes are left (limit: the size of this file system), \
@@ -215,7 +217,7 @@ fn process_id() -> &'static str {
     static ID: PerProcess<OnceLock<String>> = PerProcess::new();
     ID.get().get_or_init(|| {
         let mut random = [0u8; 16];
-        // If no random bytes are available, the process id must be enough.
+        // If no random bytes are available, the id consists of the process id and zeros.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
         format!("{}-{random}", std::process::id())
@@ -223,13 +225,13 @@ fn process_id() -> &'static str {
 }
 
 /// Returns a text that is equal for processes whose MPI libraries can share memory: processes with the same kernel,
-/// network namespace, `/dev/shm` and user. A host name would not do, since containers may share it.
+/// network namespace, `/dev/shm` and user. The host name is not enough, since several containers may have the same one.
 fn host() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let number = |path: &str| std::fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));
     let (boot, net, shm) = (read("/proc/sys/kernel/random/boot_id"), number("/proc/self/ns/net"), number("/dev/shm"));
     if boot.is_empty() {
-        // Nothing shows that this process shares memory with any other.
+        // Without a boot id, nothing shows that this process can share memory with any other.
         return process_id().to_owned();
     }
     format!("{boot} {net:?} {shm:?} {}", rustix::process::geteuid().as_raw())
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_fit() {
+    fn cards_give_the_hosts_and_the_world_ranks() {
         let agreed = fit(&[card("a", "x", "M", None), card("b", "y", "M", None), card("c", "x", "M", None)]).unwrap();
         assert_eq!((agreed.hosts, agreed.world_ranks), (vec![0, 1, 0], None));
         let started = |world, rank| Some((world, rank));
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_too_little_shared_memory() {
+    fn a_host_with_too_little_shared_memory_is_an_error() {
         let on = |process, host, left, world_rank| {
             let room = Some(Room { left, needed: SHARED });
             Card { room, ..card(process, host, "M", world_rank) }
@@ -291,13 +293,13 @@ mod tests {
         assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Resource, &[1, 2][..]), "{e}");
         assert!(e.to_string().contains("/dev/shm has too little space for MPI: 16777215 bytes are left"), "{e}");
         three(2 * SHARED, |_| None).unwrap();
-        // MPI has started, so it has already what it needs.
+        // MPI is started, so it has already allocated its shared memory.
         three(0, |rank| Some(("w", rank))).unwrap();
         assert_eq!(fit(&[on("a", "x", ALONE - 1, None)]).unwrap_err().report().guilty, [0]);
     }
 
     #[test]
-    fn ranks_that_are_bound_to_a_core_each_do_not_crowd_their_host() {
+    fn ranks_that_are_bound_to_different_cores_do_not_oversubscribe_their_host() {
         let on = |host, core: u8| {
             let cores = Cores::from_bytes(&[255, 255, 255, 255, 1 << core]).unwrap();
             Card { cores, ..card(&format!("{host}{core}"), host, "M", None) }
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_do_not_fit_are_named() {
+    fn ranks_that_cannot_form_a_world_are_named() {
         let cases: [(Card, Card, &[u32], &str); 5] = [
             (
                 card("a", "x", "M", Some(("w", 0))),

@@ -11,8 +11,8 @@ pub(crate) struct Header {
     pub(crate) total: u64,
     /// The number of data bytes that this header announces.
     pub(crate) len: u64,
-    /// In a collective, the number of the step; in a point-to-point message, its number from the sender to the
-    /// receiver.
+    /// In a collective, the number of the step. In a point-to-point message, the number of the message among those from
+    /// this sender to this receiver.
     pub(crate) step: u32,
     /// Whether the message is a goodbye: the sender makes no more calls.
     pub(crate) last: bool,

@@ -10,12 +10,12 @@ use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 
-/// How long operations in flight may still take after a peer's program has ended: the peer may have done its part of
-/// them.
+/// How long operations in flight may still take after a peer's program has ended. They may still succeed, since the
+/// peer may have done its part of them.
 const ENDED: Duration = Duration::from_secs(1);
 
 /// The text of an error whose guilty ranks were found by a majority of the ranks that were heard.
-pub(crate) const BY_MOST: &str = "most ranks agree with each other about this collective, and these do not";
+pub(crate) const BY_MOST: &str = "most ranks make the same call, and the named ranks make a different one";
 
 /// Whether any group of this process has failed.
 static ANY_FAILED: AtomicBool = AtomicBool::new(false);
@@ -63,15 +63,15 @@ impl Health {
         Ok(health)
     }
 
-    /// Returns the first failure if the group has failed. Fails the group if a peer's program has ended and operations
-    /// in flight have had their time.
+    /// Returns the first failure if the group has failed. Fails the group if a peer's program has ended more than
+    /// [`ENDED`] ago.
     #[inline]
     pub(crate) fn check(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(ENDED) } else { Ok(()) }
     }
 
-    /// Like [`check`](Health::check), for an operation that begins. It fails at once if a peer's program has ended, and
-    /// returns an error if this rank has left the group.
+    /// Like [`check`](Health::check), for an operation that begins. Fails the group at once if a peer's program has
+    /// ended. Returns an error if this rank has left the group.
     #[inline]
     pub(crate) fn begin(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(Duration::ZERO) } else { Ok(()) }
@@ -91,7 +91,7 @@ impl Health {
             return Err(self.fail(cause));
         }
         if state.closed && patience.is_zero() {
-            return Err(Error::new(ErrorKind::Shutdown, "the group was left"));
+            return Err(Error::new(ErrorKind::Shutdown, "this rank has left the group"));
         }
         Ok(())
     }
@@ -135,7 +135,8 @@ impl Health {
         state.cause.clone()
     }
 
-    /// Returns a function that finds out which ranks do not answer or have left, or `None` without a message channel.
+    /// Returns a function that finds out which ranks do not answer or have left. Returns `None` if the side channel
+    /// cannot send messages.
     pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.side.as_ref()?.messages()?.waits()
     }
@@ -158,8 +159,9 @@ impl Health {
     }
 }
 
-/// Converts a peer's error from the side channel. A mismatch of two ranks names both, since only they know the two
-/// calls. If a majority found the guilty ranks, the rank that reports them is removed from the list.
+/// Converts a peer's error from the side channel. A mismatch names both the rank that reports it and the other rank,
+/// since only these two know both calls. If a majority of the ranks found the guilty ranks, the reporting rank is
+/// right, so it is removed from the list.
 fn by_majority(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_ended_fails_what_begins_later() {
+    fn the_end_of_a_peer_fails_operations_that_begin_later() {
         let health = Health::default();
         health.ended(Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty([1]));
         assert!(health.check().is_ok(), "operations in flight may go on for a moment");
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reporter_of_a_majority_is_not_guilty() {
+    fn a_rank_that_reports_for_a_majority_is_not_guilty() {
         let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
         let guilty = |what: String| by_majority(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
         assert_eq!(guilty(format!("reported by rank 2: {BY_MOST}")), [1]);
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn after_leaving_nothing_begins() {
+    fn operations_that_begin_after_leaving_are_an_error() {
         let health = Health::default();
         health.leave();
         assert!(health.check().is_ok() && *health.begin().unwrap_err().kind() == ErrorKind::Shutdown);

@@ -43,8 +43,8 @@ pub(crate) struct Entered {
 }
 
 impl Ledger {
-    /// Adds a job. The time until its deadline begins here, unless it has begun before. The thread that works on the
-    /// job gets the returned task, and uses the job's memory only through the task's gate.
+    /// Adds a job. The job's time limit begins to run here, unless it runs already. The thread that works on the job
+    /// gets the returned task, and uses the job's memory only through the task's gate.
     pub(crate) fn enter(self: &Arc<Self>, job: Job, health: &Arc<Health>) -> Entered {
         let gate = Gate::new();
         let mut entries = self.entries.lock();
@@ -87,7 +87,7 @@ impl Ledger {
         self.entries.lock().jobs.is_empty()
     }
 
-    /// Waits until the ledger is empty. Returns `false` if it was not at the deadline.
+    /// Waits until the ledger is empty. Returns `false` if it is not empty at the deadline.
     pub(crate) fn drain(&self, deadline: Instant) -> bool {
         let mut entries = self.entries.lock();
         while !entries.jobs.is_empty() {
@@ -138,7 +138,7 @@ impl Ledger {
 
 /// The keeper's interval between two checks while there are jobs.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the working threads may take to complete their jobs after the group has failed.
+/// How long the working threads may take to complete their jobs after the group has failed, before the keeper does it.
 const GRACE: Duration = Duration::from_millis(25);
 
 fn keep(ledger: &Weak<Ledger>, health: &Health) {
@@ -158,7 +158,7 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // The working threads may be blocked in MPI, so they do not check the health themselves.
+        // The keeper checks the health, since all working threads may be blocked in MPI.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);

@@ -1,5 +1,5 @@
-//! The tensors of a call as one sequence of bytes, rank by rank, and copies and reductions on them. The MPI library
-//! never gets the addresses of tensors.
+//! The tensors of a call as one sequence of bytes, rank by rank, with copies and reductions of ranges of this sequence.
+//! The MPI library never gets the addresses of tensors.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -135,23 +135,23 @@ impl Space {
 
 /// Returns the memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
-    // are valid. The space is only read.
+    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
+    // that thread closes the gate before. The space is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
 /// Returns the memory into which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
-    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
-    // are valid, and the job's outputs are used by nobody else.
+    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
+    // that thread closes the gate before. No other code uses the job's outputs.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
 /// Returns the input and output tensors of a collective, each as one space, rank by rank.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
-    // SAFETY: before another thread than the working one completes the job, it closes the gate. Until then the spans
-    // are valid, and the job's outputs are used by nobody else. The input space is only read.
+    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
+    // that thread closes the gate before. No other code uses the job's outputs. The input space is only read.
     unsafe {
         let input = match task.op {
             OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_in_a_row() {
+    fn a_range_can_extend_over_several_tensors() {
         let (mut a, mut b, mut c) = ([1u8, 2, 3], [0u8; 0], [4u8, 5]);
         let spans = [Span::host(a.as_mut_ptr(), 3), Span::host(b.as_mut_ptr(), 0), Span::host(c.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_by_rank() {
+    fn blocks_are_ordered_by_rank() {
         let (mut a, mut b) = ([1u8, 2, 3, 4], [5u8, 6]);
         let spans = [Span::host(a.as_mut_ptr(), 4), Span::host(b.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.

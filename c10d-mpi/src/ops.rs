@@ -12,7 +12,8 @@ use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
 
-/// The largest number of bytes between two ranks in one step, and between one rank and all others, sent and received.
+/// The largest number of bytes that one rank sends to another in one step, and the largest number of bytes that one
+/// rank sends to and receives from all others in one step.
 const WINDOW: usize = 1 << 20;
 const ALL: usize = 64 << 20;
 /// In an all-reduce of up to this many bytes, or of two ranks, each rank sends all its data to all others.
@@ -174,8 +175,8 @@ impl Collectives {
     }
 
     /// For an op in which not all ranks receive from each other: adds empty blocks so that each rank receives at least
-    /// from the two ranks before it. So every disagreement is noticed, and two of three ranks can tell which one is
-    /// wrong.
+    /// from the two ranks before it. Then every disagreement is noticed, and if one of three ranks makes another call,
+    /// the other two know which rank it is.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -339,7 +340,7 @@ impl Collectives {
         let missing = match rank {
             0 => exchange.collect(&call.step(), &peers)?,
             _ => {
-                // Rank 0 answers only at its deadline if ranks are missing, so the others wait longer.
+                // If ranks are missing, rank 0 answers only at its deadline. So the other ranks wait longer than that.
                 let deadline = call.deadline;
                 let later = || deadline() + let_go(call.task.timeout) / 2;
                 let Task { fingerprint, timeout, .. } = *call.task;
@@ -362,7 +363,7 @@ impl Collectives {
         }
     }
 
-    /// Exchanges goodbyes with the peers. Afterwards, everything that this rank sent to them has arrived.
+    /// Exchanges goodbyes with the peers. If this succeeds, everything that this rank sent to them has arrived.
     pub(crate) fn farewell(&mut self, until: Instant) -> Result {
         match &mut self.exchange {
             Some(exchange) => exchange.farewell(self.size, until),

@@ -23,7 +23,8 @@ pub static PROVIDER: Provider = Provider {
         keys: &[DispatchKey::Cpu],
         // Lower than gloo-like's, so a map that names no backend does not choose `mpi` if gloo-like is linked.
         priority: 50,
-        // The probe does not load the library, since loading leaves signal handlers in programs that do not use it.
+        // The probe does not load the library, since loading would leave signal handlers even in programs that do not
+        // use MPI.
         probe: &Library::probe,
         create: &create,
     }],

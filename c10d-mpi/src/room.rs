@@ -1,12 +1,12 @@
-//! The room in `/dev/shm` for the MPI library's shared memory. The libraries do not check it: if a page does not fit, the
-//! kernel kills the rank (SIGBUS), or the start of MPI does not return.
+//! The free space (room) in `/dev/shm` for the MPI library's shared memory. The libraries do not check whether the
+//! space is enough: if a page does not fit, the kernel kills the rank (SIGBUS), or the start of MPI does not return.
 
 use crate::mpi::{Kind, Library};
 
 /// The bytes that each of several ranks of a host needs. Four ranks of MPICH 5.0.2 use 22 MB, but sometimes hang if only
 /// 24 MiB are free; those of Intel MPI 2021.18 use 15 MB.
 pub(crate) const SHARED: u64 = 8 << 20;
-/// The bytes that a rank needs which shares no memory: MPICH makes a segment of 1.1 MB even then.
+/// The bytes that a rank needs if it shares no memory with other ranks: MPICH makes a segment of 1.1 MB even then.
 pub(crate) const ALONE: u64 = 2 << 20;
 
 /// The bytes of `/dev/shm` that are left, and those that this rank needs if its host has other ranks.
@@ -16,7 +16,8 @@ pub(crate) struct Room {
     pub(crate) needed: u64,
 }
 
-/// Returns the room of this process. `None` if it is not known or not limited, or if the library needs none.
+/// Returns the room of this process. Returns `None` if the free space is not known or not limited, or if the library
+/// needs no space.
 pub(crate) fn room(library: &Library) -> Option<Room> {
     let is = |name: &str, values: &[&str]| {
         std::env::var(name).is_ok_and(|value| values.contains(&value.to_ascii_lowercase().as_str()))

@@ -1,5 +1,5 @@
-//! A copy of a job's data for the thread that works on the job. So another thread can complete the job while a call of
-//! MPI does not return.
+//! A copy of a job's description for the thread that works on the job. With this copy, another thread can complete the
+//! job while the working thread is blocked in a function of MPI.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Gate {
 /// Keeps a gate open.
 pub(crate) struct Pass<'a>(#[expect(dead_code)] Option<MutexGuard<'a, bool>>);
 
-/// The data of a job.
+/// The description of a job.
 pub(crate) struct Task {
     pub(crate) op: OpKind,
     pub(crate) params: Params,
@@ -52,7 +52,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Makes the task of a request. Its memory is used through this gate.
+    /// Makes the task of a request. The memory of the request is used only through this gate.
     pub(crate) fn of(request: &Request, gate: Gate) -> Task {
         Task {
             op: request.op,

@@ -34,7 +34,7 @@ pub(crate) struct World {
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,
-    /// The conclusions from the ranks' cards.
+    /// What the ranks computed from their cards.
     pub(crate) agreed: Agreed,
 }
 
@@ -89,12 +89,12 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         ));
     }
     let Some(_joining) = Joining::begin(init.session) else {
-        // The card of this rank is set, so that all ranks, including the other rank of this process, get the same
-        // error.
+        // This rank still exchanges its card, so that all ranks, including the other rank of this process, get the
+        // error that two ranks are in one process.
         let both = agree(init, &Card::of_process(library, None));
         return Err(both
             .err()
-            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "two ranks of a process fit together")));
+            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "two ranks of one process were not rejected")));
     };
     let mpi = Mpi::new(library);
     let late = || Error::new(ErrorKind::Timeout, "another group of this process is still starting MPI");
@@ -183,7 +183,7 @@ impl Frees {
     }
 }
 
-/// Counts one communicator as being freed, until it is dropped.
+/// As long as this value exists, one communicator counts as being freed.
 struct Free;
 
 impl Free {
@@ -200,8 +200,9 @@ impl Drop for Free {
     }
 }
 
-/// Frees a communicator, which may wait for the other ranks. Returns when it is freed, so that a program that uses MPI
-/// itself can finalize MPI after it has left its groups. After `until`, a thread goes on alone, and this returns.
+/// Frees a communicator, which may wait for the other ranks. Returns when the communicator is freed, so that a program
+/// that uses MPI itself can finalize MPI after it has left its groups. If that takes longer than until `until`, this
+/// function returns, and a thread of its own continues to free the communicator.
 pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
     let running = Free::begin();
     let call = move || {
@@ -213,7 +214,7 @@ pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
     let _ = within(until, "MPI_Comm_free", call);
 }
 
-/// Starts MPI. `server` answers the PMI requests of the library; if it is `None`, the launcher does.
+/// Starts MPI. `server` answers the PMI requests of the library; if it is `None`, the launcher answers them.
 fn start(runtime: &mut MutexGuard<'_, Runtime>, init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
     let started = run_start(init, mpi, server);
     match &started {
@@ -285,7 +286,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
                 ),
             ));
         }
-        // Once all ranks have started, all of them have opened the shared segments.
+        // Once MPI has started on all ranks, all of them have opened the shared segments, so the names can be removed.
         let key = |rank: u32| format!("started/{rank}");
         store.set(&key(init.rank), b"", init.deadline)?;
         let keys: Vec<String> = (0..init.size).map(key).collect();

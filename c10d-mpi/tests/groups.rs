@@ -12,6 +12,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::wheels::Wheel;
 
+/// The variable that names the test (one of [`PARTS`]) in which this process is a rank.
 const PART: &str = "C10D_TEST_PART";
 /// The variable with the hint `mpi.bootstrap` for the ranks of `launched`.
 const BOOTSTRAP: &str = "C10D_TEST_BOOTSTRAP";
@@ -28,7 +29,7 @@ const PARTS: [(&str, Play); 6] = [
     ("beside", beside),
 ];
 
-/// Runs the part for which this process was started, if it was started for one.
+/// If this process was started as a rank of a test, runs the rank's part of this test and exits.
 pub(crate) fn serve_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let played = match PARTS.iter().find(|(name, _)| *name == part) {
@@ -65,8 +66,8 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let report = launch.output(Output::Captured).keep_going().timeout(Duration::from_secs(60)).run();
     let report = report.map_err(|e| e.to_string())?;
-    // Over TCP, MPI sometimes ends a process that was sending a message to a dead process. This crate cannot prevent
-    // it.
+    // Over TCP, MPI sometimes ends a process that was sending a message to a dead process, with the exit code 144. This
+    // crate cannot prevent it.
     let by_mpi = |exit: &Exit| exit.to_string().contains("code 144");
     if part == "shrink" && !library.variables.is_empty() && report.exits.iter().any(by_mpi) {
         println!("skipped: MPI has ended a survivor");
@@ -167,7 +168,7 @@ fn shrink() -> Result {
     let error = loop {
         match sums_to(&pg, rank, 6) {
             Err(e) => break e,
-            Ok(()) if begin.elapsed() > LIMIT => return Err(wrong("nobody noticed".to_owned())),
+            Ok(()) if begin.elapsed() > LIMIT => return Err(wrong("no error after a rank was killed".to_owned())),
             Ok(()) => {}
         }
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 
 const CHILD: &str = "C10D_TEST_LOADER";
-/// A library that has only the function which the loader calls before it looks for the others.
+/// The source of a library that has only the function that the loader calls before it looks for the other functions.
 const ABI: &str = "int MPI_Abi_get_version(int *major, int *minor) { *major = MAJOR; *minor = MINOR; return RESULT; }";
 
 /// Compiles a library with this name. Returns `None` if there is no compiler.
@@ -63,7 +63,7 @@ fn another_version_of_the_abi_is_refused() {
     }
 }
 
-/// Runs in a child process, which has another MPI library from the start.
+/// Runs in a child process that has another MPI library from the start (by `LD_PRELOAD`).
 #[test]
 fn a_second_library_is_refused() {
     if let Some(file) = std::env::var_os(CHILD) {

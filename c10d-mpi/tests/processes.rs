@@ -1,5 +1,5 @@
-//! The conformance suite with real MPI libraries. The ranks are processes of this program. `C10D_TEST_MPI` names a
-//! folder with the Python environments `mpich` and `intel`, which have the wheels `mpich` and `impi-rt`.
+//! The conformance suite with real MPI libraries. The ranks are processes that run this program. `C10D_TEST_MPI` names
+//! a folder with the Python environments `mpich` and `intel`, in which the wheels `mpich` and `impi-rt` are installed.
 
 mod groups;
 mod room;

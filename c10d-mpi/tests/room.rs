@@ -1,4 +1,5 @@
-//! Ranks that share a `/dev/shm` with little space. Without a check, the kernel kills them inside MPI.
+//! Ranks that share a `/dev/shm` with little space. Without this crate's check of the space, the kernel would kill the
+//! ranks inside MPI.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use libtest_mimic::{Failed, Trial};
 use crate::groups::{builder, wrong};
 use crate::wheels::Wheel;
 
-/// What this process does for a test: `launcher` or `rank`.
+/// The variable with the role of this process in a test: `launcher` or `rank`.
 const ROLE: &str = "C10D_TEST_ROOM";
 const RANKS: u32 = 3;
 const LITTLE: &str = "mount -t tmpfs -o size=64k none /dev/shm && exec \"$@\"";
 
-/// Plays the role for which this process was started, if it was started for one.
+/// If this process was started for a role, runs it and exits.
 pub(crate) fn serve() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let played = if role == "rank" { rank() } else { launch() };

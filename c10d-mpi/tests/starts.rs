@@ -89,7 +89,7 @@ fn text(value: impl ToString) -> String {
     value.to_string()
 }
 
-/// Runs a rank, if this process was started as one.
+/// If this process was started as a rank, runs the rank and exits.
 pub(crate) fn serve_rank() {
     let Ok(url) = std::env::var(URL) else { return };
     if let Err(e) = run_part(&url) {
@@ -116,7 +116,7 @@ fn run_part(url: &str) -> Result {
         return Err(wrong(format!("{} instead of 6", x[0])));
     }
     pg.shutdown()?;
-    println!("rank {rank} of {size} is through");
+    println!("rank {rank} of {size} has finished");
     Ok(())
 }
 
@@ -131,7 +131,8 @@ pub(crate) fn trials(library: &'static Wheel, path: &str) -> Vec<Trial> {
 fn run(library: &Wheel, path: &str, start: &Start) -> Result<(), Failed> {
     let folder = std::env::temp_dir().join(format!("c10d-{}-{}-{}", library.name, start.name, std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    // The port is free again, but the system does not soon give it to another process.
+    // The listener is closed again, so rank 0 can use the port. The system does not soon assign the port to another
+    // process.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let meeting = Meeting { port, folder };
     let begin = |rank| child(library, path, &meeting.folder, (start.rank)(&meeting, rank)).spawn();
@@ -154,7 +155,7 @@ fn child(library: &Wheel, path: &str, folder: &Path, (url, variables): (String, 
     command
 }
 
-/// Waits for all ranks. Returns an error unless each rank succeeded and printed that it is through.
+/// Waits for all ranks. Returns an error unless each rank succeeded and printed that it has finished.
 fn ends(mut children: Vec<Child>) -> Result<(), Failed> {
     let until = Instant::now() + 3 * LIMIT;
     while Instant::now() < until && children.iter_mut().any(|child| matches!(child.try_wait(), Ok(None))) {
@@ -165,7 +166,7 @@ fn ends(mut children: Vec<Child>) -> Result<(), Failed> {
         let _ = child.kill();
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() || !said.contains(&format!("rank {rank} of {SIZE} is through")) {
+        if !output.status.success() || !said.contains(&format!("rank {rank} of {SIZE} has finished")) {
             wrong.push(format!("rank {rank} {}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr)));
         }
     }

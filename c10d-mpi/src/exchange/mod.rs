@@ -24,7 +24,7 @@ const HEAD: u16 = 0;
 const BODY: u16 = 1;
 /// The largest data that is sent together with its header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// How long to wait for the report of a peer's death after a call of MPI has failed because of it.
+/// After a function of MPI has failed, how long to wait for a report that a peer has died, which may be the reason.
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
@@ -80,7 +80,7 @@ enum Receiving {
 #[derive(Default)]
 struct PeerCalls {
     calls: Few<(u32, Fingerprint)>,
-    /// When the first different call was noticed, if there is one.
+    /// When the first call was noticed that differs from this rank's call; `None` if there is none.
     differ: Option<Instant>,
 }
 
@@ -130,7 +130,7 @@ impl Exchange {
         recvs: &[Transfer],
     ) -> Result<Few<Received>> {
         match self.messages(step, from, sends, recvs) {
-            // MPI's error after a peer's death does not name the peer, but the watch over the peers will report it.
+            // MPI's error after a peer's death does not name the peer, but the side channel will report the death.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
                 let left = (step.deadline)().saturating_duration_since(Instant::now());
                 let cause = self.health.wait_for_cause(CAUSE_WAIT.min(left).max(let_go(step.timeout) / 2));
@@ -238,7 +238,8 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
-            // If the gate of the memory is closed, nothing was read. Then the group has failed.
+            // If the gate of the memory is closed, nothing was read. A gate is closed only after the group has failed,
+            // so `check` returns the error.
             self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));
@@ -288,7 +289,7 @@ impl Exchange {
         }
         heard.calls.push((recv.peer, header.fingerprint));
         if step.fingerprint.disagreement(&header.fingerprint).is_some() {
-            // The caller of this function decides which rank is wrong, since it has the calls of all peers.
+            // The caller of this function decides which rank is wrong, since the caller knows the calls of all peers.
             heard.differ.get_or_insert_with(Instant::now);
             return Ok(true);
         }
@@ -310,8 +311,8 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Sends a goodbye to all other ranks, and receives theirs, until `until` at most. Afterwards, everything that this
-    /// rank sent before has arrived.
+    /// Sends a goodbye to all other ranks, and receives theirs, until `until` at most. If this succeeds, everything
+    /// that this rank sent before has arrived.
     pub(crate) fn farewell(&mut self, size: u32, until: Instant) -> Result {
         let peers: Vec<u32> = (0..size).filter(|r| *r != self.rank).collect();
         let mut flights = Vec::new();

@@ -143,7 +143,8 @@ impl Exchange {
             memory.bytes_mut().copy_from_slice(&list);
             flights.push(Flight::send(self.mpi, self.comm, memory, *peer, ANSWER)?);
         }
-        // MPI can send a short message before its receiver asks for it. The limit is for a transport that is full.
+        // MPI sends a short message even if its receiver has not posted the receive yet. The time limit is needed only
+        // if the buffers of the transport are full.
         let until = Instant::now() + let_go(step.timeout) / 4;
         while !flights.is_empty() && Instant::now() < until {
             let mut open = Vec::new();

@@ -8,7 +8,8 @@ use c10d_core::{Error, ErrorKind, OpKind, Phase};
 use super::{Exchange, Step, Transfer};
 use crate::health::BY_MOST;
 
-/// How long a rank that knows only one other call, which differs, waits for the report of a third rank.
+/// How long a rank whose call differs from those of its peers waits for more calls or for the report of a third rank,
+/// if no majority shows which rank is wrong.
 pub(super) const TIE: Duration = Duration::from_millis(400);
 
 impl Exchange {
@@ -28,7 +29,8 @@ impl Exchange {
     }
 
     /// Fails the group, since ranks make different calls. Returns the error, or `None` if more calls must be known
-    /// first. The call of the majority, including this rank, is right; `all` means that no more calls will be known.
+    /// first. The call that the majority makes is right, where this rank's call counts, too. `all` means that no more
+    /// calls will be known.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];
         votes.extend(heard.iter().copied());
@@ -70,7 +72,7 @@ pub(super) fn garbled(peer: u32, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
 }
 
-/// Adds the call to an error: later calls get the same error, and it must still name the call that failed.
+/// Adds the call to an error, since later calls get the same error, which must still name the call that failed.
 fn called(step: &Step<'_>, mut error: Error) -> Error {
     let report = error.report_mut();
     (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));

@@ -67,7 +67,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Begins to receive a message. If the message does not fit, the group fails, and its failure ends the receive.
+    /// Begins to receive a message. If the message does not fit the receive, the group fails, which ends the receive.
     pub(super) fn begin(posted: Posted, arrived: &Arrived, endpoint: &Endpoint) -> (Incoming, Result) {
         let fits = arrived.fits(&posted.task, endpoint);
         let len = arrived.header.len as usize;

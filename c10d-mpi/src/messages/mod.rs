@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// The point-to-point messages of one rank of a group.
 pub(crate) struct Messages {
     endpoint: Endpoint,
-    /// Whether only threads of the backend call MPI, never callers.
+    /// Whether only threads of the backend call MPI, never threads of callers.
     own_thread: bool,
     crowded: bool,
     ledger: Arc<Ledger>,
@@ -67,8 +67,8 @@ impl Messages {
         &self.endpoint.health
     }
 
-    /// Accepts jobs that may depend on each other. If the caller waits for all of them, this returns when they are
-    /// done.
+    /// Accepts jobs that may depend on each other. If the caller waits for all of these jobs, and threads of callers
+    /// call MPI, this returns when the jobs are done.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
         if let Err(cause) = self.health().begin() {
             return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
@@ -110,8 +110,8 @@ impl Messages {
         let begun = self.begin(transfers);
         let moved = begun.and_then(|()| health.check()).and_then(|()| transfers.advance(&self.endpoint, over));
         moved.unwrap_or_else(|e| {
-            // MPI's error after a peer's death does not name the peer, but the watch over the peers will report the
-            // death a moment later.
+            // MPI's error after a peer's death does not name the peer, but the side channel will report the death a
+            // moment later.
             if *e.kind() == ErrorKind::Internal && health.cause().is_none() {
                 health.wait_for_cause(Duration::from_secs(1));
             }
@@ -193,8 +193,8 @@ impl Messages {
         }
     }
 
-    /// Cancels receives without a message: either all of these jobs or none. Returns the jobs, which the caller
-    /// completes.
+    /// Cancels receives that no message was matched with: either all of these jobs or none. Returns the cancelled jobs,
+    /// which the caller must complete.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
         // A thread holds the lock for longer only if a call of MPI does not return.
@@ -208,7 +208,7 @@ impl Messages {
         taken.iter().filter_map(|posted| self.ledger.take(posted.id)).collect()
     }
 
-    /// Waits until no message is in transfer. If there still are any at the deadline, returns their peers as an error.
+    /// Waits until no job is unfinished. If some are unfinished at the deadline, returns their peers as an error.
     pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
         let mut pause = Pause::new(true);
         while !self.ledger.is_empty() {

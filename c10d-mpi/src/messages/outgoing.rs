@@ -1,4 +1,5 @@
-//! A message to another rank: a header with the data of a short message, or followed by the pieces of a long one.
+//! A message to another rank. The data of a short message are sent together with the header. The data of a long message
+//! follow the header in pieces.
 
 use std::collections::VecDeque;
 
@@ -42,7 +43,8 @@ impl Outgoing {
         let mut head = Staging::new(Header::SIZE + len);
         header.put(head.bytes_mut());
         self.space.read(0..len, &mut head.bytes_mut()[Header::SIZE..]);
-        // If the gate of the memory is closed, nothing was read. Then the group has failed.
+        // If the gate of the memory is closed, nothing was read. A gate is closed only after the group has failed, so
+        // `check` returns the error.
         endpoint.health.check()?;
         self.given = len;
         self.flights.push_back(Flight::send(endpoint.mpi, endpoint.comm, head, self.peer(), HEAD)?);

@@ -87,7 +87,7 @@ impl Transfers {
             self.arrived.push_back(Arrived::read(memory, &over)?);
             moved = true;
             if self.arrived.len() > 64 && self.arrived.len() > 4 * self.waiting.len() {
-                // Further headers stay with MPI.
+                // Many messages wait for their receives already. Further headers stay with MPI until the next call.
                 break;
             }
         }
@@ -127,7 +127,8 @@ impl Transfers {
         over.extend(open.map(|posted| posted.ended(Err(cause.clone()))));
     }
 
-    /// Removes receives without a message: either all with these numbers or none. Returns the removed receives.
+    /// Removes receives that no message was matched with: either all with these numbers or none. Returns the removed
+    /// receives.
     pub(super) fn take_waiting(&mut self, ids: &[u64]) -> Vec<Posted> {
         if !ids.iter().all(|id| self.waiting.iter().any(|posted| posted.id == *id)) {
             return Vec::new();

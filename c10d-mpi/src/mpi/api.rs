@@ -26,7 +26,7 @@ extern "C" fn on_error(_: *mut RawComm, code: *mut c_int) {
     REPORTED.set(unsafe { code.as_ref() }.copied().unwrap_or(-1));
 }
 
-/// The library, for calls.
+/// The loaded library, with methods that call its functions.
 #[derive(Clone, Copy)]
 pub(crate) struct Mpi(&'static Library);
 
@@ -80,12 +80,12 @@ impl Mpi {
     }
 
     /// Starts MPI for several threads, and returns the communicator of all processes. Blocks until all processes have
-    /// called it.
+    /// called this function.
     pub(crate) fn start(&self) -> Result<Comm> {
         let world = match self.0.kind {
-            // A session comes first: if it cannot be opened, that is an error, while MPI_Init_thread would end the
-            // process. COMM_SELF exists only after MPI_Init_thread. Intel MPI does not support a session together with
-            // that.
+            // A session is opened first: if MPI cannot start, opening the session returns an error, while
+            // MPI_Init_thread would end the process. MPI_Init_thread is needed as well, since COMM_SELF exists only
+            // after it. Intel MPI does not support a session together with MPI_Init_thread.
             Kind::Mpich => {
                 self.session()?;
                 self.init()?
@@ -168,8 +168,8 @@ impl Mpi {
         Ok((number(rank)?, number(size)?))
     }
 
-    /// Makes a communicator of these ranks of another one, in this order. All these ranks must call it. Blocks until
-    /// they have.
+    /// Makes a communicator of the ranks `ranks` of `from`, in this order. All these ranks must call this function. It
+    /// blocks until they have.
     pub(crate) fn create(&self, from: Comm, ranks: &[u32], tag: u16) -> Result<Comm> {
         let number = |r: &u32| c_int::try_from(*r).map_err(|_| Error::invalid(format!("{r} is not a rank of MPI")));
         let ranks = ranks.iter().map(number).collect::<Result<Vec<c_int>>>()?;

@@ -14,7 +14,7 @@ use super::mapped::{is_fabric, mappings};
 /// Runs `call` while some environment variables have other values (`None` removes a variable). Restores the variables
 /// afterwards, since children of this process must not inherit the other values. This is not sound if another thread
 /// reads or writes the environment by functions of C at the same time. Rust's own functions use a lock.
-/// `docs/cluster.md` tells users how to avoid that.
+/// `docs/cluster.md` tells users how to avoid such accesses.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {
@@ -37,9 +37,10 @@ pub(crate) fn at_exit(call: extern "C" fn()) {
     unsafe { libc::atexit(call) };
 }
 
-/// Loads the libfabric that is in the same Python wheel as the MPI library, which would find it only through
-/// `LD_LIBRARY_PATH`. Returns the name and the value of the variable that MPI needs for this libfabric. Returns `None`
-/// if the MPI library is not from a wheel, if the process already has a libfabric, or if this one cannot be loaded.
+/// Loads the libfabric that is in the same Python wheel as the MPI library. The MPI library itself would find this
+/// libfabric only through `LD_LIBRARY_PATH`. Returns the name and the value of the variable that MPI needs for this
+/// libfabric. Returns `None` if the MPI library is not from a wheel, if the process already has a libfabric, or if the
+/// wheel's libfabric cannot be loaded.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");

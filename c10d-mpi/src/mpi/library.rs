@@ -124,8 +124,8 @@ impl Library {
     /// Returns the process's MPI library, and loads it if needed. `argument` is the file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported` if no library can be used, with all files that were tried, or if another file than `argument` is
-    /// loaded.
+    /// `Unsupported` if no library can be used (the error lists all files that were tried), or if a file other than
+    /// `argument` is loaded already.
     pub(crate) fn get(argument: Option<&str>) -> Result<&'static Library> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = *loaded {
@@ -184,7 +184,8 @@ impl Library {
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
-        // This check comes before the constructors of the library run in one process with another MPI library.
+        // Opening a library runs its constructors, which must not run in a process that has another MPI library. So
+        // this check comes first.
         let mapped = mappings();
         if !mapped.iter().any(has_standard_abi)
             && let Some(other) = mapped.iter().find(|m| is_mpi(m))
@@ -194,8 +195,8 @@ impl Library {
         // SAFETY: loading runs the constructors of the library. The user chooses which file may be loaded.
         let handle =
             unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }.map_err(|e| words(&e))?;
-        // SAFETY: the type is that of the standard. This function is the first, since it shows whether the other types
-        // hold.
+        // SAFETY: the type is that of the standard. This function is called before all others, since its result shows
+        // whether the types of the others are those of the standard, too.
         let abi =
             unsafe { handle.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(b"MPI_Abi_get_version\0") };
         let abi = abi.map_err(|_| "does not have MPI's standard ABI: it has no MPI_Abi_get_version".to_owned())?;
@@ -214,7 +215,8 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library of the standard ABI is a thin layer over another library of Open MPI.
+        // Open MPI's library of the standard ABI is a thin layer over another MPI library of Open MPI, which is
+        // therefore no error.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {
@@ -281,7 +283,7 @@ mod tests {
         };
         let e = missing("/nowhere/libmpi_abi.so.1");
         assert!(e.contains("tried /nowhere/libmpi_abi.so.1: ") && e.contains("pip install mpich"), "{e}");
-        // libc is a library, but not of MPI.
+        // libc is a library, but not an MPI library.
         let libc = mappings().into_iter().find(|m| m.path.to_string_lossy().contains("libc.so")).unwrap();
         let e = missing(&libc.path.to_string_lossy());
         assert!(e.contains("it has no MPI_Abi_get_version"), "{e}");

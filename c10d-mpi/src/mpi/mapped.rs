@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_by_their_names() {
+    fn files_are_recognised_by_their_names() {
         let named = |path: &str| Mapping { path: path.into(), ..mappings().swap_remove(0) };
         let [abi, other] = ["/opt/a/libmpi_abi.so.1", "/opt/with space/libmpi.so.12.0"].map(named);
         assert!(is_mpi(&abi) && has_standard_abi(&abi) && is_mpi(&other) && !has_standard_abi(&other));

@@ -99,8 +99,7 @@ impl Flight {
     }
 
     /// Begins to receive a message of at most `limit` bytes that has arrived from any rank. Returns `None` if there is
-    /// none. A receive from any rank would not be reliable: MPICH 5.0.2 loses messages from other hosts in it if other
-    /// ranks share memory with this one.
+    /// none. This function does not post a receive from any rank, since such receives are not reliable: with them, MPICH 5.0.2 loses messages from other hosts if other ranks share memory with this rank.
     pub(crate) fn arrived(mpi: Mpi, comm: Comm, tag: u16, limit: usize) -> Result<Option<Flight>> {
         let (mut found, mut message, mut status) = (0, Message(0), Status::default());
         let tag = c_int::from(tag);
@@ -134,8 +133,8 @@ impl Flight {
         }
     }
 
-    /// Checks the message. Returns its sender and length if it is done. MPI moves all messages that it can in this
-    /// call.
+    /// Checks the message. Returns its sender and length if it is done. During this call, MPI also moves all other
+    /// messages that can move.
     pub(crate) fn test(&mut self) -> Result<Option<Over>> {
         if self.over.is_some() {
             return Ok(self.over);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_search() {
+    fn the_files_are_tried_in_this_order() {
         let usual = surroundings(None, None, None).candidates().unwrap();
         assert_eq!(usual, [Path::new(SONAME), Path::new("/env/lib/libmpi_abi.so.1")]);
         let mapped = surroundings(None, None, Some("/opt/libmpi_abi.so.1.0")).candidates().unwrap();
@@ -97,7 +97,7 @@ mod tests {
         let variable = surroundings(None, Some("/opt/libmpi_abi.so.1"), None).candidates().unwrap();
         assert_eq!(variable, [Path::new("/opt/libmpi_abi.so.1")], "nothing else is tried");
         let argument = surroundings(Some("./mine.so"), Some("/opt/other.so"), None).candidates().unwrap();
-        assert_eq!(argument, [Path::new("./mine.so")], "the argument wins");
+        assert_eq!(argument, [Path::new("./mine.so")], "the argument has precedence over the variable");
         let relative = surroundings(None, Some("libmpi_abi.so.1"), None).candidates().unwrap_err();
         assert!(relative.contains(VARIABLE) && relative.contains("absolute"), "{relative}");
     }

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_of_ranks() {
+    fn ranks_are_grouped_into_runs() {
         assert_eq!(mapping(&[0, 0]), "(vector,(0,1,2))");
         assert_eq!(mapping(&[0, 1, 2]), "(vector,(0,3,1))");
         assert_eq!(mapping(&[0, 0, 1, 1, 2, 2]), "(vector,(0,3,2))");

@@ -1,5 +1,5 @@
 //! PMI-1, the protocol by which MPI processes exchange addresses through their launcher. Here, a thread of the process
-//! itself answers the library, and uses the group's store.
+//! itself takes the launcher's part: it answers the library, and exchanges the addresses through the group's store.
 
 mod mapping;
 mod serve;

@@ -10,7 +10,8 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier after the start may take. Libraries use one for the first communicator, and one at the end.
+/// How long a barrier of PMI after MPI's start may take. Libraries run such a barrier when they make the first
+/// communicator, and when MPI is finalized.
 const LATE: Duration = Duration::from_secs(300);
 
 /// The progress of the library's start.
@@ -52,7 +53,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers until the library closes the socket. This lasts as long as the process, since barriers may come late.
+    /// Answers until the library closes the socket. The library may ask for barriers until the process ends, so this
+    /// thread runs as long.
     pub(crate) fn run(self, socket: UnixStream) {
         if let Err(e) = self.answer(socket) {
             tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
@@ -88,8 +90,8 @@ impl Server {
                 }
                 Some(Ask::Barrier) => {
                     if let Err(e) = self.barrier(round, &std::mem::take(&mut put), &mut known) {
-                        // If the library got an error, it would end the process. So it gets no answer, and the thread
-                        // that waits for MPI's start gives up at its deadline.
+                        // An error as the answer would make the library end the process. So the library gets no answer,
+                        // and the thread that waits for MPI's start gives up at its deadline.
                         *self.progress.waits.lock() = Some((round, Some(e)));
                         let _ = lines.read_line(&mut line)?;
                         return Ok(());
@@ -152,7 +154,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_conversation() {
+    fn two_ranks_exchange_values_in_a_barrier() {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
         let ranks: Vec<_> = (0..2).map(|rank| serve(&store, rank, 2, MINUTE).0).collect();
         let texts = std::thread::scope(|s| {

@@ -58,7 +58,8 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
     lines.join("\n")
 }
 
-/// The packed values of the ranks, round by round. They are unpacked only when asked for, since most never are.
+/// The packed values of the ranks, round by round. A value is unpacked only when the library asks for it, since the
+/// library never asks for most of them.
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 
