@@ -167,8 +167,8 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         let Some(at) = &card.world_rank else { continue };
         if let Some(first) = started.insert(at.rank, rank) {
             return Err(unfit(format!(
-                "MPI was not started for these ranks together: ranks {first} and {rank} are both rank {} of {} in MPI's \
-                 world. Use the library's own launcher, or let c10d start MPI through the group's store",
+                "MPI was not started for these ranks together: ranks {first} and {rank} are both rank {} of {} in \
+                 MPI's world. Use the library's own launcher, or let c10d start MPI through the group's store",
                 at.rank, at.size
             ))
             .guilty([first, rank]));

@@ -41,10 +41,10 @@ fn main() {
 
 /// Returns the functions of a PTX file, with the number of their parameters.
 fn entries(file: &Path) -> Vec<(String, usize)> {
-    let text = std::fs::read_to_string(file).expect("each source has its PTX in the folder for what is generated");
+    let text = std::fs::read_to_string(file).expect("each source has its PTX in the folder `generated`");
     let entry = |entry: &str| {
-        let (name, rest) = entry.split_once('(').expect("parameters");
-        let parameters = rest.split_once(')').expect("their end").0.matches(".param").count();
+        let (name, rest) = entry.split_once('(').expect("a list of parameters");
+        let parameters = rest.split_once(')').expect("the end of the list").0.matches(".param").count();
         (name.to_owned(), parameters)
     };
     text.split(".entry ").skip(1).map(entry).collect()

@@ -1,4 +1,4 @@
-/* What CUDA defines, for running one thread after another on the host. */
+/* The definitions of CUDA that kernels need, for a host that runs the kernel's threads one after another. */
 #pragma once
 
 #define __device__
@@ -11,7 +11,7 @@ typedef struct {
 /* The index of the kernel's thread that this host thread is running. */
 extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;
 
-/* It need not be atomic, since only one thread runs at a time. */
+/* This function need not be atomic, since only one thread of a kernel runs at a time. */
 static inline unsigned long long atomicMin(unsigned long long *at, unsigned long long value) {
     unsigned long long was = *at;
     *at = value < was ? value : was;

@@ -8,7 +8,8 @@
 # C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If there is no other NCCL, PyTorch's is used.
 # C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
 # C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).
-# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120). One that hangs leaves time for others.
+# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120), so that a row that hangs does not use up
+# the time of the others.
 # C10D_HARDWARE_LOGS is a folder for the output of the rows' programs (default: a temporary one, which is removed).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -28,7 +29,7 @@ if [ "${1:-}" = build ]; then
     cp "${file:?cargo names no $name}" "$dir/$name" || exit 1
   done
   rm "$dir/tests.json"
-  # They are going to be copied, and half of their size is debug information.
+  # The programs are going to be copied, and half of their size is debug information.
   for name in c10d hardware $tests; do
     ! command -v strip >/dev/null || strip --strip-debug "$dir/$name"
   done
@@ -121,7 +122,8 @@ lines() {
   [ $code = 0 ] || echo "$name: failed ($code): $(tail -1 "$out/$name.log")"
 }
 
-# NCCL rejects two ranks on one GPU. Since 2.30 a variable allows it; before, processes can pretend to be on two hosts.
+# NCCL rejects two ranks on one GPU. Since NCCL 2.30, a variable allows it. With earlier versions, processes can pretend
+# to be on two hosts.
 one_gpu=(NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=8)
 two_hosts=(C10D_HARDWARE_HOSTID=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1)
 row_of_230() {
@@ -206,7 +208,7 @@ fi
 if part staged; then
   for ranks in 2 4; do
     echo
-    echo "all-reduce of CUDA tensors through host memory, $ranks processes on one GPU (us; copies: the same bytes out and in, no more)"
+    echo "all-reduce of CUDA tensors through host memory, $ranks processes on one GPU (us; copies: only copying the same bytes out and in)"
     lines "staged_$ranks" "$bin/c10d" run -n $ranks -- "$bin/hardware" staged
     theirs "torch_gloo_$ranks" env GLOO_SOCKET_IFNAME=lo "$bin/c10d" run -n $ranks -- "$python" "$bin/torch_gloo.py"
     printf '%12s %12s %12s %12s %14s %10s\n' bytes ours Gloo copies "of the copies" faster

@@ -1,4 +1,4 @@
-"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. Prints lines like `hardware staged`."""
+"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. The output is as of `hardware staged`."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Measures NCCL alone through PyTorch. Prints lines like `hardware world1`."""
+"""Measures NCCL alone through PyTorch. Prints lines as `hardware world1` does."""
 
 import os
 import time

@@ -73,7 +73,7 @@ INLINE u16 to_f16(f32 value) {
         rest -= 112u << 23;
         return (u16)(sign | (rest + 0xfff + (rest >> 13 & 1)) >> 13);
     }
-    /* The sum with 1/2 rounds to a multiple of 2^-24, as the result must. */
+    /* Adding 1/2 rounds to a multiple of 2^-24, and all subnormal results are such multiples. */
     return (u16)(sign | (bits_of(float_of(rest) + 0.5f) - 0x3f000000));
 }
 
@@ -90,5 +90,5 @@ INLINE u16 to_bf16(f32 value) {
     return (u16)((all + 0x7fff + (all >> 16 & 1)) >> 16);
 }
 
-/* The conversion for types that are computed as they are. */
+/* The conversion for types that are computed without a conversion. */
 #define SAME(value) (value)

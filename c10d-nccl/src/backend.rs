@@ -27,7 +27,7 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Derives another communicator from this one. It is made in order with the ops.
+    /// Derives another communicator from this one. NCCL begins this after the ops that were submitted before.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = StartOptions::of(init, *device)?;
@@ -138,7 +138,7 @@ unsafe impl Backend for Nccl {
     }
 
     fn no_split(&self) {
-        // If the thread has ended, the group has failed, and the other ranks notice it.
+        // If the thread has ended, the group has failed, and the other ranks notice the failure.
         let _ = self.0.orders.send(Order::Do(ChannelWork::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 

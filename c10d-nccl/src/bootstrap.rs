@@ -47,7 +47,7 @@ impl Ids {
         self.keys.iter().map(String::as_str).collect()
     }
 
-    /// Makes the ids that this rank must make. Returns all ids if these are all.
+    /// Makes the ids that this rank must make. Returns all ids if this rank makes all of them, or else `None`.
     pub(crate) fn offer(
         &self,
         nccl: &dyn NcclApi,
@@ -64,7 +64,7 @@ impl Ids {
         Ok((made.len() == self.keys.len()).then_some(made))
     }
 
-    /// Returns all ids if all are in the store.
+    /// Returns all ids if all of them are in the store, or else `None`.
     pub(crate) fn look(&self, store: &dyn Store, deadline: Instant) -> Result<Option<Vec<UniqueId>>> {
         if !store.check(&self.keys(), deadline)? {
             return Ok(None);

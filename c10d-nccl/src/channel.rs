@@ -41,17 +41,17 @@ pub(crate) struct Resources {
 pub(crate) enum Participants {
     All,
     /// The communicator for messages from the first rank to the second. It delays neither collectives nor messages in
-    /// the other direction. In a PyTorch dialect it serves both directions.
+    /// the other direction. In the dialect `TorchLegacy` it serves both directions.
     Two {
         first: u32,
         second: u32,
     },
 }
 
-/// Work for a channel, which does it in order of arrival.
+/// Work for a channel. The channel runs its work in order of arrival.
 pub(crate) enum ChannelWork {
     Run(Task),
-    /// Derives another communicator from this one. `None` means that this rank is not part of the new one.
+    /// Derives another communicator from this one. `None` means that this rank is not a member of the new communicator.
     Derive(Derive, Option<Heir>),
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Heir {
 }
 
 enum ChannelState {
-    /// Other ranks have yet to make ids.
+    /// This rank does not have all ids yet, since other ranks make some of them.
     Seeking {
         ids: Ids,
         again: Instant,
@@ -128,7 +128,7 @@ impl Channel {
         Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
-    /// Makes the channel of these ranks, which include `rank`. They still have to exchange ids through the store.
+    /// Makes the channel of these ranks, which include `rank`. The ranks still have to exchange ids through the store.
     pub(crate) fn meeting(
         resources: &Resources,
         between: Participants,
@@ -339,7 +339,7 @@ impl Channel {
     }
 }
 
-/// Checks a task's tensors and stream as only CUDA can.
+/// Makes those checks of a task's tensors and stream for which CUDA must be called.
 fn check(resources: &Resources, line: &WorkStream, task: &Task) -> Result {
     resources.jobs.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {

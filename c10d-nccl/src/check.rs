@@ -1,9 +1,9 @@
 //! Checks whether the ranks make the same calls. NCCL does not check this: ranks that make different calls would hang
 //! or get wrong data.
 //!
-//! Each rank sends the fingerprint of a collective to the next rank, and compares that of the previous rank with its
-//! own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is finished when
-//! both NCCL and the comparison are done.
+//! Each rank sends the fingerprint of a collective to the next rank, and compares the fingerprint from the previous
+//! rank with its own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is
+//! finished when both NCCL and the comparison are done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ struct Issued {
     timeout: Duration,
 }
 
-/// Sends and receives the fingerprints of calls. Each direction to or from a rank has its own thread, so that none
-/// waits for another.
+/// Sends and receives the fingerprints of calls. Each direction to or from a rank has its own thread, so that no
+/// direction waits for another.
 pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
@@ -61,8 +61,8 @@ impl Checks {
         }
     }
 
-    /// Called when a job's call is going to be issued. A rejected call is not announced, since peers would take it for
-    /// a later call.
+    /// Called when a job's call is going to be issued. No fingerprint is sent for a rejected call: a peer that also
+    /// rejected the call would compare that fingerprint with its next call.
     pub(crate) fn issued(&self, task: &Task) {
         let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;
@@ -96,7 +96,7 @@ impl Checks {
     /// rank's fingerprint.
     pub(crate) fn all_sent(&self, deadline: Instant) {
         let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
-        // If some are not sent in time, the peers notice this.
+        // If a fingerprint is not sent in time, the peer that waits for it reports this.
         let _ = [&self.collectives.0].into_iter().chain(&sent).all(|sender| sender.queue.drain(deadline));
     }
 }
@@ -129,7 +129,7 @@ impl FingerprintSender {
     fn serve(&self) {
         let mut gone = false;
         while let Some(issued) = self.queue.next() {
-            // If sending fails, the peer is gone. The watch over the peers reports this.
+            // If sending fails, the peer is gone. The side channel reports this.
             gone = gone || !matches!(caught(|| self.one(&issued)), Ok(Ok(())));
         }
     }
@@ -162,7 +162,8 @@ fn start_comparing(
 
 fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, calls: Receiver<Issued>) -> Result {
     for Issued { id, fingerprint, timeout } in calls {
-        // If no fingerprint comes, the deadline watch names a late rank, and the side channel a dead one.
+        // If no fingerprint comes, this thread ends without an error: the deadline watch reports a late rank, and the
+        // side channel reports a dead rank.
         let Ok(mut theirs) = side.receive_fingerprint(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {
             // NCCL has no tags, so the tag is not compared.
@@ -176,7 +177,8 @@ fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, call
             let kind = ErrorKind::Mismatch { field, mine, theirs };
             let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
             if what == Compared::Collective {
-                // Later jobs end with the same error, so it names the call itself.
+                // Later jobs end with the same error. So the op and the number of the wrong call are set here;
+                // otherwise each job would add its own.
                 let report = error.report_mut();
                 (report.op, report.seq) = (OpKind::from_code(fingerprint.op), Some(fingerprint.seq.into()));
             }

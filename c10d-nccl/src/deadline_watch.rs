@@ -68,8 +68,8 @@ impl DeadlineWatch {
         if !through && aborted.recv_timeout(ABORT).is_err() {
             let what = "ncclCommAbort does not return; the communicators and their memory are leaked";
             contain("a tracing subscriber", || tracing::error!(target: "c10d", "{what}"));
-            // Borrowed memory is not freed as long as its caller waits for the job. So the jobs are kept until the
-            // abort is done.
+            // Borrowed memory is not freed as long as its caller waits for the job. So the jobs are completed only when
+            // the abort is finished.
             if borrowed.is_empty() || aborted.recv().is_err() {
                 return std::mem::forget(borrowed);
             }
@@ -77,8 +77,8 @@ impl DeadlineWatch {
         borrowed.into_iter().for_each(|job| job.complete(Err(cause.clone())));
     }
 
-    /// Aborts the communicators on a new thread, since this may never return. The receiver gets a message when it is
-    /// done. After that the memory at these addresses is released.
+    /// Aborts the communicators on a new thread, since the abort may never return. The receiver gets a message when the
+    /// abort is finished. After that, the memory at these addresses is released.
     fn abort(&self, addresses: Vec<u64>) -> Receiver<()> {
         let (tell, aborted) = bounded(1);
         let (jobs, comms, cuda, device) = (self.jobs.clone(), self.comms.clone(), self.cuda.clone(), self.device);

@@ -19,11 +19,12 @@ const RANKS_PER_ROOT: u32 = 128;
 /// How ids are exchanged and calls are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// As this crate does it.
+    /// All ranks use this crate.
     Native,
-    /// As PyTorch's first engine does it: `nccl-legacy` since 2.15, and the only engine before.
+    /// As in PyTorch's first engine, which is called `nccl-legacy` since PyTorch 2.15, and was the only engine before.
     TorchLegacy,
-    /// As PyTorch's second engine does it (`nccl` and `nccl2` since 2.15). The name is PyTorch's name of the group.
+    /// As in PyTorch's second engine, which is called `nccl` and `nccl2` since PyTorch 2.15. The field is PyTorch's
+    /// name of the group.
     TorchNccl2(String),
 }
 
@@ -59,7 +60,7 @@ impl Dialect {
         store
     }
 
-    /// A communicator with more ranks than this has several roots.
+    /// Returns the largest number of ranks with which a communicator has only one root.
     pub(crate) fn ranks_per_root(&self) -> u32 {
         let set = || std::env::var("TORCH_NCCL_RANKS_PER_ROOT").ok()?.parse().ok().filter(|n| *n > 0);
         if self.is_native() { RANKS_PER_ROOT } else { set().unwrap_or(RANKS_PER_ROOT) }
@@ -85,8 +86,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the two ranks whose communicator a message uses, in the order of their numbers there. `None` means that
-    /// it uses the communicator of all ranks.
+    /// Returns the two ranks whose communicator a message uses: first the rank that is rank 0 of this communicator,
+    /// then the other one. `None` means that the message uses the communicator of all ranks.
     pub(crate) fn pair(&self, from: u32, to: u32) -> Option<(u32, u32)> {
         match self {
             Dialect::Native => Some((from, to)),

@@ -18,8 +18,8 @@ const EAGER: Duration = Duration::from_micros(200);
 /// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// How long the side channel may take to name the peer after NCCL reported a lost peer. The survivors must know the
-/// peer to continue without it. On a busy machine this takes time, and an earlier error would not help.
+/// How long the side channel may take to name the peer after NCCL reported that a peer is lost. On a busy machine this
+/// takes time. An earlier error would not name the peer, and the survivors must know the peer to continue without it.
 const NAMED: Duration = Duration::from_secs(2);
 
 /// An order to the thread.
@@ -37,7 +37,7 @@ pub(crate) enum Order {
 pub(crate) enum Origin {
     /// With these ids.
     Ids(Vec<UniqueId>),
-    /// By a split of another one, which is being done.
+    /// By deriving it from another communicator, which NCCL has begun.
     Split(Communicator),
     /// At the first op.
     Later,
@@ -62,8 +62,8 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // The side channel's error names the peer, so it is waited for. NCCL's error is still better than a
-                // timeout.
+                // Wait for the side channel's error, which names the peer. If it does not come in time, NCCL's error is
+                // still better than a timeout.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }
@@ -133,9 +133,9 @@ impl Engine {
         }
     }
 
-    /// Returns the next order. If there is work, it waits only a short time, and may return `None`.
+    /// Returns the next order. If the channels have work, this waits only for a short time, and may return `None`.
     fn next(&self, idle: bool, busy_since: Instant) -> Option<Order> {
-        // Without senders, the backend was dropped.
+        // If there is no sender any more, the backend was dropped.
         let gone = || Order::Close { deadline: Instant::now() + self.timeout };
         if idle {
             return Some(self.orders.recv().unwrap_or_else(|_| gone()));

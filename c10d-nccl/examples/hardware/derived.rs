@@ -17,12 +17,12 @@ pub(super) fn run() -> Result<()> {
         reversed.shutdown()?;
     }
     same("the op before", &work.wait()?.to_vec::<f32>(SECOND)?[..1], &[me.size as f32])?;
-    // All ranks except 0 are in no part.
+    // Ranks other than 0 are not members of this group.
     if let Some(first) = pg.new_group(&[0])? {
         sum(&first)?;
     }
     sum(&pg)?;
-    // No rank has failed, so NCCL itself makes the group without the last rank, if it can.
+    // No rank has failed, so `ncclCommShrink` makes the group without the last rank, if NCCL has this function.
     let last = me.size - 1;
     if me.rank != last {
         let rest = pg.shrink(&[last])?;

@@ -56,7 +56,7 @@ fn reduce(pg: &ProcessGroup) -> Result<()> {
 }
 
 fn failure<T, E: Into<Error>>(result: Result<T, E>) -> Result<Error> {
-    result.err().map(Into::into).ok_or_else(|| Error::invalid("an op ended that cannot end"))
+    result.err().map(Into::into).ok_or_else(|| Error::invalid("an op succeeded that must fail"))
 }
 
 fn check(holds: bool, e: &Error) -> Result<()> {

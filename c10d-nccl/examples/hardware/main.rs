@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let rank = std::env::var("RANK").unwrap_or_default();
     if std::env::var_os("C10D_HARDWARE_HOSTID").is_some() {
-        // NCCL accepts two ranks on one GPU only if they seem to be on two hosts.
+        // NCCL before 2.30 accepts two ranks on one GPU only if they seem to be on two hosts.
         // SAFETY: the process still has only one thread.
         #[allow(unsafe_code)]
         unsafe {

@@ -34,8 +34,8 @@ fn busy() -> f64 {
 }
 
 /// Measures NCCL alone: how long the caller needs to start an op, the CPU time of an op on all threads, and its total
-/// time. Another thread makes the calls of NCCL, so the first number cannot be compared with PyTorch's; the last one
-/// can.
+/// time. Another thread makes the calls of NCCL. So only the total time can be compared with PyTorch's, and the time to
+/// start an op cannot.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");
@@ -104,7 +104,8 @@ pub(super) fn staged() -> Result<()> {
     pg.shutdown()
 }
 
-/// Copies this number of bytes to page-locked memory and from it, at the same time.
+/// Copies this number of bytes to page-locked memory and as many from it, at the same time. Returns the median time in
+/// microseconds.
 fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
     let cuda = cuda()?;
     let (out, back) = (cuda.create_stream(0)?, cuda.create_stream(0)?);
@@ -130,7 +131,7 @@ fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
         }
         times.push(micros(begun));
     }
-    // SAFETY: they were allocated above, and nothing uses them any more.
+    // SAFETY: the memory and the streams were made above, and nothing uses them any more.
     #[allow(unsafe_code)]
     unsafe {
         cuda.free_host(target, bytes);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::cuda::{INVALID_HANDLE, INVALID_VALUE, SUCCESS};
 
-/// The capture modes of a thread. Captures here always begin in the first one.
+/// The capture modes of a thread. In this library, a capture always begins in the mode `GLOBAL`.
 const GLOBAL: c_int = 0;
 const RELAXED: c_int = 2;
 
@@ -40,8 +40,8 @@ thread_local! {
     static MODE: Cell<c_int> = const { Cell::new(GLOBAL) };
 }
 
-/// Called for a call that is unsafe during a capture. If this thread must not make it now, the captures become invalid,
-/// and the error is returned.
+/// Must be called by each function that is unsafe during a capture. If this thread must not call such a function now,
+/// the captures become invalid, and this returns the error.
 pub(crate) fn forbids(call: &str) -> Option<c_int> {
     let (mode, mut captures) = (MODE.get(), CAPTURES.lock());
     let heeds = |c: &&mut Capture| mode == GLOBAL || mode != RELAXED && c.thread == current().id();
@@ -65,8 +65,9 @@ pub(crate) fn records(event: u64, stream: u64) -> bool {
     recorded
 }
 
-/// Called when a stream waits for an event. If the event is part of a capture, the stream joins it. No stream is ever
-/// joined back here, so the capture then fails.
+/// Called when a stream waits for an event. If the event is part of a capture, the stream joins the capture. CUDA
+/// requires that such a stream is joined back before the capture ends. This library assumes that it never is, so the
+/// capture fails.
 pub(crate) fn joins(event: u64) {
     let Captures { running, events } = &mut *CAPTURES.lock();
     if let Some(capture) = events.get(&event).and_then(|stream| running.get_mut(stream)) {
@@ -86,7 +87,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: u64, mode: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> c_int {
     let Some(capture) = CAPTURES.lock().running.remove(&stream) else { return INVALID_HANDLE };
-    // SAFETY: here and below, it is the caller's integer.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *graph = if capture.end == SUCCESS { stream } else { 0 } };
     capture.end
 }
@@ -94,14 +95,14 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> c_i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: u64, status: *mut c_int) -> c_int {
     let status_of = |c: &Capture| if c.end == INVALIDATED { 2 } else { 1 };
-    // SAFETY: it is the caller's integer.
+    // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *status = CAPTURES.lock().running.get(&stream).map_or(0, status_of) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_int) -> c_int {
-    // SAFETY: it is the caller's integer.
+    // SAFETY: the caller guarantees that the pointer may be read and written.
     unsafe { *mode = MODE.replace(*mode) };
     SUCCESS
 }

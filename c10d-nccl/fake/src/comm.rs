@@ -26,7 +26,7 @@ pub(crate) struct Comm {
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
-    /// Work that is done when the state has been asked for this number of times.
+    /// The work that runs when the state has been queried this number of times.
     later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
     /// The number of launches whose work is not finished.
@@ -34,7 +34,7 @@ pub(crate) struct Comm {
     changed: Condvar,
     aborted: AtomicBool,
     finalized: AtomicBool,
-    /// The factors of the operations that were made.
+    /// The factors of the premultiplied sums that were made; `None` for a sum that was destroyed.
     pub(crate) factors: Mutex<Vec<Option<f64>>>,
     pub(crate) words: Mutex<String>,
 }
@@ -55,7 +55,7 @@ pub(crate) fn take(handle: u64) -> Option<Arc<Comm>> {
 pub(crate) fn meeting() -> Result<u16> {
     let server = TcpStoreServer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ServerOptions::default())?;
     let port = server.local_addr().port();
-    // The ranks may come at any later time.
+    // The server runs as long as the process, since ranks may connect at any later time.
     std::mem::forget(server);
     Ok(port)
 }
@@ -134,13 +134,13 @@ impl Comm {
         self.later(1, move || drop(std::thread::spawn(make)));
     }
 
-    /// Marks the communicator as in progress. The work is done when the state has been asked for `asks` times.
+    /// Marks the communicator as in progress. The work runs when the state has been queried `asks` times.
     pub(crate) fn later(&self, asks: u64, work: impl FnOnce() + Send + 'static) {
         self.set(IN_PROGRESS);
         *self.later.lock() = Some((asks, Box::new(work)));
     }
 
-    /// Returns the state. This counts as one time for `later`.
+    /// Returns the state. This counts as one query for `later`.
     pub(crate) fn ask(&self) -> i32 {
         let due = {
             let mut later = self.later.lock();

@@ -23,8 +23,8 @@ pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
 
-/// The devices whose primary contexts were retained. They are never removed, since a caller that releases a context is
-/// never the last one here.
+/// The devices whose primary contexts were retained. A release removes no device from this set, since in the tests, the
+/// caller that releases a context is never the last one that retains it.
 static RETAINED: Mutex<BTreeSet<c_int>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
@@ -227,7 +227,7 @@ fn take(bytes: usize) -> Option<u64> {
     if at.is_null() {
         return None;
     }
-    // Memory that was not written is not zero.
+    // As on a device, new memory is not zero.
     // SAFETY: the memory was just allocated with this length.
     unsafe { at.write_bytes(0xa5, bytes) };
     SIZES.lock().insert(at as u64, layout);

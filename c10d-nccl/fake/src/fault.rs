@@ -10,12 +10,12 @@
 //! | `init=progress` | a communicator is in progress for ever |
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
 //! | `progress=N` | each launch is in progress until it was asked for N times; then it is put on the stream |
-//! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it writes ones in all bits |
+//! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it sets all bits of its outputs |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
-//! | `unregistered=N` | the N-th launch never ends, and no network adapter could lock the memory |
+//! | `unregistered=N` | the N-th launch never ends, and the communicator reports that memory could not be registered |
 //! | `locked=none` | `cuMemHostAlloc` finds no memory that it could lock |
-//! | `behind=N` | the N-th launch ends on the device when this process's other ranks made a later one or are gone |
-//! | `garble=N` | the N-th launch sends ones in all bits |
+//! | `behind=N` | the N-th launch ends only after this process's other ranks made a later one, or are gone |
+//! | `garble=N` | all bits of the data that the N-th launch sends are set |
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `abort=slow` | `ncclCommAbort` waits for a second before it begins |
 //! | `query=N` | `cuEventQuery` does not return on a thread that has made its N-th launch |
@@ -34,7 +34,7 @@ pub fn number(name: &str) -> Option<u64> {
     word(name)?.parse().ok()
 }
 
-/// Whether the script has this value for the word, and is for this rank.
+/// Whether the script has this value for the word, and its faults happen on this rank.
 pub(crate) fn is(name: &str, value: &str, rank: u32) -> bool {
     number("rank").is_none_or(|r| r == u64::from(rank)) && word(name).as_deref() == Some(value)
 }

@@ -61,7 +61,7 @@ struct Loaded {
     next: u64,
 }
 
-/// The number of launches so far that the script counts.
+/// The number of launches so far, if the script has the word `kernel`.
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 

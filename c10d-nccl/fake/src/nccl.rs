@@ -46,10 +46,10 @@ thread_local! {
     static LAUNCHES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The text of the last error. It is that of the process as long as there is no communicator.
+/// The text of the last error in this process. It is used for communicators without an error text of their own.
 static WORDS: Mutex<String> = Mutex::new(String::new());
 
-/// Whether this thread has made more launches than the script names.
+/// Whether this thread has made more launches than the number that the script has for the word `name`.
 pub(crate) fn launched_past(name: &str) -> bool {
     LAUNCHES.get() > 0 && fault::number(name).is_some_and(|n| LAUNCHES.get() > n)
 }

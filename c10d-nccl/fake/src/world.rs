@@ -43,7 +43,7 @@ struct Stream {
 struct Event {
     device: u16,
     clock: Clock,
-    /// Whether the last record is reached. A wait for an earlier record becomes a wait for the last one.
+    /// Whether the stream has reached the last record of the event. Waits and queries refer only to the last record.
     reached: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -76,7 +76,7 @@ fn join(clock: &mut Clock, other: &Clock) {
 impl World {
     fn handle(&mut self) -> u64 {
         self.next += 1;
-        // The address cannot be read.
+        // A handle is not a valid address, so reading through it fails.
         0x10_0000 + self.next * 16
     }
 

@@ -33,8 +33,8 @@ impl Comms {
         at.map(|at| alive.swap_remove(at)).is_some()
     }
 
-    /// Aborts all communicators. This may never return. Before, the job table must forbid new calls, and the caller
-    /// must have waited for the running call.
+    /// Aborts all communicators. This may never return. The caller must first let the job table forbid new calls, and
+    /// wait for the running call.
     pub(crate) fn abort(&self) {
         let comms = std::mem::take(&mut *self.alive.lock());
         if comms.is_empty() {

@@ -40,7 +40,7 @@ impl<'a> Issuer<'a> {
         Issuer { nccl, cuda, device, comm, stream, dtype, pending: false, _here: PhantomData }
     }
 
-    /// Whether NCCL must be asked when the calls are on the stream.
+    /// Whether NCCL must still be asked whether all calls are on the stream.
     pub(crate) fn pending(&self) -> bool {
         self.pending
     }
@@ -60,8 +60,8 @@ impl<'a> Issuer<'a> {
         issued.and(self.checked("ncclGroupEnd", ended))
     }
 
-    /// Returns NCCL's operation. If it was made for these calls, it is also the second value, and must be destroyed
-    /// later.
+    /// Returns NCCL's operation for a reduction. If the operation was made for these calls, it is also the second
+    /// value, and must be destroyed later.
     pub(crate) fn make(&mut self, reduction: Reduction) -> Result<(RedOp, Option<RedOp>)> {
         match reduction {
             Reduction::Is(op) => Ok((op, None)),

@@ -1,4 +1,4 @@
-//! A communicator: it is connected, checked for errors, divided, and destroyed.
+//! A communicator, with methods that connect it, check it for errors, divide it and destroy it.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct Communicator {
 }
 
 impl Communicator {
-    /// Begins to connect the ranks. `ready` tells when they are connected.
+    /// Begins to connect the ranks. They are connected when `ready` returns `true`.
     pub(crate) fn begin(
         nccl: &Arc<dyn NcclApi>,
         comms: &Arc<Comms>,

@@ -66,8 +66,8 @@ impl Driver {
             // SAFETY: the driver has just returned this device.
             let context = unsafe { result::primary_ctx::retain(device) };
             let context = context.map_err(|e| failed("retaining a device's context", e))?;
-            // Two threads may both have retained it. Then the second reference is never released. This is harmless,
-            // since the context exists until the process ends.
+            // Two threads may both have retained the context. The second reference is then never released. This is
+            // harmless, since the context exists until the process ends.
             let _ = slot.set(Context(context));
         }
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was retained is missing"))
@@ -160,7 +160,7 @@ unsafe impl DeviceRuntime for Driver {
         let _relaxed = self.call_any().ok()?;
         // SAFETY: this allocates page-locked memory for all contexts; the contents are not initialized.
         let base = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
-        // The copies then use ordinary memory.
+        // Without page-locked memory, copies use ordinary memory.
         base.inspect_err(|e| warn_once(bytes, *e)).ok().map(|p| p.cast())
     }
 

@@ -15,7 +15,7 @@ use crate::kernels::{Kernel, Module};
 
 /// The oldest driver that accepts the PTX, as a number of `cuDriverGetVersion`.
 const OLDEST_DRIVER: i32 = 12_000;
-/// The oldest devices for which the PTX is: the major number of their compute capability.
+/// The lowest compute capability for which the PTX was made (its major number).
 const OLDEST_DEVICE: i32 = 7;
 /// If this variable is `off`, no kernel is used. It must be the same on all ranks.
 const SWITCH: &str = "C10D_CUDA_KERNELS";

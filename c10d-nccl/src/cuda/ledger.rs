@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use c10d_core::sync::Mutex;
 
-/// The allocations by address. If memory is held when its owner frees it, it is freed with its last holder.
+/// The allocations by address. If an allocation has holders when its owner frees it, the memory is freed when the last
+/// holder releases it.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<BTreeMap<u64, Allocation>>);
 
@@ -61,16 +62,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn freed_with_the_last_holder() {
+    fn memory_is_freed_with_its_last_holder() {
         let ledger = Ledger::default();
         ledger.add(0x1000, 64);
         ledger.add(0x2000, 64);
-        assert!(ledger.retain(0x1010) && ledger.retain(0x1000), "anywhere in it");
-        assert!(!ledger.retain(0x1040), "behind it");
-        assert!(!ledger.free(0x1000), "held");
+        assert!(ledger.retain(0x1010) && ledger.retain(0x1000), "any address in an allocation can be retained");
+        assert!(!ledger.retain(0x1040), "an address behind the allocation cannot be retained");
+        assert!(!ledger.free(0x1000), "memory with holders is not freed");
         assert_eq!(ledger.release(0x1000), None);
         assert_eq!(ledger.release(0x1010), Some(0x1000));
-        assert!(ledger.free(0x2000), "not held");
-        assert!(!ledger.free(0x2000), "once");
+        assert!(ledger.free(0x2000), "memory without holders is freed");
+        assert!(!ledger.free(0x2000), "memory is freed only once");
     }
 }

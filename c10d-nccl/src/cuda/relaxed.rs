@@ -6,9 +6,9 @@ use cudarc::driver::sys;
 
 use super::failure::failed;
 
-/// As long as this exists, its thread may make calls that CUDA normally forbids while any stream of the process is
-/// capturing a graph, such as querying an event or allocating memory. Otherwise such a call fails, on whichever thread
-/// it is made, and invalidates the graph.
+/// As long as this value exists, its thread may make calls that CUDA normally forbids while any stream of the process
+/// is capturing a graph, such as querying an event or allocating memory. Without this value, such a call on any thread
+/// fails, and invalidates the graph.
 pub(super) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
