@@ -1,5 +1,5 @@
-//! The unfinished jobs, and the cause of the failure that ends them. Nothing here calls CUDA or NCCL, so nothing here
-//! hangs.
+//! The unfinished jobs, and the cause of the failure that ends them. No lock of this table is held during a call of
+//! CUDA or NCCL, so a call that does not return blocks no other thread.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const ENDED: Duration = Duration::from_secs(1);
 /// The pause between two checks whether the jobs have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How far a job is.
+/// How far a job has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing was sent to the device.
@@ -61,7 +61,7 @@ struct Calling {
 #[derive(Default)]
 pub(crate) struct JobTable {
     /// Whether the group fails if this rank rejects a collective. This is needed if calls are not compared, since NCCL
-    /// would pair the other ranks' collective with this rank's next one.
+    /// would pair the other ranks' collective with this rank's next collective.
     strict: bool,
     jobs: Mutex<Jobs>,
     changed: Condvar,
@@ -74,7 +74,7 @@ impl JobTable {
         JobTable { strict, ..JobTable::default() }
     }
 
-    /// Adds a job and returns its number. If the backend has failed or is closed, it ends the job and returns `None`.
+    /// Adds a job and returns its number. If the backend has failed or is closed, this ends the job and returns `None`.
     /// The job is finished when the device has finished it and the fingerprint of rank `awaits` was received.
     pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
         let deadline = job.request().deadline();
@@ -135,7 +135,8 @@ impl JobTable {
         }
     }
 
-    /// Ends a job that was rejected, so that NCCL gets no call of it.
+    /// Ends a job that was rejected before NCCL got a call of it. If the table is strict and the job is a collective,
+    /// this fails the group.
     pub(crate) fn refuse(&self, id: u64, mut error: Error) {
         let collective = self.jobs.lock().slots.get(&id).is_some_and(|slot| slot.peer.is_none());
         if self.strict && collective {
@@ -183,7 +184,7 @@ impl JobTable {
         self.fail(cause);
     }
 
-    /// Waits until all jobs are finished. After a failure it does not wait, since then the deadline watch ends them.
+    /// Waits until all jobs are finished. After a failure this does not wait, since the deadline watch ends the jobs.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.slots.is_empty() && jobs.failed.is_none() {
@@ -286,7 +287,7 @@ impl JobTable {
         least.unwrap_or(Duration::from_millis(100))
     }
 
-    /// Makes a call that may never return. It does not make the call if the communicators are being aborted.
+    /// Makes a call that may never return. If the communicators are being aborted, returns an error instead.
     pub(crate) fn calling<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
         {
             let mut calling = self.calling.lock();
@@ -315,7 +316,7 @@ impl JobTable {
         while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
     }
 
-    /// Describes the call that is running, as the end of a sentence. It is empty if there is none.
+    /// Describes the call that is running, as the end of a sentence. The text is empty if no call is running.
     pub(crate) fn inside(&self) -> String {
         match self.calling.lock().what {
             Some((what, since)) => format!("; the backend has been inside {what} for {:.1?}", since.elapsed()),
@@ -346,14 +347,14 @@ mod tests {
         assert_eq!(jobs.wait_failure().unwrap().report().what, "first");
     }
 
-    /// A store's method is foreign code.
+    /// A call may be a method of a store, which is foreign code.
     #[test]
     fn a_call_that_panics_is_an_error() {
         let jobs = JobTable::default();
         let e = jobs.calling("the store", || -> Result { panic!("a store's panic") }).unwrap_err();
         assert_eq!(*e.kind(), ErrorKind::Internal);
         assert!(e.to_string().contains("the store panicked: a store's panic"), "{e}");
-        assert_eq!(jobs.inside(), "", "it is back");
+        assert_eq!(jobs.inside(), "", "no call is running any more");
     }
 
     #[test]
@@ -365,7 +366,7 @@ mod tests {
                 jobs.calling("ncclAllReduce", || {
                     begun.send(()).unwrap();
                     std::thread::sleep(Duration::from_millis(100));
-                    order.lock().push("the call is back");
+                    order.lock().push("the call has returned");
                     Ok(())
                 })
             });
@@ -374,7 +375,7 @@ mod tests {
             jobs.quiet(Duration::from_secs(60));
             order.lock().push("aborted");
         });
-        assert_eq!(*order.lock(), ["the call is back", "aborted"]);
-        assert!(jobs.calling("ncclAllReduce", || Ok(())).is_err(), "no new one begins");
+        assert_eq!(*order.lock(), ["the call has returned", "aborted"]);
+        assert!(jobs.calling("ncclAllReduce", || Ok(())).is_err(), "no new call begins");
     }
 }

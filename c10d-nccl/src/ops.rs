@@ -68,8 +68,8 @@ impl Plan<'_, '_, '_> {
         self.issuer.group(|i| i.recv(to, peer))
     }
 
-    /// Runs `body` with the task's reduction. If the reduction was made for this task, it is destroyed when the calls
-    /// were issued.
+    /// Runs `body` with the task's reduction. If the reduction was made for this task, the channel destroys it when all
+    /// calls are on the stream.
     fn reducing(&mut self, body: impl FnOnce(&mut Self, RedOp) -> Result) -> Result {
         let dtype = self.task.dtype.unwrap_or(DType::F32);
         let (op, made) = self.issuer.make(reduction(self.task.params.reduce, dtype))?;
@@ -79,12 +79,12 @@ impl Plan<'_, '_, '_> {
 
     /// Returns the other rank of a message, by its number in the communicator.
     fn peer(&self) -> u32 {
-        // A communicator of two has only one other rank.
+        // In a communicator of two ranks, the peer is the other rank, whatever its number in the group is.
         if self.size == 2 { 1 - self.rank as u32 } else { self.task.params.peer }
     }
 
-    /// Issues one call for each of `calls`, in one NCCL group. As in PyTorch's second engine, `TorchNccl2` has no
-    /// group.
+    /// Issues one call for each of `calls`, in one NCCL group. With `TorchNccl2`, the calls are not in a group, since
+    /// PyTorch's second engine makes them so.
     fn each<T>(
         &mut self,
         calls: impl Iterator<Item = T>,
@@ -150,8 +150,8 @@ impl Plan<'_, '_, '_> {
         self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
-    /// One reduction to each rank: it combines the inputs that all ranks have for that rank. Lengths may differ, and no
-    /// scratch memory is needed.
+    /// There is one reduction to each rank. It combines the inputs that all ranks have for that rank. Lengths may
+    /// differ, and no scratch memory is needed.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {
@@ -224,8 +224,8 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        // Some ranks may give splits while others do not, so both must make the same NCCL calls. In PyTorch's
-        // dialects they make different ones.
+        // Some ranks may give splits while others do not, so ranks with and without splits must make the same NCCL
+        // calls. In PyTorch's dialects they make different calls, as in PyTorch.
         let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };

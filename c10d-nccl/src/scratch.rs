@@ -1,4 +1,4 @@
-//! Device memory for barriers, and for ops that PyTorch does with one flat tensor. It is used on one stream.
+//! Device memory for barriers, and for ops that PyTorch runs on one flat tensor. The memory is used on one stream.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;

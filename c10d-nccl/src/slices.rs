@@ -84,7 +84,7 @@ fn lead(own: &CudaStream) -> Result {
         true => Ok(()),
         false => own.context().default_stream().join(own),
     });
-    done.map_err(|e| failed("having the default stream wait for a slice's", e))
+    done.map_err(|e| failed("having the default stream wait for a slice's stream", e))
 }
 
 fn span<T: Element>(at: u64, count: usize, stream: &CudaStream) -> Span {

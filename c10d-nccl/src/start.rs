@@ -183,8 +183,8 @@ impl Running {
         })
     }
 
-    /// Leaves the group: in order, if the peers get all fingerprints by the deadline; if the group has failed, with the
-    /// error.
+    /// Leaves the group. If the group has failed, sends the error to the peers. Otherwise sends a goodbye, after all
+    /// fingerprints were sent or the deadline has passed.
     pub(crate) fn leave(&self, deadline: Instant) {
         let Some(side) = &self.side else { return };
         match (self.jobs.failure(), &self.checks) {

@@ -1,5 +1,5 @@
-//! A job's data for the thread that makes the calls. It is a copy, so that other threads can end the job while a call
-//! does not return.
+//! A job's description for the thread that makes the calls. The description is a copy, so that other threads can end
+//! the job while a call does not return.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How element types and reductions are mapped to NCCL's, and what the backend offers as a result.
+//! How element types and reductions are mapped to NCCL's, and which ops, types and reductions the backend offers.
 
 use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DType, DTypeSet, OpKind, ReduceOp};
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nineteen_ops_less_the_one_without_a_call() {
+    fn all_ops_but_two_are_offered() {
         let offered = OpKind::ALL.iter().filter(|op| CAPABILITIES.ops.contains(**op)).count();
         assert_eq!(offered, 18);
         assert!(!CAPABILITIES.ops.contains(OpKind::RecvAnySource));
@@ -111,7 +111,7 @@ mod tests {
             for dtype in CAPABILITIES.reduces[code as usize].iter() {
                 assert!(op.is_defined_on(dtype), "{op} on {dtype}");
                 let (kind, times) = moved(dtype);
-                assert!(times == 1 || kind != DataType::U8, "{dtype} is reduced as what it is");
+                assert!(times == 1 || kind != DataType::U8, "{dtype} must not be reduced as several bytes");
             }
         }
         assert_eq!(reduction(ReduceOp::Sum, DType::Bool), Reduction::Is(RedOp::MAX));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_fit() {
+    fn moved_types_have_the_size_of_the_element() {
         for dtype in DType::ALL {
             let (kind, times) = moved(*dtype);
             let size = match kind.0 {

@@ -47,8 +47,8 @@ fn slices_are_buffers() {
 }
 
 #[test]
-fn parts_of_slices_and_half_floats() {
-    with_fake("parts_of_slices_and_half_floats", "", || {
+fn parts_of_slices_and_half_floats_are_buffers() {
+    with_fake("parts_of_slices_and_half_floats_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<bf16>> {
             let s = stream(pg.rank())?;
             let mine = [0.0, 1.0, 2.0, 3.0].map(|v| bf16::from_f32(10.0 * pg.rank() as f32 + v));
@@ -68,8 +68,8 @@ fn parts_of_slices_and_half_floats() {
 /// The op runs after the work of other streams on the slice: because of cudarc's events, or because the caller requests
 /// it.
 #[test]
-fn other_streams_come_before() {
-    with_fake("other_streams_come_before", "", || {
+fn an_op_runs_after_other_streams_work_on_the_slice() {
+    with_fake("an_op_runs_after_other_streams_work_on_the_slice", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
@@ -162,7 +162,7 @@ fn a_slice_comes_back_when_the_device_has_let_go() {
             let mut x = cuda(s.clone_htod(&[1f32, 2.0]))?;
             let (at, _) = x.device_ptr(&s);
             let call = op::all_reduce(on_device(&mut x), ReduceOp::Sum).timeout(SECOND / 2);
-            let e = pg.run(call).map(drop).expect_err("the script hangs it");
+            let e = pg.run(call).map(drop).expect_err("the fault script lets the op hang");
             assert!(e.to_string().contains("did not end in time"), "{e}");
             // SAFETY: the fake's device memory is host memory, and the slice still exists.
             #[allow(unsafe_code)]

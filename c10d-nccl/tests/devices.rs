@@ -6,8 +6,8 @@ use c10d_core::{Device, DeviceCoo, ReduceOp, Result};
 use common::{SECOND, builder, on, with_cpu, with_fake};
 
 #[test]
-fn the_gpu_of_the_builder_or_the_hint() {
-    with_fake("the_gpu_of_the_builder_or_the_hint", "", || {
+fn a_rank_uses_the_gpu_of_the_builder_or_the_hint() {
+    with_fake("a_rank_uses_the_gpu_of_the_builder_or_the_hint", "", || {
         let reduced = |groups: c10d_core::Builder| -> Result<Vec<f32>> {
             let pg = groups.rank(0).size(1).build()?;
             let mut x = on(3, &[5f32]);

@@ -16,8 +16,8 @@ fn taken(tensor: NonNull<ManagedTensorVersioned>) -> Result<ImportedMut> {
 }
 
 #[test]
-fn tensors_of_both_devices() {
-    with_fake("tensors_of_both_devices", "", || {
+fn tensors_in_host_and_device_memory_are_reduced() {
+    with_fake("tensors_in_host_and_device_memory_are_reduced", "", || {
         let sums = with_cpu().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let mut host = taken(export(vec![1f32 + pg.rank() as f32; 3], &[3, 1])?)?;
             pg.all_reduce(&mut host, ReduceOp::Sum)?;

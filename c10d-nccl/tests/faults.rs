@@ -59,13 +59,13 @@ fn ends_within(timeout: Duration, test: &str, script: &str, words: &'static str)
 }
 
 #[test]
-fn a_kernel_that_never_ends() {
-    ends_in_time("a_kernel_that_never_ends", "hang=1", "did not end in time");
+fn a_kernel_that_never_ends_is_a_timeout() {
+    ends_in_time("a_kernel_that_never_ends_is_a_timeout", "hang=1", "did not end in time");
 }
 
 #[test]
-fn issued_for_ever() {
-    ends_in_time("issued_for_ever", "issue=1", "did not end in time");
+fn a_call_that_is_never_put_on_the_stream_is_a_timeout() {
+    ends_in_time("a_call_that_is_never_put_on_the_stream_is_a_timeout", "issue=1", "did not end in time");
 }
 
 #[test]

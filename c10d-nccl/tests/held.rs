@@ -1,5 +1,5 @@
-//! The memory of a sparse call that was given up, which the device may still use. The fake ends the process if memory
-//! is freed before an event has shown that the device has finished with it.
+//! The memory of a sparse call that ended at its deadline, while the device may still use the memory. The fake ends the
+//! process if memory is freed before an event has shown that the device has finished with it.
 
 use crate::common;
 
@@ -11,7 +11,8 @@ use common::{SECOND, builder, cuda, on, place, with_fake};
 
 const SHORT: Duration = Duration::from_millis(700);
 
-/// Reduces a tensor after this stream, whose work does not end in time, and drops the tensor. Returns the addresses.
+/// Makes a sparse call on this stream. The call does not end in time, and drops its tensor. Returns the addresses of
+/// the tensor's memory.
 fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     let (mut indices, mut values) = (on(pg.rank(), &[3i64, 4]), on(pg.rank(), &[2f32, 1.0]));
     let places = [place(&mut indices), place(&mut values)].map(|place| place.base as u64);
@@ -19,7 +20,7 @@ fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     // SAFETY: the stream belongs to this device and is not destroyed.
     #[allow(unsafe_code)]
     let call = unsafe { op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream) };
-    let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done").error;
+    let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not finish").error;
     assert_eq!(*e.kind(), ErrorKind::Timeout, "{e}");
     Ok(places)
 }
@@ -42,7 +43,7 @@ fn a_tensor_stays_until_it_was_read() {
                 let stream = cuda().create_stream(0)?;
                 let gate = Gate::on(stream);
                 let places = given_up(&pg, stream)?;
-                assert!(places.iter().all(|at| is_allocated(*at)), "the stream is to read it yet");
+                assert!(places.iter().all(|at| is_allocated(*at)), "the stream has not read it yet");
                 gate.open();
                 wait_for_the_free(places);
                 Ok(())
@@ -51,7 +52,7 @@ fn a_tensor_stays_until_it_was_read() {
     });
 }
 
-/// The third launch of a call reduces its rows, so NCCL uses them for ever.
+/// The third launch of a call, which reduces the rows, hangs. So NCCL uses the rows for ever.
 #[test]
 fn memory_is_kept_if_an_abort_never_ends() {
     with_fake("memory_is_kept_if_an_abort_never_ends", "freed=ends,hang=2,abort=hang", || {

@@ -19,8 +19,8 @@ fn has_context(index: i32) -> bool {
 }
 
 #[test]
-fn it_makes_no_context_on_another_gpu() {
-    with_fake("it_makes_no_context_on_another_gpu", "", || {
+fn page_locked_memory_makes_no_context_on_another_gpu() {
+    with_fake("page_locked_memory_makes_no_context_on_another_gpu", "", || {
         let groups = with_cpu().backend("cpu:gloo-like,cuda:gloo-like");
         groups
             .run_ranks(2, |pg| {
@@ -36,8 +36,8 @@ fn it_makes_no_context_on_another_gpu() {
 }
 
 #[test]
-fn it_is_freed_on_a_thread_without_a_context() {
-    with_fake("it_is_freed_on_a_thread_without_a_context", "", || {
+fn page_locked_memory_is_freed_on_a_thread_without_a_context() {
+    with_fake("page_locked_memory_is_freed_on_a_thread_without_a_context", "", || {
         let locked = |at: u64| {
             let mut flags = 0;
             // SAFETY: any address is allowed; the result is one integer.
@@ -76,8 +76,8 @@ impl tracing::Subscriber for Warnings {
 }
 
 #[test]
-fn without_it_copies_use_ordinary_memory_and_the_limit_is_reported() {
-    with_fake("without_it_copies_use_ordinary_memory_and_the_limit_is_reported", "locked=none", || {
+fn without_page_locked_memory_copies_use_ordinary_memory() {
+    with_fake("without_page_locked_memory_copies_use_ordinary_memory", "locked=none", || {
         tracing::subscriber::set_global_default(Warnings).unwrap();
         let groups = with_cpu().backend("cpu:gloo-like,cuda:gloo-like");
         let sums = groups.run_ranks(2, |pg| {

@@ -75,7 +75,7 @@ integers! {
     reduce_i64 i64;
 }
 
-/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. `same` compares all but the bits of NaN.
+/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. All NaN count as equal, whatever their bits.
 macro_rules! floats {
     ($($reduce:ident $scale:ident $t:ty, $uint:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         #[test]
@@ -120,7 +120,8 @@ floats! {
     reduce_f64 scale_f64 f64, u64, f64, |x: f64| x, |x: f64| x;
 }
 
-/// Tests every 16-bit float, and every rounding to one: by a product with 1, and a sum with a part of the last bit.
+/// Tests every value of f16. A product with 1 tests whether the value is read and written correctly, and sums with four
+/// small values test the rounding.
 #[test]
 fn all_halves_are_read_and_written() {
     with_fake("all_halves_are_read_and_written", "", || {
@@ -215,7 +216,7 @@ fn wrong_launches_are_refused() {
         assert_eq!(fake.launch(function, 1, 256, 0, [0, x, 64, 8]), 719, "no device's memory");
         let side = cuda().create_stream(0).unwrap();
         fake.enter(0);
-        assert_eq!(fake.launch(function, 1, 256, side, [0, x, x, 8]), 719, "a race with the stream that had it before");
+        assert_eq!(fake.launch(function, 1, 256, side, [0, x, x, 8]), 719, "a race with the stream used before");
         fake.enter(1);
         assert_eq!(fake.launch(function, 1, 256, other, [0, y, y, 8]), 400, "a module of another device");
     });

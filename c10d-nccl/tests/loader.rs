@@ -63,12 +63,12 @@ fn a_missing_library_lists_what_was_tried() {
 }
 
 #[test]
-fn the_variable_is_the_only_place() {
+fn only_the_file_in_the_variable_is_tried() {
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", fake());
     });
     assert!(said.contains(&format!("loaded 2.28.9 from {}", fake().canonicalize().unwrap().display())), "{said}");
-    // The dynamic linker would find this one.
+    // The dynamic linker would find the library in this folder.
     let other = folder("variable");
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "/nowhere/libnccl.so.2").env("LD_LIBRARY_PATH", &other);
@@ -82,7 +82,7 @@ fn the_variable_is_the_only_place() {
 }
 
 #[test]
-fn the_wheel_of_the_active_environment() {
+fn the_wheel_of_the_active_environment_is_found() {
     let root = scratch("venv");
     let wheel = copy(&root.join("lib/python3.12/site-packages/nvidia/nccl/lib/libnccl.so.2"), None);
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
@@ -140,13 +140,13 @@ fn a_second_libnccl_in_the_process_is_refused() {
     let said = says(|c| {
         c.env("LD_PRELOAD", &first).env("C10D_NCCL_LIB", &first);
     });
-    assert!(said.contains(&format!("from {}", first.display())), "the same file is no second: {said}");
+    assert!(said.contains(&format!("from {}", first.display())), "the same file is not a second libnccl: {said}");
     std::fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
-fn the_builders_argument_wins_and_is_one_for_the_process() {
-    let test = "the_builders_argument_wins_and_is_one_for_the_process";
+fn the_hint_has_precedence_and_a_process_has_one_libnccl() {
+    let test = "the_hint_has_precedence_and_a_process_has_one_libnccl";
     with_library(
         test,
         || copy(&scratch("argument").join("mine.so"), None),
@@ -154,8 +154,8 @@ fn the_builders_argument_wins_and_is_one_for_the_process() {
             let with = |path: &Path| builder().hint("nccl.lib", &path.display().to_string());
             with(named).build().unwrap().shutdown().unwrap();
             let (loaded, _) = c10d_nccl::library().unwrap();
-            assert_eq!(loaded, named, "not one that the linker would find");
-            let e = with(&fake()).build().expect_err("another one");
+            assert_eq!(loaded, named, "the file in the hint, not one that the linker would find");
+            let e = with(&fake()).build().expect_err("another file");
             assert!(e.to_string().contains("mine.so") && *e.kind() == ErrorKind::Unsupported, "{e}");
         },
     );
@@ -177,7 +177,7 @@ fn an_optional_function_may_be_missing() {
 }
 
 #[test]
-fn no_cuda_is_an_error_and_the_cpu_works_on() {
+fn without_cuda_the_backend_is_an_error_and_the_cpu_works() {
     let said = |e: &Error| e.to_string();
     if c10d_nccl::available().is_ok() {
         println!("skipped: this machine has CUDA");

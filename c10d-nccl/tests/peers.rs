@@ -1,5 +1,5 @@
-//! What the other ranks learn of a rank's failure. They learn it through the CPU backend, and before any deadline,
-//! since that would be another error.
+//! What the other ranks learn of a rank's failure. They learn it through the CPU backend (or through the store), and
+//! before any deadline, which would give a `Timeout` instead.
 
 use crate::common;
 
@@ -31,7 +31,7 @@ fn aborted(builder: Builder) -> Vec<Error> {
             if pg.rank() == 1 {
                 pg.abort("enough");
             }
-            Ok(work.wait().expect_err("the script hangs it").error)
+            Ok(work.wait().expect_err("the fault script lets the op hang").error)
         })
     });
     errors.unwrap()
@@ -92,7 +92,8 @@ fn rank() {
         // Jobs in flight would have been ended within this time.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
-        // The first rank that needs the missing one tells the other rank.
+        // The first rank whose call needs the missing rank tells the other rank. So neither makes its call before both
+        // have printed that they are well.
         store.set(&format!("asked/{rank}"), b"", soon).unwrap();
         store.wait(&["asked/0", "asked/1"], soon).unwrap();
         let e: Error = pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).map(drop).expect_err("a rank is gone");

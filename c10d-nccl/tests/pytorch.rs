@@ -1,5 +1,5 @@
-//! Communicators with a rank of PyTorch: torch's stores have the ids, and the other rank makes torch's calls, with the
-//! fake library. `C10D_TORCH_PYTHON` is a Python that has torch; the default is `python3`.
+//! Communicators with a rank of PyTorch: torch's stores have the ids, and the rank of PyTorch (torch/peer.py) makes
+//! torch's calls, with the fake library. `C10D_TORCH_PYTHON` is a Python that has torch; the default is `python3`.
 
 use crate::common;
 
@@ -88,15 +88,15 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     // This closes the process's standard input.
     let said = child.take().map(|c| c.wait_with_output().unwrap()).unwrap();
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-    assert!(done.is_ok() && out.contains("python is content"), "{dialect}, rank {rank}: {done:?}\n{out}\n{err}");
+    assert!(done.is_ok() && out.contains("all ops succeeded"), "{dialect}, rank {rank}: {done:?}\n{out}\n{err}");
     let mut keys = TcpStore::connect("127.0.0.1", port, late()).unwrap().list_keys(late()).unwrap();
     keys.sort();
     keys
 }
 
 #[test]
-fn in_one_communicator_with_the_first_engine() {
-    with_fake("in_one_communicator_with_the_first_engine", "", || {
+fn ranks_share_a_communicator_with_the_first_engine() {
+    with_fake("ranks_share_a_communicator_with_the_first_engine", "", || {
         let Some(python) = python() else { return };
         for rank in [0, 1] {
             let keys = together(&python, "torch-legacy", rank, None);
@@ -106,8 +106,8 @@ fn in_one_communicator_with_the_first_engine() {
 }
 
 #[test]
-fn in_one_communicator_with_the_second_engine() {
-    with_fake("in_one_communicator_with_the_second_engine", "", || {
+fn ranks_share_a_communicator_with_the_second_engine() {
+    with_fake("ranks_share_a_communicator_with_the_second_engine", "", || {
         let Some(python) = python() else { return };
         for rank in [0, 1] {
             let keys = together(&python, "torch-nccl2", rank, None);
@@ -118,8 +118,8 @@ fn in_one_communicator_with_the_second_engine() {
 
 /// Each rank is a root.
 #[test]
-fn with_several_roots() {
-    with_fake("with_several_roots", "", || {
+fn ranks_share_a_communicator_that_has_several_roots() {
+    with_fake("ranks_share_a_communicator_that_has_several_roots", "", || {
         let Some(python) = python() else { return };
         // SAFETY: the process has no other thread that reads its environment.
         #[allow(unsafe_code)]
@@ -135,8 +135,8 @@ fn with_several_roots() {
 }
 
 #[test]
-fn settings_that_a_group_with_pytorch_cannot_have() {
-    with_fake("settings_that_a_group_with_pytorch_cannot_have", "", || {
+fn invalid_settings_of_a_group_with_pytorch_are_rejected() {
+    with_fake("invalid_settings_of_a_group_with_pytorch_are_rejected", "", || {
         let store = || Arc::new(c10d_core::HashStore::new());
         let refused = |builder: Builder, words: &str| {
             let e = builder.build().expect_err(words);

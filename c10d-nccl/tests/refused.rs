@@ -1,5 +1,5 @@
-//! Calls that a rank rejects because its tensor or stream is not valid. They are not sent to other ranks, and another
-//! rank's call is never paired with a later call instead.
+//! Calls that a rank rejects because its tensor or stream is not valid. Nothing of such a call is sent to other ranks,
+//! and NCCL never pairs another rank's call with a later call of this rank.
 
 use crate::common;
 
@@ -27,8 +27,8 @@ fn reduce(pg: &ProcessGroup) -> Result {
 }
 
 #[test]
-fn a_tensor_of_another_device() {
-    with_fake("a_tensor_of_another_device", "", || {
+fn a_tensor_of_another_device_is_rejected() {
+    with_fake("a_tensor_of_another_device_is_rejected", "", || {
         let done = with_cpu().run_ranks(2, |pg| {
             let mut elsewhere = on(7, &[1f32; 4]);
             let e = pg.all_reduce(&mut elsewhere, ReduceOp::Sum).expect_err("another device");
@@ -46,8 +46,8 @@ fn a_tensor_of_another_device() {
 }
 
 #[test]
-fn a_stream_of_another_device() {
-    with_fake("a_stream_of_another_device", "", || {
+fn a_stream_of_another_device_is_rejected() {
+    with_fake("a_stream_of_another_device_is_rejected", "", || {
         let done = with_cpu().run_ranks(2, |pg| {
             let other = common::cuda().create_stream(7)?;
             let mut x = on(pg.rank(), &[1f32; 4]);
@@ -62,8 +62,8 @@ fn a_stream_of_another_device() {
     });
 }
 
-/// Rank 1 rejects its first call, because of its arguments or because of the driver's answer. Its next call has the
-/// same shape.
+/// Rank 1 rejects its first call: if `said`, because of the device that its span names, or else because the driver
+/// reports another device. Rank 1's next call has the same shape. Returns the kinds of this rank's errors.
 fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     if pg.rank() == 1 {

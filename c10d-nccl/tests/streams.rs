@@ -56,8 +56,8 @@ fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sy
 }
 
 #[test]
-fn one_that_records_a_graph_is_refused() {
-    with_fake("one_that_records_a_graph_is_refused", "", || {
+fn a_stream_that_captures_a_graph_is_rejected() {
+    with_fake("a_stream_that_captures_a_graph_is_rejected", "", || {
         for groups in both() {
             for e in refusals(&groups, |pg| cuda().create_stream(pg.rank() as u16), true) {
                 assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
@@ -82,8 +82,8 @@ fn the_default_stream_of_a_thread_is_refused() {
 
 /// The program can capture a graph on its own stream, whatever other threads do, and the other threads' calls succeed.
 #[test]
-fn a_graph_is_recorded_meanwhile() {
-    with_fake("a_graph_is_recorded_meanwhile", "", || {
+fn collectives_do_not_disturb_the_capture_of_a_graph() {
+    with_fake("collectives_do_not_disturb_the_capture_of_a_graph", "", || {
         for groups in both() {
             let (begun, done) = (Barrier::new(3), Barrier::new(3));
             std::thread::scope(|s| {

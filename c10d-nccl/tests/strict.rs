@@ -142,10 +142,10 @@ fn wrong_calls_are_refused() {
     });
 }
 
-/// A wait for an event that has a later record is a wait for the later record.
+/// If an event was recorded several times, a query refers to the last record.
 #[test]
-fn an_event_is_that_of_its_last_record() {
-    with_fake("an_event_is_that_of_its_last_record", "", || {
+fn a_query_refers_to_the_last_record_of_an_event() {
+    with_fake("a_query_refers_to_the_last_record_of_an_event", "", || {
         let comms = met(2);
         let (cuda, at) = (cuda(), memory(0));
         let stream = || cuda.create_stream(0).unwrap();
@@ -162,12 +162,13 @@ fn an_event_is_that_of_its_last_record() {
             assert!(cuda.query(0, mark).unwrap());
             assert_eq!(group(|| message("ncclSend", comms[1], at + 32, 0, sending)), SUCCESS);
             cuda.synchronize(0, held, soon()).unwrap();
-            assert!(cuda.query(0, mark).unwrap(), "the earlier record takes nothing back");
+            assert!(cuda.query(0, mark).unwrap(), "the earlier record does not reset the event");
         }
     });
 }
 
-/// Copies of page-locked memory are always late. Before a copy of pageable memory, the driver may wait for the stream.
+/// A copy of page-locked memory runs only when the stream reaches it. Before a copy of pageable memory, the driver may
+/// wait for the stream.
 #[test]
 fn a_copy_of_pageable_memory_waits() {
     const HELD: Duration = Duration::from_millis(100);
@@ -193,11 +194,11 @@ fn a_copy_of_pageable_memory_waits() {
             unsafe { cuda().synchronize(0, stream, Instant::now() + 60 * SECOND) }.unwrap();
             tell.send(*back).unwrap();
         });
-        told.recv_timeout(60 * SECOND).expect("the stream is not waited for");
-        assert!(told.recv_timeout(HELD).is_err(), "the stream is waited for");
+        told.recv_timeout(60 * SECOND).expect("a copy of page-locked memory does not wait for the stream");
+        assert!(told.recv_timeout(HELD).is_err(), "a copy of pageable memory waits for the stream");
         write(2);
         gate.open();
-        told.recv_timeout(60 * SECOND).expect("the stream goes on");
-        assert_eq!(told.recv_timeout(60 * SECOND), Ok(2), "copied late");
+        told.recv_timeout(60 * SECOND).expect("the stream continues");
+        assert_eq!(told.recv_timeout(60 * SECOND), Ok(2), "the copy runs after the gate is opened");
     });
 }

@@ -6,8 +6,8 @@ use c10d_core::{DeviceCoo, ReduceOp, Result, op};
 use common::{SECOND, builder, on, with_fake};
 
 #[test]
-fn the_first_sparse_call_beside_a_collective() {
-    with_fake("the_first_sparse_call_beside_a_collective", "", || {
+fn the_first_sparse_call_does_not_wait_for_a_collective() {
+    with_fake("the_first_sparse_call_does_not_wait_for_a_collective", "", || {
         let sums = builder().run_ranks(2, |pg| {
             let dense = on(pg.rank(), &[1f32; 1000]);
             let entries = (on(pg.rank(), &[3i64]), on(pg.rank(), &[2f32]));
@@ -28,10 +28,11 @@ fn the_first_sparse_call_beside_a_collective() {
     });
 }
 
-/// Ops that use a flat tensor sometimes need a larger one. They do not free the smaller one meanwhile.
+/// Ops that use a flat scratch tensor sometimes need a larger one. They do not free the smaller tensor meanwhile, since
+/// this would wait for the device.
 #[test]
-fn growing_gathers_beside_a_message() {
-    with_fake("growing_gathers_beside_a_message", "", || {
+fn gathers_that_need_more_memory_do_not_wait_for_a_message() {
+    with_fake("gathers_that_need_more_memory_do_not_wait_for_a_message", "", || {
         let got = builder().hint("nccl.compat", "torch-legacy").run_ranks(2, |pg| {
             let rank = pg.rank();
             let mine = [1, 100, 1].map(|count| on(rank, &vec![rank as f32; count]));

@@ -18,7 +18,8 @@ pub(crate) struct Keyed {
     pub(crate) check: Kernel,
     /// The keys, their number, a sorted list of keys, its length; the keys' positions in the list, the flags.
     pub(crate) locate: Kernel,
-    /// All lists of keys, the length of the longest, the lengths, the number of lists; a mark for each key that counts.
+    /// All lists of keys, the length of the longest, the lengths, the number of lists; for each position, 1 if its key
+    /// is in no earlier list, else 0.
     pub(crate) mark: Kernel,
     /// The keys, their number, all lists, the length of the longest, the lengths, the number of lists, the prefix sums
     /// of the marks; the keys' positions in the union.

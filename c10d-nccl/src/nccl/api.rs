@@ -39,13 +39,14 @@ pub(crate) trait NcclApi: Send + Sync {
 
     /// Makes a new id.
     fn unique_id(&self) -> Result<UniqueId, NcclResult>;
-    /// Joins a communicator. It returns before the peers have joined.
+    /// Joins a communicator. This returns before the peers have joined.
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm);
     /// Begins to divide a communicator on which no call is running. If there is a color, a thread of the library writes
-    /// the new communicator to `new`, before `async_error` of the old one reports success. `new` must be valid until
-    /// then.
+    /// the new communicator to `new`, before `async_error` of the old communicator reports success. `new` must be valid
+    /// until `async_error` reports success.
     unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult;
-    /// Begins to derive a communicator without these ranks, which do not call this. The rest is as for `split`.
+    /// Begins to derive a communicator without these ranks, which must not call this function. Otherwise it is as
+    /// `split`.
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult;
     /// Returns the state of the communicator.
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;

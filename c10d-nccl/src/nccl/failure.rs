@@ -5,7 +5,7 @@ use c10d_core::{Error, ErrorKind};
 use super::api::NcclApi;
 use super::types::{Comm, NcclResult};
 
-/// The call by which a network adapter is given memory. It locks the memory.
+/// The function by which NCCL registers memory with a network adapter. It locks the memory.
 const REGISTER: &str = "ibv_reg_mr";
 
 /// Makes an error with the library's own description. NCCL does not tell which peer is lost.

@@ -99,7 +99,7 @@ pub(crate) struct Library {
     /// The path of the library's file.
     pub(crate) path: PathBuf,
     pub(crate) version: Version,
-    /// The path with which it was opened.
+    /// The path with which the library was opened.
     asked: PathBuf,
     _handle: Handle,
 }

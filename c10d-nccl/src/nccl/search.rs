@@ -1,10 +1,11 @@
-//! The files that are tried when libnccl is searched.
+//! The files that the search for libnccl tries.
 
 use std::path::{Path, PathBuf};
 
 use c10d_core::library::{requested, variable};
 
-/// The variable with the path of the library's file. If it is set, nothing else is tried, except for the hint.
+/// The variable with the path of the library's file. If it is set, no other file is tried, unless the hint `nccl.lib`
+/// names one.
 pub(crate) const VARIABLE: &str = "C10D_NCCL_LIB";
 
 /// The settings that the search uses, normally those of this process.
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_search() {
+    fn the_files_are_tried_in_this_order() {
         let root = std::env::temp_dir().join(format!("c10d-nccl-search-{}", std::process::id()));
         let wheel = root.join("lib/python3.12/site-packages/nvidia/nccl/lib");
         std::fs::create_dir_all(&wheel).unwrap();
@@ -81,7 +82,7 @@ mod tests {
         let variable = surroundings(None, Some("/opt/nccl/libnccl.so.2"), &root).candidates().unwrap();
         assert_eq!(variable, [Path::new("/opt/nccl/libnccl.so.2")], "nothing else is tried");
         let argument = surroundings(Some("./mine.so"), Some("/opt/other.so"), &root).candidates().unwrap();
-        assert_eq!(argument, [Path::new("./mine.so")], "the argument wins");
+        assert_eq!(argument, [Path::new("./mine.so")], "the argument has precedence over the variable");
         let relative = surroundings(None, Some("libnccl.so.2"), &root).candidates().unwrap_err();
         assert!(relative.contains(VARIABLE) && relative.contains("absolute"), "{relative}");
     }

@@ -1,5 +1,5 @@
-//! The types of libnccl's ABI: integers and plain structs. They are not Rust enums, since a newer library may return
-//! unknown values.
+//! The types of libnccl's ABI: integers and plain structs. Codes are not Rust enums, since a newer library may return
+//! unknown codes.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -135,14 +135,14 @@ impl fmt::Debug for UniqueId {
 }
 
 /// The settings of a communicator, in the layout of NCCL 2.28. An older library reads only the fields that it knows. A
-/// newer one uses its defaults for later fields, since `version` tells which fields exist.
+/// newer library uses its defaults for the fields that were added later, since `version` tells which fields exist.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Config {
     size: usize,
     magic: u32,
     version: u32,
-    /// 0: calls return immediately, and `ncclCommGetAsyncError` tells when they are done.
+    /// 0: calls return immediately, and `ncclCommGetAsyncError` tells whether they are done.
     pub(crate) blocking: i32,
     cga_cluster_size: i32,
     min_ctas: i32,
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_as_people_write_them() {
+    fn versions_are_displayed_as_major_minor_patch() {
         for (code, text) in [(23203, "2.32.3"), (22809, "2.28.9"), (2708, "2.7.8"), (21805, "2.18.5")] {
             assert_eq!(Version(code).to_string(), text);
         }

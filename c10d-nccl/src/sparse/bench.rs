@@ -85,7 +85,7 @@ pub(super) struct Bench {
     buffers: Vec<(u64, DeviceBuffer)>,
     /// Host memory that the device reads or writes.
     hosts: Vec<Box<[u8]>>,
-    /// Why this call's stream cannot wait for the caller's, if so.
+    /// The error if this call's stream cannot wait for the caller's stream.
     refused: Option<Error>,
 }
 
@@ -102,7 +102,8 @@ impl Bench {
         Ok(Bench { runtime: cuda.clone(), cuda, index, line, deadline, buffers, hosts, refused })
     }
 
-    /// Returns an error if the caller's tensors must not be read, because its stream cannot be waited for.
+    /// Returns an error if the caller's tensors must not be read, because this call's stream cannot wait for the
+    /// caller's stream.
     pub(super) fn is_open(&self) -> Result {
         self.refused.clone().map_or(Ok(()), Err)
     }
@@ -187,7 +188,7 @@ impl Bench {
     /// # Safety
     /// The arguments fit the kernel, and all memory to which they refer belongs to the call.
     pub(super) unsafe fn launch(&mut self, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees the arguments and the memory.
         unsafe { self.cuda.launch(self.index, self.line.stream(), kernel, threads, arguments) }
     }
 
@@ -229,8 +230,8 @@ impl Bench {
         Ok(self.buffers.swap_remove(at).1)
     }
 
-    /// Frees everything. Returns `false` if the device did not finish in time; then the memory that it may use is
-    /// leaked.
+    /// Frees everything. If the device does not finish in time, leaks the memory that it may still use, and returns
+    /// `false`.
     pub(super) fn end(mut self, patience: Duration) -> bool {
         let over = self.settle_by(Instant::now() + patience).is_ok();
         if over {

@@ -99,8 +99,8 @@ impl Run<'_> {
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
             // Every rank finds a mismatch in the headers, and reports it with its own call as `mine`. If a rank failed
-            // at once, it would send its report to ranks that have not read the headers yet, and they could return that
-            // report instead of their own. So all ranks meet once more before they fail.
+            // at once, it would send its report to ranks that have not read the headers yet. These ranks could return
+            // the report instead of their own errors. So all ranks make one more exchange before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {

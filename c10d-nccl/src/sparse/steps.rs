@@ -11,8 +11,8 @@ use crate::kernels::sparse::{
 
 /// The value of a flag that is not set.
 pub(super) const NONE: u64 = u64::MAX;
-/// The number of flags of a list. Each is the number of the first entry that is outside the tensor, that is not in
-/// order, or that is not among the known ones.
+/// The number of flags of a list of keys. The flags are the positions of the first key that is outside the tensor, the
+/// first key that is not in order, and the first key that is not among the known keys.
 pub(super) const FLAGS: usize = 3;
 
 /// The sparse dimensions of a tensor, which define its keys.
@@ -55,7 +55,7 @@ fn fits(what: bool) -> Result {
     if what { Ok(()) } else { Err(Error::new(ErrorKind::Internal, "a kernel's tensors do not fit each other")) }
 }
 
-/// Makes flags for this number of lists. None is set.
+/// Makes flags for this number of lists. No flag is set.
 pub(super) fn flags(bench: &mut Bench, lists: usize) -> Result<Tensor> {
     bench.upload_numbers(&vec![NONE; FLAGS * lists])
 }
@@ -78,7 +78,7 @@ pub(super) fn check(bench: &mut Bench, space: Space, keys: Tensor, flags: Tensor
     unsafe { bench.launch(&space.kernels().check, keys.count, &[keys.at, keys.count as u64, space.keys, flags.at]) }
 }
 
-/// Finds the positions of keys in a sorted list. Sets a flag if a key is not in it.
+/// Finds the positions of keys in a sorted list. Sets a flag if a key is not in the list.
 pub(super) fn locate(
     bench: &mut Bench,
     space: Space,
@@ -94,7 +94,8 @@ pub(super) fn locate(
     unsafe { bench.launch(&space.kernels().locate, keys.count, &arguments) }
 }
 
-/// Returns how many different keys there are before each position of the lists, and at the end the total.
+/// Returns, for each position of the lists, how many keys before it are in no earlier list than their own. The last
+/// number is the total.
 pub(super) fn number(bench: &mut Bench, space: Space, lists: Lists) -> Result<Tensor> {
     let places = lists.keys.count;
     fits(places == lists.longest * lists.count() && lists.keys.dtype == space.dtype())?;
@@ -141,7 +142,7 @@ pub(super) fn place(
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// Writes the union of the lists, which must be checked before. `all` has as many keys as `numbers` says.
+/// Writes the union of the lists, which must be checked before. `all` has as many keys as the last of `numbers` says.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);

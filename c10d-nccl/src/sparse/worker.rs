@@ -19,12 +19,13 @@ pub(super) struct Worker {
     /// The time at which a CUDA call is given up.
     patience: Instant,
     pub(super) index: u16,
-    /// Why the request's tensors cannot be used, if so.
+    /// The error if the request's tensors cannot be used.
     refused: Option<Error>,
 }
 
 impl Worker {
-    /// Starts the thread. It holds the request's tensors until the device has finished with them.
+    /// Starts the thread. The thread keeps the memory of the request's tensors from being freed until the device has
+    /// finished with them.
     pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
         let index = request.inputs().first().map_or(0, |span| span.device().index());
         let mut refused = None;
@@ -78,7 +79,7 @@ impl Worker {
     }
 }
 
-/// Tensors that are held, even if their owner frees them.
+/// Tensors whose memory is not freed as long as this value exists, even if their owner frees them.
 struct RetainedTensors {
     cuda: Arc<dyn CudaApi>,
     index: u16,
@@ -106,13 +107,13 @@ mod tests {
     use super::*;
     use crate::tests::mock::MockCuda;
 
-    /// Returns how much memory is freed at the end of a call, if the device is busy for this number of polls.
+    /// Returns how many allocations are freed at the end of a call, if the device is busy for this number of polls.
     fn freed(questions: u64, patience: Duration) -> u64 {
         let cuda = Arc::new(MockCuda::at_work(questions));
         let mut bench = Bench::new(cuda.clone(), 0, 0, Instant::now());
         bench.as_mut().unwrap().allocate(DType::F32, 5).unwrap();
         let held = RetainedTensors { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
-        // Without a sender, the call has ended.
+        // There is no sender, as at the end of a call.
         let (_, todo) = unbounded();
         serve(bench, todo, held, patience);
         cuda.freed()
@@ -121,7 +122,7 @@ mod tests {
     /// The mock panics if memory is freed earlier.
     #[test]
     fn memory_is_freed_when_the_device_has_finished() {
-        assert_eq!(freed(100, PATIENCE), 2, "the call's own and the caller's");
+        assert_eq!(freed(100, PATIENCE), 2, "the call's own memory and the caller's");
     }
 
     #[test]

@@ -37,13 +37,13 @@ fn with_init(calls: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_first_engine_connects_by_its_first_op() {
+fn the_first_engine_connects_at_its_first_op() {
     assert!(calls(LEGACY, "nothing", &[], |_| Ok(())).is_empty());
     assert_eq!(calls(SECOND, "nothing", &[], |_| Ok(())), [INIT]);
 }
 
 #[test]
-fn lists_of_tensors() {
+fn list_ops_make_the_calls_of_each_engine() {
     let gather = |pg: &ProcessGroup| pg.all_gather(buffer(2), buffers(&[2, 2])).map(drop);
     let flat = with_init(&["all_gather 2xf32 on 1", "copy 8 on 1", "copy 8 on 1"]);
     assert_eq!(calls(LEGACY, "gather", &[], gather), flat);
@@ -61,7 +61,7 @@ fn lists_of_tensors() {
 }
 
 #[test]
-fn coalesced_ops() {
+fn coalesced_ops_make_the_calls_of_each_engine() {
     let reduce = |pg: &ProcessGroup| pg.all_reduce_coalesced(buffers(&[2, 3]), ReduceOp::Sum).map(drop);
     let alone = ["all_reduce 2xf32 sum on 1", "all_reduce 3xf32 sum on 1"];
     assert_eq!(calls(LEGACY, "coalesced", &[], reduce), with_init(&["group {", alone[0], alone[1], "}"]));
@@ -70,7 +70,7 @@ fn coalesced_ops() {
     let grouped = with_init(&["group {", "broadcast 1xf32 from 0 on 1", "broadcast 1xf32 from 1 on 1", "}"]);
     assert_eq!(calls(SECOND, "lists", &[], gather), grouped);
     let none = |pg: &ProcessGroup| {
-        assert_eq!(*gather(pg).unwrap_err().kind(), ErrorKind::Unsupported, "the first engine has none");
+        assert_eq!(*gather(pg).unwrap_err().kind(), ErrorKind::Unsupported, "the first engine lacks this op");
         Ok(())
     };
     assert!(calls(LEGACY, "lists", &[], none).is_empty());
@@ -87,13 +87,13 @@ fn all_to_all_is_one_call_where_the_library_has_it() {
 }
 
 #[test]
-fn messages() {
+fn messages_use_the_communicator_of_each_engine() {
     let both = |pg: &ProcessGroup| {
         pg.all_reduce(buffer(1), ReduceOp::Sum)?;
         if pg.rank() == 0 { pg.send(buffer(3), 1, 7) } else { pg.recv(buffer(3), 0, 7) }?;
         if pg.rank() == 1 { pg.send(buffer(4), 0, 7) } else { pg.recv(buffer(4), 1, 7) }.map(drop)
     };
-    // Both directions use the communicator of the pair, or that of all ranks.
+    // Both directions use the communicator of the pair (first engine), or that of all ranks (second engine).
     let messages = |on: u32| {
         let (send, recv) = (format!("send 3xf32 to 1 on {on}"), format!("recv 4xf32 from 1 on {on}"));
         ["group {".to_owned(), send, "}".to_owned(), "group {".to_owned(), recv, "}".to_owned()]

@@ -29,14 +29,14 @@ fn error_of_the_other(poor: u32) -> Error {
 }
 
 #[test]
-fn while_the_ids_are_awaited() {
+fn the_rank_is_named_while_the_ids_are_awaited() {
     let error = error_of_the_other(0);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[0][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
 }
 
 #[test]
-fn while_the_library_connects() {
+fn the_rank_is_named_while_the_library_connects() {
     let error = error_of_the_other(1);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");

@@ -37,7 +37,7 @@ fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result
     builder.run_ranks(2, run).unwrap()
 }
 
-/// The log of a collective: these calls between those for events.
+/// Returns the log of a collective: these calls between the calls for events.
 fn between(calls: &[&str]) -> Vec<String> {
     BEFORE.iter().chain(calls).chain(&AFTER).map(|s| (*s).to_owned()).collect()
 }
@@ -48,8 +48,8 @@ fn all_reduce() {
     assert_eq!(logs, vec![between(&["all_reduce 5xf32 avg on 1"]); 2]);
 }
 
-/// A blocking op has also ended when the device has finished it. The caller's stream does not wait for the op, since
-/// this would block other ranks that share the stream.
+/// Both a started and a blocking op end when the device has finished them. The caller's stream does not wait for the
+/// op, since this would block other ranks that share the stream.
 #[test]
 fn a_started_op_makes_the_same_calls() {
     let logs = of_two("started", None, |pg| Ok(pg.start(op::all_reduce(buffer(5), ReduceOp::Sum)).wait().map(drop)?));
@@ -115,7 +115,7 @@ fn reduce_scatters() {
 }
 
 #[test]
-fn gather_and_scatter_copy_what_is_the_roots_own() {
+fn gather_and_scatter_copy_the_roots_own_part() {
     let logs = of_two("gather", None, |pg| {
         let at = if pg.rank() == 0 { Root::Me(buffers(&[3, 4])) } else { Root::At(0) };
         pg.gather(buffer(3 + pg.rank() as usize), at).map(drop)
@@ -136,7 +136,7 @@ fn exchanges() {
         let (to, from) = if pg.rank() == 0 { ([2, 3], [2, 0]) } else { ([0, 4], [3, 4]) };
         pg.all_to_all(buffers(&to), buffers(&from)).map(drop)
     });
-    assert_eq!(logs[0], between(&["copy 8 on 1", "group {", "send 3xf32 to 1 on 1", "}"]), "nothing is not received");
+    assert_eq!(logs[0], between(&["copy 8 on 1", "group {", "send 3xf32 to 1 on 1", "}"]), "no empty receive");
     assert_eq!(logs[1], between(&["copy 16 on 1", "group {", "recv 3xf32 from 0 on 1", "}"]));
 
     // Ranks without splits make the same calls as ranks with splits.
@@ -169,7 +169,7 @@ fn each_direction_of_messages_has_a_communicator() {
 
 /// Each direction has its own stream, so both ranks can send first.
 #[test]
-fn messages_both_ways() {
+fn both_ranks_can_send_first() {
     let logs = of_two("both ways", None, |pg| {
         let (mine, theirs) = (buffer(3 + pg.rank() as usize), buffer(4 - pg.rank() as usize));
         let send = pg.start(op::send(mine, 1 - pg.rank(), 0));
@@ -210,7 +210,7 @@ fn barrier() {
 
 /// The library divides the group. A rank that is in no part must take part in the call, too.
 #[test]
-fn the_parts_of_a_group() {
+fn the_library_divides_a_group() {
     let builder = Builder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");
     let logs = builder.run_ranks(3, |pg| {
         let log = log("parts", pg.rank());
@@ -231,7 +231,7 @@ fn the_parts_of_a_group() {
 }
 
 #[test]
-fn the_rest_of_a_group() {
+fn a_shrunk_group_is_derived_or_made_anew() {
     let of_three = |name: &str, hint: &str| {
         let builder = Builder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock").hint(hint, "yes");
         let run = |pg: ProcessGroup| {

@@ -179,9 +179,9 @@ unsafe impl CudaApi for MockCuda {
 pub(super) struct Mock {
     pub(super) log: Log,
     pub(super) next: AtomicU64,
-    /// Whether it lacks the optional functions.
+    /// Whether the library lacks the optional functions.
     pub(super) old: bool,
-    /// Whether it never finishes anything.
+    /// Whether the library never finishes anything.
     pub(super) slow: bool,
 }
 

@@ -30,7 +30,7 @@ fn ids_are_made_and_differ() {
 }
 
 #[test]
-fn without_a_device_init_fails_in_words() {
+fn init_without_a_device_returns_the_librarys_error() {
     let Some(nccl) = real() else { return };
     if crate::available().is_ok() {
         return println!("skipped: this machine has CUDA");

@@ -32,18 +32,18 @@ fn ids_of_all(size: u32, old: bool) -> Vec<Vec<UniqueId>> {
 }
 
 #[test]
-fn one_root_for_each_128_ranks() {
+fn there_is_one_root_for_each_128_ranks() {
     let all = ids_of_all(130, false);
     assert_eq!(all[0].len(), 2);
     assert!(all.iter().all(|ids| *ids == all[0]), "the same on all ranks");
-    // Ranks 0 and 65 have made them.
+    // Ranks 0 and 65 have made the ids.
     assert_eq!((all[0][0].0[0], all[0][1].0[0]), (1, 66));
     assert_eq!(ids_of_all(128, false)[5].len(), 1);
-    assert_eq!(ids_of_all(130, true)[5].len(), 1, "an older library has one");
+    assert_eq!(ids_of_all(130, true)[5].len(), 1, "with an older library there is one id");
 }
 
 #[test]
-fn the_maker_that_did_not_come_is_named() {
+fn a_root_that_made_no_id_is_named() {
     let mock = Mock { log: Log::default(), next: AtomicU64::new(1), old: false, slow: false };
     let soon = Instant::now() + Duration::from_millis(50);
     let e = ids(&mock, 4).exchange(&mock, &HashStore::new(), 1, soon).unwrap_err();

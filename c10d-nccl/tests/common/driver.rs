@@ -61,7 +61,7 @@ pub(crate) fn recording<T>(stream: u64, body: impl FnOnce() -> T) -> T {
         assert_eq!(function::<unsafe extern "C" fn(u64, i32) -> i32>("cuStreamBeginCapture_v2")(stream, GLOBAL), 0);
         let done = body();
         let end = function::<unsafe extern "C" fn(u64, *mut u64) -> i32>("cuStreamEndCapture");
-        assert_eq!(end(stream, &mut graph), 0, "the recording was broken");
+        assert_eq!(end(stream, &mut graph), 0, "the capture was invalidated");
         assert_ne!(graph, 0);
         done
     }

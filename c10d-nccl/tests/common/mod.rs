@@ -59,7 +59,8 @@ fn path(test: &str) -> String {
     format!("{}::{test}", module.replace('/', "::"))
 }
 
-/// Runs `body` in a separate process with the fakes, or with the real libraries if the environment says that there are.
+/// Runs `body` in a separate process with the fakes. If `C10D_HARDWARE` is set, runs it in this process with the real
+/// libraries.
 #[track_caller]
 pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let test = path(test);

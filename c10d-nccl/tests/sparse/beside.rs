@@ -38,8 +38,8 @@ fn beside_dense() {
 
 /// The call runs after the earlier work on the caller's stream. The fake reports races.
 #[test]
-fn the_callers_stream_comes_before() {
-    with_fake("the_callers_stream_comes_before", "", || {
+fn a_sparse_call_runs_after_the_callers_stream() {
+    with_fake("a_sparse_call_runs_after_the_callers_stream", "", || {
         let got = builder().run_ranks(2, |pg| {
             let (cuda, index) = (common::cuda(), pg.rank() as u16);
             let stream = cuda.create_stream(index)?;
@@ -95,14 +95,14 @@ fn a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// If a launch hangs, the error names it in time, and the peers learn on which rank it is.
+/// If a launch hangs, the error names the launch in time, and the peers learn on which rank it hangs.
 #[test]
 fn a_launch_that_hangs_is_named() {
     with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {
         let errors = with_cpu().run_ranks(2, |pg| {
             let mine = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
             pg.all_reduce(mine(), ReduceOp::Sum)?;
-            // The other rank learns of it long before its own deadline.
+            // The other rank learns of the hang long before its own deadline.
             let call = op::all_reduce(mine(), ReduceOp::Sum).timeout(SECOND * if pg.rank() == 1 { 1 } else { 100 });
             let begun = Instant::now();
             let e = pg.start(call).wait().unwrap_err().error;

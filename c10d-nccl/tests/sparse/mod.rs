@@ -66,7 +66,8 @@ fn add<T: Element>(to: &mut Entries<T>, more: impl Iterator<Item = (Vec<i64>, Ve
     }
 }
 
-/// The definition: it combines each rank's entries in order, then those of the ranks in rank order.
+/// Computes the result by definition: combines the entries of each rank in their order, and then the results of the
+/// ranks in rank order.
 fn reference<T: Element>(tensors: &[Coo<T>], combine: fn(T, T) -> T) -> Entries<T> {
     let mut all = Entries::new();
     for t in tensors {
@@ -83,7 +84,8 @@ type Combine<T> = fn(T, T) -> T;
 /// The ranks' tensors, and the operation on them.
 type Round<T> = (Vec<Coo<T>>, AllReduceOptions, Combine<T>);
 
-/// Compares all forms of the call on all ranks with the definition.
+/// Runs the call with an owned tensor, with a borrowed tensor, and as a started call. Compares the results of all ranks
+/// with the definition.
 fn agrees<T: Element + PartialEq + Debug>(groups: Builder, rounds: &[Round<T>]) {
     let world = rounds[0].0.len() as u32;
     let results = groups.run_ranks(world, |pg| {

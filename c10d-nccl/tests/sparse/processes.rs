@@ -11,7 +11,7 @@ use super::*;
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 const PLACE: &str = "C10D_NCCL_TEST_PLACE";
 
-/// A rank of the tests with processes. `PLACE` has its number, the world size and the test's name.
+/// A rank of the tests with processes. `PLACE` has the rank's number, the world size and the test's name.
 #[test]
 fn rank() {
     let (Ok(place), Ok(port)) = (std::env::var(PLACE), std::env::var(PORT)) else { return };

@@ -1,10 +1,12 @@
-//! Tensors, types and ranks that do not fit: all ranks learn who and why.
+//! Invalid tensors, types that NCCL does not reduce, and ranks whose calls differ: all ranks get an error with the
+//! reason.
 
 use c10d_core::Status;
 
 use super::*;
 
-/// If one rank's tensor is invalid, all ranks learn which rank's and why, and the group can still be used.
+/// If one rank's tensor is invalid, the errors of all ranks name this rank and the reason, and the group can still be
+/// used.
 #[test]
 fn wrong_indices() {
     with_fake("wrong_indices", "", || {
@@ -70,11 +72,11 @@ fn ranks_that_disagree() {
     });
 }
 
-/// A rank that learns of a mismatch after the others also names the right rank: no rank fails until all know of it.
-/// Otherwise this rank would get another rank's view of the error.
+/// A rank that learns of a mismatch after the others also names the right rank, since no rank fails until all ranks
+/// know of the mismatch. Otherwise this rank would get another rank's error, which names other ranks.
 #[test]
-fn the_last_to_learn_of_a_disagreement() {
-    with_fake("the_last_to_learn_of_a_disagreement", "rank=2,behind=0", || {
+fn the_last_rank_to_learn_of_a_mismatch_names_the_right_rank() {
+    with_fake("the_last_rank_to_learn_of_a_mismatch_names_the_right_rank", "rank=2,behind=0", || {
         let guilty = with_cpu().run_ranks(3, |pg| {
             let mine = Coo::new([if pg.rank() == 1 { 8 } else { 9 }], 1, vec![3], vec![1f32])?;
             Ok(pg.all_reduce(sent(&mine, pg.rank()), ReduceOp::Sum).unwrap_err().report().guilty.to_vec())
@@ -85,14 +87,14 @@ fn the_last_to_learn_of_a_disagreement() {
 
 /// Reductions that NCCL does not have, and sizes for which no GPU has enough memory.
 #[test]
-fn types_and_sizes_that_cannot_be() {
-    with_fake("types_and_sizes_that_cannot_be", "", || {
+fn unsupported_types_and_too_large_results_are_errors() {
+    with_fake("unsupported_types_and_too_large_results_are_errors", "", || {
         builder()
             .run_ranks(2, |pg| {
                 let e =
                     pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
                 assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
-                // The positions are known, and there are many, so only the memory of the result is large.
+                // The coordinates are known, and no rank has an entry, so only the memory of the result is large.
                 let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
                 for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
                     let pg = pg.new_group(&[0, 1])?.unwrap();

@@ -75,7 +75,7 @@ fn every_operation_on_whole_numbers() {
     });
 }
 
-/// Values with which the result does not depend on the order.
+/// The values are such that the result does not depend on the order of the ranks.
 #[test]
 fn every_operation_on_floats() {
     with_fake("every_operation_on_floats", "", || {
@@ -133,7 +133,7 @@ fn duplicates_are_added_in_order() {
                 Ok((in_order, nan, zero, halves, truth))
             });
             for (in_order, nan, zero, halves, truth) in results.unwrap() {
-                assert_eq!(truth.values(), [true], "no number of 8 bits that begins again");
+                assert_eq!(truth.values(), [true], "256 times true must not wrap around to false");
                 assert_eq!((in_order.indices(), in_order.values()), (&[4i64][..], &[sum][..]));
                 assert!(nan.values()[0].is_nan() && zero.values()[0].is_sign_negative());
                 assert_eq!(halves.values(), [f16::from_f32(2050.0)]);

@@ -73,7 +73,7 @@ for prefix in ["default_pg", "0/", "cuda/"]:
 
 
 def connect(store, keys, makers, rank, size_):
-    """A communicator. These ranks make its ids."""
+    """Returns a communicator. `makers` has the rank that makes each id."""
     for key, maker in zip(keys, makers):
         if rank == maker:
             unique = UniqueId()
@@ -150,8 +150,8 @@ recv = ("ncclRecv", out.at, size(1), F32, peer, *on(pair))
 for message in [send, recv] if rank == 0 else [recv, send]:
     group(message)
 check("messages", out.values(), [7.0 + peer])
-# The other rank may still be at its last message. It closes this rank's standard input when it has finished.
+# The other rank may still be at its last message. When it has finished, it closes this rank's standard input.
 sys.stdin.read()
 for of in {pair.value, comm.value}:
     call("ncclCommAbort", c.c_uint64(of))
-print("python is content")
+print("all ops succeeded")
