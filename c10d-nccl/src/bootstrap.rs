@@ -38,7 +38,7 @@ impl Ids {
         Ids { keys, makers: (0..roots).map(|n| maker(n, roots, size)).collect() }
     }
 
-    /// Returns the id of the communicator of two ranks. The first of them makes it.
+    /// Returns the id of the communicator of two ranks. The first of the two ranks makes the id.
     pub(crate) fn of_pair(dialect: &Dialect, (first, second): (u32, u32)) -> Ids {
         Ids { keys: vec![dialect.pair_key(first, second)], makers: vec![0] }
     }

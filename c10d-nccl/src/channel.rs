@@ -259,7 +259,8 @@ impl Channel {
         Ok(self.enter(ChannelState::Connecting))
     }
 
-    /// Begins to derive another communicator from this one, which cannot be used until this is done.
+    /// Begins to derive another communicator from the channel's communicator. The channel's communicator cannot be used
+    /// until NCCL has finished this.
     fn derive(&mut self, resources: &Resources, how: &Derive, heir: Option<Heir>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         let child = match how {
@@ -269,7 +270,7 @@ impl Channel {
         Ok(self.enter(ChannelState::Deriving { child, heir }))
     }
 
-    /// Called when the communicator can be used again. Sends the derived one to its receiver.
+    /// Called when the channel's communicator can be used again. Sends the derived communicator to its receiver.
     fn derived(&mut self) -> Result<bool> {
         let ChannelState::Deriving { child, heir } = std::mem::replace(&mut self.state, ChannelState::Ready) else {
             return Ok(false);

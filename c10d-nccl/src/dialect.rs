@@ -78,7 +78,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the key of the id of the communicator of two ranks. The first of them makes it.
+    /// Returns the key of the id of the communicator of two ranks. The first of the two ranks makes the id.
     pub(crate) fn pair_key(&self, first: u32, second: u32) -> String {
         match self {
             Dialect::TorchLegacy => format!("{first}:{second}"),

@@ -196,7 +196,8 @@ fn without_cuda_the_backend_is_an_error_and_the_cpu_works() {
     assert_eq!(sums.unwrap(), [1, 1]);
 }
 
-/// Tests the real library, if there is one: the file in `C10D_NCCL_LIB`, an installed one, or that of the environment.
+/// Tests the real library, if there is one: the file that `C10D_NCCL_LIB` names, or an installed library, or the
+/// library of the active Python environment.
 #[test]
 fn the_real_library() {
     let (path, version) = match c10d_nccl::library() {

@@ -53,8 +53,8 @@ impl Meta {
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
             // Every rank has the same headers, so every rank finds the mismatch. If a rank returned the error and left
-            // the group before its peers have read the headers, the peers would report only that this rank left. So
-            // all ranks make one more exchange before they return the error.
+            // the group before its peers have read the headers, the peers would report that rank as the cause. So all
+            // ranks make one more exchange before they return the error.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };

@@ -194,7 +194,7 @@ fn bits_beyond_the_range_are_an_error() {
 
 /// The total number of keys is as announced, but not the number in each chunk. Each run moves one key to just before
 /// the next key. A chunk has about a third of the keys of a range, so the first chunk ends near the moved keys, and
-/// some run moves its last key into the next chunk.
+/// some run moves the last key of this chunk into the next chunk.
 #[test]
 fn a_key_of_another_chunk_is_an_error() {
     let (nnz, space, _) = CHUNKS;

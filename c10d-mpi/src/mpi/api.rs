@@ -92,8 +92,8 @@ impl Mpi {
             }
             Kind::Intel | Kind::OpenMpi | Kind::Other => self.init()?,
         };
-        // MPI reports failures that it notices while it moves messages of any communicator to COMM_SELF. Without a
-        // handler there, the death of a peer could end this process.
+        // MPI may notice a failure while it moves messages of any communicator. It then calls the error handler of
+        // COMM_SELF. If this were the default handler, the death of a peer could end this process.
         self.handle_errors(RawComm::SELF)?;
         self.handle_errors(world)?;
         Ok(Comm(world))

@@ -103,8 +103,8 @@ impl Comm {
         comm.entered()
     }
 
-    /// Begins to derive a communicator. If this rank gets one, its handle is written to `new` later: by another thread,
-    /// and not before the caller has asked whether this communicator is ready again.
+    /// Begins to derive a communicator. If this rank is a member of the new communicator, the new handle is written to
+    /// `new` later: by another thread, and not before the caller has asked whether this communicator is ready again.
     ///
     /// # Safety
     /// `new` is valid until this communicator is ready again, or for ever if it never is.

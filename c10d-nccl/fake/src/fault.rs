@@ -9,7 +9,7 @@
 //! | `init=hang` | the call that begins a communicator does not return |
 //! | `init=progress` | a communicator is in progress for ever |
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
-//! | `progress=N` | each launch is in progress until it was asked for N times; then it is put on the stream |
+//! | `progress=N` | each launch is in progress until its state was queried N times; then it is put on the stream |
 //! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it sets all bits of its outputs |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `unregistered=N` | the N-th launch never ends, and the communicator reports that memory could not be registered |

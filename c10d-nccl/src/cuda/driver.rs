@@ -80,8 +80,8 @@ impl Driver {
         Relaxed::begin()
     }
 
-    /// The same as `call`, for calls that belong to no device. It selects a device that is in use already, since the
-    /// context of another one would need memory on that device.
+    /// The same as `call`, for calls that belong to no device. This selects a device that is in use already, since
+    /// making the context of another device would need memory on that device.
     fn call_any(&self) -> Result<Relaxed> {
         let used = self.contexts.iter().position(|context| context.get().is_some());
         self.call(used.ok_or_else(|| Error::invalid("no CUDA device is in use yet"))? as u16)
@@ -138,7 +138,7 @@ unsafe impl DeviceRuntime for Driver {
         if self.ledger.free(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: it comes from `allocate`, and nothing holds it any more.
+            // SAFETY: the memory comes from `allocate`, and nothing holds it any more.
             let _ = unsafe { result::free_sync(base as u64) };
         }
     }
@@ -151,7 +151,7 @@ unsafe impl DeviceRuntime for Driver {
         if let Some(base) = self.ledger.release(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: its owner has freed it, and nothing holds it any more.
+            // SAFETY: the memory's owner has freed it, and nothing holds it any more.
             let _ = unsafe { result::free_sync(base) };
         }
     }
@@ -166,7 +166,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn free_host(&self, base: *mut u8, _: usize) {
         let freed = self.call_any().and_then(|_relaxed| {
-            // SAFETY: it comes from `allocate_host`, and is freed once.
+            // SAFETY: the memory comes from `allocate_host`, and is freed once.
             let done = unsafe { result::free_host(base.cast::<c_void>()) };
             done.map_err(|e| failed("freeing page-locked memory", e))
         });
@@ -186,7 +186,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn destroy_stream(&self, index: u16, of: Stream) {
         if let Ok(_relaxed) = self.call(index) {
-            // SAFETY: it comes from `create_stream` and is destroyed once.
+            // SAFETY: the stream comes from `create_stream` and is destroyed once.
             let _ = unsafe { result::stream::destroy(stream(of)) };
         }
     }
@@ -200,7 +200,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn destroy_event(&self, index: u16, of: Event) {
         if let Ok(_relaxed) = self.call(index) {
-            // SAFETY: it comes from `create_event` and is destroyed once.
+            // SAFETY: the event comes from `create_event` and is destroyed once.
             let _ = unsafe { result::event::destroy(event(of)) };
         }
     }
@@ -221,7 +221,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn query(&self, index: u16, mark: Event) -> Result<bool> {
         let _relaxed = self.call(index)?;
-        // SAFETY: it belongs to this device.
+        // SAFETY: the event belongs to this device.
         match unsafe { result::event::query(event(mark)) } {
             Ok(()) => Ok(true),
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
@@ -251,7 +251,7 @@ unsafe impl DeviceRuntime for Driver {
             }
             Err(e) => return Err(failed("asking for a stream's context", e)),
         }
-        // SAFETY: the check above ensures that it belongs to this device.
+        // SAFETY: the check above ensures that the stream belongs to this device.
         let status = unsafe { result::stream::is_capturing(stream(on)) };
         match status.map_err(|e| failed("asking whether a stream is capturing a graph", e))? {
             sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),

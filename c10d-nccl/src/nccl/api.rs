@@ -34,7 +34,7 @@ pub(crate) trait NcclApi: Send + Sync {
     fn has(&self, what: Optional) -> bool;
     /// Returns the library's description of a result.
     fn error_string(&self, result: NcclResult) -> String;
-    /// Returns the library's description of the last error of the communicator, or of the process if it is null.
+    /// Returns the library's description of the last error of the communicator, or of the process if `comm` is null.
     fn last_error(&self, comm: Comm) -> String;
 
     /// Makes a new id.

@@ -8,7 +8,7 @@ use c10d_core::{Builder, Error, ErrorKind, HashStore, Phase, Store};
 
 use super::mock;
 
-/// Returns the error that a rank gets if rank `poor`, the other one of two, has too few resources.
+/// Makes a group of two ranks, of which rank `poor` has too few resources. Returns the error of the other rank.
 fn error_of_the_other(poor: u32) -> Error {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let builder = Builder::new().providers(&[&mock::PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));

@@ -1,5 +1,5 @@
-//! Tests of the real library, if there is one: the file in `C10D_NCCL_LIB`, an installed one, or that of the
-//! environment.
+//! Tests of the real library, if there is one: the file that `C10D_NCCL_LIB` names, or an installed library, or the
+//! library of the active Python environment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
