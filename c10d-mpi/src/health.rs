@@ -32,6 +32,7 @@ pub(crate) struct Health {
     marked: AtomicBool,
     state: Mutex<HealthState>,
     failed: Condvar,
+    /// The channel through which the ranks watch each other; `None` if the group has one rank only.
     side: Option<SideChannel>,
 }
 
@@ -52,7 +53,7 @@ impl Health {
         let weak = Arc::downgrade(&health);
         spawn("c10d-mpi-side", move || {
             let cause = caught(|| side.watch()).unwrap_or_else(|words| {
-                Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
+                Some(Error::new(ErrorKind::Internal, format!("the thread that watches the peers panicked: {words}")))
             });
             let (Some(health), Some(cause)) = (weak.upgrade(), cause) else { return };
             match cause.kind() {
@@ -135,8 +136,8 @@ impl Health {
         state.cause.clone()
     }
 
-    /// Returns a function that finds out which ranks do not answer or have left. Returns `None` if the side channel
-    /// cannot send messages.
+    /// Returns a function that finds out which ranks do not answer or have left. Returns `None` unless the side channel
+    /// goes through a CPU backend.
     pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.side.as_ref()?.messages()?.waits()
     }

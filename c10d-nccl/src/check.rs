@@ -2,8 +2,9 @@
 //! or get wrong data.
 //!
 //! Each rank sends the fingerprint of a collective to the next rank, and compares the fingerprint from the previous
-//! rank with its own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is
-//! finished when both NCCL and the comparison are done.
+//! rank with its own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. Fingerprints
+//! go through the side channel, which uses the group's CPU backend. A job is finished when both NCCL and the comparison
+//! are done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -33,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
     pub(crate) size: u32,
+    /// The side channel: the channel besides NCCL through which the ranks watch each other and send errors. `None` if
+    /// there is one rank only, or if the group has ranks of PyTorch.
     pub(crate) side: Option<SideChannel>,
     /// The comparison of the ranks' calls, unless it is disabled.
     pub(crate) checks: Option<Arc<Checks>>,
@@ -171,7 +173,7 @@ impl Running {
         let (jobs, orders) = (self.jobs.clone(), self.orders.clone());
         spawn("c10d-nccl-side", move || {
             let cause = caught(|| side.watch()).unwrap_or_else(|words| {
-                Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
+                Some(Error::new(ErrorKind::Internal, format!("the thread that watches the peers panicked: {words}")))
             });
             if let Some(cause) = cause {
                 match cause.kind() {

@@ -7,7 +7,7 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced, linearise};
 use crate::value::Value;
 
-/// Returns the keys of the indices that the caller gave. This rank's entries must be among them.
+/// Returns the keys of the indices that the caller gave. These must include the coordinates of this rank's entries.
 pub(crate) fn known<K: Key, V: Value>(
     layout: &CooLayout,
     indices: &[i64],
@@ -16,11 +16,11 @@ pub(crate) fn known<K: Key, V: Value>(
     let wrong = |what: &str| Error::invalid(format!("sparse_indices: {what}"));
     let keys: Vec<K> = linearise(layout, indices).map_err(|e| wrong(&e.report().what))?;
     if !is_coalesced(&keys) {
-        return Err(wrong("they must be sorted, without duplicates"));
+        return Err(wrong("the indices must be sorted, without duplicates"));
     }
     let mut rest = keys.iter();
     if !local.keys.iter().all(|key| rest.any(|known| known == key)) {
-        return Err(wrong("an entry of this rank's tensor is not among them"));
+        return Err(wrong("an entry of this rank's tensor is not among the indices"));
     }
     Ok(keys)
 }

@@ -50,7 +50,7 @@ fn operations_that_are_undefined_for_sparse_tensors_are_rejected() {
     let known = |indices: &[i64], op| AllReduceOptions::new(op).with_sparse_indices(Some(indices.into()));
     refused(&one(), known(&[3], ReduceOp::Max).with_absent(Absent::Ignored), "sums only");
     refused(&one(), known(&[3, 2], ReduceOp::Sum), "sorted");
-    refused(&one(), known(&[4], ReduceOp::Sum), "not among them");
+    refused(&one(), known(&[4], ReduceOp::Sum), "not among the indices");
 }
 
 #[test]

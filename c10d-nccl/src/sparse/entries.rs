@@ -132,10 +132,10 @@ fn known(bench: &mut Bench, layout: &CooLayout, space: Space, given: &[i64], ent
         return Err(wrong(&e.report().what));
     }
     if said[1] != NONE {
-        return Err(wrong("they must be sorted, without duplicates"));
+        return Err(wrong("the indices must be sorted, without duplicates"));
     }
     if said[2] != NONE {
-        return Err(wrong("an entry of this rank's tensor is not among them"));
+        return Err(wrong("an entry of this rank's tensor is not among the indices"));
     }
     Ok(KnownIndices { indices, places })
 }

@@ -161,7 +161,7 @@ fn known_indices() {
             let only = |bad: Arc<[i64]>| if rank == 1 { bad } else { all.clone() };
             let stray = Coo::new([100], 1, vec![if rank == 1 { 95 } else { 5 }], vec![1f64])?;
             let errors = [
-                (fails(stray, all.clone()), "is not among them"),
+                (fails(stray, all.clone()), "is not among the indices"),
                 (fails(mine(), only(Arc::new([3, 2]))), "must be sorted"),
                 (fails(mine(), only(Arc::new([0, 100]))), "index 100 of entry 1"),
             ];
