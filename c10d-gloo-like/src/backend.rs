@@ -25,12 +25,12 @@ use crate::shm::Doorbell;
 const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
-/// The largest payload in bytes of a collective that may be started up to 100 µs later, which is about as long as this
-/// payload takes.
+/// The largest payload, in bytes, of a started collective whose thread may begin up to 100 µs late. A collective with
+/// this payload takes about 100 µs.
 const SHORT: usize = 256 << 10;
 
-/// The largest number of bytes of calls whose items are sent before their turn. More would leave the cache before the
-/// peers read them.
+/// The items of a started call are sent before its turn only if the calls that are queued before it have fewer bytes
+/// than this. Items of more calls would leave the cache before the peers read them.
 const AHEAD: usize = 32 << 10;
 
 /// One rank of one group.
@@ -39,14 +39,14 @@ pub(crate) struct GlooLike(Arc<Rank>);
 /// A job of the queue.
 struct Started {
     job: Job,
-    /// The rank below which all peers have already been sent the items of the call.
+    /// All peers with a lower rank than this have already been sent their items of the call.
     written: u32,
 }
 
 /// The state that the threads of one rank share.
 struct Rank {
     health: Arc<Health>,
-    /// The field is before the links, so that it is dropped first: peers get the goodbye before their links break.
+    /// This field comes before the links, so that it is dropped first: peers get the goodbye before their links break.
     membership: Mutex<Option<Membership>>,
     collectives: Mutex<Collectives>,
     /// The started collectives.
@@ -206,17 +206,19 @@ unsafe impl Backend for GlooLike {
 
 impl Drop for GlooLike {
     fn drop(&mut self) {
-        // Jobs in flight still run. The last thread that drops the rank sends the goodbye, unless it has been sent
-        // already.
+        // Jobs in flight still run. The last thread that drops the rank sends the goodbye, unless the goodbye has been
+        // sent already.
         self.0.queue.close();
         self.0.messages.close();
     }
 }
 
 impl Rank {
-    /// Runs the call to its end. The peers below rank `written` have already been sent its items.
+    /// Runs the call to its end. The peers with a lower rank than `written` have already been sent the items of the
+    /// call.
     fn run(&self, request: &Request, written: u32) -> Result {
-        // A queued job must not wait beyond its own deadline, whatever runs before it.
+        // A queued job must not wait beyond its own deadline, so the call that runs before it ends by that deadline,
+        // too.
         let earliest = || self.queue.least(|started| started.job.request().deadline());
         let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
         let mut collectives = self.collectives.lock();
@@ -227,7 +229,7 @@ impl Rank {
 
     /// Passes a job to the thread for started collectives.
     fn queue(self: &Arc<Rank>, job: Job) {
-        // The time of the job starts here, whatever is queued before it.
+        // The job's timeout starts now, whatever is queued before it: this call sets the deadline.
         job.request().deadline();
         let short = bytes(job.request()) <= SHORT;
         let started = match self.write_ahead(job.request()) {
@@ -245,11 +247,11 @@ impl Rank {
     }
 
     /// Sends the items of a small call at once, so that the peers need not wait until this rank waits for the call.
-    /// Returns the rank below which all peers have been sent theirs.
+    /// Returns a rank: all peers with a lower rank have been sent their items.
     fn write_ahead(&self, request: &Request) -> Result<u32> {
         let Some(mut collectives) = self.collectives.try_lock() else { return Ok(0) };
-        // What the calls before it send, comes before it. If the caller gave them the same memory, its contents are
-        // known only at their end.
+        // All queued calls must have sent their items, since links keep the order of calls. No queued call may use the
+        // memory of this call, since the contents of that memory are known only when the queued call has ended.
         let is_next = self.queue.look(|queued| {
             let apart = |span: &Span, before: &Started| spans(before.job.request()).all(|other| !span.overlaps(other));
             let precedes = |before: &Started| before.written == self.world && spans(request).all(|s| apart(s, before));
@@ -271,7 +273,7 @@ impl Rank {
             let what = format!("a started collective panicked: {words}");
             Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
         });
-        // This comes before the completion, so that a woken thread finds the queue settled.
+        // This comes before the completion, so that a thread that the completion wakes finds the queue settled.
         self.queue.settled();
         job.complete(result);
     }
@@ -349,10 +351,10 @@ impl Rank {
         untaken.map(|(peer, _)| peer).collect()
     }
 
-    /// Tells the peers that this rank leaves, unless they have been told.
+    /// Sends the goodbye to the peers, unless it has been sent already.
     fn say_goodbye(&self) {
         let Some(membership) = self.membership.lock().take() else { return };
-        // The streams are ended only between two ops, so that no op is cut off: an op of another thread goes on.
+        // If another thread runs an op, the streams are not ended, since that would cut off the op.
         if let Some(collectives) = self.collectives.try_lock() {
             collectives.links().for_each(|(_, link)| link.finish());
         }

@@ -1,9 +1,9 @@
-//! The call log: the latest calls of this rank, and whether it is inside one, for other ranks to read.
+//! The call log: the latest calls of this rank, and whether the rank is inside a call, for other ranks to read.
 //!
-//! The thread that runs an op writes it. The watcher's thread reads it, and so do the ranks that share memory with this
-//! one, since the call log is in the rank's segment if it has one. Neither readers nor the writer wait: a reader that
-//! meets a writer tries again, and after a few times treats the entry as gone. A peer may write anything to its
-//! segment, so the reader accepts any contents.
+//! The thread that runs an op writes the call log. The watcher's thread reads it. If the rank has a segment, the call
+//! log is in the segment, and the ranks that share memory with this rank read it, too. Neither readers nor the writer
+//! wait: a reader that finds an entry that is being written tries again, and after a few times treats the entry as
+//! gone. A peer may write anything to its segment, so the reader accepts any contents.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -16,7 +16,7 @@ pub(crate) const HISTORY: usize = 64;
 #[derive(Default)]
 #[repr(C)]
 struct Entry {
-    /// Odd while being written.
+    /// Odd while the entry is being written.
     version: AtomicU64,
     words: [AtomicU64; 3],
 }
@@ -28,7 +28,7 @@ pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
     /// The number of calls begun.
     begun: AtomicU64,
-    /// The number of calls that had begun when the last one ended.
+    /// The number of calls that had begun when the last call ended.
     ended: AtomicU64,
     failed: Flag,
 }
@@ -37,7 +37,7 @@ pub(crate) struct CallLog {
 #[repr(C, align(128))]
 struct Flag(AtomicU64);
 
-/// The entry of a call log for the call with a number.
+/// What a call log contains for the call with a given number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
     /// The call has not begun.
@@ -58,7 +58,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// Whether the rank has not begun the call at `place` yet.
+    /// Whether the rank has not begun the call `place` yet.
     pub(crate) fn is_before(&self, place: CallId) -> bool {
         self.last.is_none_or(|last| last.is_before(place))
     }
@@ -74,7 +74,7 @@ impl CallLog {
         }
     }
 
-    /// Records that a call begins. Only one runs at a time, since the ops of a lane run in order.
+    /// Records that a call begins. Only one call runs at a time, since the ops of a lane run in order.
     #[inline]
     pub(crate) fn begin(&self, fingerprint: &Fingerprint) {
         let n = self.begun.load(Ordering::Relaxed);
@@ -106,7 +106,7 @@ impl CallLog {
         self.failed.0.load(Ordering::Acquire) != 0
     }
 
-    /// Returns the call at `place`, if it was begun and is still remembered.
+    /// Returns the call `place`, if it was begun and is still remembered.
     pub(crate) fn find(&self, place: CallId) -> Option<Fingerprint> {
         let begun = self.begun.load(Ordering::Acquire);
         (begun.saturating_sub(HISTORY as u64)..begun)
@@ -169,8 +169,8 @@ impl CallLog {
         self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
-    /// Reads the slot of call `n`, whichever call is in it now. Returns its version and contents, or `None` if it is
-    /// being written.
+    /// Reads the slot of call `n`, whichever call is in it now. Returns the slot's version and contents, or `None` if
+    /// the slot is being written.
     #[inline]
     fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];

@@ -27,12 +27,13 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
-    /// Sends the items of a small call now, although calls before it have not ended, as far as the links have room for
-    /// them. Returns the rank below which all peers have been sent theirs. All calls before it have sent everything.
+    /// Sends the items of a small call now, as far as the links have room for them, although earlier calls have not
+    /// ended. All earlier calls must have sent all of their items. Returns a rank: all peers with a lower rank have
+    /// been sent their items.
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
         let reduction = reduction(request, self.layout.world());
         match self.layout.exchange(request, reduction) {
-            // A note must not come behind the items of a later call.
+            // A note (see `exec::notes`) must not come behind the items of a later call.
             Some(exchange) if self.executor.all_share_memory() || exchange.is_between_all() => {
                 // SAFETY: the spans belong to a job that this backend holds.
                 unsafe { self.executor.write_ahead(&exchange, &request.fingerprint) }
@@ -69,7 +70,7 @@ impl Collectives {
             result
         });
         result.map_err(|mut error| {
-            // A monitored barrier names the first missing rank, unless asked for all.
+            // A monitored barrier names only the first missing rank, unless the caller asked for all of them.
             if request.op == OpKind::MonitoredBarrier
                 && !request.params.wait_all_ranks
                 && *error.kind() == ErrorKind::Timeout
@@ -80,7 +81,8 @@ impl Collectives {
         })
     }
 
-    /// Returns how long a peer may take from now on to receive the data. After this time, all deadlines have passed.
+    /// Returns how long a peer may take from now on to receive the data. After this time, the deadlines of all
+    /// collectives so far have passed.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
@@ -90,8 +92,8 @@ impl Collectives {
         self.executor.links()
     }
 
-    /// Checks, for a rank that leaves, whether the others made the same calls. Returns the disagreement by which the
-    /// group has failed.
+    /// Checks, when this rank leaves, whether the other ranks made the same calls. If they did not, the group has
+    /// failed, and this returns the error.
     pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
         self.executor.conclude(deadline)
     }

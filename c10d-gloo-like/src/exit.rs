@@ -1,6 +1,6 @@
-//! The end of a program that has not left its groups, because they are in a `static` or it calls `process::exit`. The
-//! peers get a message, so that they do not take the end for a sudden death. Peers that need nothing more from this
-//! rank go on.
+//! Handles the end of a program that has not left its groups, for example because a group is in a `static`, or because
+//! the program calls `process::exit`. The peers get a message, so that they do not take the end for a sudden death.
+//! Peers that need nothing more from this rank go on.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ pub(crate) trait OnExit: Send + Sync + 'static {
     fn end(&self);
 }
 
-/// A forked child has its own empty list, since its end is not that of the parent's program.
+/// A forked child has its own empty list, since the end of the child is not the end of the parent's program.
 static RANKS: PerProcess<Mutex<Vec<Weak<dyn OnExit>>>> = PerProcess::new();
 
-/// Registers `rank`, which is notified when the program ends if it still exists then. It is not notified of an end by
-/// a signal, `abort` or `_exit`.
+/// Registers `rank`: it is notified when the program ends, if it still exists at that time. It is not notified if a
+/// signal, `abort` or `_exit` ends the program.
 pub(crate) fn register(rank: Weak<dyn OnExit>) {
     let mut ranks = RANKS.get().lock();
     ranks.retain(|m| m.strong_count() > 0);

@@ -1,5 +1,5 @@
-//! Converts a request to an exchange, or to memory and a plan. For a plan, it puts the op's tensors end to end, rank by
-//! rank, and fills in the plan of the chosen algorithm.
+//! Converts a request to an exchange (see [`exchange`](crate::exec::exchange)), or to spaces and a plan. For a plan,
+//! the op's tensors are put into the spaces end to end, rank by rank, and the chosen algorithm fills in the plan.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Fabric, Hosts, Member, Selection, direct, exact};
 
-/// Converts one request after the other, and keeps its memory between them.
+/// Converts requests, and reuses its memory from one request to the next.
 pub(crate) struct Layout {
     me: Member,
     selection: Arc<Selection>,
@@ -41,8 +41,9 @@ impl Layout {
         self.selection.choose(request.op, bytes, exact)
     }
 
-    /// Returns the request as an exchange, if its op allows that and all its items are small. Another rank of the call
-    /// may have larger items and run the plan instead: for these ops, the plan sends the same items as the exchange.
+    /// Returns the request as an exchange, if its op allows that and all its items are small. Another rank may have
+    /// larger items in the same call, and run the plan instead. This works because the plan of such an op sends the
+    /// same items as the exchange.
     #[inline]
     pub(crate) fn exchange<'a>(&self, request: &'a Request, reduction: Option<Reduction>) -> Option<Exchange<'a>> {
         if !self.exchanged.contains(request.op) {
@@ -212,9 +213,9 @@ impl Layout {
 }
 
 /// Returns the ops whose small calls are exchanges: those for which the table chooses, at every small size, an
-/// algorithm with one round in which each rank sends directly. Only then does the plan send the same items as the
-/// exchange. A rank that has begun an exchange may have to go on by the plan, and its peers may run the plan from the
-/// start.
+/// algorithm with one round in which each rank sends directly. Only with such an algorithm does the plan send the same
+/// items as the exchange. A rank that has begun an exchange may have to go on by the plan, and its peers may run the
+/// plan from the start.
 fn exchanged(world: u32, fabric: Fabric, selection: &Selection) -> OpSet {
     use OpKind::*;
     let ops = [

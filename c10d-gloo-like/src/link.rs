@@ -47,8 +47,8 @@ impl Link {
         }
     }
 
-    /// Prepares the processor for the next [`Link::write_item`]. This pays only if the peer sends nothing back in the
-    /// meantime.
+    /// Makes the processor fetch the memory of the next [`Link::write_item`]. This saves time only if the peer sends
+    /// nothing back in the meantime.
     #[inline]
     pub(crate) fn prefetch_item(&self) {
         if let Link::Shm(l) = self {
@@ -114,11 +114,11 @@ impl Link {
         unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0) }
     }
 
-    /// Returns the bytes that can be read now, as far as they are contiguous. They stay in place until they are
-    /// consumed, or until the next call on this link. They may be read only through the pointer.
+    /// Returns the bytes that can be read now, as far as they are contiguous. The bytes stay in place until they are
+    /// consumed, or until the next call on this link. They may be read only through the raw pointer.
     ///
-    /// If the bytes end inside an element and the caller consumes the whole elements before it, a later call shows that
-    /// element whole. So no element stays incomplete forever.
+    /// If the bytes end inside an element and the caller consumes all complete elements before that element, a later
+    /// call shows that element whole. So no element stays incomplete forever.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
         match self {
@@ -139,8 +139,9 @@ impl Link {
         }
     }
 
-    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. Returns `false` if the peer gave up the
-    /// group before; then the bytes may have changed, and this rank gets the cause soon.
+    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. Returns `false` if the group has
+    /// already failed on the peer. In this case, the bytes may have changed, and this rank gets the cause of the
+    /// failure soon.
     #[inline]
     #[must_use]
     pub(crate) fn consume(&mut self, n: usize) -> bool {

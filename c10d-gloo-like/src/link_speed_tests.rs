@@ -1,7 +1,7 @@
 //! Measures the time of a link: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture link::speed`.
 //!
-//! Two threads are pinned to two cores. `ping` is half a round trip. `both` is one block in each direction at once, as
-//! in a large collective.
+//! Two threads are pinned to two cores. `ping` is half the time of a round trip. `both` is the time of one block in
+//! each direction at once, as in a large collective.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -28,7 +28,8 @@ impl LinkEnd {
         LinkEnd { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
-    /// Sends and receives one item, of these numbers of bytes, in steps.
+    /// Sends an item of `out` bytes and receives an item of `into` bytes, in pieces. With 0 bytes, there is no such
+    /// item.
     fn step(&mut self, out: usize, into: usize) {
         let (mut sent, mut got) = (0, 0);
         let total = |n: usize| if n == 0 { 0 } else { n + 32 };
@@ -141,7 +142,7 @@ fn measure(name: &str, sides: [LinkEnd; 2]) {
 #[test]
 fn shm() {
     if std::env::var_os("C10D_SPEED").is_none() {
-        println!("skipped: a measurement; set C10D_SPEED=1 to have it");
+        println!("skipped: this is a measurement; set C10D_SPEED=1 to run it");
         return;
     }
     for ring in [64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20] {
@@ -160,7 +161,7 @@ fn shm() {
 #[test]
 fn tcp() {
     if std::env::var_os("C10D_SPEED").is_none() {
-        println!("skipped: a measurement; set C10D_SPEED=1 to have it");
+        println!("skipped: this is a measurement; set C10D_SPEED=1 to run it");
         return;
     }
     let listener = Listener::bind(IpAddr::from([127, 0, 0, 1])).unwrap();

@@ -33,7 +33,7 @@ fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     (head, (0..n).map(|i| (first + i * 13) as u8).collect())
 }
 
-/// Sends 200 items per seed, and receives 200, which the other side makes from the same seeds.
+/// For each seed, sends 200 items and receives 200 items, which the other side makes from the same seed.
 pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, largest: usize) {
     for seed in seeds {
         let (mut out, mut into) = (Random::new(seed * 2 + me), Random::new(seed * 2 + 1 - me));

@@ -1,5 +1,5 @@
-//! Waits between two checks of the links: it spins while data may come within a microsecond, then yields to other
-//! threads, then sleeps until a peer rings or a socket is ready.
+//! Waits between two checks of the links: the thread first spins, since data may come within a microsecond, then yields
+//! to other threads, then sleeps until a peer rings the doorbell or a socket is ready.
 
 use std::hint;
 use std::mem;
@@ -14,8 +14,8 @@ use crate::shm::Doorbell;
 
 /// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 200;
-/// The number of checks between which a thread yields, if there are more ranks than cores, before it waits with a
-/// [`Pause`]. It is small, since each yield may take as long as the other threads of the core run.
+/// The number of checks with a yield before each that a thread makes before it waits with a [`Pause`], if there are
+/// more ranks than cores. The number is small, since a yield may last as long as the other threads of the core run.
 const LOOKS: u32 = 4;
 /// How long to yield between checks before sleeping.
 const YIELD: Duration = Duration::from_micros(100);
@@ -29,9 +29,9 @@ const MIXED_SLICE: Duration = Duration::from_micros(200);
 pub(crate) struct Interest<'a> {
     /// The descriptor to poll; `None` if the peer rings this rank's doorbell.
     pub(crate) fd: Option<BorrowedFd<'a>>,
-    /// Bytes from the peer.
+    /// Whether the thread waits for bytes from the peer.
     pub(crate) read: bool,
-    /// Room for bytes to the peer.
+    /// Whether the thread waits for room for bytes to the peer.
     pub(crate) write: bool,
 }
 
@@ -42,14 +42,14 @@ impl<'a> Interest<'a> {
     }
 }
 
-/// The waiting of one thread. The thread checks for data, and calls [`Pause::wait`] if there was none, and
+/// The waiting of one thread. The thread checks for data. It calls [`Pause::wait`] if there was no data, and
 /// [`Pause::reset`] if there was some.
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
     looks: Looks,
     state: PauseState,
-    /// An empty vector that keeps its memory.
+    /// An empty vector, whose memory the next poll uses for its descriptors.
     set: Vec<PollFd<'static>>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Pause {
 enum PauseState {
     Spinning(u32),
     Yielding(Instant),
-    /// The thread is announced as a sleeper. The value is that of the bell before the last check.
+    /// The thread is announced to the peers as a sleeper. The number is the bell's value before the last check.
     Sleeping(u32),
 }
 
@@ -75,7 +75,7 @@ impl Pause {
         self
     }
 
-    /// Returns the checks of a thread that does not want to sleep yet.
+    /// Returns the checks that a thread makes before it is willing to sleep.
     #[inline]
     pub(crate) fn looks(&self) -> Looks {
         self.looks
@@ -93,7 +93,7 @@ impl Pause {
     }
 
     /// Waits briefly for these events. The iterator is used only for sleeping. The caller checks for data again after
-    /// each call. If the call returns a time (which it does after a few microseconds), the caller compares it with its
+    /// each call. From a few microseconds of waiting on, each call returns the time, which the caller compares with its
     /// deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Option<Instant> {
@@ -168,7 +168,7 @@ impl Looks {
     /// No checks at all.
     pub(crate) const NONE: Looks = Looks { left: 0, yields: false };
 
-    /// Makes the checks; for `oversubscribed` see [`Pause::new`].
+    /// Makes the checks. For `oversubscribed`, see [`Pause::new`].
     #[inline]
     pub(crate) fn new(oversubscribed: bool) -> Looks {
         Looks { left: if oversubscribed { LOOKS } else { SPINS }, yields: oversubscribed }

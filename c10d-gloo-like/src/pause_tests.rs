@@ -51,8 +51,8 @@ fn a_socket_ends_the_sleep() {
         pause.wait(interest());
     }
     a.write_all(&[1]).unwrap();
-    // The descriptor is ready at once. A poll that did not return would be found only by the test's time limit, so this
-    // only checks that no borrow remains.
+    // The descriptor is ready, so the poll returns at once. Only the time limit of the test run would show a poll that
+    // does not return. So this checks only that no borrow of the descriptor remains.
     assert!(pause.wait(interest()).is_some());
     assert!(pause.set.is_empty() && pause.set.capacity() > 0);
     pause.reset();

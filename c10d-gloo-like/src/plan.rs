@@ -46,8 +46,8 @@ pub(crate) enum Action {
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
-    /// the region has. `peers` is an ascending range of [`Plan::peers`]. `last` means that nothing is added later, so
-    /// an average is divided here.
+    /// the region has. `peers` is an ascending range of [`Plan::peers`]. `last` means that no later step adds values to
+    /// `to`, so this step divides the sum of an average.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
     /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },
@@ -89,12 +89,12 @@ impl Action {
 pub(crate) enum After {
     /// Nothing.
     Nothing,
-    /// Follows that step byte by byte: the source of this step lies in the target of that one.
+    /// This step follows that step byte by byte. The source of this step lies in the target of that step.
     Follow(StepId),
-    /// Overwrites the bytes that earlier sends read, from the same offset. So each byte waits until every send up to
-    /// and including that step has sent the byte at its offset.
+    /// This step overwrites the bytes that earlier sends read. So it writes the byte at an offset of its target only
+    /// when every send up to and including that step has sent the byte at the same offset of its source.
     Trail(StepId),
-    /// Starts when every step up to and including that one is done, except sends.
+    /// This step starts when every step up to and including that step is done, except sends.
     All(StepId),
 }
 
@@ -152,7 +152,7 @@ impl Plan {
         self.push(Action::Copy { from, to }, after)
     }
 
-    /// Appends a reduction of the own region with the data that `peers` (in any order) send.
+    /// Appends a reduction of the region `own` of this rank and of the data that `peers` (in any order) send.
     pub(crate) fn reduce(
         &mut self,
         peers: impl IntoIterator<Item = u32>,
@@ -171,7 +171,7 @@ impl Plan {
 
     /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends its steps,
     /// `rank` maps a rank of the smaller world to one of this world, and `offset` is where the smaller world's output
-    /// begins in this world's output. The new steps that have no dependency wait for all steps before the plan.
+    /// begins in this world's output. New steps without a dependency wait for all steps that were in the plan before.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);
@@ -205,7 +205,7 @@ impl Plan {
         }
     }
 
-    /// Whether the plan receives bytes, only copies them, and never reads what it has written.
+    /// Whether the plan receives bytes, reduces nothing, and never reads what it has written.
     pub(crate) fn only_copies(&self) -> bool {
         let copies = |step: &Step| step.after == After::Nothing && !matches!(step.action, Action::Reduce { .. });
         let receives = |step: &Step| matches!(step.action, Action::Recv { .. });

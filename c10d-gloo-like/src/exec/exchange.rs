@@ -1,6 +1,6 @@
-//! Exchanges: ops whose items are so small that they fit into mailboxes, or into rings as a whole. A rank writes all its
-//! items at once, and uses those of its peers in place. If an item cannot be written, or does not come at once, the rank
-//! goes on by the plan of the same op, in which the items that it has written count as sent.
+//! Exchanges: ops whose items are so small that they fit into mailboxes, or into rings as a whole. A rank writes all
+//! its items at once, and uses those of its peers in place. If an item cannot be written, or does not come at once, the
+//! rank runs the plan of the same op instead. In this plan, the items that the rank has already written count as sent.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -45,9 +45,9 @@ impl Bytes {
 /// The bytes that are sent to each rank, or come from each rank.
 #[derive(Clone, Copy)]
 pub(crate) enum Parts<'a> {
-    /// The same bytes for each rank.
+    /// The same bytes to or from each rank.
     Whole(Bytes),
-    /// One block for each rank. The blocks are consecutive and have this length; this is the first.
+    /// One block for each rank. The blocks are consecutive and have the same length. This field is the first block.
     Even(Bytes),
     /// One tensor for each rank.
     List(&'a [Span]),
@@ -78,7 +78,7 @@ impl Parts<'_> {
 pub(crate) enum Others {
     /// None.
     Nobody,
-    /// Only this rank.
+    /// Only the rank with this number.
     One(u32),
     /// All.
     All,
@@ -96,7 +96,7 @@ impl Others {
     }
 }
 
-/// The use of the items that come.
+/// What is done with the items that come.
 #[derive(Clone, Copy)]
 pub(crate) enum Use<'a> {
     /// Each item is copied to its block. With `own`, the block that this rank sends to itself is copied, too.
@@ -105,7 +105,7 @@ pub(crate) enum Use<'a> {
     Reduced { own: Bytes, to: *mut u8, by: Reduction },
 }
 
-/// An exchange, as one rank does it. Everything that it sends is read before anything is written.
+/// The part of one rank in an exchange. All bytes to send are read before any byte of an output is written.
 #[derive(Clone, Copy)]
 pub(crate) struct Exchange<'a> {
     pub(crate) to: Others,
@@ -135,13 +135,13 @@ impl Exchange<'_> {
 pub(crate) enum Progress {
     /// The exchange is complete.
     Done,
-    /// All ranks below this number have been sent their items. Nothing was received.
+    /// All peers with a lower rank than this have been sent their items. Nothing was received.
     Written(u32),
 }
 
 impl Executor {
-    /// Does as much of an exchange as is possible without waiting longer than a spin. The peers below rank `written`
-    /// have already been sent their items.
+    /// Runs an exchange as far as possible without waiting longer than the checks of [`Looks`] take. The peers with a
+    /// lower rank than `written` have already been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them
@@ -155,7 +155,8 @@ impl Executor {
     ) -> Result<Progress> {
         let world = self.links.len() as u32;
         let words = fingerprint.to_words();
-        // A peer that did not make room for the last item in time may be far behind.
+        // If a peer had no room for an item of the last exchange, that peer may be far behind. So this rank does not
+        // wait for room now.
         let mut looks = if self.has_room { self.pause.looks() } else { Looks::NONE };
         self.has_room = true;
         // SAFETY: the caller guarantees that the bytes are readable.
@@ -168,8 +169,8 @@ impl Executor {
         unsafe { self.take(exchange, &words) }
     }
 
-    /// Sends the items of an exchange whose turn has not come yet, as far as there is room for them. Returns the rank
-    /// below which all peers have been sent theirs.
+    /// Sends the items of an exchange before its turn, as far as there is room for them. Returns a rank: all peers with
+    /// a lower rank have been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange sends are readable.
@@ -178,8 +179,8 @@ impl Executor {
         unsafe { self.write_items(exchange, &fingerprint.to_words(), 0, &mut { Looks::NONE }) }
     }
 
-    /// Sends the items to the peers from rank `written` on, as long as there is room. Returns the rank below which all
-    /// peers have been sent theirs.
+    /// Sends the items to the peers from rank `written` on, as long as there is room. Returns a rank: all peers with a
+    /// lower rank have been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange sends are readable.
@@ -236,7 +237,7 @@ impl Executor {
             let shown = await_item(link, expected(peer), &mut looks).map_err(|e| broken(&self.health, peer, e))?;
             match shown.and_then(|shown| payload(shown, words, expected(peer))) {
                 Some(payload) => *item = payload,
-                // The item is late, comes in another way, or is not of this call.
+                // The item is late, is not contiguous, or is not of this call.
                 None => return Ok(Progress::Written(world)),
             }
         }
@@ -247,8 +248,8 @@ impl Executor {
                 }
                 for (peer, from) in (0..).zip(&items[..world as usize]).filter(|(_, from)| !from.is_null()) {
                     let to = to.of(peer);
-                    // SAFETY: the item has the length of the block, which `payload` checked. The own bytes have it,
-                    // too, since dispatch validated them.
+                    // SAFETY: the item has the length of the block, which `payload` checked. This rank's own bytes have
+                    // the same length, since dispatch validated the call.
                     unsafe { ptr::copy(*from, to.at, to.len) };
                 }
             }
@@ -261,7 +262,7 @@ impl Executor {
         }
         for peer in peers {
             if let Some(Some(link)) = self.links.get_mut(peer as usize) {
-                // Small items are never lent, so this cannot fail.
+                // The bytes of small items are never in a window, so this cannot fail.
                 let _ = link.consume(HEADER + expected(peer));
                 link.end_read();
             }
@@ -280,8 +281,8 @@ fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
     head
 }
 
-/// Writes an item into the mailbox, or into the ring if the mailbox is full or the item too large for it. Returns
-/// `false` if there is no room as long as there are checks left.
+/// Writes an item into the mailbox, or into the ring if the item is too large for the mailbox or if the mailbox is
+/// still full after the last check of `looks`. Returns `false` if there is no room in the ring either.
 ///
 /// # Safety
 /// The bytes of `block` are readable.
@@ -304,7 +305,7 @@ unsafe fn write(link: &mut Link, head: &[u8; HEADER], block: Bytes, looks: &mut 
 }
 
 /// Waits for the next item, which has `len` bytes of payload, as long as there are checks left. Returns `None` if the
-/// item is late, or if its bytes are not end to end.
+/// item is late, or if its bytes are not contiguous.
 #[inline]
 fn await_item(link: &mut Link, len: usize, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {
     loop {
@@ -321,7 +322,7 @@ fn await_item(link: &mut Link, len: usize, looks: &mut Looks) -> Result<Option<(
     }
 }
 
-/// Returns the payload of an item; `None` if the item is not of this call and length.
+/// Returns the payload of an item. Returns `None` if the item belongs to another call or has another length.
 #[inline]
 fn payload((at, len): (*const u8, usize), words: &[u64; 3], expected: usize) -> Option<*const u8> {
     if len != HEADER + expected {

@@ -28,8 +28,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Returns the ranks from which `rank` receives nothing in this call, so that it must check afterwards whether they
-    /// made the same call.
+    /// Returns the ranks from which `rank` receives nothing in this call. After the call, `rank` must check whether
+    /// these ranks made the same call.
     #[inline]
     pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
         Whom::after(self.op, rank, self.root, world)
@@ -42,7 +42,8 @@ pub(crate) struct Op<'a> {
     pub(crate) plan: &'a Plan,
     /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
-    /// Whether lengths may differ between ranks. Then only the two ranks of a pair can compare theirs.
+    /// Whether the lengths may differ between ranks. If so, only the two ranks of a pair can compare the length of what
+    /// one sends to the other.
     pub(crate) uneven: bool,
     /// The bytes of an element; 1 if there are no elements.
     pub(crate) elem: usize,
@@ -73,14 +74,16 @@ pub(super) struct Traffic {
     pub(super) into: Direction,
 }
 
-/// The number of collectives between two checks of the calls of ranks from which this rank received nothing. If a peer
-/// must be asked about a call, its answer is known at the second check after the call.
+/// The number of collectives from one check of the calls of other ranks to the next. A check concerns ranks from which
+/// this rank received nothing. If a peer must be asked about a call, its answer is known at the second check after the
+/// call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// How long a rank waits for notes before it asks instead. Asking takes about as long.
+/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
+/// long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
-/// How long a rank waits for notes of the hub, which has more work in each call than this rank. It is useless to be far
-/// ahead of the hub, and questions would delay the hub.
+/// How long a rank waits for notes of the hub. The hub has more work in each call than this rank, and questions would
+/// delay the hub. This rank gains nothing if it is far ahead of the hub.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.
@@ -153,8 +156,8 @@ impl Executor {
         self.sent
     }
 
-    /// Compares the calls of the other ranks, and waits for the answers to earlier questions. `has_hub` means that the
-    /// last call has a hub.
+    /// Compares the calls of the other ranks with this rank's, and waits for the answers to earlier questions.
+    /// `has_hub` means that the last call has a hub.
     pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
         self.in_doubt = if self.notes.is_some() {
@@ -165,15 +168,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Compares the calls of the other ranks, without waiting.
+    /// Compares the calls of the other ranks with this rank's, without waiting.
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
         Ok(())
     }
 
-    /// Compares calls by notes. For notes about calls before the last check, waits up to `patience`, then asks. Returns
-    /// whether calls are still in doubt.
+    /// Compares calls by notes. If a note about a call before the last check is missing, this waits for it up to
+    /// `patience`, and then asks the peers. Returns whether calls are still in doubt.
     fn verify_by_notes(&mut self, patience: Duration) -> Result<bool> {
         let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
         let mut open = self.compare_notes(before)?;
@@ -193,7 +196,7 @@ impl Executor {
         if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
     }
 
-    /// Compares the calls of the peers that are known, including those in their notes.
+    /// Compares this rank's calls with what is known of the peers' calls, including the contents of their notes.
     fn compare_notes(&mut self, before: u64) -> Result<Open> {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);
@@ -202,8 +205,8 @@ impl Executor {
         self.health.compare_calls(&mut self.fresh, agreed, before)
     }
 
-    /// Takes the notes that are in the stream before the next header of `peer`. The op that needs the link reports its
-    /// error.
+    /// Takes the notes that are in the stream before the next header of `peer`. If the link is broken, the next op that
+    /// needs it reports the error.
     pub(super) fn take_notes(&mut self, peer: u32) {
         let (Some(notes), Some(Some(link @ Link::Tcp(_)))) = (&mut self.notes, self.links.get_mut(peer as usize))
         else {
@@ -212,7 +215,7 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            // A header is never lent, so this cannot fail.
+            // A header is never in a window, so this cannot fail.
             let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }

@@ -10,11 +10,12 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long the peers have to report their calls after a header of another call came.
+/// How long the peers have to report their calls after a header of another call has come.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {
-    /// Handles a header from `peer` that is of another call: finds out what the peer called instead of this call.
+    /// Handles a header from `peer` that belongs to another call: finds out which call the peer made instead of this
+    /// one.
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
         let age = age(theirs, &op.fingerprint);
@@ -25,7 +26,7 @@ impl Executor {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
-            // One of the two ranks is ahead. They differ at the earlier of the two calls.
+            // One of the two ranks is ahead of the other. The ranks disagree about the earlier of the two calls.
             self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {

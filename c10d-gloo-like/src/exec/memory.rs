@@ -44,8 +44,8 @@ impl Pieces {
         self.len = 0;
     }
 
-    /// Returns the address of the byte at `offset`, and the number of bytes from there to the end of the piece; no
-    /// bytes beyond the end of the space.
+    /// Returns the address of the byte at `offset`, and the number of bytes from this byte to the end of its piece.
+    /// This number is 0 if `offset` is not inside the space.
     #[inline]
     fn at(&self, offset: usize) -> (*mut u8, usize) {
         let i = if self.list.len() == 1 { 0 } else { self.list.partition_point(|p| p.end <= offset) };
@@ -110,8 +110,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Over TCP, pieces are joined up to this many bytes before they are written, since each write is a system call and
-/// wakes the peer.
+/// Over TCP, short pieces are joined to at most this many bytes and written together, since each write is a system call
+/// and wakes the peer.
 const JOINED: usize = 16 << 10;
 
 /// The three spaces of an op.
@@ -120,9 +120,10 @@ pub(crate) struct Spaces {
     output: Pieces,
     scratch: Pieces,
     memory: Scratch,
-    /// Whether copies to the output go past the cache.
+    /// Whether copies to the output bypass the cache.
     past_cache: bool,
-    /// The sources of one reduction.
+    /// The sources of the reduction that is being set up or run, in rank order. A null pointer stands for this rank's
+    /// own region.
     sources: Vec<*const u8>,
     /// Copies of short pieces of a region, one after another.
     joined: Vec<u8>,
@@ -193,7 +194,7 @@ impl Spaces {
         self.input.len + self.output.len
     }
 
-    /// Sets whether copies to the output go past the cache.
+    /// Sets whether copies to the output bypass the cache.
     #[inline]
     pub(super) fn set_past_cache(&mut self, past_cache: bool) {
         self.past_cache = past_cache;
@@ -236,7 +237,7 @@ impl Spaces {
         if n < most.min(JOINED) && n < from.len - done && matches!(link, Link::Tcp(_)) {
             (at, n) = self.join(from, done, most);
         }
-        // The header is sent with all bytes of the region, so they are a whole item.
+        // If the header and all bytes of the region are sent together, they are a whole item.
         let whole = head.len() == HEADER && n == from.len;
         // SAFETY: `part` or `join` returned `n` bytes, which are valid meanwhile.
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
@@ -247,8 +248,8 @@ impl Spaces {
         Ok((taken, head.len() + n))
     }
 
-    /// Copies up to `most` bytes of the region from `done` on, but at most [`JOINED`], to one place. Returns that place,
-    /// which is valid until the next call, and the number of bytes.
+    /// Copies up to `most` bytes of the region from `done` on, but at most [`JOINED`], into one buffer. Returns the
+    /// buffer's address, which is valid until the next call, and the number of bytes.
     fn join(&mut self, from: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         self.joined.clear();
         self.joined.reserve(JOINED);

@@ -33,8 +33,8 @@ pub(crate) use reduction::Reduction;
 const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
-    /// Announces a call, runs `body`, and records the end of the call. An error is the group's first cause: the group
-    /// has failed, and all peers know the cause or will get it.
+    /// Announces a call, runs `body`, and records the end of the call. If this returns an error, the group has failed.
+    /// The error is the first cause of the failure, and all peers know this cause or will get it.
     #[inline]
     pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
         let announced = self.health.announce(&call.fingerprint);
@@ -45,7 +45,7 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // If the call has a hub, it has received something from every other rank. Then only the hub sends notes.
+            // A hub has received something from every other rank, so the other ranks send no notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);
@@ -60,8 +60,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs the plan of an announced op to its end. The peers below rank `written` have already got what the plan sends
-    /// them.
+    /// Runs the plan of an announced op to its end. The peers with a lower rank than `written` have already been sent
+    /// everything that the plan sends them.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces, written: u32) -> Result {
         self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
         let is_written =
@@ -74,7 +74,8 @@ impl Executor {
         result
     }
 
-    /// Records a call in which this rank received nothing from some others, and checks their calls from time to time.
+    /// Records a call in which this rank received nothing from some ranks, and checks the calls of these ranks from
+    /// time to time.
     #[inline]
     fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
         let hub = hub(call.op, call.root);
@@ -86,7 +87,8 @@ impl Executor {
         if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(hub.is_some()) }
     }
 
-    /// Checks the calls of the others for a rank that leaves. Returns the disagreement by which the group has failed.
+    /// Checks, when this rank leaves, whether the other ranks made the same calls. If they did not, the group has
+    /// failed, and this returns the error.
     pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
         self.health.conclude(&mut self.fresh, deadline)
     }

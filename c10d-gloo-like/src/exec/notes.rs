@@ -1,14 +1,15 @@
-//! Notes: how ranks that do not share memory learn that they make the same calls, for ops in which some ranks receive
-//! nothing from others.
+//! Notes: the messages by which ranks that do not share memory learn that they make the same calls, for ops in which
+//! some ranks receive nothing from others.
 //!
-//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. A rank sends
-//! a note to the ranks that received nothing from it: the number of its calls, and a digest of them. It does so three
-//! calls after the first such call, whatever the calls in between were, since the root checks every fourth call. The
-//! note is in the stream at the place of a header. A rank that finds its own digest in it knows that both made the same
-//! calls. If the digest differs, or no note comes in time, the rank asks over the control connection, which is
-//! expensive.
+//! The root of a broadcast only sends. It gets no headers from the other ranks, so it does not notice if one of them
+//! makes another call. Therefore each rank sends a note to the ranks that received nothing from it. A note has the
+//! number of its sender's calls and a digest of them. A rank sends notes three calls after the first call in which a
+//! peer received nothing from it, whatever the calls in between were, since the root checks after every fourth call. In
+//! the stream, a note is where the next header would be. If the digest in the note equals the receiver's own digest of
+//! as many calls, both ranks made the same calls. If the digests differ, or no note comes in time, the receiver asks
+//! the sender over the control connection, which is expensive.
 //!
-//! The root of a reduce receives from all others, so the others only need notes of the root.
+//! The root of a reduce receives from all other ranks, so the other ranks need only the notes of the root.
 
 use std::collections::VecDeque;
 
@@ -19,7 +20,7 @@ use crate::link::Link;
 
 /// The op code of a note.
 const NOTE: u8 = u8::MAX;
-/// Notes are sent at the end of the call with this number, counted from the first one in which a peer received nothing
+/// Notes are sent at the end of the call with this number, counted from the first call in which a peer received nothing
 /// from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
@@ -33,8 +34,8 @@ pub(super) struct Notes {
     digests: [u64; KEPT],
     /// The number of calls.
     made: u64,
-    /// The number of calls since the last notes, counted from the first one in which some rank received nothing from
-    /// this one.
+    /// The number of calls since the last notes, counted from the first call in which some peer received nothing from
+    /// this rank.
     unheard: u32,
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
@@ -77,7 +78,8 @@ impl Notes {
         self.unheard >= EVERY
     }
 
-    /// Sends the notes that are due. A note that the link does not take now is left out: a rank that needs it asks.
+    /// Sends the notes that are due. If the link has no room for a note, the note is not sent: a peer that needs it
+    /// asks this rank instead.
     pub(super) fn send(&mut self, links: &mut [Option<Link>]) {
         self.unheard = 0;
         let digest = self.digests[self.made as usize % KEPT];
@@ -96,7 +98,8 @@ impl Notes {
         }
     }
 
-    /// Sends the rest of a note, which must come before any other bytes. Returns whether nothing is left.
+    /// Sends the rest of a note that was sent in part. This must happen before any other bytes are sent. Returns
+    /// whether nothing is left of the note.
     pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
         let rest = &mut self.peers[peer as usize].rest;
         while !rest.is_empty() {
@@ -118,7 +121,7 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// Returns, for each rank, the number of calls up to which it agrees with this one, according to its notes.
+    /// Returns, for each rank, how many of its first calls are the same as this rank's, according to its notes.
     pub(super) fn agreed(&mut self) -> &[u64] {
         for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
             while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
@@ -172,7 +175,7 @@ mod tests {
         Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed: vec![0; 2], prompt: true }
     }
 
-    /// The notes after calls with these roots, and the note that reports them.
+    /// Returns the notes of a rank after calls with these roots, and the note that reports these calls.
     fn after(roots: impl IntoIterator<Item = u32>) -> (Notes, Header) {
         let mut notes = notes();
         for (seq, root) in (0..).zip(roots) {
@@ -235,7 +238,7 @@ mod tests {
             due.collect()
         };
         assert_eq!(calls(&[1, 1, 1, 1, 1, 1, 1, 1]), [false, false, false, true, false, false, false, true]);
-        // The root changes from call to call: the peers check as often as ever.
+        // The root changes from call to call. Notes are due as often as with one root.
         assert_eq!(calls(&[1, 0, 1, 0, 1, 0, 1, 0]), [false, false, false, true, false, false, false, true]);
         assert_eq!(calls(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), [&[false; 8][..], &[true, false]].concat());
     }

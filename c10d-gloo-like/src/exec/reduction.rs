@@ -21,7 +21,7 @@ impl Reduction {
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         let last = reduce::kernel(op, dtype, true)?;
-        // Only an average has another kernel at its end.
+        // Only an average has a different kernel for the last values, which also divides.
         let partial = if op == ReduceOp::Avg { reduce::kernel(op, dtype, false)? } else { last };
         Some(Reduction { partial, last, scale, elem: dtype.size() })
     }

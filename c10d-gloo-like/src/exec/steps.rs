@@ -124,7 +124,7 @@ impl Executor {
         let mut moved = false;
         if direction.head < HEADER {
             if ready == done && from.len > 0 {
-                // The header is sent with the first bytes.
+                // The header is sent together with the first bytes, which are not ready yet.
                 direction.blocked = self.sweep;
                 return Ok(false);
             }
@@ -286,7 +286,7 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        // A header is never lent, so this cannot fail.
+        // A header is never in a window, so this cannot fail.
         let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();

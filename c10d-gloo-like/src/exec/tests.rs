@@ -1,4 +1,4 @@
-//! Plans over real links: ranks are threads, connected by shared memory or TCP.
+//! Runs plans over real links. The ranks are threads that are connected by shared memory or TCP.
 
 mod speed;
 
@@ -259,7 +259,7 @@ fn plans_that_use_what_they_wrote_keep_it_in_the_cache() {
     let me = Member { world: 3, rank: 1 };
     assert!(only_copies(&|plan| direct::broadcast(me, 0, 300, plan)));
     assert!(only_copies(&|plan| direct::all_gather(me, Blocks::uniform(3, 100), plan)));
-    assert!(!only_copies(&|plan| direct::broadcast(me, 1, 300, plan)), "it receives nothing");
+    assert!(!only_copies(&|plan| direct::broadcast(me, 1, 300, plan)), "the root receives nothing");
     assert!(!only_copies(&|plan| Algorithm::ScatterGather.broadcast(me, 0, 300, 1, plan)));
     assert!(!only_copies(&|plan| direct::all_reduce(me, 300, 4, plan)));
     assert!(!only_copies(&|plan| direct::reduce_scatter(me, Blocks::uniform(3, 100), plan)));
@@ -467,7 +467,7 @@ fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
             }
             None
         });
-        let error = found[0].as_ref().expect("the op was stretched");
+        let error = found[0].as_ref().expect("the op must end at its deadline");
         assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]), "{error}");
     }
 }

@@ -35,14 +35,15 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// Whether the peers were asked, and told that this rank waits.
+    /// Whether the peers were asked about their calls. If so, [`Health::waits`](crate::mesh::Health::waits) has
+    /// recorded that this rank waits.
     pub(super) fn asked(&self) -> bool {
         self.ask != ASK_AFTER
     }
 }
 
 impl Executor {
-    /// Pauses briefly after a sweep that moved nothing. It is an error if the op cannot be completed any more.
+    /// Pauses briefly after a sweep that moved nothing. Returns an error if the op cannot be completed any more.
     pub(super) fn wait(&mut self, op: &Op<'_>, spaces: &mut Spaces, waiting: &mut Waiting) -> Result {
         if self.health.failed() {
             return self.last_look(op, spaces);
@@ -53,7 +54,7 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // The deadline is read first, since the time of the op, and the time in its error, begin here.
+        // The deadline is read first, since the op's timeout, and the time in its error, begin when it is first read.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
@@ -108,8 +109,8 @@ impl Executor {
         self.traffic[peer as usize].into.starved == self.sweep
     }
 
-    /// Returns the ranks whose bytes are missing. If there are none, returns the ranks that do not receive this rank's
-    /// bytes; if there are none either, the ranks of the steps that are not done.
+    /// Returns the ranks whose bytes are missing. If no bytes are missing, returns the ranks that do not receive this
+    /// rank's bytes. If there are no such ranks either, returns the peers of the steps that are not done.
     fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
         let ranks = || 0..self.traffic.len() as u32;
         let mut ways: [Vec<u32>; 3] = [

@@ -1,7 +1,7 @@
-//! Accepts the connections of ranks that dial this one, and refuses all others.
+//! Accepts the connections of ranks that dial this rank, and refuses all other connections.
 //!
 //! A connection counts as a stranger until its handshake is complete and correct. The number of strangers is limited,
-//! they do not delay ranks, and each is closed after five seconds at the latest.
+//! and strangers do not delay ranks. Each stranger is closed after five seconds at the latest.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use crate::tcp;
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// The largest number of strangers. If there are more, the oldest is closed, since ranks send their handshake at once.
 const STRANGERS: usize = 128;
-/// How long to wait before accepting again after descriptors have run out.
+/// How long this rank accepts no connections after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a lack of descriptors is tolerated; other parts of the process may free some soon.
+/// How long a lack of descriptors is tolerated, since other parts of the process may free some soon.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
@@ -43,7 +43,7 @@ struct Stranger {
     until: Instant,
 }
 
-/// A connection of a rank, whose handshake is not answered yet.
+/// The connection of a rank with a correct handshake, which this rank has not answered yet.
 pub(super) struct Guest {
     pub(super) fd: Socket,
     pub(super) unix: bool,
@@ -55,8 +55,8 @@ impl JoinListener {
         JoinListener { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
-    /// Returns the next connection to whose handshake `welcome` does not object; `None` at the deadline or when the
-    /// join has failed.
+    /// Returns the next connection to whose handshake `welcome` does not object. Returns `None` at the deadline, or
+    /// when the join has failed.
     pub(super) fn next(
         &mut self,
         patience: &Patience<'_>,
@@ -80,8 +80,8 @@ impl JoinListener {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Records that no connection can be accepted because a resource is missing. It is an error if that has lasted too
-    /// long.
+    /// Records that no connection can be accepted because a resource is missing. Returns an error if this has lasted
+    /// for [`SCARCE`].
     fn shut_for(&mut self, now: Instant, error: Error) -> Result {
         self.closed_until = Some(now + PAUSE);
         let (since, error) = self.scarce.get_or_insert((now, error));
@@ -106,7 +106,7 @@ impl JoinListener {
         }
     }
 
-    /// Accepts pending connections. If no descriptor is left, it stops accepting for a moment.
+    /// Accepts pending connections. If no descriptor is left, this rank accepts no connections for [`PAUSE`].
     fn admit(&mut self) -> Result {
         let now = Instant::now();
         if self.closed_until.is_some_and(|t| t > now) {
@@ -148,8 +148,8 @@ impl JoinListener {
         Ok(())
     }
 
-    /// Reads from the strangers. Returns the first to which `welcome` does not object, if there is one. Those to which
-    /// it objects are closed.
+    /// Reads from the strangers. Returns the first stranger to which `welcome` does not object, if there is one.
+    /// Strangers to which `welcome` objects are closed.
     fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
         let now = Instant::now();
         let mut guest = None;

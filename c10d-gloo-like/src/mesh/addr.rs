@@ -1,9 +1,10 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
 //! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, the
-//! rank listens only there. Otherwise a job whose `MASTER_ADDR` is a loopback address uses only loopback. Any other job
-//! listens on loopback, for ranks on the same host, and on the addresses of its interfaces. The interface on the route
-//! to `MASTER_ADDR`, or on the default route, comes first. No rank listens on the wildcard address.
+//! rank listens only at that address or on those interfaces. Otherwise a job whose `MASTER_ADDR` is a loopback address
+//! uses only loopback. Any other job listens on loopback, for ranks on the same host, and on the addresses of its
+//! interfaces. The interface on the route to `MASTER_ADDR`, or on the default route, comes first. No rank listens on
+//! the wildcard address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -81,8 +82,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
 }
 
 /// Returns the addresses of the interfaces that `text` names, in the syntax of `NCCL_SOCKET_IFNAME`: comma-separated
-/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the words
-/// are exact names.
+/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the parts
+/// of the list are exact names.
 fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
     let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
     let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
@@ -96,13 +97,14 @@ fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> 
             _ => None,
         })
         .collect();
-    // The sort is stable: addresses of one word stay in the system's order.
+    // The sort is stable: addresses that match the same part of the list stay in the system's order.
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, l)| l)
 }
 
-/// Returns a peer's addresses in the order in which to try them. If the network is shared, loopback comes first; if it
-/// is not, loopback is left out. If that is not known (`None`), loopback comes last.
+/// Returns a peer's addresses in the order in which to try them. If the peer is in the same network namespace as this
+/// rank (`shared_network`), loopback comes first. If it is in another one, loopback is left out. If that is not known
+/// (`None`), loopback comes last.
 pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
     match shared_network {
@@ -112,8 +114,8 @@ pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<
     }
 }
 
-/// Returns this host's address on the route to another address, which is the one that the kernel gives to a UDP socket
-/// that is connected to it. `None` if there is no route.
+/// Returns this host's address on the route to the address `to`: the kernel assigns this address to a UDP socket that
+/// is connected to `to`. `None` if there is no route.
 fn route(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -165,7 +167,7 @@ mod tests {
         assert_eq!(pick(wish("eth1"), None).unwrap(), ["10.1.0.2", "fd00::2"]);
         let error = pick(wish("eth7"), None).unwrap_err().to_string();
         assert!(error.contains("eth7") && error.contains("eth0, eth1"), "{error}");
-        // The same as in NCCL_SOCKET_IFNAME.
+        // The same texts have the same meaning in `NCCL_SOCKET_IFNAME`.
         for (text, addresses) in [
             ("eth", &["10.0.0.2", "10.1.0.2", "fd00::2"][..]),
             ("eth1,eth0", &["10.1.0.2", "fd00::2", "10.0.0.2"]),

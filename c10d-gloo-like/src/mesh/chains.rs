@@ -1,4 +1,5 @@
-//! Follows chains of waiting ranks to their end: ranks that are gone, ranks that are in no call, or a circle.
+//! Follows chains of ranks that wait for each other to the end of the chain: ranks that are gone, ranks that are in no
+//! call, or a circle of ranks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -6,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// The largest number of ranks at which the search for a circle starts.
+/// The largest number of ranks from which circles are searched.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
 const SHOWN: usize = 8;
@@ -32,8 +33,8 @@ impl Link<'_> {
     }
 }
 
-/// The ranks for which the `start` ranks wait, directly or through others, in order of distance; `by` has the link by
-/// which each was reached first.
+/// The ranks for which the `start` ranks wait, directly or through other ranks, in order of distance. `by` has, for
+/// each of these ranks, the link by which it was reached first.
 pub(super) struct Reached<'a> {
     start: Vec<u32>,
     pub(super) ranks: Vec<u32>,
@@ -41,8 +42,8 @@ pub(super) struct Reached<'a> {
 }
 
 impl<'a> Reached<'a> {
-    /// Returns the chain that leads to this rank, as a text. The text is empty if the rank is a start itself, or if the
-    /// only start waits for it directly.
+    /// Returns the chain that leads to this rank, as a text. The text is empty if the rank is one of the `start` ranks,
+    /// or if there is only one `start` rank and it waits for this rank directly.
     pub(super) fn chain(&self, rank: u32) -> String {
         let mut links: Vec<Link<'a>> = Vec::new();
         let mut at = rank;
@@ -72,8 +73,8 @@ impl<'a> Chains<'a> {
         self.answers.len() as u32
     }
 
-    /// Returns the waits of a rank: those of its answer, or, if the answer is late, those of its answer before. None if
-    /// the rank is gone.
+    /// Returns the waits of a rank: those of its answer, or, if the answer is late, those of its previous answer. The
+    /// list is empty if the rank has left, or has been silent for too long.
     fn waits(&self, rank: u32) -> &'a [Wait] {
         match self.answers.get(rank as usize) {
             _ if rank == self.me => std::slice::from_ref(self.mine),
@@ -90,7 +91,7 @@ impl<'a> Chains<'a> {
             .flat_map(move |wait| wait.on(from, size).into_iter().map(move |to| Link { from, wait, to }))
     }
 
-    /// Finds all ranks for which these ranks wait, directly or through others.
+    /// Finds all ranks for which these ranks wait, directly or through other ranks.
     pub(super) fn reached(&self, start: &[u32]) -> Reached<'a> {
         let mut reached = Reached { start: start.to_vec(), ranks: Vec::new(), by: HashMap::new() };
         let mut line: VecDeque<u32> = start.iter().copied().collect();

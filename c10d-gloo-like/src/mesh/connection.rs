@@ -1,8 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
 //! Any thread may send, and sending never blocks: data that the socket does not take at once is kept, and the watcher
-//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too. Its end
-//! may not end the connection, because a forked child of the peer can have a copy of the socket.
+//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too: the end
+//! of the process may not end the connection, because a forked child of the peer can have a copy of the socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,13 +18,13 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// The largest number of bytes kept for a peer that does not read. Questions and answers beyond it are dropped. Other
-/// frames are kept; they are small and are sent once.
+/// If more bytes than this are kept for a peer that does not read, further queries and answers to it are dropped. Other
+/// frames are kept: they are small and few.
 const BACKLOG: usize = 64 << 10;
 /// The largest number of bytes that are read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
 
-/// Why a connection ended, if the kernel got no answer from the peer's host for the configured time.
+/// The reason of the end of a connection if the kernel got no answer from the peer's host for the configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
 /// A control connection to one peer. See the module.
@@ -38,7 +38,7 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// Whether the connection has ended, and it is not known whether the peer has ended, too.
+    /// Whether the connection has ended, but it is not known whether the peer has ended, too.
     unsure: AtomicBool,
 }
 
@@ -48,12 +48,13 @@ pub(super) trait Listener: Send + Sync {
     fn handle(self: Arc<Self>, peer: u32, frame: Frame);
     /// Handles a frame that violates the protocol.
     fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
-    /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended; then
-    /// [`Listener::must_decide`] follows, at most 80 ms later. `watched`: the peer's process is watched, too.
+    /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended, too. In this
+    /// case, the watcher calls [`Listener::must_decide`] at most 80 ms later, unless the end of the peer's process is
+    /// noticed before. `watched`: the peer's process is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides whether the peer is alive, since no rank has reported it in time. `watched`: the peer's process is
+    /// Decides whether the peer is alive, since no rank has reported that in time. `watched`: the peer's process is
     /// watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// Handles an error after which the connection is not watched any more.
@@ -72,7 +73,7 @@ enum Received {
 }
 
 impl Connection {
-    /// Makes the control connection to `peer` from a connected non-blocking socket, and has it watched.
+    /// Makes the control connection to `peer` from a connected non-blocking socket, and lets the watcher watch it.
     pub(super) fn open(
         fd: Socket,
         life: Option<OwnedFd>,
@@ -162,8 +163,8 @@ impl Connection {
         Received::End
     }
 
-    /// Writes what the socket accepts. Returns `Forget` if the socket is broken; the watcher finds that out when it
-    /// reads.
+    /// Writes as much of `out` as the socket accepts. Returns `Forget` if the socket is broken. The watcher finds the
+    /// reason when it reads.
     fn flush(&self, out: &mut Vec<u8>) -> Next {
         while !out.is_empty() {
             match send(&self.fd, out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

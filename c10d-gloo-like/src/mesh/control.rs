@@ -18,9 +18,9 @@ pub(super) const MAX: usize = 64 << 10;
 /// A message about health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
-    /// A question: what is the receiver's position, and which call did it make at `place`?
+    /// A question: what is the receiver's position, and which call did the receiver make with the id `place`?
     Query { id: u32, place: CallId },
-    /// The answer to [`Frame::Query`]. The watcher thread of the queried rank sends it, whatever the rank's other
+    /// The answer to [`Frame::Query`]. The watcher thread of the asked rank sends it, whatever that rank's other
     /// threads do.
     State { id: u32, place: CallId, doing: Doing, fingerprint: Option<Fingerprint> },
     /// The report that the group has failed, with the cause.

@@ -1,14 +1,14 @@
 //! The connections between the ranks of a group, and their health.
 //!
-//! Each rank publishes a [`hello`] in the store and reads those of all ranks. Then each pair connects ([`dial`],
-//! [`accept`]) by shared memory or TCP, and all learn how all others are connected ([`topology`]). From then on the
-//! store is not needed. The records are separate from the hello by which core's ranks agree on their backends: meshes
-//! for staging, for the side channel of NCCL and for sparse lanes are made later and need this exchange in any case.
-//! One common record would save a rank 4 of its 17 requests to the store, but every rank would have to listen before
-//! the purpose of the mesh is known.
+//! Each rank publishes a [`hello`] in the store and reads the hellos of all ranks. Then each pair connects ([`dial`],
+//! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
+//! store is not needed. These hellos are separate from the hellos of `c10d-core`, by which ranks agree on their
+//! backends: meshes for staging, for the side channel of NCCL and for sparse lanes are made later, and need hellos of
+//! their own in any case. One common hello would save each rank 4 of its 17 requests to the store, but then every rank
+//! would have to listen for connections before it knows which backends the group uses.
 //!
-//! [`health`] lives as long as the group. It knows whether a peer died, left, stopped or made another call, and reports
-//! it to all ranks.
+//! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
+//! reports this to all ranks.
 
 mod accept;
 mod addr;
@@ -53,11 +53,11 @@ use crate::tcp::TcpLink;
 
 /// The connected ranks of a group.
 pub(crate) struct Mesh {
-    /// The first field, so that it is dropped first: peers get the goodbye before their links break.
+    /// This field comes first, so that it is dropped first: peers get the goodbye before their links break.
     pub(crate) membership: Membership,
-    /// The links for collectives, by rank; `None` for the own rank.
+    /// The links for collectives, by rank; `None` for this rank.
     pub(crate) collective: Vec<Option<Link>>,
-    /// The links for point-to-point ops, by rank; `None` for the own rank.
+    /// The links for point-to-point ops, by rank; `None` for this rank.
     pub(crate) p2p: Vec<Option<Link>>,
     /// How each pair of ranks is connected.
     pub(crate) topology: Topology,
@@ -79,8 +79,8 @@ impl Drop for Membership {
 }
 
 impl Mesh {
-    /// Connects the ranks of the group. Every rank calls this. It returns by the deadline. The error names the ranks
-    /// that are missing or disagree; the ranks that are already connected get it, too.
+    /// Connects the ranks of the group. Every rank calls this function, which returns by the deadline. An error names
+    /// the ranks that are missing or disagree. The ranks that are already connected get the error, too.
     pub(crate) fn connect(wiring: Wiring) -> Result<Mesh> {
         if wiring.rank >= wiring.size {
             let what = format!("rank {} in a group of {}: ranks go from 0 to size - 1", wiring.rank, wiring.size);
@@ -92,8 +92,8 @@ impl Mesh {
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
             Err(mut error) => {
-                // This error is returned even if the group has failed by another cause: that cause may be a consequence
-                // of this error.
+                // This error is returned even if the group has already failed for another cause: that cause may be a
+                // consequence of this error.
                 let report = error.report_mut();
                 report.status = Status::Failed;
                 report.group.get_or_insert_with(|| wiring.group.clone());
@@ -113,7 +113,7 @@ impl Connections {
             health.on_news(Box::new(move || segment.ring_bell()));
         }
         health.shares(segment.clone(), pairs.iter().map(|pair| pair.segment.clone()).collect());
-        // The index of a rank in the segment of another: its place among that rank's peers on the host.
+        // The index of rank `of` in the segment of rank `within`: its position among the peers of `within` on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
         for ((peer, pair), process) in (0..).zip(pairs).zip(processes) {

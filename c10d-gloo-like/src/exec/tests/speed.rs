@@ -1,7 +1,7 @@
 //! Measures the time of an op: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture
 //! exec::tests::speed`.
 //!
-//! Two ranks have a core each, and four share two cores. The numbers are the median and the best of seven runs.
+//! Two ranks run on a core each; four ranks share the cores. The numbers are the median and the best of seven runs.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ fn measure(world: u32, transport: Transport) {
                 }
             }
         }
-        // Only the executor, without any data.
+        // This measures only the executor: the plan has no steps.
         let start = Instant::now();
         for _ in 0..1_000_000 {
             rank.run(OpKind::Barrier, 0, &[], &mut [], |_, _| ()).unwrap();
@@ -59,7 +59,7 @@ fn measure(world: u32, transport: Transport) {
 #[test]
 fn speed() {
     if std::env::var_os("C10D_SPEED").is_none() {
-        println!("skipped: a measurement; set C10D_SPEED=1 to have it");
+        println!("skipped: this is a measurement; set C10D_SPEED=1 to run it");
         return;
     }
     for world in [2, 4] {
