@@ -338,7 +338,7 @@ mod tests {
     use crate::schedule::Table;
 
     #[test]
-    fn small_ops_are_exchanges_where_all_share_memory_and_nothing_else_is_chosen() {
+    fn small_ops_are_exchanges_if_all_share_memory_and_the_table_chooses_one_round() {
         let of = |world, fabric, table: Table| exchanged(world, fabric, &Selection::new(&table, world, fabric));
         for world in 1..=MOST_RANKS {
             for op in OpKind::ALL.iter().filter(|op| !op.is_p2p()) {

@@ -60,7 +60,7 @@ fn a_socket_ends_the_sleep() {
 }
 
 #[test]
-fn spinning_reads_no_clock_and_oversubscription_does_not_spin() {
+fn spinning_reads_no_clock_and_oversubscribed_ranks_do_not_spin() {
     let mut free = Pause::new(false, None);
     assert!((0..SPINS).all(|_| free.wait([]).is_none()));
     assert!(free.wait([]).is_some());

@@ -180,7 +180,7 @@ fn circles(transport: &str) -> Result<(), Failed> {
     }
     for rank in [0, 2, 3] {
         let failure = failure_about(&report, rank, "refused")?;
-        let words = "its own last call, broadcast, was refused there (InvalidArgument";
+        let words = "rejected its own last call, broadcast (InvalidArgument";
         if failure.kind != "Timeout" || failure.guilty != [1] || !failure.message.contains(words) {
             return Err(format!("rank {rank} says {failure:?}").into());
         }
@@ -246,7 +246,7 @@ fn warnings(transport: &str) -> Result<(), Failed> {
         if count == 1 { Ok(()) } else { Err(format!("rank {rank} says {words:?} {count} times: {lines:#?}").into()) }
     };
     for rank in [0, 2, 3] {
-        once(rank, &["default/0", "in all_reduce seq 3", "rank 1 has not called it: it is at seq 2"])?;
+        once(rank, &["default/0", "in all_reduce seq 3", "rank 1 has not called it: rank 1 is at seq 2"])?;
         once(rank, &["default/2", "in all_reduce seq 0", "rank 1 has not called it"])?;
     }
     once(0, &["default/1", "recv tag 0", "rank 1 runs, but is in no call"])?;

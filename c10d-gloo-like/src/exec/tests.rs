@@ -185,7 +185,7 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
 }
 
 #[test]
-fn all_reduce_by_every_algorithm_and_the_bytes_it_sends() {
+fn every_all_reduce_algorithm_is_correct_and_sends_the_planned_bytes() {
     use Algorithm::*;
     for transport in TRANSPORTS {
         for world in [1, 2, 3, 4, 5] {
@@ -215,7 +215,7 @@ fn all_reduce_by_every_algorithm_and_the_bytes_it_sends() {
 }
 
 #[test]
-fn tensors_end_to_end_count_as_one() {
+fn several_tensors_are_reduced_as_one_vector() {
     for transport in TRANSPORTS {
         ranks(3, transport, |rank| {
             let cuts = [0, 5, 5, 6, 1003, 40_000];
@@ -266,7 +266,7 @@ fn plans_that_use_what_they_wrote_keep_it_in_the_cache() {
 }
 
 #[test]
-fn many_small_ops_of_all_kinds_in_a_row() {
+fn many_small_ops_of_all_kinds_run_in_a_row() {
     for transport in TRANSPORTS {
         for world in [2, 4] {
             ranks(world, transport, |rank| {
@@ -340,7 +340,7 @@ fn another_count_is_named_on_both_sides() {
 }
 
 #[test]
-fn other_splits_are_named() {
+fn different_splits_are_named() {
     for transport in TRANSPORTS {
         let found = ranks(2, transport, |rank| {
             // Rank 1 expects more than rank 0 sends to it.
@@ -361,7 +361,7 @@ fn other_splits_are_named() {
 }
 
 #[test]
-fn another_op_is_named_by_all_who_are_in_it() {
+fn a_different_op_is_named_by_all_ranks() {
     for transport in TRANSPORTS {
         let found = ranks(3, transport, |rank| {
             let mut data = vector(0, 4);
@@ -381,7 +381,7 @@ fn another_op_is_named_by_all_who_are_in_it() {
 }
 
 #[test]
-fn ranks_that_wait_for_different_peers_find_out() {
+fn ranks_that_wait_for_each_other_in_a_circle_get_a_mismatch() {
     for transport in TRANSPORTS {
         let found = ranks(3, transport, |rank| {
             let mut data = vector(0, 4);

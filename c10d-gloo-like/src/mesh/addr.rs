@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_the_master_comes_first_after_loopback() {
+    fn the_address_on_the_route_to_the_master_comes_first_after_loopback() {
         let wish = Wish { master: Some("10.1.0.9".into()), ..Wish::default() };
         assert_eq!(pick(wish, Some("10.1.0.2")).unwrap(), ["127.0.0.1", "10.1.0.2", "10.0.0.2", "fd00::2"]);
         assert_eq!(pick(Wish::default(), None).unwrap(), ["127.0.0.1", "10.0.0.2", "10.1.0.2", "fd00::2"]);
     }
 
     #[test]
-    fn the_environment_overrides() {
+    fn environment_variables_override_the_choice_of_addresses() {
         let wish = |name: &str| Wish { interface: Some(name.into()), ..Wish::default() };
         assert_eq!(pick(wish("eth1"), None).unwrap(), ["10.1.0.2", "fd00::2"]);
         let error = pick(wish("eth7"), None).unwrap_err().to_string();

@@ -49,7 +49,7 @@ fn frames() -> Vec<Frame> {
 }
 
 #[test]
-fn every_frame_survives_every_cut() {
+fn frames_are_decoded_from_pieces_of_any_size() {
     let stream: Vec<u8> = frames().iter().flat_map(Frame::to_bytes).collect();
     for step in [1, 2, 7, 50, stream.len()] {
         let (mut decoder, mut got) = (Decoder::default(), Vec::new());

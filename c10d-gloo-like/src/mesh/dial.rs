@@ -2,8 +2,8 @@
 //!
 //! Threads of one process find each other in a table, unless the transport is tcp. Ranks of one host connect over a
 //! UNIX socket. Over this socket they send each other a descriptor of their process and, unless the transport is tcp,
-//! their segments; then it becomes the control connection. All other pairs use TCP. Pairs without segments use TCP for
-//! the payload, too.
+//! their segments. Then the socket becomes the control connection. The control connection of all other pairs uses TCP.
+//! Pairs that share no segments use TCP for the payload, too.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,7 +80,7 @@ enum Route {
 }
 
 impl Join<'_> {
-    /// Connects to every peer; the entry of the own rank stays empty.
+    /// Connects to every peer. The entry of this rank stays empty.
     pub(super) fn run(&self, listener: &mut JoinListener, presence: &Presence) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = (0..self.size).map(|_| Pair::default()).collect();
         for (peer, pair) in (0..).zip(&mut pairs).filter(|(peer, _)| *peer != self.rank) {
@@ -123,7 +123,7 @@ impl Join<'_> {
         self.health.failed()
     }
 
-    /// Returns the cause for which the join was stopped, or this error if there is none.
+    /// Returns the cause for which the join was stopped, or `error` if there is no such cause.
     fn or_cause(&self, error: Error) -> Error {
         self.health.cause().unwrap_or(error)
     }
@@ -132,8 +132,8 @@ impl Join<'_> {
         let what = format!("cannot connect to rank {peer}: {trouble}");
         let error = Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect);
         match trouble {
-            // If a resource ran out here, it is not the peer's fault.
             Trouble::Os(e) => self.or_cause(error.caused_by(e)),
+            // A resource ran out on this rank, so the peer is not at fault.
             Trouble::Unmapped(e) => self.or_cause(e.phase(Phase::Connect)),
             _ => self.or_cause(error),
         }
@@ -210,7 +210,8 @@ impl Join<'_> {
         if Handshake::from_bytes(&answer) == Ok(mine.answer()) { Ok(()) } else { Err(Trouble::Os(Errno::PROTO)) }
     }
 
-    /// Tries the peer's addresses in turn. If one was `good` before, only that one is tried.
+    /// Tries the peer's addresses in turn. If a connection to the address `good` has succeeded before, only that
+    /// address is tried.
     fn dial_tcp(
         &self,
         peer: u32,
@@ -283,9 +284,10 @@ impl Join<'_> {
         Ok(())
     }
 
-    /// Exchanges segments and descriptors of the processes with a peer. Each rank sends those that it has, and reports
-    /// whether it could map the other's segment. The segments are used only if both ranks could. A descriptor of a
-    /// process can be watched everywhere. A process id is valid only in its PID namespace, and may have been reused.
+    /// Exchanges segments and descriptors of the processes with a peer. Each rank sends the descriptors that it has,
+    /// and reports whether it could map the other rank's segment. The segments are used only if each rank could map the
+    /// segment of the other. Ranks send a descriptor of their process instead of the process id, because an id is valid
+    /// only in its PID namespace, and may have been reused.
     fn swap(
         &self,
         fd: &Socket,
@@ -314,7 +316,7 @@ impl Join<'_> {
         Ok((mapped.filter(|_| there == [1]), life))
     }
 
-    /// Accepts the higher ranks until all are connected.
+    /// Accepts the connections of higher ranks until all of them are connected.
     fn receive(&self, listener: &mut JoinListener, pairs: &mut [Pair]) -> Result {
         let stop = || self.stopped();
         let patience = Patience { deadline: self.deadline, stop: &stop };

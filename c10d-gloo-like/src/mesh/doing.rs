@@ -1,5 +1,5 @@
-//! What a rank is doing, as it reports it to others: its position in the collectives, the ranks for which it waits, and
-//! the last call of its own that it rejected.
+//! What a rank is doing, as it reports this to other ranks: its position in the collectives, the ranks for which it
+//! waits, and its last call, if it rejected that call.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
@@ -22,8 +22,8 @@ pub(crate) struct Wait {
     pub(crate) op: u8,
     /// The number of a collective, or the tag of a message.
     pub(crate) at: u32,
-    /// The ranks for which the op waits. If it is empty and the op is a receive from any source, the op waits for any
-    /// rank. Otherwise the ranks are unknown, since the op makes progress or has just begun.
+    /// The ranks for which the op waits. If the list is empty, a receive from any source waits for any rank. For any
+    /// other op, an empty list means that the ranks are unknown, since the op makes progress or has just begun.
     pub(crate) on: Vec<u32>,
     /// Whether the call was started, so that no thread is inside it.
     pub(crate) started: bool,
@@ -77,7 +77,7 @@ pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
     OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
-/// A call that its own rank rejected before anything was sent.
+/// A call that the calling rank rejected before anything was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     /// The op's code.
@@ -97,7 +97,7 @@ impl Refused {
 
     pub(super) fn words(&self) -> String {
         let op = OpKind::from_code(self.op).map_or("an op", OpKind::name);
-        format!("its own last call, {op}, was refused there ({})", self.why)
+        format!("rejected its own last call, {op} ({})", self.why)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The record that each rank publishes in the store: what it is and how it can be reached.
+//! The record that each rank publishes in the store: its host, its process and its settings, and how it can be reached.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -125,8 +125,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes this rank's record, waits for those of all ranks, and returns them in rank order. An error of `wait` ends
-/// the wait early.
+/// Publishes this rank's record, waits for the records of all ranks, and returns them in rank order. An error of `wait`
+/// ends this early.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,
@@ -172,7 +172,8 @@ pub(crate) fn exchange(
     Ok(all)
 }
 
-/// Waits for the value of every rank, and returns the values. The error names the ranks that have none at the deadline.
+/// Waits for the value of every rank, and returns the values. The error names the ranks that have no value at the
+/// deadline.
 pub(super) fn gather(
     store: &dyn Store,
     key: impl Fn(u32) -> String,
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_ranks_and_twice_the_same_rank_are_named() {
+    fn absent_ranks_and_a_rank_that_joins_twice_are_named() {
         let store = HashStore::default();
         let soon = deadline_after(Duration::from_millis(50));
         store.set("mesh/1", &hello().to_bytes(), soon).unwrap();

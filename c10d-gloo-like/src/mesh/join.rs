@@ -1,4 +1,5 @@
-//! Joining: publish, find the others, connect, agree.
+//! The steps of a join: each rank publishes its hello, reads the hellos of all ranks, connects to each rank, and
+//! publishes with which ranks it shares memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,9 +103,9 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes, oversubscribed })
 }
 
-/// Deletes the join's keys from the store. Each rank deletes its own first record, since all ranks have read it. The
-/// last rank that comes here deletes the second records (`mesh/ok`), since all ranks have read those by then. Errors of
-/// the store are ignored, since the mesh is complete.
+/// Deletes the join's keys from the store. Each rank deletes its own hello, since all ranks have read it. The last rank
+/// that calls this deletes the records `mesh/ok` of all ranks, since all ranks have read these records by then. Errors
+/// of the store are ignored, since the mesh is complete.
 fn clear(wiring: &Wiring) {
     let Wiring { rank, size, store, deadline, .. } = wiring;
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -151,7 +152,8 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
     Ok((JoinListener::new(unix, listeners), hello))
 }
 
-/// Makes one listening socket per address. Addresses that fail are skipped as long as one works.
+/// Makes one listening socket per address. Addresses on which this rank cannot listen are skipped if it can listen on
+/// another one.
 fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     let wish = addr::Wish::from_env();
     let explicit = wish.addr.is_some() || wish.interface.is_some();
@@ -205,8 +207,8 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes which peers share memory with this rank, waits until all ranks have published this, and returns their
-/// records.
+/// Publishes which peers share memory with this rank, waits until all ranks have published the same, and returns the
+/// records of all ranks.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
@@ -216,8 +218,8 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
-/// Waits until all ranks have set their key, or until the deadline; both return `Ok`. It is an error if the group has
-/// failed meanwhile, or if a rank without a key is gone.
+/// Waits until all ranks have set their key, or until the deadline. Both return `Ok`. Returns an error if the group has
+/// failed meanwhile, or if a rank that has not set its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;

@@ -44,8 +44,8 @@ pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) ->
 }
 
 impl Presence {
-    /// Waits for the entry of another rank of this process and returns it, or `None` if it did not appear by the
-    /// deadline. An error of `check` ends the wait early.
+    /// Waits for the entry of another rank of this process and returns it. Returns `None` if there is no such entry by
+    /// the deadline. An error of `check` ends the wait early.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
         let joining = JOINING.get();

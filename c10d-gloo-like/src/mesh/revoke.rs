@@ -17,7 +17,7 @@ const FIELDS: [&str; 12] =
 const PHASES: [Phase; 6] =
     [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
 
-/// The first cause of a group's failure, as the rank that met it reports it to the others.
+/// The first cause of a group's failure, as the rank that met the cause reports it to the other ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
     /// The rank that met the cause. Every rank forwards the first report that it gets, so that a rank that leaves
@@ -120,8 +120,8 @@ impl Revoke {
 
 const CODE_MISMATCH: u8 = 0;
 const CODE_DEAD: u8 = 1;
-/// The code of the first kind of [`ErrorKind::PLAIN`], which lists the kinds without fields. The others follow in its
-/// order.
+/// The code of the first kind in [`ErrorKind::PLAIN`], which lists the kinds without fields. The codes of the other
+/// kinds follow in the order of the list.
 const CODES_OF_PLAIN: u8 = 2;
 
 fn code(kind: &ErrorKind) -> u8 {

@@ -1,4 +1,5 @@
-//! Small exchanges on non-blocking sockets while joining: each ends at the deadline, or when the join has failed.
+//! Small exchanges on non-blocking sockets while joining. Each exchange ends at the deadline, or when the join has
+//! failed.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -99,8 +100,8 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Waits until the descriptor is ready, for at most 50 ms. It is an error if the join has failed or the deadline has
-    /// passed.
+    /// Waits until the descriptor is ready, for at most 50 ms. Returns an error if the join has failed or the deadline
+    /// has passed.
     fn wait(&self, fd: &impl AsFd, flags: PollFlags) -> Result<(), Trouble> {
         if (self.stop)() {
             return Err(Trouble::Stopped);
@@ -196,7 +197,7 @@ fn stream() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Makes a listening socket with this abstract name. It has no file, and disappears with its last descriptor.
+/// Makes a listening socket with this abstract name. The socket has no file, and disappears with its last descriptor.
 pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -204,8 +205,8 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     Ok(socket)
 }
 
-/// Connects to the socket with this abstract name; the error is `ECONNREFUSED` if none listens here. A socket of
-/// another user is not a peer's: nothing is sent to it, and the error names the user.
+/// Connects to the socket with this abstract name. The error is `ECONNREFUSED` if no socket with this name listens on
+/// this host. A socket of another user is not a peer's: nothing is sent to that socket, and the error names the user.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);

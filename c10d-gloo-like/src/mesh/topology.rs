@@ -1,5 +1,5 @@
-//! The host of each rank, and how each pair is connected. This information is the same on all ranks, so all choose the
-//! same algorithms.
+//! The host of each rank, and how each pair is connected. This information is the same on all ranks, so all ranks
+//! choose the same algorithms.
 
 /// The group's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ impl Topology {
         Topology { hosts, shm }
     }
 
-    /// Whether these two ranks share memory, that is, whether both reported it.
+    /// Whether these two ranks share memory, that is, whether both of them reported this.
     pub(crate) fn shares_memory(&self, a: u32, b: u32) -> bool {
         bit(&self.shm, a, b) && bit(&self.shm, b, a)
     }
@@ -60,8 +60,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_and_hosts() {
-        // Ranks 0, 2 and 10 on one host, all others on another; 2 and 10 fell back to TCP.
+    fn a_pair_shares_memory_only_if_both_ranks_report_it() {
+        // Ranks 0, 2 and 10 are on one host, and all others on another host. The pair 2 and 10 uses TCP.
         let hosts: Vec<u32> = (0..11).map(|r| u32::from(![0, 2, 10].contains(&r))).collect();
         let same = |a: u32, b: u32| a != b && hosts[a as usize] == hosts[b as usize];
         let broken = |a, b| [(2, 10), (10, 2)].contains(&(a, b));

@@ -1,5 +1,5 @@
-//! Decides which rank is at fault, from the reports of ranks about themselves and each other. These are pure functions;
-//! no rank ever names itself.
+//! Decides which rank is at fault, from the reports of ranks about themselves and each other. These are pure functions.
+//! A rank names itself only in an error between ranks (a deadlock, a broken connection).
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::{CallId, about, mismatch};
@@ -22,7 +22,7 @@ pub(crate) enum Adopted {
     Later,
 }
 
-/// Returns the conclusion of rank `me` from another rank's report. `find` returns this rank's call at a place, and
+/// Returns the conclusion of rank `me` from another rank's report. `find` returns this rank's call with a given id, and
 /// `position` is this rank's position.
 pub(crate) fn adopt(
     me: u32,
@@ -34,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // Messages have no place among the collectives. Only the two ranks of a message know of it.
+        // Messages have no number among the collectives, and only the two ranks of a message know that message.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);
@@ -55,8 +55,8 @@ pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     }
 }
 
-/// Compares this rank's call with the calls of the report. Returns a mismatch with the ranks that differ, or `None` if
-/// none does.
+/// Compares this rank's call with the calls of the report. Returns a mismatch with the ranks whose calls differ from
+/// this rank's, or `None` if there are none.
 fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
     let others = fingerprints.iter().filter(|(rank, theirs)| *rank != me && theirs != own);
     let (_, theirs) = others.clone().next()?;
@@ -68,9 +68,9 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
 /// The beginning of texts that come from another rank's report.
 const REPORTED: &str = "reported by rank ";
 
-/// Turns another rank's error into this rank's. If the report names this rank, the new error names the reporter
-/// instead. A reporter that names nobody is at fault itself. An error between ranks (a deadlock, a broken connection)
-/// names all of them on all ranks.
+/// Turns another rank's error into the error of this rank. If the report names this rank, the new error names the
+/// reporter instead. A reporter that names nobody is at fault itself. An error between ranks (a deadlock, a broken
+/// connection) names all of them on all ranks.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -129,8 +129,8 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     let mut words = Vec::new();
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
         match answer {
-            // On a busy machine an answer may come late. A rank that was heard recently is not blamed if there is
-            // another.
+            // On a busy machine an answer may come late. So a rank that has answered recently is blamed only if no
+            // other rank is.
             Answer::Silent { since, .. } if *since < LONG => late.push(rank),
             Answer::Silent { .. } => {
                 guilty.push(rank);
@@ -146,7 +146,7 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
                 } else {
                     stuck.push(rank)
                 }
-                words.push(format!("rank {rank} has not called it: it {}", at(doing)));
+                words.push(format!("rank {rank} has not called it: rank {rank} {}", at(doing)));
             }
             _ => {}
         }
@@ -181,7 +181,7 @@ fn at(doing: &Doing) -> String {
         (Some(last), None) => format!("is at seq {}", last.seq),
     };
     match &doing.refused {
-        Some(refused) => format!("{at}; {}", refused.words()),
+        Some(refused) => format!("{at}, and {}", refused.words()),
         None => at,
     }
 }
@@ -198,7 +198,7 @@ fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
             Answer::Silent { .. } => gone.push((*rank, stopped(*rank))),
             Answer::Left { last, exited } => gone.push((*rank, format!("rank {rank} {}", left_text(*last, *exited)))),
             Answer::At(Doing { refused: Some(refused), waits, .. }) if waits.is_empty() => {
-                idle.push((*rank, format!("rank {rank} runs, but is in no call; {}", refused.words())));
+                idle.push((*rank, format!("rank {rank} runs, but is in no call, and {}", refused.words())));
             }
             Answer::At(doing) => match &doing.waits[..] {
                 [] => idle.push((*rank, format!("rank {rank} runs, but is in no call of this group"))),
@@ -244,7 +244,7 @@ pub(crate) fn doing(answer: Option<&Answer>) -> String {
         Some(Answer::Left { last, exited }) => left_text(*last, *exited),
         Some(Answer::At(doing)) => match (&doing.refused, doing.waits.first()) {
             (_, Some(wait)) => wait.words(),
-            (Some(refused), None) => format!("is in no call; {}", refused.words()),
+            (Some(refused), None) => format!("is in no call, and {}", refused.words()),
             (None, None) => "is in no call".to_owned(),
         },
     }
@@ -265,7 +265,8 @@ impl Blame {
     }
 }
 
-/// Returns why a rank is gone that said goodbye, or whose program ended without one (`exited`).
+/// Returns, as a text, why a rank is gone: it said goodbye after call `last`, or its program ended without a goodbye
+/// (`exited`).
 pub(crate) fn left_text(last: Option<CallId>, exited: bool) -> String {
     match last {
         _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),

@@ -32,7 +32,7 @@ const HERE: Position = Position { last: Some(CallId { seq: 7, step: 0 }), inside
 fn cause(adopted: Adopted) -> (Vec<u32>, ErrorKind) {
     match adopted {
         Adopted::Cause(e) => (e.report().guilty.clone(), e.kind().clone()),
-        Adopted::Later => panic!("not resolved"),
+        Adopted::Later => panic!("the report must be the cause at once"),
     }
 }
 
@@ -42,7 +42,7 @@ fn count(mine: &str, theirs: &str) -> ErrorKind {
 
 #[test]
 fn each_rank_names_the_one_that_differs_from_itself() {
-    // Rank 0 found it; rank 1 is the other side; 2 agrees with 0, 3 with 1, 4 with neither.
+    // Rank 0 found the mismatch with rank 1. Rank 2 agrees with rank 0, rank 3 with rank 1, and rank 4 with neither.
     assert_eq!(cause(adopt(1, &mismatch_01(), |_| None, HERE)), (vec![0], count("2", "1")));
     assert_eq!(cause(adopt(2, &mismatch_01(), |_| Some(fingerprint(1)), HERE)), (vec![1], count("1", "2")));
     assert_eq!(cause(adopt(3, &mismatch_01(), |_| Some(fingerprint(2)), HERE)), (vec![0], count("2", "1")));
@@ -103,7 +103,7 @@ fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> (Ve
 }
 
 #[test]
-fn the_rank_that_delays_a_collective() {
+fn the_rank_that_delays_a_collective_is_named() {
     let place = Some(CallId { seq: 7, step: 0 });
     type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
     let late = silence(LONG / 2);
@@ -112,19 +112,19 @@ fn the_rank_that_delays_a_collective() {
         (&[1], &[at(7, true), late.clone(), silent()], &[2], "rank 2 is stopped or unreachable"),
         (&[1], &[at(7, true), late, at(7, true)], &[1], "rank 1 is stopped or unreachable"),
         (&[1], &[at(7, true), at(7, true), silent()], &[2], "rank 2 is stopped or unreachable"),
-        (&[1], &[at(7, true), at(6, false), at(7, true)], &[1], "rank 1 has not called it: it is at seq 6"),
-        (&[1], &[at(7, true), idle(), at(7, true)], &[1], "rank 1 has not called it: it has made no call yet"),
+        (&[1], &[at(7, true), at(6, false), at(7, true)], &[1], "rank 1 has not called it: rank 1 is at seq 6"),
+        (&[1], &[at(7, true), idle(), at(7, true)], &[1], "rank 1 has not called it: rank 1 has made no call yet"),
         (
             &[1],
             &[at(7, true), at(6, true), at(5, false)],
             &[2],
-            "rank 1 has not called it: it is still in all_reduce seq 6; rank 2 has not called it: it is at seq 5",
+            "rank 1 has not called it: rank 1 is still in all_reduce seq 6; rank 2 has not called it: rank 2 is at seq 5",
         ),
         (
             &[1],
             &[at(7, true), at(6, true), at(7, true)],
             &[1],
-            "rank 1 has not called it: it is still in all_reduce seq 6",
+            "rank 1 has not called it: rank 1 is still in all_reduce seq 6",
         ),
         (&[1], &[at(7, true), at(7, true), at(8, true)], &[1], "rank 1 called it but did not finish its part"),
         (
@@ -166,7 +166,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
         (idle(), "runs, but is in no call of this group"),
         (
             Answer::At(refuses),
-            "runs, but is in no call; its own last call, send, was refused there (InvalidArgument: no such rank)",
+            "runs, but is in no call, and rejected its own last call, send (InvalidArgument: no such rank)",
         ),
         (at(9, true), "is still in all_reduce seq 9"),
     ] {
@@ -179,7 +179,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), late, idle()]).0, [0]);
     let gone = Answer::Silent { since: LONG, before: Some(before) };
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), gone, idle()]).0, [2]);
-    // A rank that is gone counts before one that is idle, wherever it is in the chain.
+    // A rank that is gone is named instead of a rank that is idle, wherever the two are in the chain.
     let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), silence(LONG)];
     assert_eq!(judge(3, None, &mine, &answers).0, [4]);
 }
@@ -195,17 +195,17 @@ fn a_circle_names_all_its_ranks() {
         "deadlock: rank 1 waits for rank 2 in recv tag 5, rank 2 waits for rank 3 in recv tag 6, rank 3 waits for rank 1 \
          in recv tag 7"
     );
-    // This rank need not be part of it.
+    // This rank need not be part of the circle.
     let answers = [idle(), recv(5, 2), recv(6, 1), idle()];
     assert_eq!(judge(0, None, &wait(OpKind::Recv, 7, &[1]), &answers).0, [1, 2]);
-    // Two ranks that both send, and two whose tags differ.
+    // Two ranks that both send to each other are a circle, and so are a send and a receive with different tags.
     let sends = [idle(), message(OpKind::Send, 4, &[0])];
     assert_eq!(judge(0, None, &wait(OpKind::Send, 4, &[1]), &sends).0, [0, 1]);
     assert_eq!(judge(0, None, &wait(OpKind::Recv, 3, &[1]), &sends).0, [0, 1]);
     // A message in transfer does not make a circle.
     let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
     assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
-    // Ranks in the same collective do not make one either; a message that must come before it does.
+    // Ranks in the same collective do not make a circle either. A message that must come before the collective does.
     let place = CallId { seq: 7, step: 0 };
     let inside =
         |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });

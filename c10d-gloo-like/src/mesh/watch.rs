@@ -53,7 +53,7 @@ pub(super) enum Next {
 }
 
 const WAKE: u64 = 0;
-/// Set in the token of events about the peer's process, not the connection.
+/// This bit is set in the token of an event that is about the peer's process and not about the connection.
 const LIFE: u64 = 1 << 63;
 
 struct Watch {
@@ -127,14 +127,15 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // The peer's descriptor is not that of a process, or memory is short. The peer's end still ends the connection.
+        // The descriptor that the peer sent is not one of a process, or memory is short. The end of the peer's process
+        // still ends the connection.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
     Ok(connection)
 }
 
-/// Sets whether the connection wants to be told when it can write again.
+/// Sets whether the watcher calls [`Watched::ready`] when the connection can write again.
 pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     if let Ok(watch) = watcher() {
         let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
@@ -176,7 +177,7 @@ impl Watch {
                 Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
             });
             events.clear();
-            // The wait was interrupted by a signal. Nothing else can fail here.
+            // Only a signal can make the wait fail.
             if epoll::wait(&self.epoll, spare_capacity(&mut events), left.as_ref()).is_err() {
                 continue;
             }
@@ -227,7 +228,7 @@ impl Watch {
     fn forget(&self, token: u64) {
         let entry = self.connections.lock().open.remove(&token);
         if let Some(entry) = entry {
-            // Other threads may still use the descriptors, and an open descriptor would stay in the set.
+            // Other threads may keep the descriptors open, and an open descriptor would stay in the epoll set.
             let _ = epoll::delete(&self.epoll, entry.connection.fd());
             if let Some(life) = entry.connection.life() {
                 let _ = epoll::delete(&self.epoll, life);

@@ -1,4 +1,4 @@
-//! The data with which a rank finds the others.
+//! The data with which a rank finds the other ranks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl Transport {
 pub(crate) struct Tuning {
     /// A hash of the choices, equal on ranks that make the same choices.
     pub(crate) hash: u64,
-    /// The file with the choices; empty for the built-in ones.
+    /// The file with the rules; empty if the table is the built-in one.
     pub(crate) file: String,
 }
 
@@ -58,11 +58,11 @@ impl Tuning {
     }
 }
 
-/// The data with which a rank finds the others, and the settings of their connections.
+/// The data with which a rank finds the other ranks, and the settings of their connections.
 pub(crate) struct Wiring {
     /// The group's name.
     pub(crate) group: Arc<str>,
-    /// The own rank.
+    /// This rank.
     pub(crate) rank: u32,
     /// The number of ranks.
     pub(crate) size: u32,

@@ -15,7 +15,7 @@ fn cost(op: OpKind, bytes: usize, cluster: &Cluster, algorithm: Algorithm) -> Ou
 }
 
 #[test]
-fn a_message_costs_what_its_link_says() {
+fn a_message_costs_the_times_of_its_link() {
     let seconds = |hosts, each| cost(OpKind::Broadcast, 8, &cluster(hosts, each), Algorithm::Direct).seconds;
     assert_eq!(seconds(1, 2), (10.0 + 8.0) + 100.0 + (10.0 + 16.0));
     assert_eq!(seconds(2, 1), (20.0 + 24.0) + 56.0 + 1000.0 + (20.0 + 40.0));
@@ -65,7 +65,7 @@ fn rounds_and_bytes_are_those_of_the_algorithms() {
 
 /// A world that looks the same from each of its hosts costs what it costs when all ranks are simulated.
 #[test]
-fn one_host_stands_for_all() {
+fn one_host_represents_all_hosts() {
     for (hosts, each) in [(8, 2), (5, 3), (16, 1)] {
         let c = cluster(hosts, each);
         for (op, how) in [

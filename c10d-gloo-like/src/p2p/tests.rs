@@ -80,7 +80,7 @@ fn messages_of_all_sizes_arrive_whole() {
 }
 
 #[test]
-fn all_are_taken_back_or_none() {
+fn all_messages_are_taken_back_or_none() {
     let builder = Builder::new().providers(&[&PROVIDER, &crate::PROVIDER]).backend("cpu:spy");
     builder
         .timeout(Duration::from_secs(20))

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_exactly_the_range() {
+    fn stream_writes_exactly_the_range() {
         check(stream);
         // SAFETY: `check` passes valid ranges that do not overlap.
         check(|from, to, n| unsafe { copy(from, to, n, true) });

@@ -16,7 +16,7 @@ fn write(w: &mut Writer, line: u64, len: usize) -> Result<bool> {
 }
 
 #[test]
-fn items_come_whole_and_in_order_and_no_more_than_there_are_slots() {
+fn items_come_whole_and_in_order_and_at_most_one_per_slot_waits() {
     let (_segment, mut w, mut r) = mailbox();
     assert!(!write(&mut w, 0, 0).unwrap() && !write(&mut w, 0, MOST + 1).unwrap());
     let lens = [1, 40, 64, MOST];
@@ -45,7 +45,7 @@ fn items_come_whole_and_in_order_and_no_more_than_there_are_slots() {
 }
 
 #[test]
-fn an_item_is_shown_only_at_its_line() {
+fn an_item_is_shown_only_at_its_ring_line() {
     let (_segment, mut w, mut r) = mailbox();
     assert!(write(&mut w, 7, 40).unwrap());
     assert!(r.peek(6).unwrap().is_none());

@@ -1,4 +1,4 @@
-//! The call logs of the ranks that share memory with this one.
+//! The call logs that are in shared memory: this rank's, and those of the peers that share memory with it.
 
 use std::sync::Arc;
 

@@ -11,9 +11,9 @@ use super::{FAILED, Health, LEFT, dead};
 use c10d_core::calls::CallId;
 
 impl Health {
-    /// Begins a collective: writes it into the call log, and rejects it if it cannot succeed any more, because the
-    /// group has failed, a peer has left before it, or two peers disagree about it. In a healthy group this takes some
-    /// nanoseconds.
+    /// Begins a collective: writes the call into the call log, and rejects it if it cannot succeed any more, because
+    /// the group has failed, a peer has left before this call, or two peers disagree about this call. In a healthy
+    /// group this takes some nanoseconds.
     #[inline]
     pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
         self.call_log().begin(fingerprint);
@@ -38,7 +38,7 @@ impl Health {
         }
     }
 
-    /// Whether a collective was announced and is not done.
+    /// Whether a collective was announced and has not ended.
     pub(crate) fn is_in_call(&self) -> bool {
         self.call_log().position().inside
     }
@@ -49,8 +49,8 @@ impl Health {
         self.call_log().end();
     }
 
-    /// Checks whether more bytes can come from `rank`; if not, fails the group and returns the error. `quiet` is the
-    /// time since the last bytes came.
+    /// Checks whether more bytes can come from `rank`. If not, this fails the group and returns the error. `quiet` is
+    /// the time since the last bytes came.
     ///
     /// The data that a peer sent before it left still counts. Therefore the caller looks for bytes once more after
     /// [`Health::has_left`] returned `true`, and calls this only if there are none.

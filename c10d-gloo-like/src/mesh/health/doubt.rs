@@ -1,8 +1,10 @@
-//! Checks whether the peers made the same calls, for calls in which this rank received nothing from them.
+//! Checks whether the peers made the same calls, for calls in which this rank received nothing from them. Such a call
+//! is in doubt until it has been compared with the calls of these peers.
 //!
 //! If a peer shares memory with this rank, its call log is read. Other peers send notes of their calls between their
 //! ops. A peer whose note does not come in time is asked over its control connection; its watcher answers, whatever its
-//! other threads do. A peer that has not made the call yet is not waited for, but checked again later.
+//! other threads do. If a peer has not made the call yet, this rank does not wait for that peer, but checks it again
+//! later.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +18,10 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
-/// How long a rank waits for an answer that it needs before it goes on, once for each silent peer. Live peers answer
-/// within a millisecond, on busy machines within tens of milliseconds.
+/// How long a rank waits for an answer before it goes on without the answer. It waits only once for each silent peer.
+/// Live peers answer within a millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for such answers.
+/// How long a rank that leaves waits for the answers of its peers.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// The calls that are still in doubt after a check.
@@ -34,9 +36,10 @@ pub(crate) enum Open {
 }
 
 impl Health {
-    /// Compares the calls in doubt, including the `fresh` ones, with those of the peers, and asks the peers whose calls
-    /// cannot be seen from here. Returns whether calls are still in doubt; an error if a peer made another call. With
-    /// `wait`, it first waits for the answers to earlier questions, and looks `by_hub` (see [`Health::look`]).
+    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers, and asks the peers whose
+    /// calls are not in shared memory. Returns whether calls are still in doubt, or an error if a peer made another
+    /// call. With `wait`, this first waits for the answers to earlier questions, and compares with `by_hub` (see
+    /// [`Health::look`]).
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -57,8 +60,8 @@ impl Health {
         Ok(open)
     }
 
-    /// Like [`Health::verify`], but asks nobody. `agreed[p]` is the number of calls up to which rank `p` agrees with
-    /// this one. Returns [`Open::Old`] if a peer must be asked about a call below `before`.
+    /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` are the same
+    /// as this rank's. Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -82,8 +85,8 @@ impl Health {
         })
     }
 
-    /// Asks the peers about the calls below `before` that are not settled with them, and waits for the answers. Returns
-    /// whether calls are still in doubt.
+    /// Asks each peer about the calls with numbers below `before` that have not been compared with that peer's, and
+    /// waits for the answers. Returns whether calls are still in doubt.
     #[cold]
     pub(crate) fn ask_about(&self, before: u64) -> Result<bool> {
         let mut doubts = self.doubts.lock();
@@ -110,8 +113,8 @@ impl Health {
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
-        // A peer that has given up has sent the cause. This rank can wait for it, since it has already sent its own
-        // part of the call.
+        // If the group has failed on a peer, the peer has sent the cause. This rank can wait for the cause, since it
+        // has already sent its own part of the call.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.wait_for_cause(&mut doubts);
         }
@@ -119,8 +122,8 @@ impl Health {
         clash.map_or(Ok(open), |clash| Err(self.clash(&clash)))
     }
 
-    /// Compares the calls in doubt for the last time, for a rank that leaves, and waits briefly for answers. Returns
-    /// the disagreement by which the group failed, if it did.
+    /// Compares the calls in doubt for the last time, when this rank leaves, and waits briefly for answers. Returns the
+    /// error if the group has failed because the ranks' calls differ.
     pub(crate) fn conclude(&self, fresh: &mut Vec<Doubt>, deadline: Instant) -> Option<Error> {
         if !self.failed() && self.verify(fresh, false).is_ok_and(|open| open) {
             let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
@@ -144,7 +147,7 @@ impl Health {
         self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
-    /// Waits briefly for the cause that a failed peer has sent.
+    /// Waits briefly for the cause, which a peer on which the group has failed has sent.
     #[cold]
     fn wait_for_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
@@ -175,14 +178,14 @@ impl Health {
         }
     }
 
-    /// Whether a rank that shares memory has completed the call.
+    /// Whether this rank, which must share memory, has completed the call.
     fn has_completed(&self, rank: u32, doubt: &Doubt) -> bool {
         self.call_log_of(rank).is_some_and(|call_log| {
             call_log.ended() > doubt.number && read(call_log, doubt) == PeerCall::Call(doubt.fingerprint)
         })
     }
 
-    /// Compares the calls in doubt with those of a peer that can be seen from here. Returns the number of the first
+    /// Compares the calls in doubt with the peer's calls that are in shared memory. Returns the number of the first
     /// call about which the peer must be asked, if any. For `by_hub` see [`Health::look`].
     fn question(&self, doubts: &mut Doubts, peer: u32, before: u64, by_hub: bool) -> Result<Option<u64>, Clash> {
         match self.look(doubts, peer, &[], by_hub)? {
@@ -203,7 +206,8 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this one about its other calls.
+    /// Returns the calls of this rank that are still in doubt. About the other calls of this rank, no rank disagrees
+    /// with it.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
@@ -219,7 +223,7 @@ impl Health {
         History::new(until, calls, History::ANSWER)
     }
 
-    /// Handles a peer's report of its calls. `last`: the peer leaves.
+    /// Handles a peer's report of its calls. `last` means that the peer leaves.
     pub(super) fn handle_calls(&self, peer: u32, history: History, last: bool) {
         let compared = self.doubts.lock().answer(peer, history, last);
         if let Err(clash) = compared {
@@ -233,8 +237,8 @@ impl Health {
     }
 }
 
-/// Reads a peer's call log at the number of a call. If the peer has not made all earlier calls of this rank, it has
-/// another number for this call; then the call is found by its `CallId`.
+/// Reads a peer's call log at the number of a call. If the peer has not made all earlier calls of this rank, the call
+/// has another number on the peer. In this case, the call is found by its `CallId`.
 fn read(call_log: &CallLog, doubt: &Doubt) -> PeerCall {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {

@@ -1,4 +1,5 @@
-//! The failure of a group: the first cause counts, and all peers are told before any thread here acts on it.
+//! The failure of a group. The first cause counts, and it is sent to all peers before any thread of this rank acts on
+//! it.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -13,13 +14,14 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
 
 impl Health {
-    /// Fails the group: keeps the error unless there is an earlier cause, tells all peers, and wakes sleeping threads.
-    /// Returns the first cause. It never blocks.
+    /// Fails the group: keeps the error unless there is an earlier cause, reports the failure to all peers, and wakes
+    /// sleeping threads. Returns the first cause. This does not wait for peers.
     pub(crate) fn fail(&self, error: Error) -> Error {
         self.fail_with(error, None)
     }
 
-    /// Like [`Health::fail`], for an error between the guilty ranks: all ranks name all of them, themselves included.
+    /// Like [`Health::fail`], for an error between the guilty ranks: every rank names all guilty ranks, even if it is
+    /// one of them.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
         self.keep(error, revoke)
@@ -39,11 +41,12 @@ impl Health {
         self.keep(error, revoke)
     }
 
-    /// Keeps the first cause and returns it. The first cause is sent to all peers, as the rank that found it wrote it,
-    /// and only then becomes visible here. So the peers know the cause before they notice that a rank has left because
-    /// of it.
+    /// Keeps the first cause and returns it. The report of the first cause is sent to all peers, unchanged from the
+    /// rank that found the cause. Only after that does the failure become visible on this rank. So the peers know the
+    /// cause before they notice that a rank has left because of it.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
-        // This comes before every return: the caller then gets its buffers back, and peers may still be reading them.
+        // This comes before every return: after the return, the caller gets its buffers back, and peers may still be
+        // reading them.
         self.take_back();
         if let Some(cause) = self.cause() {
             return cause;
@@ -79,7 +82,7 @@ impl Health {
         cause
     }
 
-    /// Tells the peers that share memory with this rank that the memory it lent them may change from now on.
+    /// Sets the flag that tells peers in shared memory that the memory that this rank lent them may change from now on.
     fn take_back(&self) {
         if let Some(segment) = self.call_logs.get().and_then(CallLogs::segment) {
             segment.header().revoked.store(1, Ordering::Release);

@@ -9,9 +9,10 @@ use crate::mesh::control::Frame;
 const EXIT: Duration = Duration::from_millis(100);
 
 impl Health {
-    /// Tells all peers that this rank leaves. The peers go on; those of their calls that still need this rank fail.
+    /// Tells all peers that this rank leaves. The peers go on, but their calls that still need this rank fail.
     pub(in crate::mesh) fn leave(&self) {
-        // Peers may make these calls later, when this rank cannot be asked any more.
+        // Peers may make the calls in doubt later, when this rank cannot be asked any more. So this rank sends these
+        // calls now.
         let history = self.goodbye();
         if !history.calls.is_empty() {
             self.send_to_all(&Frame::Calls { last: true, history });
@@ -31,7 +32,7 @@ impl Health {
         let _told = self.telling.try_lock_for(EXIT);
         let frame = Frame::Exited { last: self.call_log().last_ended(), failed: self.failed() };
         for path in &self.paths {
-            // Ranks of this process end with it.
+            // Ranks of this process end with the program, too.
             if let Some(Path::Away(connection)) = path.get() {
                 connection.send(&frame);
             }

@@ -21,8 +21,8 @@ impl Listener for Health {
             && revoke.by == self.rank
             && self.state.lock().cause.is_none()
         {
-            // This rank has not reported a failure, so the report is false. If ranks forwarded it, the first of them is
-            // named: the later ones may have believed it.
+            // This rank has not reported a failure, so the report is false. If ranks forwarded the report, the first of
+            // these ranks is named: the later ones may have believed it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
             return self.broke_protocol(liar, "it reported a failure in the name of a rank that has reported none");
         }
@@ -44,7 +44,7 @@ impl Listener for Health {
             Frame::Ask { from: number } => {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
-                    // The rank that asked reads the answer.
+                    // If the rank that asked does not read, its answer may be dropped.
                     connection.send_bytes(&Frame::Calls { last: false, history }.to_bytes(), false);
                 }
             }
@@ -63,7 +63,7 @@ impl Listener for Health {
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
-    /// The end of a connection after a goodbye is expected.
+    /// The end of a connection after a goodbye is expected and changes nothing.
     fn hung_up(self: Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
         let unsure = {
             let mut state = self.state.lock();

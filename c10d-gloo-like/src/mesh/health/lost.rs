@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long to wait after a death for further deaths, so that the error names all ranks that died together. It is short
-/// compared to the time that a system takes to end a process.
+/// How long to wait after a death for further deaths, so that the error names all ranks that died together. This time
+/// is short compared to the time that a system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {
@@ -48,7 +48,7 @@ impl Health {
     }
 }
 
-/// The reason of deaths that the parent group knows.
+/// The text for ranks that the parent group has lost.
 pub(in crate::mesh) const BEFORE: &str = "gone from the group that this one is made from";
 
 /// Makes the error of ranks that are gone.

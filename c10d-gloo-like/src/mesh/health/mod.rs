@@ -1,7 +1,8 @@
 //! The health of one group on one rank: whether it has failed, why, and what the peers are doing.
 //!
-//! All threads of the backend share it. The first cause counts, and all peers are told at once. Frames from peers are
-//! handled on the watcher's thread; those of ranks of the same process, on the thread that sends them.
+//! All threads of the backend share this object. The first cause of a failure counts, and it is sent to all peers at
+//! once. Frames from other processes are handled on the watcher's thread. Frames from ranks of the same process are
+//! handled on the thread that sends them.
 
 mod call_logs;
 mod calls;
@@ -61,11 +62,11 @@ pub(crate) struct Health {
     rank: u32,
     /// The events so far, as bits; zero while all is well.
     alarm: AtomicU8,
-    /// This rank's call log, if it has none in shared memory.
+    /// This rank's call log, if the rank has no segment.
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
-    /// The calls in which this rank received nothing from a peer. While it is locked, no frame is sent and the group is
-    /// not failed.
+    /// The calls in which this rank received nothing from a peer. While this is locked, no frame is sent and the group
+    /// is not failed.
     doubts: Mutex<Doubts>,
     /// Signalled when a peer reports its calls.
     answers: Condvar,
@@ -74,7 +75,7 @@ pub(crate) struct Health {
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
-    /// Locked while a failure is sent, so that no goodbye overtakes it.
+    /// Locked while the report of a failure is sent, so that no goodbye overtakes the report.
     telling: Mutex<()>,
     own: Own,
     /// The time after which a wait is reported.
@@ -104,7 +105,7 @@ impl Health {
         })
     }
 
-    /// Sets the path to a peer. It is called once for each peer.
+    /// Sets the path to a peer. This is called once for each peer.
     pub(super) fn reach(&self, peer: u32, path: Path) {
         if let Some(slot) = self.paths.get(peer as usize) {
             let _ = slot.set(path);
@@ -159,7 +160,8 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & DISPUTED != 0
     }
 
-    /// Sets the peers that share memory with this rank. It is called once, before the first call.
+    /// Sets the segments of this rank and of the peers that share memory with it. This is called once, before the first
+    /// call.
     pub(super) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
         let _ = self.call_logs.set(CallLogs::new(own, peers));
     }
@@ -170,12 +172,12 @@ impl Health {
         self.call_logs.get().and_then(CallLogs::own).unwrap_or(&self.own_call_log)
     }
 
-    /// A peer's call log, if it shares memory with this rank.
+    /// A peer's call log, if the peer shares memory with this rank.
     fn call_log_of(&self, peer: u32) -> Option<&CallLog> {
         self.call_logs.get()?.of(peer)
     }
 
-    /// Returns this rank's call at a place, if it is still remembered.
+    /// Returns this rank's call `place`, if it is still remembered.
     pub(crate) fn called(&self, place: CallId) -> Option<Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }

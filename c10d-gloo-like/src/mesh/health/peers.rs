@@ -9,7 +9,7 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long after a goodbye data, or the cause of a failure, may still arrive over another connection.
+/// How long data, or the cause of a failure, may still arrive over another connection after a goodbye.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 
 /// The state of the group, as far as this rank knows it.
@@ -60,7 +60,8 @@ impl Left {
 }
 
 impl Peer {
-    /// Returns the goodbye of a peer from which no more bytes will come. `quiet` is the time since its last bytes came.
+    /// Returns the peer's goodbye if no more bytes will come from the peer. `quiet` is the time since its last bytes
+    /// came.
     pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
         let still = !self.tcp || quiet >= UNDERWAY;

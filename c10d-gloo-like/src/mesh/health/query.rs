@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_millis(80);
 const UNANSWERED: u32 = 8;
 
 impl Health {
-    /// Registers the function by which any thread can learn for which ranks the messages wait. It is called once. The
+    /// Registers the function by which any thread can learn for which ranks the messages wait. This is called once. The
     /// function must not block.
     pub(crate) fn ask_messages(&self, messages: Messages) {
         let _ = self.own.messages.set(messages);
@@ -74,8 +74,9 @@ impl Health {
         Doing { position, waits, refused }
     }
 
-    /// Asks all peers for their call at the place of this call, which waits longer than usual. If a peer made another
-    /// call, the group fails when the answer arrives. So two ranks that wait in different calls find this out.
+    /// Asks all peers for their call with the id of this call, in which this rank has waited longer than usual. If a
+    /// peer's call differs, the group fails when the answer arrives. So two ranks that wait in different calls find
+    /// this out.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
         if !self.failed() && !is_p2p(fingerprint) {
@@ -89,7 +90,8 @@ impl Health {
     }
 
     /// Handles a passed deadline: finds out within 80 ms which rank is at fault, and fails the group. For a
-    /// point-to-point call only the ranks for which it waits can be at fault, and those for which these wait.
+    /// point-to-point call, only the ranks for which the call waits, and the ranks for which those ranks wait, can be
+    /// at fault.
     pub(crate) fn timed_out(&self, fingerprint: &Fingerprint, mine: &Wait) -> Error {
         self.settle();
         if self.failed() {
@@ -108,9 +110,9 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
-    /// Returns the error of a rank whose time to leave is over. It names the ranks for which this rank waits: if a
-    /// `collective` is in flight, those that the answers of the peers show to be missing, otherwise `waiting_for`. The
-    /// group does not fail.
+    /// Returns the error for this rank if it could not leave in time. The error names the ranks for which this rank
+    /// waits: if a `collective` is in flight, the ranks that the answers of the peers show to be missing, otherwise
+    /// `waiting_for`. The group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -176,7 +178,8 @@ impl Health {
         id
     }
 
-    /// Counts a query to a peer of another process. Returns `false`, without counting, if too many are unanswered.
+    /// Counts a query to a peer of another process. Returns `false`, without counting, if too many queries to the peer
+    /// are unanswered.
     fn may_ask(&self, rank: u32) -> bool {
         let mut state = self.state.lock();
         let peer = state.peers.get_mut(rank as usize);
@@ -197,7 +200,7 @@ impl Health {
         self.news.notify_all();
     }
 
-    /// Compares a peer's call at a place with this rank's call there. If they differ, the group fails.
+    /// Compares a peer's call `place` with this rank's call `place`. If the calls differ, the group fails.
     pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)

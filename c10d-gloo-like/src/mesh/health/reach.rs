@@ -1,8 +1,9 @@
 //! Decides, when a connection ended without a goodbye, whether the peer has ended or only the connection.
 //!
-//! The other ranks are asked, since all connections of a process end with it. If the peer's process is watched, its end
-//! is noticed, too. If the peer turns out to be alive, only the connection broke. Then the error is between the two
-//! ranks, and all ranks name both.
+//! This rank asks the other ranks whether their connections to the peer have ended, too, since all connections of a
+//! process end with the process. If the peer's process is watched, the watcher notices its end, too. If the peer turns
+//! out to be alive, only the connection broke. In this case, the error is between the two ranks, and all ranks name
+//! both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,7 +38,7 @@ impl Health {
         }
     }
 
-    /// Asks all other ranks whether they reach this peer. Returns `false` if there are none.
+    /// Asks all other ranks whether they reach this peer. Returns `false` if there are no other ranks.
     pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
@@ -72,8 +73,8 @@ impl Health {
         }
     }
 
-    /// Answers the ranks that asked about peer `of`. The peer has answered query `answered`, or, if `None`, its
-    /// connection has ended.
+    /// Answers the ranks that asked about peer `of`. `answered` is the query that the peer has answered; `None` means
+    /// that the connection to the peer has ended.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let askers: Vec<u32> = {
             let mut state = self.state.lock();
@@ -108,8 +109,8 @@ impl Health {
         self.fail_between(Error::new(ErrorKind::PeerDead { how }, "").guilty([a, b]).phase(Phase::Transfer))
     }
 
-    /// Handles the end of a peer's data connection: waits briefly until the control connection explains it or the peer
-    /// shows that it is alive, and fails the group. Returns the error.
+    /// Handles the end of a peer's data connection: waits briefly until the control connection explains this end or the
+    /// peer shows that it is alive, and fails the group. Returns the error.
     pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
         let start = Instant::now();
         let id = self.queries.fetch_add(1, Ordering::Relaxed);

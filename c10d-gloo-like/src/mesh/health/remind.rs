@@ -30,7 +30,7 @@ impl Health {
         self.report(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
-    /// Reports that a message has waited for `lasted`, and the number of `others` that have waited long, too.
+    /// Reports that a message has waited for `lasted`, and how many `others` have waited long, too.
     #[cold]
     pub(crate) fn report_message_wait(
         self: &Arc<Self>,
@@ -60,7 +60,8 @@ impl Health {
         match doing.blocked().or(doing.waits.first()) {
             Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
             None => {
-                // No call of this backend waits. Another library does, perhaps for a rank that does not answer.
+                // No call of this backend waits. So a call of another library waits, perhaps for a rank that does not
+                // answer.
                 let answers = self.answers(doing.position.last);
                 let silent = |(rank, answer): (u32, &Answer)| match answer {
                     Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {

@@ -10,7 +10,7 @@ impl Files {
         self.0.join(key.replace('/', "+"))
     }
 
-    /// A file with this content that is not in the store yet.
+    /// Makes a file with this content that is not in the store yet.
     fn fresh(&self, value: &[u8]) -> Result<PathBuf> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -25,7 +25,7 @@ impl Files {
 }
 
 fn refused(e: std::io::Error) -> Error {
-    Error::new(ErrorKind::Store, "the directory refuses").caused_by(e)
+    Error::new(ErrorKind::Store, "a file of the store cannot be read or written").caused_by(e)
 }
 
 impl Store for Files {

@@ -1,4 +1,4 @@
-//! A rank that sends impossible frames: all ranks name it, whatever it claims.
+//! A rank that sends impossible frames: all ranks name this rank, whatever the frames claim.
 
 use super::*;
 use crate::call_log::Position;
@@ -30,37 +30,37 @@ fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
     let tell = |revoke: Revoke| Frame::Revoke(Box::new(revoke));
     let compared = |a, b| Some([(a, call(0, 1)), (b, call(0, 2))]);
     let frames = [
-        ("a sender outside", tell(revoke(3, &[2], "x"))),
-        ("a messenger outside", tell(Revoke { via: Some(4), ..revoke(2, &[], "x") })),
-        ("a huge sender", tell(revoke(u32::MAX, &[], "x"))),
-        ("guilt outside", tell(revoke(1, &[2, 7], "x"))),
-        ("calls of a rank outside", tell(Revoke { fingerprints: compared(1, 9), ..revoke(1, &[1], "x") })),
-        ("a rank against itself", tell(Revoke { fingerprints: compared(1, 1), ..revoke(1, &[1], "x") })),
-        ("doubts about nobody", Frame::Reach { of: 3 }),
-        ("doubts about itself", Frame::Reach { of: 1 }),
-        ("news of nobody", Frame::Reached { of: 99, alive: false }),
-        ("news of itself", Frame::Reached { of: 1, alive: true }),
-        ("a wait for nobody", state(&[5], 4, None, None)),
-        ("a wait in no op", state(&[0], 250, None, None)),
-        ("a refused call of no op", {
+        ("a report by a rank outside the group", tell(revoke(3, &[2], "x"))),
+        ("a report forwarded by a rank outside the group", tell(Revoke { via: Some(4), ..revoke(2, &[], "x") })),
+        ("a report by rank u32::MAX", tell(revoke(u32::MAX, &[], "x"))),
+        ("a guilty rank outside the group", tell(revoke(1, &[2, 7], "x"))),
+        ("a compared call of a rank outside the group", tell(Revoke { fingerprints: compared(1, 9), ..revoke(1, &[1], "x") })),
+        ("a comparison of a rank with itself", tell(Revoke { fingerprints: compared(1, 1), ..revoke(1, &[1], "x") })),
+        ("a question about a rank outside the group", Frame::Reach { of: 3 }),
+        ("a question about its sender", Frame::Reach { of: 1 }),
+        ("an answer about a rank outside the group", Frame::Reached { of: 99, alive: false }),
+        ("an answer about its sender", Frame::Reached { of: 1, alive: true }),
+        ("a wait for a rank outside the group", state(&[5], 4, None, None)),
+        ("a wait in an op that does not exist", state(&[0], 250, None, None)),
+        ("a rejected call of an op that does not exist", {
             let Frame::State { id, place, mut doing, fingerprint } = state(&[0], 4, None, Some("x")) else {
                 return Vec::new();
             };
             doing.refused = Some(Refused { op: 200, why: "x".into() });
             Frame::State { id, place, doing, fingerprint }
         }),
-        ("another call than was asked for", state(&[0], 4, Some(call(9, 1)), None)),
-        ("calls to come", Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
+        ("another call than the one that was asked for", state(&[0], 4, Some(call(9, 1)), None)),
+        ("a call beyond the number of calls made", Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
     ];
     let mut forgeries: Vec<(&str, Vec<u8>)> =
         frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();
-    forgeries.push(("a frame without end", u32::MAX.to_le_bytes().to_vec()));
+    forgeries.push(("a frame longer than the limit", u32::MAX.to_le_bytes().to_vec()));
     forgeries.push(("an unknown frame", [&2u32.to_le_bytes()[..], &[77, 1]].concat()));
     forgeries.push(("a frame cut short", [&2u32.to_le_bytes()[..], &[13, 1]].concat()));
     forgeries
 }
 
-/// Sends these bytes from rank 1 to the other ranks over its real connections. Returns the error of each rank.
+/// Sends these bytes from rank 1 to the other ranks over the control connections. Returns the error of each rank.
 fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let (sent, heard) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
@@ -74,7 +74,7 @@ fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
                     if rank == 1 {
                         [0, 2].into_iter().for_each(|peer| mesh.health.forge(peer, bytes));
                     }
-                    eventually("an end", || mesh.health.failed());
+                    eventually("the failure", || mesh.health.failed());
                     heard.wait();
                     mesh.health.cause()
                 })

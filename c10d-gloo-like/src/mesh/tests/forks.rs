@@ -1,4 +1,4 @@
-//! Ranks that have forked: their end is detected, even if a child still has copies of their sockets.
+//! Ranks that have forked: the end of such a rank is detected, even if a child still has copies of its sockets.
 #![allow(unsafe_code)]
 
 use super::hosts::two_hosts;
@@ -55,7 +55,7 @@ fn is_named_while_its_child_lives(mut job: Job, what: &str) {
     let times: Vec<u128> = job.await_ranks("at", &[0, 1, 3]).into_iter().map(since).collect();
     println!("{what}: known after {times:?} us: {results:?}");
     assert!(results.iter().all(|r| r.starts_with("PeerDead [2]")), "{what}: {results:?}");
-    assert_eq!(lives, Ok(()), "{what}: it took as long as the child lived");
+    assert_eq!(lives, Ok(()), "{what}: the child must still live when the ranks name its parent");
     job.set("end");
 }
 

@@ -1,4 +1,4 @@
-//! Network namespaces as hosts.
+//! Tests in which each network namespace acts as a host.
 
 use super::processes::{Job, RankProcess};
 use super::*;
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Two network namespaces with a link between them. They are removed when this is dropped.
+/// Two network namespaces with a link between them. Dropping this removes the namespaces.
 pub(super) struct TwoHosts(pub(super) [String; 2]);
 
 impl Drop for TwoHosts {
@@ -54,7 +54,7 @@ fn network_namespaces_are_hosts() {
     job.set("end");
 }
 
-/// Asks a stopped rank much more often than its receive buffer could hold.
+/// Asks a stopped rank more questions than its receive buffer can hold.
 pub(super) fn is_asked_often(me: &RankProcess) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
@@ -62,15 +62,15 @@ pub(super) fn is_asked_often(me: &RankProcess) {
     mesh.health.announce(&fingerprint).unwrap();
     me.tell("ready", "");
     if me.rank == 1 {
-        eventually("the verdict", || mesh.health.failed());
+        eventually("the failure", || mesh.health.failed());
         return me.report(&mesh.health.cause().unwrap());
     }
     me.await_key("stopped");
-    // More than any receive buffer holds.
+    // These are more questions than any receive buffer holds.
     for _ in 0..1_000_000 {
         mesh.health.stalled(&fingerprint);
     }
-    // Twice as long as a link may be silent.
+    // This is twice as long as a peer's host may be silent.
     std::thread::sleep(2 * silence);
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }

@@ -26,7 +26,7 @@ fn a_missing_rank_is_named_by_all_that_came() {
     });
 }
 
-/// A rank that publishes its address and then does not come.
+/// Publishes the hello of a rank that then does not connect.
 fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> JoinListener {
     let (listener, hello) = open(transport, size, &Tuning::default()).unwrap();
     store.set(&format!("mesh/{rank}"), &hello.to_bytes(), deadline_after(CAP)).unwrap();
@@ -84,7 +84,8 @@ fn strangers_do_not_disturb_a_join() {
             stream.write_all(&hello.to_bytes()).unwrap();
             stream
         };
-        // More silent connections than the rank keeps, one with garbage, one of another run, and two impossible ones.
+        // There are more silent connections than the rank keeps, one that sends garbage, one of another run, and two
+        // from ranks that cannot dial this rank.
         let silent: Vec<_> = (0..150).map(|_| connect()).collect();
         connect().write_all(&[b'x'; 500]).unwrap();
         let wrong = [stranger([8; 16], 1), stranger(session, 0), stranger(session, 9)];
@@ -98,7 +99,7 @@ fn strangers_do_not_disturb_a_join() {
         });
         for mut stream in wrong {
             stream.set_read_timeout(Some(CAP)).unwrap();
-            // It is closed without an answer.
+            // The connection is closed without an answer.
             assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)));
         }
         drop(silent);
@@ -128,7 +129,7 @@ fn the_store_is_left_as_it_was() {
 }
 
 #[test]
-fn nothing_is_left_behind() {
+fn a_join_leaves_no_descriptors_open() {
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let round = || {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());

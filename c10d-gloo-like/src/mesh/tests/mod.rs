@@ -1,4 +1,4 @@
-//! Meshes of threads and of real processes.
+//! Tests of meshes whose ranks are threads or processes.
 
 mod files;
 mod forged;

@@ -1,4 +1,4 @@
-//! Ranks as processes: this test binary is started again for the test `rank`, which is the rank.
+//! Ranks as processes. For each rank, this test binary is started again, and runs only the test `rank`.
 
 use super::files::Files;
 use super::*;
@@ -14,7 +14,8 @@ const SPARE: &str = "C10D_TEST_MESH_SPARE";
 pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
-/// The processes of a job, and the directory of their store. Both end when this is dropped.
+/// The processes of a job, and the directory of their store. Dropping this kills the processes and deletes the
+/// directory.
 pub(super) struct Job {
     pub(super) ranks: Vec<Child>,
     store: Files,
@@ -64,7 +65,7 @@ impl Job {
         job
     }
 
-    /// Waits until all ranks have set their key, and returns the values.
+    /// Waits until all ranks have set their key of this name, and returns the values.
     pub(super) fn await_all(&mut self, name: &str) -> Vec<String> {
         let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
         self.await_ranks(name, &ranks)
@@ -122,7 +123,7 @@ impl RankProcess {
     }
 }
 
-/// A rank, which the tests below start in a process of its own. It is not a test.
+/// Runs a rank. The tests below start a process for each rank, which runs only this function. It is not a test.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
@@ -193,12 +194,12 @@ fn limited(transport: Transport) -> Vec<String> {
 fn without_a_segment_a_rank_uses_tcp() {
     let topologies = limited(Transport::Auto);
     assert!(topologies.iter().all(|t| *t == topologies[0] && t.starts_with("Topology")), "{topologies:?}");
-    // Ranks 0 and 2 share memory, rank 1 shares none.
+    // Ranks 0 and 2 share memory. Rank 1 shares no memory with any rank.
     assert!(topologies[0].contains("shm: [[4], [0], [1]]"), "{}", topologies[0]);
 }
 
 #[test]
-fn where_shm_is_demanded_it_is_an_error() {
+fn without_a_segment_the_transport_shm_is_an_error() {
     let errors = limited(Transport::Shm);
     for (rank, error) in errors.iter().enumerate() {
         let named: &[&str] = if rank == 1 { &["Resource []"] } else { &["Rendezvous [1]", "Resource [1]"] };
@@ -277,11 +278,11 @@ fn is_stopped(me: &RankProcess) {
     mesh.health.announce(&fingerprint).unwrap();
     me.tell("ready", "");
     if me.rank == 2 {
-        eventually("the others' verdict", || mesh.health.failed());
+        eventually("the failure", || mesh.health.failed());
         return me.report(&mesh.health.cause().unwrap());
     }
     me.await_key("stopped");
-    // Like a waiting rank, it asks sometimes, until the deadline.
+    // Like a waiting rank, this rank asks its peers from time to time until the deadline.
     for _ in 0..12 {
         mesh.health.stalled(&fingerprint);
         std::thread::sleep(Duration::from_millis(50));
@@ -320,7 +321,7 @@ fn leaves(me: &RankProcess) {
         return;
     }
     eventually("the goodbye", || mesh.health.has_left(2, CAP));
-    // A wrong failure would be noticed within this time.
+    // A false failure would show within this time.
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
     me.tell("fine", "");

@@ -4,7 +4,7 @@ use super::*;
 use c10d_core::HashStore;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Runs ranks on threads; each gets its mesh.
+/// Runs `f` for each rank, on a thread of its own, with the rank's mesh.
 fn run<R: Send>(size: u32, transport: Transport, f: impl Fn(u32, Mesh) -> R + Sync) -> Vec<R> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     std::thread::scope(|s| {
@@ -47,7 +47,7 @@ fn bind(number: usize) {
 
 /// A launcher may bind each rank to one core, so that no rank sees a second one.
 #[test]
-fn ranks_are_too_many_only_if_they_have_fewer_cores_together() {
+fn a_host_is_oversubscribed_only_if_its_ranks_have_fewer_cores_together() {
     let cores = std::thread::available_parallelism().unwrap().get();
     let oversubscribed = |on: fn(u32) -> usize| -> Vec<bool> {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
@@ -94,7 +94,7 @@ fn a_failure_reaches_all_and_the_first_cause_stays() {
 }
 
 #[test]
-fn an_abort_names_who_aborted() {
+fn an_abort_names_the_rank_that_aborted() {
     for transport in BOTH {
         let causes = run(3, transport, |rank, mesh| {
             if rank == 1 {
@@ -186,7 +186,7 @@ fn an_absent_rank_is_named_by_all_that_wait() {
         });
         for cause in causes.into_iter().flatten() {
             assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Timeout, &[2][..]), "{cause}");
-            assert!(cause.report().what.contains("rank 2 has not called it: it is at seq 2"), "{cause}");
+            assert!(cause.report().what.contains("rank 2 has not called it: rank 2 is at seq 2"), "{cause}");
         }
     }
 }
@@ -298,7 +298,8 @@ fn a_broken_control_connection_is_distinguished_from_a_dead_peer() {
         }
     });
     names_both_ends(&causes);
-    // No other rank can report it, so the end of the peer's process shows it, if it is on this host.
+    // In a group of two, no other rank can be asked. Each rank watches the other's process. That process has not ended,
+    // so the other rank is alive.
     let causes = run(2, Transport::Tcp, |rank, mesh| {
         if rank == 1 {
             mesh.health.cut(0);
@@ -315,7 +316,7 @@ fn a_broken_control_connection_is_distinguished_from_a_dead_peer() {
 }
 
 #[test]
-fn time_of_announcing() {
+fn announcing_a_call_is_timed() {
     let health = Health::new("g".into(), 0, 2, None);
     let (n, t) = (1_000_000u32, Instant::now());
     for seq in 0..n {

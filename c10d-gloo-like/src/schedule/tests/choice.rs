@@ -12,7 +12,7 @@ fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> 
 }
 
 #[test]
-fn exact_and_uneven_ops_are_direct() {
+fn exact_ops_reduce_in_rank_order_and_uneven_ops_are_direct() {
     for world in 1..=64 {
         for fabric in Fabric::ALL {
             let selection = Selection::new(&Table::builtin(), world, fabric);
@@ -30,7 +30,7 @@ fn exact_and_uneven_ops_are_direct() {
 }
 
 #[test]
-fn every_algorithm_has_its_calls() {
+fn every_algorithm_is_chosen_for_some_call() {
     use Algorithm::*;
     let all_reduce = |w, b, f| choose(OpKind::AllReduce, w, b, f, false);
     assert_eq!(all_reduce(2, 8, Fabric::Shm), OneShot);
@@ -48,7 +48,7 @@ fn every_algorithm_has_its_calls() {
 
 /// A rule applies at its limit and not beyond; for ops with blocks the limit is for one block.
 #[test]
-fn limits_are_included() {
+fn the_limit_of_a_rule_is_inclusive() {
     let limits = |op| {
         let at = |more: usize| choose(op, 9, 9 * ((32 << 10) + more), Fabric::Loopback, false);
         (at(0), at(1))
