@@ -1,5 +1,6 @@
-//! Measures all-reduce between threads: by a built-in operation and by a closure, blocking and started, in one group and
-//! in two groups at the same time: `cargo bench --bench collectives`. To measure ranks as processes, use `c10d perf`.
+//! Measures all-reduce between threads: by a built-in operation and by a closure, blocking and started, in one group
+//! and in two groups at the same time: `cargo bench --bench collectives`. To measure ranks as processes, use `c10d
+//! perf`.
 
 use std::time::{Duration, Instant};
 
@@ -43,11 +44,12 @@ fn all_reduce_with(c: &mut Criterion) {
     group.finish();
 }
 
-/// The number of floats of each of several calls, and the number of these calls.
+/// The number of floats of each call in [`started`].
 const FLOATS: usize = 1024;
+/// The number of calls that [`started`] starts together.
 const CALLS: usize = 32;
 
-/// Compares 32 calls that are started together with 32 blocking calls, and one with one.
+/// Compares 32 calls that are started together with 32 blocking calls, and one started call with one blocking call.
 fn started(c: &mut Criterion) {
     let mut group = c.benchmark_group("started/gloo-like/f32/4096");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
@@ -73,7 +75,8 @@ fn together(pg: &ProcessGroup, x: &mut [f32]) -> Result {
     })
 }
 
-/// Compares two groups of the same ranks, used by two threads at the same time, with the same calls in one group.
+/// Compares two groups of the same ranks, used by two threads at the same time, with one group in which one thread
+/// makes all these calls.
 fn groups(c: &mut Criterion) {
     let mut group = c.benchmark_group("groups/gloo-like/f32");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
@@ -87,7 +90,7 @@ fn groups(c: &mut Criterion) {
     group.finish();
 }
 
-/// Returns the time that the slowest of two ranks takes for `2 * iters` ops, which are divided among this many groups.
+/// Returns the time that the slowest of two ranks takes for `2 * iters` ops, which are divided among `threads` groups.
 fn in_groups(threads: u64, bytes: usize, iters: u64) -> Duration {
     let times = c10d::run_ranks(2, |pg| {
         let all: Vec<u32> = (0..pg.size()).collect();

@@ -1,6 +1,7 @@
-//! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like with one rank, over gloo-like with two ranks
-//! that share memory, and over a backend that does nothing, which is the cost of dispatch. The number does not depend on
-//! the load of the machine. The bench fails if a count is more than 5 % above its baseline. It needs `valgrind`.
+//! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like with one rank, over gloo-like with two
+//! ranks that share memory, and over a backend that does nothing, which is the cost of dispatch. The count does not
+//! depend on the load of the machine. The bench fails if a count is more than 5 % above its baseline. It needs
+//! `valgrind`.
 //!
 //! ```text
 //! cargo bench --bench instructions
@@ -42,7 +43,7 @@ static NOTHING: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Makes `calls` calls, in a process that runs nothing else.
+/// Makes `calls` calls. The process runs nothing else.
 fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result<()> {
     let builder = c10d::builder().providers(&[&NOTHING]).backend(backend);
     let pg =
@@ -54,8 +55,8 @@ fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result
     std::process::exit(0)
 }
 
-/// Returns the number of instructions of rank 0 in a group in which each rank makes `calls` calls, or `None` if valgrind
-/// fails. Rank 0 is slow under valgrind, so the items of rank 1 have arrived when rank 0 looks for them.
+/// Returns the number of instructions of rank 0 in a group in which each rank makes `calls` calls, or `None` if
+/// valgrind fails. Rank 0 is slow under valgrind, so the items of rank 1 have arrived when rank 0 looks for them.
 fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     let file = |what: &str| std::env::temp_dir().join(format!("c10d-instructions-{what}-{}", std::process::id()));
     let (counts, store) = (file("counts"), file("store"));
@@ -80,8 +81,8 @@ fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     total.filter(|_| ran.is_ok_and(|ran| ran.success()))
 }
 
-/// The backend, the world size and the instructions of one call, counted with Rust 1.95 on x86-64. A commit that changes
-/// these numbers must say why.
+/// The backend, the world size and the instructions of one call, counted with Rust 1.95 on x86-64. A commit that
+/// changes these numbers must say why.
 const BASELINES: [(&str, u32, f64); 3] = [("gloo-like", 1, 980.0), ("gloo-like", 2, 1310.0), ("nothing", 1, 508.0)];
 
 fn main() -> Result<()> {
@@ -95,7 +96,8 @@ fn main() -> Result<()> {
     const MANY: u64 = 42_000;
     let mut risen = false;
     for (backend, world, baseline) in BASELINES {
-        // If the peer is not running, waiting for it adds instructions. The least of several runs does not include them.
+        // If the peer does not run at the moment, the wait for it adds instructions. The smallest count of several runs
+        // does not include these instructions.
         let least =
             |calls| (0..if world == 1 { 1 } else { 5 }).filter_map(|_| instructions(backend, world, calls)).min();
         match (least(FEW), least(MANY)) {

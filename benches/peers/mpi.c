@@ -12,9 +12,9 @@
  *                 ranks, or up to 8 KiB, each rank sends all of its elements to all others. Otherwise each rank reduces
  *                 a block and sends the result to all others.
  *
- * A caller that may stop waiting for a call needs internal buffers, which MPI can use after that. The protocol is that
- * of `c10d perf`: five batches of ops, each after a barrier; the time of a batch is that of the slowest rank, and the
- * result is the median of the batches. The result of every way is checked.
+ * If a caller may stop waiting for a call, the call needs internal buffers, which MPI can use after the caller has left.
+ * The protocol is the same as in `c10d perf`: five batches of ops, each after a barrier. The time of a batch is the time
+ * of its slowest rank. The result is the median of the batches. The result of every way is checked.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,7 +43,7 @@ static int (*init_thread)(int *, char ***, int, int *), (*finalize)(void), (*com
     (*isend)(const void *, int64_t, void *, int, int, void *, void **),
     (*irecv)(void *, int64_t, void *, int, int, void *, void **), (*test)(void **, int *, void *);
 static int rank, size, crowded;
-/* The caller's memory; internal buffers for sending and receiving; the elements received from each rank. */
+/* The caller's memory; internal buffers for sending and receiving; the elements that came from each rank. */
 static float *user, *out, *in, *came[MOST];
 
 static void fail(const char *what) {

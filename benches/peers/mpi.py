@@ -2,10 +2,10 @@
 
     python mpi.py --c10d target/release/c10d --lib PATH/libmpi_abi.so.1 [--ranks 2,4] [--bytes 8,..] [--rounds 5]
 
-Prints a Markdown table of times in µs: for each way the least time of --rounds rounds (5). In a round, each way is
-timed for all sizes, with --budget ms (50) for each size. `c10d` must have the feature `mpi`, and the script needs a C
-compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session, because some kernels
-divide a core's time between sessions instead of processes.
+Prints a Markdown table of times in µs: for each way, the shortest time of --rounds rounds (default 5). In a round,
+each way is timed for all sizes, with --budget ms (default 50) for each size. `c10d` must have the feature `mpi`, and
+the script needs a C compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session,
+because some kernels divide a core's time between sessions instead of processes.
 """
 
 import argparse, csv, io, os, selectors, socket, subprocess, sys, tempfile, uuid
@@ -15,7 +15,7 @@ SIZES = "8,64,1024,8192,65536,262144,1048576,4194304,16777216,67108864"
 
 
 def answer(line, state, rank, ranks):
-    """Returns the answer of PMI-1 to one line of a rank. `None` means that the answer comes later."""
+    """Returns the answer to one line of a rank in the protocol PMI-1. `None` means that the answer comes later."""
     ask = dict(word.split("=", 1) for word in line.split(" value=")[0].split(" ") if "=" in word)
     command, values = ask.get("cmd"), state["values"]
     if command == "init":

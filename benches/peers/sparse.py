@@ -2,13 +2,14 @@
 
     python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
 
-Python needs torch and numpy. Both do the same for each op: copy the input, run a barrier, then time the op. The time
-of a batch is that of the slowest rank. A result is the median of --batches batches (3), and of --repeat repetitions
-(3). The ranks of `c10d perf` are bound to cores. Gloo runs once with bound ranks and once without, and the better
-result is shown.
+Python needs torch and numpy. Gloo and `c10d perf` do the same for each op: copy the input, run a barrier, then time the
+op. The time of a batch is the time of its slowest rank. A result is the median of --batches batches (default 3), and
+then of --repeat repetitions (default 3). The ranks of `c10d perf` are bound to cores. Gloo runs once with ranks that
+are bound to cores and once with ranks that are not, and the better result is shown.
 
-Points whose sums need more than --limit MiB (1024) are left out, because Gloo keeps the sum and the rows of all ranks
-on each rank.
+A point is a combination of ranks, nnz (the entries of a rank), row (the elements of an entry) and overlap. A point is
+left out if its sum needs more than --limit MiB (default 1024), because Gloo keeps the sum and the rows of all ranks on
+each rank.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time
@@ -18,7 +19,7 @@ LARGE = 256 << 20
 
 
 def shuffled(np, n):
-    """Returns the order in which entries are chosen, which is that of `c10d perf`."""
+    """Returns the order in which entries are chosen. `c10d perf` uses the same order."""
     u = np.uint64
     x = (np.arange(n, dtype=u) + u(1)) * u(0x9E3779B97F4A7C15)
     x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)
@@ -46,7 +47,7 @@ def rank_main():
     import numpy as np, torch, torch.distributed as dist
 
     torch.set_num_threads(1)
-    torch.ones(16 << 20, dtype=torch.uint8)  # after this is freed, glibc keeps smaller blocks, as in `c10d perf`
+    torch.ones(16 << 20, dtype=torch.uint8)  # once this is freed, glibc reuses freed blocks of up to this size, as in `c10d perf`
     dist.init_process_group("gloo")
     last = None
     for line in sys.stdin:
@@ -58,7 +59,7 @@ def rank_main():
             last = ((nnz, row, overlap), tensor(np, torch, rank, ranks, nnz, row, overlap))
         t = last[1]
         batches = []
-        for batch in range(count + 1):  # the first warms up
+        for batch in range(count + 1):  # the first batch warms up
             spent = 0.0
             for _ in range(iterations):
                 x = t.clone()

@@ -2,16 +2,18 @@
 
     python benches/peers/torch_backend.py [--ranks 2,4] [--bytes 8,64,..] [--ops all_reduce,..] [--models mlp-1m,..]
 
-Python needs torch, c10d_rs and a C++ compiler. The time over the first backend is torch's own cost: the dispatcher, Python,
-and a Work. All backends are measured in turns, by the same protocol: --batches batches of ops with a barrier before each.
-The time of a batch is that of its slowest rank. A cell has the median of the batches, and then of --repeat repetitions.
-Ranks are bound to cores. Gloo is measured also with ranks that are not bound, and the better result is shown. With
---realtime, ranks that have a core each run under `chrt -r 1`. The results of Gloo and c10d_rs are checked. Times are µs per
-op; that of `send_recv` is half a round trip. `cost` is Gloo's time beyond torch's own, divided by ours.
+Python needs torch, c10d_rs and a C++ compiler. The time over the first backend is torch's own cost: the dispatcher,
+Python, and a `Work` object. All backends are measured in turns, by the same protocol: --batches batches of ops, each
+after a barrier. The time of a batch is the time of its slowest rank. A cell has the median of the batches, and then of
+--repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are not bound, and the better
+result is shown. With --realtime, ranks that have a core each run under `chrt -r 1`. The results of Gloo and c10d_rs
+are checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is Gloo's time minus torch's own
+cost, divided by the time of c10d_rs minus torch's own cost.
 
-The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the share of
-the gradients' all-reduces that does not make the step longer, compared with their time if they run alone. It is 0 if the
-step is longer by more than that, since ranks also wait for each other.
+The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
+share of the time of the gradients' all-reduces that does not make the step longer; 100 % is the time that they take
+alone. `hidden` is 0 if the step is longer by more than this time, which is possible since ranks also wait for each
+other.
 """
 
 import argparse
@@ -55,7 +57,7 @@ struct Nothing : Backend {
   }
   Ref allreduce(Tensors& t, const AllreduceOptions&) override { return done(OpType::ALLREDUCE, t); }
   Ref broadcast(Tensors& t, const BroadcastOptions&) override { return done(OpType::BROADCAST, t); }
-  // DDP compares what it gathers.
+  // DistributedDataParallel compares the gathered values, so they must be right.
   Ref allgather(std::vector<Tensors>& outputs, Tensors& inputs, const AllgatherOptions&) override {
     for (auto& output : outputs.at(0)) output.copy_(inputs.at(0));
     return done(OpType::ALLGATHER);
@@ -93,7 +95,7 @@ def nothing(path):
 
 
 def prepared(torch, dist, op, nbytes):
-    """The op to measure, and a function that checks its result."""
+    """Returns the op to measure, and a function that checks its result."""
     me, n = dist.get_rank(), dist.get_world_size()
     count = max(1, nbytes // 4)
     part = max(1, count // n)
@@ -180,7 +182,7 @@ def slowest(torch, dist, seconds):
 
 
 def timed_op(torch, dist, op, nbytes, batches, budget):
-    """The time of an op in microseconds, and whether its results were correct."""
+    """Returns the time of an op in microseconds, and whether its results were correct."""
     run, right = prepared(torch, dist, op, nbytes)
 
     def batch(iterations):
@@ -198,7 +200,7 @@ def timed_op(torch, dist, op, nbytes, batches, budget):
 
 
 def model(torch, name):
-    """A module and its input."""
+    """Returns a module and its input."""
     nn = torch.nn
     if name != "resnet18":
         width = {"mlp-1m": 576, "mlp-25m": 2880}[name]
@@ -224,7 +226,7 @@ def model(torch, name):
 
 
 def timed_step(torch, dist, name, batches, checked):
-    """Seconds of a step, seconds of its all-reduces alone, and whether all ranks have the same parameters."""
+    """Returns the seconds of a step, those of its all-reduces alone, and whether all ranks have the same parameters."""
     torch.manual_seed(0)
     net, x = model(torch, name)
     net = torch.nn.parallel.DistributedDataParallel(net)
@@ -266,14 +268,14 @@ def timed_step(torch, dist, name, batches, checked):
 
 
 def rank_main(backend, bound, path):
-    """Runs a rank. It reads points from standard input, and rank 0 prints the results."""
+    """Runs a rank. It reads what to measure from standard input, one measurement per line; rank 0 prints the results."""
     if bound == "bound":
         os.sched_setaffinity(0, {int(os.environ["RANK"]) % os.cpu_count()})
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once; from then on glibc keeps smaller blocks
+    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once; after that, glibc reuses freed blocks of up to this size
     if backend == "nothing":
         nothing(path)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=300))

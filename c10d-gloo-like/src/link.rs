@@ -83,8 +83,8 @@ impl Link {
         }
     }
 
-    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring or a connection
-    /// and `len` bytes or more have come. It may be called only between two items.
+    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring or a
+    /// connection and `len` bytes or more have come. It may be called only between two items.
     #[inline]
     pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
         match self {

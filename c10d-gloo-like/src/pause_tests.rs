@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
-/// Ping-pong in which each side sleeps before every answer: a lost wake-up would show as a full sleep.
+/// A ping-pong in which each side sleeps while it waits for an answer. If a wake-up were lost, the round would last
+/// until the end of the longest sleep.
 #[test]
 fn no_wake_up_is_lost() {
     const ROUNDS: u64 = 300;

@@ -233,7 +233,8 @@ impl Spaces {
         most: usize,
     ) -> Result<(usize, usize)> {
         let (mut at, mut n) = self.part(from, done, most);
-        // Over shared memory, the link may lend the bytes in place, so they must not be copied to memory that is reused.
+        // Over shared memory, the link may lend the bytes in place, so they must not be copied to memory that is
+        // reused.
         if n < most.min(JOINED) && n < from.len - done && matches!(link, Link::Tcp(_)) {
             (at, n) = self.join(from, done, most);
         }

@@ -110,8 +110,8 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     error
 }
 
-/// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has one entry
-/// per rank; that of this rank is ignored. `place` is `None` for point-to-point calls.
+/// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has
+/// one entry per rank; that of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
 /// For a collective, the guilty ranks are those that are stopped, gone, or outside of any call; otherwise those that
 /// are stuck in other calls; otherwise those for which this rank waits. For a message, they are the ranks at the ends

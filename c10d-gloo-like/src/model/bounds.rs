@@ -8,11 +8,11 @@ use super::scenario::Scenario;
 /// Lower bounds on a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// The time in seconds: the start of the call, plus the largest of three times: the latency of the rounds, the busiest
-    /// host's bytes on the network, and the busiest rank's bytes on its core.
+    /// The time in seconds: the start of the call, plus the largest of three times: the latency of the rounds, the
+    /// busiest host's bytes on the network, and the busiest rank's bytes on its core.
     pub seconds: f64,
-    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound for
-    /// gather, scatter and all_to_all is 1, since they need no forwarding.
+    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound
+    /// for gather, scatter and all_to_all is 1, since these ops need no forwarding.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,
@@ -24,8 +24,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // `sent`: the bytes that the busiest rank sends. `rank`, `host`: the bytes that the busiest rank, and the busiest
-        // host, sends or receives, whichever is more.
+        // `sent`: the bytes that the busiest rank sends. `rank`, `host`: the bytes that the busiest rank, and the
+        // busiest host, sends or receives, whichever is more.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),
@@ -50,8 +50,9 @@ impl Bounds {
             OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if n > 1.0 => link(cluster.inside),
             _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
         };
-        // The time that the busiest rank's core needs for its bytes, if each costs as little as the cheapest send or
-        // receive on any of its links. Waiting for a core that ranks share is not counted.
+        // The time that the busiest rank's core needs for the rank's bytes, if each byte costs as little as the
+        // cheapest send or receive on any of the rank's links. The bound does not include waiting for a core that ranks
+        // share.
         let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
         let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
         let core = rank * byte;

@@ -14,8 +14,8 @@ struct Progress {
     done: u32,
     /// Whether the step's next piece is in the queue.
     queued: bool,
-    /// For `After::All` and `After::Trail`: when the steps for which this one waits were over, and the longest chain of
-    /// messages that led there; `None` before that.
+    /// For `After::All` and `After::Trail`: the time at which all steps for which this step waits were over, and the
+    /// longest chain of messages that led to one of them. `None` before that time.
     released: Option<(f64, u32)>,
     /// The longest chain of messages that leads to the step.
     rounds: u32,
@@ -45,11 +45,12 @@ struct Simulation<'a> {
     progress: Vec<Progress>,
     /// For each piece: how many messages have arrived for it.
     arrived: Vec<u32>,
-    /// For each piece: when its last message arrived, or, once the piece is done, when that was.
+    /// For each piece: the time at which its last message arrived, or, once the piece is done, the time at which it was
+    /// done.
     at: Vec<f64>,
     /// The fronts of the sends, and those of the other steps, by rank.
     fronts: [Vec<Front>; 2],
-    /// For each core: whether it works, and the steps that wait for it, with the time since when.
+    /// For each core: whether it works, and the steps that wait for it, each with the time from which it waits.
     cores: Vec<Core>,
     /// The time from which the network of each host is free, for sending and for receiving.
     networks: Vec<[f64; 2]>,
@@ -113,7 +114,8 @@ impl Simulation<'_> {
         self.progress[id as usize].done == self.node(id).pieces
     }
 
-    /// Returns when the step's next piece can be done, if everything that it needs is there.
+    /// Returns the time from which the step's next piece can be done, or `None` if something that the piece needs is
+    /// missing.
     fn ready(&self, id: u32) -> Option<f64> {
         let node = self.node(id);
         let progress = &self.progress[id as usize];
@@ -270,7 +272,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Moves the rank's fronts on, and releases the steps that waited for that.
+    /// Moves the rank's fronts forward, and releases the steps that waited only for steps before a front.
     fn advance_fronts(&mut self, rank: u32) {
         let end = self.graph.starts[rank as usize + 1];
         for (which, sends) in [(0, true), (1, false)] {

@@ -11,13 +11,14 @@ use super::scenario::Scenario;
 use crate::plan::{Action, After, Plan};
 use crate::schedule::{Algorithm, Hosts, Member};
 
-/// The largest number of steps of a graph, and of its messages: about 2 GiB.
+/// The largest number of steps of a graph, and the largest number of its messages. Such a graph needs about 2 GiB.
 pub(super) const MOST: usize = 12 << 20;
 /// The largest number of pieces of messages of a graph.
 const MOST_PIECES: u64 = 24 << 20;
 /// The size of the pieces of a long message, in bytes.
 const PIECE: u64 = 64 << 10;
-/// From this number of ranks on, one host represents all hosts if that is possible, even if all ranks would fit.
+/// In worlds with more ranks than this, one host represents all hosts if that is possible, even if a graph of all ranks
+/// would fit.
 const LARGE: u32 = 256;
 /// The id that stands for no step.
 pub(super) const NONE: u32 = u32::MAX;
@@ -136,8 +137,8 @@ fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
 }
 
 impl Building {
-    /// Appends the steps of a rank; only `kept` ranks of the world are in the graph. Returns `false` if there are too
-    /// many.
+    /// Appends the steps of a rank. Only the first `kept` ranks of the world are in the graph. Returns `false` if there
+    /// are too many steps or messages.
     fn add(&mut self, rank: u32, kept: u32, world: u32, cluster: &Cluster, plan: &Plan) -> bool {
         let first = self.nodes.len() as u32;
         self.starts.push(first);
@@ -153,7 +154,8 @@ impl Building {
             let kind = match step.action {
                 Action::Send { peer, .. } => {
                     sent += step.action.len() as u64;
-                    // The rank of the graph that represents the peer, and the sender as that rank sees it.
+                    // `stand_in` is the rank of the graph that represents the peer, and `from` is the sender as this
+                    // rank sees it.
                     let stand_in = peer % kept;
                     let from = (rank + world - (peer - stand_in)) % world;
                     self.sends.push((key(stand_in, from), id));

@@ -7,7 +7,8 @@ use c10d_core::OpKind;
 pub struct Scenario {
     /// One of [`OPS`](super::OPS).
     pub op: OpKind,
-    /// The bytes of the larger one of the call's two sides on a rank.
+    /// The number of bytes of the inputs or of the outputs of one rank (of the root, if the op has one), whichever is
+    /// larger.
     pub bytes: usize,
     /// The bytes of an element.
     pub elem: usize,

@@ -3,7 +3,7 @@
 use super::graph::{Graph, MOST};
 use super::*;
 
-/// Whole numbers, so that sums are exact.
+/// Returns a cluster whose costs are whole numbers, so that sums of costs are exact.
 fn cluster(hosts: u32, per_host: u32) -> Cluster {
     let inside = Link { latency: 100.0, message: 10.0, send: 1.0, receive: 2.0, reduce: 4.0, wire: 0.0 };
     let between = Link { latency: 1000.0, message: 20.0, send: 3.0, receive: 5.0, reduce: 6.0, wire: 7.0 };
@@ -32,7 +32,8 @@ fn a_message_costs_the_times_of_its_link() {
 
 #[test]
 fn the_network_of_a_host_is_shared() {
-    // Both ranks of a host send all to a rank of the other host: their bytes go one after the other.
+    // Both ranks of a host send all their bytes to a rank of the other host. The network carries the bytes of one rank
+    // after those of the other.
     let c = cluster(2, 2);
     let alone = cost(OpKind::Gather, 40, &cluster(2, 1), Algorithm::Direct);
     let shared = cost(OpKind::Gather, 80, &c, Algorithm::Direct);
@@ -46,7 +47,8 @@ fn long_messages_overlap() {
     let c = cluster(4, 1);
     let bytes = 64 << 16;
     let chain = cost(OpKind::Broadcast, bytes, &c, Algorithm::Ring);
-    // A byte takes 7 of the network, and 3 and 5 of the cores. The pieces of a chain of three messages overlap.
+    // A byte takes 7 units of time of the network, 3 of the sender's core and 5 of the receiver's core. The pieces of a
+    // chain of three messages overlap.
     let piece = 7.0 * (64 << 10) as f64;
     let least = 64.0 * piece;
     assert!(chain.seconds > least && chain.seconds < 1.7 * least, "{}", chain.seconds / least);
@@ -106,7 +108,7 @@ fn shapes() -> Vec<Cluster> {
     let network = |hosts, each| Cluster::new(hosts, each, 12.5e9, 5e-6);
     let flat = [2, 3, 6, 8, 12, 24, 32, 64, 100].map(|hosts| network(hosts, 1));
     let deep = [(2, 2), (4, 4), (3, 8), (8, 8), (12, 4)].map(|(hosts, each)| network(hosts, each));
-    // Smaller worlds on one host choose by measurements.
+    // For smaller worlds on one host, the table's rules come from measurements and not from this model.
     let one = [9, 16, 48].map(|ranks| Cluster::one_host(ranks, ranks, true));
     [&flat[..], &deep[..], &one[..]].concat()
 }

@@ -1,5 +1,5 @@
-//! Messages that are sent, or have arrived, at once. A small message of a caller that waits then needs neither a job
-//! nor a place in a queue.
+//! Messages that can be sent or received at once: the link can take the message now, or the message has arrived. Such a
+//! call of a caller that waits needs neither a job nor a queue.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -35,8 +35,8 @@ impl Messages {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));
             }
-            // If another thread holds the lock, it moves the messages in flight, and this call may be waiting for one
-            // of them.
+            // If another thread holds the lock, this call becomes a job: that thread moves the messages in flight, and
+            // this call may need one of them.
             let found = self.state.try_lock()?.at_once(request);
             match found {
                 Found::Done => return Some(Ok(())),
@@ -58,8 +58,8 @@ impl MessageState {
         found.unwrap_or(Found::Other)
     }
 
-    /// Sends the message if the link takes it at once. A broken link is not reported here but by the job that the call
-    /// becomes.
+    /// Sends the message if the link takes it at once. If the link is broken, the call becomes a job, which reports the
+    /// error.
     #[inline]
     fn send_at_once(&mut self, request: &Request, span: &Span) -> Option<Found> {
         let peer = self.peers.get_mut(request.params.peer as usize)?.as_mut()?;
@@ -101,24 +101,26 @@ impl MessageState {
         // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
         // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // Small items are never lent, so this cannot fail.
+        // The bytes of small items are never in a window, so this cannot fail.
         let _ = peer.link.consume(HEADER + len);
         Some(Found::Done)
     }
 }
 
 impl Peer {
-    /// Receives the next message from the ring or the connection of its link if all of it has come, and if it has this header.
+    /// Receives the next message from the ring or the connection of the link, if all of the message has come, and if it
+    /// has this header.
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Found> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Found::Nothing) };
-        // A header begins at a line of the ring, and the buffer of a connection has no end inside, so it is contiguous.
+        // In a ring, a header begins at a line and fits into that line. The buffer of a connection is contiguous. So
+        // the header is contiguous in both.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
             return None;
         }
-        // All bytes are here and none are lent, so these calls cannot fail.
+        // All bytes have arrived, and none are in a window, so these calls cannot fail.
         let _ = self.link.consume(HEADER);
         // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
         let read = unsafe { self.link.read(at, len, false) };

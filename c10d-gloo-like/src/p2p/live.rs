@@ -8,7 +8,7 @@ use c10d_core::backend::{Fingerprint, Job};
 use super::ticket::Ticket;
 use crate::mesh::Wait;
 
-/// A longer timeout counts as no deadline.
+/// A call with a timeout of this length or more has no deadline.
 pub(super) const ENDLESS: Duration = Duration::from_secs(1 << 29);
 
 /// A receive whose message has not come.
@@ -30,15 +30,15 @@ pub(super) struct Live {
     pub(super) deadline: Option<Instant>,
     /// The time at which the job was first found waiting.
     pub(super) since: Option<Instant>,
-    /// Whether its wait has been reported.
+    /// Whether the job's wait has been reported.
     pub(super) reported: bool,
     /// Whether the job has no deadline. Its message may never come.
     pub(super) endless: bool,
 }
 
 impl Live {
-    /// Returns the wait, as it is reported to other ranks. Both ends of a message have the same fingerprint; the op
-    /// distinguishes them.
+    /// Returns the job's wait, as it is reported to other ranks. A send and its receive have the same fingerprint, so
+    /// this takes the op from the job.
     pub(super) fn wait(&self) -> Wait {
         let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }

@@ -81,7 +81,8 @@ impl Outgoing {
         while self.done < total {
             let head = &self.head[self.done.min(HEADER)..];
             let from = self.done.saturating_sub(HEADER);
-            // The receiver prepares itself for a message that is not received at once while this rank copies its bytes.
+            // The header of a large message is sent alone first, so that the receiver prepares to receive the bytes
+            // while this rank copies them.
             let alone = matches!(link, Link::Shm(_)) && !head.is_empty() && span.bytes() > AT_ONCE;
             // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
             let n = unsafe { link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }) }?;

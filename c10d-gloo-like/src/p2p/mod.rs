@@ -41,7 +41,7 @@ const STALL: Duration = Duration::from_millis(1);
 /// How long nothing moves before the peers are asked about their calls.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A started message of up to this many bytes may be over before `start` returns.
+/// A started message of up to this many bytes may be complete before `start` returns.
 const BRIEF: usize = 128 << 10;
 
 /// How long [`Messages::waits`] waits for threads that use the links.
@@ -56,7 +56,7 @@ pub(crate) struct Messages {
     health: Arc<Health>,
     segment: Option<Arc<Segment>>,
     oversubscribed: bool,
-    /// The sockets to poll while other threads use the links; none for shared memory.
+    /// The sockets to poll while other threads use the links, by rank; `None` for a peer in shared memory.
     sockets: Vec<Option<Arc<TcpStream>>>,
     /// Signalled when there is a job for the thread of started ops, or when that thread may end.
     news: Condvar,
@@ -103,8 +103,8 @@ impl Messages {
         }
     }
 
-    /// Looks a few times for the end of a started message. That costs less than to wake the thread for started
-    /// ops, which takes over if the message takes longer.
+    /// Checks a few times whether a started message is complete. This costs less than to wake the thread for started
+    /// ops. That thread takes over if the message takes longer.
     fn ends_soon(&self, ticket: Ticket) -> bool {
         // A caller that starts a message does not want to wait, so this thread does not yield.
         let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
@@ -259,9 +259,9 @@ impl Messages {
         }
     }
 
-    /// Returns these jobs if no message was matched with any of them and no byte of them was sent; otherwise none. A
-    /// message that is being received into memory of the backend is matched with a receive only when it is complete.
-    /// Returns none, too, if other threads use the links for more than 1 s.
+    /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise returns
+    /// none of them. A message that is being received into memory of the backend is matched with a receive only when it
+    /// is complete. Also returns none of them if other threads use the links for more than 1 s.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }

@@ -22,10 +22,10 @@ pub(crate) struct Unsettled {
 }
 
 impl Messages {
-    /// Waits until nothing is in flight and the peers have received everything, and returns what is unfinished. It
-    /// returns by `deadline`; for peers that have yet to receive, it waits no longer than the longest timeout of a
-    /// send. Meanwhile it receives messages that no receive has asked for, since a peer may have to send them before it
-    /// can receive.
+    /// Waits until nothing is in flight and the peers have received everything, and returns what is unfinished. This
+    /// returns by `deadline`. It waits for peers that have yet to receive data no longer than the longest timeout of a
+    /// send. Meanwhile this rank receives messages that no receive has asked for, since a peer may have to send such
+    /// messages before it can receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
@@ -64,7 +64,7 @@ impl MessageState {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
     }
 
-    /// Returns the ranks for which the messages in flight wait, and those that have yet to receive what was sent to
+    /// Returns the ranks for which the messages in flight wait, and the ranks that have yet to receive what was sent to
     /// them.
     pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
         let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();

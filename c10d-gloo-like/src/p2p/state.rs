@@ -23,9 +23,9 @@ const MESSAGES: usize = 64 << 10;
 /// The events to wait for at one peer's link.
 pub(super) struct Wants {
     pub(super) rank: u32,
-    /// Bytes from the peer.
+    /// Whether to wait for bytes from the peer.
     pub(super) read: bool,
-    /// Room for bytes to the peer.
+    /// Whether to wait for room for bytes to the peer.
     pub(super) write: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct MessageState {
     uncompleted: usize,
     /// The longest timeout of a send so far.
     pub(super) patience: Duration,
-    /// The number of started messages in a row that were not over after the looks of `ends_soon`.
+    /// The number of started messages in a row that `ends_soon` did not find complete.
     pub(super) misses: u32,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
@@ -80,8 +80,8 @@ impl MessageState {
         self.live.iter().any(|l| l.started)
     }
 
-    /// Whether it is worth looking for the end of a started message: true if one of the last 4 ended soon, and
-    /// otherwise once in 16 messages.
+    /// Whether a started message is likely to be complete soon: true if this held for one of the last 4 started
+    /// messages, and otherwise for one of 16 messages.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }
@@ -156,8 +156,8 @@ impl MessageState {
         moved
     }
 
-    /// Puts into `list` the links whose events a thread must wait for if it made no progress. With `all`, it waits for
-    /// unexpected messages, too, as in [`MessageState::pump`].
+    /// Puts into `list` the links whose events a thread must wait for if it made no progress. With `all`, the thread
+    /// waits for unexpected messages, too, as in [`MessageState::pump`].
     pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
@@ -249,7 +249,8 @@ impl MessageState {
     }
 
     /// Starts to receive a message, into the buffer of its receive or into memory of the backend. Returns `false` if
-    /// there is no room for the message yet, or if it contradicts its receive, which has then ended with an error.
+    /// there is no room for the message yet, or if the message contradicts its receive. In the second case, the receive
+    /// has ended with an error.
     fn begin(&mut self, rank: u32, header: Header, health: &Health, finished: &mut Finished) -> bool {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         if let Some(at) = self.posted.iter().position(wants) {
@@ -297,7 +298,8 @@ impl MessageState {
         self.finish(posted.ticket, posted.job, outcome, finished);
     }
 
-    /// Returns these jobs if no message was matched with any of them and no byte of them was sent; otherwise none.
+    /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise returns
+    /// none of them.
     pub(super) fn take_back(&mut self, jobs: &[JobId]) -> Vec<Job> {
         let is_free = |id: JobId| {
             let mut unsent = self.peers.iter().flatten().flat_map(|peer| &peer.outgoing);

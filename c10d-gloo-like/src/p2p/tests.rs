@@ -1,4 +1,5 @@
-//! Several messages are cancelled at once: all of them or none. This cannot be tested through a group's handles.
+//! Tests of messages of all sizes, and of cancelling several messages at once. The second test uses a backend of its
+//! own, since a group's handles cannot cancel several messages at once.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -102,14 +103,14 @@ fn all_messages_are_taken_back_or_none() {
             let jobs = spy.cancel(&[id_c, id_a])?;
             let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
             assert!(ids.len() == 2 && ids.contains(&id_a) && ids.contains(&id_c));
-            assert!(!a.is_done() && !c.is_done(), "they are their new owner's to complete");
+            assert!(!a.is_done() && !c.is_done(), "only their new owner may complete them");
             jobs.into_iter().for_each(|job| job.complete(Err(Error::new(ErrorKind::Aborted, "enough").rejected())));
             for work in [a, c] {
                 let e = work.wait().unwrap_err();
                 assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::Aborted, Status::Rejected), "{}", e.error);
             }
             assert_eq!(b.wait()?, [2]);
-            assert!(spy.cancel(&[id_a])?.is_empty(), "it is over");
+            assert!(spy.cancel(&[id_a])?.is_empty(), "receive `a` has ended");
             pg.barrier()?;
             assert_eq!(pg.recv(vec![0u8], 0, 1)?, [1]);
             pg.shutdown()

@@ -36,7 +36,7 @@ impl MessageState {
     }
 
     /// Returns the waits of the calls in flight, and how many calls there were. If a thread waits inside a call,
-    /// started calls are left out, since they may be meant to wait.
+    /// started calls are left out: a program may start a call long before the other rank makes its own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);

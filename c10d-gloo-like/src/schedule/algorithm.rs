@@ -17,7 +17,7 @@ pub enum Fabric {
     Loopback,
     /// TCP between all ranks.
     Tcp,
-    /// Several hosts, at least one with several ranks.
+    /// Several hosts, at least one of them with several ranks, which share memory.
     Mixed,
 }
 
@@ -61,8 +61,8 @@ pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
 
-/// An algorithm. The methods append plans; by default, the direct plan, for ops for which the algorithm has no plan of
-/// its own.
+/// An algorithm. The methods append plans. By default they append the direct plan, for ops for which the algorithm has
+/// no plan of its own.
 ///
 /// Ops whose counts may differ between ranks are always direct, so that each pair can check its own count.
 pub(crate) trait Schedule {
@@ -98,13 +98,13 @@ pub(crate) trait Schedule {
         direct::broadcast(me, root, bytes, plan);
     }
 
-    /// Reduce-scatter. The input has all blocks; the output has only this rank's.
+    /// Reduce-scatter. The input has all blocks; the output has only this rank's block.
     fn reduce_scatter(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         let _ = hosts;
         direct::reduce_scatter(me, blocks, plan);
     }
 
-    /// All-gather. The input has this rank's block; the output has all.
+    /// All-gather. The input has this rank's block; the output has all blocks.
     fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         let _ = hosts;
         direct::all_gather(me, blocks, plan);

@@ -9,7 +9,7 @@ use crate::plan::{Region, Space};
 pub(crate) enum Blocks<'a> {
     /// The first `rem` blocks have `q + 1` units, the others `q`; the last unit may be cut short.
     Even { total: usize, unit: usize, q: usize, rem: usize },
-    /// The offset of each block, and the end of the last one.
+    /// The offset of each block, and the end of the last block.
     Listed(&'a [usize]),
 }
 
@@ -63,7 +63,8 @@ impl Blocks<'_> {
         space.at(start, self.offset(ranks.end) - start)
     }
 
-    /// Returns `count` blocks from `first` on, around the circle of `world`: one or two ranges of consecutive ranks.
+    /// Returns `count` ranks from `first` on, around the circle of `world` ranks, as one or two ranges of consecutive
+    /// ranks.
     pub(crate) fn circle(first: u32, count: u32, world: u32) -> impl Iterator<Item = Range<u32>> {
         let end = first + count;
         let wrapped = end.saturating_sub(world);

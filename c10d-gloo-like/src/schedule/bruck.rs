@@ -34,7 +34,8 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     exchange(me, blocks, After::All(copied), plan);
 }
 
-/// The rounds of [`all_gather`], which begin when the own block of the output is there, as `after` says.
+/// The rounds of [`all_gather`]. They begin when `after` allows it, which must be when this rank's block is in the
+/// output.
 pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for distance in (0..doublings(me.world)).map(|k| 1 << k) {
         let count = distance.min(me.world - distance);
@@ -47,8 +48,8 @@ pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &
     }
 }
 
-/// Barrier by dissemination: in round `k` every rank tells the rank at distance `2^k` that it has arrived, and so have
-/// all ranks from which it has heard.
+/// Barrier by dissemination: in round `k` every rank sends a message to the rank at distance `2^k`. The message means
+/// that the sender, and all ranks from which the sender has heard directly or indirectly, have entered the barrier.
 ///
 /// `ceil(log2(world))` rounds; each rank sends one empty message per round.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {

@@ -7,7 +7,8 @@ use crate::plan::{After, Plan, Space};
 
 /// Each rank reduces its block of the result and sends it to all others.
 ///
-/// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) / world`.
+/// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) /
+/// world`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);

@@ -27,7 +27,7 @@ impl Schedule for DoubleTree {
     }
 }
 
-/// A place in one of the two trees.
+/// A node of one of the two trees. Each node has a number, its place.
 #[derive(Debug, PartialEq)]
 struct Node {
     parent: Option<u32>,
@@ -70,13 +70,13 @@ impl Node {
     }
 }
 
-/// Returns the half of `bytes` that belongs to each tree.
+/// Divides `bytes` into two halves, one for each tree.
 fn halves(bytes: usize, elem: usize, space: Space) -> [Region; 2] {
     let blocks = Blocks::split(bytes, 2, elem);
     [0, 1].map(|t| blocks.region(space, t))
 }
 
-/// Reduces each half towards the root of its tree, and broadcasts it from there.
+/// Reduces each half towards the root of its tree, and broadcasts the result from this root.
 ///
 /// About `4 * log2(world)` rounds; each rank sends at most `2.5 * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
@@ -100,7 +100,8 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     }
 }
 
-/// Reduces each half, in a tree of all ranks but the root, towards the tree's root, which sends it to the root.
+/// Reduces each half, in a tree of all ranks but the op's root, towards the root of the tree, which sends its result to
+/// the op's root.
 ///
 /// About `2 * log2(world)` rounds; each rank but the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
@@ -134,7 +135,7 @@ fn top(which: usize, n: u32) -> Option<u32> {
     })
 }
 
-/// The root sends each half to the root of a tree of all other ranks, which broadcasts it in its tree.
+/// The op's root sends each half to the root of a tree of all other ranks, which broadcasts this half in its tree.
 ///
 /// About `2 * log2(world)` rounds; no rank sends more than `1.5 * bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
@@ -160,7 +161,8 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: 
 mod tests {
     use super::*;
 
-    /// Both are trees of all places, of logarithmic depth, and no place has more than three children in both together.
+    /// Both trees have all places and logarithmic depth. No place has more than three children in the two trees
+    /// together.
     #[test]
     fn the_trees_complement_each_other() {
         for n in 1..=130u32 {

@@ -19,8 +19,9 @@ impl Schedule for HalvingDoubling {
     }
 }
 
-/// In each round, a rank and its partner split the part of the vector that they share; each reduces one half. The
-/// partners get nearer. Then the parts are exchanged with the same partners, in reverse order.
+/// In each round, a rank and its partner split the part of the vector that they share, and each of them reduces one
+/// half. From round to round, the partners are nearer. Then each rank exchanges reduced parts with the same partners,
+/// in reverse order.
 ///
 /// Let `n` be the largest power of two that is at most the world size. There are `2 * log2(n)` rounds, and 2 more if
 /// the world is larger than `n`. Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` first
@@ -29,7 +30,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     let all = Space::Output.at(0, bytes);
     let n = 1 << me.world.ilog2();
     let extra = me.world - n;
-    // The first `2 * extra` ranks form pairs. The odd rank of a pair only sends its vector to the even one, and
+    // The first `2 * extra` ranks form pairs. The odd rank of a pair only sends its vector to the even rank, and
     // receives the result.
     let paired = me.rank < 2 * extra;
     if paired && me.rank % 2 == 1 {

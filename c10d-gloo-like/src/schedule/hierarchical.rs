@@ -1,4 +1,5 @@
-//! Reduces inside each host first: it uses shared memory inside a host, and one stream per pair of hosts between them.
+//! Reduces inside each host first. Inside a host, this uses shared memory. Between two hosts, only one pair of ranks
+//! communicates.
 
 use c10d_core::OpKind;
 

@@ -9,7 +9,7 @@ pub(crate) struct Hosts {
     host: Vec<u32>,
     /// All ranks, sorted by host; the ranks of one host are in ascending order.
     ranks: Vec<u32>,
-    /// The index in `ranks` at which each host begins, and the end of the last one.
+    /// The index in `ranks` at which each host begins, and the end of the last host.
     starts: Vec<usize>,
 }
 

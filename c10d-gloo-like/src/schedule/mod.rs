@@ -2,8 +2,8 @@
 //!
 //! All ranks of an op call these functions with the same arguments, except for the rank itself. Each function appends
 //! to an empty [`Plan`]. All numbers are bytes, in multiples of the element size. An in-place op has its data in
-//! [`Space::Output`](crate::plan::Space::Output). If the input is the own block of the output, the copy between them
-//! has the same source and target.
+//! [`Space::Output`](crate::plan::Space::Output). If the input is this rank's block of the output, the copy from one to
+//! the other has the same source and target.
 //!
 //! An algorithm is a file with its name, its ops and its plans, and a line in [`Algorithm`]. The [`table`] chooses the
 //! algorithm of a call.
@@ -80,7 +80,8 @@ macro_rules! algorithms {
                 }
             }
 
-            /// Whether the algorithm has a plan of its own for `op`, one of [`Algorithm::ops`], in a world of this size.
+            /// Whether the algorithm has a plan of its own for `op`, one of [`Algorithm::ops`], in a world of this
+            /// size.
             pub fn serves(self, op: OpKind, world: u32) -> bool {
                 match self {
                     $(Algorithm::$name => $file::$name::serves(op, world),)*

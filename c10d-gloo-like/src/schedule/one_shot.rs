@@ -1,5 +1,5 @@
-//! Every rank sends everything to every other in one round, for data so small that repeated bytes cost less than a
-//! second round.
+//! Every rank sends all its data to every other rank in one round, for data so small that repeated bytes cost less than
+//! a second round.
 
 use c10d_core::OpKind;
 

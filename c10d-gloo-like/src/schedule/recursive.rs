@@ -1,7 +1,7 @@
 //! Recursive doubling and halving of whole vectors: few rounds and few messages, for small data.
 //!
 //! In round `k` of a doubling, the set of ranks that share a result doubles: each rank communicates with the rank whose
-//! number differs in bit `k`. A halving goes the other way.
+//! number differs in bit `k`. A halving takes these rounds in reverse order.
 
 use c10d_core::OpKind;
 
@@ -35,8 +35,8 @@ impl Schedule for Recursive {
     }
 }
 
-/// In each round, a rank and its partner exchange what they have reduced so far. Other worlds than
-/// powers of two use a tree.
+/// In each round, a rank and its partner exchange what they have reduced so far. Worlds whose size is not a power of
+/// two use a tree.
 ///
 /// `log2(world)` rounds; each rank sends `bytes` in each round.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
@@ -52,7 +52,8 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// In each round, every rank that has the data sends it to one that has not. Ranks are counted from the root.
+/// In each round, every rank that has the data sends it to a rank that does not have it. Ranks are counted from the
+/// root.
 ///
 /// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
@@ -69,8 +70,8 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// In each round, a rank and its partner split the blocks that they share, and each reduces those of one half. Other
-/// worlds than powers of two send directly.
+/// In each round, a rank and its partner split the blocks that they share, and each of them reduces the blocks of one
+/// half. Worlds whose size is not a power of two send directly.
 ///
 /// `log2(world)` rounds; each rank sends all blocks but its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -79,7 +80,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
     let mut after = After::Nothing;
     let (mut low, mut high) = (0, me.world);
-    // The first round reads the input; later ones read what the first kept.
+    // The first round reads the input. Later rounds read the blocks that the round before kept.
     let mut kept = None;
     while high - low > 1 {
         let middle = low.midpoint(high);

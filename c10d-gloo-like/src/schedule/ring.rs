@@ -103,7 +103,8 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// Passes the own block of the output (available when `after` allows) and all arriving blocks once around the circle.
+/// Passes this rank's block of the output (from the time that `after` allows) and all arriving blocks once around the
+/// circle.
 fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for s in 0..me.world - 1 {
         plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), after);
@@ -111,7 +112,7 @@ fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan
     }
 }
 
-/// A chain from the root: each rank forwards to the next what arrives.
+/// A chain from the root: each rank forwards the arriving bytes to the next rank.
 ///
 /// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {

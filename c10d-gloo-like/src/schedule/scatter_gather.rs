@@ -1,4 +1,4 @@
-//! Divides the work of a root: each rank does it for its own part of the data.
+//! Divides the work of a root: each rank does this work for its own part of the data.
 
 use c10d_core::OpKind;
 
@@ -44,7 +44,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mu
     }
 }
 
-/// The root sends a different part to each of the others, which send their parts to each other.
+/// The root sends a different part to each other rank, and these ranks send their parts to each other.
 ///
 /// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {

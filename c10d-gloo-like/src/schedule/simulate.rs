@@ -64,7 +64,7 @@ pub(crate) struct World {
 
 impl World {
     /// Makes a world from the plan of each rank, `plan(rank)`, and the initial contents of its spaces, `input(rank)`
-    /// and `output(rank)`. There, `None` stands for a byte that nobody has written.
+    /// and `output(rank)`. In these contents, `None` stands for a byte that nobody has written.
     pub(crate) fn new(
         world: u32,
         elem: usize,

@@ -29,13 +29,14 @@ pub struct Rule {
 }
 
 /// The algorithm of a call is that of the first rule that fits, or `direct` if none does. A rule whose algorithm does
-/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors). A rule also does
-/// not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is a power of two.
+/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors). A rule also
+/// does not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is a power of
+/// two.
 ///
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// The rules; the first that fits counts.
+    /// The rules. The first rule that fits a call decides.
     pub rules: Vec<Rule>,
     /// The file from which the table was read, if it was read from one.
     pub(crate) file: Option<String>,
@@ -52,8 +53,8 @@ impl Table {
         Table::new(BUILTIN.to_vec())
     }
 
-    /// Makes a table that uses `algorithm` for every op for which it has plans, whatever the size, and this table for
-    /// the others.
+    /// Makes a table that uses `algorithm` for every op for which the algorithm has plans, whatever the size, and the
+    /// rules of this table for all other ops.
     pub fn preferring(mut self, algorithm: Algorithm) -> Table {
         let rule = |op: &OpKind, fabric| Rule { op: *op, fabric, ranks: (2, ANY_WORLD), up_to: usize::MAX, algorithm };
         let forced = algorithm.ops().iter().flat_map(|op| Fabric::ALL.map(|fabric| rule(op, fabric)));
@@ -84,7 +85,7 @@ impl fmt::Display for Rule {
 /// The largest world of a rule without a limit.
 const ANY_WORLD: u32 = u32::MAX;
 
-/// A rule of the built-in table, in the order in which it is read.
+/// Makes a rule of the built-in table.
 const fn rule(op: OpKind, fabric: Fabric, ranks: (u32, u32), up_to: usize, algorithm: Algorithm) -> Rule {
     Rule { op, fabric, ranks, up_to, algorithm }
 }
@@ -100,8 +101,8 @@ const TWO: (u32, u32) = (2, 2);
 const SOME: (u32, u32) = (3, 8);
 const MANY: (u32, u32) = (9, ANY_WORLD);
 
-/// Some rules follow a rule for the same worlds and sizes. They serve sums that must be rounded once, which skip rules
-/// whose algorithms do not reduce in rank order.
+/// Some rules follow another rule for the same worlds and sizes. The later rules are for sums that must be rounded
+/// once: such calls skip rules whose algorithms do not reduce in rank order.
 #[rustfmt::skip]
 const BUILTIN: &[Rule] = &[
     rule(AllReduce, Shm, TWO, 8 * K, OneShot),

@@ -1,7 +1,7 @@
 //! Binomial trees: they need few rounds and few messages, for small payloads in large worlds.
 //!
-//! Ranks are counted from the root. Rank `v` has the subtree `v .. v + 2^k`, where `2^k` is the lowest set bit of `v`
-//! (the root has all ranks). Its parent is `v` without that bit.
+//! Ranks are counted from the root. The subtree of rank `v` is `v .. v + 2^k`, where `2^k` is the lowest set bit of
+//! `v`. The subtree of the root has all ranks. The parent of `v` is `v` without its lowest set bit.
 
 use c10d_core::OpKind;
 
@@ -62,7 +62,7 @@ impl Node {
     }
 }
 
-/// Reduces towards rank 0, and broadcasts the result from there.
+/// Reduces towards rank 0, which broadcasts the result.
 ///
 /// `2 * floor(log2(world))` rounds; each rank but 0 sends `bytes` up, and each sends `bytes` down to every child.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {

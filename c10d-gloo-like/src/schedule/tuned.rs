@@ -2,8 +2,9 @@
 
 use c10d_core::OpKind;
 
-/// The ops for which a table chooses algorithms; their coalesced forms and the monitored barrier use the same rules.
-/// All other ops are direct: their counts may differ between ranks, and each pair checks its own.
+/// The ops for which a table chooses algorithms. Their coalesced forms and the monitored barrier use the same rules.
+/// All other ops use the direct algorithm: their counts may differ between ranks, and each pair of ranks checks its own
+/// counts.
 pub const TUNED: [OpKind; 6] = [
     OpKind::AllReduce,
     OpKind::Reduce,

@@ -1,5 +1,5 @@
-//! Works inside the hosts, then between them, then inside them again. Between hosts, every byte is sent once, and in
-//! few rounds.
+//! Algorithms that communicate inside the hosts, then between the hosts, then inside the hosts again. Between hosts,
+//! every byte is sent once, and in few rounds.
 
 use c10d_core::OpKind;
 
@@ -23,9 +23,9 @@ impl Schedule for TwoLevel {
     }
 }
 
-/// Each rank reduces one part for its host. The ranks with the same index on their hosts all-reduce their part. Then
-/// the parts are gathered inside each host. If the hosts have different numbers of ranks, the hierarchical algorithm is
-/// used.
+/// Each rank reduces one part of the vector for its host. The ranks with the same index on their hosts all-reduce their
+/// part. Then the parts are gathered inside each host. If the hosts have different numbers of ranks, the hierarchical
+/// algorithm is used.
 ///
 /// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice
 /// as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its host. Between hosts it sends as many
@@ -64,9 +64,9 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
     }
 }
 
-/// The first rank of each host gathers the blocks of its host. The first ranks exchange these in rounds, and then
-/// broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have the same number of
-/// consecutive ranks, Bruck's algorithm is used.
+/// The first rank of each host gathers the blocks of its host. The first ranks of all hosts exchange these blocks in
+/// rounds, and then broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have
+/// the same number of consecutive ranks, Bruck's algorithm is used.
 ///
 /// `log2(h)` rounds between hosts, 3 inside. The first rank of a host sends every byte once to another host, and once
 /// inside its own.

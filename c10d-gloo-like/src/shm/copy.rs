@@ -11,7 +11,7 @@ use std::ptr;
 /// Below this many bytes stores are always ordinary, since the measured time of short non-temporal stores does not
 /// include their completion.
 const LARGE: usize = 16 << 10;
-/// After this many copies the other kind is tried once. A try costs at most the time of a few copies.
+/// After this many copies, the other kind of stores is tried once. A try costs at most the time of a few copies.
 const TRY_EVERY: u32 = 256;
 
 /// The kind of stores that the writer of a ring uses, and the measured costs.
@@ -22,7 +22,7 @@ pub(super) struct Stores {
     next_try: u32,
 }
 
-/// The bytes of one cost unit, large enough for integer ticks.
+/// The number of bytes to which a cost refers. It is large enough for costs in whole ticks.
 const UNIT: u64 = 64 << 10;
 
 impl Stores {
@@ -62,7 +62,7 @@ impl Stores {
         let known = &mut self.cost[usize::from(streaming)];
         *known = match *known {
             0 => cost.max(1),
-            // An outlier (the thread lost its core) must have little weight; a try has more, since it is rare.
+            // An outlier (the thread lost its core) must have little weight. A try has more weight, since it is rare.
             k if trying => (k + cost.min(4 * k)) / 2,
             k => (7 * k + cost.min(2 * k)) / 8,
         };
@@ -72,13 +72,13 @@ impl Stores {
     }
 }
 
-/// The number of bytes from which on the copies of a collective go past the cache: those of the tensors of all ranks. It
-/// is twice the size of the last-level cache of the machine on which this was measured. Of fewer bytes, many are still in
-/// the cache when the next op needs them.
+/// If the tensors of all ranks of a collective together have at least this many bytes, its copies bypass the cache. The
+/// number is twice the size of the last-level cache of the machine on which this was measured. With fewer bytes, many
+/// of them are still in the cache when the next op needs them.
 pub(crate) const PAST_CACHE: usize = 64 << 20;
 
-/// Copies `n` bytes. With `past_cache`, the stores are non-temporal: they do not first read the lines that they
-/// overwrite, and leave the cache to the bytes that are still to be read.
+/// Copies `n` bytes. With `past_cache`, the stores are non-temporal: they do not first read the cache lines that they
+/// overwrite, and they leave the cache to the bytes that are still to be read.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.
@@ -106,7 +106,7 @@ fn ticks() -> u64 {
     0
 }
 
-/// Copies with non-temporal stores if the machine has them. It ends with the fence that makes them visible in order.
+/// Copies with non-temporal stores if the machine has them. At the end, a fence makes these stores visible in order.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.
@@ -193,7 +193,7 @@ mod tests {
         // The thread lost its core once.
         stores.learn(false, false, 1_000_000);
         assert!(!stores.streaming);
-        // The cores moved apart, and together again.
+        // The cores of the two ranks stop sharing a cache, and then share one again.
         assert!(copy(&mut stores, [20_000, 3000], 100));
         for _ in 0..4 {
             stores.learn(false, true, 1000);

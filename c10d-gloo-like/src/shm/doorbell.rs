@@ -19,7 +19,7 @@ const SHORT_SLICE: Duration = Duration::from_micros(500);
 /// [`Doorbell::value`] and check again, ..., [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
-    /// Whether all writers have executed a fence when the bell was armed.
+    /// Whether all writers had executed a fence when the bell was armed.
     sure: bool,
 }
 

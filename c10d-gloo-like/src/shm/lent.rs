@@ -1,6 +1,6 @@
 //! Lent bytes: payload in memory that the peer can read (a window) is not copied into the ring. The ring gets only a
-//! record with the place of the bytes. The writer waits until the peer has read the bytes, so a caller that gets its
-//! buffer back may write to it.
+//! record with the position of the bytes in the window. The writer waits until the peer has read the bytes, so a caller
+//! that gets its buffer back may write to it.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
 
 /// The part of a ring's writing end that lends bytes.
 pub(super) struct Lender {
-    /// The process that can read lent bytes; `None` if there is no such process, so that nothing is lent.
+    /// The process that can read lent bytes. If it is `None`, nothing is lent.
     pub(super) reader: Option<Token>,
     /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
     least: usize,
@@ -53,8 +53,8 @@ impl Lender {
         Lender { reader: None, least, out: None }
     }
 
-    /// Returns the record that stands for these bytes in the ring; `None` if they are too few to be lent, or if the
-    /// peer cannot read them in place.
+    /// Returns the record that stands for these bytes in the ring. Returns `None` if there are too few bytes to be
+    /// lent, or if the peer cannot read them in place.
     #[inline]
     pub(super) fn record(&self, at: *const u8, len: usize) -> Option<[u8; RECORD]> {
         if len < self.least { None } else { place(at, len, self.reader.as_ref()?).map(|place| to_bytes(&place)) }
@@ -74,8 +74,8 @@ pub(super) struct Borrowed {
 unsafe impl Send for Borrowed {}
 
 impl Borrowed {
-    /// Returns the bytes for which this record stands; `None` if there are none, or if they are not in memory that this
-    /// process may read.
+    /// Returns the bytes for which this record stands. Returns `None` if there are no bytes, or if they are not in
+    /// memory that this process may read.
     pub(super) fn of(record: &[u8; RECORD]) -> Option<Borrowed> {
         let place = from_bytes(record);
         let window = find(place.key)?;
@@ -87,8 +87,8 @@ impl Borrowed {
         (self.at, self.left)
     }
 
-    /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes, past the cache if `past_cache` is set.
-    /// Returns their number.
+    /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes. With `past_cache`, the copy bypasses
+    /// the cache. Returns the number of bytes.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.

@@ -29,8 +29,8 @@ pub(crate) struct ShmLink {
 }
 
 impl ShmLink {
-    /// Makes the link to `peer`, which has the index `peer_index` in this rank's segment; this rank has the index
-    /// `own_index` in the peer's.
+    /// Makes the link to `peer`. The peer has the index `peer_index` in this rank's segment, and this rank has the
+    /// index `own_index` in the peer's segment.
     pub(crate) fn new(
         peer: u32,
         kind: RingKind,
@@ -184,7 +184,7 @@ impl ShmLink {
         Ok(whole.then_some(shown))
     }
 
-    /// Takes the bytes that the peer lends, if a record for them is next. Returns whether there are any.
+    /// Takes the bytes that the peer lends, if a record for such bytes is next. Returns whether there is such a record.
     fn borrow(&mut self) -> Result<bool> {
         let Some(record) = self.into.record() else { return Ok(false) };
         self.borrowed = Borrowed::of(&record);
@@ -239,8 +239,8 @@ impl ShmLink {
         }
         if self.borrowed.is_none() {
             // SAFETY: the caller guarantees that `to` is writable.
-            let (n, stroke) = unsafe { self.into.read(to, len, past_cache) }?;
-            if stroke {
+            let (n, publishes) = unsafe { self.into.read(to, len, past_cache) }?;
+            if publishes {
                 self.wake();
             }
             if n > 0 || !self.borrow()? {

@@ -2,8 +2,9 @@
 //! the item. So a small item costs its reader one cache line, where a ring would cost two. An item that does not fit,
 //! or finds no free slot, goes through the ring.
 //!
-//! Both ends count the items of the mailbox. Each slot records the line of the ring at which its item would have begun.
-//! So the items of both together are one sequence.
+//! Both ends count the items of the mailbox. Each slot records the line of the ring (64 bytes, see
+//! [`ring`](super::ring)) at which its item would have begun. So the items of the mailbox and of the ring together are
+//! one sequence.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -103,9 +104,9 @@ impl Writer {
         Ok(true)
     }
 
-    /// Asks the processor for the cache line of the next slot, so that the next item need not wait until the reader's core
-    /// has given it up. In an exchange in both directions this costs more than it saves: the reader waits for that line,
-    /// and takes it back.
+    /// Asks the processor for the cache line of the next slot, so that the next item need not wait until the reader's
+    /// core has given up this line. In an exchange in both directions, this costs more than it saves: the reader waits
+    /// for the line, and takes it back.
     #[inline]
     pub(super) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -141,8 +142,8 @@ impl Reader {
         Reader { end: End::new(theirs, index, kind, peer), len: 0, done: 0 }
     }
 
-    /// Returns the rest of the item that begins at this line of the ring, if the mailbox has it. The bytes stay until
-    /// they are consumed.
+    /// Returns the rest of the item that begins at this line of the ring, if the mailbox has this item. The bytes stay
+    /// until they are consumed.
     #[inline]
     pub(super) fn peek(&mut self, line: u64) -> Result<Option<(*const u8, usize)>> {
         let (word, bytes) = self.end.next();
@@ -155,7 +156,7 @@ impl Reader {
                 return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
             }
             self.len = len.into();
-            // The item cannot be behind the reader, nor further ahead than the ring is long.
+            // The item cannot begin before the reader's position, nor further ahead than the length of the ring.
             if self.len > MOST || self.len == 0 || at.wrapping_sub(line as u16) > u16::MAX / 2 {
                 return Err(self.end.corrupt("word", seen));
             }
@@ -167,8 +168,8 @@ impl Reader {
         Ok(Some((unsafe { bytes.add(self.done) }, self.len - self.done)))
     }
 
-    /// Consumes the first `n` of the shown bytes. Returns whether the number of taken items was published: then the
-    /// writer may be waiting for that.
+    /// Consumes the first `n` of the shown bytes. Returns whether the number of taken items was published. If it was,
+    /// the writer may be waiting for this number.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         self.done += n;
@@ -179,11 +180,11 @@ impl Reader {
         self.done = 0;
         self.end.count = self.end.count.wrapping_add(1);
         // The number is published only twice per round of the slots, so that its cache line moves less often.
-        let stroke = self.end.count & (self.end.slots / 2 - 1) == 0;
-        if stroke {
+        let publishes = self.end.count & (self.end.slots / 2 - 1) == 0;
+        if publishes {
             self.end.taken().store(self.end.count, Ordering::Release);
         }
-        stroke
+        publishes
     }
 }
 

@@ -27,7 +27,7 @@ fn items_come_whole_and_in_order_and_at_most_one_per_slot_waits() {
             && write(&mut w, round, len).unwrap()
         {}
         assert!((w.end.count - taken) <= w.end.slots && w.end.count >= w.end.slots);
-        assert!(r.peek(round + 1).is_err(), "an item cannot stand before the reader");
+        assert!(r.peek(round + 1).is_err(), "an item at a line that the reader has passed must be an error");
         while let Some((at, len)) = r.peek(round).unwrap() {
             assert_eq!(len, lens[taken as usize % 4]);
             // SAFETY: the mailbox shows `len` bytes.
@@ -44,6 +44,7 @@ fn items_come_whole_and_in_order_and_at_most_one_per_slot_waits() {
     }
 }
 
+/// The line is the position in the ring, in units of 64 bytes, at which the item would have begun.
 #[test]
 fn an_item_is_shown_only_at_its_ring_line() {
     let (_segment, mut w, mut r) = mailbox();
@@ -57,7 +58,8 @@ fn an_item_is_shown_only_at_its_ring_line() {
     assert!(r.peek(1 << 16).unwrap().is_some());
 }
 
-/// For any values of the words, the result is an error that names the peer, nothing, or bytes of the slot.
+/// A value that is out of range in a slot's word or in the count of taken items gives a `Protocol` error that names the
+/// peer.
 #[test]
 fn words_out_of_range_are_the_peers_fault() {
     let word = |number, len, line| Word { number, len, line }.pack();

@@ -1,5 +1,5 @@
-//! Shared memory between ranks of one host. It has no names: a segment is a sealed memfd whose descriptor is sent over
-//! a UNIX socket, so nothing is left behind however the ranks end.
+//! Shared memory between ranks of one host. The memory has no name in a file system: a segment is a sealed memfd whose
+//! descriptor is sent over a UNIX socket. So nothing is left behind, however the ranks end.
 
 mod bell;
 mod copy;

@@ -1,8 +1,8 @@
 //! A ring of bytes with one writer and one reader, in memory that both map.
 //!
 //! Positions count bytes since the start and never wrap around. Each side trusts only its own position, and checks the
-//! other's against limits. An item begins at a multiple of [`LINE`], so a small item takes one cache line besides the
-//! cursor's.
+//! position of the other side against limits. The ring consists of lines of [`LINE`] bytes. An item begins at the start
+//! of a line, so a small item takes one cache line besides that of the cursor.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -16,7 +16,7 @@ use super::cursors::Cursors;
 use super::lent::RECORD;
 use super::segment::{RingKind, Segment};
 
-/// The alignment of items.
+/// The length of a line in bytes, which is the alignment of items.
 const LINE: u64 = 64;
 /// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
 const PIECE: usize = 16 << 10;
@@ -114,8 +114,8 @@ impl Writer {
     fn look(&mut self) -> Result {
         let end = &mut self.end;
         let tail = end.cursors().tail.0.load(Ordering::Acquire);
-        // The reader may be ahead of the writer only by the padding after the last item, if it has read that to its
-        // end.
+        // The reader may be ahead of the writer only by the padding after the last item, if it has read that item to
+        // its end.
         if tail < end.other || tail > end.at.next_multiple_of(LINE) {
             return Err(end.corrupt("tail", tail));
         }
@@ -140,7 +140,7 @@ impl Writer {
         Ok(Some(self.end.at))
     }
 
-    /// Whether the reader has come to this position.
+    /// Whether the reader has reached this position.
     pub(super) fn is_read(&mut self, at: u64) -> Result<bool> {
         if self.end.other < at {
             self.look()?;
@@ -148,8 +148,8 @@ impl Writer {
         Ok(self.end.other >= at)
     }
 
-    /// Appends as many bytes as fit, of `head` and then of the `len` bytes at `body`, and publishes them. Returns their
-    /// number.
+    /// Appends as many bytes of `head`, and then of the `len` bytes at `body`, as fit, and publishes them. Returns
+    /// their number.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -202,7 +202,7 @@ impl Writer {
         self.end.cursors().head.0.store(self.end.at, Ordering::Release);
     }
 
-    /// Ends the item: the next one begins at a new line.
+    /// Ends the item: the next item begins at a new line.
     #[inline]
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
@@ -278,24 +278,24 @@ impl Reader {
         Some(record)
     }
 
-    /// Passes the record at this end's position, whose lent bytes have been read, and publishes that.
+    /// Passes the record at this end's position, whose lent bytes have been read, and publishes the new position.
     pub(super) fn pass_record(&mut self) {
         self.end.at += RECORD as u64;
         self.publish();
     }
 
-    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published: then the writer may be
-    /// waiting for it.
+    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published. If it was, the writer
+    /// may be waiting for this room.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         debug_assert!(n == 0 || self.end.at + n as u64 <= self.end.other);
         self.end.at += n as u64;
         // Free room is published in large steps, so that the cursor's cache line moves less often.
-        let stroke = self.end.at - self.published >= self.end.capacity / 8;
-        if stroke {
+        let publishes = self.end.at - self.published >= self.end.capacity / 8;
+        if publishes {
             self.publish();
         }
-        stroke
+        publishes
     }
 
     fn publish(&mut self) {
@@ -303,8 +303,8 @@ impl Reader {
         self.published = self.end.at;
     }
 
-    /// Copies up to `len` available bytes to `to`, past the cache if `past_cache` is set. Returns their number, and the
-    /// flag of [`Reader::consume`].
+    /// Copies up to `len` available bytes to `to`. With `past_cache`, the copy bypasses the cache. Returns the number
+    /// of bytes, and whether free room was published, as [`Reader::consume`] does.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
@@ -312,7 +312,7 @@ impl Reader {
         let known = self.available(false)?;
         let n = if known < len { self.available(true)? } else { known };
         let n = self.before_record(n).min(len);
-        let (mut done, mut stroke) = (0, false);
+        let (mut done, mut publishes) = (0, false);
         while done < n {
             let (here, until_end) = self.end.here();
             let part = (n - done).min(until_end).min((self.end.capacity / 4) as usize);
@@ -320,19 +320,19 @@ impl Reader {
             // room for them.
             unsafe { copy(here, to.add(done), part, past_cache) };
             done += part;
-            stroke |= self.consume(part);
+            publishes |= self.consume(part);
         }
-        Ok((n, stroke))
+        Ok((n, publishes))
     }
 
-    /// Ends the item: the next one begins at a new line.
+    /// Ends the item: the next item begins at a new line.
     #[inline]
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at which the next item begins. Inside an item, it returns a line, too, if a line has been read
-    /// to its end.
+    /// Returns the line at which the next item begins. Inside an item, this returns a line, too, if the reader is at
+    /// the start of a line.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()

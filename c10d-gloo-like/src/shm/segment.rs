@@ -1,8 +1,8 @@
 //! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
-//! It begins with a page of words about the rank. Then come, for each peer on the host, the rings that the rank writes
-//! and that peer reads, one per [`RingKind`], each with a mailbox: first all cursors, then all mailboxes, then all
-//! bytes.
+//! The first page has the [`Header`] with the rank's state. The rest has, for each peer on the host, the rings that the
+//! rank writes and that peer reads, one for each [`RingKind`], each with a mailbox: first the cursors of all rings,
+//! then all mailboxes, then the bytes of all rings.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -28,7 +28,8 @@ const LARGEST_SEGMENT: usize = 4 << 20;
 const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// The kind of ring between two ranks. There are two, so that point-to-point traffic does not queue behind collectives.
+/// The kind of ring between two ranks. There are two kinds, so that point-to-point traffic does not queue behind
+/// collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingKind {
     /// For collectives.
@@ -55,7 +56,8 @@ impl Layout {
         Layout::with_rings(peers, Layout::COLLECTIVE, Layout::POINT_TO_POINT)
     }
 
-    /// Makes a layout with rings of about these sizes. They are powers of two, and smaller if there are many peers.
+    /// Makes a layout with rings of about these sizes. The actual sizes are powers of two, and smaller if there are
+    /// many peers.
     pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
         let mut layout = Layout { peers, rings: [collective, point_to_point].map(|n| n.max(64).next_power_of_two()) };
         while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
@@ -103,7 +105,7 @@ pub(crate) struct Header {
     pub(super) bell: Bell,
     /// Not 0 if the owner has left the group.
     pub(crate) left: AtomicU32,
-    /// Not 0 if the owner has given up the group, and may change the memory that it lent its peers.
+    /// Not 0 if the group has failed on the owner, so that the owner may change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.
     pub(crate) call_log: CallLog,
@@ -151,7 +153,8 @@ impl Segment {
         let file = File::from(fd);
         let mut options = MmapOptions::new();
         options.len(layout.size());
-        // Page faults happen now and not in the first operations. With many peers, most rings are never used.
+        // With few peers, page faults happen now and not in the first operations. With many peers, most rings are never
+        // used.
         if layout.peers <= FEW_PEERS {
             options.populate();
         }
@@ -166,7 +169,7 @@ impl Segment {
         self.fd.as_fd()
     }
 
-    /// Returns the header with the words about the owner.
+    /// Returns the header with the owner's state.
     pub(crate) fn header(&self) -> &Header {
         // SAFETY: the map is page-aligned, has at least one page, lives as long as `self`, and cannot shrink, since it
         // is sealed. A header consists of atomics, for which every bit pattern is valid, whatever a peer writes.
@@ -178,7 +181,7 @@ impl Segment {
         self.header().bell.ring();
     }
 
-    /// Returns a ring's cursors, bytes and capacity. They are valid as long as the segment.
+    /// Returns a ring's cursors, bytes and capacity. The pointers are valid as long as the segment.
     pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (*const Cursors, *mut u8, usize) {
         let (cursors, data, capacity) = self.layout.ring(peer, kind);
         let base = self.map.as_mut_ptr();
@@ -186,8 +189,8 @@ impl Segment {
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
     }
 
-    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. It is valid
-    /// as long as the segment.
+    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. The pointer is
+    /// valid as long as the segment.
     pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> (*const Taken, u32) {
         // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.
         (unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }, self.layout.slots())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 /// The number of items that can wait for their reader, if a rank has few peers: enough that ranks which share a core
 /// seldom have to take turns.
 pub(super) const MANY: u32 = 32;
-/// The same if a rank has many peers, so that its segment stays small.
+/// The number of items that can wait for their reader if a rank has many peers, so that its segment stays small.
 pub(super) const FEW: u32 = 8;
 /// The size of a slot in bytes: 1 KiB of payload, the header and the word, in whole pairs of cache lines.
 const SLOT: usize = 1152;
@@ -20,7 +20,7 @@ pub(super) struct Slot {
     pub(super) bytes: [u8; MOST],
 }
 
-/// The number of items that the reader has taken. The slots follow it.
+/// The number of items that the reader has taken. In the segment, the slots follow this number.
 #[repr(C, align(128))]
 pub(super) struct Taken(pub(super) AtomicU32);
 
@@ -35,8 +35,8 @@ pub(super) struct Word {
     /// The number of the item, counted from 1; 0 if the slot has had no item.
     pub(super) number: u32,
     pub(super) len: u16,
-    /// The line of the ring at which the item would begin (low 16 bits). It gives the item's place among the items of
-    /// the ring.
+    /// The line of the ring at which the item would begin (low 16 bits). This number gives the item's position among
+    /// the items of the ring.
     pub(super) line: u16,
 }
 

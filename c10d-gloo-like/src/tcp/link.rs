@@ -15,12 +15,12 @@ use super::unacknowledged;
 
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// With fewer buffered bytes than this, they are moved to the start of the buffer. A header and the largest element fit
-/// into it.
+/// If fewer bytes than this are buffered, they are moved to the start of the buffer, so that a header or an element
+/// becomes contiguous. A header and the largest element have no more bytes than this.
 const LITTLE: usize = 64;
 /// The number of buffered bytes that a [`TcpLink::glance`] needs: those of a header.
 const ENOUGH: usize = 32;
-/// Up to this many bytes are sent from one place, since the kernel takes them faster than several parts.
+/// Up to this many bytes are first copied into one buffer, since the kernel takes one buffer faster than several parts.
 const SMALL: usize = 256;
 /// The largest number of further bytes that a large read puts into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
@@ -37,10 +37,10 @@ pub(crate) struct TcpLink {
     /// The number of bytes that the last `peek` returned, if none was consumed since. A caller that peeks again needs
     /// more.
     shown: usize,
-    /// Whether the last read found nothing. Then the socket is polled before the next read: a read locks
-    /// the socket, so reading it again and again delays the bytes that arrive.
+    /// Whether the last read found nothing. If so, the socket is polled before the next read: a read locks the socket,
+    /// so repeated reads delay the bytes that arrive.
     drained: bool,
-    /// How the connection ended, if it did. It is reported after all received bytes were read.
+    /// How the connection ended, if it has ended. This is reported after all received bytes were read.
     gone: Option<&'static str>,
 }
 
@@ -102,7 +102,7 @@ impl TcpLink {
                 Ok(n) => return Ok(n),
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
-                // The kernel is short of memory now; the deadline limits how long.
+                // The kernel is short of memory now. The op's deadline limits how long the caller tries again.
                 Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
                 Err(e) => return Err(self.dead(how(e))),
             }
@@ -116,7 +116,7 @@ impl TcpLink {
             self.receive(&mut [])?;
         }
         let held = self.end - self.start;
-        // The bytes before the end may be all that is needed, so the end is reported only when none are left.
+        // The caller may need only the bytes before the end, so the end is reported only when no bytes are left.
         if let Some(how) = self.gone
             && held == 0
         {

@@ -50,7 +50,7 @@ fn a_whole_item_is_shown_when_its_last_byte_has_come() {
         }
     };
     assert_eq!(bytes[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
-    // The end of the connection is not reported here, but by a read.
+    // `peek_whole` does not report the end of the connection. A read or a `peek` reports it.
     drop(a);
     link.consume(bytes.len());
     let mut rest = vec![0; 9 - bytes.len()];

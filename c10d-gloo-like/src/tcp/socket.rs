@@ -1,4 +1,4 @@
-//! Makes connections by a deadline, and tunes them.
+//! Makes connections, with a deadline, and sets their options.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -78,7 +78,8 @@ impl Listener {
     }
 }
 
-/// Connects to this address. The connection is tuned and non-blocking. A listener must exist there by the deadline.
+/// Connects to this address. The connection is tuned and non-blocking. A listener must exist at the address by the
+/// deadline.
 pub(crate) fn dial(address: SocketAddr, deadline: Instant) -> Result<TcpStream> {
     let failed = |kind: ErrorKind, e: io::Error| {
         Error::new(kind, format!("cannot connect to {address}")).caused_by(e).phase(Phase::Connect)
@@ -129,8 +130,8 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
 /// Makes the kernel end this connection if the peer's host is silent for this long.
 ///
 /// This is for connections with little data whose reader always reads. On a connection with payload, a late peer does
-/// not read, and the kernel's user timeout counts the time in which the peer's window is full as silence. A living peer
-/// would count as dead.
+/// not read, and the kernel's user timeout counts the time in which the peer's window is full as silence. So a living
+/// peer would count as dead.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let silence = silence.max(SHORTEST_SILENCE);

@@ -34,7 +34,10 @@ fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
         ("a report forwarded by a rank outside the group", tell(Revoke { via: Some(4), ..revoke(2, &[], "x") })),
         ("a report by rank u32::MAX", tell(revoke(u32::MAX, &[], "x"))),
         ("a guilty rank outside the group", tell(revoke(1, &[2, 7], "x"))),
-        ("a compared call of a rank outside the group", tell(Revoke { fingerprints: compared(1, 9), ..revoke(1, &[1], "x") })),
+        (
+            "a compared call of a rank outside the group",
+            tell(Revoke { fingerprints: compared(1, 9), ..revoke(1, &[1], "x") }),
+        ),
         ("a comparison of a rank with itself", tell(Revoke { fingerprints: compared(1, 1), ..revoke(1, &[1], "x") })),
         ("a question about a rank outside the group", Frame::Reach { of: 3 }),
         ("a question about its sender", Frame::Reach { of: 1 }),
@@ -50,7 +53,10 @@ fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
             Frame::State { id, place, doing, fingerprint }
         }),
         ("another call than the one that was asked for", state(&[0], 4, Some(call(9, 1)), None)),
-        ("a call beyond the number of calls made", Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
+        (
+            "a call beyond the number of calls made",
+            Frame::Calls { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } },
+        ),
     ];
     let mut forgeries: Vec<(&str, Vec<u8>)> =
         frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();

@@ -27,7 +27,8 @@ fn all_reduce_one_shot() {
     }
 }
 
-/// The bytes that the block-wise all_reduces send: all but block `skipped` first, then all but a second one.
+/// Returns the bytes that an all_reduce by blocks sends in two passes: all bytes but a block of length `first`, and
+/// then all bytes but a block of length `second`.
 fn twice_around(bytes: usize, first: usize, second: usize) -> usize {
     2 * bytes - first - second
 }
@@ -93,7 +94,7 @@ fn all_reduce_halving_doubling() {
             let promise = Promise { rounds: 2 * n.ilog2() + if extra > 0 { 2 } else { 0 }, sent: &sent, once: false };
             check_all_reduce(world, bytes, &promise, &|me, p| halving_doubling::all_reduce(me, bytes, ELEM, p));
         }
-        // With equal blocks this is the number from textbooks.
+        // With equal blocks, the number of bytes is the one given in textbooks.
         let bytes = n as usize * ELEM;
         let plan = planned(|p| halving_doubling::all_reduce(Member { world, rank: world - 1 }, bytes, ELEM, p));
         let sends = plan.steps.iter().filter(|s| matches!(s.action, Action::Send { .. }));

@@ -1,4 +1,4 @@
-//! The plans of barriers.
+//! Tests of the plans of barriers.
 
 use super::super::{bruck, direct};
 use super::*;

@@ -4,7 +4,7 @@ use c10d_core::OpKind;
 
 use super::super::{Algorithm, Fabric, Selection, TUNED, Table, tuned};
 
-/// The hash of the choice over the grid; see `the_built_in_choice_has_not_changed`.
+/// The hash of the built-in table's choices; see `the_built_in_choice_has_not_changed`.
 const GRID: u64 = 0x8934_006b_de66_490f;
 
 fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
@@ -46,7 +46,8 @@ fn every_algorithm_is_chosen_for_some_call() {
     assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
 }
 
-/// A rule applies at its limit and not beyond; for ops with blocks the limit is for one block.
+/// A rule applies up to its limit, inclusive, and not beyond it. For ops with blocks, the limit counts the bytes of one
+/// block.
 #[test]
 fn the_limit_of_a_rule_is_inclusive() {
     let limits = |op| {
@@ -81,8 +82,9 @@ fn a_rule_does_not_fit_worlds_that_its_algorithm_does_not_serve() {
     assert_eq!(choose(OpKind::ReduceScatterInto, 4, 64, Fabric::Loopback, true), Direct, "sums are rounded once");
 }
 
-/// The choice over a grid of ops, worlds, sizes (around every power of two), transports and types, as one number. Ranks
-/// of two builds must choose the same algorithm, so a choice must only change on purpose.
+/// This hashes the choices for all combinations of op, world size, bytes (around every power of two), fabric, and
+/// whether sums must be rounded once. Ranks of two builds must choose the same algorithm, so a choice must only change
+/// on purpose.
 #[test]
 fn the_built_in_choice_has_not_changed() {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

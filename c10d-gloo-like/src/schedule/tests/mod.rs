@@ -15,13 +15,14 @@ use crate::plan::Plan;
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
 const ELEM: usize = 2;
 
-/// The numbers of elements for a world, in bytes.
+/// The sizes in bytes with which a world is tested.
 fn sizes(world: u32) -> [usize; 5] {
     let w = world as usize;
     [0, 1, w - 1, w, 2 * w + 3].map(|n| n * ELEM)
 }
 
-/// Many orders of events in small worlds, one per size in large ones.
+/// Returns the seeds, each of which gives one order of events: for each size, ten seeds in small worlds and one in
+/// large worlds.
 fn seeds(world: u32, bytes: usize) -> impl Iterator<Item = u64> {
     let first = u64::from(world) + (bytes / ELEM) as u64;
     first..first + if world <= 9 { 10 } else { 1 }
@@ -41,8 +42,8 @@ fn nothing(len: usize) -> Vec<Option<Value>> {
     vec![None; len]
 }
 
-/// Checks that every byte of `got` is a reduction over all ranks of the byte at its place; with `once`, in one step and
-/// in rank order.
+/// Checks that every byte of `got` is the reduction of the bytes of all ranks at its position. With `once`, it must
+/// have been reduced in one step and in rank order.
 fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     let all: Vec<u8> = (0..world as u8).collect();
     for (i, value) in got.iter().enumerate() {
@@ -58,7 +59,8 @@ fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     }
 }
 
-/// The expected costs of one run of an algorithm: rounds, and bytes sent by each rank.
+/// What is expected of one run of an algorithm: the rounds, the bytes that each rank sends, and whether each byte is
+/// reduced in one step and in rank order (`once`).
 struct Promise<'a> {
     rounds: u32,
     sent: &'a dyn Fn(u32) -> usize,
@@ -86,7 +88,8 @@ fn children(world: u32, v: u32) -> usize {
     (0..span).filter(|k| v + (1 << k) < world).count()
 }
 
-/// Worlds of hosts with this many ranks each, the last one perhaps with fewer; and scattered ranks.
+/// Returns divisions of a world into hosts: with 1, 2, 3, 4 or all ranks on each host (perhaps fewer on the last host),
+/// and with the ranks of each host scattered.
 fn with_hosts(world: u32) -> Vec<Hosts> {
     let hosts = |of: &dyn Fn(u32) -> u32| Hosts::new(&(0..world).map(of).collect::<Vec<_>>());
     vec![hosts(&|r| r), hosts(&|r| r / 2), hosts(&|r| r / 3), hosts(&|r| r / 4), hosts(&|_| 0), hosts(&|r| r * 7 % 3)]
