@@ -36,7 +36,7 @@ const AHEAD: usize = 32 << 10;
 /// One rank of one group.
 pub(crate) struct GlooLike(Arc<Rank>);
 
-/// A job of the queue.
+/// A job in the queue of started collectives.
 struct Started {
     job: Job,
     /// All peers with a lower rank than this have already been sent their items of the call.
@@ -324,7 +324,7 @@ impl Rank {
     }
 
     /// Waits until the peers have received what the collectives sent. After the deadline, or after the longest timeout
-    /// of a collective, returns the ranks that have not.
+    /// of a collective, returns the ranks that have not received everything.
     fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
         // If an op of another thread holds the lock, that op takes care of its own data.
         let Some(mut collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
@@ -336,7 +336,7 @@ impl Rank {
                 return untaken;
             }
             std::thread::sleep(pause);
-            // A peer that does not receive data may have made another call, and then never will.
+            // A peer that does not receive the data may have made another call. Such a peer never receives the data.
             collectives.conclude(Instant::now());
             pause = (pause * 2).min(Duration::from_millis(10));
         }

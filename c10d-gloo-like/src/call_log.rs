@@ -95,7 +95,7 @@ impl CallLog {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Records that the group has failed on this rank and that all ranks have been told why.
+    /// Records that the group has failed on this rank and that the cause has been sent to all ranks.
     pub(crate) fn give_up(&self) {
         self.failed.0.store(1, Ordering::Release);
     }

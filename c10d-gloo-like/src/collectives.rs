@@ -43,7 +43,7 @@ impl Collectives {
     }
 
     /// Runs the op until it has ended, which it does soon after `deadline` at the latest. `deadline` is called only if
-    /// the op has to wait. After the return, no span is used any more. `written` is what
+    /// the op does not end at once. After the return, no span is used any more. `written` is what
     /// [`write_ahead`](Collectives::write_ahead) returned, or 0.
     pub(crate) fn run(&mut self, request: &Request, written: u32, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);

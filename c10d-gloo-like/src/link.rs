@@ -11,7 +11,8 @@ use c10d_core::Result;
 use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
-/// A stream of bytes to a peer and one from it. No method blocks. After an error, the link cannot be used any more.
+/// A stream of bytes to a peer and a stream of bytes from it. No method blocks. After an error, the link cannot be used
+/// any more.
 #[expect(clippy::large_enum_variant, reason = "a box would cost each access to shared memory, where time counts most")]
 pub(crate) enum Link {
     /// Through shared memory.
@@ -33,8 +34,8 @@ pub(crate) enum Item {
 }
 
 impl Link {
-    /// Sends a whole item, `head` and then the `len` bytes at `body`, through a mailbox, if the link has one with room
-    /// for it. Returns `false` if nothing was sent. It may be called only between two items.
+    /// Sends a whole item, `head` and then the `len` bytes at `body`, through a mailbox, if the link has a mailbox with
+    /// room for the item. Returns `false` if nothing was sent. This may be called only between two items.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -70,7 +71,7 @@ impl Link {
         }
     }
 
-    /// Checks for the next item. It may be called only between two items.
+    /// Checks for the next item. This may be called only between two items.
     #[inline]
     pub(crate) fn peek_item(&mut self) -> Result<Item> {
         match self {
@@ -84,7 +85,7 @@ impl Link {
     }
 
     /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring or a
-    /// connection and `len` bytes or more have come. It may be called only between two items.
+    /// connection and `len` bytes or more have come. This may be called only between two items.
     #[inline]
     pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
         match self {
@@ -177,7 +178,7 @@ impl Link {
         }
     }
 
-    /// Ends the item that was being read. The writer has ended it at the same byte.
+    /// Ends the item that was being read. The writer must have ended the item at the same byte.
     #[inline]
     pub(crate) fn end_read(&mut self) {
         if let Link::Shm(l) = self {

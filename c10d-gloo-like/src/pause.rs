@@ -14,8 +14,9 @@ use crate::shm::Doorbell;
 
 /// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 200;
-/// The number of checks with a yield before each that a thread makes before it waits with a [`Pause`], if there are
-/// more ranks than cores. The number is small, since a yield may last as long as the other threads of the core run.
+/// If there are more ranks than cores: the number of checks that a thread makes before it waits with a [`Pause`]. The
+/// thread yields before each check. The number is small, since a yield may last as long as the other threads of the
+/// core run.
 const LOOKS: u32 = 4;
 /// How long to yield between checks before sleeping.
 const YIELD: Duration = Duration::from_micros(100);

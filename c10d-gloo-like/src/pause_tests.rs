@@ -31,7 +31,7 @@ fn no_wake_up_is_lost() {
             pause.reset();
             while link.peek().unwrap().1 < 8 {
                 if let Some(now) = pause.wait([Interest::of(&link, true, false)]) {
-                    assert!(now < end, "asleep in round {i}");
+                    assert!(now < end, "still asleep in round {i}");
                 }
             }
             assert!(link.consume(8));

@@ -82,9 +82,9 @@ impl Action {
 
 /// The dependency of a step.
 ///
-/// A plan has the result that its steps have if they run one after the other. Steps with the same peer and direction do
-/// run in plan order; all others may overlap as far as their dependencies allow. If two steps touch the same bytes
-/// without a dependency, the peers' messages force their order; the simulator in `schedule` checks that.
+/// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction do
+/// run in plan order. All other steps may overlap as far as their dependencies allow. If two steps touch the same bytes
+/// without a dependency, the peers' messages force the order of these steps. The simulator in `schedule` checks this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
     /// Nothing.

@@ -49,7 +49,7 @@ pub(crate) struct Op<'a> {
     pub(crate) elem: usize,
     /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
-    /// The deadline; it is read only if the op has to wait.
+    /// Returns the deadline. It is called only if the op does not end at once.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
 }
 

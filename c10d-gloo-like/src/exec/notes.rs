@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_due_three_calls_after_the_first_that_somebody_missed() {
+    fn notes_are_due_three_calls_after_the_first_call_that_a_peer_missed() {
         let mut notes = notes();
         let mut calls = |missed: &[u32]| -> Vec<bool> {
             let due = missed.iter().map(|missed| {

@@ -235,7 +235,7 @@ fn several_tensors_are_reduced_as_one_vector() {
 }
 
 #[test]
-fn large_copies_go_past_the_cache() {
+fn large_copies_that_bypass_the_cache_are_correct() {
     // The blocks do not begin at cache lines.
     let len = PAST_CACHE / 2 / 3 / 4 + 5;
     for transport in TRANSPORTS {
@@ -350,7 +350,7 @@ fn different_splits_are_named() {
             let blocks = Blocks::Listed(&starts);
             let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
             let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
-            // The op may end before a rank can know of the mismatch. Then the next op fails.
+            // The op may end before a rank can know of the mismatch. In this case, the next op fails.
             first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
         });
         let [zero, one] = &found[..] else { panic!() };

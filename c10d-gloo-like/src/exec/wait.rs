@@ -123,7 +123,7 @@ impl Executor {
         ways.into_iter().find(|ranks| !ranks.is_empty()).unwrap_or_default()
     }
 
-    /// Asks the peers for their calls, and checks whether one has sent data that this op does not read.
+    /// Asks the peers for their calls, and checks whether a peer has sent data that this op does not read.
     fn ask(&mut self, op: &Op<'_>) -> Result {
         self.health.waits(&op.fingerprint, self.waits_for(op));
         self.health.stalled(&op.fingerprint);

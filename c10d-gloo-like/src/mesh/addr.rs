@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_elsewhere_are_not_looked_for_on_loopback() {
+    fn a_peer_in_another_network_namespace_is_not_dialled_on_loopback() {
         let a = ["127.0.0.1:1", "10.0.0.2:2"].map(|a| a.parse().unwrap());
         assert_eq!(order(&a, Some(true)), a);
         assert_eq!(order(&a, Some(false)), a[1..]);

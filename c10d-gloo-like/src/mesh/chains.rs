@@ -51,7 +51,7 @@ impl<'a> Reached<'a> {
             links.push(*link);
             at = link.from;
         }
-        // A chain of one link is already in the error: the rank for which this rank waits.
+        // A chain of one link adds nothing: the error already names the rank for which this rank waits.
         if self.start.len() == 1 && links.len() < 2 {
             return String::new();
         }

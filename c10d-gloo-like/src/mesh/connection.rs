@@ -49,8 +49,7 @@ pub(super) trait Listener: Send + Sync {
     /// Handles a frame that violates the protocol.
     fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
     /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended, too. In this
-    /// case, the watcher calls [`Listener::must_decide`] at most 80 ms later, unless the end of the peer's process is
-    /// noticed before. `watched`: the peer's process is watched, too.
+    /// case, the watcher calls [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
@@ -112,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// Ends sending. The watcher sends the rest, and closes the descriptor when the peer has closed its end, or after 5
-    /// s.
+    /// Sends no more frames. The watcher sends the bytes that are left, and closes the descriptor when the peer has
+    /// closed its end, or after 5 s.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);

@@ -28,11 +28,11 @@ pub(crate) enum Frame {
     /// A question: does the receiver still reach rank `of`? The sender's connection to that rank has ended without a
     /// goodbye.
     Reach { of: u32 },
-    /// The answer to [`Frame::Reach`]. `alive`: rank `of` still answers the sender of this frame. Otherwise the
-    /// sender's connection to that rank has ended, too.
+    /// The answer to [`Frame::Reach`]. `alive` means that rank `of` still answers the sender of this frame. Otherwise,
+    /// the sender's connection to that rank has ended, too.
     Reached { of: u32, alive: bool },
-    /// The sender leaves the group. `last` is the last call that it completed. `failed`: the group has failed, and the
-    /// cause has been sent to all ranks.
+    /// The sender leaves the group. `last` is the last call that the sender completed. `failed` means that the group
+    /// has failed and the cause has been sent to all ranks.
     Goodbye { last: Option<CallId>, failed: bool },
     /// The sender's program ends without leaving the group. The fields are those of [`Frame::Goodbye`].
     Exited { last: Option<CallId>, failed: bool },

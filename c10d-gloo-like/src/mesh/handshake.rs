@@ -6,7 +6,8 @@ use super::wire::Reader;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {
-    /// Messages about health, for the life of the group. Within a host it also passes the segments.
+    /// Messages about health, for the life of the group. Within a host, such a connection first carries the descriptors
+    /// of the segments.
     Control = 0,
     /// Payload of collectives.
     Collective = 1,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_trip_and_refusals() {
+    fn handshakes_round_trip_and_bad_ones_are_refused() {
         let h = Handshake { purpose: Purpose::Collective, session: [3; 16], group: 77, from: 5, to: 2 };
         let bytes = h.to_bytes();
         assert_eq!(Handshake::from_bytes(&bytes), Ok(h));

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trip_and_bounds() {
+    fn hellos_round_trip_and_malformed_ones_are_refused() {
         let bytes = hello().to_bytes();
         assert_eq!(Hello::from_bytes(&bytes, 0, 1).unwrap(), hello());
         for cut in 0..bytes.len() {

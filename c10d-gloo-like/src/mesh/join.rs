@@ -227,7 +227,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        // This is read before the store, so that everything that lost ranks wrote is in the store.
+        // The lost ranks are read before the store, so that everything that they wrote is in the store by then.
         let lost = lost();
         let slice = (*deadline).min(Instant::now() + SLICE);
         match store.wait(&keys, slice) {

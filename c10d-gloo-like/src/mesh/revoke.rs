@@ -23,13 +23,14 @@ pub(crate) struct Revoke {
     /// The rank that met the cause. Every rank forwards the first report that it gets, so that a rank that leaves
     /// because of a failure has sent the cause to all ranks before its goodbye.
     pub(crate) by: u32,
-    /// The first rank that forwarded the report; `None` if rank `by` sent it itself. A forwarded report is unverified.
+    /// The first rank that forwarded the report; `None` if rank `by` itself sent the report. A forwarded report is
+    /// unverified.
     pub(crate) via: Option<u32>,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
-    /// Whether the cause lies between the guilty ranks (a deadlock, a broken connection). Then every rank names all of
-    /// them, itself included.
+    /// Whether the cause lies between the guilty ranks (a deadlock, a broken connection). If so, every rank names all
+    /// guilty ranks, even itself.
     pub(crate) between: bool,
     pub(crate) phase: Option<Phase>,
     pub(crate) seq: Option<u64>,

@@ -24,7 +24,7 @@ const BACKLOG: i32 = 1024;
 /// A connection or listener that forked children do not keep: it ends when this process does.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// The first field, so that it is dropped before the descriptor is closed.
+    /// This field comes first, so that it is dropped before the descriptor is closed.
     private: Private,
     fd: OwnedFd,
 }

@@ -70,7 +70,7 @@ const REPORTED: &str = "reported by rank ";
 
 /// Turns another rank's error into the error of this rank. If the report names this rank, the new error names the
 /// reporter instead. A reporter that names nobody is at fault itself. An error between ranks (a deadlock, a broken
-/// connection) names all of them on all ranks.
+/// connection) names all guilty ranks on every rank.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -111,12 +111,12 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 }
 
 /// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has
-/// one entry per rank; that of this rank is ignored. `place` is `None` for point-to-point calls.
+/// one entry per rank; the entry of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
 /// For a collective, the guilty ranks are those that are stopped, gone, or outside of any call; otherwise those that
-/// are stuck in other calls; otherwise those for which this rank waits. For a message, they are the ranks at the ends
-/// of the chain of ranks that wait for each other. If ranks wait for each other in a circle, all of them are named,
-/// including this one.
+/// are stuck in other calls; otherwise those for which this rank waits. For a message, the guilty ranks are those at
+/// the ends of the chains of ranks that wait for each other. If ranks wait for each other in a circle, all ranks of the
+/// circle are named, even this rank.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),

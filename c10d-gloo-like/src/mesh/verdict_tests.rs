@@ -82,7 +82,7 @@ fn at(seq: u32, inside: bool) -> Answer {
     Answer::At(Doing { position: Position { last: Some(CallId { seq, step: 0 }), inside }, waits, refused: None })
 }
 
-/// A rank inside a message.
+/// Returns the answer of a rank that waits in a point-to-point call.
 fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
     let position = Position { last: None, inside: false };
     Answer::At(Doing { position, waits: vec![wait(op, tag, on)], refused: None })
@@ -138,7 +138,7 @@ fn the_rank_that_delays_a_collective_is_named() {
         let mine = wait(OpKind::AllReduce, 7, waiting_for);
         assert_eq!(judge(0, place, &mine, answers), (guilty.to_vec(), text.to_owned()));
     }
-    // For point-to-point ops only the rank that is waited for matters, and no numbers are compared.
+    // For point-to-point ops, only the rank for which this rank waits matters, and no sequence numbers are compared.
     let recv = |from| wait(OpKind::Recv, 5, &[from]);
     assert_eq!(judge(0, None, &recv(1), &[idle(), at(3, true), silent()]).0, [1]);
     assert_eq!(

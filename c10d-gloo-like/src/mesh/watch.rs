@@ -37,7 +37,7 @@ pub(super) trait Watched: Send + Sync {
     fn ready(&self, readable: bool, writable: bool) -> Next;
     /// Handles the end of the peer's process. Reads what the peer had sent before.
     fn peer_ended(&self) -> Next;
-    /// Handles the end of the time after [`Next::Unsure`].
+    /// Handles the end of the 80 ms after [`Next::Unsure`].
     fn must_decide(&self);
     /// Handles an error after which the watcher forgets the connection.
     fn failed(&self, error: Error);
@@ -145,7 +145,8 @@ pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     }
 }
 
-/// Drops a connection that was closed on this side when the peer has closed its side, too, or after [`LINGER`].
+/// Lets the watcher drop a connection that this side has closed, as soon as the peer has closed its side, too, or after
+/// [`LINGER`].
 pub(super) fn linger(token: Token) {
     if let Ok(watch) = watcher() {
         if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {

@@ -76,7 +76,7 @@ pub(crate) struct Wiring {
     pub(crate) transport: Transport,
     /// The table by which algorithms are chosen.
     pub(crate) tuning: Tuning,
-    /// The time by which all must be connected.
+    /// The time by which all ranks must be connected.
     pub(crate) deadline: Instant,
     /// How long a peer's host may be silent over TCP before the peer counts as dead. A stopped or late peer is not
     /// silent: its kernel answers.

@@ -5,7 +5,7 @@ use c10d_core::OpKind;
 use super::cluster::{Cluster, Link};
 use super::scenario::Scenario;
 
-/// Lower bounds on a call on a cluster.
+/// Lower bounds on the cost of a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     /// The time in seconds: the start of the call, plus the largest of three times: the latency of the rounds, the

@@ -1,7 +1,7 @@
 //! The plans of all ranks as one graph of steps and messages.
 //!
-//! A world that is too large is represented by the ranks of one host, if it looks the same from every host: then rank
-//! `r` of host `h` does what rank `r` of host 0 does, with every peer `h` hosts further on.
+//! A world that is too large is represented by the ranks of one host, if it looks the same from every host: in such a
+//! world, rank `r` of host `h` does what rank `r` of host 0 does, with every peer `h` hosts further on.
 
 use c10d_core::{Error, Result};
 
@@ -46,7 +46,7 @@ pub(super) struct Node {
     pub(super) first_piece: u32,
     pub(super) pieces: u32,
     pub(super) after: After,
-    /// The offset of the step's bytes in those of the step that it follows.
+    /// The offset of this step's bytes in the bytes of the step that this step follows.
     pub(super) offset: u64,
     /// For a send: the step that receives, and the sends to the same peer before and after it.
     pub(super) target: u32,
@@ -154,8 +154,8 @@ impl Building {
             let kind = match step.action {
                 Action::Send { peer, .. } => {
                     sent += step.action.len() as u64;
-                    // `stand_in` is the rank of the graph that represents the peer, and `from` is the sender as this
-                    // rank sees it.
+                    // `stand_in` is the rank of the graph that represents the peer, and `from` is the sender from whose
+                    // position `stand_in` receives.
                     let stand_in = peer % kept;
                     let from = (rank + world - (peer - stand_in)) % world;
                     self.sends.push((key(stand_in, from), id));

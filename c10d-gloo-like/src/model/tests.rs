@@ -65,7 +65,7 @@ fn rounds_and_bytes_are_those_of_the_algorithms() {
     assert_eq!((barrier.rounds, barrier.sent, barrier.bounds.rounds), (4, 0, 4));
 }
 
-/// A world that looks the same from each of its hosts costs what it costs when all ranks are simulated.
+/// If a world looks the same from each of its hosts, a simulation of one host gives the same cost as one of all ranks.
 #[test]
 fn one_host_represents_all_hosts() {
     for (hosts, each) in [(8, 2), (5, 3), (16, 1)] {

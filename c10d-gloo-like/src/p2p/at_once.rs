@@ -1,5 +1,5 @@
-//! Messages that can be sent or received at once: the link can take the message now, or the message has arrived. Such a
-//! call of a caller that waits needs neither a job nor a queue.
+//! Messages that can be sent or received at once: the link can take the message now, or the message has arrived. If the
+//! caller waits for such a call, the call needs neither a job nor a queue.
 #![allow(unsafe_code)]
 
 use std::ptr;

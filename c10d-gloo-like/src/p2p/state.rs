@@ -80,8 +80,8 @@ impl MessageState {
         self.live.iter().any(|l| l.started)
     }
 
-    /// Whether a started message is likely to be complete soon: true if this held for one of the last 4 started
-    /// messages, and otherwise for one of 16 messages.
+    /// Whether a started message is likely to be complete soon. This is true if one of the last 4 started messages was
+    /// complete soon, and otherwise for every 16th message, to find out whether this has changed.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }

@@ -94,7 +94,7 @@ fn all_messages_are_taken_back_or_none() {
             }
             let spy = SPIES.lock().iter().find(|(rank, _)| *rank == 1).map(|(_, spy)| spy.clone()).unwrap();
             let [a, b, c] = [1, 2, 1].map(|tag| pg.start(op::recv(vec![0u8], 0, tag)));
-            let [id_a, id_b, id_c] = spy.seen.lock()[..] else { panic!("three messages") };
+            let [id_a, id_b, id_c] = spy.seen.lock()[..] else { panic!("there must be three messages") };
             while !b.is_done() {
                 std::thread::yield_now();
             }

@@ -1,4 +1,5 @@
-//! Every rank sends to every other directly: the fewest rounds, and every reduction is done on one rank, in rank order.
+//! Every rank sends to every other rank directly. This needs the fewest rounds, and every reduction is done on one
+//! rank, in rank order.
 //!
 //! These algorithms suit small worlds, shared memory, and element types whose sums must be rounded once.
 
@@ -7,8 +8,8 @@ use crate::plan::{After, Plan, Space};
 
 /// Each rank reduces its block of the result and sends it to all others.
 ///
-/// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) /
-/// world`.
+/// 2 rounds; each rank sends all blocks but its own, and then sends its block `world - 1` times: about `2 * bytes *
+/// (world - 1) / world`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);
@@ -24,7 +25,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     }
 }
 
-/// Each rank sends its data to the root, which reduces.
+/// Each rank sends its data to the root, which reduces the data of all ranks.
 ///
 /// 1 round; each rank but the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
@@ -50,7 +51,7 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// Each rank sends every other its block, and reduces its own block.
+/// Each rank sends to every other rank that rank's block, and reduces its own block.
 ///
 /// 1 round; each rank sends all but its block.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -105,7 +106,7 @@ pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, pla
     plan.copy(blocks.region(Space::Input, root), output, After::Nothing);
 }
 
-/// Each rank sends every other a different block. The divisions of input and output may differ.
+/// Each rank sends a different block to every other rank. The divisions of input and output may differ.
 ///
 /// 1 round; each rank sends all but the block that it keeps.
 pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
@@ -118,7 +119,7 @@ pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan
     }
 }
 
-/// Each rank sends an empty message to every other.
+/// Each rank sends an empty message to every other rank.
 ///
 /// 1 round; each rank sends `world - 1` empty messages.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {

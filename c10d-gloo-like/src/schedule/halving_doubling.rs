@@ -24,8 +24,9 @@ impl Schedule for HalvingDoubling {
 /// in reverse order.
 ///
 /// Let `n` be the largest power of two that is at most the world size. There are `2 * log2(n)` rounds, and 2 more if
-/// the world is larger than `n`. Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` first
-/// sends its vector (`bytes`) to a partner, and the partner sends the result (`bytes` more) back at the end.
+/// the world is larger than `n`. `n` ranks take part in the halving and doubling, and each of them sends about `2 *
+/// bytes * (n - 1) / n`. Each other rank first sends its vector (`bytes`) to a partner, which sends the result (`bytes`
+/// more) back at the end.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let n = 1 << me.world.ilog2();

@@ -25,7 +25,7 @@ impl Schedule for ScatterGather {
 
 /// Each rank reduces its block of the result and sends it to the root.
 ///
-/// 2 rounds; each rank sends all but its block, and then, except the root, its block: `bytes` in all.
+/// 2 rounds; each rank sends all blocks but its own, and then each rank but the root sends its block: `bytes` in all.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     for p in me.others() {

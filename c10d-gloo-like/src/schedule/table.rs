@@ -29,9 +29,9 @@ pub struct Rule {
 }
 
 /// The algorithm of a call is that of the first rule that fits, or `direct` if none does. A rule whose algorithm does
-/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors). A rule also
-/// does not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is a power of
-/// two.
+/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, pre-multiplied sums). A
+/// rule also does not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is
+/// a power of two.
 ///
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,9 +27,9 @@ impl Schedule for TwoLevel {
 /// part. Then the parts are gathered inside each host. If the hosts have different numbers of ranks, the hierarchical
 /// algorithm is used.
 ///
-/// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice
-/// as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its host. Between hosts it sends as many
-/// bytes as in an all-reduce of `bytes / k` over `h` ranks.
+/// With `h` hosts of `k` ranks, there are 2 rounds inside the hosts. Between hosts, there are `2 * log2(h)` rounds if
+/// `h` is a power of two, and about twice as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its
+/// host. Between hosts it sends as many bytes as in an all-reduce of `bytes / k` over `h` ranks.
 pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
     let Some(each) = hosts.each() else { return hierarchical::all_reduce(me, hosts, bytes, elem, plan) };
     let (host, count, place) = (hosts.of(me.rank), hosts.count(), hosts.place(me.rank));
@@ -68,8 +68,8 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
 /// rounds, and then broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have
 /// the same number of consecutive ranks, Bruck's algorithm is used.
 ///
-/// `log2(h)` rounds between hosts, 3 inside. The first rank of a host sends every byte once to another host, and once
-/// inside its own.
+/// `log2(h)` rounds between the hosts, and 3 inside them. The first rank of a host sends every byte once to another
+/// host, and once inside its own.
 pub(crate) fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
     let each = hosts.each().filter(|_| hosts.are_consecutive() && blocks.are_equal());
     let Some(each) = each else { return bruck::all_gather(me, blocks, plan) };

@@ -2,9 +2,9 @@
 //!
 //! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
 //! value. The writer publishes, executes a fence and then checks for sleepers. So one of the two sees the other. A
-//! fence in the writer would make it wait, on every write, until the reader's core has released the cursor's cache
-//! line. So the sleeper fences for both: `membarrier` makes every registered process execute a fence. Where that is not
-//! available, writers fence, or sleepers sleep briefly.
+//! fence in the writer would make the writer wait, on every write, until the reader's core has released the cursor's
+//! cache line. So the sleeper fences for both: `membarrier` makes every registered process execute a fence. Where
+//! `membarrier` is not available, writers fence, or sleepers sleep only briefly.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
@@ -26,8 +26,8 @@ fn registered() -> bool {
 }
 
 impl Bell {
-    /// Wakes the threads that sleep here. It is called after publishing. If no thread sleeps, it costs little more than
-    /// a load.
+    /// Wakes the threads that sleep here. The writer calls this after publishing. If no thread sleeps, this costs
+    /// little more than a load.
     #[inline]
     pub(super) fn ring(&self) {
         if registered() {

@@ -1,9 +1,9 @@
 //! Copies with ordinary or with non-temporal stores, into shared memory and out of it.
 //!
 //! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
-//! the writer's core fetches them back in the next round. If the cores share a cache, that is two to three times
-//! faster than going through memory; if they do not, it is several times slower. Virtual cores may move to other cores,
-//! so the writer decides by the measured cost of its own stores.
+//! the writer's core fetches them back in the next round. If the cores share a cache, this is two to three times faster
+//! than copies through memory. If they do not, this is several times slower. Virtual cores may move to other cores, so
+//! the writer decides by the measured cost of its own stores.
 #![allow(unsafe_code)]
 
 use std::ptr;

@@ -37,8 +37,8 @@ pub(super) struct Lender {
     pub(super) reader: Option<Token>,
     /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
     least: usize,
-    /// The number of bytes that are lent now, and the position in the ring that the reader passes when it has read
-    /// them. `None` if no bytes are lent.
+    /// The number of bytes that are lent now, and the position in the ring that the reader passes when it has read the
+    /// lent bytes. `None` if no bytes are lent.
     pub(super) out: Option<(usize, u64)>,
 }
 

@@ -39,7 +39,7 @@ fn read(link: &mut ShmLink, to: &mut [u8]) -> usize {
 }
 
 #[test]
-fn bytes_of_a_window_are_read_where_they_are_and_given_back_when_they_have_been_read() {
+fn bytes_of_a_window_are_read_in_place_and_then_given_back() {
     let (mut here, mut there, _) = pair();
     let window = window(1 << 20);
     let mut read_all = vec![0; 1 << 20];
@@ -85,7 +85,7 @@ fn bytes_lent_by_a_peer_that_gave_up_are_discarded() {
 }
 
 #[test]
-fn a_lent_place_that_is_not_mapped_is_an_error() {
+fn lent_bytes_in_memory_that_is_not_mapped_are_an_error() {
     let (mut here, mut there, _) = pair();
     let window = window(100_000);
     assert_eq!(write(&mut here, &[], &window), 0);

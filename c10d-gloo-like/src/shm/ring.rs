@@ -97,7 +97,7 @@ impl Writer {
         Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
     }
 
-    /// Returns how many of `want` bytes there is room for.
+    /// Returns for how many of `want` bytes there is room.
     #[inline]
     pub(super) fn free(&mut self, want: usize) -> Result<usize> {
         let end = &mut self.end;
@@ -180,7 +180,7 @@ impl Writer {
         Ok(take)
     }
 
-    /// Copies `n` bytes, for which there is room, to this end's position and advances it.
+    /// Copies `n` bytes, for which there is room, to this end's position and advances this position.
     ///
     /// # Safety
     /// `from` is readable for `n` bytes.

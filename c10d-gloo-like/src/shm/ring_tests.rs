@@ -74,7 +74,7 @@ fn a_small_item_takes_one_cache_line() {
 }
 
 #[test]
-fn no_more_than_the_room_is_taken() {
+fn a_write_takes_no_more_bytes_than_there_is_room_for() {
     let (_segment, mut w, mut r) = ring(512);
     assert_eq!(write(&mut w, &[7; 1000]).unwrap(), 512);
     assert_eq!(write(&mut w, &[7; 1]).unwrap(), 0);

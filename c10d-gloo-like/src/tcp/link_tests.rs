@@ -62,12 +62,12 @@ fn a_whole_item_is_shown_when_its_last_byte_has_come() {
 }
 
 #[test]
-fn items_of_any_size_over_ipv4() {
+fn items_of_any_size_arrive_over_ipv4() {
     run(IpAddr::from([127, 0, 0, 1]));
 }
 
 #[test]
-fn items_of_any_size_over_ipv6() {
+fn items_of_any_size_arrive_over_ipv6() {
     run("::1".parse().unwrap());
 }
 

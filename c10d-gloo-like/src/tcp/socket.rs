@@ -51,8 +51,8 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// Accepts the next connection and makes it tuned and non-blocking. Returns `None` if none came by the deadline.
-    /// With a deadline in the past, this does not wait.
+    /// Accepts the next connection, tunes it and makes it non-blocking. Returns `None` if no connection came by the
+    /// deadline. With a deadline in the past, this does not wait.
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             match self.socket.accept() {

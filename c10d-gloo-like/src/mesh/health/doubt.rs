@@ -1,10 +1,10 @@
 //! Checks whether the peers made the same calls, for calls in which this rank received nothing from them. Such a call
 //! is in doubt until it has been compared with the calls of these peers.
 //!
-//! If a peer shares memory with this rank, its call log is read. Other peers send notes of their calls between their
-//! ops. A peer whose note does not come in time is asked over its control connection; its watcher answers, whatever its
-//! other threads do. If a peer has not made the call yet, this rank does not wait for that peer, but checks it again
-//! later.
+//! If a peer shares memory with this rank, this rank reads the peer's call log. Other peers send notes of their calls
+//! between their ops. If a peer's note does not come in time, this rank asks the peer over the control connection. The
+//! peer's watcher answers, whatever its other threads do. If a peer has not made the call yet, this rank does not wait
+//! for that peer, but checks it again later.
 
 use std::time::{Duration, Instant};
 
@@ -147,7 +147,7 @@ impl Health {
         self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
-    /// Waits briefly for the cause, which a peer on which the group has failed has sent.
+    /// Waits briefly for the cause of the failure. A peer on which the group has failed has sent this cause.
     #[cold]
     fn wait_for_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
@@ -178,7 +178,7 @@ impl Health {
         }
     }
 
-    /// Whether this rank, which must share memory, has completed the call.
+    /// Whether rank `rank`, which must share memory with this rank, has completed the call.
     fn has_completed(&self, rank: u32, doubt: &Doubt) -> bool {
         self.call_log_of(rank).is_some_and(|call_log| {
             call_log.ended() > doubt.number && read(call_log, doubt) == PeerCall::Call(doubt.fingerprint)
@@ -206,8 +206,7 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. About the other calls of this rank, no rank disagrees
-    /// with it.
+    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this rank about its other calls.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)

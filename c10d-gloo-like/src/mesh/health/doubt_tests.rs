@@ -41,7 +41,7 @@ fn a_rank_far_ahead_is_not_asked_if_the_hub_compares_the_call() {
     calls(fast, 0..HISTORY as u32 + 10);
     calls(slow, 0..1);
     let mut fresh = vec![Doubt { number: 0, fingerprint: gather(0), whom: Whom::All, hub: Some(0) }];
-    assert!(slow.verify(&mut fresh, true).unwrap(), "the hub has not made the call");
+    assert!(slow.verify(&mut fresh, true).unwrap(), "the call must stay in doubt until the hub has made it");
     assert_eq!(slow.doubts.lock().unsettled(1), Some(0), "the fast rank must not be asked");
     calls(hub, 0..1);
     assert!(!slow.verify(&mut fresh, true).unwrap(), "no call must be in doubt after the hub has completed it");
@@ -54,6 +54,6 @@ fn a_rank_that_leaves_asks_a_rank_far_ahead() {
     calls(fast, 0..HISTORY as u32 + 10);
     calls(slow, 0..1);
     let mut fresh = vec![Doubt { number: 0, fingerprint: gather(0), whom: Whom::All, hub: Some(0) }];
-    assert!(slow.verify(&mut fresh, false).unwrap(), "the hub has not made the call");
+    assert!(slow.verify(&mut fresh, false).unwrap(), "the call must stay in doubt until the hub has made it");
     assert_eq!(slow.doubts.lock().unsettled(1), None, "the fast rank must be asked");
 }

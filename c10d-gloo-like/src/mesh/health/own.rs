@@ -8,8 +8,8 @@ use c10d_core::sync::Mutex;
 use crate::mesh::doing::{Refused, Wait};
 use c10d_core::calls::CallId;
 
-/// A function that returns the waits of this rank's messages and how many messages it has called so far; `None` if the
-/// state of the messages is in use.
+/// A function that returns the waits of this rank's messages, and the number of its point-to-point calls so far. It
+/// returns `None` if another thread uses the state of the messages.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
 
 /// The state of this rank, except its position (how many calls it has made), which the call log has.
@@ -20,6 +20,6 @@ pub(super) struct Own {
     pub(super) messages: OnceLock<Messages>,
     /// When this rank last asked its peers for their positions because one of its messages waited.
     pub(super) looked: Mutex<Option<Instant>>,
-    /// The last rejected call, and how many collectives and messages had been called before it.
+    /// The last rejected call, and the numbers of collectives and of point-to-point calls before it.
     pub(super) refused: Mutex<Option<(Refused, (u64, u64))>>,
 }

@@ -141,7 +141,7 @@ impl Health {
     }
 
     /// Asks all peers for their positions because a message waits longer than usual, but at most every 200 ms. If a
-    /// peer answers late when the deadline comes, this earlier answer is used.
+    /// peer's answer is late at the deadline, its answer to this earlier question is used.
     pub(crate) fn look_around(&self) {
         const EVERY: Duration = Duration::from_millis(200);
         let now = Instant::now();

@@ -16,8 +16,8 @@ use super::{Health, Path, dead};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 
-/// How long to wait, after a data connection broke, until the control connection explains it or ends as well (as it
-/// does when the peer has died).
+/// How long to wait, after a data connection broke, until the control connection brings the reason or ends as well (as
+/// it does when the peer has died).
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {

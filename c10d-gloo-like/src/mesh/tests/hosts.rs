@@ -21,7 +21,7 @@ fn ip(args: &[&str]) -> std::result::Result<(), String> {
 }
 
 pub(super) fn two_hosts() -> std::result::Result<TwoHosts, String> {
-    // Tests of one process run at the same time.
+    // Tests of one process run at the same time, so each call needs names of its own.
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let hosts = TwoHosts([format!("c10dA{id}"), format!("c10dB{id}")]);
@@ -77,7 +77,7 @@ pub(super) fn is_asked_often(me: &RankProcess) {
 
 /// The ranks are on two hosts, where the kernel treats a full receive buffer like silence.
 #[test]
-fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
+fn a_stopped_rank_is_not_dead_however_often_it_is_asked() {
     let hosts = match two_hosts() {
         Ok(hosts) => hosts,
         Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),

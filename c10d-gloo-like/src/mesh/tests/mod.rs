@@ -52,7 +52,7 @@ fn call(seq: u32, count: u64) -> Fingerprint {
     Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }
 
-/// Waits for a condition that will certainly hold soon.
+/// Waits until a condition holds. The test fails if this takes longer than [`CAP`].
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + CAP;
     while !holds() {

@@ -145,7 +145,7 @@ fn rank() {
         scene => forks::run_scene(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
-        // The other ranks may still ask this one.
+        // The other ranks may still ask this rank, so its process must not end yet.
         me.await_key("end");
     }
 }
@@ -317,7 +317,7 @@ fn leaves(me: &RankProcess) {
     mesh.health.announce(&call(0, 1)).unwrap();
     mesh.health.finish();
     if me.rank == 2 {
-        // The process ends at once.
+        // The drop of the mesh sends the goodbye, and the process ends at once.
         return;
     }
     eventually("the goodbye", || mesh.health.has_left(2, CAP));
@@ -345,8 +345,8 @@ fn a_rank_that_left_fails_only_calls_that_need_it() {
 fn differs(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
-        // This rank comes when the others have already failed.
-        eventually("the news", || mesh.health.disputed());
+        // This rank makes its call when the group has already failed on the other ranks.
+        eventually("the report of the mismatch", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }
     let fingerprint = call(0, if me.rank == 1 { 2 } else { 1 });

@@ -116,7 +116,7 @@ fn ranks_in_different_calls_get_a_mismatch() {
         let causes = run(4, transport, |rank, mesh| {
             let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
-                eventually("the news", || mesh.health.disputed() || mesh.health.failed());
+                eventually("the report of the mismatch", || mesh.health.disputed() || mesh.health.failed());
                 assert!(mesh.health.announce(&fingerprint).is_err());
                 return mesh.health.cause().unwrap();
             }
@@ -155,7 +155,7 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
                 eventually("the mismatch", || mesh.health.failed());
             } else {
                 // The report has arrived, and nothing has failed yet, because this rank could still agree with either.
-                eventually("the news", || mesh.health.disputed());
+                eventually("the report of the mismatch", || mesh.health.disputed());
                 assert!(!mesh.health.failed());
                 assert!(mesh.health.announce(&call(0, 1)).is_err());
             }
@@ -248,7 +248,7 @@ fn sleepers_are_woken() {
     });
 }
 
-/// Runs `how` on all ranks, which cuts the connection between ranks 1 and 2. Returns the error of each rank.
+/// Runs `how` on all ranks. `how` must cut a connection between two ranks. Returns the error of each rank.
 fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     let done = std::sync::Barrier::new(size as usize);
     run(size, Transport::Tcp, |rank, mut mesh| {
