@@ -11,13 +11,14 @@ use crate::within::Within;
 
 /// The maximum length of the text about a failure, in bytes.
 const TEXT: usize = 400;
-/// The header before the text or the rank's data: the result of the step, and the length of the text.
+/// The size of the header in bytes. It has the result of the step and the length of the text. After the header comes
+/// the text, or the rank's data.
 const HEAD: usize = 3;
 
 /// Why a step failed on this rank.
 pub(crate) enum Failure {
     Error(Error),
-    /// A panic of the closure. It is resumed after the other ranks know of it.
+    /// A panic of the closure. The panic is resumed after the other ranks know of it.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -27,9 +28,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// Sends all ranks the result of a step on this rank: its data, or that it failed. Returns the data of all ranks. If
-/// ranks failed, each of them returns its own error or resumes its panic, and the other ranks get an error that names
-/// them. `what` is the name of the thing that the operation makes; it distinguishes these exchanges from other calls.
+/// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
+/// of all ranks. A rank on which the step failed returns its own error or resumes its panic; the other ranks get an
+/// error that names the failed ranks. `what` names the object that the operation makes. The fingerprint contains a hash
+/// of this name, so that the exchange is not taken for another call.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,
@@ -88,8 +90,8 @@ const ABORTED: u8 = 1;
 const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
-/// Returns the code of the error that the other ranks report. The other kinds are sent as `ABORTED`, because they
-/// describe this rank's own call.
+/// Returns the code of the error that the other ranks report. Kinds without a code of their own are sent as `ABORTED`,
+/// because they describe this rank's own call.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

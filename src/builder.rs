@@ -4,7 +4,8 @@ use c10d_core::{Builder, ProcessGroup, Result};
 
 use crate::builtin;
 
-/// Returns a builder of a [`ProcessGroup`]. It knows the linked backends, the init methods and the loader of plugins.
+/// Returns a builder of a [`ProcessGroup`]. The builder knows the linked backends, the init methods and the loader of
+/// plugins.
 ///
 /// ```no_run
 /// # fn main() -> c10d::Result<()> {
@@ -17,7 +18,7 @@ pub fn builder() -> Builder {
 }
 
 /// Runs `body` once per rank in one group of `size` ranks, each on its own thread, and returns the results in rank
-/// order. It is [`Builder::run_ranks`] on [`builder`].
+/// order. This function calls [`Builder::run_ranks`] on [`builder`].
 ///
 /// # Errors
 ///

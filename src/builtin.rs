@@ -10,8 +10,8 @@ use c10d_core::{DispatchKey, backend::Registration, tiered, tiered::Tiered};
 /// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
 /// methods.
 ///
-/// They are listed here although each submits itself at link time: the linker drops a crate that nothing refers to, and
-/// a `staticlib` loses its constructors.
+/// Each provider also submits itself at link time. This list is still needed, because the linker drops a crate that
+/// nothing refers to, and because a `staticlib` loses its constructors.
 pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
@@ -41,7 +41,7 @@ static TIERED: Provider = {
         backends: &[Registration {
             name: NAME,
             keys: &[DispatchKey::Cpu],
-            // It is used only if the backend map names it.
+            // Both backends have higher priorities, so this one is used only if the backend map names it.
             priority: 10,
             // Each of the two backends returns an error at its start if it cannot be used.
             probe: &|| Ok(()),
@@ -52,8 +52,8 @@ static TIERED: Provider = {
     }
 };
 
-/// Variables that a cluster may set for all programs: this build accepts them without a warning even if it lacks the part
-/// that reads them. And the backends that this build lacks.
+/// The variables that a cluster may set for all programs, and the backends that this build lacks. This build accepts
+/// the variables without a warning, even if it lacks the crate that reads them.
 static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[

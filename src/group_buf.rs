@@ -18,12 +18,12 @@ const BUFFER: &str = "buffer of the group";
 /// The size of a page. A mapping begins at a page boundary, so no larger alignment is possible.
 const ALIGNED: usize = 4096;
 
-/// A buffer of fixed length that the other ranks of the host can read in place while an op moves it. (An op on a `Vec`
-/// copies the elements into memory that two ranks share.) [`GroupMemory::alloc`] makes it.
-///
-/// It dereferences to a slice. Ops accept it, and slices of it, like any other buffer. No other process can write to
-/// it. It can be dropped at any time. The other ranks unmap its memory when they next make or drop a buffer of this
-/// kind. A forked child does not have the memory: reading or writing the buffer there panics.
+/// A buffer of fixed length in memory that the other ranks of the host can read. An op on this buffer lets them read
+/// the elements in place. (An op on a `Vec` first copies the elements into memory that two ranks share.)
+/// [`GroupMemory::alloc`] makes such a buffer. The buffer dereferences to a slice. Ops accept the buffer, and slices of
+/// it, like any other buffer. No other process can write to the buffer. It can be dropped at any time. The other ranks
+/// unmap its memory when they next make or drop a buffer of this kind. A forked child does not have the memory: reading
+/// or writing the buffer there panics.
 pub struct GroupBuf<T> {
     memory: Window,
     len: usize,
@@ -95,8 +95,9 @@ pub trait GroupMemory {
     /// call this; their lengths and element types may differ.
     ///
     /// Over `gloo-like`, ops between ranks of one host are faster with such a buffer from about 100 KiB on. Between
-    /// hosts, and over other backends, it behaves like any other buffer. Ops of another group read it in place, too, if
-    /// that group consists of ranks of this one. In one op, some ranks may pass such a buffer and others a `Vec`.
+    /// hosts, and over other backends, it behaves like any other buffer. Ops of another group read the buffer in place,
+    /// too, if all ranks of that group are ranks of this group. In one op, some ranks may pass such a buffer and others
+    /// a `Vec`.
     ///
     /// # Errors
     /// All ranks get one of these errors together, and the group can still be used:
@@ -104,8 +105,8 @@ pub trait GroupMemory {
     /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on the rank that caused it, if `len` elements are more
     ///   than any memory can have, if `T` has a size of 0, or if its alignment is larger than a page (4096 bytes). The
     ///   other ranks get [`Aborted`](crate::ErrorKind::Aborted), which names that rank and has its reason.
-    /// - [`Resource`](crate::ErrorKind::Resource) if ranks have not enough memory or descriptors. On the other ranks it
-    ///   names them.
+    /// - [`Resource`](crate::ErrorKind::Resource) if ranks do not have enough memory or descriptors. On the other
+    ///   ranks, the error names these ranks.
     /// - [`Protocol`](crate::ErrorKind::Protocol) if memory could not be passed from one rank to another.
     ///
     /// Other errors are those of [`all_gather_into`](ProcessGroup::all_gather_into).
@@ -134,7 +135,7 @@ impl GroupMemory for ProcessGroup {
         });
         together(&within, BUFFER, given)?;
         let taken = others.iter().try_for_each(|_| {
-            // The inbox has the peers' windows in any order; the key of a window tells whose it is.
+            // The inbox has the peers' windows in any order; the key of a window says to which peer the window belongs.
             admit(inbox.take()?, |key| others.iter().find(|(_, claim)| claim.key == key).map(|(_, claim)| claim.len))
         });
         together(&within, BUFFER, taken)?;

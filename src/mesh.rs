@@ -64,7 +64,7 @@ impl Mesh {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if the hosts have different numbers of
-    /// ranks; it names the ranks on the hosts that differ from the first.
+    /// ranks; the error names the ranks of the hosts that do not have as many ranks as the first host.
     /// ([`split_by_host`](ProcessGroup::split_by_host) allows different numbers.) Other errors are those of
     /// [`split`](ProcessGroup::split).
     pub fn by_host(pg: &ProcessGroup) -> Result<Mesh> {
@@ -160,8 +160,8 @@ impl Mesh {
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// Makes a mesh of the ranks that have this rank's coordinates on all other axes. It has only these axes, in this
-    /// order. Every rank of the mesh calls this method with the same axes.
+    /// Makes a mesh of the ranks that have this rank's coordinates on all other axes. The new mesh has only these axes,
+    /// in this order. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
     /// The same as those of [`flatten`](Self::flatten).
@@ -245,7 +245,8 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
 /// Compares the axes of all ranks. Every rank learns which ranks gave other axes.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
-    // A rank sends the text, cut after this many bytes, and a hash of the whole text, which tells longer texts apart.
+    // A rank sends at most this many bytes of the text, and a hash of the whole text. The hash distinguishes longer
+    // texts.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()

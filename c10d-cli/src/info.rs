@@ -84,7 +84,7 @@ pub(crate) fn info(args: &Args) -> Outcome {
 }
 
 fn shown(args: &Args) -> Outcome {
-    // The plugins that the variables ask for; none unless they are set.
+    // Loads the plugins that the environment variables request. If no such variable is set, no plugin is loaded.
     #[cfg(feature = "plugins")]
     let report = c10d::plugins::search()?.environment().load();
     #[cfg(feature = "plugins")]

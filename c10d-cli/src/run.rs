@@ -10,14 +10,15 @@ use clap::ValueEnum;
 use crate::say::{plain, say};
 use crate::{Bad, Outcome, exit_code};
 
-/// The exit code at the time limit, as of the program `timeout`.
+/// The exit code if the time limit has passed. The program `timeout` uses the same code.
 const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.
 ///
 /// Every output line is prefixed by its rank. When a rank fails, the others are ended. The exit code is then that of
 /// the rank that failed first, or 128 + signal if a signal killed it. If SIGINT or SIGTERM came and not all ranks
-/// succeeded, it is 130 or 143. It is 124 at the time limit, and 141 if nobody reads the output any more.
+/// succeeded, the exit code is 130 or 143. The exit code is 124 if the time limit has passed, and 141 if nobody reads
+/// the output any more.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The number of ranks on this host.

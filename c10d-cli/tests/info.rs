@@ -1,4 +1,5 @@
-//! `c10d info`: all 60 rows, with what a group would use now.
+//! `c10d info`: a row for each of the 60 pairs of op and dispatch key, with the kernel and backend that a group would
+//! use.
 
 use crate::common;
 
@@ -8,7 +9,7 @@ use common::{run, start};
 use serde_json::Value;
 
 #[test]
-fn json_has_the_sixty_rows_of_the_seed() {
+fn json_has_a_row_for_each_op_and_dispatch_key() {
     let ended = run(&["info", "--json"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     let info: Value = serde_json::from_str(&ended.stdout).unwrap();

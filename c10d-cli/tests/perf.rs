@@ -65,19 +65,19 @@ fn sparse_tensors_have_points_of_their_own() {
 }
 
 #[test]
-fn iters_means_exactly_so_many() {
+fn iters_is_the_exact_number_of_timed_iterations() {
     let args = ["perf", "--ops", "all_gather_into", "--bytes", "64", "--iters", "7", "--format", "json"];
     let ended = start_with(&args, &[("C10D_LOG", "trace")]).end();
     assert!(ended.status.success(), "{}", ended.stderr);
     let json: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(json["rows"][0]["iters"], 7);
-    // The library's own count of rank 0's calls: one checked call, then the measured ones.
+    // The library logs each call. Rank 0 makes one call whose result is checked, and then the timed calls.
     let calls = ended.stderr.lines().filter(|l| l.starts_with("[0]") && l.contains("all_gather_into")).count();
     assert_eq!(calls, 1 + 7, "{}", ended.stderr);
 }
 
 #[test]
-fn forms_types_and_worlds() {
+fn forms_types_and_world_sizes_run_without_errors() {
     for (sizes, args) in [
         ("0,10,5002", &["-n", "3", "--async", "--dtype", "bf16", "--reduce", "avg"][..]),
         ("0,10,5001", &["-n", "3", "--mode", "threads", "--dtype", "i8", "--reduce", "bxor", "--pin"]),
@@ -134,7 +134,7 @@ fn the_table_ends_with_the_number_of_errors() {
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stdout.contains("algorithm") && ended.stdout.contains("64K"), "{}", ended.stdout);
     assert!(ended.stdout.lines().last().unwrap().starts_with("2 rows, 0 errors"), "{}", ended.stdout);
-    assert!(!ended.stderr.contains('\r'), "a progress bar where nobody watches");
+    assert!(!ended.stderr.contains('\r'), "a progress bar although standard error is not a terminal");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_terminal_gets_a_progress_bar() {
     assert!(ended.success());
     drop(command);
     let mut shown = Vec::new();
-    // Reading ends with an error, since no process has the other end open.
+    // Reading ends with an error after the last byte, since no process has the other end open any more.
     let _ = std::fs::File::from(terminal).read_to_end(&mut shown);
     let shown = String::from_utf8_lossy(&shown);
     assert!(shown.contains("] 0/2 starting") && shown.contains("] 2/2 all_reduce 1K"), "{shown}");
@@ -157,7 +157,7 @@ fn a_terminal_gets_a_progress_bar() {
 
 #[test]
 fn a_killed_rank_ends_the_run_and_is_named() {
-    // Without a limit it would run for hours.
+    // Without the kill, this run would take hours.
     let running = start(&["perf", "-n", "3", "--ops", "barrier", "--iters", "1000000000000"]);
     let mut victim = None;
     until("rank 1 runs", || {
@@ -173,7 +173,7 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }
 
-/// The process that `launcher` started as `rank`.
+/// Returns the process that `launcher` started as `rank`.
 fn rank_process(launcher: u32, rank: u32) -> Option<Pid> {
     let variable = format!("RANK={rank}");
     std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
@@ -220,7 +220,7 @@ fn invalid_arguments_are_rejected_before_anything_runs() {
 }
 
 #[test]
-fn a_job_that_is_there_is_joined() {
+fn a_running_job_is_joined() {
     let program = env!("CARGO_BIN_EXE_c10d");
     let perf =
         [program, "perf", "--ops", "all_reduce,all_gather_into", "--bytes", "48", "--iters", "2", "--format", "csv"];
@@ -238,14 +238,14 @@ fn a_job_that_is_there_is_joined() {
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
-    // The job starts its own ranks, although this process is a rank.
+    // With `--alone`, `perf` starts its own two ranks, although it is a rank of a job itself.
     let ended = job(&["-n", "1"], &["--alone"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stdout.lines().skip(1).all(|row| row.split(',').nth(3) == Some("2")), "{}", ended.stdout);
 }
 
 #[test]
-fn types_larger_than_the_smallest_size_have_one_of_their_own() {
+fn the_smallest_size_is_at_least_one_element() {
     let ended = run(&["perf", "--ops", "all_reduce", "--dtype", "complex128", "--iters", "1", "--format", "csv"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     let sizes: Vec<&str> = cells(&ended.stdout).iter().map(|row| row[2]).collect();
@@ -325,7 +325,7 @@ fn a_plot_has_a_line_for_each_op_with_bytes() {
     let ended = run(&["perf", "--ops", ops, "--bytes", "8,1K,64K", "--iters", "3", "--plot", path]);
     assert!(ended.status.success(), "{}", ended.stderr);
     let picture = std::fs::read_to_string(path).unwrap();
-    // Each line is in both charts, and so is its name.
+    // Each op has a line in both charts, so its name occurs twice.
     let count = |text: &str| picture.lines().filter(|line| line.trim() == text).count();
     assert_eq!(["all_reduce", "broadcast", "barrier"].map(count), [2, 2, 0], "{picture}");
     for label in ["time of an op (µs, median)", "bus bandwidth (GB/s)", "bytes"] {
@@ -337,8 +337,8 @@ fn a_plot_has_a_line_for_each_op_with_bytes() {
 
 #[test]
 fn a_backend_that_this_build_lacks_is_named_with_its_feature() {
-    // Cargo builds the command with the features that other members of the workspace ask for, too, so the command says
-    // what it has.
+    // Other members of the workspace may enable further features of the command. So the test finds out from the
+    // command's output which backends it has.
     let info = run(&["info"]).stdout;
     let has = |name: &&str| info.lines().any(|row| row.split_whitespace().next() == Some(*name));
     for name in ["mpi", "nccl"].iter().filter(|name| !has(name)) {

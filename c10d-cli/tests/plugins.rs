@@ -85,7 +85,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
 }
 
 #[test]
-fn check_passes_what_is_good_and_fails_on_nothing() {
+fn check_passes_good_plugins_and_fails_if_there_is_none() {
     let dir = directory();
     let good = plugin(dir.path(), "good", "sum.c", &[]);
     let ended = run(&["plugins", "check", "--load-timeout", LONG, text(&good)]);
@@ -115,7 +115,7 @@ fn files_that_the_group_can_write_are_rejected_with_advice() {
 }
 
 #[test]
-fn list_runs_none_of_their_code() {
+fn list_runs_no_code_of_plugins() {
     let dir = directory();
     let canary = dir.path().join("canary");
     plugin(dir.path(), "sings", "bad.c", &[&format!("-DCANARY=\"{}\"", canary.display())]);
@@ -126,7 +126,7 @@ fn list_runs_none_of_their_code() {
     assert_eq!((list[0]["name"].as_str(), list[0]["abi"].as_str()), (Some("sings"), Some("1.2")));
     assert!(!canary.exists());
     assert!(run(&["plugins", "check", "--load-timeout", LONG, text(dir.path())]).status.success());
-    assert!(canary.exists(), "the canary works");
+    assert!(canary.exists(), "loading the plugin must create this file");
 }
 
 #[test]
@@ -210,7 +210,8 @@ fn everywhere(name: &str, places: &[PathBuf]) {
     }
 }
 
-/// Returns the directories of a program at `dir/bin`: those in C10D_PLUGIN_PATH, the user's, the program's.
+/// Returns the plugin directories of a program in `dir/bin`: the one in `C10D_PLUGIN_PATH`, the user's, and the
+/// program's.
 fn places(dir: &Path) -> [PathBuf; 3] {
     ["path", "data/c10d/plugins", "lib/c10d/plugins"].map(|place| dir.join(place))
 }
@@ -251,16 +252,17 @@ fn directories_are_looked_through_in_their_order() {
     // Without the variable, the standard directories are used only on request.
     assert_eq!(found(&["info", "--json"], &[data_is]), []);
     assert_eq!(found(&["plugins", "list", "--json"], &[data_is]), [first(user, "passed"), later(own)]);
-    // Without a data directory, the one in the home directory is used.
+    // Without `XDG_DATA_HOME`, the directory below the home directory is used.
     let home = dir.path().join(".local/share/c10d/plugins");
     everywhere("same", std::slice::from_ref(&home));
     assert_eq!(found(&["plugins", "list", "--json"], &[]), [first(&home, "passed"), later(own)]);
 }
 
-/// The variable with the directory in which this program, started again, finds the files of a test.
+/// The name of a variable. If a test is run again by [`again`], this variable has the directory with the files of the
+/// test.
 const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 
-/// Runs this test again, as a process with other variables.
+/// Runs the test of this name again, in a separate process with these variables.
 fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("plugins::{test}"), "--nocapture"]).env(LAID_OUT, dir).envs(env.iter().copied());
@@ -307,7 +309,7 @@ fn a_builder_has_files_first_then_its_directories_then_the_variables() {
     assert_eq!(sum_by(builder(), "one").unwrap().0, WRONG, "a file comes before directories");
     assert_eq!(sum_by(builder(), "two").unwrap().0, WRONG, "a builder's directories come before the variable's");
     assert!(!sum_by(builder(), "where").unwrap().1);
-    assert!(sum_by(builder().trust_plugin("where"), "where").unwrap().1, "trusted, it works on the caller's memory");
+    assert!(sum_by(builder().trust_plugin("where"), "where").unwrap().1, "a trusted plugin works on the caller's memory");
     // A rejected plugin is left out if it was found in a directory, but is an error for a builder that requests it.
     let bad = own.join("libc10d_bad.so");
     let e = builder().plugin(&bad).build().map(drop).unwrap_err();
@@ -329,7 +331,7 @@ fn a_builder_uses_the_standard_directories_on_request() {
     assert_eq!(sum_by(c10d::builder().plugins(), "standard").unwrap().0, [1.0; 2]);
 }
 
-/// Whether a set-id program runs with the rights of its starter on this system.
+/// Whether this system ignores the set-user-ID bit of a program in this directory.
 fn no_set_id(dir: &Path) -> bool {
     let id = dir.join("id");
     let made = std::fs::copy("/usr/bin/id", &id).and_then(|_| chown(&id, Some(65534), None));
@@ -419,7 +421,7 @@ fn test_runs_the_suite_and_finds_what_is_wrong() {
     assert!(ended.stdout.contains("w2/all_reduce/f32/sum/"), "{}", ended.stdout);
 }
 
-/// Builds the device of the walk in docs/backends.md, with one function replaced.
+/// Builds the device `acme.c` of docs/backends.md, with one statement replaced.
 fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backends.md")).unwrap();
     let source = page.split("```c acme.c\n").nth(1).unwrap().split("```").next().unwrap();
@@ -477,7 +479,7 @@ fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
 #[test]
 fn nothing_outlives_check_and_test() {
     let dir = directory();
-    // One plugin hangs while it is loaded, in a separate process. With the other, each rank hangs.
+    // One plugin hangs while it is loaded, and forks before that. The other plugin hangs in the first op of each rank.
     let loading = plugin(dir.path(), "loading", "ends.c", &["-DHOW=fork();for(;;)pause()"]);
     let working = plugin(dir.path(), "working", "sum.c", &["-DMODE=HANG_IN_SUBMIT"]);
     let check = ["plugins", "check", "--load-timeout", LONG, text(&loading)];

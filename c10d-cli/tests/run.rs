@@ -79,7 +79,7 @@ fn script<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     [&["run"][..], options, &["--", "sh", "-c", script]].concat()
 }
 
-/// Returns a script that prints `ready` and then does nothing for ever.
+/// Returns a script that runs `before`, prints `ready`, and then sleeps until it is ended.
 fn idle(before: &str) -> String {
     format!("{before}; echo ready; while :; do sleep 0.05; done")
 }
@@ -184,7 +184,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
         let mut running = start_piped(&script(options, "cat; exit 0"));
         let text = "some data\n".repeat(20_000);
         let mut stdin = running.stdin.take().unwrap();
-        // The script may not read it, so errors do not matter.
+        // The script may end without reading its input. Then this write fails, which is no error of the test.
         let writer = std::thread::spawn(move || drop(stdin.write_all(text.as_bytes())));
         let ended = running.end();
         writer.join().unwrap();
@@ -196,7 +196,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
 
 #[test]
 fn a_line_that_ends_in_a_carriage_return_is_shown() {
-    // Each step waits until the one before was seen.
+    // The script writes the next line only after the test has seen the previous one.
     let bar = r"printf '1 of 3\r'; read x; printf '2 of 3'; read x; printf '\r3 of 3'; read x; echo";
     let mut running = start_piped(&script(&["-n", "1"], bar));
     running.until_said("[0] 1 of 3\r");
@@ -229,7 +229,8 @@ fn nobody_needs_to_read_standard_error() {
     drop(child.stderr.take());
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // The pipe is open but full: no pipe holds this many prefixes, although one holds the rank's output.
+    // The pipe is open, but nobody reads it, and it becomes full: it can hold the 30,000 bytes of the rank, but not
+    // these lines with their prefixes.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "1"], "head -c 30000 /dev/zero | tr '\\0' '\\n' >&2; exit 6"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! The table of settings in the manual has every variable and hint that something in this program declares.
+//! The table of settings in the manual has every variable and hint that the linked providers declare.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! A program that goes on after ranks have died, with a launcher that lets it go on.
+//! A program whose ranks continue after one of them has died, under a launcher that does not end them.
 #![cfg(feature = "gloo-like")]
 
 use crate::common::{outside, run};

@@ -84,7 +84,8 @@ fn ranks_with_different_tables_do_not_meet() {
 #[test]
 fn clusters_are_simulated_up_to_their_limits() {
     let simulate = |args: &[&str]| run(&[&["perf", "--simulate"], args].concat());
-    // In a barrier, the number of ranks from which a rank has heard doubles in each round.
+    // In each round of a barrier, the number of ranks whose messages have reached a rank (directly or through others)
+    // doubles.
     let ended =
         simulate(&["256x4", "--ops", "all_reduce,all_to_all_single,barrier", "--bytes", "64K", "--format", "json"]);
     assert!(ended.status.success(), "{}", ended.stderr);

@@ -1,4 +1,5 @@
-//! The walks of docs/backends.md, exactly as written: the test makes their files, and then runs their commands.
+//! The walks of docs/backends.md. A walk is a section with files and commands. The test makes the files and then runs
+//! the commands, both exactly as written.
 #![cfg(all(feature = "plugins", feature = "gloo-like"))]
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! The first step of every collective of objects: the ranks exchange headers, from which all of them make the same
-//! decision whether the call continues.
+//! The first step of every collective of objects: the ranks exchange headers. All ranks have the same headers, so all
+//! of them make the same decision whether the call continues.
 
 use std::any::type_name;
 
@@ -10,8 +10,8 @@ use super::codec::{Header, NUMBERS, Outgoing, TEXT};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The name that fingerprints have for the bytes of objects. With it, ranks do not take bytes of another call for an
-/// object.
+/// The name of the bytes of objects in fingerprints. Calls that move other bytes have other fingerprints, so no rank
+/// takes the bytes of another call for an object.
 pub(super) const OBJECTS: &str = "objects";
 
 /// Exchanges headers with all ranks. Returns for each rank the length of its object, or of the largest of its objects;
@@ -42,7 +42,7 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
         return Ok(headers.iter().map(|header| header.length as usize).collect());
     }
 
-    // All ranks have the same headers, so either all of them get here or none.
+    // All ranks have the same headers, so either all ranks reach this point or none does.
     let texts = texts(within, out, &headers)?;
     let text = |rank: u32| harmless(&String::from_utf8_lossy(&texts[rank as usize]), TEXT);
     let error = match (&failed[..], &differ[..]) {
@@ -56,8 +56,8 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
     Err(within.ended(error))
 }
 
-/// Exchanges a text with all ranks and returns those of all ranks: the type of a rank's object, or why the object
-/// cannot be sent.
+/// Sends this rank's text to all ranks, and returns the texts of all ranks. A rank's text is the type of its object, or
+/// why the object cannot be sent.
 fn texts(within: &Within<'_>, out: &Outgoing, headers: &[Header]) -> Result<Vec<Vec<u8>>> {
     let length = |header: &Header| (header.text as usize).min(TEXT);
     let mut texts: Vec<Vec<u8>> = headers.iter().map(|header| vec![0; length(header)]).collect();

@@ -38,7 +38,7 @@ impl Header {
     }
 }
 
-/// The objects that a rank gives, as bytes, or the reason why they cannot be sent.
+/// The objects that a rank sends, as bytes, or the reason why they cannot be sent.
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<Vec<u8>>,
     pub(super) text: String,

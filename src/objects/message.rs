@@ -14,8 +14,8 @@ use crate::within::Within;
 /// The size of a piece in bytes.
 const PIECE: usize = 4 << 20;
 
-/// Sends the object of `out`. If there is none, or it is too large, only the reason is sent, which is the receiver's
-/// error.
+/// Sends the object of `out`. If there is no object, or if the object is too large, only the reason is sent, and the
+/// receiver returns the reason as its error.
 pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32, tag: u32) -> Result {
     let mut out = out;
     let length = out.bytes.first().map_or(0, Vec::len);

@@ -17,7 +17,8 @@ use crate::within::Within;
 use agree::{OBJECTS, agree};
 use codec::{Outgoing, decode};
 
-/// A group with options for objects. [`ObjectCollectives::objects`] makes one, and it has the same methods.
+/// A group with options for objects. [`ObjectCollectives::objects`] makes it. It has the methods of
+/// [`ObjectCollectives`].
 #[derive(Clone, Copy, Debug)]
 pub struct Objects<'a> {
     pg: &'a ProcessGroup,
@@ -26,8 +27,8 @@ pub struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Sets the largest number of bytes of an object; 64 MiB unless set. It is checked before memory is allocated. In a
-    /// collective the smallest limit of all ranks counts.
+    /// Sets the largest number of bytes of an object; 64 MiB unless set. The size of an object is checked before memory
+    /// is allocated. In a collective the smallest limit of all ranks counts.
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         Objects { limit, ..self }
@@ -48,20 +49,21 @@ impl Objects<'_> {
 /// in the format of the crate postcard over the group's CPU backend. For slices of numbers the ops are faster. Ranks in
 /// Python cannot take part, since Python sends pickles.
 ///
-/// All ranks must pass or expect the same type. Ranks compare the type's name, which finds mistakes but is no proof.
-/// Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and safe code reads them. Still, a
-/// peer may send an object that takes long to read, or, if the type is recursive, one that overflows the stack. Do not
-/// use recursive types where peers are not trusted.
+/// All ranks must pass or expect the same type. Ranks compare the type's name. This finds most mistakes, but does not
+/// prove that the types are equal. Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and
+/// safe code reads them. Still, a peer may send an object that takes long to read, or, if the type is recursive, one
+/// that overflows the stack. Do not use recursive types where peers are not trusted.
 ///
 /// All methods have the errors of the ops, and the following ones. After one of these, no rank waits for another, and
 /// the group can still be used.
 ///
 /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialized, or is larger than the
-///   limit. It names the ranks whose objects these are. In a collective all ranks get it. With a message, both ranks
-///   get it, or only the receiver if the object is larger than the receiver's limit alone.
-/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. It names the ranks. In a
-///   collective all ranks get it; with a message, only the receiver.
-/// - [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, only on the ranks that read it.
+///   limit. The error names the ranks of these objects. In a collective all ranks get the error. With a message, both
+///   ranks get the error; if the object exceeds only the receiver's limit, only the receiver gets it.
+/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. The error names these ranks. In a
+///   collective all ranks get the error; with a message, only the receiver gets it.
+/// - [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be deserialized. Only the ranks that deserialize this
+///   object get the error.
 ///
 /// If the serialization panics, the other ranks get an error, and then the panic continues in its caller.
 ///
@@ -89,7 +91,7 @@ impl Objects<'_> {
 /// # Ok(()) }
 /// ```
 pub trait ObjectCollectives {
-    /// Returns this group as a value that has the same methods and options for them.
+    /// Returns this group as an [`Objects`], on which options can be set before one of the methods below is called.
     fn objects(&self) -> Objects<'_>;
 
     /// Gathers one object from each rank. All ranks get all objects, in rank order.
@@ -222,7 +224,7 @@ impl Objects<'_> {
     }
 }
 
-/// Returns the bytes of the only object of this rank, or no bytes if it has none.
+/// Returns the bytes of the only object of this rank, or no bytes if the rank has no object.
 fn only(out: &Outgoing) -> PlainBuf<&[u8]> {
     PlainBuf::reduced_by(out.bytes.first().map_or(&[], Vec::as_slice), OBJECTS)
 }

@@ -90,7 +90,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Tells all ranks whether this rank's closure panicked. Returns an error if that of another rank did.
+    /// Tells all ranks whether this rank's closure panicked. Returns an error if the closure of another rank panicked.
     fn tell(&self, panicked: bool) -> Result {
         let mut all = vec![0u8; self.within.pg.size() as usize];
         self.within.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
@@ -99,7 +99,7 @@ impl<'a> Exchange<'a> {
             return Ok(());
         }
         let what =
-            format!("the operation {:?} panicked there: the call failed, but the group can still be used", self.name);
+            format!("the closure of {:?} panicked there: the call failed, but the group can still be used", self.name);
         Err(self.within.ended(Error::new(ErrorKind::Aborted, what).guilty(guilty)))
     }
 }

@@ -42,14 +42,14 @@ impl From<&'static str> for Operation {
 /// Reductions of [`Plain`] elements by a closure, and scans.
 ///
 /// The closure gets two slices of the same length, `acc` and `x`, and combines them element by element into `acc`:
-/// `acc[i] = acc[i] ∘ x[i]`. It must be associative. It need not be commutative, since the ranks are combined in order
-/// from the left: 0 ∘ 1 ∘ 2 and so on. It is called on the caller's thread, with pieces of the slices in any order, and
-/// may borrow from the caller. All ranks get the same bits, because each element is combined on one rank only. The work
-/// is divided evenly, and as many bytes travel as in a built-in reduction.
+/// `acc[i] = acc[i] ∘ x[i]`. The operation ∘ must be associative. It need not be commutative, since the ranks' elements
+/// are combined in rank order from the left: 0 ∘ 1 ∘ 2 and so on. The closure is called on the caller's thread, with
+/// pieces of the slices in any order, and may borrow from the caller. All ranks get the same bits, because each element
+/// is combined on one rank only. The work is divided evenly, and as many bytes travel as in a built-in reduction.
 ///
 /// If the closure panics, the panic continues in its caller. On the other ranks the call ends with
-/// [`Aborted`](crate::ErrorKind::Aborted), which names the rank, and the group can still be used. As after every error,
-/// the contents of the slices are unspecified.
+/// [`Aborted`](crate::ErrorKind::Aborted), which names the rank whose closure panicked, and the group can still be
+/// used. As after every error, the contents of the slices are unspecified.
 ///
 /// All methods also have the errors of [`op::all_to_all`]. Slices of different lengths, types or operation names are a
 /// [`Mismatch`](crate::ErrorKind::Mismatch) of `count` or `type`.

@@ -14,13 +14,12 @@ use super::memory;
 use super::ops::PerfOp;
 use super::point::SparsePoint;
 
-/// Time every collective over real ranks, and check every result.
-///
-/// The time of a batch of back-to-back ops, which begins with a barrier, is that of the slowest rank. Bandwidths are
-/// computed as in nccl-tests. The size of a call is that of its larger side on a rank.
+/// Time every collective over real ranks, and check every result. Ops run back to back in batches. Each batch begins
+/// with a barrier, and its time is that of the slowest rank. Bandwidths are computed as in nccl-tests. The size of a
+/// call is the size of its inputs or of its outputs on a rank, whichever is larger.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// The number of ranks (2 unless set). Inside a job it can only be the number of the job's ranks.
+    /// The number of ranks (2 unless set). Inside a job this must be the number of the job's ranks.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RANKS)))]
     pub(super) ranks: Option<u32>,
     /// Start other ranks, even if this process is a rank of a job.
@@ -153,7 +152,7 @@ const MOST_ENTRIES: usize = 1_000_000_000;
 #[derive(Clone, Debug)]
 struct Ops {
     list: Vec<PerfOp>,
-    /// Whether the ops were named one by one.
+    /// Whether the user named each op, instead of `all`.
     named: bool,
 }
 
@@ -161,7 +160,8 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
-    /// Returns the transport as tables show it: the option, or the environment variable that decides without one.
+    /// Returns the transport as tables show it: the value of the option or, without the option, of the environment
+    /// variable.
     pub(super) fn transport_name(&self) -> String {
         let set = std::env::var("C10D_TRANSPORT").ok().map(|name| name.trim().to_owned());
         match (self.transport, set) {
@@ -294,7 +294,7 @@ impl Args {
     }
 }
 
-/// Returns the word on the command line and in tables.
+/// Returns the name of this value on the command line and in tables.
 pub(super) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }

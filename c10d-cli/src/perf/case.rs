@@ -93,13 +93,15 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         self.wrong(0, self.accumulates()) + self.strays
     }
 
-    /// Whether a repetition works on the result of the previous one. Then the buffers contain zeros, which stay zeros.
+    /// Whether a repetition works on the result of the previous one. If so, the buffers are filled with zeros, and
+    /// every result is zero.
     fn accumulates(&self) -> bool {
         let op = self.set.op.kind();
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
     }
 
-    /// Fills the outputs with values that must not be in them afterwards. In-place ops get this rank's values.
+    /// Fills the outputs with the values of a rank that does not exist. The outputs of in-place ops are their inputs,
+    /// too, so they get this rank's values.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         let in_place = self.set.layout.inputs == TensorList::default();
@@ -134,7 +136,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         };
         let mut params = Params::default();
         (params.reduce, params.root) = (reduce, root);
-        // The call returns the lists, so nothing is allocated for it.
+        // The call takes the lists and returns them, so no new list is allocated.
         let (inputs, outputs) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs));
         (self.inputs, self.outputs, _) = form.run(pg, op::any(kind, params, inputs, outputs))?;
         Ok(())
@@ -163,7 +165,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     }
 }
 
-/// Calls `body` for every piece of these tensors, with its number.
+/// Calls `body` for every piece of these tensors, with the number of the piece.
 fn pieces<'t, 'm: 't, T: 'm>(
     tensors: impl IntoIterator<Item = &'t mut &'m mut [T]>,
     list: TensorList,

@@ -1,8 +1,8 @@
 //! The values that ranks put into their buffers, and the expected results.
 //!
 //! A piece (a tensor, or a rank's part of one) repeats a pattern of small whole numbers. The pattern depends on the
-//! rank that filled it and on the number of the piece, so that exchanged ranks, pieces or positions are noticed. The
-//! numbers are so small that every reduction is exact in every element type.
+//! rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or position.
+//! The numbers are so small that every reduction is exact in every element type.
 
 use c10d::{DType, ReduceOp};
 
@@ -46,8 +46,8 @@ impl Patterns {
         vec![T::whole(0); PERIOD]
     }
 
-    /// Returns the allowed deviation from the expected value, since averages may be computed with the inverse of the
-    /// size.
+    /// Returns the allowed relative deviation from the expected value. Averages may be computed by multiplying with the
+    /// inverse of the world size, which is not exact.
     pub(super) fn tolerance(&self) -> f64 {
         match self.reduce {
             Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 1e-2,

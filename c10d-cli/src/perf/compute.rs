@@ -1,9 +1,9 @@
-//! A computation that takes about as long as it is told to, and how much of an op it hides.
+//! A computation of adjustable length, and the share of an op's time that this computation hides.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Computes this many units. It uses no memory, so that it takes nothing from the op but the processor.
+/// Computes this many units. The computation uses no memory, so it competes with the op only for the processor.
 pub(super) fn compute(units: u64) {
     let mut x = 1u64;
     for i in 0..units {
@@ -19,7 +19,7 @@ pub(super) fn units(seconds: f64) -> u64 {
         compute(PROBE);
         start.elapsed().as_secs_f64()
     };
-    // The fastest probe was not interrupted.
+    // Interruptions only make a probe slower, so the fastest probe is the most accurate one.
     let fastest = (0..5).map(|_| probe()).fold(f64::INFINITY, f64::min);
     (seconds / fastest * PROBE as f64) as u64
 }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn no_chunk_is_smaller_than_an_element_unless_nothing_is_asked_for() {
+    fn a_chunk_has_at_least_one_element_unless_the_size_is_zero() {
         for op in PerfOp::all().filter(|op| !op.is_bare()) {
             let layout = Layout::of(op, 1, 5, true);
             assert!(layout.inputs.tensors == 0 || layout.inputs.len == 1);

@@ -1,7 +1,7 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
 //! Calibration, which is also the warm-up, is followed by batches of back-to-back ops. The time of a batch is that of
-//! its slowest rank, so all ranks make the same decisions here.
+//! its slowest rank. All ranks get this same time, so they make the same decisions here.
 
 use std::time::Duration;
 

@@ -15,7 +15,8 @@ const SIZE: (u32, u32) = (1400, 560);
 /// The points of one line of a chart: the size in bytes and the value.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
-/// Draws these rows into an SVG file. Ops without bytes, such as the barrier, have no place in a chart and are left out.
+/// Draws these rows into an SVG file. Ops without bytes, such as the barrier, are left out, since the charts show
+/// sizes.
 pub(super) fn write(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let times = lines(rows, |row| row.median_us);
     if times.is_empty() {

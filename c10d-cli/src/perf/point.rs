@@ -1,8 +1,9 @@
-//! A point of `all_reduce_sparse`: the number of entries, their size, and how many of them the ranks have in common.
+//! One measured configuration (point) of `all_reduce_sparse`: the entries per rank, their size, and the share that all
+//! ranks have in common. A place is an index of the tensor's first dimension, at which an entry can be.
 
 use serde::{Deserialize, Serialize};
 
-/// The number of places in the tensor for each entry of a rank.
+/// The tensor's first dimension is this many times the number of entries of a rank.
 pub(super) const PLACES: usize = 10;
 
 /// The tensors that are reduced.
@@ -32,8 +33,8 @@ impl SparsePoint {
         self.common() + ranks as usize * (self.nnz - self.common())
     }
 
-    /// Returns the bytes that a rank needs: for sorted places, entries of the result, and tensors with elements of
-    /// `element` bytes.
+    /// Returns the bytes that a rank needs for the list of all places (which is sorted), the list of the result's
+    /// entries, and the tensors. `element` is the size of an element in bytes.
     pub(super) fn bytes(self, ranks: u32, element: usize) -> u128 {
         let (nnz, union) = (self.nnz as u128, self.union(ranks) as u128);
         let entry = self.row as u128 * element as u128 + size_of::<i64>() as u128;

@@ -48,7 +48,8 @@ pub(super) struct Contender {
     pub(super) pg: ProcessGroup,
     /// The ops to time in the group; `None`: all.
     pub(super) ops: Option<&'static [OpKind]>,
-    /// The fabric, if it is part of the results.
+    /// How the ranks are connected (a name of gloo-like's `Fabric`: shm, loopback, tcp or mixed). `None` unless
+    /// `--tune` compares algorithms.
     pub(super) fabric: Option<&'static str>,
 }
 
@@ -174,7 +175,7 @@ fn trips(op: PerfOp) -> u32 {
     if op == PerfOp::SendRecv { 2 } else { 1 }
 }
 
-/// Returns the number of elements of a size, which is a multiple of the element size.
+/// Returns the number of elements in `bytes` bytes. `bytes` must be a multiple of the element size.
 fn count<T>(bytes: usize) -> usize {
     bytes / size_of::<T>()
 }

@@ -32,7 +32,7 @@ pub(super) struct Row {
     /// The share of the op's time that a computation hides, if ops are started: from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) hidden: Option<f64>,
-    /// The fabric, if algorithms are compared.
+    /// How the ranks are connected (a name of gloo-like's `Fabric`), if algorithms are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fabric: Option<String>,
     #[serde(flatten)]
@@ -40,8 +40,8 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Returns the name of the op. For a sparse op it includes the shape of the tensors, since their size in bytes does
-    /// not tell it.
+    /// Returns the name of the op. For a sparse op the name includes the shape of the tensors, since their size in
+    /// bytes does not determine the shape.
     fn name(&self) -> String {
         self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
     }

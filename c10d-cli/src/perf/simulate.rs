@@ -75,8 +75,8 @@ pub(super) fn simulate(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the algorithms to simulate: with `--compare` all that have plans for the op, otherwise the choice of the
-/// table, which is `None` here.
+/// Returns the algorithms to simulate: with `--compare` all that have plans for the op, otherwise only `None`, which
+/// means the algorithm that the table selects.
 fn algorithms(args: &Args, op: OpKind) -> Vec<Option<Algorithm>> {
     let able: Vec<_> = compared().filter(|a| args.compare && a.ops().contains(&op)).map(Some).collect();
     if able.is_empty() { vec![None] } else { able }

@@ -1,4 +1,5 @@
-//! `all_reduce_sparse`: its inputs, whose sums are known, and its timing.
+//! `all_reduce_sparse`: its inputs, whose sums are known, and its timing. A place is an index of the tensor's first
+//! dimension, at which an entry can be.
 
 use std::time::Instant;
 
@@ -70,8 +71,9 @@ fn shuffled(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Brings the allocator into the state of a program that uses tensors. Until a large block was freed, glibc returns
-/// even small tensors to the system after each op, and the first writes to fresh pages would cost more than the op.
+/// Brings the allocator into the state of a program that uses tensors. Before the first large block is freed, glibc
+/// returns the memory of even small tensors to the system after each op. The first writes to the new pages of the next
+/// op would then cost more than the op.
 fn free_a_large_block() {
     drop(std::hint::black_box(vec![1u8; 16 << 20]));
 }

@@ -31,7 +31,7 @@ pub(super) fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     Ok(groups)
 }
 
-/// Returns the fabric of these ranks, in the terms of the table.
+/// Returns how these ranks are connected, as the table distinguishes it.
 fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     let mut hosts = pg.hosts()?;
     hosts.sort_unstable();

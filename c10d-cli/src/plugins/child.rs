@@ -1,5 +1,5 @@
-//! Runs this program again as a child process, in which a plugin can do no harm. The child and everything that it
-//! starts end with this process, however it ends.
+//! Runs this program again as a child process, so that a plugin that crashes or hangs does not harm this process. The
+//! child and everything that the child starts end when this process ends, for whatever reason.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -12,7 +12,7 @@ use c10d::launch::{JobReport, Launch, Output};
 use super::{LOAD_VERB, Row};
 use crate::say::say;
 
-/// The beginning of lines for the parent, since a plugin's constructor may print, too.
+/// The prefix of the lines that are meant for the parent. A plugin's constructor may print other lines.
 pub(super) const MARK: &str = "c10d-plugin ";
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -51,5 +51,5 @@ fn decision(report: &JobReport) -> Result<Row, String> {
     let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));
     let row = row.and_then(|json| serde_json::from_str(json).ok());
     let how = report.exits.first().map_or_else(String::new, ToString::to_string);
-    row.ok_or_else(|| format!("the process that loaded it ended early: it {how}"))
+    row.ok_or_else(|| format!("the process that loaded the plugin ended early: it {how}"))
 }

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hundreds_that_say_the_same_take_a_few_lines() {
+    fn hundreds_of_cases_with_the_same_reason_take_a_few_lines() {
         let names: Vec<String> = (0..797).map(|i| format!("w2/op/{i}")).collect();
         let whys: Vec<String> = (0..797)
             .map(|i| match i {

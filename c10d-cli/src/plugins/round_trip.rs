@@ -1,4 +1,4 @@
-//! Tests the basis of every op on a device: bytes that are copied to it come back unchanged.
+//! Tests the copies that every op on a device needs: bytes that are copied to the device and back are unchanged.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use c10d::device::DeviceBuffer;
 const LENGTHS: [usize; 6] = [1, 7, 64, 4097, (64 << 10) + 3, (1 << 20) + 1];
 /// The time limit of one copy.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The time limit of all copies, since a call that does not return cannot be ended.
+/// The time limit of all copies together. They run on a separate thread, since a call that does not return cannot be
+/// ended.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Copies bytes to the first device of this name and back. An error says what was wrong.

@@ -16,7 +16,7 @@ use super::{File, Limit, SUITE_VERB, child, one, print_rows, round_trip};
 use crate::Outcome;
 use crate::say::plain;
 
-/// Every rank is a process of this host.
+/// The largest world size. Every rank is a process of this host.
 const MOST_RANKS: i64 = c10d::launch::MOST_RANKS as i64;
 
 #[derive(clap::Args, Clone)]
@@ -48,7 +48,8 @@ pub(super) fn test(path: &Path, limit: Limit, options: &Options) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the suites of a plugin, or, with `--part`, one of them. In a process that a suite started, runs its rank.
+/// Runs the suites of a plugin, or, with `--part`, one of them. In a process that a suite started as a rank, runs that
+/// rank.
 pub(crate) fn suite(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
     let [plugin] = report.providers[..] else {

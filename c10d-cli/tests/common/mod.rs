@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
-/// The time limit of a program. No test comes near it unless the program hangs.
+/// The time limit of a program. A program reaches this limit only if it hangs.
 pub(crate) const CAP: Duration = Duration::from_secs(600);
 
 pub(crate) struct Ended {
@@ -21,7 +21,7 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// A started `c10d`. It is killed if the test ends first.
+/// A started `c10d`. The process is killed if the test ends first.
 pub(crate) struct Running {
     child: Child,
     /// The pipe to standard input, if the test requested one.
@@ -93,7 +93,8 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // An error does not matter: the process may have ended, but it exists until it is waited for.
+        // Errors are ignored, because the process may have ended. Its pid is not reused before `wait`, so the signal
+        // reaches no other process.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
@@ -103,8 +104,9 @@ impl Running {
 
     /// Waits for the end. Returns the exit status, and the output since the last line that was read.
     pub(crate) fn end(mut self) -> Ended {
-        // The pipe ends when the last process that holds it ends, so reading may hang.
         drop(self.stdin.take());
+        // Standard output ends only when the last process that holds it ends. So a thread reads it, and this function
+        // waits for the thread with a time limit.
         let lines = self.lines.take();
         let (send, receive) = channel();
         std::thread::spawn(move || {
@@ -132,8 +134,8 @@ impl Drop for Running {
     }
 }
 
-/// Builds a package with these files outside of this workspace, by `cargo build` with these arguments. Its dependencies
-/// are those with which this checkout was built.
+/// Builds a package with these files outside of this workspace, by `cargo build` with these arguments. The package has
+/// the dependencies with which this checkout was built.
 pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let dir = tempfile::Builder::new().prefix("c10d-outside-").tempdir().unwrap();
@@ -161,7 +163,8 @@ fn outside_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside")
 }
 
-/// The environment of such builds. Nobody debugs these programs, so they are built as fast as possible.
+/// The environment of all builds outside of this workspace. Nobody debugs these programs, so they are built as fast as
+/// possible.
 pub(crate) fn outside_env() -> [(&'static str, OsString); 4] {
     [
         ("CARGO_TARGET_DIR", outside_target().into()),
@@ -180,8 +183,9 @@ pub(crate) struct Outside {
     pub(crate) program: PathBuf,
 }
 
-/// Returns an address of this host at which a server may listen. The socket is bound to it without listening, and
-/// shares the port. So no other process gets the port, and the server can use it.
+/// Returns an address of this host at which a server may listen. The returned socket is bound to the address, but does
+/// not listen. So the kernel assigns the port to nobody else, and a server that binds to it by number with
+/// `SO_REUSEADDR` can still listen there.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -190,7 +194,7 @@ pub(crate) fn reserved_place() -> (Socket, String) {
     (socket, place)
 }
 
-/// Whether a process runs. A dead process that was not yet waited for does not run.
+/// Whether a process runs. A dead process for which nobody has waited yet does not run.
 pub(crate) fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))
