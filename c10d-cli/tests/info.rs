@@ -38,7 +38,7 @@ fn json_has_a_row_for_each_op_and_dispatch_key() {
 }
 
 #[test]
-fn the_table_is_for_people() {
+fn the_table_has_a_line_for_each_op() {
     let ended = run(&["info"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     for op in c10d::OpKind::ALL {

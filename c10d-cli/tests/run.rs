@@ -125,7 +125,7 @@ fn a_stopped_rank_is_continued_to_get_the_signal() {
 }
 
 #[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
+fn a_signal_that_comes_twice_at_once_counts_once() {
     let saves = idle("trap 'sleep 0.3; echo saved; exit 0' TERM INT");
     for signal in [Signal::TERM, Signal::INT] {
         let running = ready(&script(&["-n", "2"], &saves), 2);

@@ -90,11 +90,11 @@ fn follow(headings: &[&str]) {
 }
 
 #[test]
-fn a_plugin_in_c() {
+fn a_plugin_in_c_works_as_documented() {
     follow(&["A plugin in C"]);
 }
 
 #[test]
-fn a_vendors_crate_a_program_and_a_plugin_in_rust() {
+fn a_vendors_crate_a_program_and_a_plugin_in_rust_work_as_documented() {
     follow(&["A vendor's crate", "A program that uses it", "A plugin in Rust", "A program that uses a plugin"]);
 }

@@ -1,6 +1,6 @@
 //! Measures how long set and get of an honest client take together while other clients attack the store. The store runs
 //! in a separate process with PyTorch's limits. The attackers' threads have the lowest priority, as if they ran on
-//! another machine; with `same-machine` they have that of the store and its clients.
+//! another machine. With `same-machine` they have the same priority as the store and its clients.
 //!
 //! ```text
 //! cargo bench -p c10d-rendezvous --bench strangers
@@ -77,8 +77,8 @@ fn run(server: &ServerProcess, rounds: usize) -> Vec<Round> {
     (0..rounds).map(round).collect()
 }
 
-/// Prints the medians of several runs, since other work on the machine does not matter here. Also prints the p99 of
-/// each run, and where the slowest hundredth of all rounds spent their time.
+/// Prints the medians of several runs, which hide most of the disturbance by other programs on the machine. Also prints
+/// the p99 of each run, and where the slowest hundredth of all rounds spent their time.
 fn show(what: &str, server: &ServerProcess, size: &Size) {
     let runs: Vec<Vec<Round>> = (0..RUNS).map(|_| run(server, size.rounds)).collect();
     let each: Vec<Latency> = runs.iter().map(|run| Latency::of(run.iter().map(|round| round.took))).collect();
@@ -177,8 +177,8 @@ fn held_by(server: &ServerProcess) -> usize {
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Sends requests that announce 8 MiB and lack the last byte: as many as fill all buffers. They are sent again whenever
-/// their connections are closed.
+/// Attacks the store with requests that announce 8 MiB and lack the last byte, as many as fill all buffers. Then sends
+/// further such requests over new connections until the measurement is over.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

@@ -41,7 +41,8 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let store = TcpStore::hosting(server, soon()).unwrap();
     store.set("there", b"1", soon()).unwrap();
-    // Both processes count at the same time, so that an answer to the wrong process would show.
+    // Both processes count at the same time with different steps. If a process got the answer to the other, its count
+    // would be wrong.
     let count = |key: &str, step: i64| -> Result<bool> {
         let mut right = true;
         for n in 1..=300 {
@@ -63,7 +64,7 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
 }
 
 #[test]
-fn a_child_does_not_lock_its_parents_file_and_does_not_leave_for_it() {
+fn a_child_neither_locks_nor_removes_its_parents_file() {
     let path = std::env::temp_dir().join(format!("c10d-fork-{}", std::process::id()));
     let store = FileStore::open_while_used(path.clone(), soon()).unwrap();
     store.set("k", b"v", soon()).unwrap();
@@ -78,7 +79,7 @@ fn a_child_does_not_lock_its_parents_file_and_does_not_leave_for_it() {
         refused && own.is_ok_and(|value| value == b"v")
     });
     assert!(held(child));
-    assert!(path.exists(), "the child left for its parent");
+    assert!(path.exists(), "the child removed its parent's file");
     drop(slot);
     assert!(!path.exists());
 }

@@ -59,7 +59,7 @@ fn all_time_out(store: &TcpStore) {
 }
 
 #[test]
-fn a_stopped_server_times_out_every_verb_and_is_used_again_when_it_goes_on() {
+fn every_call_to_a_stopped_server_times_out_and_calls_succeed_when_it_continues() {
     let server = ServerProcess::start();
     let store = client(server.addr);
     store.set("before", b"1", soon()).unwrap();
@@ -72,7 +72,7 @@ fn a_stopped_server_times_out_every_verb_and_is_used_again_when_it_goes_on() {
 }
 
 #[test]
-fn a_killed_server_fails_every_verb_at_once() {
+fn every_call_to_a_killed_server_fails_at_once() {
     let mut server = ServerProcess::start();
     let store = client(server.addr);
     server.child.kill().unwrap();
@@ -117,7 +117,7 @@ fn one_waiting_call_does_not_keep_the_others_waiting() {
 }
 
 #[test]
-fn a_server_that_never_shakes_hands() {
+fn connecting_to_a_server_that_never_answers_the_handshake_fails_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let start = Instant::now();
@@ -138,7 +138,7 @@ fn connecting_without_a_server_fails_at_the_deadline() {
 
 /// The deadline is for the call, not for each read: bytes that arrive slowly do not extend it.
 #[test]
-fn a_server_that_answers_a_byte_at_a_time() {
+fn an_answer_that_arrives_slowly_does_not_extend_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -148,7 +148,7 @@ fn a_server_that_answers_a_byte_at_a_time() {
                 stream.read_exact(&mut hello).unwrap();
                 assert_eq!(hello[..5], *HELLO);
                 stream.write_all(&hello[6..]).unwrap();
-                // The answer to CHECK would be one byte, that to GETNUMKEYS eight; that to LIST_KEYS never ends here.
+                // The answer to LIST_KEYS begins with the number of keys. Then keys of one byte follow, one every 5 ms.
                 stream.read_exact(&mut [0]).unwrap();
                 stream.write_all(&1_000_000u64.to_le_bytes()).unwrap();
                 while stream.write_all(&[1]).is_ok()

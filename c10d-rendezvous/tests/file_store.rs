@@ -91,11 +91,11 @@ fn a_torn_last_record_is_ignored_then_replaced() {
 #[test]
 fn a_file_that_is_something_else_is_refused_and_left_alone() {
     let dir = Dir::new("foreign");
-    std::fs::write(dir.file(), b"my diary").unwrap();
+    std::fs::write(dir.file(), b"not a store").unwrap();
     let store = FileStore::open(dir.file()).unwrap();
     names(&store.set("k", b"v", soon()).unwrap_err(), &dir.file());
     names(&store.get("k", soon()).unwrap_err(), &dir.file());
-    assert_eq!(std::fs::read(dir.file()).unwrap(), b"my diary");
+    assert_eq!(std::fs::read(dir.file()).unwrap(), b"not a store");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_removed_or_shortened_file_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_or_written() {
+fn a_file_that_cannot_be_made_or_written_is_named() {
     let dir = Dir::new("nowhere");
     let path = dir.0.join("missing").join("store");
     names(&FileStore::open(&path).err().unwrap(), &path);

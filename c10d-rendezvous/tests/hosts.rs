@@ -1,4 +1,5 @@
-//! Tests of the launchers of several hosts. They run one job and end together, and strangers cannot end them.
+//! Tests of the launchers of several hosts. The launchers run one job and end together, and clients that are no part of
+//! the job cannot end them.
 
 use crate::common;
 use crate::launch::{HANG, gone, mark, sh, text};
@@ -113,7 +114,7 @@ fn strangers_do_not_end_a_job() {
         for key in ["failed", "failed/0", "failed/1", "done/0", "done/1", "host/0", "host/1", "link", "run"] {
             stranger.set(&format!("c10d-launch/{key}"), b"\x1b]0;owned\x07 rank 1 died", soon()).unwrap();
         }
-        // This is longer than a launcher that polls would need to notice it.
+        // A launcher that read these keys would have noticed them by now.
         std::thread::sleep(Duration::from_millis(500));
         std::fs::write(&flag, "").unwrap();
         reports.join().unwrap()

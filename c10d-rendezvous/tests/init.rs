@@ -75,7 +75,7 @@ fn s(n: impl ToString) -> String {
 }
 
 #[test]
-fn by_tcp() {
+fn ranks_meet_by_tcp() {
     for ip in ["127.0.0.1", "::1"] {
         let Some(port) = free_port(ip) else {
             println!("skipped: no {ip} on this machine");
@@ -87,14 +87,14 @@ fn by_tcp() {
 }
 
 #[test]
-fn init_by_file() {
+fn ranks_meet_by_file() {
     let path = std::env::temp_dir().join(format!("c10d-init-{}", std::process::id()));
     meet(3, |r| (format!("file://{}?rank={r}&world_size=3", path.display()), vec![]));
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
-fn by_torchruns_variables_with_and_without_the_agents_store() {
+fn ranks_meet_by_torchruns_variables_with_and_without_the_agents_store() {
     let vars = |r: u32, port: u16| {
         vec![
             ("RANK", s(r)),
@@ -118,7 +118,7 @@ fn by_torchruns_variables_with_and_without_the_agents_store() {
 }
 
 #[test]
-fn by_mpiruns_and_sruns_variables_on_one_host() {
+fn ranks_on_one_host_meet_by_the_variables_of_mpirun_and_srun() {
     let tmp = std::env::temp_dir().join(format!("c10d-init-tmp-{}", std::process::id()));
     std::fs::create_dir(&tmp).unwrap();
     type Vars = fn(u32) -> Vec<(&'static str, String)>;
@@ -193,7 +193,7 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
-fn a_taken_port_and_unknown_methods() {
+fn a_taken_port_and_unknown_methods_are_errors() {
     let taken = server();
     let url = format!("tcp://{}?rank=0&world_size=2", taken.local_addr());
     let error = init(&url, Duration::from_secs(5)).err().unwrap();
@@ -207,7 +207,7 @@ fn a_taken_port_and_unknown_methods() {
 }
 
 #[test]
-fn the_address_given_is_the_only_one_that_listens() {
+fn the_server_listens_only_at_the_given_address() {
     let port = free_port("127.0.0.1").unwrap();
     let url = format!("tcp://127.0.0.1:{port}?rank=0&world_size=1");
     let me = init(&url, Duration::from_secs(5)).unwrap();
@@ -219,7 +219,7 @@ fn the_address_given_is_the_only_one_that_listens() {
 /// Rank 0 listens at all addresses, and the other ranks use another address that leads to it, as behind address
 /// translation.
 #[test]
-fn every_address_listens_where_that_was_asked_for() {
+fn the_server_listens_at_every_address_only_on_request() {
     let port = free_port("127.0.0.1").unwrap();
     let join = |host: &str, rank: u32| {
         let url = format!("tcp://{host}:{port}?rank={rank}&world_size=2");
@@ -270,7 +270,7 @@ fn role_rounds() {
 }
 
 #[test]
-fn again_and_again() {
+fn processes_join_several_groups_in_a_row() {
     let tmp = std::env::temp_dir().join(format!("c10d-init-again-{}", std::process::id()));
     std::fs::create_dir(&tmp).unwrap();
     let at = [("MASTER_ADDR", s("localhost")), ("MASTER_PORT", s(free_port("127.0.0.1").unwrap()))];

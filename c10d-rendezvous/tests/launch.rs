@@ -148,7 +148,7 @@ fn death_by_a_signal_is_reported() {
 fn a_rank_that_ignores_sigterm_is_killed_after_the_grace_time() {
     let mark = mark();
     let flag = std::env::temp_dir().join(format!("c10d-launch-{mark}"));
-    // Rank 1 fails after rank 0 certainly ignores the signal.
+    // Rank 1 fails only after rank 0 has begun to ignore the signal.
     let script = format!(
         "if [ $RANK = 1 ]; then while [ ! -e $FLAG ]; do sleep 0.01; done; exit 3; fi; trap '' TERM; : > $FLAG; \
          while :; do sleep {mark}; done"
@@ -200,7 +200,7 @@ fn wrappers_come_before_the_program() {
 }
 
 #[test]
-fn ranks_are_spoken_with_stopped_and_killed_one_by_one() {
+fn a_job_writes_to_stops_and_kills_single_ranks() {
     let script = "while read -r line; do echo \"$RANK heard $line\"; done; exit 5";
     let mut job = sh(script).ranks(3).output(Output::Piped).keep_going().spawn().unwrap();
     assert_eq!(job.ranks().collect::<Vec<_>>(), [0, 1, 2]);
@@ -270,7 +270,7 @@ fn ranks_outlive_the_thread_that_launched_them() {
 }
 
 #[test]
-fn floods_are_bounded_and_closed_pipes_no_matter() {
+fn kept_output_is_bounded_and_ranks_may_close_their_output() {
     let script = "head -c 60000000 /dev/zero; head -c 60000000 /dev/zero >&2; exec >&- 2>&-; exit 4";
     let report = sh(script).ranks(2).run().unwrap();
     assert_eq!(report.exits.iter().filter(|exit| exit.code == Some(4)).count() + ended_by_us(&report), 2);

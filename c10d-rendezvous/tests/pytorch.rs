@@ -13,7 +13,7 @@ use c10d_core::Store;
 use c10d_rendezvous::{TcpStore, init};
 use common::{client, free_port, plays, role_args, server};
 
-/// The time limit of a script, since PyTorch takes long to load on a busy machine.
+/// Returns the deadline of a script. It is late, since PyTorch takes long to load on a busy machine.
 fn late() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
@@ -42,7 +42,7 @@ fn script(python: &str, name: &str, args: &[String]) -> Child {
 }
 
 /// Waits until the script has succeeded. The script is killed at the deadline.
-fn content(mut child: Child) {
+fn succeeds(mut child: Child) {
     let deadline = late();
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -52,11 +52,11 @@ fn content(mut child: Child) {
     }
     let out = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && text.contains("python is content"), "{} {text}", out.status);
+    assert!(out.status.success() && text.contains("python succeeded"), "{} {text}", out.status);
 }
 
 #[test]
-fn pytorchs_client_with_our_server() {
+fn pytorchs_client_works_with_our_server() {
     let Some(python) = python() else { return };
     let server = server();
     let port = server.local_addr().port();
@@ -69,12 +69,12 @@ fn pytorchs_client_with_our_server() {
     store.queue_push("to python", b"item", late()).unwrap();
     assert!(store.add("both", 1, late()).unwrap() > 0);
     store.barrier("met", 2, late()).unwrap();
-    content(child);
+    succeeds(child);
     assert_eq!(store.get("both", late()).unwrap(), b"2");
 }
 
 #[test]
-fn our_client_with_pytorchs_server() {
+fn our_client_works_with_pytorchs_server() {
     let Some(python) = python() else { return };
     let mut child = script(python, "server.py", &[]);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -128,7 +128,7 @@ fn our_client_with_pytorchs_server() {
 
 /// One rank uses PyTorch and the other does not. Either may serve the store.
 #[test]
-fn mixed_ranks_by_tcp() {
+fn mixed_ranks_meet_by_tcp() {
     let Some(python) = python() else { return };
     for ours in [0, 1] {
         let port = free_port("127.0.0.1").unwrap();
@@ -138,7 +138,7 @@ fn mixed_ranks_by_tcp() {
         me.store.set(&format!("rank{ours}"), ours.to_string().as_bytes(), late()).unwrap();
         assert_eq!(me.store.multi_get(&["rank0", "rank1"], late()).unwrap(), [b"0", b"1"]);
         client(([127, 0, 0, 1], port).into()).barrier("end", 2, late()).unwrap();
-        content(child);
+        succeeds(child);
     }
 }
 

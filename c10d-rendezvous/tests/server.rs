@@ -110,7 +110,8 @@ fn breaking_a_rule_closes_only_that_connection() {
         }
         other.ping();
     }
-    // This address uses up its share, and frees it again. A key that exceeds the share closes its connection.
+    // A client uses up the share of its address, and then frees a part of it. The connection that would exceed the
+    // share is closed.
     let store = client(addr);
     let filled: Vec<String> = (0..40).map(|i| format!("fill{i}")).collect();
     let filled: Vec<&String> = filled.iter().filter(|key| store.set(key, &vec![0; 1 << 20], soon()).is_ok()).collect();
@@ -236,7 +237,7 @@ fn dead_waiters_are_forgotten() {
 }
 
 #[test]
-fn both_address_families_and_a_taken_port() {
+fn both_address_families_work_and_a_taken_port_is_an_error() {
     for addr in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(server) = TcpStoreServer::bind(addr.parse().unwrap(), ServerOptions::default()) else {
             println!("skipped: no {addr} on this machine");
@@ -274,7 +275,7 @@ fn a_dropped_server_is_gone_and_a_draining_one_stays_for_its_clients() {
 }
 
 #[test]
-fn ten_thousand_idle_clients() {
+fn ten_thousand_idle_clients_are_served() {
     const CLIENTS: usize = 10_000;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     if limit.is_some_and(|limit| limit < CLIENTS as u64 + 500) {
@@ -298,7 +299,7 @@ fn ten_thousand_idle_clients() {
         assert_eq!(store.add("n", 1, soon()).unwrap(), i + 1);
     }
     idle.iter_mut().step_by(97).for_each(Raw::ping);
-    // All of them wait for one key, and all get the answer.
+    // All clients wait for one key, and all get the answer.
     let wait = request(6, &[int(1), string(b"/go")]);
     idle.iter_mut().for_each(|raw| raw.send(&wait));
     idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
@@ -340,7 +341,7 @@ fn role_server_without_descriptors() {
 }
 
 #[test]
-fn no_descriptors_left() {
+fn a_server_without_descriptors_serves_its_clients() {
     let out = common::role("role_server_without_descriptors").output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(

@@ -11,11 +11,11 @@ use c10d_rendezvous::{ServerOptions, TcpStore};
 use common::load::{Latency, flooded};
 use common::{Raw, ServerProcess, client, int, request, server_with, soon, string};
 
-/// The time limit of set and get, more than five times the observed value.
+/// The limit of the server's CPU time during a set and a get, more than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
 
-/// Set and get of an honest client are finished before the server has done much else. This is measured by the server's
-/// CPU time, since the machine may be busy with other work.
+/// Checks that the server uses little CPU time, for any client, while an honest client does a set and a get. The test
+/// does not measure real time, since the machine may be busy with other work.
 fn stays_fast(what: &str, server: &ServerProcess) {
     let latency = Latency::by(|| server.worked(), server.addr, 100);
     println!("{what}: a set and a get take {latency} of the server's time");
@@ -43,7 +43,7 @@ fn requests_without_end_do_not_slow_the_others() {
         ("CHECK of many keys", request(5, &many)),
         ("CHECK of very many keys", request(5, &all)),
         ("MULTI_GET of very many keys", request(10, &all)),
-        ("WAIT for very many keys, taken back", [absent, request(12, &[])].concat()),
+        ("WAIT for very many keys, and CANCEL_WAIT", [absent, request(12, &[])].concat()),
         ("GET of a large value", request(3, &[string(b"/big")])),
     ] {
         flooded(server.addr, &request, || stays_fast(what, &server));
@@ -73,7 +73,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
         ("CHECK", request(5, &[list("")]), 1),
         ("MULTI_GET", request(10, &[list("")]), KEYS * 9),
         ("MULTI_SET", [request(11, &[pairs]), request(13, &[vec![0; 4]])].concat(), 4),
-        ("WAIT for what is not there, and its end", [request(6, &[list("no ")]), request(12, &[])].concat(), 1),
+        ("WAIT for absent keys, and CANCEL_WAIT", [request(6, &[list("no ")]), request(12, &[])].concat(), 1),
         ("LIST_KEYS", request(17, &[]), 8 + KEYS * 9),
     ] {
         let mut raw = Raw::valid(addr);
@@ -92,7 +92,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
         });
         println!("{what}: {answered} others' requests were answered meanwhile");
         assert!(answered > 0, "{what}");
-        // The data that the stranger leaves behind does not matter either.
+        // The data that the stranger leaves behind does not slow down an honest client either.
         drop(raw);
         stays_fast(what, &server);
     }
@@ -120,7 +120,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
     drop(crowd);
 }
 
-/// A client for which there is no descriptor gets an error that says on which side.
+/// A client for which there is no descriptor gets an error that says on which side the descriptors ran out.
 #[test]
 fn a_server_without_descriptors_says_so() {
     let server = ServerProcess::with_descriptors(40);

@@ -1,4 +1,4 @@
-//! Tests of the bytes on the wire: this library's client with a script, and its server with a script.
+//! Tests of the bytes on the wire: this library's client with a scripted server, and its server with scripted clients.
 
 use crate::common;
 
@@ -40,14 +40,14 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
                 stream.write_all(&answer).unwrap();
             }
         }
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the client says no more");
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the client sends nothing more");
     });
     (client(addr), thread)
 }
 
 /// Each method sends the right request and reads the answer.
 #[test]
-fn the_client_says_what_pytorchs_client_says() {
+fn the_client_sends_the_bytes_that_pytorchs_client_sends() {
     let pid = std::process::id().to_le_bytes();
     let ping = [&[0x0d][..], &pid].concat();
     let k = || string(b"/k");

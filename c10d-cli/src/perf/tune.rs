@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_lie_between_the_sizes_and_noise_moves_none() {
+    fn limits_lie_between_the_sizes_and_noise_does_not_move_them() {
         use Algorithm::{Direct, OneShot, Ring};
         let times = BTreeMap::from([
             (8, vec![(OneShot, 1.0), (Direct, 2.0), (Ring, 3.0)]),

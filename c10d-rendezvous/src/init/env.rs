@@ -6,8 +6,8 @@ use super::{Meeting, Membership, checked, one_host, unclear};
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The variables in which one kind of launcher gives a process its rank. In each list, the first variable that is set
-/// counts.
+/// The variables in which one kind of launcher gives a process its rank. In each list except `job`, the first variable
+/// that is set counts.
 struct Starter {
     rank: &'static str,
     size: &'static [&'static str],
@@ -21,7 +21,8 @@ struct Starter {
     alone: bool,
 }
 
-/// The launchers in the order in which they are tried: inside a SLURM job, mpirun leaves the variables of SLURM set.
+/// The launchers in the order in which they are tried. SLURM comes last, because a process that mpirun starts inside a
+/// SLURM job has SLURM's variables, too.
 const STARTERS: &[Starter] = &[
     Starter { rank: "RANK", size: &["WORLD_SIZE"], local_size: &[], hosts: &[], job: &[], alone: false },
     Starter {

@@ -14,15 +14,15 @@ use crate::{ServerOptions, TcpStore, TcpStoreServer};
 /// How long the end of this process waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A server that this process runs until the process ends. When the last group of this process has ended, other ranks
-/// may still use theirs, or may already make the next one.
+/// A server that this process runs until the process ends. The server outlives this process's groups, because other
+/// ranks may still be in a group or may already be making the next one.
 struct Hosted {
     server: TcpStoreServer,
     /// The clients of this process.
     clients: Vec<WeakStore>,
 }
 
-/// A forked child has no server but only a copy of this memory, so its list is empty.
+/// The threads of the servers do not run in a forked child, so `PerProcess` gives the child a new, empty list.
 static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 
 /// Returns a client of the store that this process serves at `host:port`. All groups of this process at that address
@@ -115,8 +115,8 @@ fn failed(host: &str, port: u16, e: io::Error) -> Error {
     let why = match e.kind() {
         io::ErrorKind::AddrInUse => "the port is in use; choose another, or look for an earlier run that has not ended",
         io::ErrorKind::AddrNotAvailable => {
-            "it is not an address of this machine; set one of its addresses, or, only on rank 0, 0.0.0.0 to listen at every \
-             address"
+            "this machine does not have that address; set one of the machine's addresses, or set 0.0.0.0 (on rank 0 only) \
+             to listen at every address"
         }
         _ => "rank 0 must be able to listen there",
     };
@@ -139,13 +139,13 @@ mod tests {
 
     /// Every system has names for its loopback address; on many, one of them is the machine's own name.
     #[test]
-    fn no_name_opens_all_addresses() {
+    fn a_host_name_never_listens_at_all_addresses() {
         let soon = || Instant::now() + Duration::from_secs(20);
         let mut names = vec!["localhost".to_owned(), "ip6-localhost".to_owned()];
         names.push(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned());
         for name in names.iter().filter(|name| resolve(name, 0, soon()).is_ok()) {
             let addr = serve(name, 0, soon()).unwrap().local_addr();
-            assert!(!addr.ip().is_unspecified(), "{name} opens {addr}");
+            assert!(!addr.ip().is_unspecified(), "for {name}, the server listens at {addr}");
         }
         assert!(serve("0.0.0.0", 0, soon()).unwrap().local_addr().ip().is_unspecified());
     }
@@ -154,6 +154,6 @@ mod tests {
     fn an_address_elsewhere_is_an_error_that_says_what_to_do() {
         // An address for documentation, which no machine has.
         let error = serve("192.0.2.1", 0, Instant::now() + Duration::from_secs(20)).unwrap_err().to_string();
-        assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 to listen"), "{error}");
+        assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 (on rank 0 only) to listen"), "{error}");
     }
 }

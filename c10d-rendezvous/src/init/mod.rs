@@ -17,7 +17,7 @@ pub(crate) use host::serve;
 
 use crate::{FileStore, TcpStore};
 
-/// The rank of this process, and the place where the ranks meet.
+/// The rank of this process, the world size, and how the ranks find each other.
 #[derive(Debug, PartialEq)]
 struct Membership {
     rank: u32,

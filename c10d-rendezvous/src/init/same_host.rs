@@ -1,4 +1,4 @@
-//! The meeting place of ranks on one host if no address is set: a file in a directory that only this user can use.
+//! The store of ranks on one host if no address is set: a file in a directory that only this user can use.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};

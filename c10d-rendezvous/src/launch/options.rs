@@ -24,13 +24,14 @@ impl Topology {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// It is printed line by line on the launcher's own standard output and error, each line with its rank before it.
+    /// The output is printed line by line on the launcher's own standard output and error. Each line begins with its
+    /// rank.
     #[default]
     Prefixed,
     /// The ranks write directly to the launcher's own standard output and error. Errors then cannot quote a rank's last
     /// lines.
     Inherit,
-    /// It is kept for the [`JobReport`](super::JobReport): the last 16 MiB of each stream.
+    /// The output is kept for the [`JobReport`](super::JobReport): the last 16 MiB of each stream.
     Captured,
     /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin), [`Job::take_stdout`](super::Job::take_stdout)). Standard error
     /// is handled as for [`Prefixed`](Output::Prefixed).

@@ -25,7 +25,7 @@ static DEFAULT: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool
 /// The number of jobs that forward signals now; `None` before the first of them.
 static JOBS: Mutex<Option<usize>> = Mutex::new(None);
 
-/// Collects the signals to this process, which do not end it, until this is dropped.
+/// Collects the signals to this process until the value is dropped. A collected signal does not end the process.
 pub(super) struct Forwarding {
     ids: Vec<SigId>,
     arrivals: Vec<(Signal, UnixStream)>,

@@ -22,7 +22,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long a call waits for a free descriptor.
 const SCARCE: Duration = Duration::from_secs(1);
-/// How long the server of this process goes on after its own client has left.
+/// How long a server that this process hosts serves other clients after the process's own client was dropped.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A client of a TCPStore server, PyTorch's or [`TcpStoreServer`]. Clones share their connections.
@@ -229,7 +229,8 @@ impl TcpStore {
         })
     }
 
-    /// Runs an exchange without an answer. The answer to a ping after it shows that it was executed.
+    /// Sends a request that has no answer, followed by a ping. The answer to the ping shows that the request was
+    /// executed.
     pub(super) fn run(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
         let nonce = std::process::id();
         request.ping(nonce);
@@ -259,7 +260,7 @@ impl TcpStore {
         let request = self.limits().list_request(Command::Wait, keys)?;
         let found = self.call("wait for", keys, deadline, |link| {
             if link.wait(&request, deadline, GRACE)? {
-                // The keys may have appeared at the last moment.
+                // The keys may have appeared just before the deadline, so the second half gets some time in any case.
                 then(link, deadline.max(Instant::now() + GRACE)).map(Ok)
             } else {
                 self.absent(keys, link).map(Err)

@@ -28,13 +28,12 @@ const FIRST_CLIENT: usize = 2;
 
 /// The number of connections that are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
-/// After this many requests (each key of a list counts as one, and so does each block of this many bytes of an answer),
-/// or this many bytes read, a client waits for its next turn.
+/// A turn of a client ends after this much work, or after this many bytes were read. A request counts as one unit of
+/// work, and so do each further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// A quarter of this process's descriptors, and at most this many, are reserved: clients that have used no key do not
-/// get them.
+/// A quarter of this process's descriptors, but at most this many, are reserved for clients that have used a key.
 const RESERVE: usize = 256;
 /// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
@@ -162,7 +161,8 @@ impl EventLoop {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    // The system assigns the lowest free number, so the number shows how many are in use.
+                    // The system assigns the lowest free descriptor number, so the number shows how many descriptors
+                    // are in use.
                     let scarce = is_reserved(stream.as_raw_fd());
                     self.admit(Connection::new(stream, peer, self.options.limits));
                     if scarce {
@@ -244,7 +244,7 @@ impl EventLoop {
     }
 
     /// Returns the connection that has been without a request for the longest time, of the address with the most
-    /// connections. Returns `None` if that is the address `newcomer`, or has at most one connection more.
+    /// connections. Returns `None` if this address is `newcomer`, or has at most one connection more than `newcomer`.
     fn crowded_out(&self, newcomer: Home) -> Option<usize> {
         let mut counts: HashMap<Home, usize> = HashMap::new();
         self.clients.values().for_each(|c| *counts.entry(home(c.peer.ip())).or_default() += 1);

@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::event_loop::{BYTES_PER_TURN, Turn};
 use super::keyspace::Keyspace;
 
-/// A client that sends large values has its turn for a bounded number of bytes, even if it has sent more.
+/// In one turn, the server reads only a limited number of bytes of a client, even if the client has sent more.
 #[test]
 fn a_turn_of_a_client_with_large_values_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -19,7 +19,7 @@ type Waiters = BTreeMap<u64, ClientId>;
 
 /// The memory that an entry takes beyond its key and value.
 const OVERHEAD: usize = 64;
-/// If a wait is for more keys than this, its queue places are removed in pieces.
+/// If a wait is for more keys than this, its entries in the lists of waiting clients are removed in pieces.
 const FEW: usize = 256;
 
 pub(crate) struct Keyspace {
@@ -29,7 +29,7 @@ pub(crate) struct Keyspace {
     consumers: HashMap<Key, Waiters>,
     barriers: HashMap<Key, Waiters>,
     waiting: HashMap<ClientId, Waiting>,
-    /// The queue places of waits that are over, until they are removed.
+    /// The waits that are over but still have entries in `consumers`: ticket, owner and the keys of these entries.
     stale: Vec<(u64, Owner, Vec<Key>)>,
     arrivals: u64,
     accounts: Accounts,
@@ -170,7 +170,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Checks that `more` is within the client's share. Returns the owner of what is added.
+    /// Checks that `more` is within the client's share. Returns the owner to which `more` must be charged.
     fn room(&self, client: ClientId, more: Amount) -> Result<Owner, Refusal> {
         let owner = self.accounts.owner(client);
         if self.accounts.has_room(owner, more) { Ok(owner) } else { Err(Refusal::Full) }
@@ -291,7 +291,8 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Makes a ticket, which is a place in queues. It is an error if the client has one already.
+    /// Makes a ticket: a number that orders waiting clients by their arrival. It is an error if the client waits
+    /// already.
     fn ticket(&mut self, client: ClientId) -> Result<u64, Refusal> {
         if self.waiting.contains_key(&client) {
             return Err(Refusal::AlreadyWaiting);

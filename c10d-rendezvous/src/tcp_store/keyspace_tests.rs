@@ -107,7 +107,7 @@ fn numbers_are_decimal_text() {
 }
 
 #[test]
-fn compare_set_in_its_four_cases() {
+fn compare_set_handles_its_four_cases() {
     let mut s = Server::new();
     let mut cas = |expected: &str, desired: &str| {
         s.reply(Request::CompareSet { key: b("k"), expected: b(expected), desired: b(desired) })

@@ -1,7 +1,7 @@
 //! The limits of a server and a client.
 
-/// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's where it has a
-/// limit.
+/// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's limits where
+/// PyTorch has a limit.
 ///
 /// An address (for IPv6, a network of 64 bits) may use half of the free part of `total` and `keys`. A connection may
 /// use half of the part that is left to its address. In an empty store, that is half for an address and a quarter for a

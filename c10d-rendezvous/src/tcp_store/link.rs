@@ -117,7 +117,7 @@ impl Link {
         }
         let deadline = Instant::now() + grace;
         self.send(&[Command::CancelWait as u8], deadline)?;
-        // The end of the wait and the cancellation may have crossed.
+        // The server may have sent the end of the wait before it read the cancellation. Then it sends both answers.
         match (self.byte(deadline)?, STOP_WAITING) {
             (WAIT_CANCELED, _) => Ok(false),
             (STOP_WAITING, _) if self.byte(deadline)? == WAIT_CANCELED => Ok(true),

@@ -67,7 +67,7 @@ fn samples() -> Vec<(Vec<u8>, Request)> {
 }
 
 #[test]
-fn every_request_at_every_split() {
+fn every_request_is_parsed_at_every_split() {
     for (bytes, request) in samples() {
         for cut in 0..=bytes.len() {
             let mut parser = validated(limits());
@@ -80,7 +80,7 @@ fn every_request_at_every_split() {
 }
 
 #[test]
-fn a_whole_session_in_one_piece_and_byte_by_byte() {
+fn a_session_is_parsed_in_one_piece_and_byte_by_byte() {
     let (bytes, requests): (Vec<_>, Vec<_>) = samples().into_iter().unzip();
     let session = [HELLO.to_vec(), bytes.concat()].concat();
     assert_eq!(parse(&mut Parser::new(limits()), &session).unwrap(), requests);

@@ -2,7 +2,7 @@
 //!
 //! An address may use half of the free part of the store, and a client half of the part that is left to its address. So
 //! one address gets at most half of an empty store, and one connection at most a quarter. There is always room for
-//! another client, although each gets less.
+//! another client, but each further client gets less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ impl Amount {
         Amount { bytes: self.bytes.saturating_sub(other.bytes), keys: self.keys.saturating_sub(other.keys) }
     }
 
-    /// Returns how much of `self`, which is free, may be taken by a holder that has taken `held` before.
+    /// Returns how much of the free amount `self` a holder may still take if it has taken `held` already.
     fn share(self, held: Amount) -> Amount {
         let left = self.less(held);
         Amount { bytes: left.bytes / 2, keys: left.keys / 2 }

@@ -71,7 +71,8 @@ impl Limits {
     }
 
     fn check_size(&self, request: &[u8]) -> Result {
-        // The server counts somewhat more than the bytes; half of its limit is safe.
+        // The server counts more than the bytes, since it adds an overhead for each byte string. Half of its limit is
+        // safe.
         let limit = self.request / 2;
         if request.len() > limit {
             return Err(refused(format!("a call of {} bytes is above the limit of {limit}; split it", request.len())));

@@ -61,4 +61,4 @@ store.queue_push("to rust", "item")
 assert store.queue_pop("to python") == b"item"
 assert store.add("both", 1) > 0
 store.barrier("met", 2)
-print("python is content", flush=True)
+print("python succeeded", flush=True)

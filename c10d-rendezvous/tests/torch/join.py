@@ -11,4 +11,4 @@ assert (found, size) == (rank, 2)
 store.set(f"rank{rank}", str(rank))
 assert store.multi_get(["rank0", "rank1"]) == [b"0", b"1"]
 store.barrier("end", 2)
-print("python is content", flush=True)
+print("python succeeded", flush=True)

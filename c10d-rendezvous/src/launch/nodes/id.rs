@@ -1,4 +1,4 @@
-//! Random ids, of jobs and as secrets.
+//! Random ids: the id of a job, and the secret token by which launchers recognize each other.
 
 use c10d_core::{Result, process};
 

@@ -12,8 +12,8 @@ use socket2::{SockRef, TcpKeepalive};
 /// The largest length of a line, and of a text from another host that is shown.
 const LINE: usize = 4 << 10;
 const TEXT: usize = 500;
-/// How long a host may not answer before it counts as dead. A stopped launcher does not matter, since the system of its
-/// host still answers.
+/// How long a host may leave keepalive probes unanswered before it counts as dead. The host's kernel answers them, so a
+/// host whose launcher is stopped does not count as dead.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// A message between launchers.
@@ -49,7 +49,8 @@ impl Link {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
         };
-        // The few messages of a job fit into the socket's buffer. If the connection is broken, the reader notices.
+        // The few messages of a job fit into the socket's buffer. Errors are ignored, because `receive` also notices
+        // that the connection is broken.
         let _ = self.stream.write_all(line.as_bytes());
     }
 

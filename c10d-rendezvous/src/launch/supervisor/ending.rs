@@ -9,8 +9,8 @@ use signal_hook::low_level::signal_name;
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
-/// A second SIGINT that comes later than this is a new one. An earlier one is the same SIGINT, delivered twice (to the
-/// process and to its group).
+/// A second SIGINT that comes at least this time after the first is a new request. A second SIGINT that comes earlier
+/// is the first one, delivered twice (to the process and to its group).
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -23,7 +23,7 @@ impl Supervisor {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);
             }
-            // Only the ranks get the signal. By default it would end their children.
+            // Only the ranks get the signal. Their children do not, because by default the signal would end them.
             _ => {
                 for child in self.children.iter().filter(|child| child.exit.is_none()) {
                     let _ = pidfd_send_signal(&child.pidfd, signal);

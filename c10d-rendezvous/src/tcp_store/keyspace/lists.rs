@@ -150,7 +150,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Handles the end of the keys of a client's wait. Until now, the client could not be woken.
+    /// Records that all keys of a client's wait are known. Before this call, the client cannot be woken.
     fn listed(&mut self, client: ClientId, reply: &mut Vec<u8>) {
         if let Some(Waiting::Keys { absent, .. }) = self.waiting.get_mut(&client) {
             *absent -= 1;
@@ -161,7 +161,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes at most `budget` queue places of waits that are over.
+    /// Removes at most `budget` entries of waits that are over from the lists of waiting clients.
     pub(crate) fn tidy(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some((ticket, owner, keys)) = self.stale.last_mut() else { return };
@@ -176,7 +176,7 @@ impl Keyspace {
         }
     }
 
-    /// Whether such queue places are left.
+    /// Whether waits that are over still have such entries.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
