@@ -65,7 +65,7 @@ fn a_rule_decides_and_a_bad_file_is_named_with_its_line() {
 }
 
 #[test]
-fn ranks_with_different_tables_form_no_group() {
+fn ranks_with_different_tables_do_not_meet() {
     let dir = tempfile::tempdir().unwrap();
     for (rank, algorithm) in [("0", "ring"), ("1", "tree")] {
         let rule = format!("{{ op = \"all_reduce\", fabric = \"shm\", ranks = [2, 2], algorithm = \"{algorithm}\" }}");
