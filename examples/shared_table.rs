@@ -13,7 +13,7 @@ use c10d::{Plain, SharedTables};
 /// 2^64 - 2^32 + 1. Its multiplicative group has 2^32 · (2^32 - 1) elements, which are the powers of 7.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
 const GENERATOR: Goldilocks = Goldilocks(7);
-/// The number of values in a column.
+/// The number of coefficients of each rank's polynomial, and of the values that are computed from them.
 const ROWS: usize = 1 << 16;
 
 /// An element of the field of integers modulo `PRIME`, as a number below `PRIME`.
@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if power == Goldilocks(PRIME - 1) { Ok(()) } else { Err("the root to the power ROWS / 2 is not -1".into()) }
     })?;
 
-    // Each rank has a column of its own, and reads the table as a slice.
+    // Each rank has the coefficients of its own polynomial (a column), and reads the table as a slice.
     let column: Vec<_> = (0..ROWS as u64).map(|i| Goldilocks(i * i + u64::from(pg.rank())).mul(GENERATOR)).collect();
     let values = transform(&column, &roots);
     let point = root.power(12_345);

@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     let rank = pg.rank();
 
-    // A group of the even ranks and one of the odd ranks. Every rank calls this, and is in the group of its color.
+    // A group of the even ranks and one of the odd ranks. Every rank calls `split`, and is in the group of its color.
     if let Some(half) = pg.split(Some(rank % 2), rank)? {
         let mut sum = [rank];
         half.all_reduce(&mut sum, ReduceOp::Sum)?;
@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         half.shutdown()?;
     }
 
-    // A group of the first and the last rank, in reverse order. Every rank calls this; ranks that are not in the list
-    // get `None`.
+    // A group of the first and the last rank, in reverse order. Every rank calls `new_group`; ranks that are not in the
+    // list get `None`.
     let ends = if pg.size() > 1 { vec![pg.size() - 1, 0] } else { vec![0] };
     if let Some(ends) = pg.new_group(&ends)? {
         let mut from_the_last = [rank];

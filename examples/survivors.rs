@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             Err(error) => {
                 println!("rank {first_rank}: {error}");
-                // The remaining ranks agree on who they are, within this time, and form a new group.
+                // Within this time, the remaining ranks must agree on who they are and form a new group.
                 pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
                 // Some ranks may have finished a step in which others failed. All continue after the last step that
                 // every rank has finished.

@@ -63,7 +63,8 @@ async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     }
     if rank == 0 {
         let mut work = pg.start(op::recv(vec![0u64; 4], last, TAG));
-        // If `timeout` owned the handle, it would drop it, and the message would be lost. So it gets a reference.
+        // `timeout` gets a reference to the handle. If it owned the handle, it would drop the handle at the timeout,
+        // and the message would be lost.
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut work).await.is_err());
         let buffer = match work.cancel()? {
             Cancel::Back(buffer) => buffer,

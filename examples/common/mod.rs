@@ -6,7 +6,7 @@ use std::time::Duration;
 use c10d::ProcessGroup;
 use c10d::launch::Launch;
 
-/// The variables that `c10d run` and torchrun, mpirun and srun set.
+/// The variables by which launchers (`c10d run`, torchrun, mpirun, srun) tell a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
 
 /// Joins this rank's group. A program that was not launched by a launcher first launches itself as four ranks, and ends

@@ -37,7 +37,7 @@ use crate::{Bad, Outcome, exit_code};
 /// The command by which `perf` starts itself as a rank.
 pub(crate) const RANK_VERB: &str = "perf-rank";
 
-/// The variables that launchers set: `c10d run` and torchrun, mpirun and srun.
+/// The variables by which launchers (`c10d run`, torchrun, mpirun, srun) tell a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
 const LOCAL_RANK_VARIABLES: [&str; 5] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];

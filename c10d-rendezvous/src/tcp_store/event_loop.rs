@@ -188,7 +188,7 @@ impl EventLoop {
     fn make_room(&mut self) -> bool {
         let oldest = self.strangers.first().copied();
         let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));
-        oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it has used no key")).is_some()
+        oldest.inspect(|id| self.close(*id, "descriptors are scarce, and this client has used no key")).is_some()
     }
 
     /// Accepts a client with the spare descriptor. The client takes the place of a client of the address with the most
@@ -201,7 +201,7 @@ impl EventLoop {
         match self.listener.accept() {
             Ok((stream, peer)) => match self.crowded_out(home(peer.ip())) {
                 Some(id) => {
-                    self.close(id, "descriptors are scarce, and its address has most of the connections");
+                    self.close(id, "descriptors are scarce, and this client's address has the most connections");
                     self.admit(Connection::new(stream, peer, self.options.limits));
                     self.spare = spare();
                     true
@@ -325,7 +325,7 @@ impl EventLoop {
         {
             self.close(
                 holder,
-                "the server's buffers are full, and it has held a large part of them for the longest time",
+                "the server's buffers are full, and this client has held a large part of them for the longest time",
             );
         }
         for other in std::mem::take(&mut self.woken) {
@@ -380,7 +380,7 @@ impl EventLoop {
 
     fn expire(&mut self, now: Instant) {
         while let Some((_, id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.close(id, "it did not validate, complete a request or take an answer in time");
+            self.close(id, "the client did not do the handshake, complete a request or read an answer in time");
         }
     }
 

@@ -30,7 +30,7 @@ impl Server {
         let (mut reply, mut woken) = (Vec::new(), Vec::new());
         let mut task = self.0.apply(client, request, &mut reply, &mut woken)?;
         while let Some(begun) = task {
-            // Each key in a turn of its own.
+            // Each turn processes one key.
             task = self.0.go_on(client, begun, &mut 1, &mut reply, &mut woken)?;
         }
         Ok((reply, woken))
@@ -82,7 +82,7 @@ fn a_request_about_many_keys_is_done_in_pieces() {
         pieces += 1;
     }
     assert!(pieces >= KEYS / 100 && s.memory() < before, "{pieces} pieces");
-    // A new wait of a client is not confused with its earlier one.
+    // A key of the client's earlier wait does not end the client's new wait.
     let again = s.apply(1, Request::Wait(vec![b("other")]), &mut reply, &mut woken).unwrap();
     assert!(s.go_on(1, again.unwrap(), &mut 9, &mut reply, &mut woken).unwrap().is_none());
     s.apply(1, Request::Set((KEYS + 1).to_le_bytes().to_vec(), b("v")), &mut reply, &mut woken).unwrap();
@@ -191,7 +191,7 @@ fn a_queue_wakes_one_consumer_per_item_in_order() {
 fn a_barrier_opens_once_and_stays_open() {
     let mut s = Server::new();
     assert_eq!(s.ask(1, Request::Barrier(b("x"), 3)), (vec![], vec![]));
-    assert_eq!(s.ask(1, Request::CancelWait), (vec![1], vec![]), "but its arrival counts");
+    assert_eq!(s.ask(1, Request::CancelWait), (vec![1], vec![]), "a cancelled arrival counts");
     assert_eq!(s.ask(2, Request::Barrier(b("x"), 3)), (vec![], vec![]));
     assert_eq!(s.ask(3, Request::Barrier(b("x"), 3)), (vec![0], vec![2]));
     assert_eq!(s.ask(1, Request::Barrier(b("x"), 3)), (vec![0], vec![]));
@@ -228,7 +228,7 @@ fn requests_beyond_the_limits_are_rejected() {
     assert!((20..100).contains(&waiting), "{waiting} waits of 100 bytes in a store of 10000");
 }
 
-/// An action of a test, and a store that is so simple that it is correct.
+/// An action of the property test below, which compares the keyspace with a simple model.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8),

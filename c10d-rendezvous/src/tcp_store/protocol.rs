@@ -110,15 +110,15 @@ impl Request {
 /// Why a connection is closed: the protocol has no other way to report an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("its first bytes are not a TCPStore handshake")]
+    #[error("the first bytes of the connection are not a TCPStore handshake")]
     NotValidated,
-    #[error("it validated twice")]
+    #[error("the client did the handshake twice")]
     ValidatedTwice,
     #[error("unknown command {0}")]
     UnknownCommand(u8),
-    #[error("{0} bytes of key or value are above the limit")]
+    #[error("a key or value of {0} bytes is above the limit")]
     TooLong(u64),
-    #[error("{0} keys in one request are above the limit")]
+    #[error("a request with {0} keys is above the limit")]
     TooMany(u64),
     #[error("the request is larger than a connection may buffer")]
     RequestTooLarge,
@@ -126,7 +126,7 @@ pub(crate) enum Refusal {
     ReplyTooLarge,
     #[error("the store, or the share of it that this connection or its address has, is full")]
     Full,
-    #[error("add to a value that is not a decimal number, or beyond 64 bits")]
+    #[error("an add to a value that is not a decimal number, or a sum beyond 64 bits")]
     BadNumber,
     #[error("a second wait while one is pending")]
     AlreadyWaiting,

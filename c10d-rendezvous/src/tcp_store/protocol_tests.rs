@@ -126,7 +126,7 @@ fn lengths_above_the_limit_are_refused_before_their_bytes_come() {
 }
 
 #[test]
-fn an_announced_length_takes_no_memory() {
+fn an_announced_length_alone_takes_no_memory() {
     let mut parser = validated(limits());
     let announced = [&[0x01][..], &1u64.to_le_bytes(), b"k", &(8u64 << 20).to_le_bytes(), b"abc"].concat();
     assert_eq!(parse(&mut parser, &announced), Ok(vec![]));
