@@ -309,7 +309,7 @@ fn a_builder_has_files_first_then_its_directories_then_the_variables() {
     assert_eq!(sum_by(builder(), "one").unwrap().0, WRONG, "a file comes before directories");
     assert_eq!(sum_by(builder(), "two").unwrap().0, WRONG, "a builder's directories come before the variable's");
     assert!(!sum_by(builder(), "where").unwrap().1);
-    assert!(sum_by(builder().trust_plugin("where"), "where").unwrap().1, "a trusted plugin works on the caller's memory");
+    assert!(sum_by(builder().trust_plugin("where"), "where").unwrap().1, "a trusted plugin gets the caller's memory");
     // A rejected plugin is left out if it was found in a directory, but is an error for a builder that requests it.
     let bad = own.join("libc10d_bad.so");
     let e = builder().plugin(&bad).build().map(drop).unwrap_err();

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn an_address_elsewhere_is_an_error_that_says_what_to_do() {
-        // An address for documentation, which no machine has.
+        // This address is reserved for documentation, so no machine has it.
         let error = serve("192.0.2.1", 0, Instant::now() + Duration::from_secs(20)).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 (on rank 0 only) to listen"), "{error}");
     }

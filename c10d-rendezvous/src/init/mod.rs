@@ -23,7 +23,7 @@ struct Membership {
     rank: u32,
     size: u32,
     meeting: Meeting,
-    /// The prefix that keeps keys apart from those of other users of the store.
+    /// The prefix of this job's keys, which separates them from the keys of other users of the store.
     prefix: Option<String>,
 }
 
@@ -43,7 +43,7 @@ enum Meeting {
 ///
 /// | URL | meaning |
 /// | --- | --- |
-/// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI or SLURM; for these, ranks on one host need no `MASTER_ADDR` |
+/// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI or SLURM; with the variables of these three, ranks on one host need no `MASTER_ADDR` |
 /// | `tcp://host:port?rank=R&world_size=N` | rank 0 serves the store there |
 /// | `file:///path?rank=R&world_size=N` | the store is that file |
 pub fn init(url: &str, timeout: Duration) -> Result<Joined> {

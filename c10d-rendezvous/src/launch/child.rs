@@ -21,7 +21,7 @@ pub(super) struct RankPlan {
 }
 
 impl RankPlan {
-    /// Starts the process in the process group `group`. The kernel kills it when the calling *thread* ends.
+    /// Starts the process in the process group `group`. The kernel kills the process when the calling *thread* ends.
     pub(super) fn spawn(&self, output: Output, source: Source, group: Option<Pid>) -> io::Result<Child> {
         let (program, args) = self.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
@@ -49,7 +49,7 @@ impl RankPlan {
     }
 }
 
-/// Returns an error if a program cannot be run, before anything is started.
+/// Returns an error if the program cannot be run. This is checked before any rank is started.
 pub(super) fn check_program(program: &OsStr) -> Result<()> {
     let runnable = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let what = if program.as_encoded_bytes().contains(&b'/') {

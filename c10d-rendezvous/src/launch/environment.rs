@@ -1,4 +1,4 @@
-//! The environment variables that torchrun sets, for the ranks of this launcher.
+//! The environment variables of a rank. They are those that torchrun sets.
 
 use std::ffi::OsString;
 

@@ -61,8 +61,8 @@ impl Lines {
         self.line.extend_from_slice(text);
     }
 
-    /// Whether an unfinished line should be printed, since some programs write the carriage return before a line
-    /// instead of after it.
+    /// Whether there is an unfinished line that should be printed: one that began after a carriage return. Some
+    /// programs write the carriage return before a line instead of after it, so this line may be complete.
     pub(super) fn waits(&self) -> bool {
         self.progress && self.shown < self.line.len()
     }

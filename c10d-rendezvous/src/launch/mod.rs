@@ -105,8 +105,8 @@ impl Launch {
         self
     }
 
-    /// Sets `host:port` of the store on host 0. A job on one host does not need it; then the store uses a free port of
-    /// the loopback address.
+    /// Sets `host:port` of the store on host 0. Jobs on one host need no `rdzv`: without it, the store uses a free port
+    /// of the loopback address.
     pub fn rdzv(mut self, endpoint: impl Into<String>) -> Launch {
         self.topology.rdzv = Some(endpoint.into());
         self
@@ -169,8 +169,8 @@ impl Launch {
         self
     }
 
-    /// Sets the time limit of the job. When it has passed, the job ends as if this process got SIGTERM, and
-    /// [`run`](Launch::run) returns an error. Without it, a job may run as long as its ranks do.
+    /// Sets the time limit of the job. When the limit has passed, the job ends as if this process got SIGTERM, and
+    /// [`run`](Launch::run) returns an error. Without a limit, a job may run as long as its ranks do.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The hosts and ranks of a job, and how its launchers meet.
+/// The hosts and ranks of a job, and how its launchers find each other.
 pub(super) struct Topology {
     /// The number of ranks on each host.
     pub(super) ranks: u32,

@@ -81,7 +81,8 @@ impl TcpStore {
             attempts += 1;
             match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
                 Ok((addr, link)) => return Ok(TcpStore::with(addr, vec![link], None)),
-                // A timeout during an attempt explains less than the failure of an earlier attempt.
+                // A timeout during an attempt explains less than the failure of an earlier attempt, so the earlier
+                // cause is kept.
                 Err(e) if e.kind() == io::ErrorKind::TimedOut && cause.is_some() => {}
                 Err(e) => cause = Some(e),
             }

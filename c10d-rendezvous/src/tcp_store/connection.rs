@@ -13,7 +13,7 @@ use super::protocol::{Parser, Refusal, Request};
 
 /// If more bytes than this are unsent, no further request of the connection is executed.
 const ENOUGH_UNSENT: usize = 1 << 20;
-/// The number of bytes of answers that one connection is sent before others get their turn.
+/// The number of bytes that the server sends over one connection before other connections get their turn.
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
@@ -23,14 +23,14 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Bytes that were received but not parsed yet, since their answers would not fit.
+    /// Bytes that were received but not parsed yet, since there is no room for the answers to their requests.
     backlog: Vec<u8>,
     sent: usize,
     /// Whether a request was completed or bytes were sent since the last check.
     progress: bool,
     /// The time by which the client must have validated, completed its request, or read its answers.
     pub(super) due: Option<Instant>,
-    /// The bytes of this connection in the server's sum of buffers.
+    /// The number of this connection's bytes that the server's sum of all buffers includes.
     pub(super) accounted: usize,
     /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
@@ -76,7 +76,7 @@ impl Connection {
         self.parser.held() + self.backlog.len() + self.out.len() + task
     }
 
-    /// Whether the server waits for the client: for the rest of a request, or for room for answers.
+    /// Whether the server waits for the client: for the rest of a request, or until the client reads answers.
     pub(super) fn owes(&self) -> bool {
         self.parser.mid_request() || self.unsent() > 0
     }

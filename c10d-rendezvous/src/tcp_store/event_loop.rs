@@ -33,7 +33,8 @@ const ACCEPTS_PER_TURN: usize = 16;
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// A quarter of this process's descriptors, but at most this many, are reserved for clients that have used a key.
+/// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
+/// takes the place of the oldest client that has used no key.
 const RESERVE: usize = 256;
 /// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
@@ -75,8 +76,8 @@ pub(super) struct EventLoop {
     warned: Option<Instant>,
     /// A spare descriptor, which is closed to accept a client when there is no other.
     spare: Option<File>,
-    /// The client that got the spare descriptor and waits for another one, and (in `scarce`) since when descriptors
-    /// have been missing.
+    /// The client that was accepted with the spare descriptor and waits until another descriptor is free, and (in
+    /// `scarce`) since when no descriptor has been free.
     held: Option<(TcpStream, SocketAddr)>,
     scarce: Option<Instant>,
 }
@@ -220,7 +221,7 @@ impl EventLoop {
     }
 
     /// Admits the client that waits for a descriptor, or refuses it if none has been free for 1 s. Returns `false` if
-    /// it still waits.
+    /// the client still waits.
     fn let_in(&mut self) -> bool {
         let Some((mut stream, peer)) = self.held.take() else { return true };
         if let Some(spare) = spare() {

@@ -1,6 +1,6 @@
 //! The connections between launchers: host 0 has one to each other host. Messages on these connections can end jobs. So
-//! each connection is opened before the ranks start, with a token of this launch, and after that no connection is
-//! accepted.
+//! each connection is opened before the ranks start, with a token of this launch, and host 0 accepts no connection
+//! later.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! The connections from the launchers of the other hosts to the launcher of host 0, until all are made.
+//! Makes the connections from the launchers of the other hosts to the launcher of host 0.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -39,7 +39,8 @@ impl LaunchListener {
         Ok(LaunchListener { listener: socket.into(), token })
     }
 
-    /// Returns the text for the store with which the other launchers connect: the port and the token.
+    /// Returns the text that host 0 puts into the store, so that the other launchers can connect: the port and the
+    /// token.
     pub(super) fn sign(&self) -> io::Result<String> {
         Ok(format!("{} {}", self.listener.local_addr()?.port(), self.token))
     }
@@ -52,7 +53,7 @@ impl LaunchListener {
             let now = Instant::now();
             if now >= deadline {
                 let missing: Vec<u32> = (1..nodes).filter(|node| !links.iter().any(|l| l.node == *node)).collect();
-                return Err(wrong(format!("the launchers on hosts {missing:?} did not connect to that on host 0")));
+                return Err(wrong(format!("the launchers on hosts {missing:?} did not connect to the launcher on host 0")));
             }
             guests.retain(|guest| now < guest.until);
             let next = guests.iter().map(|guest| guest.until).chain([deadline]).min().unwrap_or(deadline);
@@ -121,7 +122,7 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
         }
         let text = String::from_utf8_lossy(&answer);
         let id = text.strip_prefix("welcome ").map(str::trim_end);
-        id.filter(|id| is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("its answer is not a welcome"))
+        id.filter(|id| is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("the answer is invalid"))
     };
     let failed = |e: io::Error| {
         wrong(format!(

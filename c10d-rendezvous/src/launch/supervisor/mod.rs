@@ -24,7 +24,8 @@ use super::requests::{PendingRequests, Requests, raise};
 use super::signals::Forwarding;
 
 /// How long the launcher waits after a first failure for the failure that caused it. The connections of a killed
-/// process close before its end can be seen, so a rank that fails because of that may be seen first.
+/// process close before the launcher can see that the process has ended. So the launcher may first see the end of a
+/// rank that failed because these connections closed.
 const HINDSIGHT: Duration = Duration::from_millis(100);
 
 pub(super) struct Plan {
@@ -58,7 +59,7 @@ pub(super) struct Supervisor {
     /// The channel that gets a message when all output is printed, and the descriptor that makes the printer stop
     /// early.
     printer: Option<(Receiver<()>, Arc<OwnedFd>)>,
-    /// The descriptor that makes the thread that copies standard input stop.
+    /// The descriptor that stops the thread that copies standard input.
     feeder: Option<Arc<OwnedFd>>,
     failure: Option<Exit>,
     /// The SIGINT and SIGTERM that were passed on, each at most once, with their times.
@@ -97,7 +98,7 @@ impl Supervisor {
             raise(stop);
         }
         self.finish_output();
-        // The reader may have closed the output during the last lines.
+        // The reader may have closed the output while the last lines were printed.
         self.reader_gone |= self.requests.take().reader_gone;
         let mut output = std::mem::take(&mut *self.kept.lock());
         let failure = self.failure.take().map(|exit| {
