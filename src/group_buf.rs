@@ -20,10 +20,11 @@ const ALIGNED: usize = 4096;
 
 /// A buffer of fixed length in memory that the other ranks of the host can read. An op on this buffer lets them read
 /// the elements in place. (An op on a `Vec` first copies the elements into memory that two ranks share.)
-/// [`GroupMemory::alloc`] makes such a buffer. The buffer dereferences to a slice. Ops accept the buffer, and slices of
-/// it, like any other buffer. No other process can write to the buffer. It can be dropped at any time. The other ranks
-/// unmap its memory when they next make or drop a buffer of this kind. A forked child does not have the memory: reading
-/// or writing the buffer there panics.
+/// [`GroupMemory::alloc`] makes such a buffer.
+///
+/// The buffer dereferences to a slice. Ops accept the buffer, and slices of it, like any other buffer. No other process
+/// can write to the buffer. It can be dropped at any time. The other ranks unmap its memory when they next make or drop
+/// a buffer of this kind. A forked child does not have the memory: reading or writing the buffer there panics.
 pub struct GroupBuf<T> {
     memory: Window,
     len: usize,

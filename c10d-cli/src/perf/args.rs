@@ -14,9 +14,11 @@ use super::memory;
 use super::ops::PerfOp;
 use super::point::SparsePoint;
 
-/// Time every collective over real ranks, and check every result. Ops run back to back in batches. Each batch begins
-/// with a barrier, and its time is that of the slowest rank. Bandwidths are computed as in nccl-tests. The size of a
-/// call is the size of its inputs or of its outputs on a rank, whichever is larger.
+/// Time every collective over real ranks, and check every result.
+///
+/// Ops run back to back in batches. Each batch begins with a barrier, and its time is that of the slowest rank.
+/// Bandwidths are computed as in nccl-tests. The size of a call is the size of its inputs or of its outputs on a rank,
+/// whichever is larger.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// The number of ranks (2 unless set). Inside a job this must be the number of the job's ranks.
