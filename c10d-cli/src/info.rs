@@ -173,7 +173,7 @@ fn print(rows: &[TableRow], backends: &[Backend], libraries: &[Library]) -> io::
     Ok(())
 }
 
-/// Returns why a kernel or backend is missing, with the key if the text lacks it.
+/// Returns why a kernel or backend is missing. If the text does not name the dispatch key, the key is put before it.
 fn reason(row: &TableRow) -> Option<String> {
     let why = row.why.as_ref()?;
     Some(if why.contains(row.key.name()) { why.clone() } else { format!("{}: {why}", row.key) })

@@ -43,7 +43,7 @@ enum Command {
 /// The result of a command: an exit code, or an error to print.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// An error of arguments that contradict each other or are not possible here.
+/// The error for arguments that contradict each other, or that are not possible in this process.
 #[derive(Debug)]
 struct Bad(String);
 

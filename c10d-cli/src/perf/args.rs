@@ -59,8 +59,8 @@ pub(crate) struct Args {
     /// Whether ranks are processes or threads.
     #[arg(long, value_enum, default_value_t = Mode::Processes)]
     pub(super) mode: Mode,
-    /// Start each op and then wait for it, instead of a blocking call. Each point also shows the share of the op's time
-    /// that is hidden if the rank computes as long as the op takes, between the start and the wait.
+    /// Start each op and then wait for it, instead of a blocking call. Each point also shows which share of the op's
+    /// time is hidden by a computation between the start and the wait that takes as long as the op.
     #[arg(long = "async")]
     pub(super) started: bool,
     /// Bind rank r to core r modulo the number of cores.
@@ -73,7 +73,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
     /// Measure gloo-like's algorithms, and write to FILE which one is the fastest up to which size. An existing FILE
-    /// keeps its rules for other worlds, fabrics and ops. Groups use the file if the variable `C10D_TUNING` names it.
+    /// keeps its rules for other ops, numbers of ranks and connections between ranks. Groups use the file if the
+    /// variable `C10D_TUNING` names it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
@@ -81,7 +82,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) plot: Option<PathBuf>,
     /// Simulate a cluster of HOSTS hosts with RANKS ranks each (`1024x8`, at most 65536 ranks), without starting any
-    /// rank: the plans of gloo-like's algorithms are run over a model of latency, bandwidth and reduction.
+    /// rank: the plans of gloo-like's algorithms are run over a model of latencies, bandwidths and the time of
+    /// reductions.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks", "plot"])]
     pub(super) simulate: Option<Shape>,

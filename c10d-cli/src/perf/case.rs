@@ -19,7 +19,7 @@ pub(super) enum Form {
     Blocking,
     /// Started, then waited for.
     Started,
-    /// Started, then waited for after a computation of so many units.
+    /// Started, then waited for after a computation of this many units.
     Overlapped(u64),
 }
 

@@ -11,7 +11,7 @@ pub(super) fn compute(units: u64) {
     }
 }
 
-/// Returns the number of units that this thread computes in so many seconds.
+/// Returns the number of units that this thread computes in this many seconds.
 pub(super) fn units(seconds: f64) -> u64 {
     const PROBE: u64 = 1 << 14;
     let probe = || {

@@ -7,7 +7,8 @@ use super::ops::PerfOp;
 /// The number of tensors of a coalesced call.
 const COALESCED: usize = 4;
 
-/// The tensors of one side of a call. A piece is the part that comes from one rank or goes to one.
+/// The tensors of one side of a call: its inputs or its outputs. A piece is the part that comes from one rank or goes
+/// to one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TensorList {
     pub(super) tensors: usize,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// The number of batches for one point (one op at one size).
 const BATCHES: usize = 5;
-/// The largest number of iterations of a batch whose size is calibrated; more give no better result.
+/// The largest number of iterations of a batch whose size is calibrated. More iterations give no better result.
 const MOST_ITERATIONS: u64 = 200_000;
 /// If all batches of a point would take more seconds than this, each batch has one iteration.
 const LONG_POINT: f64 = 4.0;

@@ -6,10 +6,10 @@ use c10d::backend::Shape;
 /// An op to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PerfOp {
-    /// An op of the table. Rooted ops have root 0. For point-to-point ops, rank 0 makes the named call, and rank 1 the
-    /// opposite.
+    /// An op of the table. Rooted ops have root 0. For point-to-point ops, rank 0 makes the named call, and rank 1
+    /// makes the matching call.
     Table(OpKind),
-    /// `broadcast` from root i mod n in iteration i, so that the root cannot run ahead.
+    /// `broadcast` from root i mod n in iteration i, so that no root can run ahead of the other ranks.
     BroadcastRotating,
     /// Half of a round trip between ranks 0 and 1.
     SendRecv,

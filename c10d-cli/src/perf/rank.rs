@@ -20,7 +20,7 @@ use super::sparse;
 /// The timeout of each op.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns the builder of a run's group, without the store.
+/// Returns the builder of a run's group. The caller adds a store or an init method.
 pub(super) fn builder(args: &Args) -> c10d::Builder {
     let builder = c10d::builder().name("perf").timeout(PATIENCE);
     let builder = args.backend.iter().fold(builder, |builder, map| builder.backend(map));

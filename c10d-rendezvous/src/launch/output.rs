@@ -14,9 +14,11 @@ use super::requests::Requests;
 
 /// How long an unfinished line that overwrites another line may wait for its end before it is printed.
 const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// The largest number of bytes that are kept of a captured stream, and (below) of standard error for the report.
+/// At least this many of the last bytes of a captured stream are kept.
 const CAPTURE: usize = 16 << 20;
+/// At least this many of the last bytes of standard error are kept, for the report of a failure.
 const TAIL: usize = 4 << 10;
+/// The report has at most this many of the last lines.
 const TAIL_LINES: usize = 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A stream of the rank with this index on this host.
+    /// Makes a stream of the rank with this index on this host.
     pub(super) fn new(source: OwnedFd, index: usize, rank: u32, channel: Channel, capture: bool) -> io::Result<Stream> {
         rustix::io::ioctl_fionbio(&source, true)?;
         let lines = if capture { None } else { Some(Lines::new(rank)) };

@@ -10,11 +10,11 @@ use super::limits::Limits;
 pub struct ServerOptions {
     /// The limits on memory.
     pub limits: Limits,
-    /// A connection that has not validated within this time is closed.
+    /// A connection whose client has not completed the handshake (validated) within this time is closed.
     pub handshake_timeout: Duration,
     /// A connection whose request is not complete, or whose answer is not read, within this time is closed.
     pub request_timeout: Duration,
-    /// The largest number of connections that have not validated. Beyond it the oldest are closed.
+    /// The largest number of connections whose clients have not validated. If there are more, the oldest are closed.
     pub max_unvalidated: usize,
 }
 

@@ -50,7 +50,7 @@ impl Amount {
     }
 }
 
-/// The client that wrote an entry last, which is charged for it.
+/// The client that wrote an entry last. The entry is charged to this client and to its address.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Owner {
     client: ClientId,

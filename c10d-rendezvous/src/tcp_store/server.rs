@@ -18,10 +18,10 @@ use super::signals::Signals;
 /// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
 /// names, executes nothing before a client has validated, and stops when it is dropped.
 ///
-/// If the process runs short of descriptors, a new client replaces another: the oldest client that has never changed or
-/// waited for a key; or, if there is none, of the clients of the address with the most connections, the one that has
-/// been without a request for the longest time. A new client of that address itself is refused. A forked child's copy
-/// serves nothing, and dropping it does nothing.
+/// If the process runs short of descriptors, a new client replaces the oldest client that has never changed or waited
+/// for a key. If there is no such client, the new client replaces a client of the address with the most connections:
+/// the client that has been without a request for the longest time. A new client of that address itself is refused. A
+/// forked child's copy serves nothing, and dropping it does nothing.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
@@ -36,7 +36,7 @@ impl TcpStoreServer {
     ///
     /// # Errors
     ///
-    /// `Store` if it cannot listen there; `Resource` if there is no thread.
+    /// `Store` if the server cannot listen there; `Resource` if its thread cannot be started.
     pub fn bind(addr: SocketAddr, options: ServerOptions) -> Result<TcpStoreServer> {
         TcpStoreServer::try_bind(addr, options).map_err(|e| {
             let what = format!("cannot serve a store at {addr}; is the port taken?");
