@@ -9,7 +9,7 @@ use crate::plain::PlainBuf;
 use crate::within::Within;
 
 /// The ranks of a group on a grid with named axes. For each axis there is a group of this rank and the ranks that
-/// differ from it only in that coordinate. A clone is cheap.
+/// differ from this rank only in the coordinate on that axis. A clone is cheap.
 ///
 /// ```
 /// use c10d::{Mesh, ReduceOp};

@@ -1,8 +1,9 @@
 //! Elements of the program's own types.
 //!
 //! An [`Element`](crate::Element) is a number type that c10d knows. Any other type of a fixed size without padding or
-//! pointers can be [`Plain`]: field elements, pairs of value and index, small matrices. [`plain`] makes a slice of them
-//! a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines them by a closure.
+//! pointers can be [`Plain`]: field elements, pairs of value and index, small matrices. [`plain`] wraps a slice of such
+//! elements as a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines such elements by a
+//! closure.
 #![allow(unsafe_code)]
 
 use bytemuck::Pod;

@@ -1,7 +1,8 @@
 //! The manual.
 //!
-//! Read [`concepts`] and [`first_program`] first. If you know PyTorch or MPI, [`from_torch`] and [`from_mpi`] list its
-//! calls beside those of this library. If something goes wrong, see [`errors`] and [`troubleshooting`].
+//! Read [`concepts`] and [`first_program`] first. If you know PyTorch or MPI, see [`from_torch`] or [`from_mpi`]:
+//! tables with the calls of PyTorch or MPI and the matching calls of this library. If something goes wrong, see
+//! [`errors`] and [`troubleshooting`].
 
 #[doc = include_str!("concepts.md")]
 pub mod concepts {}

@@ -12,7 +12,7 @@ pub enum Success {
     /// All ranks.
     #[default]
     All,
-    /// All ranks that no signal killed, and at least one. This is for programs that go on without dead ranks
+    /// All ranks that no signal killed, and at least one rank. This is for programs that continue without dead ranks
     /// (`shrink`).
     Survivors,
     /// At least one rank, whatever happens to the others.
@@ -132,7 +132,7 @@ impl JobReport {
         }
     }
 
-    /// Whether the job is a success although ranks failed, because its success does not depend on these ranks.
+    /// Whether the job is a success although ranks failed, because the job's success does not depend on these ranks.
     fn forgiven(&self) -> bool {
         let tolerable = |exit: &Exit| match self.success {
             Success::All => exit.success(),

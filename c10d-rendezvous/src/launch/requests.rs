@@ -21,7 +21,7 @@ pub(super) struct Requests {
     news: OwnedFd,
     /// Whether all ranks of this host have ended.
     done: AtomicBool,
-    /// Whether the job is given up.
+    /// Whether the owner of the job has given it up.
     over: AtomicBool,
 }
 
