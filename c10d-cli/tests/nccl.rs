@@ -1,4 +1,4 @@
-//! `c10d info` of a program with NCCL, with a simulated library.
+//! `c10d info` of a program that is built with NCCL, and that finds a simulated library.
 
 mod common;
 mod settings;
@@ -6,7 +6,7 @@ mod settings;
 use common::start_with;
 use serde_json::Value;
 
-// This only makes cargo build the fake.
+// This import only makes cargo build the fake.
 use c10d_fake_nccl as _;
 
 #[test]

@@ -17,7 +17,7 @@ fn place() -> String {
     format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap())
 }
 
-/// Runs these launchers as hosts, at the same time. Returns their reports.
+/// Runs these launches at the same time, each as the launcher of one host. Returns their reports.
 fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<JobReport>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = launches.into_iter().map(|launch| scope.spawn(move || launch.run())).collect();
@@ -57,7 +57,7 @@ fn a_failure_on_one_host_ends_the_others() {
 }
 
 #[test]
-fn hosts_that_do_not_agree_or_do_not_come_are_named() {
+fn hosts_that_disagree_or_are_missing_are_named() {
     let rdzv = place();
     let host = |node, ranks| sh("exit 0").ranks(ranks).nnodes(2).node_rank(node).rdzv(&rdzv);
     let reports = hosts(vec![host(0, 2), host(1, 3)]);
@@ -127,8 +127,8 @@ fn strangers_do_not_end_a_job() {
     std::fs::remove_file(flag).unwrap();
 }
 
-/// The role of a launcher in a separate process, on host `C10D_TEST_NODE` of 2 with 2 ranks each. Its last line is its
-/// result.
+/// Runs, in a separate process, the launcher of host `C10D_TEST_NODE` of two hosts with two ranks each. The last line
+/// that it prints is its result.
 #[test]
 fn role_host() {
     if plays("role_host") {
@@ -188,7 +188,7 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
 
 #[test]
 fn a_launcher_that_stalls_ends_nobody() {
-    // The pause may be longer: a host counts as dead only if its system does not answer for 20 s.
+    // `C10D_TEST_STALL` may set a longer pause: a host counts as dead only if its system does not answer for 20 s.
     let stall = std::env::var("C10D_TEST_STALL").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.5);
     for stalled in [0, 1] {
         let (wait, flag) = until_flag(&mark());
@@ -213,7 +213,7 @@ fn the_host_of_the_store_stays_until_the_others_are_done() {
         let part = |node| sh(script).nnodes(2).node_rank(node).rdzv(rdzv).join_timeout(Duration::from_millis(1500));
         (0..2).map(part).collect()
     };
-    // The job runs longer than the launchers may search for each other.
+    // The job runs longer than `join_timeout`, the time in which the launchers must find each other.
     for (script, codes) in [("[ $RANK = 0 ] || sleep 2", [0, 0]), ("[ $RANK = 0 ] || { sleep 0.5; exit 9; }", [1, 9])] {
         let reports = hosts(host(script, &place()));
         let found: Vec<i32> = reports.into_iter().map(|report| report.unwrap().exit_code()).collect();

@@ -212,14 +212,15 @@ fn the_server_listens_only_at_the_given_address() {
     let url = format!("tcp://127.0.0.1:{port}?rank=0&world_size=1");
     let me = init(&url, Duration::from_secs(5)).unwrap();
     me.store.set("k", b"v", soon()).unwrap();
-    // All addresses of 127/8 are this machine, so a socket bound to all addresses would answer there.
+    // All addresses of 127/8 belong to this machine, so a socket that is bound to all addresses would answer at
+    // 127.0.0.2.
     assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
 }
 
 /// Rank 0 listens at all addresses, and the other ranks use another address that leads to it, as behind address
 /// translation.
 #[test]
-fn the_server_listens_at_every_address_only_on_request() {
+fn the_server_listens_at_every_address_on_request() {
     let port = free_port("127.0.0.1").unwrap();
     let join = |host: &str, rank: u32| {
         let url = format!("tcp://{host}:{port}?rank={rank}&world_size=2");
@@ -240,8 +241,8 @@ fn one_process_may_have_several_groups_at_one_address() {
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
-    // Other ranks may still be in the last group, or already in the next one. The server stays, whatever the groups are
-    // called.
+    // Other ranks may still be in the last group, or already in the next one. So the server stays, whichever name of
+    // its address the groups use.
     drop(second);
     let other = common::client(([127, 0, 0, 1], port).into());
     assert_eq!(other.get("k", soon()).unwrap(), b"v");
@@ -251,7 +252,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     }
 }
 
-/// Rank 0 of several jobs in a row, in which the other ranks are sometimes slower and sometimes faster than rank 0.
+/// Runs one rank of several jobs in a row. In each job, another rank is the slowest.
 #[test]
 fn role_rounds() {
     if !plays("role_rounds") {

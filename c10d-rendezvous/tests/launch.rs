@@ -11,7 +11,7 @@ use c10d_rendezvous::init;
 use c10d_rendezvous::launch::{JobReport, Launch, Output, Signal};
 use common::{plays, role, role_args, soon};
 
-/// The time after which a wait fails, because something hangs.
+/// If a wait takes longer than this, something hangs, and the test fails.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 pub(crate) fn sh(script: &str) -> Launch {
@@ -179,7 +179,7 @@ fn a_program_that_cannot_run_is_one_error_before_any_rank() {
         let error = Launch::new(program, [""; 0]).ranks(4).run().unwrap_err().to_string();
         assert!(error.contains(program) && error.contains(says), "{error}");
     }
-    // If the system rejects more ranks, the ranks that were started are ended.
+    // If a rank cannot be started, the ranks that were started before are ended.
     let mark = mark();
     let launch = sh(&format!("sleep {mark}")).ranks(3);
     let launch = launch.per_rank_wrapper(|rank| if rank == 2 { vec!["/no/such/wrapper".into()] } else { Vec::new() });
@@ -283,7 +283,7 @@ fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 
-/// The role of a launcher in a separate process. It runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
+/// Runs a launcher in a separate process. It runs the shell script `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
 #[test]
 fn role_launcher() {
     if plays("role_launcher") {
@@ -331,7 +331,7 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// Without its guardian process, the launcher still ends the ranks when it ends.
+/// Even if the guardian process is dead, the ranks end when the launcher is killed.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

@@ -53,7 +53,7 @@ fn requests_without_end_do_not_slow_the_others() {
 /// A request about a hundred thousand keys is processed in pieces: requests of other clients are answered in between,
 /// not after it.
 #[test]
-fn a_request_about_many_keys_does_not_stand_in_the_way() {
+fn a_request_about_many_keys_does_not_block_other_clients() {
     const KEYS: usize = 100_000;
     let server = ServerProcess::start();
     let addr = server.addr;
@@ -68,7 +68,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
     let pairs: Vec<Vec<u8>> =
         keys.iter().map(|key| [string(format!("/{key}").as_bytes()), string(b"w")].concat()).collect();
     let pairs = [int(KEYS as i64), pairs.concat()].concat();
-    // The length of the answer, to detect its end.
+    // `answer` is the length of the answer, by which the test detects the answer's end.
     for (what, request, answer) in [
         ("CHECK", request(5, &[list("")]), 1),
         ("MULTI_GET", request(10, &[list("")]), KEYS * 9),
@@ -98,7 +98,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
     }
 }
 
-/// Connections of one address cannot take all descriptors, whatever they do with them.
+/// Connections of one address cannot take all descriptors, even if each connection has used a key.
 #[test]
 fn an_address_with_most_of_the_connections_makes_room_for_others() {
     let server = ServerProcess::with_descriptors(128);

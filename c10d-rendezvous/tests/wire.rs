@@ -217,7 +217,7 @@ fn a_wait_is_answered_when_its_keys_come_from_others() {
     let (mut a, mut b) = (Raw::valid(server.local_addr()), Raw::valid(server.local_addr()));
     a.send(&request(6, &[int(2), string(b"/x"), string(b"/y")]));
     b.send(&request(1, &[string(b"/x"), string(b"")]));
-    // The answers of one connection stay in order while it waits. This answer shows that the wait was not answered yet.
+    // If the wait of `a` had been answered already, that answer would come before the answer to the ping of `a`.
     b.ping();
     a.ping();
     b.send(&request(4, &[string(b"/y"), int(1)]));

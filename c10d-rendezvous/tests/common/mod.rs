@@ -60,8 +60,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Returns the times of the thread whose directory in `/proc` is given. They were last updated when the thread was
-    /// switched or at the last timer tick.
+    /// Returns the times of the thread whose directory in `/proc` is given. The kernel updates the times when it
+    /// switches the thread, and at each timer tick.
     pub fn of(thread: &Path) -> Option<Cpu> {
         let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
         let mut times = text.split(' ').map_while(|n| n.parse().ok().map(Duration::from_nanos));
@@ -125,7 +125,7 @@ impl ServerProcess {
         self.cpu().ran
     }
 
-    /// Returns the sums of the times of all its threads.
+    /// Returns the sums of the times of all threads of the server.
     pub fn cpu(&self) -> Cpu {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let times = tasks.flatten().filter_map(|task| Cpu::of(&task.path()));
