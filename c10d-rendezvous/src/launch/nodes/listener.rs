@@ -53,7 +53,7 @@ impl LaunchListener {
             let now = Instant::now();
             if now >= deadline {
                 let missing: Vec<u32> = (1..nodes).filter(|node| !links.iter().any(|l| l.node == *node)).collect();
-                return Err(wrong(format!("the launchers on hosts {missing:?} did not connect to the launcher on host 0")));
+                return Err(wrong(format!("hosts {missing:?} did not connect to the launcher on host 0")));
             }
             guests.retain(|guest| now < guest.until);
             let next = guests.iter().map(|guest| guest.until).chain([deadline]).min().unwrap_or(deadline);
