@@ -90,7 +90,7 @@ impl FileStore {
                     shared.for_users = true;
                     return Ok(store);
                 }
-                // The last user removed the file after this one had opened it.
+                // The last user removed the file after this process had opened it.
                 Err(_) if shared.is_removed() && Instant::now() < deadline => {}
                 Err(e) => return Err(e),
             }

@@ -57,8 +57,8 @@ impl<'a> Exchange<'a> {
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
-    /// Sends this rank's result to all other ranks, and receives theirs into `pieces`, which has an empty slice for
-    /// this rank.
+    /// Sends this rank's result to all other ranks, and receives their results into `pieces`, which has an empty slice
+    /// for this rank.
     pub(super) fn spread<T: Plain>(&self, result: &[T], pieces: Vec<&mut [T]>) -> Result {
         let to = |rank| self.named(if rank == self.me() { &[][..] } else { result });
         let inputs = (0..pieces.len()).map(to).collect();

@@ -81,7 +81,8 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
 /// This rank's set of ranks that share memory, and the leader of each set. Only leaders make memory; the other ranks of
 /// a set get it from their leader.
 struct Sharers {
-    /// The ranks that get the memory from this rank, with their inboxes. It is empty unless this rank is a leader.
+    /// The ranks that get the memory from this rank, with their inboxes. The list is empty unless this rank is a
+    /// leader.
     followers: Vec<(u32, Address)>,
     /// The leader of this rank's set.
     leader: u32,

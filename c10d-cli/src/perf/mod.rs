@@ -134,7 +134,8 @@ fn joined(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Binds this rank to a core, if requested. This comes first, so that every thread of the rank inherits the binding.
+/// Binds this rank to a core, if requested. The binding comes before everything else, so that every thread of the rank
+/// inherits it.
 fn pin(args: &Args) -> c10d::Result {
     if args.pin { rank::pin(number(&LOCAL_RANK_VARIABLES).unwrap_or(0)) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use super::report::{Row, size};
 
-/// The size of the picture in pixels. It has two charts side by side.
+/// The size of the picture in pixels. The picture has two charts side by side.
 const SIZE: (u32, u32) = (1400, 560);
 
 /// The points of one line of a chart: the size in bytes and the value.

@@ -92,12 +92,14 @@ impl Job {
         self.rank(rank).map(|rank| rank.pid)
     }
 
-    /// Takes the pipe to a rank's standard input, for [`Output::Piped`](super::Output::Piped). It can be taken once.
+    /// Takes the pipe to a rank's standard input, for [`Output::Piped`](super::Output::Piped). The pipe can be taken
+    /// once.
     pub fn take_stdin(&mut self, rank: u32) -> Result<ChildStdin> {
         self.rank_mut(rank)?.stdin.take().ok_or_else(|| no_pipe(rank, "input"))
     }
 
-    /// Takes the pipe from a rank's standard output, for [`Output::Piped`](super::Output::Piped). It can be taken once.
+    /// Takes the pipe from a rank's standard output, for [`Output::Piped`](super::Output::Piped). The pipe can be taken
+    /// once.
     pub fn take_stdout(&mut self, rank: u32) -> Result<ChildStdout> {
         self.rank_mut(rank)?.stdout.take().ok_or_else(|| no_pipe(rank, "output"))
     }

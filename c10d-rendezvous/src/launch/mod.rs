@@ -86,7 +86,7 @@ impl Launch {
         }
     }
 
-    /// Sets the number of ranks on this host. It must be the same on every host.
+    /// Sets the number of ranks on this host. The number must be the same on every host.
     pub fn ranks(mut self, n: u32) -> Launch {
         self.topology.ranks = n;
         self

@@ -60,8 +60,8 @@ pub(super) struct EventLoop {
     next_id: usize,
     /// The clients that may have more bytes to read.
     ready: VecDeque<usize>,
-    /// The clients that have used up their turn. One of them gets its next turn when all clients in `ready` have had
-    /// theirs, so a client with few requests does not wait for those with many.
+    /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
+    /// have had a turn. So a client with few requests does not wait for clients with many requests.
     busy: VecDeque<usize>,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
