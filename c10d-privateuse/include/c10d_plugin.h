@@ -11,7 +11,7 @@
  *   - Every struct begins with its size. Minor versions only append fields: read and write only the fields that both
  *     sides have (the minimum of the sizes). If a function is missing or null, its feature is missing.
  *   - Codes are fixed-width integers. Answer a code that you do not know with C10D_UNSUPPORTED.
- *   - Text is UTF-8, given by pointer and length, without a nul at the end. It is copied during the call.
+ *   - Text is UTF-8, given by pointer and length, without a nul at the end. The callee copies it during the call.
  *   - Neither side frees the memory of the other.
  *   - No exception, panic or longjmp may leave a function: in C++, catch everything in every function.
  *   - Tables, and all that they point to, must not change until the process ends. Plugins are never unloaded.
@@ -98,7 +98,7 @@ extern "C" {
 #define C10D_BROADCAST 3           /* out: 1, read on the root, written on the other ranks. */
 #define C10D_ALL_REDUCE 4          /* out: 1, read and written. */
 #define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in C10D_ALL_REDUCE. */
-#define C10D_REDUCE 6              /* out: 1, read; written on the root only (elsewhere it may have any contents). */
+#define C10D_REDUCE 6              /* out: 1, read on every rank; the result is on the root only. */
 #define C10D_ALL_GATHER 7          /* in: 1; out: one per rank. Their lengths may differ. */
 #define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1, n times as long. */
 #define C10D_ALL_GATHER_COALESCED 9 /* in: k; out: k rows of `output_row` (= n) spans, row-major. */
@@ -111,7 +111,8 @@ extern "C" {
 #define C10D_ALL_TO_ALL 16         /* in: one per rank; out: one per rank. Their lengths may differ. */
 #define C10D_ALL_TO_ALL_SINGLE 17  /* in: 1; out: 1; divided by the splits, or into n equal parts if there are none. */
 #define C10D_BARRIER 18            /* No spans. */
-#define C10D_MONITORED_BARRIER 19  /* No spans. Names the first missing rank, or all (C10D_WAIT_ALL_RANKS). CPU only. */
+#define C10D_MONITORED_BARRIER 19  /* No spans. Its error names the first missing rank, or all of them
+                                    * (C10D_WAIT_ALL_RANKS). CPU only. */
 #define C10D_ALL_OPS 0xfffffu
 #define C10D_OPS 20
 
@@ -138,8 +139,9 @@ typedef struct c10d_why {
 
 /* The elements of one contiguous tensor. On the CPU, `data + offset` is their address (null if there are none). On
  * a device, `data` is the value that the device's `allocate` returned, and the elements begin `offset` bytes after
- * its start. On CUDA, `data + offset` is the address of the elements, and `data` is the beginning of the buffer as its
- * owner knows it. In an array of spans, the next span is `struct_size` bytes further, see c10d_span_at. */
+ * the start of this allocation. On CUDA, `data + offset` is the address of the elements, and `data` is the beginning of
+ * the buffer as its owner knows it. In an array of spans, the next span is `struct_size` bytes further, see
+ * c10d_span_at. */
 typedef struct c10d_span {
     uint32_t struct_size;
     uint32_t dtype; /* C10D_U8 .. */
@@ -155,7 +157,7 @@ typedef struct c10d_span {
 } c10d_span;
 
 /* One operation. The request, its arrays and the memory of its spans stay valid until the operation is done. Do not
- * write to inputs. c10d has checked shapes, types, roots, splits and overlap before. */
+ * write to inputs. c10d checks shapes, types, roots, splits and overlap before it submits an operation. */
 typedef struct c10d_request {
     uint32_t struct_size;
     uint32_t op;
@@ -178,7 +180,8 @@ typedef struct c10d_request {
     const uint64_t *output_splits;
     /* The fingerprint: 24 bytes of the call on which all ranks must agree. Exchange it with the peers before using
      * their payload. If a peer's fingerprint differs, end the operation with C10D_MISMATCH and pass the peer's bytes in
-     * c10d_result. c10d itself compares the calls for ranks that receive nothing. */
+     * c10d_result. If a rank receives nothing in an op, c10d itself compares this rank's call with those of the peers.
+     * */
     uint8_t fingerprint[24];
 } c10d_request;
 
@@ -212,7 +215,7 @@ typedef struct c10d_host c10d_host;
 typedef void (*c10d_done)(const c10d_host *host, uint64_t token, const c10d_result *result);
 
 /* The host's functions: one table per plugin, valid until the process ends. Every function that can wait has a timeout,
- * and returns when it is over at the latest. */
+ * and returns before this timeout is over. */
 struct c10d_host {
     uint32_t struct_size;
     uint32_t abi_minor;
@@ -230,8 +233,8 @@ struct c10d_host {
     int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
                          int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     /* Sets the key to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
-     * Writes the value that is stored afterwards to `value`. If that is longer than `capacity`, the result is
-     * C10D_RESOURCE, but the key may have been set. */
+     * Writes the value that is stored afterwards to `value`. If this value is longer than `capacity`, the function
+     * returns C10D_RESOURCE, but the key may have been set. */
     int32_t (*store_compare_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                                  const void *expected, uint64_t expected_len, const void *desired,
                                  uint64_t desired_len, void *value, uint64_t capacity, uint64_t *len,
@@ -262,7 +265,7 @@ typedef struct c10d_device {
     uint32_t struct_size;
     /* C10D_DEVICE_PRIVATE or 0: the plugin's own device. C10D_DEVICE_CUDA: the plugin drives CUDA devices, and its
      * bases are CUDA addresses. c10d then uses the plugin as the runtime of CUDA devices only if there is no other, and
-     * always uses its `retain` and `release` for operations. Used since 1.2; 0 before. */
+     * always uses its `retain` and `release` for operations. Plugins for ABI 1.0 and 1.1 have 0 here. */
     uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
     /* Allocates memory, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0. `base` is an
@@ -287,9 +290,9 @@ typedef struct c10d_device {
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
     /* Sets `reached` to 1 if the event's last record is reached, else to 0. Returns an error if earlier work failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* Keeps memory that c10d did not allocate until `release`, even if its owner frees it meanwhile. If `retain`
-     * has not returned by the end of the operation's time, the owner may free the memory while `retain` still runs.
-     * `release` may be called from inside `done`. */
+    /* For memory that c10d did not allocate: keeps it until `release`, even if its owner frees it meanwhile. If
+     * `retain` has not returned by the end of the operation's time, the owner may free the memory while `retain` still
+     * runs. `release` may be called from inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
     /* Allocates host memory that the device copies fast. Returns null if there is none left. */
@@ -304,7 +307,8 @@ typedef struct c10d_device {
                       c10d_why *why); /* since 1.1 */
     /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. By this text
      * ranks notice that they share a device. Sets `len` to the text's length. Returns C10D_RESOURCE if the length is
-     * above `capacity`. If there is no such text, it returns C10D_UNSUPPORTED, or is null. */
+     * above `capacity`, and C10D_UNSUPPORTED if the device has no such text. If no device has one, `identity` may be
+     * null. */
     int32_t (*identity)(uint32_t index, char *text, uint64_t capacity, uint64_t *len, c10d_why *why); /* since 1.2 */
 } c10d_device;
 
@@ -316,7 +320,7 @@ typedef struct c10d_capabilities {
     uint32_t ops;        /* Bits of ops. */
     uint32_t moves;      /* Bits of element types, for ops that do not reduce. */
     uint32_t reduces[C10D_REDUCE_OPS]; /* Bits of element types, for each reduce operation. */
-    uint32_t op_count; /* The number of entries of `by_op`. Used since 1.2; 0 before. */
+    uint32_t op_count; /* The number of entries of `by_op`. Plugins for ABI 1.0 and 1.1 have 0 here. */
     /* For each op, the bits of the element types that it accepts, as a further limit besides `moves` and `reduces`.
      * Null: no op has a further limit. */
     const uint32_t *by_op; /* since 1.2 */
@@ -342,8 +346,8 @@ typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
     const c10d_capabilities *capabilities; /* One per kind of device; the next is struct_size further on. */
-    /* Returns whether the plugin could work on this machine. Null means yes. It must be cheap and have no side
-     * effects. */
+    /* Returns C10D_OK if the plugin can work on this machine. If the pointer is null, c10d assumes that it can. The
+     * function must be cheap and have no side effects. */
     int32_t (*probe)(c10d_why *why);
     /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its
      * own, of any size, rank 0 makes it and stores it (store_set), and the others read it (store_get). */
@@ -357,23 +361,23 @@ typedef struct c10d_collectives {
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
     /* Ends all operations in flight, and tells the peers. Other calls may be running meanwhile. */
     void (*abort)(void *group, const char *cause, uint64_t len);
-    /* Tells the peers that this rank leaves, so that they do not take it for dead. No operation is in flight. */
+    /* Tells the peers that this rank leaves, so that they do not report it as dead. No operation is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     /* Makes a group of some ranks of a group, if this is cheaper than create_group. `ranks` has `init->size` ranks
      * of `group`, in the order of their numbers in the new group. c10d calls it on every rank of the list. On a rank
      * that is in no new group, c10d calls it with null for `ranks`, `init` and `part`. destroy_group destroys the new
-     * group, before or after the group that it came from. If it returns C10D_UNSUPPORTED, it must do so on all
-     * ranks, and c10d then uses create_group. It may be called while operations run. */
+     * group, before or after the group that it came from. If `split` returns C10D_UNSUPPORTED, it must do so on all
+     * ranks, and c10d then uses create_group. c10d may call `split` while operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
     /* Takes several point-to-point operations that may depend on each other: all of them, or on an error none.
      * Each ends on its own, by its own token. They are in order with the operations of `submit`. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
-    /* Reports an error of the group, such as a dead peer, that occurred while nothing was waiting. C10D_OK: there is
-     * no error. c10d calls it from time to time, and it must return at once. `guilty` has room for as many ranks as the
-     * group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of a mismatch at its own
-     * call, with the field that differs. */
+    /* Returns an error of the group, such as a dead peer, that occurred while no operation was waiting, or C10D_OK if
+     * there is none. c10d calls it from time to time, and it must return at once. `guilty` has room for as many ranks
+     * as the group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of a mismatch at
+     * its own call, with the field that differs. */
     int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
 
@@ -396,7 +400,7 @@ typedef struct c10d_plugin {
 
 /* The entry. c10d calls it once per process, after the checks, on a thread of its own. Return null if the plugin
  * cannot work at all, and log the reason with the host's `log`. If the entry, `probe` or `identity` does not return
- * within 10 seconds, c10d gives the call up. */
+ * within 10 seconds, c10d no longer waits for it and reports an error. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */
@@ -418,7 +422,7 @@ typedef struct c10d_note {
 /* ---- Helpers ------------------------------------------------------------------------------------------------ */
 
 /* Writes the reason of a failure, and returns the status:
- *     return c10d_fail(why, C10D_DEVICE, "the device is on fire"); */
+ *     return c10d_fail(why, C10D_DEVICE, "the device does not respond"); */
 static inline int32_t c10d_fail(c10d_why *why, int32_t status, const char *text) {
     if (why) {
         uint64_t n = 0;

@@ -1,4 +1,4 @@
-//! A C plugin's collectives in a group, and the effects on callers when it misbehaves.
+//! A C plugin's collectives in a group, and the effects on callers when the plugin misbehaves.
 
 use crate::common;
 
@@ -19,7 +19,8 @@ fn load(path: &Path, name: &str) -> Builder {
     Builder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
 }
 
-/// Loads the plugin of `sum.c` with this fault (and these definitions). The file may be deleted once it is loaded.
+/// Loads the plugin of `sum.c` with this mode. Further definitions may follow the mode. The plugin's file is deleted
+/// when this returns.
 fn bad(mode: &str) -> Builder {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = common::directory();
@@ -93,7 +94,7 @@ fn a_c_plugin_reduces_in_every_form() {
 }
 
 #[test]
-fn messages_of_a_batch_come_together_and_in_line() {
+fn messages_of_a_batch_are_submitted_together() {
     let pg_of = bad("BATCHES_ONLY");
     pg_of
         .run_ranks(2, |pg| {
@@ -210,16 +211,17 @@ fn an_error_while_no_call_waits_is_reported() {
     let pg = bad("FAILS_IDLE").build().unwrap();
     assert!(pg.failure().is_none());
     pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
-    wait_for("somebody notices", || pg.failure().is_some());
+    wait_for("the group reports the plugin's error", || pg.failure().is_some());
     let error = pg.failure().unwrap();
     assert!(matches!(error.kind(), ErrorKind::PeerDead { .. }), "{error}");
-    assert!(error.to_string().contains("heart has stopped") && error.to_string().contains("bad-fails-idle"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("its process is gone") && text.contains("bad-fails-idle"), "{error}");
     assert_eq!(error.report().guilty, [0]);
     assert_eq!(pg.barrier().unwrap_err().report().what, error.report().what);
 }
 
 #[test]
-fn a_waiting_receive_does_not_keep_a_send_back() {
+fn a_waiting_receive_does_not_delay_a_send() {
     let dir = common::directory();
     let builder = load(&common::sum(dir.path(), "sum-p2p", "HONEST"), "sum-p2p");
     builder
@@ -248,14 +250,14 @@ fn each_form(builder: &Builder) -> Vec<Error> {
 }
 
 #[test]
-fn one_that_hangs_in_submit() {
+fn a_plugin_that_hangs_in_submit_is_named() {
     for e in each_form(&bad("HANG_IN_SUBMIT")) {
         names_it(&e, &ErrorKind::Plugin, &["bad-hang-in-submit", "submit(all_reduce)", "did not return"]);
     }
 }
 
 #[test]
-fn one_that_never_answers() {
+fn a_plugin_that_never_answers_is_named() {
     for e in each_form(&bad("NEVER_DONE")) {
         names_it(
             &e,
@@ -266,7 +268,7 @@ fn one_that_never_answers() {
 }
 
 #[test]
-fn operations_queued_after_one_that_hangs_end_in_time() {
+fn operations_queued_after_an_operation_that_hangs_end_in_time() {
     let builder = bad("HANG_IN_SUBMIT");
     let errors = fails(|timeout| {
         let pg = builder.clone().build().unwrap();
@@ -311,13 +313,13 @@ fn a_late_answer_writes_nothing_and_is_not_a_second_fault() {
     });
     names_it(&errors[0], &ErrorKind::Plugin, &["bad-late"]);
     std::fs::write(gate, "").unwrap();
-    wait_for("it answers", || answered.exists());
+    wait_for("the plugin answers", || answered.exists());
     // Being late does not break the plugin's contract: a new group can be made.
     builder.build().unwrap();
 }
 
 #[test]
-fn one_that_answers_from_another_thread_is_fine() {
+fn a_plugin_may_answer_from_another_thread() {
     let pg = bad("LATER").build().unwrap();
     pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
     pg.start(op::all_reduce(vec![1f32; 7], ReduceOp::Sum)).wait().unwrap();
@@ -330,19 +332,19 @@ fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     loop {
         match run() {
             Err(e) => return e,
-            Ok(_) => assert!(Instant::now() < end, "nobody noticed"),
+            Ok(_) => assert!(Instant::now() < end, "no op failed"),
         }
     }
 }
 
 #[test]
-fn one_that_answers_twice() {
+fn a_plugin_that_answers_twice_is_named() {
     let pg = bad("TWICE").build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-twice", "done", "twice"]);
 }
 
 #[test]
-fn one_that_answers_an_unknown_token() {
+fn a_plugin_that_answers_an_unknown_token_is_named_and_not_used_again() {
     let builder = bad("UNKNOWN_TOKEN");
     let pg = builder.clone().build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
@@ -351,7 +353,7 @@ fn one_that_answers_an_unknown_token() {
 }
 
 #[test]
-fn one_that_makes_codes_up() {
+fn a_plugin_that_returns_unknown_codes_is_named() {
     for e in each_form(&bad("ODD_STATUS")) {
         names_it(&e, &ErrorKind::Plugin, &["bad-odd-status", "4711"]);
     }
@@ -364,20 +366,20 @@ fn one_that_makes_codes_up() {
 }
 
 #[test]
-fn one_that_ends_an_operation_and_returns_an_error() {
+fn a_plugin_that_ends_an_operation_and_returns_an_error_is_named() {
     let pg = bad("BOTH").build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-both", "as well", "and an error"]);
 }
 
 #[test]
-fn one_that_hangs_while_the_group_is_made() {
+fn a_plugin_that_hangs_while_the_group_is_made_is_named() {
     let builder = bad("HANG_IN_CREATE");
     let errors = fails(|timeout| vec![builder.clone().timeout(timeout).build().unwrap_err()]);
     names_it(&errors[0], &ErrorKind::Plugin, &["bad-hang-in-create", "create_group"]);
 }
 
 #[test]
-fn one_that_answers_after_its_group_is_gone() {
+fn a_plugin_that_answers_after_its_group_is_destroyed_is_named() {
     let builder = bad("AFTER_DESTROY");
     let (first, second) = (builder.clone().build().unwrap(), builder.build().unwrap());
     first.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
@@ -397,7 +399,7 @@ fn a_mismatch_is_named_from_the_fingerprints() {
 
 #[test]
 fn abort_from_another_thread_ends_what_hangs() -> Result {
-    // No deadline ends it.
+    // The timeout is so long that no deadline ends the op.
     let pg = bad("NEVER_DONE").timeout(Duration::from_secs(3600)).build()?;
     let work = pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum));
     std::thread::scope(|s| s.spawn(|| pg.abort("enough")).join()).unwrap();
@@ -425,14 +427,15 @@ fn wakers_that_panic_do_not_affect_later_ops() {
         let mut woken = 0;
         while woken < 3 {
             let mut work = pg.start(op::all_reduce(vec![1f32; 1000], ReduceOp::Sum));
-            // If the op ended before the poll, no waker is called. The number of calls is the same on both ranks.
+            // If the op ended before the poll, no waker is called. `woken` sums over both ranks, so that both ranks
+            // make the same number of calls.
             let late = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_pending();
             let mut all = [u32::from(late) as f32];
             pg.all_reduce(&mut all, ReduceOp::Sum)?;
             woken += all[0] as u32;
         }
         let sum = pg.all_reduce(vec![1f32], ReduceOp::Sum)?;
-        // The shutdown waits for all operations, so all were counted as ended.
+        // The shutdown waits for all operations, so it succeeds only if every operation was counted as ended.
         pg.shutdown_within(CAP).map(|()| sum)
     });
     assert_eq!(sums.unwrap(), [[2.0]; 2]);

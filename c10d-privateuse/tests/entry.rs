@@ -27,8 +27,8 @@ fn the_entry_of_a_refused_plugin_is_called_once() {
     let (first, again) = (search.load(), search.load());
     assert_eq!(first.decisions[0].rule, Some(Rule::Table), "{}", first.decisions[0]);
     assert_eq!(again.decisions[0].to_string(), first.decisions[0].to_string());
-    assert_eq!(std::fs::read_to_string(calls).unwrap(), "x", "a mark for each call");
-    // The name of a refused plugin is not taken.
+    assert_eq!(std::fs::read_to_string(calls).unwrap(), "x", "the entry must be called once");
+    // Another plugin can still use the name of a refused plugin.
     let elsewhere = common::directory();
     let other = common::sum(elsewhere.path(), "refused", "HONEST");
     assert_eq!(Search::new().file(other).load().decisions[0].verdict, Verdict::Loaded);

@@ -12,7 +12,7 @@ use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
 const CAP: Duration = Duration::from_secs(20);
 
-/// Makes the header of an older minor version: it lacks the members that later versions appended.
+/// Makes the header of an older minor version, which lacks the members that later versions appended.
 fn older(header: &str, minor: u16) -> String {
     let mut text = version(header, minor);
     for later in minor + 1..=abi::MINOR {
@@ -56,7 +56,7 @@ fn newer(header: &str) -> String {
     ];
     // The note has its own size, and is read before the plugin's code may run.
     let tables = header.matches("    uint32_t struct_size;").count();
-    assert_eq!(tables, ends.len() + 1, "one of them is not longer");
+    assert_eq!(tables, ends.len() + 1, "a struct of the header is missing in `ends`");
     ends.into_iter().fold(text, longer)
 }
 
@@ -73,8 +73,8 @@ fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]
     report
 }
 
-/// Loads `device.c` with these definitions, and uses it. `adds`: it has a reduction. `named`: its devices have an
-/// identity.
+/// Loads `device.c` with these definitions, and uses it. `adds` is whether its devices reduce, and `named` whether they
+/// have an identity.
 fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, named): (bool, bool)) {
     let cuda = definitions.contains(&"DEVICE_TYPE=C10D_DEVICE_CUDA");
     let word = if cuda { "cuda" } else { name };
@@ -97,12 +97,12 @@ fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, nam
         })
         .unwrap();
     if adds {
-        adds_what_it_is_told(&*device);
+        adds_parts_of_an_allocation(&*device);
     }
 }
 
 /// Adds elements of an allocation to other elements of the same allocation.
-fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
+fn adds_parts_of_an_allocation(device: &dyn DeviceRuntime) {
     let (elements, mut out) = ([1f32, 2.0, 3.0, 40.0, 50.0, 60.0], [0f32; 6]);
     let bytes = size_of_val(&elements);
     let at = DevicePtr { base: device.allocate(0, bytes).unwrap(), offset: 0 };

@@ -3,8 +3,9 @@
 
     c10d-privateuse/tests/mutants.py [FILE ...]     all files of the two folders unless given
 
-A removed `if` before a refusal is never true; a function that a table must have counts as present. This takes minutes
-for each file, since everything is built again for each check. The sources are restored at the end, also after ctrl-C.
+To remove a check means: the condition of an `if` before a refusal becomes false, or a function that a table must have
+counts as present. This takes minutes for each file, since everything is built again for each check. The sources are
+restored at the end, also after ctrl-C.
 """
 
 import pathlib
@@ -33,7 +34,7 @@ def mutants(lines):
         elif NEEDED.match(line):
             yield i, re.sub(r"\b[cd]\.\w+\.is_some\(\)", "true", line)
         elif found := TOGETHER.match(line):
-            # The function counts as present if its neighbour is.
+            # The function counts as present if the function beside it in the list is present.
             other = TOGETHER.match(lines[i + 1]) or TOGETHER.match(lines[i - 1])
             yield i, line.replace(found[1], other[1])
 
@@ -53,7 +54,7 @@ def main():
         file for folder in ("load", "table") for file in sorted((HOME / "src" / folder).rglob("*.rs"))
     ]
     if missed() is not False:
-        sys.exit("the tests do not pass as it is")
+        sys.exit("the tests fail although no check is removed")
     survivors = 0
     for file in files:
         text = file.read_text()

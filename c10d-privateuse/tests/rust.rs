@@ -74,9 +74,9 @@ fn disagreement_inside_a_plugin_has_its_fields() {
 #[test]
 fn panics_are_errors() {
     let e = elsewhere().name("panics in create").build().unwrap_err();
-    assert!(e.to_string().contains("create was told to") && e.to_string().contains("elsewhere"), "{e}");
+    assert!(e.to_string().contains("create was told to panic") && e.to_string().contains("elsewhere"), "{e}");
     let e = elsewhere().name("panics in split").build().unwrap().new_group(&[0]).map(drop).unwrap_err();
-    assert!(e.to_string().contains("split was told to") && e.to_string().contains("elsewhere"), "{e}");
+    assert!(e.to_string().contains("split was told to panic") && e.to_string().contains("elsewhere"), "{e}");
     let pg = elsewhere().name("panics in submit").build().unwrap();
     let e = pg.all_reduce(&mut [1f32; 4], ReduceOp::Sum).unwrap_err();
     assert!(e.to_string().contains("elsewhere"), "{e}");
@@ -103,13 +103,13 @@ fn a_plugin_splits_groups_and_reports_errors_while_no_call_runs() {
             let _ = alone.barrier();
             let end = Instant::now() + CAP;
             let error = loop {
-                assert!(Instant::now() < end, "nobody was told");
+                assert!(Instant::now() < end, "the sub-group does not report the error");
                 match alone.failure() {
                     Some(error) => break error.clone(),
                     None => std::thread::sleep(Duration::from_millis(5)),
                 }
             };
-            let words = format!("division 2: the part of [{}] is out of breath", pg.rank());
+            let words = format!("division 2: the part of [{}] has failed", pg.rank());
             assert!(error.to_string().contains(&words) && error.to_string().contains("elsewhere"), "{error}");
             assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Device, &[0][..]));
             // The parent group still works.
@@ -168,7 +168,7 @@ fn a_device_serves_from_a_plugin() {
     assert_eq!(*e.kind(), ErrorKind::Device, "{e}");
     assert!(e.to_string().contains("guarded"), "{e}");
     let reduces = device.reduction().map(|reduction| reduction.reduces(ReduceOp::Sum));
-    assert!(reduces.is_none_or(|types| types == DTypeSet::NONE), "it leaves that to the host");
+    assert!(reduces.is_none_or(|types| types == DTypeSet::NONE), "the host reduces for this device");
 }
 
 /// The functions that the plugin `guarded-reduces` exports besides its entry.
@@ -196,7 +196,7 @@ impl Asked {
     }
 }
 
-/// Two ranks use devices of a plugin, which reduce by themselves, or panic.
+/// Two ranks use devices of a plugin. The devices run reductions, or panic.
 #[test]
 fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
     let report = load("c10d_reduces_plugin");
@@ -220,7 +220,7 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
                 pg.shutdown()
             })
             .unwrap();
-        assert_eq!(asked.reductions() > 0, on_device, "a plugin's device is not asked to scale");
+        assert_eq!(asked.reductions() > 0, on_device, "a plugin's device reduces sums, but no sums with a factor");
     }
 
     for call in [c"create_stream", c"create_event", c"record", c"wait", c"query", c"copy_in", c"copy_out", c"reduce"] {
@@ -235,8 +235,8 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         asked.panics(None);
         let errors = errors.unwrap();
         let name = call.to_str().unwrap();
-        let e = errors[1].as_ref().unwrap_or_else(|| panic!("{name} did not panic, or nobody heard"));
-        let words = format!("the plugin panicked: {name} was told to");
+        let e = errors[1].as_ref().unwrap_or_else(|| panic!("{name} did not panic, or its panic was not reported"));
+        let words = format!("the plugin panicked: {name} was told to panic");
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
@@ -247,7 +247,7 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });
     asked.panics(Some(c"allocate"));
     let e = device.allocate(1, 64).unwrap_err();
-    assert!(e.to_string().contains("the plugin panicked: allocate was told to"), "{e}");
+    assert!(e.to_string().contains("the plugin panicked: allocate was told to panic"), "{e}");
     asked.panics(None);
     // A panic in a function that cannot return an error is ignored.
     let base = device.allocate(1, 64).unwrap();

@@ -94,7 +94,8 @@ pub(crate) struct Case {
 pub(crate) const COALESCED: usize = 3;
 
 impl Case {
-    /// Returns the number of elements of a rank, in the op's list `list`.
+    /// Returns the number of elements of a rank's tensor. In a coalesced call, `list` is the index of the tensor; in
+    /// all other calls it is 0.
     pub(crate) fn len(&self, list: usize, rank: u32) -> usize {
         let count = match list {
             0 => self.count,

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_decide() {
+    fn cases_are_limited_to_the_capabilities() {
         use c10d_core::DTypeSet;
         let mut few = Capabilities { ops: c10d_core::backend::OpSet::of(&[OpKind::AllReduce]), ..Capabilities::ALL };
         few.reduces = [DTypeSet::NONE; ReduceOp::COUNT];

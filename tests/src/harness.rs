@@ -34,8 +34,8 @@ impl Suite {
             let name = case.to_string();
             trials.push(Trial::test(format!("{prefix}{name}"), move || {
                 let run = || {
-                    // Only one group at a time uses the devices: otherwise an op of one group might wait for its
-                    // device, and the device for an op of another group.
+                    // Only one group at a time uses the devices. Otherwise an op of one group might wait for a device
+                    // that waits for an op of another group.
                     let _alone = suite.shares_devices(ranks).then(|| DEVICES.lock());
                     let outcomes = suite.run(ranks, case.world).map_err(|e| e.to_string())?;
                     Ok(outcomes.into_iter().map(|outcome| (outcome.name, outcome.result)).collect())
@@ -102,7 +102,8 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
             if !arguments.list {
                 trials = in_turn(trials);
             }
-            // Ranks that are processes mostly wait, for deadlines and for each other.
+            // More tests run at once than there are cores, since ranks that are processes mostly wait, for deadlines
+            // and for each other.
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             arguments.test_threads = arguments.test_threads.or(Some(2 * cores));
             libtest_mimic::run(&arguments, trials).exit_code()

@@ -60,7 +60,8 @@ where
     Ok(tensors)
 }
 
-/// If the op changes the order of the outputs: for each output, the index of its tensor in the list.
+/// Returns for each output the index that its tensor had before the call. Returns `None` if the op does not change the
+/// order of the outputs.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
     let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
     (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())
@@ -141,7 +142,8 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    // A sender may be one case ahead, and a receiver from any source must not get a message of the next case.
+    // Each case has its own tag: a sender may be one case ahead, and a receive from any source must not get a message
+    // of the next case.
     let name = case.to_string();
     let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;

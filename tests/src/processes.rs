@@ -1,4 +1,5 @@
-//! Runs ranks as processes: this program starts itself again for each world, with a variable that says what to do.
+//! Runs ranks as processes: this program starts itself again for each rank of a world. A variable tells the new process
+//! which cases to run.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 impl Suite {
     /// If this process was started as a rank, runs that rank and ends the process; otherwise does nothing. A program
     /// that runs the suite over processes calls this first in `main`, or in the test that runs the suite. The suite
-    /// must be the same as in the process that started it.
+    /// must be the same as in the process that started this one.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
         // The test harness may have written the beginning of a line.

@@ -22,7 +22,8 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     let all = |list: &[Tensor], at: usize| -> Vec<Part> {
         list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
     };
-    // If an input is a part of an output, the original input is kept separately and unchanged, and the other way round.
+    // `memory` has the tensors of the call. If an input is a part of an output, the separate tensor in `inputs` takes
+    // no part in the call, and likewise if an output is a part of an input.
     let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
             outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));
@@ -93,7 +94,8 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     Ok(())
 }
 
-/// Copies the data beside the rank's block back to the inputs: that data is still input, and must be unchanged.
+/// Copies the data outside the rank's block back to the inputs. This data is still input, and the caller checks that it
+/// is unchanged.
 fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -> std::ops::Range<usize>) {
     for (j, (input, shared)) in inputs.iter_mut().zip(memory).enumerate() {
         let own = own(j, input.bytes().len());

@@ -38,7 +38,7 @@ pub(crate) fn run(
 fn run_case(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Verdict {
     let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| device.is_none());
     let in_rank_order = algorithm.is_some_and(|a| a.reduces_in_rank_order);
-    // If the backend selects the order, it must still be the same every time.
+    // If the backend does not reduce in rank order, a second run must still give the same bits.
     let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
     let mut digests = Vec::new();
     for _ in 0..runs {

@@ -17,7 +17,7 @@ use crate::run::{Verdict, run};
 pub enum Ranks {
     /// Ranks are threads of this process.
     Threads,
-    /// Ranks are processes: this program is started again once per world. See [`Suite::arguments`].
+    /// Ranks are processes: this program is started again for each rank of a world. See [`Suite::arguments`].
     Processes,
 }
 
@@ -47,7 +47,7 @@ pub struct Outcome {
     pub result: Result<(), String>,
 }
 
-/// The number of times that a world is started again after a case that ended it.
+/// The number of times that a world is started again after a case that failed its group.
 const RESTARTS: usize = 8;
 
 impl Suite {
@@ -92,9 +92,9 @@ impl Suite {
         self
     }
 
-    /// Sets the arguments of ranks that are processes. The default is this program's own arguments. A test among others
-    /// in a program gives its own name here, and calls [`serve_rank`](Suite::serve_rank) first: `["tests::suite",
-    /// "--exact", "--nocapture"]`.
+    /// Sets the arguments of ranks that are processes. The default is this program's own arguments. If the suite is run
+    /// by one of several tests of a program, that test passes its own name here, such as `["tests::suite", "--exact",
+    /// "--nocapture"]`, and calls [`serve_rank`](Suite::serve_rank) first.
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Suite {
         self.arguments = Some(arguments.into_iter().map(Into::into).collect());
         self
@@ -196,7 +196,7 @@ impl Suite {
     }
 }
 
-/// The results of one rank, and why it gave no more.
+/// The results of one rank, and the reason why there are no more.
 pub(crate) struct Verdicts {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) end: String,

@@ -14,7 +14,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Rank 0 starts an op and blocks on a second one; rank 1 calls both late.
+/// Both ranks start five ops, and then make a blocking call. Rank 1 does so late.
 #[test]
 fn a_blocking_op_runs_after_those_started_before() {
     c10d::run_ranks(2, |pg| {
@@ -79,7 +79,7 @@ fn start_returns_while_a_peer_is_away() {
 }
 
 #[test]
-fn many_in_flight() {
+fn many_started_ops_complete() {
     c10d::run_ranks(2, |pg| {
         let works: Vec<_> =
             (0..2000u32).map(|i| pg.start(op::all_reduce(vec![i; 1 + i as usize % 50], ReduceOp::Sum))).collect();
@@ -124,9 +124,9 @@ fn dropped_and_leaked_handles_do_not_affect_later_ops() {
     .unwrap();
 }
 
-/// A future is polled once and then leaked; its op continues.
+/// A future is polled once and then dropped; its op continues.
 #[test]
-fn a_future_that_is_not_polled_again() {
+fn a_dropped_future_does_not_stop_its_op() {
     c10d::run_ranks(2, |pg| {
         let mut work = Box::pin(pg.start(op::all_reduce(vec![1u64; 70_000], ReduceOp::Sum)));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -138,7 +138,7 @@ fn a_future_that_is_not_polled_again() {
 }
 
 #[test]
-fn wait_timeout_is_a_look() {
+fn wait_timeout_returns_the_handle_of_an_unfinished_op() {
     c10d::run_ranks(2, |pg| {
         if pg.rank() == 1 {
             pg.store().get("looked", soon())?;
@@ -236,7 +236,7 @@ fn polling_a_finished_op_again_is_the_callers_error() {
     assert_eq!(outcome.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
 }
 
-/// The elapsed time of an op counts from its call, also if it waited for other ops.
+/// The elapsed time of an op counts from its call, even if the op waited for other ops.
 #[test]
 fn elapsed_counts_from_the_call() {
     c10d::run_ranks(2, |pg| {

@@ -83,7 +83,7 @@ const CHAINS: [Scene; 3] = [
             Ok(())
         },
     },
-    // The same, but the ranks wait for a handle.
+    // The ranks receive as in "receives", but they start the call and wait for its handle.
     Scene {
         name: "started",
         act: |group| {
@@ -109,11 +109,11 @@ fn chains(transport: &str) -> Result<(), Failed> {
                 || failure.guilty != [0]
                 || !failure.message.contains("rank 0 is stopped or unreachable")
             {
-                return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
+                return Err(format!("rank {rank} reported {failure:?}\n{}", shown(&report)).into());
             }
             words.push(failure.message);
         }
-        // The rank that timed out first may have been the neighbour of the stopped one.
+        // If rank 1, which waits for the stopped rank itself, timed out first, no error describes a chain.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -174,7 +174,7 @@ fn circles(transport: &str) -> Result<(), Failed> {
         for rank in 0..WORLD {
             let failure = failure_about(&report, rank, scene)?;
             if failure.kind != "Timeout" || failure.guilty != guilty || !failure.message.contains(words) {
-                return Err(format!("rank {rank} says {failure:?}").into());
+                return Err(format!("rank {rank} reported {failure:?}").into());
             }
         }
     }
@@ -182,7 +182,7 @@ fn circles(transport: &str) -> Result<(), Failed> {
         let failure = failure_about(&report, rank, "refused")?;
         let words = "rejected its own last call, broadcast (InvalidArgument";
         if failure.kind != "Timeout" || failure.guilty != [1] || !failure.message.contains(words) {
-            return Err(format!("rank {rank} says {failure:?}").into());
+            return Err(format!("rank {rank} reported {failure:?}").into());
         }
     }
     Ok(())
@@ -243,7 +243,7 @@ fn warnings(transport: &str) -> Result<(), Failed> {
     let once = |rank: u32, words: &[&str]| -> Result<(), Failed> {
         let lines = &loud[rank as usize];
         let count = lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
-        if count == 1 { Ok(()) } else { Err(format!("rank {rank} says {words:?} {count} times: {lines:#?}").into()) }
+        if count == 1 { Ok(()) } else { Err(format!("rank {rank} reported {words:?} {count} times: {lines:#?}").into()) }
     };
     for rank in [0, 2, 3] {
         once(rank, &["default/0", "in all_reduce seq 3", "rank 1 has not called it: rank 1 is at seq 2"])?;

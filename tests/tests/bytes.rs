@@ -3,7 +3,8 @@
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
 const N: usize = 4;
-/// The bytes of a rank's part. With so many bytes headers do not matter, and the algorithms for large sizes are used.
+/// The bytes of a rank's part. The part is so large that headers do not matter, and that the algorithms for large sizes
+/// are used.
 const PART: usize = 1 << 20;
 const WHOLE: usize = N * PART;
 
@@ -70,7 +71,7 @@ fn each_op_sends_what_it_must() {
 /// Several tensors at once cost as much as one tensor of their total size: the same headers and the same
 /// synchronisation.
 #[test]
-fn coalesced_costs_one_announcement() {
+fn a_coalesced_call_sends_as_much_as_one_call() {
     for transport in ["shm", "tcp"] {
         let one = total(transport, |pg| pg.all_reduce(vec![1f32; 40], ReduceOp::Sum).map(drop));
         let four = total(transport, |pg| pg.all_reduce_coalesced(vec![vec![1f32; 10]; 4], ReduceOp::Sum).map(drop));

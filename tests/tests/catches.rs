@@ -30,7 +30,7 @@ unsafe impl Backend for Idle {
     fn abort(&self, _: &Error) {}
 }
 
-/// A backend that fails every third op.
+/// A backend in which every third op fails.
 struct Fails(std::sync::atomic::AtomicU32);
 
 // SAFETY: as above.
@@ -105,7 +105,7 @@ fn only_offered_ops_and_types_are_tested() {
 }
 
 #[test]
-fn a_failed_group_is_made_anew_behind_the_case_that_failed() {
+fn a_failed_group_is_made_again_after_the_failed_case() {
     let outcomes = run("cpu:fails");
     let right: Vec<bool> = outcomes.iter().map(|o| o.result.is_ok()).collect();
     assert_eq!(right, [true, true, false, true], "{outcomes:?}");

@@ -1,5 +1,5 @@
 //! Faults of real processes, for every op over every transport, and over a plugin's collectives. The tests check which
-//! ranks are named by which ranks, and that nothing hangs.
+//! ranks the errors of each rank name, and that nothing hangs.
 
 use crate::roots::only_sends;
 use crate::{jobs, samples, wheels};
@@ -53,7 +53,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
-        // Making twenty groups of four backends each takes long, and both pairs use the same code for these faults.
+        // These parts make twenty groups of four backends each, which takes long. Both pairs of tiers use the same code
+        // for these faults, so only one pair is tested.
         for part in ["stop", "absent"].into_iter().filter(|_| transport != TIERED_MPI) {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {
@@ -129,8 +130,8 @@ fn be_killed(op: OpKind) -> Result {
     let pg = join(START)?;
     let arguments = Arguments::of(op, 20_000, CAP);
     if pg.rank() == VICTIM {
-        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the others
-        // reports its death.
+        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the other ranks
+        // reports the victim's death.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));
@@ -159,7 +160,7 @@ fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
         let failure = only(&report, rank, op.name())?;
         let right = !failure.guilty.is_empty() && failure.guilty.iter().all(|rank| dead.contains(rank));
         if failure.kind != "PeerDead" || !right {
-            return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
+            return Err(format!("rank {rank} reported {failure:?}\n{}", shown(&report)).into());
         }
     }
     Ok(())
@@ -174,7 +175,7 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
 
 fn stand_still(part: &str) -> Result {
     let pg = join(CAP)?;
-    // There is a group for each op, so that all can wait at once.
+    // There is a group for each op, so that several ops can wait at the same time.
     let groups: Vec<(OpKind, ProcessGroup)> = OpKind::ALL
         .iter()
         .map(|op| Ok((*op, pg.new_group(&[0, 1, 2])?.expect("all ranks are members"))))
@@ -187,7 +188,7 @@ fn stand_still(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // Only some run at a time: if too many ran, live ranks would not answer in time and would seem stopped.
+    // Only five ops run at a time. With more, live ranks might not answer in time and would seem stopped.
     for some in groups.chunks(5) {
         std::thread::scope(|s| {
             for (op, group) in some {
@@ -226,7 +227,7 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
         // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
         let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
         let others_excused = failure.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
-        // On such a machine the host may give up an operation of the plugin, on this rank or on another, before the
+        // On a busy machine c10d may also give up an operation of the plugin, on this rank or on another, before the
         // plugin has reported for which ranks it waits.
         let given_up =
             failure.kind == "Plugin" && failure.message.contains("did not return within the operation's time");
@@ -234,7 +235,7 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
             continue;
         }
         if failure.kind != "Timeout" || !failure.guilty.contains(&VICTIM) || !others_excused {
-            return Err(format!("rank {rank} says {failure:?}").into());
+            return Err(format!("rank {rank} reported {failure:?}").into());
         }
     }
     Ok(())
@@ -287,10 +288,9 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// Returns the error of the call, or the error that comes after it. A rank that only sends leaves when all have made
-/// the call, and gets the error by then. Other ranks continue with another operation: a rank that received and agrees
-/// with its sender gets the error from the others, a message has only two ranks, and a plugin finds the difference by
-/// itself.
+/// Returns the error of the call, or if the call succeeded, the error that comes later. A rank that only sends waits
+/// until all ranks have made the call, and then leaves; leaving returns the error. All other ranks, and all ranks over
+/// the plugin, call a barrier instead. There a rank that agrees with its sender gets the error that other ranks found.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
     if std::env::var_os(jobs::PLUGIN).is_some() || !sends {
@@ -308,11 +308,11 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let failure = only(report, rank, &format!("{op}/{field}"))?;
-        // If counts may differ between ranks, they are checked for each pair of ranks, as the length that one sends to
-        // the other.
+        // If the op allows counts that differ between ranks, the length that one rank sends to another is checked for
+        // each pair of ranks.
         let field_right =
             failure.field == field || (op.is_uneven() && matches!(failure.field.as_str(), "count" | "splits"));
-        // If two other ranks disagree about a transfer between them, a third rank cannot know which is wrong.
+        // If two ranks disagree about a transfer between them, a third rank cannot know which of them is wrong.
         let in_pairs = op.is_p2p() || field == "splits" || (op.is_uneven() && field == "count");
         let named = match failure.guilty[..] {
             _ if rank == VICTIM => !failure.guilty.is_empty(),
@@ -320,7 +320,7 @@ fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed>
             _ => in_pairs && failure.guilty.contains(&VICTIM),
         };
         if failure.kind != "Mismatch" || !field_right || !named {
-            return Err(format!("rank {rank} says {failure:?}").into());
+            return Err(format!("rank {rank} reported {failure:?}").into());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Many messages without a receive: their sender waits, and the receiver keeps only a limited amount.
+//! Many messages that nobody receives yet: their sender must wait, and the receiver must keep only a limited amount.
 
 use crate::jobs;
 
@@ -10,7 +10,7 @@ use jobs::{failures, join, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 
 const TAGS: u32 = 7;
-/// One message of this many has contents.
+/// Messages whose number is a multiple of this have contents. All others are empty.
 const FULL: u32 = 1000;
 const GO: u32 = 99;
 /// A size in KiB that is more than what a receiver with a limit keeps, and far less than what the messages would need
@@ -34,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     vec![
         flood("empty_messages_over_shm", "named:300000", "shm"),
-        // More than the kernel's own buffers take, which may grow to 32 MiB and more.
+        // So many messages do not fit into the kernel's own buffers, which may grow to 32 MiB and more.
         flood("empty_messages_over_tcp", "named:2000000", "tcp"),
         flood("empty_messages_for_any_source", "any:300000", "shm"),
         Trial::test("floods/a_receiver_that_takes_nothing_is_named", || names_the_receiver("shm")),

@@ -1,4 +1,4 @@
-//! Ranks that fork: the child is not a member of the group, and the group does not notice it.
+//! Ranks that fork: the child is not a member of the group, and the group does not notice the child.
 #![allow(unsafe_code)]
 
 use crate::{jobs, samples};
@@ -125,7 +125,7 @@ fn drops(pg: ProcessGroup) -> Result {
     pg.shutdown()
 }
 
-/// Checks that there is an error that names the owner of the group, and that it comes at once.
+/// Checks that the result is the error for a group that belongs to another process.
 fn is_foreign(what: &str, result: Result<impl Sized>) -> Result {
     let wrong = |why: String| Err(Error::new(ErrorKind::Internal, format!("{what}: {why}")));
     match result {
@@ -223,7 +223,7 @@ fn died(report: &JobReport) -> Result<(), Failed> {
     for rank in [0, 2] {
         let reported = failures(report, rank);
         if !reported.iter().any(|t| t.kind == "PeerDead" && t.guilty == [1]) {
-            return Err(format!("rank {rank} says {reported:?}\n{}", shown(report)).into());
+            return Err(format!("rank {rank} reported {reported:?}\n{}", shown(report)).into());
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Ops in which all ranks, or some of them, pass buffers of the group, and the other ranks their own memory.
+//! Ops in which all ranks, or some of them, pass buffers of the group (`GroupBuf`), and the other ranks pass their own
+//! memory.
 
 use c10d::{GroupBuf, GroupMemory, ProcessGroup, ReduceOp, Result, Root, op};
 use libtest_mimic::Trial;
@@ -147,7 +148,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let Some((_, grouped)) = GROUPED.iter().find(|(name, _)| *name == part) else { return killed(&pg) };
     let said = ops(&pg, grouped)?;
-    // The same in another group of these ranks, in reverse order.
+    // The same ops in another group of these ranks, in reverse order.
     let ranks: Vec<u32> = (0..pg.size()).rev().collect();
     let said = match (said, pg.new_group(&ranks)?) {
         (None, Some(group)) => ops(&group, grouped)?,
@@ -156,7 +157,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     leave(pg, said)
 }
 
-/// A rank dies while the others read its memory. They still have the memory mapped.
+/// A rank dies while the other ranks read its memory, which they still have mapped.
 fn killed(pg: &ProcessGroup) -> Result {
     let mut x = pg.alloc::<u32>(1 << 20)?;
     victim_dies(pg, || {

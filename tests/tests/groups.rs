@@ -29,7 +29,7 @@ fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
 }
 
 #[test]
-fn split_by_color_numbered_by_key() {
+fn split_divides_by_color_and_numbers_by_key() {
     c10d::run_ranks(5, |pg| {
         let me = pg.rank();
         // The even ranks are in reverse order, and rank 3 is in no group.
@@ -51,7 +51,7 @@ fn split_by_color_numbered_by_key() {
 }
 
 #[test]
-fn new_group_in_any_order_and_nested() {
+fn new_group_takes_any_order_and_nests() {
     c10d::run_ranks(4, |pg| {
         let group = pg.new_group(&[3, 0, 2])?;
         assert_eq!(group.as_ref().map(|g| g.rank()), [Some(1), None, Some(2), Some(0)][pg.rank() as usize]);
@@ -60,7 +60,7 @@ fn new_group_in_any_order_and_nested() {
             group.broadcast(&mut x, 0)?;
             assert_eq!(x, [3]);
             if let Some(pair) = group.new_group(&[2, 0])? {
-                // Ranks in errors and lookups are those of the first group.
+                // The global ranks are those of the outermost group.
                 assert_eq!((pair.global_rank(0), pair.global_rank(1)), (Some(2), Some(3)));
                 assert_eq!(sum(&pair, 3)?, total(2));
             }
@@ -74,7 +74,7 @@ fn new_group_in_any_order_and_nested() {
 }
 
 #[test]
-fn sub_groups_used_at_once_from_several_threads() {
+fn sub_groups_can_be_used_from_several_threads() {
     c10d::run_ranks(4, |pg| {
         let groups: Vec<ProcessGroup> =
             (0..6).map(|_| Ok(pg.new_group(&[0, 1, 2, 3])?.expect("all are members"))).collect::<Result<_>>()?;
@@ -113,7 +113,7 @@ fn many_groups_at_once() {
 }
 
 #[test]
-fn independent_groups_of_one_process() {
+fn independent_groups_of_one_process_run_at_once() {
     std::thread::scope(|s| {
         for n in 1..6 {
             s.spawn(move || {
@@ -129,7 +129,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
     let errors = returns(|| {
         c10d::run_ranks(3, |pg| {
             let e = match pg.rank() {
-                // This waits in an op, with other ops queued after it.
+                // This rank waits in an op, with another op queued after it.
                 0 => {
                     let work = pg.start(op::all_reduce(vec![0f32; 8], ReduceOp::Sum));
                     let behind = pg.start(op::barrier(c10d::options::BarrierOptions::default()));
@@ -144,7 +144,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
                     pg.barrier().unwrap_err()
                 }
             };
-            // The first cause remains.
+            // Later calls return the first error.
             assert_eq!(pg.barrier().unwrap_err().kind(), e.kind());
             Ok(e)
         })
@@ -158,7 +158,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
 }
 
 #[test]
-fn aborted_is_told_to_the_peers_with_its_author() {
+fn an_abort_reaches_the_peers_and_names_its_rank() {
     let errors = returns(|| {
         c10d::run_ranks(2, |pg| {
             if pg.rank() == 1 {
@@ -195,7 +195,7 @@ fn shutdown_waits_for_what_is_in_flight() {
 
 /// A rank that shuts down when it is finished must not disturb ranks that are still in the last op.
 #[test]
-fn shutdown_right_after_the_last_op() {
+fn shutdown_right_after_the_last_op_disturbs_no_peer() {
     returns(|| {
         for round in 0..30 {
             c10d::run_ranks(4, |pg| {
@@ -224,7 +224,7 @@ fn dropping_groups_in_flight_returns() {
     });
 }
 
-/// If a rank left early, the other ranks get an error at the next op that needs it.
+/// If a rank left early, the other ranks get an error at the next op that needs this rank.
 #[test]
 fn a_rank_that_leaves_early_is_named() {
     let errors = returns(|| {

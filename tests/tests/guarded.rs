@@ -1,5 +1,5 @@
 //! The suite over the guarded device, staged through gloo-like, and tests in which a rank is killed or stopped. This is
-//! a separate program, because every group of a program that links the device serves it.
+//! a separate program, because in a program that links the device, every group serves the device.
 
 mod guarded_faults;
 mod jobs;

@@ -1,4 +1,4 @@
-//! Peers that die or stop during ops on the guarded device. The tests check which ranks are named by which ranks.
+//! Peers that die or stop during ops on the guarded device. The tests check which ranks the errors of each rank name.
 
 use crate::jobs;
 
@@ -41,14 +41,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Runs ops until one fails. The victim ends while they run.
+/// Runs ops until one fails. The victim is killed or stopped meanwhile.
 fn be(what: &str, op: OpKind) -> Result {
     let timeout = if what == "stop" { OP_TIMEOUT } else { CAP };
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
-        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the others
-        // reports its death.
+        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the other ranks
+        // reports the victim's death.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {
@@ -82,7 +82,7 @@ fn act(pg: &ProcessGroup, op: OpKind) -> Result {
     }
 }
 
-/// Runs the part until all but the victim have ended.
+/// Runs the part until all ranks but the stopped victim have ended, and then kills the victim.
 fn awakened(launch: Launch) -> Result<JobReport, String> {
     let job = launch.spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
@@ -104,14 +104,15 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
         let right =
             failure.guilty.contains(&VICTIM) && failure.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
         if failure.kind != kind || !right || !failure.message.contains("guarded staged by gloo-like") {
-            return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
+            return Err(format!("rank {rank} reported {failure:?}\n{}", shown(&report)).into());
         }
     }
     Ok(())
 }
 
-/// Every rank calls with itself as the root, or no rank does. A rank that only sends gets the error by its 8th call
-/// after the other rank's first call, or when it leaves.
+/// The two ranks pass different roots, so that both only send: for `broadcast` and `scatter` each rank passes itself,
+/// and for `reduce` and `gather` the other rank. Each rank gets the error by its 8th call after the other rank's first
+/// call, or when it leaves.
 fn roots() -> Result<(), Failed> {
     for op in [OpKind::Broadcast, OpKind::Reduce, OpKind::Gather, OpKind::Scatter] {
         for more in [8, 0] {
@@ -127,7 +128,7 @@ fn roots() -> Result<(), Failed> {
                 Ok(first.and(later).and_then(|()| if more == 0 { pg.shutdown() } else { Ok(()) }))
             });
             for (rank, said) in said.map_err(|e| e.to_string())?.into_iter().enumerate() {
-                let Err(e) = said else { return Err(format!("{op}, {more} more, rank {rank}: nothing").into()) };
+                let Err(e) = said else { return Err(format!("{op}, {more} more, rank {rank}: no error").into()) };
                 let report = e.report();
                 let about = (report.op, report.seq, &report.guilty[..]) == (Some(op), Some(0), &[1 - rank as u32]);
                 if !about || !matches!(report.kind, ErrorKind::Mismatch { field: "root", .. }) {

@@ -1,4 +1,5 @@
-//! Making groups: of the survivors when several ranks died at once, and repeatedly in the same processes.
+//! Making groups: of the survivors when several ranks died at once, repeatedly in the same processes, and with wrong
+//! settings.
 
 use crate::jobs;
 
@@ -93,11 +94,11 @@ fn died_together(transport: &str) -> Result<(), Failed> {
     for (place, rank) in LEFT.into_iter().enumerate() {
         for (about, guilty) in [("op", &DEAD[..]), ("known", &DEAD), ("one", &DEAD[1..]), ("new_group", &DEAD)] {
             let failure = only(&report, rank, about)?;
-            // On a busy machine one of the two may end long after the other.
+            // On a busy machine one of the two killed ranks may end long after the other.
             let some =
                 about == "op" && failure.guilty.iter().all(|rank| DEAD.contains(rank)) && !failure.guilty.is_empty();
             if failure.kind != "PeerDead" || !some && failure.guilty != guilty {
-                return Err(format!("rank {rank} says {failure:?}\n{}", shown(&report)).into());
+                return Err(format!("rank {rank} reported {failure:?}\n{}", shown(&report)).into());
             }
         }
         let shrunk = only(&report, rank, "shrink")?.kind;
@@ -205,7 +206,7 @@ fn contradictions() -> Result<(), String> {
     let cases = [
         (init().rank(5).build().map(drop), vec!["rank", "5", "says 0", url]),
         (init().size(9).build().map(drop), vec!["size", "9", "says 1", url]),
-        // This happens before waiting for any rank.
+        // This error comes before the rank waits for another rank.
         (c10d::builder().init("tcp://127.0.0.1:1?rank=1&world_size=2").rank(0).build().map(drop), vec!["says 1"]),
         (init().store(store()).build().map(drop), vec!["store", url]),
         (init().run_ranks(2, |_| Ok(())).map(drop), vec!["2 threads", url]),

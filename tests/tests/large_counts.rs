@@ -10,14 +10,15 @@ use libtest_mimic::{Failed, Trial};
 use crate::jobs::{self, join, launch, lines, report_line, shown};
 use crate::wheels;
 
-/// No signed 32-bit number, and no multiple of the size of a piece.
+/// Too large for a signed 32-bit number, and not a multiple of the size of a piece.
 const COUNT: usize = (1 << 31) + 3;
-/// The elements of each of two ranks that are more than 2³¹ together.
+/// The number of elements of each of two ranks. Together these are more than 2³¹.
 const HALF: usize = (1 << 30) + 2;
-/// The memory of both ranks, with what transports need.
+/// The memory in GiB that both ranks need, including the memory of the transports.
 const GIB: usize = 9;
 const LIMIT: Duration = Duration::from_secs(200);
-/// The period of the data: a prime number. So elements at the wrong place, or at a truncated offset, are different.
+/// The period of the data. It is a prime number, so elements from a wrong or truncated offset differ from the expected
+/// ones.
 const PERIOD: usize = 1_000_003;
 
 /// Only one of the tests runs at a time, since each needs much memory.
@@ -39,7 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ["shm", "tcp"].into_iter().chain(libraries).map(trial).collect()
 }
 
-/// Why this machine or this run does not have the tests.
+/// Returns why the tests are skipped, or `None` if they run.
 fn why_not() -> Option<String> {
     if !std::env::var("C10D_SUITE").is_ok_and(|suite| suite == "full") {
         return Some("C10D_SUITE is not full".to_owned());
@@ -86,13 +87,13 @@ fn fill(data: &mut [u8], rank: u32) {
 fn check(what: &str, data: &[u8], rank: u32) {
     let period = period(rank);
     let wrong = data.chunks(PERIOD).position(|chunk| chunk != &period[..chunk.len()]);
-    assert_eq!(wrong.map(|n| n * PERIOD), None, "{what} gave other elements from about this one on");
+    assert_eq!(wrong.map(|n| n * PERIOD), None, "{what}: the elements are wrong from about this index on");
 }
 
 pub(crate) fn run_part(_: &str) -> Result {
     let pg = join(LIMIT)?;
     let first = pg.rank() == 0;
-    // One buffer for all calls, since memory is short.
+    // All calls use one buffer, to save memory.
     let mut data = vec![0u8; 2 * HALF];
     let large = &mut data[..COUNT];
     if first {
@@ -111,7 +112,7 @@ pub(crate) fn run_part(_: &str) -> Result {
         check("recv", large, 2);
     }
 
-    // The elements of rank 1, and zeros.
+    // Rank 1 has the elements that it received, and rank 0 has zeros.
     pg.all_reduce(&mut *large, ReduceOp::Bor)?;
     check("all_reduce", large, 2);
 

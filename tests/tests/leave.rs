@@ -1,5 +1,5 @@
-//! Ranks that are late, that leave, and that end without leaving. Completed data arrives, no living rank is declared
-//! dead, and missing ranks are named.
+//! Ranks that are late, that leave, and that end without leaving. The tests check that completed data arrives, that no
+//! living rank is declared dead, and that missing ranks are named.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
 const CAP: Duration = Duration::from_secs(30);
 /// The time of silence after which a link counts as cut, in these tests.
 const LINK: &str = "1";
-/// How late a living rank is: more than twice that time. It must not count as dead.
+/// How late a living rank is: more than twice the time of `LINK`. Such a rank must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
@@ -167,7 +167,7 @@ fn be_stopped(way: &str) -> Result {
         let _ = kill_process(getpid(), Sig::STOP);
         return Ok(());
     }
-    // This fits into the buffers, so it is done at once.
+    // The message fits into the buffers, so the send returns at once.
     pg.send(&vec![7u8; 300_000], VICTIM, 0)?;
     let begin = Instant::now();
     match way {
@@ -221,7 +221,7 @@ fn be_missed() -> Result {
     };
     named(&pg.barrier().unwrap_err());
     named(pg.failure().expect("a failed group"));
-    // The handle was not polled.
+    // The group must fail although the handle of its op is not polled.
     let begin = Instant::now();
     while started.failure().is_none() && begin.elapsed() < CAP {
         std::thread::sleep(Duration::from_millis(1));
@@ -253,7 +253,7 @@ fn exit_is_named(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-// The same over a plugin's collectives.
+// A rank ends its program while others wait for it, over a plugin's collectives.
 
 fn be_missed_by_a_plugin() -> Result {
     let pg = jobs::build(c10d::builder().init("env://").timeout(CAP))?;
@@ -294,8 +294,8 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another leaves right after it started the op, and the third calls it
-// late.
+// One rank ends its program right after an op, another rank leaves right after it started the op, and the third rank
+// makes the call late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;
@@ -306,7 +306,7 @@ fn be_ended(kind: OpKind) -> Result {
     match pg.rank() {
         VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
         2 => {
-            // After this the program ends.
+            // The op is only started. Then `pg` is dropped, so this rank leaves.
             arguments.started = true;
             act(&pg, &arguments)
         }

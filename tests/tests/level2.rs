@@ -34,12 +34,12 @@ fn device(name: &str) -> Arc<dyn DeviceRuntime> {
 }
 
 #[test]
-fn a_ring_of_messages_on_the_host() {
+fn a_ring_of_messages_completes_on_the_host() {
     builder("cpu:c-collectives")
         .run_ranks(3, |pg| {
             let (left, right) = ((pg.rank() + 2) % 3, (pg.rank() + 1) % 3);
-            // In both directions, a message that is larger than the rings between the ranks, followed by a message for
-            // which the test waits first.
+            // To the right, each rank sends a message that is larger than the rings between the ranks; to the left, a
+            // small message. The ranks wait for the small message first.
             let sends = vec![op::send(vec![pg.rank(); 1 << 18], right, 0), op::send(vec![pg.rank(); 3], left, 1)];
             let receives = vec![op::recv(vec![9; 3], right, 1), op::recv(vec![9; 1 << 18], left, 0)];
             let (sent, received) = pg.batch(sends, receives);
@@ -87,12 +87,12 @@ fn on_device(map: &str, name: &str) {
 }
 
 #[test]
-fn on_the_vendors_device() {
+fn messages_and_sub_groups_work_on_the_vendors_device() {
     on_device("cpu:c-collectives,c-collectives:c-collectives", "c-collectives");
 }
 
 #[test]
-fn on_cudas_kind_of_memory() {
+fn messages_and_sub_groups_work_in_cuda_memory() {
     let runtime = device("cuda");
     assert_eq!(runtime.device(0), c10d::Device::cuda(0));
     assert!(runtime.identity(0).unwrap().starts_with("heap of process"));
@@ -112,7 +112,7 @@ fn an_error_reaches_ranks_that_wait_for_nothing() {
             while pg.failure().is_none() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            let error = pg.failure().expect("it is told").clone();
+            let error = pg.failure().expect("the group reports the abort").clone();
             assert_eq!(*error.kind(), ErrorKind::Aborted);
             assert!(error.to_string().contains("enough") && error.report().guilty == [0], "{error}");
             together.wait();

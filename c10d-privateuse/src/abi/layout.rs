@@ -1,5 +1,5 @@
-//! The layout of version 1.2, which never changes. It is asserted at compile time; the test `layout.rs` compares it
-//! with the header's.
+//! The layout of the structs in version 1.2, which never changes. It is asserted at compile time. The test `layout.rs`
+//! compares it with the layout of the structs in the C header.
 
 use std::mem::offset_of;
 

@@ -1,6 +1,7 @@
 //! The Rust mirror of `include/c10d_plugin.h`. The header is the contract and documents everything.
 //!
-//! Every struct is valid if all of its bytes are zero, so a shorter struct of an older plugin is read into zeros.
+//! Every struct is valid if all of its bytes are zero. So the struct of an older plugin, which may be shorter, is
+//! copied into a struct of zeros, and the fields that it lacks stay zero.
 #![allow(unsafe_code)]
 #![allow(missing_docs, reason = "the header documents each field once")]
 
@@ -43,7 +44,7 @@ pub const fn size<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// Makes a struct of zeros, with its size filled in.
+/// Makes a struct whose first field has the struct's size, and whose other fields are zero.
 pub fn empty<T: Sized32>() -> T {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
     // SAFETY: `Sized32` guarantees that zeros are valid and that the size comes first.

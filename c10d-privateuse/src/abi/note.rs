@@ -1,4 +1,5 @@
-//! The note of a plugin: c10d reads its version and name without running any code of the plugin.
+//! The note of a plugin. From the note, c10d reads the ABI version and the plugin's name without running any code of
+//! the plugin.
 
 use super::{MAJOR, MINOR, Plugin, size};
 
@@ -29,7 +30,7 @@ pub const fn note(name: &str) -> Note {
         let c = bytes[i];
         assert!(
             c.is_ascii_lowercase() || c.is_ascii_digit() || (i > 0 && (c == b'-' || c == b'_')),
-            "a plugin's name has lower-case letters, digits, - and _"
+            "a plugin's name begins with a lower-case letter or digit, and has only lower-case letters, digits, - and _"
         );
         room[i] = c;
         i += 1;

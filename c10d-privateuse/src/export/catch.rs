@@ -18,7 +18,7 @@ pub(super) unsafe fn status(why: *mut Why, f: impl FnOnce() -> Result) -> i32 {
     match caught(f).flatten() {
         Ok(()) => codes::OK,
         Err(error) => {
-            // The status already has the kind of the error, so its text is not repeated.
+            // The returned status already has the kind of the error, so the kind's text is left out of the reason.
             let report = error.report();
             let text = if report.what.is_empty() { error.to_string() } else { report.what.clone() };
             // SAFETY: the caller guarantees it.

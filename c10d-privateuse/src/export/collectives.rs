@@ -14,7 +14,7 @@ use super::rows::CapabilityRows;
 use super::store::HostTable;
 use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why};
 
-/// Makes the table. It points to the memory of the rows, which does not move if `rows` moves.
+/// Makes the table. The table points to the heap memory of the rows, which stays in place if `rows` is moved.
 pub(super) fn table<E: Exported>(rows: &CapabilityRows) -> Collectives {
     Collectives {
         struct_size: abi::size::<Collectives>(),
@@ -35,7 +35,7 @@ pub(super) fn table<E: Exported>(rows: &CapabilityRows) -> Collectives {
 unsafe extern "C" fn probe<E: Exported>(why: *mut Why) -> i32 {
     let probe = || {
         let found = E::provider().backends.iter().find(|r| r.name == E::NAME);
-        found.map_or_else(|| Err(Error::unsupported("it is not registered")), |r| (r.probe)())
+        found.map_or_else(|| Err(Error::unsupported("its backend is not registered")), |r| (r.probe)())
     };
     // SAFETY: by the ABI, `why` is null or valid.
     unsafe { status(why, probe) }

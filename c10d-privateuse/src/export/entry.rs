@@ -1,4 +1,4 @@
-//! The entry. It makes a plugin's tables from a registration.
+//! The plugin's entry, which makes the plugin's tables from a registration.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use super::{collectives, device, rows};
 use crate::abi::{self, Sized32};
 
 /// Returns the plugin's table, which is made at the first call. If the provider does not have the exported backend or
-/// device, it logs this and returns null.
+/// device, this function writes the reason to the host's log and returns null.
 ///
 /// # Safety
 /// `host` is null or the table of the host.

@@ -10,7 +10,7 @@ use c10d_core::{Error, Result};
 use super::rows::CapabilityRows;
 use crate::abi;
 
-/// What a vendor exports as a plugin. The macros implement it.
+/// What a vendor exports as a plugin. The macros `export_backend` and `export_device` implement this trait.
 pub trait Exported: 'static {
     /// The plugin's name, as in the note.
     const NAME: &'static str;

@@ -32,8 +32,8 @@ pub(super) struct ExportedGroup {
 }
 
 impl ExportedGroup {
-    /// Makes a new group, or a part of a group. For a part, `whole` has the group's backend and the ranks of the part
-    /// in that group.
+    /// Makes a new group, or a part of an existing group. For a part, `whole` has the backend of the existing group,
+    /// and the ranks that the members of the part have in the existing group.
     pub(super) fn create<E: Exported>(
         host_table: HostTable,
         init: &abi::GroupInit,
@@ -114,7 +114,7 @@ impl ExportedGroup {
     }
 
     fn report(&self, token: u64, done: DoneFn, work: Work<Outcome>) {
-        // Sending succeeds, since the reporter ends after the group.
+        // Sending succeeds, since the reporter thread ends only after the group was dropped.
         let _ = self.news.send(News::Started { token, done, work: Box::new(work) });
     }
 

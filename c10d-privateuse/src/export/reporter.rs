@@ -22,7 +22,7 @@ pub(super) enum News {
         done: DoneFn,
         work: Box<Work<Outcome>>,
     },
-    /// This operation may be done; it must be polled again.
+    /// The operation with this token may be done, so the reporter must poll it again.
     Stirred(u64),
     /// The group was dropped. The reporter ends after the last operation.
     Over,

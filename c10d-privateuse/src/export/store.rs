@@ -52,10 +52,10 @@ pub(super) struct HostStore {
     number: u64,
 }
 
-/// The number of bytes with which a value is fetched first. A longer value is fetched again, with enough room.
+/// The buffer size of the first attempt to fetch a value. A longer value is fetched again into a larger buffer.
 const ROOM: usize = 4096;
 
-/// How many times a value is fetched if it grows meanwhile.
+/// The maximum number of attempts to fetch a value that has grown beyond the buffer at each attempt.
 const TRIES: usize = 8;
 
 fn left(deadline: Instant) -> u64 {

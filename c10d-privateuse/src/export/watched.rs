@@ -12,10 +12,12 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// Arguments and result of making a backend. Core makes it on the thread that builds the group.
+/// Arguments and result of making a backend. They are passed through a thread-local, since core makes the backend on
+/// the thread that builds the group.
 #[derive(Default)]
 pub(super) struct Making {
-    /// For a part of a group: the group's backend, and the ranks of the part in that group.
+    /// For a part of an existing group: the backend of the existing group, and the ranks that the members of the part
+    /// have in the existing group.
     pub(super) whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     pub(super) made: Option<Arc<dyn Backend>>,
 }
@@ -39,7 +41,8 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
         MAKING.set(Making { whole: None, made: Some(inner.clone()) });
         Ok(inner)
     };
-    // There is one provider per process: the registry needs a static, so one per group would leak memory.
+    // There is one provider per process: the registry needs `&'static Provider`, so a provider for each group would
+    // leak memory.
     static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
     Ok(ONE.get_or_init(|| {
         let registration = Registration {
@@ -54,7 +57,8 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
     }))
 }
 
-/// A backend whose panics are caught. The job of a call that panics ends as abandoned, or another thread ends it.
+/// A backend whose panics are caught. If `submit` panics, the job is dropped and so ends with `Abandoned`, unless the
+/// backend has already passed it to another thread, which then ends it.
 struct Watched {
     inner: Arc<dyn Backend>,
     host_table: HostTable,

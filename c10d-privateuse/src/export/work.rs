@@ -41,7 +41,8 @@ pub(super) unsafe fn of(request: &Request, runtime: Option<&Arc<dyn DeviceRuntim
     Ok(RawCall { op, params, spans })
 }
 
-/// Returns the input and output splits of a request, each one number per rank, or empty if there are none.
+/// Returns the input and output splits of a request. Each list has one number per rank, or is empty if the request has
+/// no such splits.
 ///
 /// # Safety
 /// The request is valid by the ABI, and the group has this size.

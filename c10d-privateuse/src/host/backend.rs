@@ -14,7 +14,8 @@ use super::loaded::LoadedPlugin;
 /// One rank of one group, in a plugin.
 struct PluginBackend {
     name: &'static str,
-    /// The capabilities for each kind of device. Those for host memory come first, if the plugin serves it.
+    /// The capabilities for each kind of device. If the plugin serves host memory, the capabilities for host memory
+    /// come first.
     offers: Vec<(DispatchKey, Capabilities)>,
     group: Arc<Group>,
     timeout: Duration,

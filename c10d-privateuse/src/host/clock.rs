@@ -22,10 +22,10 @@ impl Default for Clock {
     }
 }
 
-/// A forked child has its own clock, since threads do not exist in it.
+/// A forked child has its own clock, since the parent's threads do not exist in the child.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
-/// Starts the clock if it is not running yet. At each alarm its thread calls `end_overdue` with the current time, which
+/// Starts the clock if it is not running yet. At each alarm its thread passes the current time to `end_overdue`, which
 /// returns the time of the next alarm.
 pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     let clock = CLOCK.get();

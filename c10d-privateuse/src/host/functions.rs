@@ -15,8 +15,8 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// Makes the data of a plugin with this name and file, which gets the functions of this module. `patience` is how
-    /// long its code may take outside operations.
+    /// Makes the data of a plugin with this name and file, with a table of the functions of this module. `patience` is
+    /// how long the plugin's code may take outside operations.
     pub(crate) fn new(name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         Hosted::leak(table(), name, path, patience)
     }
@@ -227,7 +227,7 @@ unsafe extern "C" fn store_append(
     })
 }
 
-/// Writes an answer to the plugin's memory.
+/// Writes 1 for yes or 0 for no to the plugin's memory.
 ///
 /// # Safety
 /// `answer` is null or valid for writing.

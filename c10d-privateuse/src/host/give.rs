@@ -91,11 +91,12 @@ fn compare(token: Token) -> Option<()> {
     Some(())
 }
 
-/// Lends the plugin the memory of the operation, and marks the operation as given. Returns `None` if it is over.
+/// Lends the plugin the memory of the operation, and marks the operation as given. Returns `None` if the operation has
+/// ended.
 fn prepare(token: Token) -> Option<Prepared> {
     compare(token)?;
     let retained = retain(token)?;
-    // If the operation's time is over, it is gone.
+    // If the operation's time is over, the clock has already taken it out of its slot.
     let mut taken = slots::take_out(token)?;
     let operation = &mut taken.0;
     let group = operation.group.clone();
@@ -125,7 +126,7 @@ fn prepare(token: Token) -> Option<Prepared> {
     *running.lock() = Some("submit");
     let open = group.open_operation_call();
     taken.give();
-    // While it was outside its slot, the clock could not see the operation.
+    // The clock could not see the operation while it was outside its slot, and may have missed its alarm.
     clock::at(limit.min(group.limit()));
     Some(Prepared { token, group, op, request, running, open })
 }

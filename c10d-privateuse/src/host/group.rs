@@ -67,7 +67,8 @@ impl Drop for Group {
     }
 }
 
-/// Returns half of the time that a backend has for releasing a job. The host needs the other half.
+/// Returns how long after its deadline an operation is given up: half of the time that a backend has for releasing a
+/// job. The host needs the other half.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
@@ -130,7 +131,7 @@ impl Group {
         offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Whether the plugin has not got this operation because it is busy with an earlier one.
+    /// Whether this operation still waits in its queue because the plugin is busy with an earlier one.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         self.queues.is_behind(token)
     }
@@ -144,7 +145,7 @@ impl Group {
         self.limit.lock().unwrap_or_else(|| deadline_after(Duration::MAX))
     }
 
-    /// Ends all operations in flight, and lets later ones fail. Only the first cause counts. It never waits for the
+    /// Ends all operations in flight, and makes later ones fail. Only the first cause counts. This never waits for the
     /// plugin.
     pub(super) fn fail(self: &Arc<Self>, cause: &Error) {
         if self.failed.set(cause.clone()).is_err() {
@@ -215,8 +216,8 @@ impl Group {
         });
     }
 
-    /// Called when an operation of a trusted plugin is past its time. The group fails. The call returns only when the
-    /// plugin releases the caller's memory.
+    /// Called when the time of an operation of a trusted plugin is over. The group fails. The caller's call returns
+    /// only when the plugin releases the caller's memory.
     pub(super) fn is_late(self: &Arc<Self>) {
         self.fail(
             &self
@@ -258,7 +259,8 @@ impl Group {
         Some(OpenCall(self.clone()))
     }
 
-    /// Counts a call for an operation in flight, or the call that makes the object. These are never too late.
+    /// Counts a call for an operation in flight, or the call that makes the object. During such a call the object
+    /// cannot be destroyed already, so this cannot fail.
     pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
         self.in_use.lock().calls += 1;
         OpenCall(self.clone())
@@ -269,7 +271,8 @@ impl Group {
         self.in_use.lock().operations += 1;
     }
 
-    /// The error, with the reports of ranks whose program ended while they were in the group.
+    /// Marks the error as a failure of the group. If it is about a rank whose program ended while it was in the group,
+    /// the returned error says so.
     pub(super) fn in_its_words(&self, error: Error) -> Error {
         match &self.calls {
             Some(calls) => answer::failed(calls.in_its_words(error)),

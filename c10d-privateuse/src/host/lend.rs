@@ -16,7 +16,7 @@ const ALIGN: usize = 64;
 pub(super) enum Lent {
     /// No memory.
     None,
-    /// The operation's own buffers. If they are written off, the caller does not get them back.
+    /// The operation's own buffers. If they are written off (leaked), the caller does not get them back.
     Owned,
     /// The caller's own memory, for a plugin that the user trusts to release it in time. It is never written off.
     Trusted,
@@ -46,8 +46,8 @@ pub(super) struct Retained {
     allocations: Vec<Allocation>,
 }
 
-/// Returns the device memory that the plugin must keep while the job runs. It is `None` if there is no device memory,
-/// or the operation owns it.
+/// Returns the device memory that the plugin must keep while the job runs. Returns `None` if there is no device memory,
+/// or if all of it is CUDA memory that the operation owns.
 pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocation>>> {
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
@@ -69,7 +69,7 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     Ok(Some(allocations))
 }
 
-/// Prepares the memory that is lent to the plugin. It may copy, which takes a while, but it never waits.
+/// Prepares the memory that is lent to the plugin. This may copy memory, which takes time, but never waits.
 pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
     if let Some(retained) = retained {
         return Ok(Lent::Retained(retained));
@@ -124,7 +124,8 @@ impl Lent {
     /// bytes.
     pub(super) fn write_off(self, job: Job, error: Error) -> u64 {
         match self {
-            // The clock does not end operations with `Trusted` memory, so the plugin has reported this one as done.
+            // The clock does not end operations with `Trusted` memory, so the plugin has already called `done` for
+            // this one.
             Lent::None | Lent::Trusted => {
                 job.complete(Err(error));
                 0

@@ -63,7 +63,7 @@ impl Operation {
         group.operation_ended();
     }
 
-    /// Returns the error that says why the time is over.
+    /// Returns the error that says why the operation did not end in time.
     fn why_late(&self) -> Error {
         let (plugin, op) = (self.group.plugin(), self.job.request().op);
         let broken = |function: &str, what: &str| {

@@ -57,11 +57,11 @@ mod tests {
     fn removing_the_last_owner_is_reported() {
         let owners = Owners::default();
         assert!(owners.first(0, 64) && !owners.first(0, 64));
-        assert!(owners.first(1, 64), "another device's");
+        assert!(owners.first(1, 64), "another device has its own memory at this base");
         assert!(owners.more(0, 64) && !owners.more(0, 128));
         assert_eq!(owners.less(0, 64), Left::Somebody);
         assert_eq!(owners.less(0, 64), Left::Nobody);
         assert_eq!(owners.less(0, 64), Left::Unknown);
-        assert!(owners.first(0, 64), "given out anew");
+        assert!(owners.first(0, 64), "the freed base can be allocated again");
     }
 }

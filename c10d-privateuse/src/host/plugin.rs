@@ -12,13 +12,14 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// What the host stores about a plugin. It is never freed. The table is the first field, so it has the same address.
+/// What the host stores about a plugin. It is never freed. The table is the first field, so the address of the table is
+/// also the address of the struct.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
-    /// How long code of the plugin may take that runs outside an operation.
+    /// The time limit for code of the plugin that runs outside an operation.
     patience: Duration,
     /// The error of the plugin's first contract violation, if there was one.
     broken: OnceLock<Error>,
@@ -28,7 +29,7 @@ pub(crate) struct Hosted {
     pub(super) listening: Mutex<bool>,
     /// The number of bytes that were lent to operations and leaked.
     pub(super) written_off: AtomicU64,
-    /// The number of calls that were given up together with their threads.
+    /// The number of calls that did not return in time and were abandoned together with their threads.
     pub(super) given_up: AtomicU64,
 }
 

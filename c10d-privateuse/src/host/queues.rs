@@ -69,8 +69,8 @@ impl SubmitQueues {
         Arc::new(SubmitQueues { state: Mutex::new(Queues::default()), more: Condvar::new(), run })
     }
 
-    /// Appends operations that belong together to their queues. On an error there is no thread for them, and they are
-    /// removed again.
+    /// Appends operations that belong together to their queues. If no thread can be started for them, removes them
+    /// again and returns an error.
     pub(super) fn push(self: &Arc<Self>, operations: &[(QueueKey, Token)]) -> Result {
         let mut state = self.state.lock();
         let number = state.next;
@@ -107,8 +107,8 @@ impl SubmitQueues {
         spawn_detached(move || me.work())
     }
 
-    /// Whether an earlier operation of one of its queues is being served. It is `false` if this operation is itself
-    /// being served, or if its queues are still waiting for a thread.
+    /// Whether an earlier operation in one of the queues of this operation is being given to the plugin. Returns
+    /// `false` if this operation is itself being given to the plugin, or if its queues are still waiting for a thread.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         let state = self.state.lock();
         let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };
@@ -142,7 +142,7 @@ impl SubmitQueues {
         }
     }
 
-    /// Serves a queue until it is empty or has to wait for a batch.
+    /// Serves a queue until it is empty, or until its first batch has to wait for another queue.
     fn serve<'a>(self: &'a Arc<Self>, key: QueueKey, mut state: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         while let Some(number) = state.by_key.get(&key).and_then(|queue| queue.front().copied()) {
             let Some(batch) = state.batches.get_mut(&number) else { break };

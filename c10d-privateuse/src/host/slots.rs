@@ -50,8 +50,8 @@ pub(super) enum AnswerTo {
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    /// The empty slots, first in, first out: a slot is reused late, so that the group of a second answer is still
-    /// known.
+    /// The empty slots, first in, first out. So a slot is reused as late as possible, and until then a second answer
+    /// for its last operation can be attributed to the group.
     free: VecDeque<u32>,
 }
 
@@ -101,7 +101,7 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
 
 /// An operation that a thread is giving to the plugin. Copying its memory would hold the lock of all slots too long. So
 /// the operation is taken out of its slot, and neither the clock nor an answer can end it meanwhile.
-#[must_use = "the slot waits for the operation"]
+#[must_use = "the slot stays reserved until `give` or `keep`"]
 pub(super) struct TakenOut(pub(super) Operation);
 
 /// Takes out an operation that is about to be given to the plugin. Returns `None` if it was given up.

@@ -26,7 +26,7 @@ impl Group {
         }
     }
 
-    /// Puts a job into a slot, unless the group has failed; then it ends the job and returns `None`.
+    /// Puts a job into a slot. If the group has failed, ends the job instead and returns `None`.
     fn enter(self: &Arc<Self>, job: Job) -> Option<(QueueKey, Token)> {
         let request = job.request();
         let limit = request.deadline() + grace(request.timeout);

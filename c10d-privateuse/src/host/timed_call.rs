@@ -1,4 +1,4 @@
-//! Calls that are rare and may hang. Each runs on a thread of its own, which is given up when the time is over.
+//! Calls that are rare and may hang. Each runs on a thread of its own, which is abandoned when the time is over.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use c10d_core::{Error, ErrorKind, Result};
 /// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
-    /// The call is still running, and its thread is given up.
+    /// The call is still running, and its thread is abandoned.
     Hangs,
 }
 

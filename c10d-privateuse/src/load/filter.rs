@@ -27,7 +27,7 @@ impl Filter {
         if self.names.is_empty() || self.deny { at.is_none() } else { at.is_some() }
     }
 
-    /// Returns the names that no plugin had: they are misspelt, or the plugin is missing.
+    /// Returns the listed names that no plugin had: the name is misspelt, or the plugin is missing.
     pub(super) fn unmet(&self) -> Vec<String> {
         let met = self.met.borrow();
         self.names.iter().zip(met.iter()).filter(|(_, met)| !**met).map(|(n, _)| n.clone()).collect()
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn allow_deny_and_what_matches_nothing() {
+    fn filter_allows_denies_and_lists_unmatched_names() {
         let allow = Filter::parse("acme, other");
         assert!(allow.admits("acme") && !allow.admits("third"));
         assert_eq!(allow.unmet(), ["other"]);

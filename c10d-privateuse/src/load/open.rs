@@ -17,8 +17,8 @@ type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
 /// Loads the file permanently, and returns its entry.
 ///
-/// It uses the directory's descriptor, so the checked path cannot be redirected, and `$ORIGIN` still finds the plugin's
-/// own libraries.
+/// The path that the system's loader gets goes through the directory's descriptor. So the checked path cannot be
+/// redirected, and `$ORIGIN` still finds the plugin's own libraries.
 pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
     // The descriptor stays open: `$ORIGIN` may be looked up again whenever the plugin loads something.
     let fd = dir.fd().try_clone_to_owned();
@@ -32,7 +32,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
         Refusal::new(Rule::Link, what)
     })?;
     std::mem::forget(fd);
-    // It is never unloaded, since its threads and thread-local destructors would outlive its code.
+    // The library is never unloaded, since its threads and thread-local destructors would outlive its code.
     let library = std::mem::ManuallyDrop::new(library);
     unchanged(dir, name, file)?;
     // SAFETY: the ABI gives the function of this name this type.
@@ -90,13 +90,13 @@ mod tests {
         write(&path, "checked");
         let dir = TrustedDir::open(home.path()).unwrap();
         let file = dir.file("libc10d_it.so".as_ref()).unwrap();
-        // Unchanged, it gets as far as the system's loader, which rejects a text file.
+        // The unchanged file reaches the system's loader, which rejects it because it is a text file.
         let rule = |file: &TrustedFile| open(&dir, "libc10d_it.so".as_ref(), file).unwrap_err().rule;
         assert_eq!(rule(&file), Rule::Link);
         write(&other, "checked");
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(rule(&file), Rule::Replaced);
-        // A file that was written to in place is not the checked one any more either.
+        // A file that was modified in place after the check is rejected, too.
         let file = dir.file("libc10d_it.so".as_ref()).unwrap();
         write(&path, "checked, and more");
         assert_eq!(rule(&file), Rule::Replaced);

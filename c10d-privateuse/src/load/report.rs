@@ -40,7 +40,7 @@ pub struct Decision {
     pub path: PathBuf,
     /// The verdict.
     pub verdict: Verdict,
-    /// The rule by which it was refused or skipped.
+    /// The rule by which the file, directory or variable was refused or skipped.
     pub rule: Option<Rule>,
     /// The plugin's name, if its note could be read.
     pub name: Option<String>,
@@ -78,8 +78,8 @@ impl Decision {
     pub(super) fn log(&self) {
         match self.verdict {
             Verdict::Refused => tracing::warn!(target: "c10d::plugin", "{self}"),
-            // This is about a variable or the list of trusted names: it was ignored, or has a name that matches
-            // nothing.
+            // Without a plugin's name, the decision is about a variable or directory that was ignored, or about a
+            // listed name that matches no plugin.
             Verdict::Skipped if self.name.is_none() => tracing::warn!(target: "c10d::plugin", "{self}"),
             _ => tracing::info!(target: "c10d::plugin", "{self}"),
         }

@@ -22,7 +22,7 @@ const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
 /// The plugins to load: `a,b` means only these, `^a,b` all but these.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
-/// The files and directories to search, in order. Only those that were asked for are searched.
+/// The files and directories to search, in order. Nothing is searched that the caller did not add.
 ///
 /// ```no_run
 /// use c10d_privateuse::Search;
@@ -71,7 +71,7 @@ impl Search {
         Search::default()
     }
 
-    /// An empty search. Backends and devices that this registry has linked win over plugins of the same names.
+    /// An empty search. A backend or device of this registry takes precedence over a plugin of the same name.
     pub fn beside(linked: &Registry) -> Search {
         let backends = linked.backends().map(|(r, source)| (r.name, source));
         let devices = linked.devices().map(|(d, source)| (d.name, source));
@@ -108,24 +108,24 @@ impl Search {
         self
     }
 
-    /// Marks a backend or device name as used by `by`: built-in names win over plugins.
+    /// Marks a backend or device name as used by `by`. A plugin with this name is refused.
     pub fn taken(mut self, name: impl Into<String>, by: impl Into<String>) -> Search {
         self.taken.push((name.into(), by.into()));
         self
     }
 
     /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without copies of borrowed
-    /// memory. It must then keep the promise of every linked backend: if it does not release memory in time, the call
-    /// that lent the memory can only wait, and reports that. This holds for the life of the process. A name that no
-    /// plugin has is reported.
+    /// memory. Like every linked backend, the plugin must then release memory in time. If it does not, the group fails
+    /// in time, but the call that lent the memory returns only when the plugin has released the memory. This holds for
+    /// the life of the process. A name that no plugin has is reported.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
     }
 
-    /// Sets how long code of a plugin may take that runs outside an operation: its entry, its probe, the identity of
-    /// its devices. The default is 10 s. A call that takes longer is given up, and the error names the plugin. A plugin
-    /// that is loaded already keeps its limit.
+    /// Sets the time limit for code of a plugin that runs outside an operation: its entry, `probe` and `identity`. The
+    /// default is 10 s. A call that takes longer is abandoned, and the error names the plugin. A plugin that is loaded
+    /// already keeps its limit.
     pub fn patience(mut self, patience: Duration) -> Search {
         self.patience = patience;
         self
@@ -220,7 +220,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Returns the value of a variable. It is `None` if the variable is empty or not set, or must be ignored.
+    /// Returns the value of a variable. Returns `None` if the variable is empty or not set, or must be ignored.
     fn variable(&mut self, name: &str) -> Option<std::ffi::OsString> {
         let value = std::env::var_os(name).filter(|v| !v.is_empty())?;
         if !privileged() {
@@ -276,7 +276,7 @@ impl Pass<'_> {
         self.files.push((file.stat.st_dev, file.stat.st_ino, path.to_owned()));
     }
 
-    /// Checks the lists, duplicates and names.
+    /// Checks that the filter allows the plugin, and that neither its file nor its name is in use already.
     fn admitted(
         &self,
         path: &Path,

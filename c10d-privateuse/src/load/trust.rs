@@ -87,7 +87,7 @@ impl TrustedDir {
         Ok(names)
     }
 
-    /// Opens a file of this directory, if it can be trusted. It opens nothing but regular files.
+    /// Opens a file of this directory, if the file can be trusted. Only regular files are opened.
     pub(crate) fn file(&self, name: &OsStr) -> Result<TrustedFile, Refusal> {
         let path = self.path.join(name);
         let before = self.stat(name).map_err(|e| unreadable(&path, e))?;

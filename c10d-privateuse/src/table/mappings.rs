@@ -42,9 +42,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readable_and_executable_addresses() {
+    fn mappings_know_readable_and_executable_addresses() {
         let mappings = Mappings::now().unwrap();
-        let (on_stack, code) = (7u64, readable_and_executable_addresses as *const () as usize);
+        let (on_stack, code) = (7u64, mappings_know_readable_and_executable_addresses as *const () as usize);
         assert!(mappings.readable(&raw const on_stack as usize, 8));
         assert!(mappings.executable(code) && !mappings.executable(&raw const on_stack as usize));
         assert!(!mappings.readable(16, 8) && !mappings.readable(usize::MAX - 4, 8));

@@ -69,7 +69,7 @@ impl PluginMemory {
     pub(super) fn text(&self, data: *const std::ffi::c_char, len: u64, what: &str) -> Result<String, Refusal> {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
         if size > 256 || (size > 0 && !self.mappings.readable(data as usize, size)) {
-            return Err(bad(format!("{what} is {len} bytes at {data:p}")));
+            return Err(bad(format!("{what} has {len} bytes at {data:p}: more than 256, or not readable")));
         }
         // SAFETY: the check above ensures that it is readable, unless it is empty.
         Ok(if size == 0 { String::new() } else { unsafe { abi::text(data, len) }.into_owned() })

@@ -23,7 +23,7 @@ pub(crate) struct Table {
 /// Reads and validates the table at this address. `note` is the name in the file's note.
 pub(crate) fn read(plugin: *const abi::Plugin, note: &str) -> Result<Table, Refusal> {
     if plugin.is_null() {
-        return Err(bad("its entry returned null: it cannot work at all, and may have logged the reason"));
+        return Err(bad("its entry returned null: the plugin cannot work, and may have logged the reason"));
     }
     let memory = PluginMemory::now()?;
     let table = memory.copy(plugin, "c10d_plugin")?;
@@ -41,7 +41,7 @@ pub(crate) fn read(plugin: *const abi::Plugin, note: &str) -> Result<Table, Refu
     if let Some(key) = collectives.as_ref().and_then(|(_, offer)| offer.accelerator())
         && device.is_none_or(|d| d.retain.is_none() || device_key(&d) != Some(key))
     {
-        let what = format!("its collectives serve {key}, but it has no device part for that with retain and release");
+        let what = format!("its collectives serve {key}, but it has no device part for {key} with retain and release");
         return Err(bad(what));
     }
     Ok(Table { minor: table.abi_minor, version, device, collectives })

@@ -22,7 +22,7 @@ impl Offer {
         self.rows.iter().map(|(key, _)| *key)
     }
 
-    /// Returns the kind of device that they serve besides the host, if there is one.
+    /// Returns the kind of device that the collectives serve besides host memory, if there is one.
     pub(crate) fn accelerator(&self) -> Option<DispatchKey> {
         self.keys().find(|key| *key != DispatchKey::Cpu)
     }
@@ -78,10 +78,7 @@ fn capabilities(memory: &PluginMemory, row: &abi::Capabilities) -> Result<Capabi
     }
     let place = row.by_op as usize;
     if row.op_count > MOST_OPS || !place.is_multiple_of(4) || !memory.readable(place, row.op_count as usize * 4) {
-        return Err(bad(format!(
-            "its element types by op are {} words at {place:#x}, which cannot be read",
-            row.op_count
-        )));
+        return Err(bad(format!("`by_op` has {} entries at {place:#x}: too many, or not readable", row.op_count)));
     }
     for (i, types) in offers.by_op.iter_mut().enumerate().take(row.op_count as usize) {
         // SAFETY: the checks above ensure that it is aligned and readable, and that the index is in range.

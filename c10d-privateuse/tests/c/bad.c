@@ -1,5 +1,5 @@
-/* A bad plugin that writes a file (the canary) if any of its code runs too early. Each macro makes it bad in one way.
- * */
+/* A plugin that breaks the rules. Each macro breaks one rule. When any of its code runs, the plugin makes the file
+ * CANARY, so tests see whether code of a rejected plugin ran. */
 #include "c10d_plugin.h"
 
 #include <fcntl.h>

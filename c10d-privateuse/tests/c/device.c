@@ -1,5 +1,5 @@
-/* A plugin with only the device of device.h. With a header of 1.1 or later it adds f32. With a header of 1.2 or later
- * it also has a device type and an identity. */
+/* A plugin with only the device of device.h. If it is built with a header of version 1.1 or later, the device can
+ * reduce: it sums f32. With a header of version 1.2 or later, it also has a device type and an identity. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>

@@ -1,6 +1,7 @@
-/* A plugin that does all_reduce(f32, sum), barrier, send and recv through the host's store, and misbehaves on request:
- * in the way that MODE says. NAME is the plugin's name. With DEVICE it also serves a device (device.h). GATE is a path:
- * late answers come when this file exists, and MODE LATE then makes the file GATE.answered. */
+/* A plugin that does all_reduce(f32, sum), barrier, send and recv through the host's store. MODE selects the way in
+ * which it misbehaves. NAME is the plugin's name. With DEVICE it also serves a device (device.h). GATE is the path of a
+ * file: with the modes LATER and LATE, the plugin answers when this file exists, and with LATE it then makes the file
+ * GATE.answered. With REFUSED, the entry appends a byte to GATE. */
 #include "c10d_plugin.h"
 
 #include <fcntl.h>
@@ -199,11 +200,11 @@ static void abort_group(void *group_, const char *cause, uint64_t len) {
 static int32_t split(void *whole, const uint32_t *ranks, const c10d_group_init *init, void **part, c10d_why *why) {
     group *g = whole;
     if (!init) return C10D_OK;
-    if (ranks[init->rank] != g->rank) return c10d_fail(why, C10D_INTERNAL, "the list of ranks is in no order");
+    if (ranks[init->rank] != g->rank) return c10d_fail(why, C10D_INTERNAL, "the list of ranks is in the wrong order");
     return make(g->host, init, "split", part, why);
 }
 
-/* Sends before it receives, so that the messages that the ranks receive can arrive. */
+/* Runs all sends before all receives, since a receive waits for the message of a peer, which may be waiting, too. */
 static int32_t submit_batch(void *group_, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why) {
     group *g = group_;
@@ -222,7 +223,7 @@ static int32_t async_error(void *group_, uint32_t *guilty, uint32_t *guilty_coun
     if (MODE != FAILS_IDLE || !g->done_before) return C10D_OK;
     guilty[0] = g->size - 1;
     *guilty_count = 1;
-    return c10d_fail(why, C10D_PEER_DEAD, "its heart has stopped");
+    return c10d_fail(why, C10D_PEER_DEAD, "its process is gone");
 }
 
 /* Only f32 can be sent. */

@@ -1,4 +1,4 @@
-//! Files whose contents are bad.
+//! Files whose contents are not those of a valid plugin.
 
 use c10d_privateuse::Rule;
 
@@ -23,7 +23,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!(NotElf "empty", |lab, to| lab.write(to, b"")),
         entry!(NotElf "text", |lab, to| lab.write(to, b"INPUT ( /lib/libc.so.6 )\n")),
         entry!(NotElf "script", |lab, to| lab.write(to, b"#!/bin/sh\nexit 1\n")),
-        entry!(NotElf "four GiB of nothing", |lab, to| {
+        entry!(NotElf "four GiB of zeros", |lab, to| {
             lab.write(to, b"");
             std::fs::OpenOptions::new().write(true).open(to).unwrap().set_len(4 << 30).unwrap();
         }),
@@ -34,15 +34,15 @@ pub(crate) fn entries() -> Vec<Entry> {
             let base = lab.base();
             lab.write(to, &base[..base.len() / 2]);
         }),
-        entry!(Truncated "a segment behind the end", |lab, to| lab.patched(to, lab.header(1) + 32, &(1u64 << 40).to_le_bytes())),
+        entry!(Truncated "a segment beyond the end", |lab, to| lab.patched(to, lab.header(1) + 32, &(1u64 << 40).to_le_bytes())),
         entry!(Truncated "a segment that wraps", |lab, to| lab.patched(to, lab.header(1) + 8, &u64::MAX.to_le_bytes())),
-        entry!(Truncated "headers behind the end", |lab, to| lab.patched(to, 32, &(1u64 << 50).to_le_bytes())),
+        entry!(Truncated "headers beyond the end", |lab, to| lab.patched(to, 32, &(1u64 << 50).to_le_bytes())),
         entry!(Truncated "headers that wrap", |lab, to| lab.patched(to, 32, &u64::MAX.to_le_bytes())),
         entry!(Truncated "65535 headers", |lab, to| lab.patched(to, 56, &[255, 255])),
         entry!(Truncated "no headers", |lab, to| lab.patched(to, 56, &[0, 0])),
         entry!(Truncated "headers of one byte", |lab, to| lab.patched(to, 54, &[1, 0])),
         entry!(Truncated "a dynamic section of a gigabyte", |lab, to| lab.patched(to, lab.header(2) + 32, &(1u64 << 30).to_le_bytes())),
-        entry!(Truncated "a dynamic section of a gigabyte, which is there", |lab, to| {
+        entry!(Truncated "a dynamic section of a gigabyte, inside a larger file", |lab, to| {
             lab.patched(to, lab.header(2) + 32, &(1u64 << 30).to_le_bytes());
             std::fs::OpenOptions::new().write(true).open(to).unwrap().set_len(4 << 30).unwrap();
         }),
@@ -59,7 +59,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!(Foreign "a program", |lab, to| lab.compile(to, &[], &["-pie", "-rdynamic"])),
         entry!(Foreign "no dynamic section", |lab, to| lab.patched(to, lab.header(2), &[0x77])),
         entry!(ExecutableStack "executable stack", |lab, to| lab.compile(to, &[], &["-Wl,-z,execstack"])),
-        entry!(ExecutableStack "no word about the stack", |lab, to| lab.patched(to, lab.header(0x6474_e551), &[0x77])),
+        entry!(ExecutableStack "no header for the stack", |lab, to| lab.patched(to, lab.header(0x6474_e551), &[0x77])),
         entry!(Entry "no entry", |lab, to| lab.compile(to, &["NO_ENTRY"], &[])),
         entry!(Entry "entry of version 2", |lab, to| lab.compile(to, &["ENTRY=c10d_plugin_v2"], &[])),
         entry!(Entry "hidden entry", |lab, to| {
@@ -68,7 +68,7 @@ pub(crate) fn entries() -> Vec<Entry> {
             lab.compile(to, &[], &[&format!("-Wl,--version-script={}", script.display())]);
         }),
         entry!(Entry "entry that is data", |lab, to| lab.compile(to, &["ENTRY_IS_DATA"], &[])),
-        entry!(Entry "entry of a hash table of the old kind", |lab, to| lab.compile(to, &["NO_ENTRY"], &["-Wl,--hash-style=sysv"])),
+        entry!(Entry "no entry in a sysv hash table", |lab, to| lab.compile(to, &["NO_ENTRY"], &["-Wl,--hash-style=sysv"])),
         entry!(Entry "entry that is defined elsewhere", |lab, to| lab.patched(to, lab.entry() + 6, &[0, 0])),
         entry!(Entry "entry at no address", |lab, to| lab.patched(to, lab.entry() + 8, &[0; 8])),
         entry!(Entry "entry that is marked hidden", |lab, to| lab.patched(to, lab.entry() + 5, &[2])),

@@ -23,7 +23,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!(NotRegular "a directory", |_lab, to| std::fs::create_dir(to).unwrap()),
         entry!(NotRegular "a pipe", |_lab, to| mknodat(CWD, to, FileType::Fifo, Mode::RWXU, 0).unwrap()),
         entry!(NotRegular "a socket", |_lab, to| {
-            // It is bound with a short name, since the length of socket paths is limited.
+            // This entry's name is short, since the length of socket paths is limited.
             drop(std::os::unix::net::UnixListener::bind(to).unwrap());
         }),
         Entry { name: "a device", rule: Rule::NotRegular, make: device },
@@ -33,10 +33,10 @@ pub(crate) fn entries() -> Vec<Entry> {
         }),
         entry!(Symlink "a link inside the directory", |_lab, to| symlink("libc10d_zz_good.so", to).unwrap()),
         entry!(Symlink "a link to nothing", |_lab, to| symlink("/nowhere", to).unwrap()),
-        entry!(Duplicate "a hard link to one that is loaded", |lab, to| {
+        entry!(Duplicate "a hard link to a loaded plugin", |lab, to| {
             std::fs::hard_link(lab.junk().join("libc10d_00_good.so"), to).unwrap();
         }),
-        entry!(Name "the name of one before it", |lab, to| {
+        entry!(Name "the name of an earlier plugin", |lab, to| {
             lab.compile(to, &[&format!("NAME=\"{}a\"", lab.prefix)], &[]);
         }),
     ]

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::common;
 
-/// One bad plugin. `make` makes it at the path, or returns why it cannot be made here.
+/// One bad plugin. `make` makes the plugin at the path, or returns why this is not possible on this machine.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
@@ -17,7 +17,7 @@ pub(crate) struct Entry {
 
 pub(crate) struct Lab {
     dir: TempDir,
-    /// A good plugin from which bad ones are made. It writes the canary if its code runs.
+    /// A good plugin from which bad ones are made. It makes the canary (a file) when any of its code runs.
     base: Vec<u8>,
     /// The beginning of the plugins' names. Names must be unique in the process.
     pub(crate) prefix: &'static str,
@@ -88,7 +88,8 @@ impl Lab {
         (0..count).map(|i| table + 56 * i).find(|at| b[*at..at + 4] == kind.to_le_bytes()).unwrap()
     }
 
-    /// Returns the offset of the entry's symbol in the base. In its first segment, addresses are offsets in the file.
+    /// Returns the offset of the entry's symbol in the base. The tables are in the base's first segment, where
+    /// addresses are equal to offsets in the file.
     pub(crate) fn entry(&self) -> usize {
         let number =
             |at: usize, len: usize| self.base[at..at + len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));

@@ -49,7 +49,7 @@ fn judge(lab: &Lab, decisions: &[Decision], there: &BTreeMap<String, Entry>) {
             Some(_) => assert!(matches!(d.verdict, Verdict::Refused | Verdict::Skipped), "{d}"),
         }
     }
-    assert_eq!(loaded, 2, "the good ones load");
+    assert_eq!(loaded, 2, "both good plugins must load");
     assert_eq!(decisions.len(), there.len() + 2);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(!lab.canary().exists(), "code of a refused plugin ran");

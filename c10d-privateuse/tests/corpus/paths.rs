@@ -1,5 +1,5 @@
-//! Paths and directories that cannot be trusted. Each entry runs its own search, and fails with the decision if it is
-//! wrong.
+//! Paths and directories that cannot be trusted. Each entry runs its own search. If the decision is wrong, the entry
+//! returns the decision as its error.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ pub(crate) fn entries() -> Vec<Entry> {
             symlink(lab.junk(), lab.place("link")).unwrap();
             want(Search::new().directory(lab.place("link")), Rule::Symlink, "link")
         }),
-        entry("a link on the way", Rule::Symlink, |lab, to| {
+        entry("a link in the middle of a path", Rule::Symlink, |lab, to| {
             base(lab, to);
             symlink(lab.junk(), lab.place("link")).unwrap();
             want(Search::new().file(lab.place("link/libc10d_it.so")), Rule::Symlink, "link")
@@ -69,11 +69,11 @@ pub(crate) fn entries() -> Vec<Entry> {
             base(lab, to);
             want(Search::new().file(lab.place("junk/../junk/libc10d_it.so")), Rule::Path, "contains `..`")
         }),
-        entry("a directory that is none", Rule::Directory, |lab, to| {
+        entry("a file in place of a directory", Rule::Directory, |lab, to| {
             base(lab, to);
             want(Search::new().directory(to), Rule::Directory, "no directory")
         }),
-        entry("a file that is not there", Rule::Unreadable, |_, to| {
+        entry("a file that does not exist", Rule::Unreadable, |_, to| {
             want(Search::new().file(to), Rule::Unreadable, "libc10d_it.so")
         }),
         entry("a name that is built in", Rule::Name, |lab, to| {

@@ -1,5 +1,5 @@
-//! Plugins whose entry returns data that breaks the contract. They are loaded, so their constructor does not write the
-//! canary; but every function of their table writes it if it is called.
+//! Plugins whose entry returns data that breaks the contract. These plugins are loaded, so their constructor must not
+//! make the canary. But every function of their tables makes the canary if it is called.
 
 use c10d_privateuse::Rule;
 
@@ -25,19 +25,19 @@ pub(crate) fn entries() -> Vec<Entry> {
         table!("without its last field", "AT_ENTRY=plugin.struct_size=48"),
         table!("long version", "AT_ENTRY=static char room[300];plugin.version=room,plugin.version_len=300"),
         table!("size 0", "AT_ENTRY=plugin.struct_size=0"),
-        table!("a size that is not there", "AT_ENTRY=plugin.struct_size=1000;return at_the_edge()"),
-        table!("a size that nothing has", "AT_ENTRY=plugin.struct_size=65000"),
+        table!("a size that is not mapped", "AT_ENTRY=plugin.struct_size=1000;return at_the_edge()"),
+        table!("a size above the limit", "AT_ENTRY=plugin.struct_size=65000"),
         table!("size of four gigabytes", "AT_ENTRY=plugin.struct_size=0xffffffff"),
         table!("another name", "AT_ENTRY=plugin.name=\"other\",plugin.name_len=5"),
         table!("wild name", "AT_ENTRY=plugin.name=(char*)16"),
         table!("long name", "AT_ENTRY=plugin.name_len=1u<<31"),
         table!("wild version", "AT_ENTRY=plugin.version=(char*)16,plugin.version_len=3"),
-        table!("nothing in it", "AT_ENTRY=plugin.device=0"),
+        table!("neither device nor collectives", "AT_ENTRY=plugin.device=0"),
         table!("wild device", "AT_ENTRY=plugin.device=(void*)4096"),
         table!("device without copy", "AT_ENTRY=broken.copy=0,plugin.device=&broken"),
         table!("device without allocate", "AT_ENTRY=broken.allocate=0,plugin.device=&broken"),
         table!("function that is data", "AT_ENTRY=broken.copy=(void*)&plugin,plugin.device=&broken"),
-        table!("function that is nowhere", "AT_ENTRY=broken.free=(void*)64,plugin.device=&broken"),
+        table!("function that is not mapped", "AT_ENTRY=broken.free=(void*)64,plugin.device=&broken"),
         table!("device of size 4", "AT_ENTRY=broken.struct_size=4,plugin.device=&broken"),
         table!("device without count", "AT_ENTRY=broken.count=0,plugin.device=&broken"),
         table!("device without free", "AT_ENTRY=broken.free=0,plugin.device=&broken"),
@@ -51,9 +51,9 @@ pub(crate) fn entries() -> Vec<Entry> {
         table!("streams without wait", "STREAMS", "AT_ENTRY=broken.wait=0,plugin.device=&broken"),
         table!("streams without query", "STREAMS", "AT_ENTRY=broken.query=0,plugin.device=&broken"),
         table!("release without retain", "AT_ENTRY=broken.release=release,plugin.device=&broken"),
-        table!("host memory that is never freed", "AT_ENTRY=broken.allocate_host=allocate_host,plugin.device=&broken"),
-        table!("host memory from nowhere", "AT_ENTRY=broken.free_host=free_host,plugin.device=&broken"),
-        table!("types to reduce without reduce", "AT_ENTRY=broken.reduces=reduces,plugin.device=&broken"),
+        table!("allocate_host without free_host", "AT_ENTRY=broken.allocate_host=allocate_host,plugin.device=&broken"),
+        table!("free_host without allocate_host", "AT_ENTRY=broken.free_host=free_host,plugin.device=&broken"),
+        table!("reduces without reduce", "AT_ENTRY=broken.reduces=reduces,plugin.device=&broken"),
         table!("no create_group", "COLLECTIVES", "CREATE=0"),
         table!("no destroy_group", "COLLECTIVES", "DESTROY=0"),
         table!("no submit", "COLLECTIVES", "SUBMIT=0"),
@@ -62,16 +62,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         table!("a million capabilities", "COLLECTIVES", "ROWS=1000000"),
         table!("two rows for one device", "COLLECTIVES", "ROWS=2"),
         table!("no ops", "COLLECTIVES", "OPS=0"),
-        table!("a device type of its own", "COLLECTIVES", "DEVICE_TYPE=7"),
+        table!("collectives for an unknown type", "COLLECTIVES", "DEVICE_TYPE=7"),
         table!("collectives for a device it does not have", "COLLECTIVES", "DEVICE_TYPE=C10D_DEVICE_PRIVATE"),
         table!("collectives for CUDA without a device", "COLLECTIVES", "DEVICE_TYPE=C10D_DEVICE_CUDA"),
         table!("collectives for CUDA with another device", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=C10D_DEVICE_CUDA"),
-        table!(
-            "collectives for a device that keeps nothing",
-            "COLLECTIVES",
-            "DRIVES=12",
-            "DEVICE_TYPE=C10D_DEVICE_PRIVATE"
-        ),
+        table!("collectives for device without retain", "COLLECTIVES", "DRIVES=12", "DEVICE_TYPE=C10D_DEVICE_PRIVATE"),
         table!("collectives for two devices", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=12", "ROWS=2", "OTHER_TYPE=2"),
         table!("a device that is the host", "DRIVES=1"),
         table!("a device of an unknown type", "DRIVES=77"),

@@ -3,15 +3,15 @@
  *
  * The ranks of a group share one piece of memory. Rank 0 makes it, and gives the others an id by which they find it.
  * The id goes through c10d's store, or if a group is split, through the memory of the whole group. In the shared memory
- * every rank has a seat, and two rings to each rank (also to itself): one for collectives, and one for point-to-point
- * messages, so that collectives never wait for messages.
+ * every rank has a seat (its process id, and a futex by which its peers wake it), and two rings to each rank (also to
+ * itself): one for collectives, and one for point-to-point messages, so that collectives never wait for messages.
  *
- * Everything that goes through a ring is a message: a header with the call's fingerprint, then the bytes. A send and
- * its receive are one message. A collective is, for each of its tensors, one message from each rank to each rank; many
- * of these are empty. Before a message is used, the receiver checks that it belongs to the same call and has the
- * expected length. Every rank receives from all ranks, so every rank notices if ranks make different calls. When all
- * messages have arrived, their contents are copied to the outputs, or reduced in rank order. The first failure of the
- * group is written to the shared memory, once for all ranks.
+ * Everything that goes through a ring is a message: a header with the call's fingerprint, then the bytes. A send
+ * transfers one message. A collective transfers one message from each rank to each rank for each of its tensors; many
+ * of these messages are empty. Before a message is used, the receiver checks that it belongs to the same call and has
+ * the expected length. Every rank receives from all ranks, so every rank notices if ranks make different calls. When
+ * all messages have arrived, their contents are copied to the outputs, or reduced in rank order. The first failure of
+ * the group is written to the shared memory, once for all ranks.
  *
  * The plugin has no threads: the work is done on c10d's thread that calls submit. Every wait checks the deadline,
  * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. */
@@ -43,7 +43,7 @@
 C10D_PLUGIN_NOTE(NAME);
 
 #define MAX_RANKS 64u
-#define UNCLAIMED (64u << 20)      /* The limit, in bytes, of messages from one sender that no receive asked for yet. */
+#define UNCLAIMED (64u << 20)      /* The limit, in bytes, of messages from one sender that no receive has taken yet. */
 #define SLICE_NS (20 * 1000000ull) /* How long a rank sleeps at most before it checks everything again. */
 #define BIT(rank) ((uint64_t)1 << (rank))
 #define LANES 2 /* One for collectives, one for point-to-point messages. */
@@ -53,7 +53,7 @@ C10D_PLUGIN_NOTE(NAME);
 struct seat {
     _Alignas(64) atomic_int pid; /* 0 until the rank has taken the seat. */
     atomic_int left;             /* Whether the rank has left the group. */
-    atomic_uint bell;            /* A futex that is incremented when there is news for the rank. */
+    atomic_uint bell;            /* A futex that is incremented when the rank must check its state again. */
 };
 
 /* The first failure. With C10D_MISMATCH, `speaker` received a message of another call from `guilty`. */
@@ -61,8 +61,8 @@ struct failure {
     int32_t status;
     uint32_t speaker;
     uint64_t guilty;      /* A bit for each guilty rank. */
-    uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of `speaker` and `guilty`. If they are equal, */
-    uint64_t values[2];   /* these are the values of the two ranks for the field that differs. */
+    uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of `speaker` and `guilty`. */
+    uint64_t values[2];   /* C10D_MISMATCH with equal fingerprints: their values of the field that differs. */
     char field[8], text[160];
 };
 
@@ -99,7 +99,7 @@ struct inbox { /* The message that is being read from one rank. */
     struct header header;
     struct message *message; /* Null until the header has been read. */
     struct piece rest;       /* The rest of the header, then the rest of the message. */
-    uint64_t unclaimed;      /* Bytes of messages that no receive asked for yet. */
+    uint64_t unclaimed;      /* Bytes of messages that no receive has taken yet. */
 };
 
 struct lane { /* The lock protects all fields. */
@@ -174,12 +174,13 @@ static int fail_with(struct group *g, const struct failure *why) {
         atomic_store(&g->shared->failed, 2);
         for (uint32_t p = 0; p < g->size; p++) ring_bell(g, p);
     }
-    /* Another rank may still be writing its failure, which is the one to report. If it dies meanwhile, this gives up. */
+    /* Another rank may still be writing its failure, which is then the group's failure. If that rank dies meanwhile,
+     * this loop ends after a while. */
     for (int i = 0; i < 100000 && atomic_load(&g->shared->failed) != 2; i++) sched_yield();
     return -1;
 }
 
-/* The failure of the group. If the rank that was writing it has died, it says only that. */
+/* Returns the group's failure. If the rank that was writing the failure has died, the result says only that. */
 static struct failure first_failure(struct group *g) {
     struct failure none = {.status = C10D_ABORTED, .text = "a rank failed, and died before it said why"};
     return atomic_load(&g->shared->failed) == 2 ? g->shared->failure : none;
@@ -225,7 +226,8 @@ struct memory {
     _Alignas(64) char data[];
 };
 
-/* A handle is an address with the highest bit inverted, which is outside every process: the host cannot use it. */
+/* A handle is an address with the highest bit inverted. No process has memory there, so the host cannot use a handle by
+ * mistake. */
 #define FAR ((uintptr_t)1 << 63)
 static struct memory *memory_of(const void *handle) { return (struct memory *)((uintptr_t)handle ^ FAR); }
 
@@ -539,7 +541,7 @@ static void end(struct group *g, struct op *op, int failed, c10d_done done, uint
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
     if (failed && why.status == C10D_MISMATCH) {
-        /* This rank is the speaker, or the guilty one, or neither; the result has its view. */
+        /* This rank is the speaker, or the guilty rank, or neither. The result has this rank's view of the mismatch. */
         const uint8_t *call = op->request->fingerprint;
         int same = !memcmp(why.calls[0], why.calls[1], 24);
         int as_speaker = !same && !memcmp(call, why.calls[0], 24), as_guilty = !same && !memcmp(call, why.calls[1], 24);
@@ -634,7 +636,7 @@ static void destroy_group(void *group) {
         pthread_mutex_destroy(&lane->lock);
     }
     if (g->shared) {
-        if (atomic_load(&seat(g, g->rank)->pid)) shut_down(g, 0, NULL); /* Unless it never took its seat. */
+        if (atomic_load(&seat(g, g->rank)->pid)) shut_down(g, 0, NULL); /* Only a rank with a seat can leave. */
         munmap(g->shared, g->bytes);
     }
     free(g);

@@ -20,8 +20,8 @@ struct memory {
     unsigned char data[];
 };
 
-/* A handle is the bitwise complement of an address. It is outside every process, so the host cannot use it by mistake.
- * */
+/* A handle is the bitwise complement of an address. No process has memory there, so the host cannot use a handle by
+ * mistake. */
 static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
 
 /* Returns the address of these bytes of a buffer, or null if they are not inside a buffer of this device. */

@@ -16,10 +16,11 @@ pub(crate) struct Arguments {
     pub(crate) op: OpKind,
     /// The number of elements per rank.
     pub(crate) count: usize,
+    /// Whether the elements are `i64`, not `i32`.
     pub(crate) wide: bool,
     pub(crate) reduce: ReduceOp,
     pub(crate) root: u32,
-    /// Whether the parts of a flat exchange are shifted.
+    /// Whether the input splits of `all_to_all_single` differ from what the other ranks expect.
     pub(crate) shifted: bool,
     pub(crate) timeout: Duration,
     /// Whether the op is started, and its handle dropped.

@@ -1,5 +1,5 @@
-//! Shared code of tests with real processes. The test program starts itself again as ranks, with a variable that says
-//! which part a rank runs. A part belongs to the module that starts it.
+//! Shared code of tests with real processes. The test program starts itself again as ranks. The variable `PART` says
+//! what a rank runs, as `module/part`: it calls the function `run_part` of this module with the name of the part.
 #![allow(dead_code)]
 
 pub(crate) mod acts;
@@ -64,7 +64,7 @@ pub(crate) fn run_part(modules: &[(&str, RunPart)]) -> Option<ExitCode> {
     })
 }
 
-/// Launches this program as `ranks` ranks that run `part` of the calling module. The report contains what they report.
+/// Launches this program as `ranks` ranks that run `part` of the calling module. The job's report has their output.
 #[track_caller]
 pub(crate) fn launch(part: &str, ranks: u32, transport: &str) -> Launch {
     launch_of(&module(Location::caller()), part, ranks, transport)

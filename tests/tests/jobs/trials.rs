@@ -72,20 +72,20 @@ pub(crate) fn judged(launch: Launch, part: &str, world: u32, judge: Judge) -> Re
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
 }
 
-/// Checks that every rank reports that it is well. In the part `killed`, every rank but the victim names the victim.
+/// Checks that every rank reported success, or in the part `killed`, that every rank but the victim names the victim.
 pub(crate) fn well_or_killed(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         match (part, &failures(report, rank)[..]) {
             ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
-            ("killed", _) => return Err(format!("rank {rank}: no such error")),
+            ("killed", _) => return Err(format!("rank {rank}: no error that names only the victim as dead")),
             _ if lines(report, rank) == ["well"] => {}
-            _ => return Err(format!("rank {rank}: is not well")),
+            _ => return Err(format!("rank {rank}: did not report success")),
         }
     }
     Ok(())
 }
 
-/// Reports what is wrong on this rank, or that it is well, and leaves the group.
+/// Reports what is wrong on this rank, or success (`well`), and leaves the group.
 pub(crate) fn leave(pg: ProcessGroup, wrong: Option<String>) -> Result {
     report_line(wrong.unwrap_or_else(|| "well".into()));
     pg.shutdown()
@@ -124,7 +124,7 @@ pub(crate) fn victim_dies(pg: &ProcessGroup, mut round: impl FnMut() -> Result) 
     round()?;
     if pg.rank() == VICTIM {
         std::thread::spawn(|| {
-            // The result of the test does not depend on where in a round this happens.
+            // The result of the test does not depend on when in a round the rank dies.
             std::thread::sleep(Duration::from_millis(20));
             let _ = kill_process(getpid(), Signal::KILL);
         });

@@ -1,5 +1,5 @@
-//! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. If the group has
-//! certain names, it panics.
+//! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. In groups with certain
+//! names, it panics or behaves differently.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ static PROVIDER: Provider = Provider {
 c10d_privateuse::export_backend!("elsewhere", PROVIDER);
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    assert!(&*init.group != "panics in create", "create was told to");
+    assert!(&*init.group != "panics in create", "create was told to panic");
     Ok(Arc::new(Elsewhere::new(init, None)?))
 }
 
@@ -32,7 +32,8 @@ struct Elsewhere {
     inner: Arc<dyn Backend>,
     group: Arc<str>,
     rank: u32,
-    /// The group's ranks in its parent, and the number of the division of the parent.
+    /// For a sub-group: the ranks of its members in the parent group, and how many times the parent group was divided
+    /// before (`split` and `no_split`), including this time.
     part: Option<(Vec<u32>, u32)>,
     divisions: AtomicU32,
     used: AtomicBool,
@@ -61,7 +62,7 @@ unsafe impl Backend for Elsewhere {
     }
 
     fn submit(&self, job: Job) {
-        assert!(&*self.group != "panics in submit", "submit was told to");
+        assert!(&*self.group != "panics in submit", "submit was told to panic");
         assert!(&*self.group != "batches only" || !job.request().op.is_p2p(), "messages come in batches");
         self.used.store(true, Ordering::Relaxed);
         self.inner.submit(job);
@@ -72,8 +73,8 @@ unsafe impl Backend for Elsewhere {
     }
 
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
-        assert!(&*self.group != "panics in split", "split was told to");
-        assert_eq!(ranks[init.rank as usize], self.rank, "the list of ranks is in no order");
+        assert!(&*self.group != "panics in split", "split was told to panic");
+        assert_eq!(ranks[init.rank as usize], self.rank, "the list of ranks is in the wrong order");
         let part = Elsewhere::new(init, Some((ranks.to_vec(), self.divided())));
         Some(part.map(|part| Arc::new(part) as Arc<dyn Backend>))
     }
@@ -86,7 +87,7 @@ unsafe impl Backend for Elsewhere {
     fn failure(&self) -> Option<Error> {
         let (ranks, division) = self.part.as_ref()?;
         let failed = ranks.len() == 1 && self.used.load(Ordering::Relaxed);
-        let what = format!("division {division}: the part of {ranks:?} is out of breath");
+        let what = format!("division {division}: the part of {ranks:?} has failed");
         failed.then(|| Error::new(ErrorKind::Device, what).guilty([0]))
     }
 

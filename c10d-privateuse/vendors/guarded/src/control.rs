@@ -15,8 +15,8 @@ impl Guarded {
         self.faults.stall(index);
     }
 
-    /// Stops work of this kind on this device, and the work after it on its stream, until
-    /// [`recover`](Guarded::recover).
+    /// Stops work of this kind on this device until [`recover`](Guarded::recover). Later work on the same stream waits
+    /// for the stopped work.
     pub fn hold(&self, index: u16, what: What) {
         self.faults.hold(index, what);
     }

@@ -70,7 +70,7 @@ impl Faults {
         while asked.hangs.contains(&key) {
             self.changed.wait(&mut asked);
         }
-        assert!(!asked.panics.contains(&key), "{call} was told to");
+        assert!(!asked.panics.contains(&key), "{call} was told to panic");
         match asked.errors.get(&key) {
             Some(text) => Err(Error::new(ErrorKind::Device, text.clone())),
             None => Ok(()),

@@ -190,15 +190,13 @@ impl Memory {
 }
 
 impl Part {
-    /// Calls `use_it` with the address and length of the part. It is an error if the memory was freed. As on a device,
-    /// several threads may do this at once; the order of the streams keeps their accesses apart.
+    /// Calls `use_it` with the address and length of the part. Returns an error if the memory was freed. As on a
+    /// device, several streams may access the memory at once; the program orders conflicting accesses by events.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
         let pages = self.block.pages.read();
         match &*pages {
             Some(pages) => Ok(use_it(pages.inside.cast::<u8>().wrapping_add(self.first), self.len)),
-            None => {
-                Err(format!("work on memory at {:#x}, which was freed before it ran", self.block.start + self.first))
-            }
+            None => Err(format!("memory at {:#x} was freed before the work on it ran", self.block.start + self.first)),
         }
     }
 }

@@ -7,8 +7,8 @@ use c10d_core::backend::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 
-/// The registration of the devices `guarded`, for which the host reduces, and `guarded-reduces`, which reduce
-/// themselves.
+/// The registration of two kinds of devices: `guarded`, for which the host reduces, and `guarded-reduces`, which reduce
+/// on the device.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     devices: &[

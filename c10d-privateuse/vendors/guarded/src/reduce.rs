@@ -87,7 +87,7 @@ fn float<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
     if matches!(op, ReduceOp::Band | ReduceOp::Bor | ReduceOp::Bxor) { None } else { integer::<T>(op) }
 }
 
-/// Returns the function for an operation on a type, or `None` if the host does this.
+/// Returns the function for an operation on a type, or `None` if the host reduces this type.
 pub(crate) fn reducer(op: ReduceOp, dtype: DType) -> Option<Reducer> {
     match dtype {
         DType::U8 => integer::<u8>(op),

@@ -16,7 +16,7 @@ use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
 use crate::stream::{Env, Host, Stream, Task};
 
-/// The number of devices of a runtime. If ranks are threads, each can have its own.
+/// The number of devices of a runtime. If ranks are threads, each rank can have its own device.
 const DEVICES: u16 = 8;
 const PINNED: usize = 4096;
 
@@ -57,7 +57,7 @@ impl Guarded {
         runtime
     }
 
-    /// Adds reductions on the device (level 1), for integers, f32 and f64. The host reduces other types.
+    /// Adds reductions on the device, for integers, f32 and f64. The host reduces other types.
     pub fn with_reduction(mut self) -> Guarded {
         self.reduces = true;
         self

@@ -1,4 +1,5 @@
-//! Devices that hang, stall or fail in the middle of an op: the caller gets an error in time that names the device.
+//! Tests with devices that hang, stall or fail in the middle of an op: in time, the caller gets an error that names the
+//! device.
 
 use crate::common;
 
@@ -16,7 +17,7 @@ const SHORT: Duration = Duration::from_millis(300);
 /// The calls of the device runtime that an op makes.
 const CALLS: [&str; 9] =
     ["retain", "create_stream", "create_event", "allocate_host", "record", "wait", "copy_out", "query", "copy_in"];
-/// Those of the calls that come before the device gets any data of the op.
+/// The calls that come before the device gets any data of the op.
 const EARLY: [&str; 2] = ["create_stream", "create_event"];
 
 fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
@@ -124,7 +125,7 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
         device.hang(0, "copy_in");
         let error = std::thread::scope(|s| {
             s.spawn(|| {
-                // The op's deadline has passed, and only the group's failure reports it so far.
+                // After the op's deadline the group has failed, but the call has not returned yet.
                 while pg.failure().is_none() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -162,7 +163,7 @@ fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
         let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error;
         // The memory is freed while the device still has queued copies of it.
         drop(x);
-        assert!(device.allocations() == before || !error.to_string().contains(how), "retained");
+        assert!(device.allocations() == before || !error.to_string().contains(how), "the memory must be retained");
         vec![error]
     });
     assert_eq!(*errors[0].kind(), ErrorKind::Timeout, "{}", errors[0]);
@@ -275,7 +276,7 @@ fn abort_ends_an_op_whose_device_hangs() {
     let (runtime, builder) = staged!("aborts");
     let device = runtime.clone();
     let error = returns(move || {
-        // No deadline ends it.
+        // The timeout is so long that no deadline ends the op.
         let pg = builder.timeout(Duration::from_secs(3600)).build().unwrap();
         let mut x = buffer(&runtime, 0, 200);
         runtime.hang(0, "copy_in");

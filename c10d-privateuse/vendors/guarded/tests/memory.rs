@@ -44,7 +44,7 @@ fn memory_is_not_used_after_its_free() {
         runtime.free(0, base);
         runtime.recover();
         let error = runtime.synchronize(0, 0, deadline).unwrap_err().to_string();
-        assert!(error.contains("freed before it ran"), "{error}");
+        assert!(error.contains("freed before the work on it ran"), "{error}");
         // A copy that is enqueued after the memory was freed is detected at once.
         let error = runtime.copy_in(0, 0, place, bytes.as_ptr(), 64).unwrap_err().to_string();
         assert!(error.contains("is not memory of this device, or was freed"), "{error}");
@@ -106,7 +106,7 @@ fn streams_do_not_wait_for_each_other_without_an_event() {
         }
         early += usize::from(seen != new);
     }
-    assert!(early > 0, "an ordering that is missing shows");
+    assert!(early > 0, "no copy ran early, so tests would not notice a missing event");
 }
 
 fn x_base(buffer: &DeviceBuffer) -> DevicePtr {

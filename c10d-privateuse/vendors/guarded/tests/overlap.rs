@@ -1,4 +1,5 @@
-//! Tests that copies run while the CPU backend transfers. The CPU backend of these tests waits for ever if they do not.
+//! Tests that copies run while the CPU backend transfers. The CPU backend of these tests waits for the copies, and
+//! fails the op if they do not run in time.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -19,8 +20,8 @@ static UNEVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("uneven")));
 const ROUNDS: usize = 8;
 const EACH: usize = 256;
 
-/// A backend for one rank. It holds each transfer until the device has done what an overlapping pipeline does
-/// meanwhile.
+/// A backend for one rank. It ends a transfer only after the device has done the work that an overlapping pipeline does
+/// during this transfer.
 struct Holding {
     runtime: &'static Runtime,
     op: OpKind,
@@ -33,7 +34,7 @@ fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     let end = Instant::now() + CAP;
     while !reached() {
         if Instant::now() > end {
-            return Err(Error::new(ErrorKind::Timeout, format!("{what} does not happen meanwhile: no overlap")));
+            return Err(Error::new(ErrorKind::Timeout, format!("{what} did not overlap the transfer")));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -63,7 +64,7 @@ unsafe impl Backend for Holding {
             }
             if round == 1 {
                 // The first copy to the device was enqueued but cannot have run, so this transfer did not wait for it.
-                let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
+                let given = until("the previous round's copy to the device", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);
                 self.runtime.recover();
@@ -128,7 +129,7 @@ fn copies_go_on_while_the_cpu_transfers() {
 }
 
 #[test]
-fn lists_of_any_lengths_are_copied_meanwhile_too() {
+fn copies_of_lists_of_any_lengths_overlap_too() {
     copies_overlap(&UNEVEN, "uneven:holding-lists", |pg, x| {
         let device: Arc<dyn DeviceRuntime> = UNEVEN.clone();
         let mut y = DeviceBuffer::new(&device, 0, DType::F32, ROUNDS * EACH).unwrap();
@@ -138,7 +139,7 @@ fn lists_of_any_lengths_are_copied_meanwhile_too() {
 }
 
 #[test]
-fn an_op_begins_behind_what_its_stream_has() {
+fn an_op_begins_after_the_earlier_work_of_its_stream() {
     let (runtime, builder) = staged!("ordered");
     let pg = builder.build().unwrap();
     let device: Arc<dyn DeviceRuntime> = runtime;

@@ -61,7 +61,7 @@ fn messages_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn lists_of_other_lengths_than_a_peer_expects_are_a_mismatch_of_all_elements() {
+fn unexpected_list_lengths_are_a_mismatch_with_the_whole_lengths() {
     let (runtime, builder) = staged!("lengths");
     let device: Arc<dyn DeviceRuntime> = runtime;
     let told = builder
@@ -158,7 +158,7 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
 }
 
 #[test]
-fn the_first_message_is_received_completely_first() {
+fn the_first_message_is_received_completely_before_the_next() {
     let (runtime, builder) = staged!("whole");
     let device: Arc<dyn DeviceRuntime> = runtime;
     builder
@@ -171,8 +171,8 @@ fn the_first_message_is_received_completely_first() {
                 (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
                 return pg.shutdown();
             }
-            // Three receives from any source wait at the same time. Then their messages arrive, and other messages in
-            // the order of the ranks.
+            // Three receives from any source wait at the same time, before any message is sent. The messages that they
+            // do not receive are then received from each rank in turn.
             let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
             let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
             pg.barrier()?;
@@ -245,8 +245,8 @@ fn reductions_run_on_a_device_that_can_reduce() {
             pg.shutdown()
         })
         .unwrap();
-    assert!(reduced(), "lists are reduced there, too");
-    // The host memory of the pipelines is freed when the threads end.
+    assert!(reduced(), "lists are reduced on the device, too");
+    // The device memory of the pipelines is freed when their threads end.
     returns(|| {
         while reducer().allocations() > 0 {
             std::thread::yield_now();
@@ -255,7 +255,7 @@ fn reductions_run_on_a_device_that_can_reduce() {
 }
 
 #[test]
-fn tensors_of_no_elements_are_tensors() {
+fn tensors_without_elements_are_accepted() {
     let (runtime, builder) = staged!("nothing");
     let device: Arc<dyn DeviceRuntime> = runtime;
     builder
@@ -269,7 +269,7 @@ fn tensors_of_no_elements_are_tensors() {
             } else {
                 pg.recv(empty()?, 0, 1).map(drop)?
             }
-            // Only the other ranks have elements.
+            // Only one of the tensors has elements.
             let some = DeviceBuffer::from_slice(&device, index, &[1f32; 3], CAP)?;
             let back = pg.all_reduce_coalesced(vec![empty()?, some, empty()?], ReduceOp::Sum)?;
             assert_eq!(back[1].to_vec::<f32>(CAP)?, [2.0; 3]);
@@ -278,7 +278,7 @@ fn tensors_of_no_elements_are_tensors() {
         .unwrap();
 }
 
-/// Returns the buffer. No message was received or sent.
+/// Cancels an op, and returns its buffer. Panics if the op's message was already received or sent.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
@@ -329,7 +329,7 @@ fn messages_are_taken_back() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 // The device may still read the buffer, so the buffer cannot be returned yet. The op ends by itself.
-                let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device has it") };
+                let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device may still read it") };
                 assert!(!two.is_done());
                 runtime.recover();
                 let e = two.wait().unwrap_err();
@@ -347,7 +347,7 @@ fn messages_are_taken_back() {
 fn taking_back_races_with_messages_and_loses_none() {
     let (runtime, builder) = staged!("races");
     let device: Arc<dyn DeviceRuntime> = runtime;
-    // Messages of many rounds, and of one long round.
+    // With the small chunk, long messages need many rounds; with the large chunk, they need one long round.
     for (chunk, large, messages, nap) in [("1000", 3000, 60u32, 400), ("16777216", 4 << 20, 10, 40_000)] {
         builder
             .clone()
@@ -378,7 +378,7 @@ fn taking_back_races_with_messages_and_loses_none() {
                         early += 1;
                     }
                 }
-                println!("{messages} messages, {early} times too early");
+                println!("{messages} messages; {early} receives were cancelled before their message came");
                 pg.shutdown()
             })
             .unwrap();

@@ -34,7 +34,7 @@ impl Gpu {
     /// `from` has `bytes` readable bytes.
     pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Region, from: *const u8, bytes: usize) -> Result {
         self.check()?;
-        // If an earlier copy of the stream still has to write the host memory, it is waited for.
+        // Earlier copies of the stream may still have to write this host memory. This waits for them.
         let range = from.addr()..from.addr() + bytes;
         for arrival in self.streams.lock().overlapping(stream, &range) {
             while !arrival.is_done() {
@@ -122,12 +122,12 @@ impl Gpu {
         Ok(())
     }
 
-    /// Enqueues a kernel over `bytes` bytes of elements. It is divided into pieces that fit a binding.
+    /// Enqueues a kernel over `bytes` bytes of elements. The range is divided into pieces that fit a binding.
     pub(crate) fn run(&self, kernel: Kernel, acc: &Region, other: &Region, bytes: u64) -> Result {
         self.check()?;
         let limits = self.device.limits();
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
-        // Bindings are aligned, so that of a piece may begin before the piece and end after it.
+        // Bindings are aligned, so the binding of a piece may begin before the piece and end after it.
         let most = PIECE.min(down(limits.max_storage_buffer_binding_size.saturating_sub(2 * align), 256)).max(256);
         let mut done = 0;
         while done < bytes {

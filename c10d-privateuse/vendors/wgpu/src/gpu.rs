@@ -23,7 +23,7 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    /// The failure of the device or of a call to it. After a failure, every call returns it.
+    /// The first failure of the device or of a call to it. After a failure, every call returns this failure.
     failure: Arc<OnceLock<String>>,
     pub(crate) streams: Mutex<Streams>,
     pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
@@ -50,7 +50,7 @@ impl Gpu {
         Ok(Gpu { failure, ..Gpu::adopt(device, queue) })
     }
 
-    /// Makes a device of one that the program has opened. The program handles its errors.
+    /// Uses a device that the program has opened. The program's own error handler gets the errors of this device.
     pub(crate) fn adopt(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
         let name = device.adapter_info().name;
         let (failure, streams, pipelines) = Default::default();
@@ -127,7 +127,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    /// Records the event after the work so far of the queue and the stream.
+    /// Records the event after all work that the queue and the stream have so far.
     pub(crate) fn record(&self, event: Event, stream: Stream) -> Result {
         self.check()?;
         let mark = self.streams.lock().record(event, stream);

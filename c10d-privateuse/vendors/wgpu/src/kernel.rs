@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// Returns the source text of the kernel in WGSL, or `None` if the device does not reduce like this.
+    /// Returns the source text of the kernel in WGSL, or `None` if the device does not have this reduction.
     pub(crate) fn source(self) -> Option<String> {
         let combine = match self {
             Kernel::Copy => "b".to_owned(),

@@ -40,7 +40,7 @@ fn add(a: u32, b: u32) -> u32 {
     return bitcast<u32>(bitcast<f32>(a) + bitcast<f32>(b));
 }
 
-// Returns an unsigned number; these numbers have the order of the floats.
+// Maps the bits of a float to an unsigned number. These numbers have the same order as the floats.
 fn order(x: u32) -> u32 { return select(x | 0x80000000u, ~x, (x >> 31u) == 1u); }
 fn least(a: u32, b: u32) -> u32 {
     if (is_nan(a)) { return a; }

@@ -1,5 +1,5 @@
-//! The work that is not finished. A device has one queue, so its work is ordered. But a copy to host
-//! memory is not finished yet when the queue reports that it is done.
+//! The work that is not finished. A device has one queue, so its work is ordered. But a copy to host memory is not
+//! finished yet when the queue reports it as done: a callback must still write the data to the host memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_reached_behind_the_queue_and_the_copies_of_its_stream() {
+    fn an_event_is_reached_after_the_queue_and_the_copies_of_its_stream() {
         let mut streams = Streams::default();
         let (a, b) = (streams.create(), streams.create());
         let event = streams.create();

@@ -35,12 +35,12 @@ fn get(gpu: &Wgpu, from: DevicePtr, bytes: usize) -> Vec<u8> {
         gpu.free(0, from.base);
     }
     let at = from.offset as usize;
-    assert!(all[..at].iter().chain(&all[at + bytes..]).all(|b| *b == 0xee), "what is beside was written");
+    assert!(all[..at].iter().chain(&all[at + bytes..]).all(|b| *b == 0xee), "bytes outside the range were written");
     all[at..at + bytes].to_vec()
 }
 
 #[test]
-fn copies_at_every_alignment() {
+fn copies_are_exact_at_every_alignment() {
     let Some(gpu) = common::runtime() else { return };
     let data: Vec<u8> = (1..=40).collect();
     for (to, from, bytes) in
@@ -69,7 +69,7 @@ fn copies_at_every_alignment() {
 }
 
 #[test]
-fn copies_inside_one_buffer_and_over_many_pieces() {
+fn copies_inside_one_buffer_and_over_many_pieces_are_exact() {
     let Some(gpu) = common::runtime() else { return };
     let bytes = (33 << 20) + 7;
     let data: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
@@ -182,7 +182,7 @@ fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn reductions_of_every_kind() {
+fn every_reduction_equals_the_reference() {
     let Some(gpu) = common::runtime() else { return };
     let ops =
         [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Min, ReduceOp::Max, ReduceOp::Band, ReduceOp::Bor, ReduceOp::Bxor];
