@@ -243,7 +243,8 @@ fn warnings(transport: &str) -> Result<(), Failed> {
     let once = |rank: u32, words: &[&str]| -> Result<(), Failed> {
         let lines = &loud[rank as usize];
         let count = lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
-        if count == 1 { Ok(()) } else { Err(format!("rank {rank} reported {words:?} {count} times: {lines:#?}").into()) }
+        let wrong = || format!("rank {rank} printed {words:?} {count} times: {lines:#?}");
+        if count == 1 { Ok(()) } else { Err(wrong().into()) }
     };
     for rank in [0, 2, 3] {
         once(rank, &["default/0", "in all_reduce seq 3", "rank 1 has not called it: rank 1 is at seq 2"])?;

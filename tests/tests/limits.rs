@@ -1,4 +1,5 @@
-//! Limits of the system: reaching one causes an error or is worked around, never a signal, and nothing is left behind.
+//! Limits of the system: a rank that reaches a limit works around it or gets an error, and no signal ends it. Nothing
+//! is left behind.
 
 use crate::jobs;
 
@@ -150,7 +151,7 @@ fn all_lack(report: &JobReport, words: &[&str]) -> Result<(), Failed> {
         let reported = failures(report, rank);
         let right = reported.iter().any(|t| t.kind == "Resource" && words.iter().all(|word| t.message.contains(word)));
         if !right || !report.exits[rank as usize].success() {
-            return Err(format!("rank {rank} does not say {words:?}:\n{}", shown(report)).into());
+            return Err(format!("rank {rank} did not report {words:?}:\n{}", shown(report)).into());
         }
     }
     Ok(())
@@ -208,7 +209,7 @@ fn groups(more: &str) -> Result {
     }
 }
 
-/// Leaves the limited rank this many bytes of address space.
+/// Lets the limited rank use only `more` bytes of address space more than it uses now.
 fn limit_addresses(more: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap_or_default();
@@ -230,12 +231,12 @@ fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Resu
     Ok(())
 }
 
-/// A started call needs a thread.
+/// Starts a call, for which the rank needs a thread.
 fn start(pg: &ProcessGroup, x: Vec<u32>) -> Result {
     pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().map(drop).map_err(|e| e.error)
 }
 
-/// Needs a thread. On one rank there is no address space for its stack.
+/// Makes calls that need a thread. One rank has no address space for the thread's stack.
 fn thread(_: &str) -> Result {
     until_it_ends("thread", |pg, x| {
         limit_addresses(1 << 20);
@@ -243,7 +244,7 @@ fn thread(_: &str) -> Result {
     })
 }
 
-/// The same, but the limit is that of tasks of the rank's control group.
+/// Makes calls that need a thread. The control group of one rank allows no further task.
 fn tasks(group: &str) -> Result {
     until_it_ends("tasks", |pg, x| {
         if is_poor() {
@@ -257,7 +258,7 @@ fn tasks(group: &str) -> Result {
     })
 }
 
-/// Needs memory for intermediate results, which one rank does not have.
+/// Makes calls that need memory for intermediate results. One rank has no address space for this memory.
 fn memory(_: &str) -> Result {
     until_it_ends("memory", |pg, _| {
         let mut x = vec![1u32; 16 << 20];
@@ -345,7 +346,7 @@ fn lacks(part: &str, words: &str) -> Result<(), Failed> {
 const HERE: &str = "/sys/fs/cgroup";
 const NO_CGROUP: &str = "the group cannot be entered or limited";
 
-/// Makes a memory cgroup for the ranks, if this process may.
+/// Makes a memory cgroup for the ranks. Returns `None` if this process may not make one.
 fn new_group() -> Option<PathBuf> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let name = format!("c10d-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
@@ -361,7 +362,7 @@ fn new_group() -> Option<PathBuf> {
     std::fs::create_dir(&place).ok()?;
     let limited = ["memory.max", "memory.limit_in_bytes"].iter().any(|file| place.join(file).exists());
     if limited {
-        // Version 2 passes the controller on to the groups below only if told; version 1 always does.
+        // In version 2, child groups have the controller only if this file enables it; in version 1 they always do.
         let _ = std::fs::write(place.join("cgroup.subtree_control"), "+memory");
         Some(place)
     } else {
@@ -370,8 +371,8 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into a group of its own below this one, and allows that 4 MiB more memory than it uses. Shared
-/// segments may take half of it, which is too little among eight ranks. TCP needs less.
+/// Moves this process into a child of `group` of its own, and allows the child 4 MiB more memory than it uses. c10d
+/// lets shared segments take half of these 4 MiB, which is too little for eight ranks. TCP needs less.
 fn tighten(group: &Path) {
     let own = group.join(std::env::var("RANK").unwrap_or_default());
     let joined = std::fs::create_dir(&own)

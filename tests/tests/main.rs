@@ -1,5 +1,5 @@
 //! Tests with threads of this program as ranks, over shared memory and over TCP: order, messages, sub-groups, large
-//! groups, plugins that reduce.
+//! groups, and sub-groups and messages of plugins.
 
 mod jobs;
 mod samples;

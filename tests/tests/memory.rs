@@ -118,9 +118,9 @@ fn small_ops() -> Result {
         for _ in 0..200 {
             run(&pg, &mut x, &mut y)?;
         }
-        // On a busy machine a rank may wait so long that it asks the others what they do, and stores what they send
-        // meanwhile, which allocates. So the least number of all rounds counts: an op that allocates does so in every
-        // round.
+        // On a busy machine a rank may wait so long that it asks its peers which calls they are in, and stores messages
+        // that they send meanwhile, which allocates. So the smallest count of all rounds is reported: an op that itself
+        // allocates does so in every round.
         let mut least = usize::MAX;
         for _ in 0..20 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);

@@ -86,7 +86,7 @@ fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
     hosts(pg)
 }
 
-/// All ranks are on one host here.
+/// Tests groups by host. Here all ranks are on one host.
 fn hosts(pg: &ProcessGroup) -> Result<Option<String>> {
     let all: Vec<u32> = (0..pg.size()).collect();
     if pg.hosts()? != vec![0; pg.size() as usize] {
@@ -115,7 +115,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Every rank names the victim's axes and the others'.
+/// Checks that the error of every rank has the victim's axes and the axes of the other ranks.
 fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in 0..world {
         let right = failures(report, rank).first().is_some_and(|one| {
@@ -124,7 +124,7 @@ fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
             one.kind == "Mismatch" && one.field == "axes" && one.guilty == guilty && both
         });
         if !right {
-            return Err(format!("rank {rank}: no such mismatch"));
+            return Err(format!("rank {rank}: no mismatch with both axes and the right ranks"));
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
             let call = op::monitored_barrier(missing).timeout(Duration::from_millis(300));
             Some(pg.run(call).unwrap_err().error)
         };
-        // All ranks stay until all have their result: leaving early is tested elsewhere.
+        // All ranks stay until all have their result, since a rank that leaves early would cause another error.
         let n = pg.store().add("answered", 1, soon)?;
         if n == i64::from(world) {
             pg.store().set("all", b"", soon)?;
@@ -43,7 +43,7 @@ fn a_barrier_without_missing_ranks_succeeds() {
 }
 
 #[test]
-fn the_first_is_named_on_every_rank_that_came() {
+fn the_first_missing_rank_is_named_on_every_other_rank() {
     for absent in [&[1, 3][..], &[0, 2], &[4]] {
         for (rank, e) in without(5, absent, Missing::First).iter().enumerate() {
             let Some(e) = e else { continue };
@@ -54,7 +54,7 @@ fn the_first_is_named_on_every_rank_that_came() {
 }
 
 #[test]
-fn all_are_named_on_every_rank_that_came() {
+fn all_missing_ranks_are_named_on_every_other_rank() {
     for absent in [&[1, 3][..], &[0, 2, 4], &[4]] {
         for (rank, e) in without(5, absent, Missing::All).iter().enumerate() {
             let Some(e) = e else { continue };

@@ -26,8 +26,8 @@ const OWN: [(&str, &[&str]); 10] = [
     ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
 ];
 
-/// In `/dev/shm` there is no room for any file, and no page may be locked.
-/// The limit on locked memory does not apply to a process with the capability.
+/// Runs a command with no room for any file in `/dev/shm`, and without the right to lock memory. A process with the
+/// capability `CAP_IPC_LOCK` has no limit on locked memory, so this capability is dropped.
 const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && \
     exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$@\"";
 

@@ -41,7 +41,7 @@ enum Odd {
 impl Serialize for Odd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Odd::Fails => Err(serde::ser::Error::custom("it does not want to")),
+            Odd::Fails => Err(serde::ser::Error::custom("it fails on purpose")),
             Odd::Panics => panic!("as the test wants it"),
             Odd::Longer => (1u8, 2u8, 3u8).serialize(serializer),
             Odd::Well => 1u8.serialize(serializer),
@@ -187,7 +187,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
         }
         let odd = if victim { Odd::Longer } else { Odd::Well };
         match call(pg, odd) {
-            // A rank that does not deserialize it has no error.
+            // A rank that does not deserialize the object has no error.
             Ok(()) => {}
             other => {
                 let wrong = rejected(other, "Protocol", &[VICTIM], &["2 bytes are left over"]);
@@ -242,7 +242,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
         if let Some(wrong) = rejected(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
-        // This is as large as allowed.
+        // These objects are as large as the limit allows.
         if objects.all_gather_object(&bytes(99))? != vec![bytes(99); 3] {
             return Ok(Some("99 bytes".into()));
         }
@@ -250,7 +250,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg)
 }
 
-/// If an object fails, the next one with its tag still arrives.
+/// If an object cannot be sent or received, the next object with the same tag still arrives.
 fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     const TAG: u32 = 3;
     let large = vec![7u8; 9 << 20];

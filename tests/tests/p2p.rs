@@ -44,7 +44,7 @@ fn tags_are_matched_and_each_is_in_order() {
                 }
             }
         } else {
-            // The last tag comes first: messages without a receive must not block others.
+            // The messages of the last tag are received first: messages without a receive must not block others.
             for tag in (0..3).rev() {
                 for i in 0..EACH {
                     let mut x = [0u32];
@@ -79,7 +79,7 @@ fn any_source_names_the_sender() {
 }
 
 #[test]
-fn started_before_and_after_the_other_side() {
+fn receives_and_sends_start_in_either_order() {
     c10d::run_ranks(2, |pg| {
         let other = 1 - pg.rank();
         // Both ranks receive first, which only started ops can do.
@@ -193,7 +193,7 @@ fn a_cancelled_receive_takes_no_message() {
         let sends = vec![op::send(vec![0u32], 0, 6)];
         let (_, mut batch) = pg.batch(sends, vec![op::recv(vec![99u32], 0, 5), op::recv(vec![99u32], 2, 5)]);
         let (of_2, of_0) = (batch.pop().unwrap(), batch.pop().unwrap());
-        // If it were cancelled after its deadline, it would have failed the group.
+        // This receive is cancelled before its deadline, so the group must not fail at this deadline.
         let short = pg.start(op::recv(vec![66u32], 2, 5).timeout(Duration::from_millis(300)));
         assert_eq!((back(first), back(any), back(of_0)), (vec![77], (vec![88], u32::MAX), vec![99]));
         assert_eq!(back(short), [66]);
@@ -239,14 +239,14 @@ fn cancelling_races_with_messages_and_loses_none() {
                     }
                 }
             }
-            println!("{count} elements: {} times too early, {} times too late", seen[0], seen[1]);
+            println!("{count} elements: {} receives were cancelled, {} had their message before", seen[0], seen[1]);
             pg.barrier()
         })
         .unwrap();
     }
 }
 
-/// A cancelled send that has not begun never arrives; one that has begun does.
+/// A cancelled send that has not begun never arrives; a send that has begun cannot be cancelled.
 #[test]
 fn a_send_is_taken_back_before_it_begins() {
     const LARGE: usize = 32 << 20;
@@ -271,7 +271,7 @@ fn a_send_is_taken_back_before_it_begins() {
     .unwrap();
 }
 
-/// Nothing remains of a cancelled receive: the group ends at once, in order.
+/// After a receive was cancelled, the group can shut down without waiting for a message.
 #[test]
 fn a_group_leaves_after_a_cancel() {
     c10d::run_ranks(2, |pg| {

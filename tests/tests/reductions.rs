@@ -281,16 +281,16 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
                     _ => &["40", "41"],
                 };
                 if one.kind != "Mismatch" || one.field != field || !names {
-                    return wrong("no such mismatch");
+                    return wrong("no mismatch of this field that names the right ranks");
                 }
                 if !both.iter().all(|name| one.message.contains(name)) {
-                    return wrong("does not name both");
+                    return wrong("the error does not have both values");
                 }
             }
             ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
-            ("killed", _) => return wrong("no such error"),
+            ("killed", _) => return wrong("no error that names only the victim as dead"),
             _ if lines(report, rank) == ["well"] => {}
-            _ => return wrong("is not well"),
+            _ => return wrong("did not report success"),
         }
     }
     Ok(())
@@ -338,7 +338,8 @@ fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
     trials::differs(call)
 }
 
-/// A closure panics: its rank unwinds, the other ranks name it, and the group can still be used.
+/// A closure panics: the panic continues on its rank, the errors of the other ranks name this rank, and the group can
+/// still be used.
 fn panics(pg: &ProcessGroup) -> Result {
     let victim = pg.rank() == VICTIM;
     type Call = fn(&ProcessGroup, &mut [f32], &mut dyn FnMut(&mut [f32], &[f32])) -> Result;
@@ -375,7 +376,7 @@ fn panics(pg: &ProcessGroup) -> Result {
         pg.all_reduce_with(&mut x, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a += x))?;
         well &= x == [WORLD as f32; 5];
     }
-    report_line(if well { "well" } else { "not so" });
+    report_line(if well { "well" } else { "a wrong panic, error or sum" });
     pg.clone().shutdown()
 }
 

@@ -150,7 +150,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         (learnt, None)
     };
     let (calls, error) = learnt;
-    let Some(error) = error.or(leaves) else { return Ok(Some(format!("rank {me}: nothing after {calls} calls"))) };
+    let Some(error) = error.or(leaves) else { return Ok(Some(format!("rank {me}: no error after {calls} calls"))) };
     let culprit = |rank: &u32| if me == case.odd { *rank != me } else { *rank == case.odd };
     Ok((!is_about(&error, mine, culprit)).then(|| format!("rank {me}, call {calls}: {error}")))
 }
@@ -190,7 +190,8 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| await_key(pg, &format!("called/{rank}")))
 }
 
-/// The last rank uses another root than the other ranks. They get the error although neither root has made its call.
+/// The last rank uses another root than the other ranks. All ranks that are not one of these two roots get the error
+/// before either root has made its call.
 fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
     let early = || (0..odd).filter(|rank| !roots.contains(rank));
@@ -224,13 +225,13 @@ fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_together, rank {me}: {left:?}")))
 }
 
-/// The other ranks have left when the last one makes its call.
+/// All other ranks have left when the last rank makes its call, with another root.
 fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, last) = (pg.rank(), pg.size() - 1);
     let store = pg.store().clone();
     let which = (OpKind::Broadcast, me);
     if me < last {
-        // Either all use the same root, or each rank uses itself.
+        // All ranks but the last use root 0, so they agree with each other, and leave without an error.
         let which = (OpKind::Broadcast, 0);
         call(&pg, which)?;
         let left = pg.shutdown().err();
@@ -258,7 +259,7 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
         }
         say(&pg, "ahead")?;
         let late = begin.elapsed() > CAP / 2;
-        // The others get the error from its earlier calls, although it makes no more.
+        // The other ranks must get the error from this rank's earlier calls, while this rank makes no more calls.
         for rank in 1..pg.size() {
             await_key(&pg, &format!("learnt/{rank}"))?;
         }
@@ -273,8 +274,8 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
 }
 
-/// A disagreement that is found in a later call is reported for the call from which the ranks differ, with the place
-/// where it was found.
+/// If a disagreement is found in a later call, the error is about the call in which the ranks differ, and its text has
+/// the call in which the disagreement was found.
 fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);

@@ -44,13 +44,13 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
         match (part, &reported[..]) {
             ("shape" | "dtype" | "reduce_op", [one]) if one.kind == "Mismatch" && one.field == part => {
                 if !names_victim(&one.guilty) {
-                    return wrong("names others");
+                    return wrong("the error names other ranks");
                 }
             }
             ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
-            ("shape" | "dtype" | "reduce_op" | "killed", _) => return wrong("no such error"),
+            ("shape" | "dtype" | "reduce_op" | "killed", _) => return wrong("not the expected error"),
             _ if lines(report, rank) == ["well"] => {}
-            _ => return wrong("is not well"),
+            _ => return wrong("did not report success"),
         }
     }
     Ok(())
@@ -124,7 +124,7 @@ fn reduce_op(pg: &ProcessGroup) -> Result {
     differs(pg, || with(ReduceOp::Max), || with(ReduceOp::Min))
 }
 
-/// One rank's tensor is invalid: all ranks learn of it, name the rank, and continue.
+/// One rank's tensor is invalid: the errors of all ranks name this rank, and the group can still be used.
 fn wrong_indices(pg: &ProcessGroup) -> Result {
     let mut well = true;
     let cases: [(Vec<i64>, bool, &str); 4] = [
@@ -166,7 +166,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
         }
     };
     let mut well = sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| *v == want(i));
-    // All ranks are told of an entry that is not among them.
+    // If one rank has an entry that is not in the list of indices, all ranks get an error.
     let stray = Coo::new([100], 1, vec![if pg.rank() == VICTIM { 95 } else { 5 }], vec![1f64])?;
     let e = pg.all_reduce(stray, options).err();
     well &= e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().guilty == [VICTIM]);
@@ -178,7 +178,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// Dense and sparse calls in different orders on different ranks, including the first calls.
+/// Makes dense and sparse calls in different orders on different ranks. This includes the first calls of the group.
 fn beside_dense(pg: &ProcessGroup) -> Result {
     let mut well = true;
     for nnz in [200, 20_000] {

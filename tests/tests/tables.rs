@@ -58,7 +58,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Returns what is wrong, if anything. `alone` means that this rank is the only one of its process.
+/// Returns what is wrong, if anything. `alone` means that this rank is the only rank in its process.
 fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: String| Ok(Some(what));
@@ -149,7 +149,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     leave(pg, said)
 }
 
-/// Returns the ranks that the error names: `rank`, or none if this is that rank (`mine`).
+/// Returns the ranks that this rank's error must name: only `rank`, or none if this rank is `rank` itself (`mine`).
 fn unless(mine: bool, rank: u32) -> Vec<u32> {
     if mine { Vec::new() } else { vec![rank] }
 }
@@ -207,14 +207,14 @@ fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let wrong = wrong.or(rejected(root, "Mismatch", guilty, &["root is", "0", "2"]));
     let way = if victim { pg.share_from(0, 8, well) } else { pg.share_on_host(8, well) };
     let wrong = wrong.or(rejected(way, "Mismatch", guilty, &["root is", "0", "one on each host"]));
-    // Invalid arguments that are the same on all ranks.
+    // Arguments that are invalid, but the same on all ranks.
     let wrong = wrong.or(rejected(pg.share_from(3, 8, well), "InvalidArgument", &[], &["root 3 is not a rank"]));
     let wrong =
         wrong.or(rejected(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can hold"]));
     if wrong.is_some() { Ok(wrong) } else { values(pg, true) }
 }
 
-/// Lowers a limit for a while.
+/// Calls `run` with a lowered limit, and restores the limit afterwards.
 fn limited<R>(which: Resource, most: u64, run: impl FnOnce() -> R) -> R {
     let before = rustix::process::getrlimit(which);
     setrlimit(which, Rlimit { current: Some(most), ..before }).expect("lowering a limit is allowed");
@@ -248,7 +248,7 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
         }
     }
     if failed < 4 {
-        return Ok(Some(format!("only {failed} tables were not made")));
+        return Ok(Some(format!("only {failed} calls failed")));
     }
     values(pg, true)
 }

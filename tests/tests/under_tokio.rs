@@ -6,7 +6,7 @@ use c10d::{Cancel, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 
 /// A time limit that only a hang reaches.
 const LONG: Duration = Duration::from_secs(20);
-/// A time that passes before an op ends whose peer has not called it.
+/// A time limit that passes while an op waits for a peer that has not made its call.
 const SHORT: Duration = Duration::from_millis(20);
 
 /// Runs each rank's task on runtimes of one and of several threads.
@@ -66,7 +66,7 @@ fn select_and_timeout_leave_the_handle() {
     });
 }
 
-/// If a timeout drops a future, its op continues, so that no rank waits for another.
+/// If a timeout drops a future, its op continues, so that the other ranks can complete the op.
 #[test]
 fn a_dropped_future_does_not_end_its_op() {
     on_runtimes(2, async |pg| {
@@ -86,7 +86,7 @@ fn a_dropped_future_does_not_end_its_op() {
 
 /// If a receive is cancelled after a timeout, the next receive gets the message.
 #[test]
-fn a_receive_is_given_up() {
+fn a_receive_can_be_cancelled_after_a_timeout() {
     on_runtimes(2, async |pg| {
         if pg.rank() == 0 {
             let mut work = pg.start(op::recv(vec![0u8; 4], 1, 3));
@@ -120,7 +120,7 @@ fn an_op_has_its_own_deadline() {
             assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
             pg.store().set("reported", b"", Instant::now() + LONG)?;
         } else {
-            // If a rank left earlier, there would be another cause.
+            // If this rank left earlier, the error of rank 0 would have another cause.
             let store = pg.store().clone();
             let signalled = tokio::task::spawn_blocking(move || store.wait(&["reported"], Instant::now() + LONG));
             signalled.await.expect("no panic")?;

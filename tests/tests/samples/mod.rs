@@ -1,4 +1,4 @@
-//! Builds the sample plugins: those in C as their vendors would build them.
+//! Builds the sample plugins. Those in C are built as their vendors would build them.
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
@@ -11,11 +11,11 @@ use std::sync::Mutex;
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
-    /// The same, as a CUDA device.
+    /// `CCollectives` with a device of the type CUDA.
     CCuda,
     /// The guarded device in Rust, with `export_device!`.
     Guarded,
-    /// The same, with reductions on the device.
+    /// `Guarded` with reductions on the device.
     Reduces,
     /// A plugin of the tests: collectives in which no rank waits for a rank from which it receives nothing.
     Rooted,
@@ -37,7 +37,7 @@ impl Sample {
         self.directory().join(format!("libc10d_{}.so", self.name()))
     }
 
-    /// The directory of the file, which is separate if the name is already used.
+    /// The directory of the file. `CCuda` has its own directory, since its file has the same name as `CCollectives`.
     fn directory(self) -> PathBuf {
         if let Sample::CCuda = self { directory().join("cuda") } else { directory() }
     }
@@ -51,12 +51,12 @@ pub(crate) fn directory() -> PathBuf {
 /// Builds the plugins and puts them into the directory, once in this process.
 pub(crate) fn build(samples: &[Sample]) {
     static BUILT: Mutex<BTreeSet<Sample>> = Mutex::new(BTreeSet::new());
-    let mut built = BUILT.lock().expect("a build that failed has ended the process");
+    let mut built = BUILT.lock().expect("no earlier build has failed");
     for sample in samples {
         if !built.insert(*sample) {
             continue;
         }
-        std::fs::create_dir_all(sample.directory()).expect("cargo's folder for tests takes another folder");
+        std::fs::create_dir_all(sample.directory()).expect("a folder can be made in cargo's folder for tests");
         match sample {
             Sample::Guarded | Sample::Reduces => in_rust(*sample),
             Sample::Rooted => for_tests(*sample),
