@@ -14,7 +14,8 @@ from torch._C._distributed_c10d import Backend as _Backend
 
 NAME = "c10d_rs"
 
-# The library's backend for the devices of a type. A plugin's devices are served by the best that there is for them.
+# The library's backend for each type of device. Devices of plugins are not listed, so the library selects their
+# backend.
 _BACKENDS = {"cpu": "gloo-like", "cuda": "nccl"}
 
 # How long the interpreter waits at its end for peers that have not yet received what this rank sent.
@@ -90,8 +91,8 @@ def Options(hints=None, timeout=None, backends=""):
     """Options for ``pg_options``.
 
     ``hints`` are settings of the backends, such as ``{"gloo-like.transport": "tcp"}``. ``backends`` names the library's
-    backend for each device, such as ``"cpu:gloo-like,cuda:nccl"``; without it the devices in the name that the program gave
-    to ``init_process_group`` decide.
+    backend for each device, such as ``"cpu:gloo-like,cuda:nccl"``. Without ``backends``, each device that the program
+    named in ``init_process_group`` has its usual backend.
     """
     native = shim()
     hints = {str(name): str(value) for name, value in (hints or {}).items()}
@@ -104,15 +105,15 @@ def Options(hints=None, timeout=None, backends=""):
     return options
 
 
-# Older releases of PyTorch put this before the keys of a restarted job.
+# Older releases of PyTorch put this prefix before the keys of a restarted job.
 _ATTEMPT = re.compile(r"^/?worker/attempt_\d+$")
 
 
 def meeting(store, prefixes):
-    """How many of the outer prefixes of a group's keys are PyTorch's own, and the prefix that replaces them.
+    """Returns how many of the outer prefixes of a group's keys are PyTorch's own, and the prefix that replaces them.
 
     Ranks in Rust do not know PyTorch's prefixes. With `env://` their keys begin with ``c10drs/<run>``. So PyTorch's
-    prefixes are removed, and those that a program added stay.
+    prefixes are replaced by this one, and the prefixes that a program added stay.
     """
     if "default_pg" not in prefixes:
         return 0, ""
@@ -124,9 +125,10 @@ def meeting(store, prefixes):
 
 
 def _devices():
-    """The types of the devices whose tensors the group gives to this backend.
+    """Returns the types of the devices whose tensors the group gives to this backend.
 
-    PyTorch does not pass them to the function that makes a backend, so they are read from the function that calls it.
+    PyTorch does not pass these types to the function that makes a backend. So they are read from a local variable of
+    PyTorch's function that calls it.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -142,9 +144,9 @@ def _serve(options, devices, bound):
     private = torch._C._get_privateuse1_backend_name()
     unknown = devices - {"cpu", "cuda", private}
     if unknown:
-        raise ValueError(f"c10d_rs: it has no ops for tensors on {', '.join(sorted(unknown))}")
+        raise ValueError(f"c10d_rs: this backend has no ops for tensors on {', '.join(sorted(unknown))}")
     if private in devices:
-        # The library knows the devices of its plugins by name. The one without a name is its default one.
+        # The library knows the devices of its plugins by name. An empty name means its default PrivateUse1 device.
         options._private_use1 = "" if private == "privateuseone" else private
     elif not options._backends:
         options._backends = ",".join(f"{device}:{_BACKENDS[device]}" for device in sorted(devices))

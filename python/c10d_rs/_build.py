@@ -1,4 +1,4 @@
-"""Builds the C++ shim for the installed PyTorch, and finds one that was built before."""
+"""Builds the C++ shim for the installed PyTorch, and finds a shim that was built before."""
 
 import fcntl
 import glob
@@ -97,14 +97,14 @@ def command(source, output):
 
 
 def build(say=lambda words: None):
-    """The path of the shim, which is built if it does not exist. Ranks that start at once wait for the one that builds."""
+    """Returns the path of the shim, which is built if it does not exist. Other ranks wait for the rank that builds it."""
     folder = next(filter(_usable, folders()), None)
     if folder is None:
         raise CannotBuild(f"none of {', '.join(folders())} is a folder that only this user may write to")
     own = os.path.join(folder, key())
     shim = os.path.join(own, MODULE + ".so")
     with open(os.path.join(folder, "lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # The system releases it when this process ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # If this process ends, the system releases the lock.
         if _trusted(shim):
             return shim
         os.makedirs(own, mode=0o700, exist_ok=True)

@@ -18,14 +18,14 @@ from ._interface import (
 
 
 class Options:
-    """The same as the shim's class."""
+    """Options with hints, like the shim's class `Options`."""
 
     def __init__(self, hints):
         self.hints = hints
 
 
 def _store_of(store, alive):
-    """Makes a store of the library of a store of PyTorch."""
+    """Makes a store of the library that passes its requests to a store of PyTorch."""
 
     def ask(_, verb, args, count, number, timeout_ms, out, sink, put):
         try:
@@ -304,7 +304,8 @@ def create(opts, options):
     while isinstance(root, dist.PrefixStore):
         layers.append(root)
         root = root.underlying_store
-    # PyTorch's own are those of the device, of the group, of the default group if it is another, and "default_pg".
+    # PyTorch's own prefixes are those of the device, of the group, of the default group unless it is this group, and
+    # "default_pg".
     own = 3 if default else 4
     if len(layers) >= own:
         store = layers[own - 1].underlying_store

@@ -30,7 +30,8 @@ Ask = c.CFUNCTYPE(
     Put,
 )  # fmt: skip
 Release = c.CFUNCTYPE(None, c.c_void_p)
-# The function by which the library releases tensors does nothing, so no Python code runs on its threads.
+# The library calls this function to release tensors. It is C's `free`, which does nothing with the null pointer that
+# `start` gets as the owner. So no Python code runs on the library's threads.
 NOTHING = c.cast(c.CDLL(None).free, c.c_void_p)
 
 
@@ -122,6 +123,6 @@ class Library:
 
 
 def text(value):
-    """A string for the library. It exists as long as this value, or a struct that contains it."""
+    """Makes a string for the library. Its bytes exist as long as the returned value, or a struct that contains it."""
     data = value.encode()
     return Text(c.cast(c.c_char_p(data), c.c_void_p), len(data))

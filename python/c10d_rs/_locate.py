@@ -11,7 +11,7 @@ def library():
     told = os.environ.get("C10D_RS_LIBRARY")
     if told:
         return told
-    # It is installed, or was built in a checkout by `cargo build --release -p c10d-python`.
+    # The library is installed with the package, or was built in a checkout by `cargo build --release -p c10d-python`.
     checkout = os.path.join(HERE, "..", "..", "target", "release", "libc10d_rs.so")
     found = sorted(glob.glob(os.path.join(HERE, "_library*.so"))) + glob.glob(checkout)
     if not found:

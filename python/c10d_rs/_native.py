@@ -10,7 +10,7 @@ from ._locate import library
 
 
 def load():
-    """The shim as a module, which is built if it does not exist. Raises `_build.CannotBuild`."""
+    """Returns the shim as a module. Builds the shim if it does not exist. Raises `_build.CannotBuild`."""
     if os.environ.get("C10D_RS_SHIM", "1") in ("0", "off"):
         raise _build.CannotBuild("C10D_RS_SHIM forbids it")
     path = _build.existing() or _build.build(lambda words: print(f"c10d_rs: {words}", file=sys.stderr, flush=True))

@@ -69,7 +69,7 @@ typedef struct c10drs_init {
   uint32_t size;
   int64_t timeout_ms;
   c10drs_text name;
-  c10drs_text prefix;       /* keys in the store are below it; may be empty */
+  c10drs_text prefix;       /* put before every key in the store; may be empty */
   c10drs_text backends;     /* the backend of each device, such as "cpu:gloo-like"; may be empty */
   c10drs_text url;          /* an init method, instead of rank, size and store; may be empty */
   const c10drs_text* hints; /* names and values, alternating */
@@ -77,7 +77,7 @@ typedef struct c10drs_init {
   const c10drs_store* store; /* the library takes it over, even on errors; may be null for one rank, or with a url */
   uint32_t device_kind;      /* the device of the rank, with DLPack's code; 0 if it is not specified */
   uint32_t device_index;
-  c10drs_text private_use1; /* the device on which tensors of kind 12 are, by c10d's name; the default one if empty */
+  c10drs_text private_use1; /* c10d's name of the device of kind 12; empty: the default device */
 } c10drs_init;
 
 enum {
@@ -125,10 +125,10 @@ enum {
 
 /* A contiguous tensor. */
 typedef struct c10drs_tensor {
-  void* data;      /* the address, or on other devices than the host the allocator's pointer */
-  uint64_t offset; /* bytes from there */
-  uint64_t count; /* elements */
-  uint32_t dtype; /* C10DRS_TYPE_.. */
+  void* data;      /* in host memory the address of the elements, on a device the allocator's pointer */
+  uint64_t offset; /* bytes from `data` to the first element */
+  uint64_t count;  /* elements */
+  uint32_t dtype;  /* C10DRS_TYPE_.. */
 } c10drs_tensor;
 
 /* A call. In-place ops and receives have only outputs, and a send has one input. A list of lists is flattened. Lists
@@ -141,10 +141,10 @@ typedef struct c10drs_call {
   uint32_t peer;
   uint32_t tag;
   uint32_t wait_all_ranks; /* of monitored_barrier */
-  int64_t timeout_ms;      /* -1: the group's */
+  int64_t timeout_ms;      /* -1: the group's timeout */
   uint32_t device_kind;    /* DLPack's code: 1 = host memory, 2 = CUDA, 12 = a vendor's device */
   uint32_t device_index;
-  uint64_t stream; /* the device's stream that the call comes after; 0 = the default one */
+  uint64_t stream; /* the call runs after the work on this stream of the device; 0 = the default stream */
   const c10drs_tensor* inputs;
   size_t inputs_len;
   const c10drs_tensor* outputs;
@@ -189,16 +189,17 @@ void c10drs_error_free(c10drs_error* error);
 
 /* Runs a call on this thread. For recv_any_source it writes the sender's rank to *source. */
 int c10drs_run(const c10drs_group* group, const c10drs_call* call, uint32_t* source, c10drs_error** error);
-/* Starts a call. The tensors' memory must remain valid and unchanged until release(owner), which is always called,
- * possibly before this function returns. An error of the call is reported here, with a null result, or by the wait. */
+/* Starts a call. The tensors' memory must remain valid and unchanged until the library calls release(owner). It always
+ * does so once, possibly before this function returns. If the call cannot be started, the result is null and *error is
+ * set. c10drs_work_wait returns all other errors of the call. */
 c10drs_work* c10drs_start(const c10drs_group* group, const c10drs_call* call, void (*release)(void*), void* owner,
                           c10drs_error** error);
 int c10drs_sparse_all_reduce(const c10drs_group* group, const c10drs_call* call, const c10drs_sparse* tensor,
                              c10drs_give give, void* context, c10drs_error** error);
 
 int c10drs_work_done(const c10drs_work* work);
-/* Waits for this number of milliseconds, or with -1 for as long as the op may take. Returns 0 if the op succeeded, 1 if
- * it failed, and 2 if it is not finished. */
+/* Waits for at most this number of milliseconds, or with -1 until the op is finished. Returns 0 if the op succeeded, 1
+ * if it failed, and 2 if it is not finished. */
 int c10drs_work_wait(const c10drs_work* work, int64_t timeout_ms, uint32_t* source, c10drs_error** error);
 /* Calls function(context) once when the op is finished. The function must not call this interface, and must be quick.
  * Returns 0 if the op is already finished; then the function is not called. */

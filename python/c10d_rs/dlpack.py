@@ -1,8 +1,8 @@
 """Tensors between PyTorch and Rust by DLPack, without a copy.
 
-It is for Rust programs that embed Python, and for extension modules in Rust. The two sides exchange the address of a
-``DLManagedTensorVersioned``: ``c10d::dlpack::Imported::versioned`` accepts one, and ``c10d::dlpack::export`` makes one.
-``examples/embed`` does both.
+This module is for Rust programs that embed Python, and for extension modules in Rust. The two sides exchange the
+address of a ``DLManagedTensorVersioned``: ``c10d::dlpack::Imported::versioned`` accepts one, and
+``c10d::dlpack::export`` makes one. ``examples/embed`` does both.
 """
 
 import ctypes
@@ -32,10 +32,10 @@ _is_valid = _of_python("PyCapsule_IsValid", ctypes.c_int, ctypes.py_object, ctyp
 def to_address(tensor):
     """Passes the tensor to Rust, as the address of a ``DLManagedTensorVersioned``.
 
-    The receiver owns the struct and must call its deleter. ``Imported::versioned`` takes ownership even on errors, and calls
-    the deleter when it is dropped. Until then the memory is valid, and each side sees what the other writes. While an op in
-    Rust uses the tensor, Python must not use it. The tensor may be of any library that has ``__dlpack__``. A tensor of
-    PyTorch must not require a gradient. Rust accepts contiguous tensors.
+    The receiver owns the struct and must call its deleter. ``Imported::versioned`` takes ownership even on errors, and
+    calls the deleter when the ``Imported`` is dropped. Until then the memory is valid, and each side sees what the other
+    side writes. While an op in Rust uses the tensor, Python must not use the tensor. The tensor may be of any library
+    that has ``__dlpack__``. A tensor of PyTorch must not require a gradient. Rust accepts contiguous tensors.
     """
     capsule = tensor.__dlpack__(max_version=(1, 0))
     if not _is_valid(capsule, _FULL):

@@ -1,5 +1,5 @@
-// Devices for tests on a machine that has none: PyTorch's PrivateUse1 over the device of one of c10d's plugins, and tensors
-// over memory that a simulated CUDA driver gave.
+// Devices for tests on a machine without accelerators: PyTorch's PrivateUse1 over the device of one of c10d's plugins,
+// and tensors in memory of a simulated CUDA driver.
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
@@ -17,7 +17,7 @@ namespace {
 
 const c10d_device* device = nullptr;
 
-// PyTorch asks for these when it makes a storage from Python.
+// PyTorch calls these hooks when Python code makes a storage.
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
@@ -121,9 +121,9 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromB
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1>)
 
-// CUDA as PyTorch sees it where there is a simulated driver: one stream, which this test chooses.
+// PyTorch's access to CUDA over the simulated driver. There is one stream, which the test sets.
 struct CudaGuard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
-  // PyTorch asks for the handle, or, if it is older, waits for the stream.
+  // Newer releases of PyTorch ask for the handle. With older releases, c10d_rs waits for the stream.
   void* getStreamNativeHandle(const c10::Stream) const { return stream; }
   void synchronizeStream(const c10::Stream&) const override {
     using Wait = int (*)(void*);

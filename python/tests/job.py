@@ -34,7 +34,7 @@ class Rank:
         self.rank, self.world, self.folder = rank, world, folder
 
     def init(self, backend="c10d_rs", timeout=TIMEOUT, **more):
-        """Makes the default group. Its store is a file, if nothing else is given."""
+        """Makes the default group. Unless the arguments name another store, its store is a file."""
         import torch.distributed as dist
 
         if "store" not in more:
@@ -48,13 +48,13 @@ class Rank:
         open(os.path.join(self.folder, name), "w").close()
 
     def meet(self, name, ranks):
-        """Waits until all of these ranks have called it."""
+        """Waits until all of these ranks have called `meet` with this name."""
         self.mark(f"{name}-{self.rank}")
         for rank in ranks:
             self.await_mark(f"{name}-{rank}")
 
     def await_mark(self, name, limit=TIMEOUT):
-        """Waits for a file of `mark`."""
+        """Waits until a rank has called `mark` with this name."""
         until = time.monotonic() + limit
         while not os.path.exists(os.path.join(self.folder, name)):
             assert time.monotonic() < until, f"no rank made {name}"
@@ -92,7 +92,7 @@ class Raised:
 
 
 def outcomes(body, world, *args, limit=600, env=None, gone=()):
-    """What each rank returned, or `Raised`, or `Died`. It does not wait for ranks that are `gone`."""
+    """Returns what each rank returned, or `Raised` or `Died` for the rank. Does not wait for the ranks in `gone`."""
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []
         for rank in range(world):
@@ -137,7 +137,7 @@ def _collect(ranks, limit, gone):
 
 
 def run(body, world, *args, **more):
-    """What each rank returned. It fails if a rank raised or died."""
+    """Returns what each rank returned. Fails if a rank raised or died."""
     found = outcomes(body, world, *args, **more)
     bad = [f"rank {i}: {value!r}" for i, value in enumerate(found) if isinstance(value, (Raised, Died))]
     assert not bad, "\n".join(bad)

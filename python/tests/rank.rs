@@ -1,8 +1,8 @@
 //! A rank in Rust of the jobs of `test_mixed.py`, whose other ranks are in Python.
 //!
-//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault, the others make a call in this form. The
-//! folder has the files by which the ranks wait for each other. The program prints what happened, as one line:
-//! `kind|guilty ranks|op|time|text`.
+//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault, and the other ranks make a call in this
+//! form. The folder has the files by which the ranks wait for each other. The program prints the error of the call in
+//! one line: `kind|guilty ranks|op|time|text`.
 
 use std::fs;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use c10d::{Call, ProcessGroup, ReduceOp, Result, buffer::Buffers, op};
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The timeout of all that is not expected to time out.
+/// The timeout of everything that must not time out.
 const LONG: Duration = Duration::from_secs(120);
 /// The timeout of the call if a rank is stopped.
 const SHORT: Duration = Duration::from_secs(8);
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Makes a group without these ranks, and returns the sum of the ranks in it, and its size.
+/// Makes a group without these ranks. Returns a text with the sum of the ranks in the new group, and with its size.
 fn shrunk(pg: &ProcessGroup, lost: &[u32]) -> Result<String> {
     let left = pg.shrink(lost)?;
     let mut x = [left.rank() as f32];
@@ -75,7 +75,7 @@ fn shrunk(pg: &ProcessGroup, lost: &[u32]) -> Result<String> {
     Ok(format!("{} of {}", x[0], left.size()))
 }
 
-/// The call of the ranks that do nothing wrong, and the calls that differ from it.
+/// Makes the usual call, `all_reduce`, or a call that differs from it in one respect.
 fn act(pg: &ProcessGroup, name: &str, form: &str, limit: Duration) -> Result {
     let ones = |count| vec![1f32; count];
     match name {
@@ -100,7 +100,7 @@ where
     Ok(())
 }
 
-/// Waits until all of these ranks have called it, as `Rank.meet` of `job.py` does.
+/// Waits until all of these ranks are here, like `Rank.meet` of `job.py`.
 fn meet(folder: &Path, rank: u32, ranks: Range<u32>) {
     fs::write(folder.join(format!("ready-{rank}")), "").expect("this rank is marked as ready");
     let begin = Instant::now();
@@ -112,7 +112,7 @@ fn meet(folder: &Path, rank: u32, ranks: Range<u32>) {
     }
 }
 
-/// The time as Python's `time.monotonic()`.
+/// Returns the time of Python's `time.monotonic()`.
 fn now() -> f64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9

@@ -73,7 +73,7 @@ def on_plugin(r, folder, sample):
     work = dist.all_reduce(x, async_op=True)
     work.wait()
     assert x.cpu().tolist() == [total * n] * 3
-    # Part of a tensor, and one that is not contiguous.
+    # A part of a tensor, and a tensor that is not contiguous.
     whole = torch.arange(8.0).to("cdev")
     dist.all_reduce(whole[2:5])
     assert whole.cpu().tolist() == [i * n if 2 <= i < 5 else i for i in range(8)]
@@ -110,7 +110,7 @@ def on_plugin(r, folder, sample):
     dist.all_reduce(x)
     assert x.tolist() == [n] * 3
     dist.barrier()
-    # The tensors of one call are on one device.
+    # The tensors of one call must be on one device.
     with pytest.raises(ValueError, match="the tensors of the call are on cdev:0 and on cpu|on cpu and on cdev:0"):
         dist.group.WORLD._get_backend(torch.device("cpu"))._allgather_base(torch.zeros(n).to("cdev"), torch.zeros(1))
     group = dist.new_group(backend="cpu:c10d_rs,cdev:c10d_rs")
@@ -118,7 +118,7 @@ def on_plugin(r, folder, sample):
     dist.all_reduce(x, group=group)
     assert x.cpu().tolist() == [total] * 3
     if n > 1:
-        # The error names the backend that did it.
+        # The error names the backend that ran the op.
         with pytest.raises(dist.DistBackendError, match=rf"backend {SAMPLES[sample]}[],]") as e:
             dist.all_reduce(mine(3 + me), group=group)
         assert e.value.kind == "Mismatch" and e.value.guilty_ranks, e.value
@@ -154,7 +154,7 @@ def other_device(r):
 
 def test_a_device_without_ops():
     for raised in job.outcomes(other_device, 2):
-        assert "it has no ops for tensors on meta" in raised.words, raised
+        assert "this backend has no ops for tensors on meta" in raised.words, raised
 
 
 def no_driver(r):
@@ -171,7 +171,7 @@ def test_cuda_without_a_driver():
 
 
 def cpu_alone(r):
-    """Where another backend has CUDA, ours does not look for a driver."""
+    """If the group uses c10d_rs only for CPU tensors, c10d_rs does not ask the library for a CUDA backend."""
     native, asked = _backend.shim(), []
     make = native.open
 
@@ -218,7 +218,7 @@ def on_cuda(r, folder):
     made_of = []
     x = tensor([float(me), 1.0, 2.0])
     assert x.device == torch.device("cuda", me)
-    # It comes after the copy on the stream, or the simulated driver finds a race.
+    # The op must come after the copy on the stream. Otherwise the simulated driver reports a race.
     dist.all_reduce(x)
     assert values(x) == [float(sum(range(n))), n, 2.0 * n]
     work = dist.all_reduce(x, async_op=True)
@@ -262,7 +262,8 @@ def test_cuda_over_a_simulated_driver(built, tmp_path):
     # Some releases of PyTorch load NCCL from the first such folder of `sys.path`.
     (tmp_path / "nccl" / "lib").mkdir(parents=True)
     os.symlink(tmp_path / "libnccl.so.2", tmp_path / "nccl" / "lib" / "libnccl.so.2")
-    # The linker must find them before PyTorch's own, so these ranks are no forks of the tests' server.
+    # The linker must find the simulated libraries before PyTorch's own, so these ranks are not forked from the tests'
+    # server.
     python_path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": "libnccl.so.2", "PYTHONPATH": python_path}
     ranks = [

@@ -24,7 +24,7 @@ def survive(r, fault, form):
     dist.barrier()
     out = net(torch.ones(2, 64)).sum() if net else None
     if fault == "stopped":
-        # The short timeout begins when all ranks are here, since they may come late.
+        # Ranks may start late, so the short timeout is set only now. All ranks meet before the call.
         if CAN_SET_TIMEOUT:
             dist.set_timeout(datetime.timedelta(seconds=8))
         r.meet("ready", range(r.world))
@@ -76,7 +76,7 @@ def test_the_guilty_rank_is_named(fault, form):
 def abort(r):
     r.init()
     dist.barrier()
-    # No rank is in the barrier any more.
+    # After this meeting, no rank is in the barrier any more.
     r.meet("there", range(r.world))
     if r.rank == 0:
         dist.distributed_c10d._abort_process_group()
@@ -131,7 +131,7 @@ LONG = pytest.mark.long
 @pytest.mark.parametrize("what", ["raises", "leaves", "in flight"])
 @pytest.mark.parametrize("form", ["blocking", pytest.param("async", marks=LONG), pytest.param("ddp", marks=LONG)])
 def test_the_interpreter_ends(form, what, world, tmp_path):
-    """It neither hangs nor crashes, whatever is in flight. The other ranks are told who left."""
+    """The interpreter ends without a hang or crash, whatever ops are in flight. The errors of other ranks name rank 0."""
     script = tmp_path / "script.py"
     script.write_text(IMPORT + SCRIPT)
     ranks = [

@@ -190,17 +190,17 @@ def test_stubs_have_what_there_is(name):
 LEFT = {
     "PyTorch calls the method with the older name": """all_gather_single all_gather_single_coalesced gather_single
         reduce_scatter_single reduce_scatter_single_coalesced all_to_all_single""",
-    "PyTorch's own is right": """isInitialized addEphemeralTimeout setGroupUid getBoundDeviceId setBoundDeviceId
+    "PyTorch's own implementation is right": """isInitialized addEphemeralTimeout setGroupUid getBoundDeviceId setBoundDeviceId
         eagerConnectSingleDevice supportsTensorAlloc""",
-    "features that a backend may lack, and says so": """supportsTimeEstimation startTimeEstimate endTimeEstimate supportsWindow
-        new_window supportsAbortHooks registerAbortHook unregisterAbortHook supportsCompletionHooks registerCompletionHook
+    "PyTorch's own implementation says that the backend lacks this optional feature": """supportsTimeEstimation
+        startTimeEstimate endTimeEstimate supportsWindow new_window supportsAbortHooks registerAbortHook unregisterAbortHook supportsCompletionHooks registerCompletionHook
         unregisterCompletionHook registerOnCompletionHook waitForPendingWorks getMemAllocator allocateTensor suspend resume
         getMemoryStats supportsReconfigure get_reconfigure_handle reconfigure""",
 }
 
 
 def test_the_shim_has_every_method():
-    """A PyTorch with a new method makes it fail, so that somebody decides."""
+    """If PyTorch has a new method, this test fails, so that a maintainer decides whether the shim needs the method."""
     headers = os.path.join(os.path.dirname(torch.__file__), "include", "torch", "csrc", "distributed", "c10d")
     shim = os.path.join(os.path.dirname(_build.__file__), "shim")
     with open(os.path.join(headers, "Backend.hpp")) as file:

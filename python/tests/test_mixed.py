@@ -18,14 +18,14 @@ RUST = os.environ.get("RANK_IN_RUST") or os.path.join(ROOT, "target", "release",
 # Whether a rank of the four is in Rust: the survivors are of both kinds, whichever of the ranks 1 and 2 has the fault.
 IN_RUST = (False, True, False, True)
 WORLD = len(IN_RUST)
-# The timeout of the call if a rank is stopped, and the time within which all other faults are reported. The second is
-# many times what is seen, and far below the timeout of the call.
+# The timeout of the call if a rank is stopped, and the time within which all other faults are reported. The second time
+# is many times the usual time, and far below the usual timeout of the call.
 SHORT, SOON = 8, 20
 CAN_SET_TIMEOUT = hasattr(dist, "set_timeout")
 
 
 def call(what, form, group):
-    """The call of the ranks that do nothing wrong, and the calls that differ from it, as in `rank.rs`."""
+    """Makes the usual call, all_reduce, or a call that differs from it in one respect, as in `rank.rs`."""
     x, options = torch.ones(1001 if what == "count" else 1000, dtype=torch.float64 if what == "dtype" else torch.float32), {}
     if what == "reduce_op":
         options["op"] = dist.ReduceOp.MAX
@@ -39,7 +39,7 @@ def call(what, form, group):
 
 
 def act(r, fault, guilty, form):
-    """What a rank in Python does. Returns the lines that a rank in Rust prints."""
+    """Runs a rank in Python. Returns the lines that a rank in Rust would print."""
     r.init(init_method="env://", timeout=job.TIMEOUT if CAN_SET_TIMEOUT or fault != "stopped" else 30)
     group = dist.new_group(list(range(1, r.world))) if form == "subgroup" else None
     if form == "subgroup" and r.rank == 0:
@@ -97,7 +97,7 @@ def one(r, port, fault, guilty, form, folder):
 
 
 def faulty(fault, guilty, form, folder):
-    """The lines of each rank."""
+    """Runs the job. Returns the lines of each rank."""
     folder = str(folder)
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     gone = {guilty} if fault in ("killed", "stopped") else set()
@@ -125,7 +125,7 @@ def test_a_rank_is_named_on_both_kinds(fault, guilty, form, tmp_path):
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release -p c10d-python --example rank_in_rust)")
     found = faulty(fault, guilty, form, tmp_path)
     begin = float((tmp_path / "fault").read_text())
-    # In the sub-group, the ranks are one less.
+    # In the sub-group, the number of each rank is one less.
     members = range(1, WORLD) if form == "subgroup" else range(WORLD)
     named = guilty - members[0]
     for rank in (k for k in members if k != guilty):
@@ -140,7 +140,7 @@ def test_a_rank_is_named_on_both_kinds(fault, guilty, form, tmp_path):
             left = len(members) - 1
             assert found[rank][1:] == [f"{sum(range(left))} of {left}"], f"rank {rank}: {found[rank]}"
     if FAULTS[fault] == "Mismatch":
-        # The guilty rank is told who made the other call.
+        # The error of the guilty rank names ranks that made the usual call.
         kind, guilty_ranks, op, _, text = found[guilty][0].split("|", 4)
         others = {str(k - members[0]) for k in members if k != guilty}
         assert kind == "Mismatch" and guilty_ranks and set(guilty_ranks.split(",")) <= others, found[guilty]

@@ -27,7 +27,7 @@ def of(values, dtype):
 
 
 def same(have, want, msg):
-    assert have.dtype == want.dtype and have.shape == want.shape, f"{msg}: {have} is not of the kind of {want}"
+    assert have.dtype == want.dtype and have.shape == want.shape, f"{msg}: {have} has another type or shape than {want}"
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     as_bits = lambda t: torch.view_as_real(t.resolve_conj()) if t.dtype.is_complex else t
     have, want = as_bits(have.contiguous()), as_bits(want.contiguous())
@@ -106,7 +106,7 @@ def reductions(r):
     for bad, op in ((of([1.0], torch.float8_e4m3fn), dist.ReduceOp.SUM), (mine(0), dist.ReduceOp.BAND)):
         try:
             dist.all_reduce(bad, op=op)
-            raise AssertionError("it was not rejected")
+            raise AssertionError("the call was not rejected")
         except RuntimeError as e:
             assert "InvalidArgument" in str(e), e
             assert not e.group_failed

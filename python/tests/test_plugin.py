@@ -1,4 +1,4 @@
-"""A plugin's own collectives behind torch.distributed, on CPU tensors. `test_devices` has those on the plugin's device."""
+"""A plugin's own collectives behind torch.distributed, on CPU tensors. `test_devices` tests the plugin's device."""
 
 import datetime
 import os
@@ -79,7 +79,7 @@ def users(r):
     dist.barrier()
 
 
-# Reductions of every type are not among them, since the plugin has only five types.
+# `test_ops.reductions` is not among them, since the plugin reduces only five types.
 BODIES = [users, test_ops.movements, test_ops.lists]
 
 
@@ -90,7 +90,7 @@ def test_the_collectives_of_a_plugin(body, world, env):
 
 
 def splits(r, backends):
-    """A part of a group has the backend of the whole, unless its options name another."""
+    """A sub-group has the backend of its parent group, unless its options name another backend."""
     r.init(pg_options=c10d_rs.Options(backends=backends))
     limit = datetime.timedelta(seconds=job.TIMEOUT)
     options = None if backends else c10d_rs.Options(timeout=limit, backends=BACKENDS)

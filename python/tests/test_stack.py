@@ -210,7 +210,7 @@ def splits(r):
     mine = first if me in first else second
     half = dist.split_group(split_ranks=[ranks for ranks in (first, second) if ranks])
     assert summed(half, me) == sum(mine)
-    # It has the options of its parent, unless it gets others.
+    # The sub-group has the options of its parent group, unless the program passes other options.
     backend = lambda group: group._get_backend(torch.device("cpu"))
     assert job.TORCH_2_10 or backend(half).options.hints == {"gloo-like.transport": "tcp"}
     limit = datetime.timedelta(seconds=job.TIMEOUT)
@@ -336,7 +336,7 @@ def twice(r):
 
 
 # PyTorch before 2.15 splits and shrinks only groups of CUDA, and has monitored barriers for Gloo only.
-NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch has that for its own backends only")
+NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch offers it only for its own backends")
 
 
 @NEW

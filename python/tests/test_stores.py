@@ -46,7 +46,7 @@ def test_pytorchs_store(kind, world):
 def absent(r):
     if r.rank == 1:
         return None
-    # The other ranks are here at the same time.
+    # The two other ranks begin at the same time.
     r.meet("here", (0, 2))
     with pytest.raises(dist.DistBackendError, match="rank 1.*did not come|1 of 3 ranks"):
         r.init(timeout=5)

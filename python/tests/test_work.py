@@ -65,7 +65,7 @@ def handles(r):
 
 
 def failures(r):
-    """A work that failed has the error, its future has the same text, and so has every later work of the group."""
+    """A failed work and its future have the error. Every later call of the group gets the same error."""
     r.init()
     me = r.rank
     told = []
@@ -126,7 +126,7 @@ def patience(r):
 
 
 def threads(r):
-    """Other Python threads run while one waits, since it releases the GIL."""
+    """Other Python threads run while a thread waits for an op, since the waiting thread releases the GIL."""
     r.init()
     if r.rank == 0:
 
@@ -238,7 +238,7 @@ def hinted(r):
 def misspelt(r):
     import c10d_rs
 
-    r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "pigeon"}))
+    r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "unknown"}))
 
 
 def test_options():

@@ -46,7 +46,7 @@ def _names_replaced():
         return
     from torch.testing._internal.common_distributed import DistTestCases
 
-    # The features that PyTorch knows Gloo to have, such as DDP.
+    # c10d_rs is added to all features that PyTorch lists for Gloo, such as DDP.
     for able in DistTestCases.backend_feature.values():
         if "gloo" in able:
             able.add("c10d_rs")
@@ -89,7 +89,7 @@ from torch.testing._internal.distributed.distributed_test import DistributedTest
 class TestBackend(TestDistBackend, DistributedTest._DistTestBase):
     def setUp(self):
         super().setUp()
-        # They are forked, so that a rank does not import PyTorch again.
+        # The ranks are forked, so that they do not import PyTorch again.
         self._start_processes(torch.multiprocessing.get_context("fork").Process)
 
 

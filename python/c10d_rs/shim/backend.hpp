@@ -28,21 +28,21 @@ namespace {
 using WorkRef = c10::intrusive_ptr<c10d::Work>;
 using StoreRef = c10::intrusive_ptr<c10d::Store>;
 
-// Options of a group. All but the hints are set by the package.
+// Options of a group. The package sets all of them except the hints.
 struct HintedOptions : c10d::Backend::Options {
   explicit HintedOptions(std::map<std::string, std::string> hints = {}, Millis timeout = kBackendDefaultTimeout)
       : c10d::Backend::Options("c10d_rs", timeout), hints(std::move(hints)) {}
   c10::intrusive_ptr<c10d::Backend::Options> clone() const { return c10::make_intrusive<HintedOptions>(*this); }
   std::map<std::string, std::string> hints;
-  // The library's backend for each device, such as "cpu:gloo-like,cuda:nccl"; empty: the best that it has.
+  // The library's backend for each device, such as "cpu:gloo-like,cuda:nccl"; empty: the library selects the backends.
   std::string backends;
-  // The library's device on which tensors of PrivateUse1 are.
+  // The library's name of the device that PyTorch calls PrivateUse1; empty: the library's default one.
   std::string private_use1;
   // The device of this rank, if the program named one.
   std::optional<at::Device> device;
 };
 
-// Options have a description in newer releases of PyTorch.
+// Copies the description of a group's options, which only newer releases of PyTorch have.
 template <class To, class From>
 void describe_as(To& to, const From& from) {
   if constexpr (requires { to.group_desc; }) to.group_desc = from.group_desc;
@@ -50,7 +50,7 @@ void describe_as(To& to, const From& from) {
 
 using OptionsRef = c10::intrusive_ptr<HintedOptions>;
 
-// Makes a group in the library. It waits until all ranks have joined.
+// Makes a group in the library. Waits until all ranks have joined.
 std::shared_ptr<Group> join(const StoreRef& store, int rank, int size, const std::string& name, const std::string& prefix,
                             const HintedOptions& options, const Ranks& ranks) {
   c10drs_store ours{new StoreRef(own(store)), ask_store, release_store};

@@ -19,7 +19,8 @@ namespace {
 
 using Tensors = std::vector<at::Tensor>;
 
-// The library's type for this one. If it has none, and the op only moves bytes (`moves`), a type of the same size.
+// Returns the library's element type for PyTorch's. If the library does not have the type, and the op only moves bytes
+// (`moves`), returns a type of the same size.
 uint32_t type_of(at::ScalarType type, bool moves) {
   switch (type) {
     case at::kByte: return C10DRS_TYPE_u8;
@@ -65,10 +66,10 @@ uint32_t kind_of(at::Device device) {
   }
 }
 
-// The stream to which this thread gives the device's work.
+// The stream on which this thread enqueues work of the device.
 c10::Stream stream_of(at::Device device) { return c10::impl::getDeviceGuardImpl(device.type())->getStream(device); }
 
-// The stream's handle of the device's driver. Older releases of PyTorch have none.
+// The handle by which the device's driver knows the stream. Older releases of PyTorch do not offer it.
 template <typename S>
 auto handle_of(const S& stream, int) -> decltype(stream.native_handle()) {
   return stream.native_handle();
@@ -78,13 +79,13 @@ void* handle_of(const S&, long) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "this PyTorch has no handles of streams");
 }
 
-// The stream after which the library puts a call, as the device's driver knows it; 0 is the default one.
+// The driver's handle of the stream after whose work the library runs a call; 0 is the default stream.
 uint64_t driver_stream(at::Device device) {
   auto stream = stream_of(device);
   try {
     return reinterpret_cast<uint64_t>(handle_of(stream, 0));
   } catch (const c10::Error&) {
-    // Without a handle the call can only come after the stream's work if that is complete.
+    // Without a handle, the library cannot order the call after the stream's work. So this thread waits for that work.
     stream.synchronize();
     return 0;
   }
@@ -107,7 +108,8 @@ struct Loan {
   }
 };
 
-// The last owner may be a thread of the library, and freeing a tensor may need the GIL. So a lane frees it.
+// The last owner may be a thread of the library, and freeing a tensor may need the GIL. So a thread of `Lanes` frees
+// it.
 void release(void* owner) {
   std::unique_ptr<std::shared_ptr<Loan>> loan(static_cast<std::shared_ptr<Loan>*>(owner));
   if (loan->use_count() == 1) {

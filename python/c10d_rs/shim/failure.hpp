@@ -19,7 +19,8 @@ struct Facts {
   std::vector<int64_t> guilty_global;
 };
 
-// In Python it is a c10d_rs.BackendError. Other libraries catch it as torch's DistBackendError.
+// An error of the library. In Python it is a c10d_rs.BackendError. Other libraries catch it as torch's
+// DistBackendError.
 class __attribute__((visibility("default"))) Failure : public c10::DistBackendError {
  public:
   Failure(const char* where, std::string words, std::shared_ptr<const Facts> facts)
@@ -30,7 +31,8 @@ class __attribute__((visibility("default"))) Failure : public c10::DistBackendEr
 // The ranks of a group, as ranks of the default group.
 using Ranks = std::shared_ptr<const std::vector<int64_t>>;
 
-// Makes an exception of the library's error, and frees the error. `before` comes before its text.
+// Makes an exception of the library's error, and frees the error. The exception's text is `before`, then the error's
+// text.
 std::exception_ptr taken(c10drs_error* error, const Ranks& ranks, const std::string& before = "") {
   if (!error) {
     auto none = std::make_shared<Facts>();

@@ -17,9 +17,9 @@ namespace {
 
 using Millis = std::chrono::milliseconds;
 
-// Works that have a future or a callback are completed on these threads, never on the library's own, because callbacks may
-// take the GIL, wait, or start other works. Works that a callback starts are completed by the next thread, so the callback
-// may wait for them.
+// Threads (lanes) that complete works which have a future or a callback. The library's own threads do not complete such
+// works, because callbacks may take the GIL, wait, or start other works. Works that a callback on one lane starts are
+// completed by the next lane, so the callback may wait for them.
 class Lanes {
  public:
   // The lanes of this process. A forked child has no threads of its parent, so it gets its own lanes.

@@ -1,4 +1,4 @@
-// The ops. Each describes its call.
+// The ops: each method describes a call of the library.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ class Backend final : public Member {
  public:
   using Member::Member;
 
-  // -- groups made of this one
+  // -- groups that are made from this group
 
   static c10::intrusive_ptr<Backend> open(const StoreRef& store, int rank, int size, const std::string& name,
                                           const std::string& prefix, OptionsRef options) {
@@ -34,7 +34,7 @@ class Backend final : public Member {
     return open(store, static_cast<int>(at - ranks.begin()), static_cast<int>(ranks.size()), name, "", options);
   }
 
-  // A group of all ranks that call it with this store, also of ranks that are in other groups than this one.
+  // Makes a group of all ranks that call `merge` with this store. The ranks may be members of different groups.
   c10::intrusive_ptr<c10d::Backend> merge(const StoreRef& store, const c10::intrusive_ptr<c10d::Backend::Options>& opts,
                                           const int& rank, const int& size) {
     auto options = options_for({}, opts);
@@ -251,7 +251,7 @@ class Backend final : public Member {
     if (lib.run(group_->raw, call.ready(), nullptr, &error) == 0) return;
     std::string before;
     if (error && error->guilty_len) {
-      // The text begins like that of Gloo, which programs search for.
+      // The text begins like Gloo's, because programs search for Gloo's text.
       std::string ranks;
       for (size_t i = 0; i < error->guilty_len; ++i) {
         ranks += (i ? ", " : "") + std::to_string(error->guilty[i]);

@@ -1,4 +1,4 @@
-// All-reduce of sparse tensors. The size of the result is not known before, so it is not a call with outputs.
+// All-reduce of sparse tensors. The size of the result is not known before the call, so a callback receives the result.
 #pragma once
 
 #include <cstring>

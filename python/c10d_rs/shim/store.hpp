@@ -16,7 +16,8 @@ namespace {
 
 std::vector<uint8_t> bytes(const c10drs_text& t) { return {t.data, t.data + t.len}; }
 
-// PyTorch's TCPStore prints a warning when a wait times out. Short waits often do, so they poll.
+// PyTorch's TCPStore prints a warning when a wait times out. Short waits often time out, so this function polls for
+// them.
 void await_keys(c10d::Store& store, const std::vector<std::string>& keys, Millis limit) {
   if (limit > Millis(2000)) return store.wait(keys, limit);
   auto until = std::chrono::steady_clock::now() + limit;
@@ -77,7 +78,8 @@ std::pair<c10::intrusive_ptr<c10d::Store>, std::vector<std::string>> unwrap(c10:
   return {store, prefixes};
 }
 
-// A second connection to the store, if it can make one, because a thread that waits on a connection blocks the others.
+// Returns a second connection to the store, if the store can make one, because a thread that waits on a connection
+// blocks other threads that use the same connection.
 c10::intrusive_ptr<c10d::Store> own(const c10::intrusive_ptr<c10d::Store>& store) {
   if constexpr (requires { store->clone(); }) {
     try {

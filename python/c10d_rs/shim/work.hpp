@@ -147,7 +147,7 @@ class OpWork final : public c10d::Work {
  private:
   bool known() const { return known_.load(std::memory_order_acquire); }
 
-  // Asks the library for the outcome. It returns false if the op is not finished.
+  // Asks the library for the outcome. Returns false if the op is not finished within `millis`.
   bool ask(int64_t millis) {
     if (!rust_) {
       await();
@@ -169,7 +169,8 @@ class OpWork final : public c10d::Work {
       settled_.wait(lock, [this] { return known(); });
       future = future_;
     }
-    // It does not wait for callbacks, since this may be one.
+    // This waits until the future is completed, but not for its callbacks, since this thread may be running one of
+    // them.
     if (future && !future->completed()) future->wait();
   }
 

@@ -15,7 +15,7 @@ pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 /// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
-    /// The slot of the vendor whose device PrivateUse1 means in the group.
+    /// The slot (the number) of the vendor whose device is PrivateUse1 in the group.
     pub(crate) vendor: u8,
     pub(crate) inputs: &'a [Tensor],
     pub(crate) outputs: &'a [Tensor],
@@ -44,7 +44,7 @@ impl Described<'_> {
         u64::try_from(self.spec.timeout_ms).ok().map(Duration::from_millis)
     }
 
-    /// Makes the call. The buffers are those of the tensors in the two lists.
+    /// Makes the call, with these buffers for its tensors.
     pub(crate) fn call(&self, inputs: Vec<Lent>, outputs: Vec<Lent>) -> Result<Call<Lists>> {
         let mut params = Params::default();
         let op = self.op()?;

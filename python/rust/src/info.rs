@@ -7,7 +7,7 @@ use c10d::{DispatchKey, OpKind, Result};
 
 pub(crate) fn info() -> Result<String> {
     let mut out = format!("version {}\n", env!("CARGO_PKG_VERSION"));
-    // The plugins that the environment asks for, as in a group.
+    // As for a group, the environment selects the plugins.
     let plugins = c10d::plugins::search()?.environment().load();
     for decision in &plugins.decisions {
         let _ = writeln!(out, "plugin {decision}");
@@ -20,7 +20,8 @@ pub(crate) fn info() -> Result<String> {
         let _ = writeln!(out, "backend {} of {source}, devices {}: {why}", backend.name, devices.join(", "));
     }
     let rows = registry.table(&BackendMap::default())?;
-    // Without a choice of backends; "-" if no backend runs the op on this kind of memory.
+    // The table shows the backends of a group that names no backends. "-" means that no backend runs the op on this
+    // kind of memory.
     let _ = write!(out, "\n{:<30}", "op");
     for key in DispatchKey::ALL {
         let _ = write!(out, " {:<14}", key.name());

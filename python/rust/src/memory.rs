@@ -35,8 +35,8 @@ impl Lent {
         Lent { span: Span::new(data, offset, count, dtype, device), _owner: None }
     }
 
-    /// Keeps `owner` until this buffer is dropped. It owns the memory of the whole call, so one buffer of the call has
-    /// it.
+    /// Keeps `owner` until this buffer is dropped. The owner owns the memory of the whole call, so only one buffer of
+    /// the call keeps it.
     pub(crate) fn owned_by(&mut self, owner: Owner) {
         self._owner = Some(owner);
     }
@@ -102,7 +102,7 @@ pub(crate) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 
-/// Copies the values of an [`Entries`](crate::sparse::Entries) into a vector. They need not be aligned.
+/// Copies the values of an [`Entries`](crate::sparse::Entries) into a vector. The values need not be aligned.
 pub(crate) fn copied<T: Element>(values: *const c_void, count: usize) -> Vec<T> {
     let mut out: Vec<T> = Vec::with_capacity(count);
     // SAFETY: the caller of `abi::c10drs_sparse_all_reduce` guarantees `count` values of this type at the address. They

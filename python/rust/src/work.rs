@@ -45,8 +45,8 @@ impl Started {
         inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done)
     }
 
-    /// Waits for the outcome; `None` means that the op was not finished within `patience`. Without `patience` it waits
-    /// as long as the op takes.
+    /// Waits for the outcome. Returns `None` if the op is not finished within `patience`. Without `patience`, waits as
+    /// long as the op takes.
     pub(crate) fn wait(self: &Arc<Self>, patience: Option<Duration>) -> Option<Result<u32>> {
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut inner = self.lock();
@@ -125,8 +125,8 @@ impl Inner {
     }
 }
 
-/// The waker: the library calls it on a backend's thread when the op is finished. It calls the function; a thread that
-/// waits later stores the outcome.
+/// The waker. When the op is finished, the library calls the waker on a backend's thread, and the waker calls `tell`. A
+/// thread that waits later stores the outcome.
 struct Listener {
     started: Weak<Started>,
     called: AtomicBool,

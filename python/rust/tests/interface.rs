@@ -1,4 +1,4 @@
-//! The C header matches the library.
+//! Tests that the C header matches the library.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{null, null_mut};
@@ -26,7 +26,7 @@ fn codes_are_those_of_the_header() {
 }
 
 #[test]
-fn every_function_of_the_header_is_here() {
+fn every_function_of_the_header_is_defined() {
     let declared: Vec<&str> = HEADER.split("c10drs_").filter_map(|part| part.split_once('(')).map(|(n, _)| n).collect();
     let source = [
         include_str!("../src/abi/mod.rs"),
@@ -82,7 +82,7 @@ fn one_rank_runs_starts_and_is_notified() {
         let called = c10drs_work_notify(work, count, (&raw const told).cast_mut().cast());
         assert_eq!(c10drs_work_wait(work, -1, null_mut(), &mut error), 0);
         assert_eq!(c10drs_work_done(work), 1);
-        assert_eq!(c10drs_work_wait(work, 0, null_mut(), &mut error), 0, "it may be waited for again");
+        assert_eq!(c10drs_work_wait(work, 0, null_mut(), &mut error), 0, "a finished op may be waited for again");
         c10drs_work_free(work);
         let seen = |n: &std::sync::atomic::AtomicU32| n.load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!((seen(&released), seen(&told) as c_int), (1, called));
@@ -94,7 +94,7 @@ fn one_rank_runs_starts_and_is_notified() {
         assert_eq!((kind.as_str(), failed), ("InvalidArgument", 0));
         assert!(c10drs_failure(group).is_null());
         let work = c10drs_start(group, &call, count, (&raw const released).cast_mut().cast(), &mut error);
-        assert!(work.is_null() && seen(&released) == 2, "the tensors are released all the same");
+        assert!(work.is_null() && seen(&released) == 2, "the tensors are released although the call was rejected");
         words(error);
         assert_eq!(c10drs_shutdown(group, 1000, &mut error), 0);
         c10drs_close(group);

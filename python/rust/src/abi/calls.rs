@@ -110,9 +110,8 @@ pub unsafe extern "C" fn c10drs_start(
     }
 }
 
-/// Reduces a sparse tensor on this thread. If it succeeds, `give` is called with the result before this function
-/// returns
-/// 0. Otherwise the result is 1, with an error.
+/// Reduces a sparse tensor on this thread. If this succeeds, calls `give` with the result, and then returns 0.
+/// Otherwise returns 1 and an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.

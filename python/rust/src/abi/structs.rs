@@ -15,7 +15,7 @@ pub struct Text {
     pub(super) len: usize,
 }
 
-/// `c10drs_put`: a function that receives bytes, because C cannot return them.
+/// `c10drs_put`: a function that receives bytes, because a C function cannot return bytes of any length.
 pub type Put = unsafe extern "C" fn(sink: *mut c_void, bytes: *const c_void, len: usize);
 
 /// `c10drs_store`.
@@ -91,7 +91,7 @@ pub struct Init {
     pub(super) store: *const StoreCall,
     pub(super) device_kind: u32,
     pub(super) device_index: u32,
-    /// The device of tensors of kind PrivateUse1; the default one if empty.
+    /// The name of the device of kind PrivateUse1. If it is empty, the default device is used.
     pub(super) private_use1: Text,
 }
 
