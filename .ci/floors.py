@@ -5,8 +5,8 @@ A crate's top-level modules have a fixed order, lowest first. The script follows
 `self::` path of a file through re-exports to the module that has the item. Tests may use everything, so they are not
 checked.
 
-A folder inside a crate can have its own floors, one for each file, under its path. `mod` is its `mod.rs`. `*`
-is the floor of all modules that the list does not name.
+The list can also name a folder inside a crate. Then each file of the folder has its own floor. `mod` is the folder's
+`mod.rs`. `*` is the floor of all modules that the list does not name.
 
     .ci/floors.py            checks all crates and folders
     .ci/floors.py --print    shows, for each of them, which module imports which

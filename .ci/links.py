@@ -96,10 +96,10 @@ def main():
     places, found, count = Places(), [], 0
     for page, link in pages():
         count += 1
-        # A link to lines of a source file.
+        # Of a link to lines of a source file, only the file is checked.
         if re.search(r"\.rs\.html#\d+(-\d+)?$", link):
             link = link.partition("#")[0]
-        # A link in the documentation of a trait of `tracing` that every type implements.
+        # rustdoc copies this link from the documentation of a trait of `tracing` that every type implements.
         if link == "dispatcher#setting-the-default-subscriber":
             continue
         if dead(places, page, link):

@@ -98,7 +98,7 @@ extern "C" {
 #define C10D_BROADCAST 3           /* out: 1, read on the root, written on the other ranks. */
 #define C10D_ALL_REDUCE 4          /* out: 1, read and written. */
 #define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in C10D_ALL_REDUCE. */
-#define C10D_REDUCE 6              /* out: 1, read on every rank; the result is on the root only. */
+#define C10D_REDUCE 6              /* out: 1, read on every rank, written on the root only. */
 #define C10D_ALL_GATHER 7          /* in: 1; out: one per rank. Their lengths may differ. */
 #define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1, n times as long. */
 #define C10D_ALL_GATHER_COALESCED 9 /* in: k; out: k rows of `output_row` (= n) spans, row-major. */

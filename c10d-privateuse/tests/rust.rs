@@ -252,7 +252,8 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
     // A panic in a function that cannot return an error is ignored.
     let base = device.allocate(1, 64).unwrap();
     asked.panics(Some(c"free"));
-    // SAFETY: it was allocated. The call panics before it frees the memory, so the memory is freed once, below.
+    // SAFETY: the memory was allocated. This call panics before it frees the memory, so the memory is freed once,
+    // below.
     unsafe { device.free(1, base) };
     asked.panics(None);
     // SAFETY: the memory was allocated and is not freed yet.

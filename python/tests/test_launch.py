@@ -15,7 +15,7 @@ PROGRAM = os.environ.get("C10D_PROGRAM") or os.path.join(ROOT, "target", "releas
 
 
 def run(command, limit=900, **env):
-    """Runs a launcher. If it takes too long, it gets SIGTERM, so that it ends its ranks."""
+    """Runs a launcher. A launcher that takes too long gets SIGTERM, so that it ends its ranks."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env={**os.environ, **env}, **pipes) as launcher:
         try:

@@ -1,8 +1,8 @@
 //! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the errors come.
 //!
 //! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, or, for kills,
-//! each op in turn. A fault happens to one of them, and the other two report which ranks their errors name and when
-//! they got the error. This is repeated `TIMES` times (20 unless given).
+//! each op in turn. One process has the fault. The other two report which ranks their errors name, and when they got
+//! the errors. This is repeated `TIMES` times (20 unless given).
 
 #[path = "../tests/jobs/mod.rs"]
 mod jobs;

@@ -71,7 +71,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
         }
     }
 
-    // If the output was a part of an input, it is copied to the output.
+    // If the call's output was a block of an input, this block is copied to the separate output, which is then checked.
     match shape {
         Shape::GatherFlat | Shape::GatherFlats => *outputs = memory,
         Shape::GatherList | Shape::GatherLists | Shape::RootGather if !outputs.is_empty() => *outputs = memory,

@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// Runs the cases in order and reports each. It stops at the first error of an op.
+/// Runs the cases in order and reports each. Stops at the first error of an op.
 pub(crate) fn run(
     pg: &ProcessGroup,
     cases: &[Case],

@@ -72,7 +72,7 @@ fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
 const CHAINS: [Scene; 3] = [
     // 0 -> 1 -> 2 -> 3: each rank receives before it sends.
     Scene { name: "receives", act: |group| receive(group, group.rank() - 1, group.rank()) },
-    // 3 -> 2 -> 1 -> 0: no rank receives what the others send.
+    // 3 -> 2 -> 1 -> 0: each rank sends to the next, and no rank receives.
     Scene {
         name: "sends",
         act: |group| {

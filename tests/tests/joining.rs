@@ -54,7 +54,7 @@ fn deaths() -> Result {
     let pg = join(LONG)?;
     pg.barrier()?;
     if DEAD.contains(&pg.rank()) {
-        // Two processes wake at the same time.
+        // Both processes sleep until the next full second, so that they die at the same time.
         let second = Duration::from_secs(1).as_nanos() as u32;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
         std::thread::sleep(Duration::from_nanos((second - now).into()));

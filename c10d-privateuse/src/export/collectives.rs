@@ -50,7 +50,7 @@ unsafe extern "C" fn create_group<E: Exported>(
     let create = || {
         // SAFETY: by the ABI, `host` and `init` are valid during the call, and not shorter than in version 1.0.
         let (host_table, init) = unsafe { (HostTable::new(host), init.read()) };
-        // SAFETY: by the ABI, the name has its length, and `group` is valid for writing.
+        // SAFETY: by the ABI, the name has `name_len` bytes, and `group` is valid for writing.
         unsafe { hand_out(ExportedGroup::create::<E>(host_table, &init, &name(&init), None)?, group) };
         Ok(())
     };
@@ -61,7 +61,7 @@ unsafe extern "C" fn create_group<E: Exported>(
 /// # Safety
 /// `init` is valid by the ABI.
 unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
-    // SAFETY: the caller guarantees that the name has its length.
+    // SAFETY: the caller guarantees that the name has `name_len` bytes.
     unsafe { abi::text(init.name, init.name_len) }
 }
 
@@ -80,14 +80,14 @@ unsafe extern "C" fn split<E: Exported>(
     why: *mut Why,
 ) -> i32 {
     let split = || {
-        // SAFETY: by the ABI, it comes from `create_group` or `split`, and is not destroyed.
+        // SAFETY: by the ABI, `group` comes from `create_group` or `split`, and is not destroyed.
         let parent = unsafe { of(group) };
         if init.is_null() {
             parent.no_split();
             return Ok(());
         }
-        // SAFETY: by the ABI, `init` is valid during the call, `ranks` has as many ranks as the part, the name has its
-        // length, and `part` is valid for writing.
+        // SAFETY: by the ABI, `init` is valid during the call, `ranks` has as many ranks as the part, the name has
+        // `name_len` bytes, and `part` is valid for writing.
         unsafe {
             let init = init.read();
             let ranks = std::slice::from_raw_parts(ranks, init.size as usize);
@@ -107,7 +107,7 @@ unsafe fn of<'a>(group: *mut c_void) -> &'a ExportedGroup {
 }
 
 unsafe extern "C" fn destroy_group(group: *mut c_void) {
-    // SAFETY: by the ABI, it comes from `create_group` or `split`, and is destroyed once.
+    // SAFETY: by the ABI, `group` comes from `create_group` or `split`, and is destroyed once.
     let _ = caught(|| drop(unsafe { Arc::from_raw(group.cast::<ExportedGroup>()) }));
 }
 
@@ -150,7 +150,7 @@ unsafe extern "C" fn submit_batch(
 
 unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *mut u32, why: *mut Why) -> i32 {
     let ask = || {
-        // SAFETY: by the ABI, it comes from `create_group` or `split`, and is not destroyed.
+        // SAFETY: by the ABI, `group` comes from `create_group` or `split`, and is not destroyed.
         let Some(error) = (unsafe { of(group).failure() }) else { return Ok(()) };
         // An error names each rank at most once, so there is room for all.
         for (i, rank) in error.report().guilty.iter().enumerate() {
@@ -167,7 +167,7 @@ unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *m
 }
 
 unsafe extern "C" fn abort(group: *mut c_void, cause: *const c_char, len: u64) {
-    // SAFETY: by the ABI, the group is not destroyed, and the text has its length.
+    // SAFETY: by the ABI, the group is not destroyed, and the text has `len` bytes.
     let _ = caught(|| unsafe { of(group).abort(&abi::text(cause, len)) });
 }
 

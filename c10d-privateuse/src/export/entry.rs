@@ -23,7 +23,8 @@ pub unsafe fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabili
     }
     let made = caught(|| plugin::<E>(offers)).flatten();
     made.unwrap_or_else(|e| {
-        // SAFETY: the caller guarantees it, and the check above ensures that it is not null.
+        // SAFETY: the caller guarantees that `host` is the host's table, and the check above ensures that it is not
+        // null.
         unsafe { HostTable::new(host) }.error(&e.report().what);
         std::ptr::null()
     })
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn the_log_says_why_there_is_no_table() {
         let host = abi::Host { log: Some(log), ..abi::empty() };
-        // SAFETY: it is a valid table.
+        // SAFETY: `host` is a valid table.
         let tables = unsafe { [entry::<Misspelt>(&host, None), entry::<Panics>(&host, None)] };
         assert!(tables.iter().all(|table| table.is_null()));
         let told = TOLD.lock();

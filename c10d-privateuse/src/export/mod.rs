@@ -86,7 +86,7 @@ macro_rules! __export {
             /// The entry of `c10d_plugin.h`.
             #[unsafe(no_mangle)]
             pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
-                // SAFETY: by the ABI, it is the table of the host.
+                // SAFETY: by the ABI, `host` is the table of the host.
                 unsafe { $crate::__private::entry::<Plugin>(host, $capabilities) }
             }
         };

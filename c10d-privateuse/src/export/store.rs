@@ -40,7 +40,7 @@ impl HostTable {
     /// Writes an error to the host's log.
     pub(super) fn error(&self, text: &str) {
         if let Some(log) = self.table.log {
-            // SAFETY: it is the host's function with the host's table, and the text has its length.
+            // SAFETY: the host's function gets the host's table, and the text with its length.
             unsafe { log(self.host, 1, text.as_ptr().cast(), text.len() as u64) };
         }
     }

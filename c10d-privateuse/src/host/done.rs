@@ -40,7 +40,7 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
     };
     let request = operation.job.request();
     let about = About { plugin, op: request.op, fingerprint: request.fingerprint, size: operation.group.size };
-    // SAFETY: by the ABI, it is null or points to a valid result.
+    // SAFETY: by the ABI, `result` is null or points to a valid result.
     let outcome = unsafe { answer::outcome(&about, result) };
     match outcome.map_err(|error| operation.group.in_its_words(error)) {
         Err(error) if *error.kind() == ErrorKind::Plugin => {

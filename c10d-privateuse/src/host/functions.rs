@@ -180,7 +180,7 @@ unsafe extern "C" fn store_add(
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let value = store.add(key, delta, deadline)?;
         if !sum.is_null() {
-            // SAFETY: by the ABI, it is valid for writing.
+            // SAFETY: by the ABI, `sum` is valid for writing.
             unsafe { sum.write(value) };
         }
         Ok(())
@@ -248,7 +248,7 @@ unsafe extern "C" fn store_check(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI, it is null or valid for writing.
+        // SAFETY: by the ABI, `exists` is null or valid for writing.
         store.check(&[key], deadline).map(|yes| unsafe { tell(exists, yes) })
     })
 }
@@ -263,7 +263,7 @@ unsafe extern "C" fn store_delete(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI, it is null or valid for writing.
+        // SAFETY: by the ABI, `existed` is null or valid for writing.
         store.delete(key, deadline).map(|yes| unsafe { tell(existed, yes) })
     })
 }

@@ -26,7 +26,7 @@ pub(super) enum Lent {
     Retained(Retained),
 }
 
-/// One allocation with room for all spans. If it is forgotten, it is leaked.
+/// One allocation with room for all spans. An arena that is passed to `mem::forget` is leaked.
 pub(super) struct Arena {
     base: *mut u8,
     layout: Layout,
@@ -199,7 +199,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: it comes from `alloc_zeroed` with this layout, and the plugin has released it.
+        // SAFETY: the memory comes from `alloc_zeroed` with this layout, and the plugin has released it.
         unsafe { dealloc(self.base, self.layout) };
     }
 }
@@ -230,7 +230,7 @@ impl Retained {
 impl Drop for Retained {
     fn drop(&mut self) {
         for (index, base) in &self.allocations {
-            // SAFETY: `take` has retained it, and it is released once.
+            // SAFETY: `take` has retained this memory, and it is released once.
             unsafe { self.runtime.release(*index, *base as *mut ()) };
         }
     }

@@ -67,7 +67,7 @@ impl Hosted {
     /// Returns the data of the plugin that got this table, or `None` if no plugin got it.
     pub(super) fn of(table: *const abi::Host) -> Option<&'static Hosted> {
         let known = TABLES.lock().contains(&(table as usize));
-        // SAFETY: it is the address of a `Hosted`, which is never freed.
+        // SAFETY: `table` is the address of a `Hosted`, which is never freed.
         known.then(|| unsafe { &*table.cast::<Hosted>() })
     }
 

@@ -55,7 +55,8 @@ impl PluginMemory {
     /// Checks that the functions of a table are in executable memory.
     fn functions<T: Sized32>(&self, value: &T, what: &str) -> Result<(), Refusal> {
         for at in (T::FUNCTIONS..size_of::<T>()).step_by(8) {
-            // SAFETY: it is within the value, which from there on consists of function pointers of 8 bytes (layout.rs).
+            // SAFETY: `at` is within the value, which from `FUNCTIONS` on consists of function pointers of 8 bytes
+            // (layout.rs).
             let address = unsafe { (&raw const *value).cast::<u8>().add(at).cast::<usize>().read() };
             if address != 0 && !self.mappings.executable(address) {
                 return Err(bad(format!(

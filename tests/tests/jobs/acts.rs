@@ -33,7 +33,7 @@ impl Arguments {
     }
 }
 
-/// Runs the op. Point-to-point ops are between the victim and each of the others.
+/// Runs the op. Point-to-point ops are between the victim and each other rank.
 pub(crate) fn act(pg: &ProcessGroup, a: &Arguments) -> Result {
     if a.wide { typed::<i64>(pg, a) } else { typed::<i32>(pg, a) }
 }

@@ -1,4 +1,5 @@
-//! The guarded device that reduces, as a plugin. Besides the entry it exports functions for a test in the same process.
+//! The device `guarded-reduces` as a plugin. Besides the entry, the plugin exports functions for a test in the same
+//! process.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char};

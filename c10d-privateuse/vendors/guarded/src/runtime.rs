@@ -156,7 +156,7 @@ unsafe impl DeviceRuntime for Guarded {
 
     unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
         if let Ok(layout) = Layout::from_size_align(bytes, PINNED) {
-            // SAFETY: it comes from `allocate_host` with this size, and is freed once.
+            // SAFETY: `base` comes from `allocate_host` with this size, and is freed once.
             unsafe { dealloc(base, layout) };
         }
     }

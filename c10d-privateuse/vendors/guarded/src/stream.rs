@@ -117,7 +117,7 @@ impl Stream {
 /// Fills the target of a copy to the host, so that a test notices if the target is read before the copy has run.
 fn fill_target(task: &Task) {
     if let Task::CopyOut { to, from, .. } = task {
-        // SAFETY: it is the host memory of the copy, whose caller guarantees this length.
+        // SAFETY: `to` is the host memory of the copy, and the caller of the copy guarantees this length.
         let _ = from.with(|_, len| unsafe { to.0.write_bytes(NOT_YET, len) });
     }
 }
