@@ -24,7 +24,7 @@ pub enum Rule {
     Symlink,
     /// The file is not an ELF file.
     NotElf,
-    /// The file ends before the contents that its headers announce.
+    /// The file ends before the contents that its headers describe, or its headers are not valid.
     Truncated,
     /// The file is an ELF file for another machine, word size or byte order, or is not a shared library.
     Foreign,
@@ -38,7 +38,7 @@ pub enum Rule {
     Abi,
     /// The system's loader refuses the library, for example because of undefined symbols or missing libraries.
     Link,
-    /// The library ended, hung or crashed while it was loaded.
+    /// While the library was loaded, it ended the process, crashed, or did not return.
     Crash,
     /// The library's entry returned a table that breaks the contract.
     Table,

@@ -48,7 +48,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     let result = unsafe { result.read() };
     if result.status == codes::OK {
         if about.op == OpKind::RecvAnySource && result.source >= about.size {
-            return broken(format!("it received from rank {} of {}", result.source, about.size));
+            return broken(format!("it named rank {} as the sender, of {} ranks", result.source, about.size));
         }
         return Ok(Outcome { source: result.source, payload: None });
     }

@@ -38,7 +38,7 @@ impl PluginDevice {
         }
     }
 
-    /// Calls a function of the plugin. It is an error if the plugin does not have it.
+    /// Calls a function of the plugin. Returns an error if the plugin does not have the function.
     fn call<F>(&self, name: &'static str, function: Option<F>, call: impl FnOnce(F, *mut Why) -> i32) -> Result {
         let function = function.ok_or_else(|| self.plugin.error(name, "it has no such function"))?;
         let (status, why) = Why::ask(|why| call(function, why));

@@ -40,7 +40,7 @@ unsafe impl Send for Arena {}
 /// Device memory: the index of the device, and the base.
 type Allocation = (u16, usize);
 
-/// Device memory that the plugin keeps until this is dropped.
+/// Device memory that the plugin keeps until this value is dropped.
 pub(super) struct Retained {
     runtime: Arc<dyn DeviceRuntime>,
     allocations: Vec<Allocation>,

@@ -78,7 +78,7 @@ impl Hosted {
     }
 
     /// Runs code of the plugin outside an operation, on a thread of its own. If the code takes too long, the thread is
-    /// given up.
+    /// abandoned.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match call_until(Instant::now() + self.patience, f)? {
             TimedCall::Returned(value) => Ok(value),

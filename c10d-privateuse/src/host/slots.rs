@@ -117,7 +117,7 @@ impl TakenOut {
         }
     }
 
-    /// Returns the operation, which the caller ends without the plugin, and frees the slot.
+    /// Frees the slot. Returns the operation, which the caller then ends without the plugin.
     pub(super) fn keep(self) -> Operation {
         let mut all = SLOTS.get().lock();
         if let Some(slot) = all.find(self.0.token) {

@@ -93,8 +93,8 @@ impl Search {
     }
 
     /// Adds the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins`, relative to
-    /// the directory of the executable), if they exist. In a process that has more privileges than its user they are
-    /// ignored, and that is reported.
+    /// the directory of the executable), if they exist. In a process that has more privileges than its user, these
+    /// directories are ignored, and the report says so.
     pub fn standard(mut self) -> Search {
         self.standard = true;
         self
@@ -102,7 +102,7 @@ impl Search {
 
     /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins to
     /// load (`a,b`) or not to load (`^a,b`). If either is set, the standard directories are added, too. In a process
-    /// that has more privileges than its user they are ignored, and that is reported.
+    /// that has more privileges than its user, both variables are ignored, and the report says so.
     pub fn environment(mut self) -> Search {
         self.environment = true;
         self

@@ -66,7 +66,7 @@ fn has_all(whose: &str, needed: &[(&str, bool)]) -> Result<(), Refusal> {
 fn read_device(memory: &PluginMemory, from: *const abi::Device) -> Result<abi::Device, Refusal> {
     let d = memory.copy(from, "its device")?;
     if device_key(&d).is_none() {
-        return Err(bad(format!("its device is of type {}; only 2 and 12 are possible", d.device_type)));
+        return Err(bad(format!("its device is of type {}; only 0, 2 and 12 are possible", d.device_type)));
     }
     let needed = [
         ("count", d.count.is_some()),
