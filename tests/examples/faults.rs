@@ -156,8 +156,8 @@ fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
 
 const KEY: &str = "faults/rank 0";
 
-/// On rank 0, publishes the process id and the two addresses of each of its TCP connections. On other ranks it does
-/// nothing.
+/// On rank 0, publishes the process id and the two addresses of each of its TCP connections. Does nothing on
+/// other ranks.
 fn publish(pg: &ProcessGroup) -> Result {
     if pg.rank() == 0 {
         let ends: Vec<String> =

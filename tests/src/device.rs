@@ -82,7 +82,7 @@ unsafe impl Send for Far {}
 unsafe impl Sync for Far {}
 
 impl Far {
-    /// Returns the span of some of the elements. The caller of the raw call is responsible for its use.
+    /// Returns the span of some of the elements. The caller of the raw call is responsible for the use of the span.
     pub(crate) fn part(&self, start: usize, count: usize) -> Span {
         let device = (&mut &self.memory).span().device();
         Span::new(self.base, self.tensor.offset(start), count as u64, self.tensor.dtype(), device)

@@ -13,7 +13,8 @@ use crate::tensor::Tensor;
 /// A part of a tensor in a list: the index of the tensor, the first element, and the number of elements.
 type Part = (usize, usize, usize);
 
-/// Runs the case in place, and then copies between inputs and outputs, so that they look as if they had been separate.
+/// Runs the case in place, and then copies between inputs and outputs, so that the tensors look as if inputs and
+/// outputs had been separate.
 pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, device: Option<&RankDevice>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;

@@ -63,7 +63,7 @@ impl Tensor {
     }
 
     /// Returns the span of some of the elements, for in-place layouts that only raw calls can have. The caller of the
-    /// raw call is responsible for its use.
+    /// raw call is responsible for the use of the span.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
         Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }

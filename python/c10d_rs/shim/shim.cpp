@@ -1,6 +1,6 @@
 // PyTorch's c10d::Backend over the C interface of libc10d_rs.
 //
-// It is built for the installed PyTorch at first use. This is the only source file, and it includes the others.
+// The shim is built for the installed PyTorch at first use. This is the only source file, and it includes the others.
 
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>

@@ -55,7 +55,7 @@ impl Owner {
     /// Makes an owner that calls `release(owner)` when it is dropped.
     ///
     /// # Safety
-    /// It must be allowed to call `release(owner)` once, on any thread.
+    /// `release(owner)` may be called once, on any thread.
     pub(crate) unsafe fn new(release: unsafe extern "C" fn(*mut c_void), owner: *mut c_void) -> Owner {
         Owner { release, owner }
     }
@@ -79,7 +79,7 @@ unsafe impl Send for Callback {}
 
 impl Callback {
     /// # Safety
-    /// It must be allowed to call `function(context)` once, on any thread.
+    /// `function(context)` may be called once, on any thread.
     pub(crate) unsafe fn new(function: unsafe extern "C" fn(*mut c_void), context: *mut c_void) -> Callback {
         Callback { function, context }
     }

@@ -81,7 +81,7 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop).map_err(c10d::Error::from)
 }
 
-/// For `send`, all others send to the victim; otherwise the victim sends to them.
+/// For `send`, all others send to the victim; otherwise the victim sends to all others.
 fn point_to_point<T: Element>(pg: &ProcessGroup, a: &Arguments, buffer: Vec<T>) -> Result {
     const TAG: u32 = 3;
     let others = (0..pg.size()).filter(|rank| *rank != VICTIM);

@@ -69,8 +69,8 @@ fn read(note: &[u8]) -> Result<NoteInfo, Refusal> {
     let name = String::from_utf8_lossy(&name).into_owned();
     if !good || name.len() > 51 || RESERVED.contains(&name.as_str()) {
         return Err(damaged(format!(
-            "has the name {name:?}, which is reserved or not valid: a name has 1 to 51 lower-case letters, digits, - and \
-             _, and begins with a letter or digit"
+            "has the name {name:?}, which is reserved or not valid: a name has 1 to 51 lower-case letters, digits, - \
+             and _, and begins with a letter or digit"
         )));
     }
     Ok(NoteInfo { name, major, minor })

@@ -22,7 +22,7 @@ static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
 /// The program's own error handler gets errors of these devices.
 ///
 /// # Errors
-/// It fails if the process already uses devices of this crate, so call it before all other functions of the crate.
+/// Fails if the process already uses devices of this crate, so call it before all other functions of the crate.
 pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     let mine = Arc::new(Wgpu::adopt(devices));
     match RUNTIME.set(Ok(mine.clone())) {
