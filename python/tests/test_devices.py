@@ -143,7 +143,7 @@ def without_plugin(r, folder):
     return str(e.value)
 
 
-def test_a_device_without_its_plugin(built):
+def test_a_missing_plugin_is_named(built):
     words = job.run(without_plugin, 2, built, env={"C10D_PLUGIN_PATH": os.path.join(built, "none")})
     print(words)
 
@@ -152,7 +152,7 @@ def other_device(r):
     r.init("cpu:c10d_rs,meta:c10d_rs")
 
 
-def test_a_device_without_ops():
+def test_a_device_without_ops_is_an_error():
     for raised in job.outcomes(other_device, 2):
         assert "this backend has no ops for tensors on meta" in raised.words, raised
 
@@ -161,7 +161,7 @@ def no_driver(r):
     r.init("cpu:c10d_rs,cuda:c10d_rs")
 
 
-def test_cuda_without_a_driver():
+def test_cuda_without_a_driver_is_an_error():
     if torch.cuda.is_available():
         pytest.skip("skipped: this machine has a GPU")
     for raised in job.outcomes(no_driver, 2):
@@ -185,7 +185,7 @@ def cpu_alone(r):
     assert asked == ["cpu:gloo-like"]
 
 
-def test_the_cpu_alone():
+def test_a_cpu_group_asks_for_no_cuda_backend():
     job.run(cpu_alone, 2)
 
 
@@ -249,7 +249,7 @@ def whole_nccl(fake, folder):
     return whole
 
 
-def test_cuda_over_a_simulated_driver(built, tmp_path):
+def test_cuda_tensors_work_over_a_simulated_driver(built, tmp_path):
     if not torch.version.cuda:
         pytest.skip("skipped: this PyTorch is built without CUDA")
     folders = [os.path.join(ROOT, "target", kind, *deps) for kind in ("debug", "release") for deps in ([], ["deps"])]

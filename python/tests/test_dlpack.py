@@ -23,7 +23,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_a_tensor_there_and_back(dtype):
+def test_a_tensor_keeps_its_type_and_memory_on_the_way_back(dtype):
     tensor = torch.zeros(2, 3, dtype=dtype)
     back = dlpack.from_address(dlpack.to_address(tensor))
     assert (back.dtype, back.shape, back.data_ptr()) == (dtype, tensor.shape, tensor.data_ptr())
@@ -31,7 +31,7 @@ def test_a_tensor_there_and_back(dtype):
     assert tensor.view(torch.uint8).sum() == tensor.nbytes
 
 
-def test_the_memory_stays_until_it_is_given_back():
+def test_the_memory_is_kept_until_the_last_tensor_is_gone():
     array = numpy.arange(4.0)
     before = sys.getrefcount(array)
     address = dlpack.to_address(array)
@@ -43,7 +43,7 @@ def test_the_memory_stays_until_it_is_given_back():
     assert sys.getrefcount(array) == before
 
 
-def test_tensors_that_cannot_be_handed_out():
+def test_tensors_that_dlpack_cannot_describe_are_refused():
     with pytest.raises((BufferError, RuntimeError), match="grad"):
         dlpack.to_address(torch.ones(2, requires_grad=True))
     with pytest.raises((BufferError, RuntimeError)):
@@ -72,7 +72,7 @@ def given(bits):
     return managed, (data, shape, deleter), times
 
 
-def test_a_buffer_of_rusts_is_freed_once():
+def test_a_buffer_from_rust_is_freed_once():
     managed, _alive, times = given(32)
     tensor = dlpack.from_address(c.addressof(managed))
     part = tensor[1:]
@@ -82,7 +82,7 @@ def test_a_buffer_of_rusts_is_freed_once():
     assert times == [c.addressof(managed)]
 
 
-def test_a_buffer_that_is_refused_is_freed_once():
+def test_a_refused_buffer_is_freed_once():
     managed, _alive, times = given(7)
     with pytest.raises((BufferError, RuntimeError)):
         dlpack.from_address(c.addressof(managed))
@@ -90,7 +90,7 @@ def test_a_buffer_that_is_refused_is_freed_once():
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_rust_program_that_embeds_python(world):
+def test_a_rust_program_can_embed_python(world):
     program = os.environ.get("C10D_PROGRAM")
     if not program or not shutil.which("cargo") or not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         pytest.skip("skipped: needs C10D_PROGRAM to name the program c10d, cargo, and Python as a shared library")

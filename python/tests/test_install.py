@@ -84,7 +84,7 @@ print("forked")
 """
 
 
-def test_forks_after_the_import(tmp_path):
+def test_forks_work_after_the_import(tmp_path):
     command = [sys.executable, "-c", FORK, str(tmp_path / "a"), str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == "forked\n", done.stdout + done.stderr
@@ -97,7 +97,7 @@ def stand_in(path):
     return str(path)
 
 
-def test_many_at_once_build_once(tmp_path):
+def test_several_processes_build_the_shim_once(tmp_path):
     code = "from c10d_rs import _build; print(_build.build())"
     env = {**os.environ, "CXX": stand_in(tmp_path / "cxx"), "C10D_RS_CACHE": str(tmp_path / "cache")}
     all_ = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) for _ in range(3)]
@@ -106,7 +106,7 @@ def test_many_at_once_build_once(tmp_path):
     assert (tmp_path / "cxx.calls").read_text() == "one\n"
 
 
-def test_a_folder_of_others_is_not_used(tmp_path, monkeypatch):
+def test_what_others_may_write_to_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
     open_to_all = tmp_path / "cache" / "c10d_rs"
     open_to_all.mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_a_folder_of_others_is_not_used(tmp_path, monkeypatch):
     assert _build.existing() is None
 
 
-def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+def test_the_output_of_a_failed_compiler_is_quoted(tmp_path, monkeypatch):
     cxx = tmp_path / "cxx"
     cxx.write_text("#!/bin/sh\necho no such thing >&2\nexit 1\n")
     cxx.chmod(0o755)
@@ -132,7 +132,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
         _build.build()
 
 
-def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch):
+def test_without_a_writable_cache_the_temporary_folder_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
     monkeypatch.delenv("C10D_RS_CACHE", raising=False)
     # Root may write everywhere, so there is a file in place of the folder.
@@ -151,7 +151,7 @@ def command(*args, **env):
     return subprocess.run([sys.executable, "-m", "c10d_rs", *args], capture_output=True, text=True, timeout=600, env=env)
 
 
-def test_build_ahead(tmp_path):
+def test_the_build_command_builds_the_shim(tmp_path):
     there = {"CXX": stand_in(tmp_path / "cxx"), "C10D_RS_CACHE": str(tmp_path / "cache")}
     done = command("build", **there)
     assert done.returncode == 0 and os.path.exists(done.stdout.splitlines()[-1]), done
@@ -159,7 +159,7 @@ def test_build_ahead(tmp_path):
     assert none.returncode == 1 and "there is no C++ compiler" in none.stderr, none
 
 
-def test_info(tmp_path):
+def test_the_info_command_prints_versions_and_backends(tmp_path):
     done = command("info", C10D_RS_CACHE=str(tmp_path))
     facts = dict(line.split(maxsplit=1) for line in done.stdout.split("\n\n")[0].splitlines())
     assert done.returncode == 0, done
@@ -173,7 +173,7 @@ def test_info(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["__init__", "dlpack"])
-def test_stubs_have_what_there_is(name):
+def test_type_stubs_match_the_modules(name):
     module = __import__("c10d_rs" if name == "__init__" else f"c10d_rs.{name}", fromlist=["*"])
     with open(os.path.join(os.path.dirname(_build.__file__), f"{name}.pyi")) as file:
         stub = ast.parse(file.read())
@@ -257,11 +257,11 @@ def no_shim_and_no_fallback(r):
 
 
 @pytest.mark.skipif(_backend.takes_python(), reason="skipped: this PyTorch accepts backends in Python")
-def test_there_is_no_fallback():
+def test_without_fallback_a_missing_shim_is_an_error():
     job.run(no_shim_and_no_fallback, 1, env={"C10D_RS_SHIM": "0"})
 
 
 @pytest.mark.skipif(not _backend.takes_python(), reason="skipped: this PyTorch accepts no backends in Python")
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_the_fallback(world):
+def test_the_fallback_runs_without_a_shim(world):
     job.run(without_a_shim, world, env={"C10D_RS_SHIM": "0"})

@@ -120,7 +120,7 @@ FAULTS = {
 @pytest.mark.parametrize("form", ["blocking", pytest.param("async", marks=pytest.mark.long), "subgroup"])
 @pytest.mark.parametrize("guilty", [1, 2], ids=["rust", "python"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_rank_is_named_on_both_kinds(fault, guilty, form, tmp_path):
+def test_a_guilty_rank_is_named_on_ranks_of_both_kinds(fault, guilty, form, tmp_path):
     if not os.path.exists(RUST):
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release -p c10d-python --example rank_in_rust)")
     found = faulty(fault, guilty, form, tmp_path)

@@ -31,7 +31,7 @@ def env(tmp_path_factory):
     return {"C10D_PLUGIN_PATH": str(folder)}
 
 
-def test_info_lists_it(env):
+def test_the_info_command_lists_the_plugin(env):
     done = subprocess.run([sys.executable, "-m", "c10d_rs", "info"], capture_output=True, text=True, env={**os.environ, **env})
     assert f"libc10d_{NAME}.so: loaded" in done.stdout and f"backend {NAME} of plugin" in done.stdout, done
 
@@ -101,7 +101,7 @@ def splits(r, backends):
 
 @pytest.mark.skipif(job.TORCH_2_10, reason="skipped: PyTorch 2.10 splits groups of CUDA only")
 @pytest.mark.parametrize("backends", [BACKENDS, ""], ids=["of the whole", "of the part"])
-def test_a_part_of_a_group(backends, env):
+def test_sub_groups_have_the_right_backend(backends, env):
     job.run(splits, 2, backends, env=env)
 
 
@@ -117,7 +117,7 @@ def faulty(r, fault):
 
 
 @pytest.mark.parametrize("fault,kind", [("killed", "PeerDead"), ("other count", "Mismatch")])
-def test_a_rank_is_named_over_a_plugin(fault, kind, env):
+def test_a_guilty_rank_is_named_over_a_plugin(fault, kind, env):
     found = job.outcomes(faulty, 3, fault, env=env, gone={1} if fault == "killed" else ())
     for rank in (0, 2):
         assert found[rank][:3] == (kind, (1,), "all_reduce"), found[rank]

@@ -39,7 +39,7 @@ def over(r, kind):
 
 
 @pytest.mark.parametrize("kind,world", [("tcp", 1), ("tcp", 3), ("file", 3), ("hash", 1)])
-def test_pytorchs_store(kind, world):
+def test_groups_work_over_pytorchs_stores(kind, world):
     job.run(over, world, kind)
 
 
@@ -52,7 +52,7 @@ def absent(r):
         r.init(timeout=5)
 
 
-def test_who_does_not_come_is_named():
+def test_a_rank_that_does_not_join_is_named():
     job.run(absent, 3)
 
 
@@ -64,7 +64,7 @@ def gloo(r, port):
     assert x.tolist() == [r.world] * 3
 
 
-def test_our_store_under_gloo():
+def test_gloo_works_over_our_store():
     program = os.environ.get("C10D_PROGRAM")
     if not program:
         pytest.skip("skipped: C10D_PROGRAM does not name the program c10d, which serves the store")

@@ -211,7 +211,7 @@ static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_
     if (atomic_load(&g->shared->failed) == 2) return -1;
     if (__atomic_load_n(g->aborted, __ATOMIC_ACQUIRE)) return fail(g, C10D_ABORTED, 0, "the group was aborted");
     left &= waiting;
-    if (r->op == C10D_RECV_ANY_SOURCE && left != waiting) left = 0; /* One sender is still there. */
+    if (r->op == C10D_RECV_ANY_SOURCE && left != waiting) left = 0; /* At least one sender is still there. */
     if (dead & waiting) return fail(g, C10D_PEER_DEAD, dead & waiting, "its process has ended");
     if (left) return fail(g, C10D_PEER_DEAD, left, "it has left the group");
     if (now() < op->deadline) return 0;
