@@ -398,7 +398,7 @@ fn a_mismatch_is_named_from_the_fingerprints() {
 }
 
 #[test]
-fn abort_from_another_thread_ends_what_hangs() -> Result {
+fn abort_from_another_thread_ends_an_op_that_hangs() -> Result {
     // The timeout is so long that no deadline ends the op.
     let pg = bad("NEVER_DONE").timeout(Duration::from_secs(3600)).build()?;
     let work = pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum));

@@ -20,7 +20,7 @@ macro_rules! rows {
 }
 
 #[test]
-fn header_and_mirror_agree() {
+fn the_rust_structs_have_the_layout_of_the_header() {
     let mut rows = rows! {
         Why "c10d_why" [struct_size len capacity text];
         Span "c10d_span" [struct_size dtype data offset count device_type device_id type_code type_bits type_lanes reserved];

@@ -28,7 +28,7 @@ fn elsewhere() -> Builder {
 }
 
 #[test]
-fn a_backend_serves_from_a_plugin() {
+fn a_backend_works_as_a_plugin() {
     elsewhere()
         .run_ranks(3, |pg| {
             let me = pg.rank();
@@ -59,7 +59,7 @@ fn a_backend_serves_from_a_plugin() {
 }
 
 #[test]
-fn disagreement_inside_a_plugin_has_its_fields() {
+fn a_mismatch_found_in_a_plugin_keeps_its_fields() {
     let errors = elsewhere()
         .run_ranks(2, |pg| {
             let mut x = vec![0f32; 8 + pg.rank() as usize];
@@ -72,7 +72,7 @@ fn disagreement_inside_a_plugin_has_its_fields() {
 }
 
 #[test]
-fn panics_are_errors() {
+fn panics_in_a_plugin_are_errors() {
     let e = elsewhere().name("panics in create").build().unwrap_err();
     assert!(e.to_string().contains("create was told to panic") && e.to_string().contains("elsewhere"), "{e}");
     let e = elsewhere().name("panics in split").build().unwrap().new_group(&[0]).map(drop).unwrap_err();
@@ -147,7 +147,7 @@ fn a_plugins_shutdown_gets_the_hosts_deadline() {
 }
 
 #[test]
-fn a_device_serves_from_a_plugin() {
+fn a_device_works_as_a_plugin() {
     let report = load("c10d_guarded_plugin");
     let mut providers = report.providers.clone();
     providers.push(&c10d_gloo_like::PROVIDER);

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn reductions_computed_by_hand() {
+    fn reductions_equal_results_computed_by_hand() {
         assert_eq!(of(DType::U8, ReduceOp::Sum, &[&[200, 1], &[100, 2]]), [44, 3]);
         assert_eq!(of(DType::I8, ReduceOp::Min, &[&[200], &[100]]), [200]);
         assert_eq!(of(DType::Bool, ReduceOp::Product, &[&[1, 1], &[0, 1]]), [0, 1]);

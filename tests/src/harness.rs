@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_take_turns() {
+    fn trials_of_different_groups_alternate() {
         let names = ["a/1/x", "a/1/y", "a/1/z", "a/2/x", "b/only", "b/other", "c"];
         let trials = names.map(|name| Trial::test(name, || Ok(())));
         let order: Vec<String> = in_turn(trials.into()).iter().map(|trial| trial.name().to_owned()).collect();

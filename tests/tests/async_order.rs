@@ -92,7 +92,7 @@ fn many_started_ops_complete() {
 }
 
 #[test]
-fn awaited_on_a_bare_executor() {
+fn handles_can_be_awaited_on_a_bare_executor() {
     c10d::run_ranks(2, |pg| {
         let sum = |x: Vec<f64>| pg.start(op::all_reduce(x, ReduceOp::Sum));
         let (first, second) = (sum(vec![1.0; 5]), sum(vec![2.0; 50_000]));
@@ -320,6 +320,6 @@ fn the_last_handle_may_be_dropped_by_a_waker() {
 }
 
 #[test]
-fn all_of_this_over_tcp() {
-    jobs::again_over_tcp("all_of_this_over_tcp");
+fn all_of_this_works_over_tcp() {
+    jobs::again_over_tcp("all_of_this_works_over_tcp");
 }

@@ -98,7 +98,7 @@ fn sub_groups_can_be_used_from_several_threads() {
 }
 
 #[test]
-fn many_groups_at_once() {
+fn many_groups_can_be_used_at_once() {
     c10d::run_ranks(2, |pg| {
         let groups: Vec<ProcessGroup> =
             (0..100).map(|_| Ok(pg.new_group(&[0, 1])?.expect("all are members"))).collect::<Result<_>>()?;
@@ -251,6 +251,6 @@ fn a_missing_rank_is_named_when_the_group_is_made() {
 }
 
 #[test]
-fn all_of_this_over_tcp() {
-    jobs::again_over_tcp("all_of_this_over_tcp");
+fn all_of_this_works_over_tcp() {
+    jobs::again_over_tcp("all_of_this_works_over_tcp");
 }

@@ -52,12 +52,12 @@ fn every_family(pg: &ProcessGroup) -> Result {
 }
 
 #[test]
-fn thirty_three() {
+fn every_family_works_with_33_ranks() {
     c10d::run_ranks(33, |pg| every_family(&pg)).unwrap();
 }
 
 #[test]
-fn sixty_four() {
+fn every_family_works_with_64_ranks() {
     c10d::run_ranks(64, |pg| every_family(&pg)).unwrap();
 }
 

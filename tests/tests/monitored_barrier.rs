@@ -65,6 +65,6 @@ fn all_missing_ranks_are_named_on_every_other_rank() {
 }
 
 #[test]
-fn all_of_this_over_tcp() {
-    jobs::again_over_tcp("all_of_this_over_tcp");
+fn all_of_this_works_over_tcp() {
+    jobs::again_over_tcp("all_of_this_works_over_tcp");
 }

@@ -97,7 +97,7 @@ fn receives_and_sends_start_in_either_order() {
 }
 
 #[test]
-fn large_messages_cross() {
+fn two_ranks_send_each_other_large_messages() {
     for bytes in [1 << 20, 8 << 20] {
         c10d::run_ranks(2, |pg| {
             let other = 1 - pg.rank();
@@ -114,7 +114,7 @@ fn large_messages_cross() {
 }
 
 #[test]
-fn threads_exchange_at_once_beside_collectives() {
+fn several_threads_exchange_messages_during_collectives() {
     c10d::run_ranks(2, |pg| {
         let other = 1 - pg.rank();
         std::thread::scope(|s| {
@@ -299,6 +299,6 @@ fn a_group_leaves_after_a_cancel() {
 }
 
 #[test]
-fn all_of_this_over_tcp() {
-    jobs::again_over_tcp("all_of_this_over_tcp");
+fn all_of_this_works_over_tcp() {
+    jobs::again_over_tcp("all_of_this_works_over_tcp");
 }

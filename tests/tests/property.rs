@@ -24,7 +24,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn exchanges_of_any_splits(matrix in lengths()) {
+    fn exchanges_work_with_any_splits(matrix in lengths()) {
         let n = matrix.len();
         c10d::run_ranks(n as u32, |pg| {
             let me = pg.rank() as usize;
@@ -44,7 +44,7 @@ proptest! {
     }
 
     #[test]
-    fn lists_of_any_lengths(matrix in lengths(), root in 0u32..5) {
+    fn lists_work_with_any_lengths(matrix in lengths(), root in 0u32..5) {
         let n = matrix.len();
         let root = root % n as u32;
         let lens = &matrix[0];
@@ -75,7 +75,7 @@ proptest! {
     }
 
     #[test]
-    fn reductions_of_any_length(n in 1u32..=5, lens in prop::collection::vec(0usize..70_000, 1..4)) {
+    fn reductions_work_with_any_length(n in 1u32..=5, lens in prop::collection::vec(0usize..70_000, 1..4)) {
         c10d::run_ranks(n, |pg| {
             let me = pg.rank() as usize;
             let input = |r: usize, len: usize| values(r, 0, len);
@@ -95,6 +95,6 @@ proptest! {
 }
 
 #[test]
-fn all_of_this_over_tcp() {
-    jobs::again_over_tcp("all_of_this_over_tcp");
+fn all_of_this_works_over_tcp() {
+    jobs::again_over_tcp("all_of_this_works_over_tcp");
 }

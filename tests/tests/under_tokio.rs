@@ -44,7 +44,7 @@ fn many_tasks_have_their_own_results() {
 /// The timer ends first, because the peer has not called the op. The handle remains, and another task gets the result
 /// later.
 #[test]
-fn select_and_timeout_leave_the_handle() {
+fn the_handle_can_be_used_after_select_and_timeout() {
     on_runtimes(2, async |pg| {
         if pg.rank() == 0 {
             let mut work = pg.start(op::all_reduce(vec![1u32; 8], ReduceOp::Sum));
@@ -112,7 +112,7 @@ fn a_receive_can_be_cancelled_after_a_timeout() {
 
 /// Each op has its own deadline, and its error names the missing rank.
 #[test]
-fn an_op_has_its_own_deadline() {
+fn each_op_has_its_own_deadline() {
     on_runtimes(2, async |pg| {
         if pg.rank() == 0 {
             let call = op::recv(vec![0u8; 4], 1, 3).timeout(Duration::from_millis(100));

@@ -55,7 +55,7 @@ impl Owner {
     /// Makes an owner that calls `release(owner)` when it is dropped.
     ///
     /// # Safety
-    /// `release(owner)` may be called once, on any thread.
+    /// One call of `release(owner)`, on any thread, must be sound.
     pub(crate) unsafe fn new(release: unsafe extern "C" fn(*mut c_void), owner: *mut c_void) -> Owner {
         Owner { release, owner }
     }
@@ -63,7 +63,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: the caller of `new` guarantees that this may be called once, and a value is dropped once.
+        // SAFETY: the caller of `new` guarantees that one call is sound, and a value is dropped once.
         unsafe { (self.release)(self.owner) }
     }
 }
@@ -79,13 +79,13 @@ unsafe impl Send for Callback {}
 
 impl Callback {
     /// # Safety
-    /// `function(context)` may be called once, on any thread.
+    /// One call of `function(context)`, on any thread, must be sound.
     pub(crate) unsafe fn new(function: unsafe extern "C" fn(*mut c_void), context: *mut c_void) -> Callback {
         Callback { function, context }
     }
 
     pub(crate) fn call(self) {
-        // SAFETY: the caller of `new` guarantees that this may be called once, and `self` is consumed.
+        // SAFETY: the caller of `new` guarantees that one call is sound, and `self` is consumed.
         unsafe { (self.function)(self.context) }
     }
 }

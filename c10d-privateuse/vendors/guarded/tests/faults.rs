@@ -226,7 +226,7 @@ fn peers_get_the_error_although_no_caller_waits() {
 }
 
 #[test]
-fn ops_behind_one_that_hangs_end_with_it() {
+fn ops_queued_after_an_op_that_hangs_end_with_it() {
     let (runtime, builder) = staged!("queue");
     let device = runtime.clone();
     let errors = fails(&runtime, "stuck in copy_out", move |timeout| {
@@ -292,7 +292,7 @@ fn abort_ends_an_op_whose_device_hangs() {
 }
 
 #[test]
-fn messages_end_in_time_too() {
+fn messages_on_a_device_that_hangs_end_in_time() {
     for (call, sends) in [("copy_out", true), ("copy_in", false)] {
         let (runtime, builder) = staged!("mail");
         let (device, how) = (runtime.clone(), format!("stuck in {call}"));

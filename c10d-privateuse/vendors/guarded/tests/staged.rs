@@ -288,7 +288,7 @@ fn back<R>(work: Work<R>) -> R {
 }
 
 #[test]
-fn messages_are_taken_back() {
+fn a_cancelled_message_returns_its_buffer() {
     let (runtime, builder) = staged!("taken-back");
     let device: Arc<dyn DeviceRuntime> = runtime.clone();
     // Some messages need one round, some many.
@@ -344,7 +344,7 @@ fn messages_are_taken_back() {
 }
 
 #[test]
-fn taking_back_races_with_messages_and_loses_none() {
+fn cancelling_races_with_messages_and_loses_none() {
     let (runtime, builder) = staged!("races");
     let device: Arc<dyn DeviceRuntime> = runtime;
     // With the small chunk, long messages need many rounds; with the large chunk, they need one long round.
