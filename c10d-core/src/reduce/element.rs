@@ -6,7 +6,8 @@ use super::half;
 
 /// An element type, as kernels see it.
 pub(super) trait Element: 'static {
-    /// The number of elements of this type in one element as callers count them.
+    /// The number of `Raw` values in one element of the caller's buffer: 2 for [`Complex`], whose parts are reduced
+    /// separately, else 1.
     const PARTS: usize;
     /// The form in memory. Every bit pattern is valid.
     type Raw: Copy;

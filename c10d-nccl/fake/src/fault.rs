@@ -2,10 +2,10 @@
 //!
 //! | word | what happens |
 //! | --- | --- |
-//! | `devices=N` | there are N devices (8) |
+//! | `devices=N` | there are N devices (default: 8) |
 //! | `driver=CODE` | `cuDriverGetVersion` returns this version |
 //! | `version=CODE` | `ncclGetVersion` returns this version |
-//! | `rank=R` | the faults below happen only on rank R |
+//! | `rank=R` | the faults below happen only on rank R, except `progress`, `locked`, `query`, `lost` and `freed`, which happen on every rank |
 //! | `init=hang` | the call that begins a communicator does not return |
 //! | `init=progress` | a communicator is in progress for ever |
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
@@ -21,7 +21,7 @@
 //! | `query=N` | `cuEventQuery` does not return on a thread that has made its N-th launch |
 //! | `lost=N` | the device is lost on a thread that has made its N-th launch |
 //! | `kernel=N` | the N-th `cuLaunchKernel` and all later ones do not return (if `rank=R` is given, only on device R) |
-//! | `freed=ends` | the process ends if memory is freed before an event has shown that it is unused; no free waits |
+//! | `freed=ends` | `cuMemFree` does not wait for the device; the process aborts if the host does not yet know, for example from an event, that the freed memory is unused |
 
 /// Returns the value of a word in the script, or `None` if the script does not have the word.
 pub fn word(name: &str) -> Option<String> {
