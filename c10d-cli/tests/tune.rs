@@ -82,7 +82,7 @@ fn ranks_with_different_tables_do_not_meet() {
 }
 
 #[test]
-fn clusters_are_simulated_up_to_their_limits() {
+fn simulated_times_respect_lower_bounds_and_invalid_clusters_are_rejected() {
     let simulate = |args: &[&str]| run(&[&["perf", "--simulate"], args].concat());
     // In each round of a barrier, the number of ranks whose messages have reached a rank (directly or through others)
     // doubles.

@@ -7,10 +7,12 @@
 //! # Errors
 //!
 //! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
-//! [`Unsupported`](crate::ErrorKind::Unsupported). Then nothing was sent, and the group can still be used. The other
-//! errors name the guilty ranks, and the group has failed: [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made
-//! different calls, [`Timeout`](crate::ErrorKind::Timeout) if a rank did not make its call or answer in time, and
-//! [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank is gone, or the rank has left.
+//! [`Unsupported`](crate::ErrorKind::Unsupported). Then no result was written, and the group can still be used. Nothing
+//! was sent either, except in a sparse call, whose first exchange may find the error. The status of any other error
+//! says whether the group has failed. The most frequent ones name the guilty ranks:
+//! [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls, [`Timeout`](crate::ErrorKind::Timeout) if a
+//! rank did not make its call or answer in time, and [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank
+//! is gone, or the rank has left.
 
 use crate::buffer::{
     AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Lists, Many, Nothing, One, Root, Rows, Source, SourceKnown,

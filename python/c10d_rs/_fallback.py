@@ -86,7 +86,7 @@ class _Lent:
         count = plain.numel()
         if code is None:
             if not self.moves:
-                raise TypeError(f"c10d_rs: tensors of {plain.dtype} are moved, but not reduced")
+                raise TypeError(f"c10d_rs: tensors of {plain.dtype} cannot be reduced")
             code = UNSIGNED.get(size, 0)
             count *= 1 if size in UNSIGNED else size
         return Tensor(plain.data_ptr() or None, 0, count, code)

@@ -207,8 +207,8 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes which peers share memory with this rank, waits until all ranks have published the same, and returns the
-/// records of all ranks.
+/// Publishes which peers share memory with this rank, waits until each rank has published its own record, and returns
+/// the records of all ranks.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());

@@ -1,4 +1,4 @@
-// Describes a call of the library by the tensors of PyTorch.
+// Builds the description of a library call from PyTorch's tensors.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -42,7 +42,7 @@ uint32_t type_of(at::ScalarType type, bool moves) {
     case at::kFloat8_e5m2: return C10DRS_TYPE_f8e5m2;
     default: break;
   }
-  TORCH_CHECK_TYPE(moves, "c10d_rs: tensors of ", type, " are moved, but not reduced");
+  TORCH_CHECK_TYPE(moves, "c10d_rs: tensors of ", type, " cannot be reduced");
   switch (c10::elementSize(type)) {
     case 2: return C10DRS_TYPE_u16;
     case 4: return C10DRS_TYPE_u32;
@@ -79,7 +79,8 @@ void* handle_of(const S&, long) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "this PyTorch has no handles of streams");
 }
 
-// The driver's handle of the stream after whose work the library runs a call; 0 is the default stream.
+// Returns the handle of the current stream; the library runs the call after this stream's work. Returns 0 for the
+// default stream, or if there is no handle; then this has waited for the work.
 uint64_t driver_stream(at::Device device) {
   auto stream = stream_of(device);
   try {
@@ -108,8 +109,8 @@ struct Loan {
   }
 };
 
-// The last owner may be a thread of the library, and freeing a tensor may need the GIL. So a thread of `Lanes` frees
-// it.
+// The last owner may be a thread of the library, and freeing a tensor may need the GIL. So one of the shim's own
+// threads (`Lanes`, lanes.hpp) frees it.
 void release(void* owner) {
   std::unique_ptr<std::shared_ptr<Loan>> loan(static_cast<std::shared_ptr<Loan>*>(owner));
   if (loan->use_count() == 1) {
@@ -125,7 +126,7 @@ Millis timeout_of(const O& options, Millis group) {
   return options.timeout.count() < 0 ? group : options.timeout;
 }
 
-// A call, while it is described.
+// A call whose description is being built.
 struct Call {
   c10drs_call raw{};
   std::vector<c10drs_tensor> inputs, outputs;
@@ -178,7 +179,7 @@ struct Call {
     uint64_t count = plain.numel();
     auto type = plain.scalar_type();
     if (type == at::kComplexHalf && !moves) {
-      TORCH_CHECK_VALUE(raw.reduce < 2, "c10d_rs: only sums and averages are made of ComplexHalf");
+      TORCH_CHECK_VALUE(raw.reduce < 2, "c10d_rs: tensors of ComplexHalf can be reduced only by a sum or an average");
       t.dtype = C10DRS_TYPE_f16;
       count *= 2;
     } else {

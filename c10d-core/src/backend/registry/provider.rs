@@ -29,8 +29,8 @@ pub struct Provider {
     /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],
     /// The hints that the crate's backends and devices read. Each begins with the name of a backend or device and a
-    /// dot. If a group has another hint with the same beginning, that causes a warning, except if the crate lists no
-    /// hints at all.
+    /// dot. If a group has a hint of one of the crate's backends or devices that is not listed, that causes a warning.
+    /// Hints of a backend or device for which no hint is listed are not checked.
     pub hints: &'static [&'static str],
     /// The environment variables `C10D_..` that the crate reads. A `C10D_..` variable that no provider lists causes a
     /// warning.

@@ -28,7 +28,7 @@ pub(super) struct Peer {
     pub(super) tcp: bool,
     /// Whether the control connection has ended.
     pub(super) closed: bool,
-    /// The time of the peer's last message.
+    /// The time at which the peer's last answer to a query came.
     pub(super) last_answer: Option<Instant>,
     /// The peer's last answer, with the number of the query.
     pub(super) answer: Option<(u32, Doing)>,
