@@ -37,7 +37,7 @@ impl<B> Call<B> {
         Call { op, params, timeout: None, error: None, buffers }
     }
 
-    /// Sets the timeout of the op. Without this call it is the group's timeout.
+    /// Sets the timeout of the op. If it is not set, the group's timeout applies.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -55,8 +55,8 @@ impl<B> Call<B> {
 
     /// Sets the device stream on which the buffers are ready: the op runs after all work that the stream has been given
     /// so far. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
-    /// the op is complete on the device. So work that is put on any stream after that runs after the op. Without this
-    /// call it is the device's default stream.
+    /// the op is complete on the device. So work that is put on any stream after that runs after the op. If no stream
+    /// is set, it is the device's default stream.
     ///
     /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because this handle means a
     /// different stream on each thread, and a thread of the library waits for the stream. A stream that is recording a

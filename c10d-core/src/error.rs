@@ -24,9 +24,9 @@ pub const ENDED_WITHOUT_LEAVING: &str =
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call is not valid (shape, element type, root, or a reduce operation that the type lacks). Nothing was sent.
+    /// The call is not valid (shape, element type, root, or a reduce operation that the type lacks).
     InvalidArgument,
-    /// The call is valid, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
+    /// The call is valid, but the chosen backend does not offer it, or no backend serves the key.
     Unsupported,
     /// The guilty rank made a different call: its call with the same number, or its message, differs from this rank's
     /// call or message.
@@ -67,10 +67,10 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// Whether anything was sent before the error.
+/// Whether the group can still be used after the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Nothing was sent; the group stays usable.
+    /// No payload was sent; the group stays usable.
     Rejected,
     /// Ranks may have got different results. The group cannot be used any more; make a new one.
     Failed,
@@ -178,7 +178,7 @@ impl Error {
         self
     }
 
-    /// Sets the status to [`Status::Rejected`]: nothing was sent, and the group stays usable.
+    /// Sets the status to [`Status::Rejected`]: no payload was sent, and the group stays usable.
     pub fn rejected(mut self) -> Error {
         self.0.status = Status::Rejected;
         self

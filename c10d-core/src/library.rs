@@ -63,7 +63,7 @@ pub fn variable(name: &str) -> Option<String> {
 }
 
 /// Returns the file that the user asks for: the `argument` that the builder was given, else the `value` of the
-/// environment variable `name`. If it returns a file, the caller must not try any other.
+/// environment variable `name`. If the function returns a file, the caller must not try any other file.
 ///
 /// ```
 /// # use c10d_core::library::requested;

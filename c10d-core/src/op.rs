@@ -221,7 +221,7 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 /// ```
 ///
 /// # Errors
-/// The same as for the op's own constructor. Lists with wrong lengths are rejected when the call is run.
+/// This function returns no error. A call whose lists have wrong lengths is rejected when it is run.
 #[inline]
 pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, outputs: Vec<O>) -> Call<Lists<I, O>> {
     let lists = op.row().shape == Shape::GatherLists && !inputs.is_empty();

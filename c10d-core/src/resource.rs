@@ -21,7 +21,7 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
                 soft(Resource::Nofile)
             )
         }
-        Errno::NFILE => format!("the system has no open file left (limit {}, fs.file-max)", sysctl("fs/file-max")),
+        Errno::NFILE => format!("the system cannot open more files (limit {}, fs.file-max)", sysctl("fs/file-max")),
         Errno::TOOMANYREFS => format!(
             "too many descriptors of this user are in transit to other processes (limit {}; raise it with ulimit -n)",
             soft(Resource::Nofile)
@@ -32,7 +32,7 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
         }
         Errno::NOSPC => {
             let watches = sysctl("fs/epoll/max_user_watches");
-            format!("no space left on the file system, or no watch (limit {watches}, fs.epoll.max_user_watches)")
+            format!("no space left on the file system, or no epoll watch (limit {watches}, fs.epoll.max_user_watches)")
         }
         Errno::DQUOT => "the disk quota of this user is used up".to_owned(),
         Errno::FBIG => {
@@ -78,7 +78,7 @@ pub(crate) fn memory() -> String {
     if limits.is_empty() {
         let total = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = total.lines().find_map(|l| l.strip_prefix("MemTotal:")).map_or("unknown", str::trim);
-        limits.push(format!("limit: the machine's, {total}"));
+        limits.push(format!("limit: the machine's memory, {total}"));
     }
     limits.join("; ")
 }

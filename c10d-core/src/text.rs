@@ -1,6 +1,7 @@
 //! Makes foreign text safe to show.
 
-/// Returns the text as one line of at most `max` bytes, with each control character replaced by U+FFFD.
+/// Returns the text as one line of at most `max` bytes. U+FFFD replaces each control character, and each character that
+/// breaks lines or turns the direction of writing.
 ///
 /// An error that quotes a peer, a store or a file is printed to a terminal or into a log. The quoted text must not move
 /// the cursor there, nor look like more than one line.

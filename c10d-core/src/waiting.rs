@@ -2,9 +2,9 @@
 //! with target `c10d`.
 //!
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
-//! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, it
-//! reports missing ranks whenever the set of missing ranks changes. A separate thread computes the text and writes the
-//! lines, so no waiting thread is delayed, and no lock is held.
+//! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
+//! reports which ranks are missing: at each interval if these ranks have changed, else once a minute. Separate threads
+//! write the lines, so no waiting thread is delayed, and no lock is held.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -28,7 +28,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The largest number of lines that one process writes per minute.
 const LINES: usize = 20;
-/// The largest number of threads that write a line at once. It is bounded since stderr may be a pipe that nobody reads.
+/// The largest number of threads that write a line at once; further lines are lost. The number is bounded since stderr
+/// may be a pipe that nobody reads.
 const UNDERWAY: usize = 4;
 /// The largest length of a line in bytes.
 const LENGTH: usize = 2000;
@@ -67,8 +68,8 @@ struct Times {
 static SAID: PerProcess<Said> = PerProcess::new();
 
 /// Reports that an op of this rank of this group waits, unless the rank made such a report less than a minute ago, or
-/// the process has written 20 lines in the last minute. `text` returns the rest of the line after `rank 3 of group "g"
-/// `. `text` is called on a separate thread and may take long.
+/// the process has written 20 lines in the last minute. The line begins with `rank 3 of group "g"`, and `text` returns
+/// the rest. `text` is called on a separate thread and may take long.
 pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'static) {
     let said = SAID.get();
     {

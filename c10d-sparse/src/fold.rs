@@ -75,7 +75,7 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     })
 }
 
-/// Reduces rows of a single value, by a table with one position for each key of a block.
+/// Reduces rows of a single value, in a table with one element for each key of a block.
 fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     bits: &[u64],

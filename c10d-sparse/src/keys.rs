@@ -86,8 +86,8 @@ pub(crate) struct Columns<'a> {
     indices: &'a mut [i64],
     /// The column of the next entry.
     at: usize,
-    /// The first key and the number of the previous entry's line. A line is all keys that differ only in the last
-    /// coordinate.
+    /// The first key and the number of the previous entry's line. A line consists of the keys that differ only in the
+    /// last coordinate.
     line: (u64, u64),
 }
 
@@ -138,7 +138,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Whether the keys are sorted and without duplicates.
+/// Returns whether the keys are sorted and without duplicates.
 pub(crate) fn is_coalesced<K: Key>(keys: &[K]) -> bool {
     // There is no early exit inside a block, so that the loop is vectorised.
     let pairs = |block: &[K]| block.iter().zip(&block[1..]).fold(true, |sorted, (a, b)| sorted & (a < b));

@@ -26,8 +26,8 @@ pub(crate) enum Union<K> {
     Bits(Vec<u64>, Vec<usize>),
 }
 
-/// Whether `count` keys of the range are sent as bits, because this is shorter. Sender and receiver compute the same
-/// result, since both know the range and the count.
+/// Returns whether `count` keys of the range are sent as bits, because the bits are shorter than the list of keys.
+/// Sender and receiver compute the same result, since both know the range and the count.
 pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
     words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
 }

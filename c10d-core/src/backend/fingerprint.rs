@@ -21,12 +21,14 @@ pub struct Fingerprint {
     pub reduce: u8,
     /// The step of a composed kernel, with the bit [`Fingerprint::SPARSE`]; 0 for other calls.
     pub step: u8,
-    /// The number of elements per rank. For uneven ops it is the number given to
-    /// [`Call::agreed_count`](crate::Call::agreed_count), or 0 if none was given.
+    /// The number of elements per rank, in all tensors of a coalesced op together. For uneven ops it is the number
+    /// given to [`Call::agreed_count`](crate::Call::agreed_count), or 0 if none was given. For a call with a sparse
+    /// tensor it is 0.
     pub count: u64,
     /// The root of a rooted op, or the tag of a point-to-point op. For a coalesced op: the number of tensors (upper 12
-    /// bits) and the length of the first tensor (lower 20 bits). For other ops with `PreMulSum`: the bits of the
-    /// factor, rounded to `f32`.
+    /// bits) and the length of the first tensor (lower 20 bits; 0 for `all_gather_coalesced`, whose lengths may differ
+    /// between ranks). For other ops with `PreMulSum`: the bits of the factor, rounded to `f32`. For a call with a
+    /// sparse tensor: 0.
     pub root: u32,
     /// A hash of properties that only some calls have: the factor of `PreMulSum`, the lengths of coalesced tensors, the
     /// shape of a sparse tensor, the identity of a program's own type.
@@ -38,7 +40,8 @@ impl Fingerprint {
     pub const SIZE: usize = 24;
     /// The code for "no element type" (barriers).
     pub const NO_DTYPE: u8 = 255;
-    /// The code for "a type of the program's own". `rest` then contains the hash of the type's identity.
+    /// The code for "a type of the program's own". `rest` is then the hash of the type's identity, XOR the hash of the
+    /// other properties (0 unless the op is coalesced).
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
@@ -182,7 +185,8 @@ impl Fingerprint {
     }
 }
 
-/// Returns the name of a program's own type. If this process has not used the type, the text has its hash instead.
+/// Returns the name of a program's own type. If no type that this process has used has the hash `rest`, the text has
+/// `rest` instead of a name.
 fn own_type(rest: u32) -> String {
     Identity::of_hash(rest)
         .map_or_else(|| format!("a type of the program ({rest:#010x})"), |identity| identity.to_string())

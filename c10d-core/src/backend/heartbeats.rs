@@ -16,7 +16,7 @@ use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 const PERIOD: Duration = Duration::from_secs(1);
 /// A rank that sends no heartbeat for this time is considered dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// The key whose value says which rank gave up first, and why.
+/// The key of the cause: which rank gave up, died or ended first, and why.
 const CAUSE: &str = "cause";
 /// The word in a cause for a rank that gave up because it ran out of a resource.
 const LACKS: &str = "lacks";
@@ -34,7 +34,8 @@ pub struct Heartbeats {
     size: u32,
 }
 
-/// The part of this rank that writes to the store.
+/// This rank, and the store of its group. If the program ends while the rank is in the group, the exit notice is
+/// written to the store.
 struct Member {
     store: Arc<dyn Store>,
     rank: u32,

@@ -13,7 +13,7 @@ pub struct KernelContext<'a> {
     pub(crate) info: &'a Arc<Origin>,
     pub(crate) backend: &'a Arc<dyn Backend>,
     pub(crate) size: u32,
-    /// The queue in which started calls run, for a sparse key.
+    /// The queue in which started calls run. `None` for a dense key, and for the calls that the queue's thread runs.
     pub(crate) queue: Option<&'a SparseQueue>,
 }
 
@@ -49,10 +49,10 @@ impl KernelContext<'_> {
         self.size
     }
 
-    /// Runs a kernel that consists of several dense ops, and completes the job with its result. `compose` is only for
-    /// sparse keys, since only such kernels use the lanes of these keys. If the caller waits, the kernel runs on the
-    /// caller's thread, after the calls that were started before. The kernel of a started call runs on the lane's
-    /// thread.
+    /// Runs a kernel that consists of several dense ops, and completes the job with its result. If the caller waits,
+    /// the kernel runs on the caller's thread, after the calls that were started before. The kernel of a started call
+    /// runs on the thread of the lane's queue. Only the lanes of sparse keys have such a queue, so for a dense key the
+    /// job ends with an error.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),

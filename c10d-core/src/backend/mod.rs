@@ -86,7 +86,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Returns the name under which the backend was registered.
     fn name(&self) -> &'static str;
 
-    /// Returns the ops and types that the backend offers. Core calls it once, when the group is made.
+    /// Returns the ops and types that the backend offers. The result must not change, since core may keep a copy.
     fn capabilities(&self) -> &Capabilities;
 
     /// Returns the ops and types that the backend offers on the devices of one key, if they differ from
@@ -182,8 +182,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find them out
-    /// quickly. `overdue` is called when a caller stops waiting before its op is done. The group does not fail because
-    /// of that.
+    /// quickly. A backend that runs its ops on this backend calls `overdue` if they are still in flight at the deadline
+    /// of `shutdown` or `leave`. The group does not fail because of that.
     fn overdue(&self) -> Option<Error> {
         None
     }

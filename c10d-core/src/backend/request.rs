@@ -79,7 +79,7 @@ impl Request {
         self.spans.output_row
     }
 
-    /// Returns the element type of all spans; `None` for barriers.
+    /// Returns the element type of the tensors, or of the values of a sparse tensor; `None` for barriers.
     #[inline]
     pub fn dtype(&self) -> Option<DType> {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)

@@ -36,7 +36,8 @@ pub enum SideChannel {
 
 impl SideChannel {
     /// Connects through the CPU backend with the name `cpu`, or through the store if that is `None`. `purpose`
-    /// distinguishes several side channels of one group. Returns `None` if the group has only one rank.
+    /// distinguishes several side channels of one group through the CPU backend; through the store, a group can have
+    /// only one. Returns `None` if the group has only one rank.
     ///
     /// # Errors
     /// The errors of making the CPU backend.
@@ -86,7 +87,7 @@ impl SideChannel {
     }
 }
 
-/// Messages between neighbouring ranks, through a CPU backend.
+/// Messages between ranks, through a CPU backend. Each rank watches the next rank.
 #[derive(Clone)]
 pub struct Messages {
     aside: CpuMessages,

@@ -175,10 +175,10 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Runs queued items on the calling thread instead of the queue's thread, until `is_done` returns `true`, no item
-    /// is left, or the deadline has passed. While another thread runs an item, the calling thread waits. `run` runs one
-    /// item and reports its end; it calls [`settled`](WorkerQueue::settled) before it reports. `is_done` is called with
-    /// the queue's lock held.
+    /// Runs queued items on the calling thread instead of the queue's thread, until `is_done` returns `true` or no item
+    /// is left. While another thread runs an item, the calling thread waits; if the deadline passes during this wait,
+    /// the function returns. `run` runs one item and reports its end; it calls [`settled`](WorkerQueue::settled) before
+    /// it reports. `is_done` is called with the queue's lock held.
     pub fn help(&self, deadline: Instant, is_done: impl Fn() -> bool, mut run: impl FnMut(T)) {
         let mut queued = self.queued.lock();
         while !is_done() {

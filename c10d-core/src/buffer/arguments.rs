@@ -208,7 +208,7 @@ unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
 pub unsafe trait Operands: Send {
     /// The type that the caller gets back.
     type Back;
-    /// Adds the spans to `to`. If they are a list of lists, it sets `row` to the length of each list.
+    /// Adds the spans to `to`. If the spans are a list of lists, the function sets `row` to the length of each list.
     fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result;
     /// Returns the buffers when the op is done.
     fn back(self) -> Self::Back;

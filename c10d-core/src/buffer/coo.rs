@@ -24,7 +24,8 @@ use crate::{Error, Result};
 /// ```
 ///
 /// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
-/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that at least one rank has.
+/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that at least one rank has, or
+/// the entries at the coordinates that the option `sparse_indices` sets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -61,7 +62,7 @@ impl CooLayout {
         let row = product(&shape[sparse_dim..]).ok_or_else(too_large)?;
         let nnz = indices / sparse_dim;
         if !indices.is_multiple_of(sparse_dim) {
-            let what = format!("{indices} indices are not {sparse_dim} for each entry");
+            let what = format!("there are {indices} indices, but each entry needs {sparse_dim}");
             return Err(Error::invalid(what));
         }
         if nnz.checked_mul(row) != Some(values) {

@@ -10,8 +10,8 @@ use crate::types::{DType, Device, DeviceKind, Element, Identity};
 /// device.
 ///
 /// A span does not borrow the memory: the code that makes the span guarantees that the memory is valid (see
-/// [`Buffers`](super::Buffers)). Only [`Span::memory`] and [`Span::host_ptr`] return the address, so host code that
-/// gets a span of a device receives `None` instead of an invalid pointer.
+/// [`Buffers`](super::Buffers)). For memory of a device, [`Span::host_ptr`] returns `None`, so host code cannot use a
+/// device address by mistake.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct Span {

@@ -10,8 +10,8 @@ const HUGE: usize = 2 << 20;
 
 /// Allocates `count` zeros; `None` if there is not enough memory.
 ///
-/// The system provides zeroed pages, so this function writes nothing. For a large allocation, the function asks for
-/// huge pages, since the first write to a page costs more than writing the rest of the page.
+/// For a large allocation, the system provides zeroed pages, so this function writes nothing. The function asks for
+/// huge pages then: the first write to a page is expensive, and the same memory has fewer huge pages.
 pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(count).ok()?;
     if layout.size() == 0 {

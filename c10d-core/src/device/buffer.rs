@@ -76,7 +76,7 @@ impl DeviceBuffer {
     /// Copies bytes into the buffer. `data` must have as many bytes as the buffer; the element type does not matter.
     pub fn write_bytes(&mut self, data: &[u8], timeout: Duration) -> Result {
         if data.len() != self.bytes() {
-            return Err(Error::invalid(format!("{} bytes for a buffer of {}", data.len(), self.bytes())));
+            return Err(Error::invalid(format!("the device buffer has {} bytes, not {}", self.bytes(), data.len())));
         }
         if data.is_empty() {
             return Ok(());

@@ -19,7 +19,8 @@ impl DeviceCoo {
     /// device, and the indices of type `i64`.
     ///
     /// # Errors
-    /// `InvalidArgument` if lengths, types or devices do not match.
+    /// `InvalidArgument` if the lengths do not match the shape, or if the indices are not of type `i64`. The op that
+    /// uses the tensor checks the coordinates and the devices.
     pub fn new(
         shape: impl Into<Vec<usize>>,
         sparse_dim: usize,

@@ -1,9 +1,9 @@
 //! Devices other than the host: the traits that a vendor implements so that all ops work on the memory of its devices.
 //!
 //! There are three levels of support. At level 0 a runtime provides memory, copies, streams and events; that is enough
-//! for all ops, since core stages the buffers through the group's CPU backend. At level 1 the runtime also implements
-//! [`DeviceReduce`], which reduces on the device. At level 2 the vendor implements its own collectives as a
-//! [`Backend`](crate::backend::Backend).
+//! for all ops on dense buffers, since core stages the buffers through the group's CPU backend. At level 1 the runtime
+//! also implements [`DeviceReduce`], which reduces on the device. At level 2 the vendor implements its own collectives
+//! as a [`Backend`](crate::backend::Backend).
 #![allow(unsafe_code)]
 
 mod buffer;
@@ -39,11 +39,12 @@ pub type Event = u64;
 /// none of the seven functions from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
 ///
 /// In all functions, `index` is the number of the device. Work that is given to one stream runs in the order given;
-/// work on different streams runs in any order, unless an event orders it. Errors are of kind `Device` and have the
-/// vendor's own text.
+/// work on different streams runs in any order, unless an event orders it. Unless a function's documentation says
+/// otherwise, errors are of kind `Device` and have the vendor's own text.
 ///
-/// No function waits for the device. Copies and reductions are enqueued, and [`query`](DeviceRuntime::query) on an
-/// event returns whether they are done. All functions may be called from any thread, also from several threads at once.
+/// No function except [`synchronize`](DeviceRuntime::synchronize) waits for the device. Copies and reductions are
+/// enqueued, and [`query`](DeviceRuntime::query) on an event returns whether they are done. All functions may be called
+/// from any thread, also from several threads at once.
 ///
 /// # Safety
 /// - Memory that `allocate` returned is not returned again before `free`, nor, if it was retained

@@ -58,7 +58,7 @@ pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
             return Err(Error::invalid(format!("sparse_indices are for sums only, not for {reduce}")));
         }
         if !known.len().is_multiple_of(layout.sparse_dim) {
-            let what = format!("{} sparse_indices are not {} for each entry", known.len(), layout.sparse_dim);
+            let what = format!("there are {} sparse_indices, but each entry needs {}", known.len(), layout.sparse_dim);
             return Err(Error::invalid(what));
         }
     }

@@ -173,7 +173,7 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
         let elements = span.count() / span.identity().map_or(1, Identity::bytes);
         if !elements.is_multiple_of(n) {
             return Err(Error::invalid(format!(
-                "{name} has {elements} elements, which do not divide by {n} ranks; give split sizes"
+                "{name} has {elements} elements, which do not divide evenly by {n} ranks; give split sizes"
             )));
         }
         return Ok(span.count() / n);
@@ -183,7 +183,7 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
     }
     let sum = splits.iter().try_fold(0usize, |a, b| a.checked_add(*b));
     if sum != Some(span.count()) {
-        let sum = sum.map_or("more than memory".to_owned(), |s| s.to_string());
+        let sum = sum.map_or("more than any memory can hold".to_owned(), |s| s.to_string());
         return Err(Error::invalid(format!("{name} splits sum to {sum}, but {name} has {} elements", span.count())));
     }
     Ok(splits[me])

@@ -95,7 +95,7 @@ impl Imported {
         let mut data = tensor.data.cast::<()>();
         let mut offset = tensor.byte_offset;
         if count == 0 {
-            // A span needs an aligned address that is not null, even if it has no elements.
+            // The pointer of a tensor without elements may be null or not aligned, so the span gets another address.
             (data, offset) = (std::ptr::without_provenance_mut(dtype.align()), 0);
         } else if data.is_null() {
             return Err(Error::invalid("a DLPack tensor with elements has no data"));
@@ -111,7 +111,7 @@ impl Imported {
         Ok(Imported { span, read_only: flags.is_read_only(), _owner: owner })
     }
 
-    /// Sets the vendor slot of a tensor on PrivateUse1. Without this call it is the default slot.
+    /// Sets the vendor slot of a tensor on PrivateUse1. If it is not set, it is the default slot.
     pub fn of_vendor(mut self, vendor: u8) -> Imported {
         self.span = self.span.of_vendor(vendor);
         self

@@ -186,9 +186,14 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if the ranks have no
-    /// backend in common. `Rendezvous` if ranks are missing or disagree about the group; it names these ranks. `Store`
-    /// if the store cannot be reached.
+    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if the backend map
+    /// names a backend that this program lacks, or one that cannot serve its device. `Rendezvous` if ranks are missing
+    /// or do not have a backend that the map of a rank names; `Mismatch` if ranks disagree about the world size, the
+    /// members or the version of c10d. Both name these ranks. `Store` if the store cannot be reached. The errors of the
+    /// backends' constructors are returned as well.
+    ///
+    /// If the ranks have no backend in common for a device, `build` succeeds, and calls on the device are
+    /// `Unsupported`.
     pub fn build(self) -> Result<ProcessGroup> {
         self.with_plugins()?.build_rank()
     }
@@ -197,8 +202,9 @@ impl Builder {
     /// order. Do not set rank, size or store, which each thread gets from this function.
     ///
     /// # Errors
-    /// The error of the rank that failed first. An error that only reports the end of another rank is returned only if
-    /// there is no other error. If a rank panics, the panic continues in the caller after all threads have ended.
+    /// The error of the rank that failed first. An error that only reports that another rank ended or aborted the group
+    /// is returned only if there is no other error. If a rank panics, the panic continues in the caller after all
+    /// threads have ended.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
         self.leaves_ranks_to_others(size)?;
         let builder = self.with_plugins()?;

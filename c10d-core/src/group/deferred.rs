@@ -76,8 +76,8 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // The backend is made on a separate thread, because only its deadline ends the making of a backend, while
-            // an abort must end the waiting job at once.
+            // A separate thread makes the backend. An abort must end the waiting job at once, but it cannot interrupt
+            // the making of a backend, which may take until its deadline.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }

@@ -20,7 +20,8 @@ impl ProcessGroup {
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver
     /// if the receiver did not receive the message in time. If the receiver expects another count or element type, the
-    /// receiver gets a `Mismatch`.
+    /// receiver gets a `Mismatch`, which fails the group. If `send` has returned by then, a later call of this rank
+    /// returns the error.
     ///
     /// # Example
     /// ```
@@ -49,9 +50,8 @@ impl ProcessGroup {
     /// it holds the message.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` or `dtype`, on both ranks, if count or element
-    /// type of the message differ from those of `output`. `PeerDead` if the sender ended without having sent such a
-    /// message.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` or `dtype` if count or element type of the
+    /// message differ from those of `output`. `PeerDead` if the sender ended without having sent such a message.
     ///
     /// # Example
     /// ```

@@ -54,7 +54,7 @@ use crate::{Error, ErrorKind, Result};
 /// while the operations continue in the background. If a program ends without dropping its groups (because they are in
 /// a `static`, or `process::exit` is called), c10d tells the peers while the process exits. Ranks that still need this
 /// rank then get an error that says that its program ended. [`shutdown`](ProcessGroup::shutdown) does the same as a
-/// drop, but returns an error instead of printing it.
+/// drop, but waits up to the group's timeout, and returns an error instead of printing it.
 ///
 /// A group belongs to the process that made it. In a forked child every call returns an error that says that the group
 /// belongs to another process, and dropping the group does nothing. A child that wants to communicate must make its own
@@ -196,7 +196,8 @@ impl ProcessGroup {
     /// # Errors
     /// `Timeout` when the time is over; the error names the ranks for which this rank waited. `Mismatch` if another
     /// rank made a different call, and this rank had not noticed the difference before because it received nothing in
-    /// its own call. In both cases this rank has left the group.
+    /// its own call. If the group has failed before, the error by which it failed. In all cases this rank has left the
+    /// group.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)

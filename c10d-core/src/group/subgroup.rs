@@ -118,8 +118,8 @@ impl ProcessGroup {
     }
 
     /// Makes a group of the ranks that can share memory with this rank, in their old order. These are the ranks on the
-    /// same host, except ranks of other users, and ranks in containers with their own network. Every rank must call
-    /// `split_by_memory`.
+    /// same host that run as the same user, in the same network namespace and in the same user namespace; a container
+    /// may have its own namespaces. Every rank must call `split_by_memory`.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).
@@ -285,7 +285,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells the backends of this rank that it is in no sub-group of a division. Returns `None`.
+    /// Tells this rank's backends that the rank is in no sub-group of a division. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

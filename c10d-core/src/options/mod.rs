@@ -104,9 +104,10 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The indices of the accelerators whose backend runs the barrier. If the list is empty, the barrier runs on
-        /// the device to which the group is bound, else on the first of CPU, CUDA and PrivateUse1 that the group
-        /// serves.
+        /// The indices of accelerators. They only choose the backend: if the list is not empty, the barrier runs on the
+        /// accelerator to which the group is bound, else on the first of CUDA and PrivateUse1 that the group serves. If
+        /// the list is empty, the barrier runs on the device to which the group is bound, else on the first of CPU,
+        /// CUDA and PrivateUse1 that the group serves.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.

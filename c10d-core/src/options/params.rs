@@ -75,7 +75,8 @@ impl Params {
         self.rare.as_ref().map_or(&[], |r| &r.output_splits)
     }
 
-    /// Returns the devices whose backend runs the barrier.
+    /// Returns the device indices that a barrier was given; see
+    /// [`BarrierOptions`](crate::options::BarrierOptions::device_ids).
     #[inline]
     pub fn device_ids(&self) -> &[u16] {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)

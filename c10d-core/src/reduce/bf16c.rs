@@ -1,5 +1,5 @@
-//! Kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. The compiler does not generate this
-//! instruction by itself.
+//! Kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. The compiler does not generate
+//! this instruction by itself.
 
 use std::arch::x86_64::*;
 
@@ -91,8 +91,8 @@ unsafe fn narrow(values: [[f32; LANES]; 2], to: *mut u16) {
     }
 }
 
-/// The same as [`narrow`]. The instruction would make subnormal numbers zero, so that ranks on other machines had other
-/// results.
+/// The same as [`narrow`], without the conversion instruction. The instruction would make subnormal numbers zero, so
+/// ranks on machines without it would get other results.
 ///
 /// # Safety
 /// As for [`narrow`].

@@ -29,8 +29,8 @@ pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }
 
-/// Combines `acc` and `x`, which have the same length, element by element into `acc`. Returns `false` and does nothing
-/// if the operation is not defined on the type, or does not combine two values (`Avg`, `PreMulSum`).
+/// Combines `acc` and `x` element by element into `acc`. Returns `false` and does nothing if their lengths differ, if
+/// the operation is not defined on the type, or if it does not combine two values (`Avg`, `PreMulSum`).
 pub fn combine<T: crate::types::Element>(op: ReduceOp, acc: &mut [T], x: &[T]) -> bool {
     if acc.len() != x.len() || matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
         return false;

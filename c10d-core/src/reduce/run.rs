@@ -26,8 +26,8 @@ const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
 /// Combines one or two sources directly into the target, and more sources block by block in a local array. The target
-/// may be equal to a source. The compiler makes vector code of a loop only if it can exclude that they are equal, so
-/// each case has its own loop.
+/// may be equal to a source. The compiler makes vector code of a loop only if it knows whether the target is equal to a
+/// source, so each case has its own loop.
 ///
 /// # Safety
 /// The same as for [`Kernel`].

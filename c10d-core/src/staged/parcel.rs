@@ -45,7 +45,7 @@ pub(super) struct Parcel {
 enum Stage {
     /// Rounds are given to the CPU backend and collected from it.
     Moving,
-    /// The last copies to the device are running. The first event of `outs` is after them.
+    /// The last copies to the device are running. The first event of `outs` is recorded after them.
     Back,
     /// The message has failed, but the device may still use the memory.
     Failed(Error),

@@ -86,7 +86,7 @@ enum Cut {
     InPlace { read: bool, write: bool },
     /// The inputs are cut as one tensor; every rank gets the inputs of all ranks.
     Gather,
-    /// The outputs are cut as one tensor; every rank has an input for each output of each rank.
+    /// The outputs are cut as one tensor; each input has a block for each rank.
     Scatter,
     /// Each tensor is cut separately.
     Apart,
@@ -166,7 +166,7 @@ impl<'a> Plan<'a> {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
-    /// Returns the step number of the first round: 1 if step 0 is the announcement, else 0.
+    /// Returns the step number of the first round: 1 for an uneven op, since step 0 is its announcement, else 0.
     pub(super) fn first_step(&self) -> usize {
         usize::from(self.facts.op.is_uneven())
     }

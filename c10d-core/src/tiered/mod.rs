@@ -31,15 +31,16 @@ pub const LEAST_HINT: &str = "tiered.least";
 const LEAST: usize = 4 << 20;
 /// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// After a tier was aborted: how long this rank waits at least to learn why the group failed. A call that still has more
-/// time waits longer.
+/// After a tier was aborted: how long this rank waits at least to learn why the group failed. A call that still has
+/// more time waits longer.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
 
-/// A backend that is composed of two others. Large all-reduces and broadcasts use the first inside each host, and the
-/// second between the first ranks of the hosts. All other calls use only the second. If all ranks are on one host, all
-/// calls use only the first.
+/// A backend that is composed of two others. Large broadcasts, and large all-reduces except those of 16-bit floats and
+/// those with `Avg` or `PreMulSum`, use the first backend inside each host, and the second between the first ranks of
+/// the hosts. All other calls use only the second. If all ranks are on one host, all calls use only the first. If each
+/// rank is on its own host, all calls use only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
 /// different call, the barrier returns the same error as that backend does for any call.

@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Status, op};
 use super::*;
 
 #[test]
-fn wait_timeout_is_a_look() {
+fn wait_timeout_returns_the_handle_of_an_op_that_is_not_done() {
     let (pg, jobs) = held();
     let work = pg.start(op::all_reduce(vec![0f32; 2], SUM));
     let work = work.wait_timeout(Duration::from_millis(5)).unwrap_err();

@@ -45,8 +45,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if two providers register the same (op, key, backend) or the same backend name; the error
-    /// names both.
+    /// `InvalidArgument` if two providers register the same backend, device, init method or (op, key, backend); the
+    /// error names both. `InvalidArgument` also if a name has characters that are not allowed, or if a kernel is for an
+    /// op and key that the op table does not declare.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
@@ -125,8 +126,8 @@ impl Registry {
         self.backends.iter().copied()
     }
 
-    /// Returns the backend with this name, or an error with the names of all backends, and with the advice of a provider
-    /// that knows the name.
+    /// Returns the backend with this name, or an error with the names of all backends, and with the advice of a
+    /// provider that knows the name.
     pub fn backend(&self, name: &str) -> Result<&'static Registration> {
         self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
             let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();

@@ -118,8 +118,8 @@ fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static 
     registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
 }
 
-/// Returns whether a backend belongs to this vendor: it has the vendor's name or is of the same crate. A backend of one
-/// vendor does not serve another vendor's devices.
+/// Returns whether a backend belongs to this vendor: it has the vendor's name or is of the same crate. A backend of
+/// another vendor serves this vendor's devices only if the backend map names it.
 fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
     let source = |name: &str| registry.backends().find(|(r, _)| r.name == name).map(|(_, source)| source);
     let device = registry.devices().find(|(d, _)| d.name == word).map(|(_, source)| source);

@@ -24,7 +24,7 @@ pub struct Provider {
     pub source: &'static str,
     /// The crate's backends.
     pub backends: &'static [Registration],
-    /// The crate's devices, on which every op works through the CPU backend.
+    /// The crate's devices. Ops on dense buffers work on them through the CPU backend.
     pub devices: &'static [DeviceRegistration],
     /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],

@@ -34,7 +34,7 @@ impl ExitNotice for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // The letter under this key is for peers that ask later. The letters to the inboxes are for peers that wait
+        // The message under this key is for peers that ask later. The messages to the inboxes are for peers that wait
         // now.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
@@ -42,7 +42,7 @@ impl CallCheck {
         }
     }
 
-    /// Handles the letter of a peer whose program ended while it was in the group.
+    /// Handles the message of a peer whose program ended while the peer was in the group.
     pub(super) fn ended(&self, peer: u32, history: History) {
         let mut calls = self.calls.lock();
         if calls.ended.iter().any(|(rank, _)| *rank == peer) {

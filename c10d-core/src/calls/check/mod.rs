@@ -211,8 +211,8 @@ impl CallCheck {
         calls.doubts.forget();
     }
 
-    /// Waits for the answers of peers that were asked. A peer that does not answer may have left, so its last letter is
-    /// read.
+    /// Waits for the answers of peers that were asked. A peer that does not answer may have left, so its last message
+    /// is read.
     fn await_answers<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
         let until = Instant::now() + patience;
         while calls.doubts.is_waiting() && calls.disagreement.is_none() {
@@ -264,7 +264,7 @@ impl CallCheck {
         }
         match self.out.get() {
             Some(Some(out)) => drop(out.send(Out::End)),
-            // There is no sending thread. The empty letter wakes the receiving thread, which then ends.
+            // There is no sending thread. The empty message wakes the receiving thread, which then ends.
             _ => self.put(self.me, &[], soon),
         }
     }

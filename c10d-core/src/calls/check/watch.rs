@@ -8,17 +8,18 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// The ages at which an open call is compared with the calls of the peers. Calls in which this rank receives are compared
-/// as well as calls in which it only sends: the rank that should send may be waiting in a different call.
+/// The ages at which an open call is compared with the calls of the peers. Calls in which this rank receives are
+/// compared as well as calls in which it only sends: the rank that should send may be waiting in a different call.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size, a rank asks all others. In larger groups it asks only the next rank. In a rooted call, a rank
-/// that is not the root asks only the root, in groups of any size.
+/// The largest world size at which a rank asks all others about a call that takes long. In larger groups it asks only
+/// the next rank. About a rooted call that takes long, a rank that is not the root asks only the root, in groups of any
+/// size. Also, in larger groups a rank that sends to a root compares its calls in doubt only with those of the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {
-    /// If the oldest open call has reached the next age in [`STALLED`], asks peers about their calls, or fails the group
-    /// if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns whether this
-    /// function must run again.
+    /// If the oldest open call has reached the next age in [`STALLED`], asks peers about their calls, or fails the
+    /// group if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns
+    /// whether this function must run again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
         if calls.disagreement.is_some() || (calls.open.is_empty() && calls.begun == *seen) {

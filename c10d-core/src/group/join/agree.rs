@@ -39,7 +39,7 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
 
 /// Computes the agreement from the offers of all ranks. For each device it is the choice for which a backend map asks,
 /// else the first choice that all ranks have. The order of preference is that of the lowest rank that has a choice for
-/// the device. If two ranks share a device, staging is chosen, unless a backend map asks for another choice.
+/// the device. If two ranks share a device, only staging is considered, unless a backend map asks for another choice.
 ///
 /// # Errors
 /// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. The error names these
