@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::catalog::OpKind;
 use crate::resource;
 
-/// The result of all functions of this library that can fail.
+/// The result of the functions of this library. The error is an [`Error`] unless another type is given.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// An error. It is one word wide. It is `Clone`, since every waiting call and every later call gets the first cause.
@@ -43,9 +43,9 @@ pub enum ErrorKind {
         /// How this rank knows it: `connection closed`, `left the group`, `exited`, ..
         how: String,
     },
-    /// The deadline passed while waiting for the guilty ranks.
+    /// The deadline passed while this rank waited for the guilty ranks, for a device or for an earlier call.
     Timeout,
-    /// `abort` was called, on this rank or on the guilty rank.
+    /// `abort` was called, on this rank or on the guilty rank, or the op was cancelled.
     Aborted,
     /// A backend dropped the operation without completing it.
     Abandoned,
@@ -80,7 +80,7 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Before anything was sent.
+    /// Before any payload was sent.
     Validate,
     /// The ranks find each other through the store.
     Rendezvous,

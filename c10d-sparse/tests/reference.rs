@@ -85,7 +85,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn sums_of_anything((shape, sparse_dim) in shapes(), counts in prop::collection::vec(nnz(), 1..=5), seed: u64) {
+    fn any_sum_is_correct((shape, sparse_dim) in shapes(), counts in prop::collection::vec(nnz(), 1..=5), seed: u64) {
         let mut random = Random(seed);
         let tensors: Vec<Coo<i32>> =
             counts.iter().map(|nnz| tensor(&shape, sparse_dim, *nnz, &mut random, |x| x as i32)).collect();

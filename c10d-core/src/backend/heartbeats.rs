@@ -1,6 +1,5 @@
-//! Heartbeats through the store, by which ranks notice that a peer is gone. Only groups without a CPU backend use
-//! heartbeats, because heartbeats show later than a CPU backend that a peer is gone, and because every heartbeat needs
-//! requests to the store.
+//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend:
+//! a CPU backend shows earlier that a peer is gone, and every heartbeat needs requests to the store.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,10 +19,12 @@ pub struct GroupInit {
     pub rank: u32,
     /// The number of ranks of the group.
     pub size: u32,
-    /// A random id that is the same on all ranks, and that no other group has.
+    /// A random id that is the same on all ranks, and that no other group has. It is zero if the group has ranks of
+    /// another library.
     pub session: [u8; 16],
     /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
-    /// cannot make the group.
+    /// cannot make the group. If the group has ranks of another library, this is the whole store, and no rank makes
+    /// such reports.
     pub store: Arc<dyn Store>,
     /// The store that the builder was given or got from the init method, without the prefix of this group. If the group
     /// has ranks of another library, the backend finds them through this store.

@@ -21,8 +21,8 @@ impl SparseQueue {
         }
     }
 
-    /// Waits until no call is queued or running. The caller holds the lane's turn, so no other thread pushes calls
-    /// meanwhile.
+    /// Waits until no call is queued or running. A blocking call holds the lane's turn while it waits here, so no other
+    /// thread pushes calls meanwhile.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         if self.0.drain(deadline) {
             return Ok(());

@@ -332,8 +332,9 @@ pub(super) struct GroupSpec {
     pub(super) drop_within: Duration,
     pub(super) bound: Option<Device>,
     pub(super) global: Option<Arc<[u32]>>,
-    /// The store that the builder got, and the prefix of this group's keys in it.
+    /// The store that the builder got.
     pub(super) store: Arc<dyn Store>,
+    /// The prefix of this group's keys in the store.
     pub(super) key_prefix: String,
     pub(super) registry: Arc<Registry>,
     pub(super) map: BackendMap,

@@ -125,7 +125,8 @@ impl ProcessGroup {
         }
     }
 
-    /// Returns the part of the store that only this group uses.
+    /// Returns the part of the store that only this group uses, or the whole store if the group has ranks of another
+    /// library.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }

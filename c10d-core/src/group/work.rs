@@ -273,7 +273,7 @@ impl<'a, R> Handle<'a, R> {
 /// | Does the op have a deadline? | Yes: [`Call::timeout`](crate::Call::timeout) or the group's timeout. The error at the deadline names the missing ranks. A timeout of the runtime only stops waiting. |
 /// | In which order do collectives run? | In the order of `start`, not of `await`. Start all collectives from one task: if several tasks start them, their order may differ between ranks, which is a [`Mismatch`](crate::ErrorKind::Mismatch). |
 /// | May buffers be borrowed? | Only in a [`scope`](crate::ProcessGroup::scope), which blocks its thread. In an `async fn`, use calls that own their buffers. |
-/// | Which functions block? | `run` and the methods of the ops, `build`, `split`, `shutdown`, the store's methods, and the drop of a group's last handle. Use `spawn_blocking` for them. |
+/// | Which functions block? | `run` and the methods of the ops, `wait`, `scope`, `build`, the methods that make sub-groups, `shutdown`, the store's methods, and the drop of a group's last handle. Use `spawn_blocking` for them. |
 #[must_use = "if the handle is dropped, the op still runs, but its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 

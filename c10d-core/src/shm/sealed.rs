@@ -21,8 +21,8 @@ pub struct Fresh {
 /// Memory to which no process can write any more, even one that has the descriptor.
 pub struct Sealed(Memfd);
 
-/// Sealed memory that is mapped read-only. The kernel frees the memory when no process has it mapped. A forked child
-/// also has it.
+/// Sealed memory that is mapped read-only. The kernel frees the memory when no process has the memory mapped or has its
+/// descriptor. A forked child also has the mapping.
 pub struct Mapped(Mmap);
 
 impl Fresh {

@@ -43,7 +43,7 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 ///
 /// A rank that only sends learns of a disagreement by its 8th collective after the other rank's call, or earlier: at an
 /// op in which it receives, and when it leaves. Ranks that wait for each other in different calls learn of it within
-/// about a second. A rank that learns of a disagreement tells all others. In groups of more than eight ranks, a rank
+/// about a second. A rank that finds a disagreement tells all others. In groups of more than eight ranks, a rank
 /// that sends to a root asks only the root, which receives from all ranks and tells them what it finds.
 ///
 /// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
