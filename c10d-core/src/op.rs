@@ -65,9 +65,10 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
 /// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
-/// the shape must be the same. The result has every entry that at least one rank has, and is coalesced. Entries are
-/// summed; for minimum, maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered
-/// separately, so their order relative to each other may differ between ranks.
+/// the shape must be the same. The result is coalesced, and has every entry that at least one rank has, or the entries
+/// at the coordinates that the option `sparse_indices` sets. Entries are summed; for minimum, maximum and product see
+/// [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately, so their order relative to each
+/// other may differ between ranks.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
 ///
 /// All methods call the device runtime on the caller's thread. `timeout` limits how long they wait for the device. But
-/// if a function of the driver does not return, the method does not return, either. Collectives on the buffer do return
-/// in that case.
+/// if a function of the driver does not return, the method does not return, either. A collective on the buffer does
+/// return in that case, if the call owns the buffer or the runtime can retain memory ([`DeviceRuntime::retain`]).
 ///
 /// ```no_run
 /// # use std::{sync::Arc, time::Duration};

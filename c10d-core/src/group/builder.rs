@@ -140,7 +140,8 @@ impl Builder {
         self
     }
 
-    /// Loads the plugins of this directory (`libc10d_*.so`). Refused files are logged and skipped.
+    /// Loads the plugins of this directory (`libc10d_*.so`). The path must be absolute. Refused files are logged and
+    /// skipped.
     pub fn plugin_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins.directories.push(path.into());
         self

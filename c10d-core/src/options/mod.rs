@@ -76,7 +76,7 @@ options! {
         reduce_op / with_reduce_op: ReduceOp,
         /// For a sparse tensor: the indices of the result, if all ranks know them. They are in host memory, sparse_dim
         /// × nnz, sorted, without duplicates, and include the indices of every rank. If they are given, the ranks do
-        /// not exchange indices. They are only allowed for sums.
+        /// not compute the union of their indices. They are only allowed for sums.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
         /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,
