@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 const RANKS: [u32; 2] = [2, 4];
 const BYTES: [usize; 4] = [8, 8 << 10, 512 << 10, 4 << 20];
 
-/// The size in bytes for the comparison with a closure.
+/// The larger of the two sizes in bytes in the comparison with a closure.
 const LARGE: usize = 16 << 20;
 
 fn all_reduce(c: &mut Criterion) {

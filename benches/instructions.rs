@@ -1,7 +1,7 @@
 //! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like with one rank, over gloo-like with two
-//! ranks that share memory, and over a backend that does nothing, which is the cost of dispatch. The count does not
-//! depend on the load of the machine. The bench fails if a count is more than 5 % above its baseline. It needs
-//! `valgrind`.
+//! ranks that share memory, and over a backend that does nothing. The last count is the cost of dispatch. The counts
+//! do not depend on the load of the machine. The bench fails if a count is more than 5 % above its baseline. Without
+//! `valgrind`, it skips all counts.
 //!
 //! ```text
 //! cargo bench --bench instructions
@@ -43,7 +43,7 @@ static NOTHING: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Makes `calls` calls. The process runs nothing else.
+/// Joins a group, makes `calls` calls, and ends the process.
 fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result<()> {
     let builder = c10d::builder().providers(&[&NOTHING]).backend(backend);
     let pg =

@@ -1,9 +1,10 @@
-"""Measures an all-reduce in turn from C over an MPI library (`mpi.c`), and by `c10d perf` over `mpi` and `gloo-like`.
+"""Measures an all-reduce by `mpi.c` over an MPI library, and by `c10d perf` over `mpi` and `gloo-like`, in turn.
 
     python mpi.py --c10d target/release/c10d --lib PATH/libmpi_abi.so.1 [--ranks 2,4] [--bytes 8,..] [--rounds 5]
 
-Prints a Markdown table of times in µs: for each way, the shortest time of --rounds rounds (default 5). In a round,
-each way is timed for all sizes, with --budget ms (default 50) for each size. `c10d` must have the feature `mpi`, and
+Prints a Markdown table of times in µs: for each of the five ways to run the op, the shortest time of --rounds rounds
+(default 5). `mpi` / best is the time of `mpi` divided by the shorter of `messages` and `collective`. In a round, each
+way is timed for all sizes, with --budget ms (default 50) for each size. `c10d` must have the feature `mpi`, and
 the script needs a C compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session,
 because some kernels divide a core's time between sessions instead of processes.
 """

@@ -8,8 +8,8 @@ then of --repeat repetitions (default 3). The ranks of `c10d perf` are bound to 
 are bound to cores and once with ranks that are not, and the better result is shown.
 
 A point is a combination of ranks, nnz (the entries of a rank), row (the elements of an entry) and overlap. A point is
-left out if its sum needs more than --limit MiB (default 1024), because Gloo keeps the sum and the rows of all ranks on
-each rank.
+left out if its sum needs more than --limit MiB (default 1024), or if the inputs of all ranks, which Gloo gathers on
+each rank, need more than 8 times as much on all ranks together.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time

@@ -6,14 +6,14 @@ Python needs torch, c10d_rs and a C++ compiler. The time over the first backend 
 Python, and a `Work` object. All backends are measured in turns, by the same protocol: --batches batches of ops, each
 after a barrier. The time of a batch is the time of its slowest rank. A cell has the median of the batches, and then of
 --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are not bound, and the better
-result is shown. With --realtime, ranks that have a core each run under `chrt -r 1`. The results of Gloo and c10d_rs
-are checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is Gloo's time minus torch's own
-cost, divided by the time of c10d_rs minus torch's own cost.
+result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as many cores as ranks. The
+results of Gloo and c10d_rs are checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is
+Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
-share of the time of the gradients' all-reduces that does not make the step longer; 100 % is the time that they take
-alone. `hidden` is 0 if the step is longer by more than this time, which is possible since ranks also wait for each
-other.
+share of the all-reduce time that computation hides: 100 % means that the step takes no longer than over the backend
+that does nothing. 0 % means that the step takes longer by at least the time of the gradients' all-reduces alone. The
+difference can exceed this time, because ranks also wait for each other.
 """
 
 import argparse
@@ -318,7 +318,7 @@ class Job:
             print(*point, file=p.stdin, flush=True)
         answer = self.ranks[0].stdout.readline().split()
         if not answer or (answer[-1] != "True" and self.backend != "nothing"):
-            sys.exit(f"{self.backend}: wrong results, or none, of {point}: {answer}")
+            sys.exit(f"{self.backend}: no results or wrong results for {point}: {answer}")
         return [float(number) for number in answer[:-1]]
 
     def end(self):
@@ -356,7 +356,7 @@ def main():
     p.add_argument("--batches", type=int, default=5)
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--budget", type=float, default=0.05, help="seconds per point, backend and repetition")
-    p.add_argument("--realtime", action="store_true", help="give ranks that have a core each a real-time priority")
+    p.add_argument("--realtime", action="store_true", help="run ranks with a real-time priority if there are as many cores")
     p.add_argument("--nothing", help="the file of the backend that does nothing, if it was built before")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -374,7 +374,7 @@ def main():
 
 
 def asked(args, jobs, *point):
-    """The medians of the repetitions for the backend that does nothing, Gloo, and c10d_rs."""
+    """Returns the medians of the repetitions for the backend that does nothing, Gloo (bound or not), and c10d_rs."""
     found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
     none, bound, free, ours = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
     return none, min(bound, free), ours

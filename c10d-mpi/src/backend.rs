@@ -27,10 +27,11 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that sets which threads call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// If a thread of its own exchanges the goodbyes, how long this rank still waits for that thread after the limit.
+/// If a separate thread exchanges the goodbyes: how long the leaving thread waits for it after the time limit of this
+/// exchange.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for the goodbyes of its peers. A peer's goodbye shows that the peer has received
-/// everything that this rank sent to it.
+/// How long a rank that leaves waits for the goodbyes of its peers, and then until its communicator is freed. A peer's
+/// goodbye shows that the peer has received everything that this rank sent to it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
@@ -41,7 +42,7 @@ struct Rank {
     size: u32,
     health: Arc<Health>,
     collectives: Mutex<Collectives>,
-    /// The jobs of the rank's own threads.
+    /// The collectives that the backend's own thread runs.
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
     /// Whether only threads of the backend call MPI, never threads of callers. Over a network, a function of MPI may
@@ -200,7 +201,8 @@ unsafe impl Backend for MpiBackend {
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (dtype, reduce);
-        // Both algorithms reduce each element on one rank, in rank order.
+        // With both algorithms, a rank that reduces an element has all contributions to it, and reduces them in rank
+        // order.
         algorithm(op, self.0.size, bytes).map(|name| AlgorithmInfo { name, reduces_in_rank_order: true })
     }
 }

@@ -1,5 +1,5 @@
-//! The cards that the ranks of a group exchange before they call MPI: process, host, library, cores and
-//! rank in MPI's world.
+//! Cards. A card describes the process of one rank: its host, MPI library, cores, space in `/dev/shm` and rank in MPI's
+//! world. The ranks of a group exchange their cards before they make the group's communicator.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -43,7 +43,7 @@ pub(crate) struct Card {
 /// What the ranks compute from all cards. It is the same on all ranks.
 #[derive(Debug)]
 pub(crate) struct Agreed {
-    /// The number of each rank's host. Hosts are numbered in the order of their first rank.
+    /// For each rank, the number that identifies its host. Hosts are numbered in the order of their first rank.
     pub(crate) hosts: Vec<u32>,
     /// The cores that each rank's process may use.
     cores: Vec<Cores>,

@@ -7,7 +7,8 @@ use c10d_core::backend::Fingerprint;
 pub(crate) struct Header {
     /// The fingerprint of the call that the message belongs to.
     pub(crate) fingerprint: Fingerprint,
-    /// The total number of bytes from the sender to the receiver in the call.
+    /// In a collective, the number of bytes that sender and receiver compare (see `Transfer::total`). In a
+    /// point-to-point message, the number of bytes of the message.
     pub(crate) total: u64,
     /// The number of data bytes that this header announces.
     pub(crate) len: u64,

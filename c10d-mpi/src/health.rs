@@ -14,7 +14,7 @@ use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 /// peer may have done its part of them.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// The text of an error whose guilty ranks were found by a majority of the ranks that were heard.
+/// The text of an error whose guilty ranks differ from the majority of the ranks whose calls are known.
 pub(crate) const BY_MOST: &str = "most ranks make the same call, and the named ranks make a different one";
 
 /// Whether any group of this process has failed.

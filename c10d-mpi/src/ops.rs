@@ -268,7 +268,7 @@ impl Collectives {
     }
 
     /// Sends each rank its range of `from`, receives the data of all ranks for this rank, and reduces it into `to`.
-    /// `total` returns the number of bytes for a rank in the whole call.
+    /// `total` returns [`Transfer::total`] for the data of a rank.
     fn fold(
         &mut self,
         call: &mut Call<'_>,
@@ -328,7 +328,8 @@ impl Collectives {
         Ok(())
     }
 
-    /// Runs a monitored barrier: rank 0 receives from all ranks, and tells each of them which ranks are missing.
+    /// Runs a monitored barrier: rank 0 finds out which ranks are missing, and sends their list to the ranks that have
+    /// arrived. The list has all missing ranks if the caller asked for all, otherwise only the first.
     fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
         let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
         let wait_all = call.task.params.wait_all_ranks;

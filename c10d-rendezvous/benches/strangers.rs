@@ -163,7 +163,7 @@ fn keys(size: &Size) {
     let server = server(None);
     let each = size.keys / 8;
     let taken: usize = (0..8).map(|i| fill(server.addr, &format!("stranger {i}"), each)).sum();
-    let what = |how: &str| format!("{taken} keys of one address, which wants {}{how}", size.keys);
+    let what = |how: &str| format!("{taken} keys from one address, which tried {}{how}", size.keys);
     show(&what(""), &server, size);
     flooded(server.addr, &request(17, &[]), || show("  LIST_KEYS of them, without end, 4 connections", &server, size));
     let set = request(1, &[string(b"/new"), string(b"v")]);
@@ -177,8 +177,8 @@ fn held_by(server: &ServerProcess) -> usize {
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Attacks the store with requests that announce 8 MiB and lack the last byte, as many as fill all buffers. Then sends
-/// further such requests over new connections until the measurement is over.
+/// Attacks the store with requests that announce 8 MiB and lack the last byte, until these requests fill all buffers.
+/// Then sends further such requests over new connections until the measurement is over.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

@@ -38,7 +38,9 @@ pub(crate) struct Transfer {
     pub(crate) peer: u32,
     /// The range of the data in the bytes of the call.
     pub(crate) range: Range<usize>,
-    /// The total number of bytes from the one rank to the other in the call.
+    /// A number of bytes on which both ranks must agree. Usually it counts all bytes from the one rank to the other in
+    /// the call. In the reduction step of an all-reduce, it is the size of the tensors. Where a step checks only itself
+    /// (a reduce, the results of an all-reduce), it is the length of `range`.
     pub(crate) total: usize,
 }
 

@@ -1,4 +1,5 @@
-//! Monitored barriers: rank 0 receives from all ranks, and tells each of them which ranks are missing.
+//! Monitored barriers: every other rank sends a header to rank 0. Rank 0 waits for these headers, at most until its
+//! deadline, and then sends the list of missing ranks to the ranks that have arrived.
 
 use std::time::Instant;
 

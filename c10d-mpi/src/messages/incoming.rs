@@ -60,7 +60,7 @@ pub(super) struct Incoming {
     pub(super) from: u32,
     space: Space,
     tag: u16,
-    /// The number of bytes for which MPI has receives, and the number of bytes received.
+    /// The number of bytes that were received or for which a receive was posted, and the number of bytes received.
     asked: usize,
     received: usize,
     flights: VecDeque<Flight>,

@@ -1,5 +1,5 @@
-//! Point-to-point messages. Headers arrive in the order in which they were sent, and are matched with receives here, by
-//! sender and tag. The data of a long message follow its header in pieces.
+//! Point-to-point messages. The headers from one rank arrive in the order in which that rank sent them. Headers are
+//! matched with receives here, by sender and tag. The data of a long message follow its header in pieces.
 
 mod endpoint;
 mod incoming;
@@ -45,7 +45,7 @@ pub(crate) struct Messages {
 #[derive(Default)]
 struct Inbox {
     posted: Vec<Posted>,
-    /// The number of unfinished jobs for which no caller waits. The backend's thread moves their messages.
+    /// The number of unfinished jobs whose messages the backend's thread moves (see [`Posted::watched`]).
     unwatched: usize,
     has_thread: bool,
     closed: bool,
@@ -168,7 +168,7 @@ impl Messages {
         }
     }
 
-    /// Runs the thread that moves messages for jobs for which no caller waits.
+    /// Runs the thread that moves the messages of jobs that are not watched (see [`Posted::watched`]).
     fn serve(self: Arc<Self>) {
         let served = caught(|| {
             let mut pause = Pause::new(self.crowded);

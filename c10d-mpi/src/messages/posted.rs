@@ -12,7 +12,7 @@ pub(super) struct Posted {
     pub(super) id: u64,
     pub(super) deadline: Instant,
     pub(super) task: Task,
-    /// Whether the caller waits, and moves the message on its own thread.
+    /// Whether the caller waits, and moves the message on its own thread. Otherwise the backend's thread moves it.
     pub(super) watched: bool,
 }
 

@@ -13,7 +13,7 @@ use super::types::{ANY_SOURCE, Datatype, Message, Request, Status};
 #[repr(C, align(64))]
 struct CacheLine([u8; 64]);
 
-/// Memory that only messages use, aligned for every element type.
+/// Memory for messages and intermediate results, aligned for every element type.
 pub(crate) struct Staging {
     lines: Vec<CacheLine>,
     len: usize,

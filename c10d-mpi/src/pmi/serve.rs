@@ -10,8 +10,8 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier of PMI after MPI's start may take. Libraries run such a barrier when they make the first
-/// communicator, and when MPI is finalized.
+/// How long a barrier of PMI after the first one may take, even if the deadline of MPI's start comes earlier. Libraries
+/// run such barriers when they make the first communicator, and when MPI is finalized.
 const LATE: Duration = Duration::from_secs(300);
 
 /// The progress of the library's start.
