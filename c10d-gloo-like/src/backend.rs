@@ -25,8 +25,8 @@ use crate::shm::Doorbell;
 const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
-/// The largest payload, in bytes, of a started collective whose thread may begin up to 100 µs late. A collective with
-/// this payload takes about 100 µs.
+/// If the tensors of a started collective have at most this many bytes together, its thread may begin up to 100 µs
+/// late. A collective with this many bytes takes about 100 µs.
 const SHORT: usize = 256 << 10;
 
 /// The items of a started call are sent before its turn only if the calls that are queued before it have fewer bytes
@@ -229,7 +229,7 @@ impl Rank {
 
     /// Passes a job to the thread for started collectives.
     fn queue(self: &Arc<Rank>, job: Job) {
-        // The job's timeout starts now, whatever is queued before it: this call sets the deadline.
+        // Reading the deadline starts the job's timeout, which must not depend on the jobs that are queued before it.
         job.request().deadline();
         let short = bytes(job.request()) <= SHORT;
         let started = match self.write_ahead(job.request()) {

@@ -1,9 +1,9 @@
 //! The call log: the latest calls of this rank, and whether the rank is inside a call, for other ranks to read.
 //!
-//! The thread that runs an op writes the call log. The watcher's thread reads it. If the rank has a segment, the call
-//! log is in the segment, and the ranks that share memory with this rank read it, too. Neither readers nor the writer
-//! wait: a reader that finds an entry that is being written tries again, and after a few times treats the entry as
-//! gone. A peer may write anything to its segment, so the reader accepts any contents.
+//! The thread that runs an op writes the call log. The watcher (`mesh::watch`) reads it. If the rank has a segment, the
+//! call log is in the segment, and the ranks that share memory with this rank read it, too. Neither readers nor the
+//! writer wait: a reader that finds an entry that is being written tries again, and after a few times treats the entry
+//! as gone. A peer may write anything to its segment, so the reader accepts any contents.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -21,8 +21,8 @@ struct Entry {
     words: [AtomicU64; 3],
 }
 
-/// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began. All ranks make
-/// the same calls, so a call has the same number on all of them.
+/// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began. If all ranks make
+/// the same calls, a call has the same number on all of them.
 #[repr(C, align(128))]
 pub(crate) struct CallLog {
     entries: [Entry; HISTORY],

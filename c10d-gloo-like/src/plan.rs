@@ -171,7 +171,8 @@ impl Plan {
 
     /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends its steps,
     /// `rank` maps a rank of the smaller world to one of this world, and `offset` is where the smaller world's output
-    /// begins in this world's output. New steps without a dependency wait for all steps that were in the plan before.
+    /// begins in this world's output. New steps without a dependency wait for all steps that were in the plan before,
+    /// except sends.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);

@@ -82,8 +82,8 @@ pub(super) const LOOK_EVERY: u32 = 4;
 /// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
 /// long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
-/// How long a rank waits for notes of the hub. The hub has more work in each call than this rank, and questions would
-/// delay the hub. This rank gains nothing if it is far ahead of the hub.
+/// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work in each call than
+/// this rank, and questions would delay the hub. This rank gains nothing if it is far ahead of the hub.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.

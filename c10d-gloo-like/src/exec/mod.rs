@@ -45,7 +45,8 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // A hub has received something from every other rank, so the other ranks send no notes.
+            // A hub (the root of a reduce or gather) has received something from every other rank, so only the hub
+            // sends notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);

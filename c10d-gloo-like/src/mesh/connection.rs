@@ -18,8 +18,8 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// If more bytes than this are kept for a peer that does not read, further queries and answers to it are dropped. Other
-/// frames are kept: they are small and few.
+/// If more bytes than this are kept for a peer that does not read, further frames that do not matter are dropped: most
+/// queries, and this rank's answers about its own state and calls. Other frames are kept: they are small and few.
 const BACKLOG: usize = 64 << 10;
 /// The largest number of bytes that are read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
@@ -53,8 +53,8 @@ pub(super) trait Listener: Send + Sync {
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides whether the peer is alive, since no rank has reported that in time. `watched`: the peer's process is
-    /// watched, and has not ended.
+    /// Decides whether the peer is alive, unless another rank has reported this in time. `watched`: the peer's process
+    /// is watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// Handles an error after which the connection is not watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);

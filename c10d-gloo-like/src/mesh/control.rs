@@ -29,7 +29,7 @@ pub(crate) enum Frame {
     /// goodbye.
     Reach { of: u32 },
     /// The answer to [`Frame::Reach`]. `alive` means that rank `of` still answers the sender of this frame. Otherwise,
-    /// the sender's connection to that rank has ended, too.
+    /// that rank has left, or the sender's connection to it has ended, too.
     Reached { of: u32, alive: bool },
     /// The sender leaves the group. `last` is the last call that the sender completed. `failed` means that the group
     /// has failed and the cause has been sent to all ranks.

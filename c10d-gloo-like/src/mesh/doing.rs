@@ -25,7 +25,8 @@ pub(crate) struct Wait {
     /// The ranks for which the op waits. If the list is empty, a receive from any source waits for any rank. For any
     /// other op, an empty list means that the ranks are unknown, since the op makes progress or has just begun.
     pub(crate) on: Vec<u32>,
-    /// Whether the call was started, so that no thread is inside it.
+    /// Whether the call is a started message, so that no thread is inside it. `false` for every collective, since a
+    /// thread runs it.
     pub(crate) started: bool,
 }
 

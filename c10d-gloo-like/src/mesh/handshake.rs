@@ -6,8 +6,8 @@ use super::wire::Reader;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {
-    /// Messages about health, for the life of the group. Within a host, such a connection first carries the descriptors
-    /// of the segments.
+    /// Messages about health, for the life of the group. Over a UNIX socket, such a connection first carries
+    /// descriptors: of the processes, and of the segments if there are any.
     Control = 0,
     /// Payload of collectives.
     Collective = 1,

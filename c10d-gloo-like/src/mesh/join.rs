@@ -218,8 +218,8 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
-/// Waits until all ranks have set their key, or until the deadline. Both return `Ok`. Returns an error if the group has
-/// failed meanwhile, or if a rank that has not set its key is gone.
+/// Waits until all ranks have set their key, or until the deadline, and returns `Ok` in both cases. Returns an error if
+/// the group has failed meanwhile, or if a rank that has not set its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::Store;
 use c10d_core::backend::Reports;
 
-/// The transport of bytes between ranks.
+/// The transport of payload between ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Transport {
@@ -15,7 +15,7 @@ pub(crate) enum Transport {
     Auto,
     /// Shared memory or an error.
     Shm,
-    /// TCP even within a process.
+    /// TCP, even between ranks of one process.
     Tcp,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Wiring {
     pub(crate) size: u32,
     /// A random value that is the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
-    /// A part of a store that only this group and session uses.
+    /// The part of a store that belongs to this group and session alone.
     pub(crate) store: Arc<dyn Store>,
     /// The failure reports of ranks that cannot join.
     pub(crate) reports: Arc<Reports>,

@@ -1,9 +1,9 @@
 //! The cost of the algorithms on a cluster: simulates their plans over a model of latency, bandwidth and reduction.
 //!
-//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. Between hosts it also takes
-//! a time per byte of either host's network, and its latency. Ranks share the cores and the network of their host. Long
-//! messages are sent in pieces, so that steps that follow each other byte by byte overlap. Receivers have room for
-//! everything that is sent.
+//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. The message arrives after
+//! the latency of its link. Between hosts it also takes a time per byte of either host's network. Ranks share the cores
+//! and the network of their host. Long messages are sent in pieces, so that steps that follow each other byte by byte
+//! overlap. Receivers have room for everything that is sent.
 
 mod bounds;
 mod cluster;

@@ -8,7 +8,7 @@ use c10d_core::backend::{Fingerprint, Job};
 use super::ticket::Ticket;
 use crate::mesh::Wait;
 
-/// A call with a timeout of this length or more has no deadline.
+/// A call with a timeout of this length or more counts as a call without a deadline (see [`Live::endless`]).
 pub(super) const ENDLESS: Duration = Duration::from_secs(1 << 29);
 
 /// A receive whose message has not come.
@@ -32,7 +32,7 @@ pub(super) struct Live {
     pub(super) since: Option<Instant>,
     /// Whether the job's wait has been reported.
     pub(super) reported: bool,
-    /// Whether the job has no deadline. Its message may never come.
+    /// Whether the job's timeout is so long that its message may never come. The wait of such a job is not reported.
     pub(super) endless: bool,
 }
 

@@ -35,8 +35,8 @@ impl MessageState {
         })
     }
 
-    /// Returns the waits of the calls in flight, and how many calls there were. If a thread waits inside a call,
-    /// started calls are left out: a program may start a call long before the other rank makes its own.
+    /// Returns the waits of the calls in flight, and how many calls have become jobs so far. If a thread waits inside a
+    /// call, started calls are left out: a program may start a call long before the other rank makes its own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);

@@ -12,10 +12,10 @@ use crate::plan::Plan;
 pub enum Fabric {
     /// One host, shared memory.
     Shm,
-    /// TCP between all ranks, on one host. The ranks share its cores, so the processor time of a message matters more
-    /// than its latency.
+    /// One host, where not all ranks share memory: usually, all use TCP. The ranks share its cores, so the processor
+    /// time of a message matters more than its latency.
     Loopback,
-    /// TCP between all ranks.
+    /// Several hosts, where each has one rank, or where not all ranks of a host share memory: usually, all use TCP.
     Tcp,
     /// Several hosts, at least one of them with several ranks, which share memory.
     Mixed,
@@ -54,7 +54,7 @@ impl Fabric {
     }
 }
 
-/// Whether every element must be reduced on one rank, in rank order, and rounded once, so that the result does not
+/// Whether every element must be reduced in one step, in rank order, and rounded once, so that the result does not
 /// depend on the algorithm. This holds for 16-bit floats, whose rounded partial sums would lose too much, and for
 /// pre-multiplied sums, whose factors must be applied once.
 pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
@@ -68,7 +68,7 @@ pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
 pub(crate) trait Schedule {
     /// The name in tables.
     const NAME: &'static str;
-    /// Whether every element is reduced on one rank, in rank order.
+    /// Whether a rank that reduces an element reduces the values of all ranks in one step, in rank order.
     const RANK_ORDER: bool;
 
     /// The ops of [`TUNED`] for which the algorithm has its own plans.

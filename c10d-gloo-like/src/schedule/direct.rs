@@ -1,5 +1,5 @@
-//! Every rank sends to every other rank directly. This needs the fewest rounds, and every reduction is done on one
-//! rank, in rank order.
+//! Every rank sends to every other rank directly. This needs one round, or two for an all-reduce. Every element is
+//! reduced on one rank, in rank order.
 //!
 //! These algorithms suit small worlds, shared memory, and element types whose sums must be rounded once.
 

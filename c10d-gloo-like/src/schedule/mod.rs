@@ -1,9 +1,9 @@
 //! The algorithms: pure functions that compute, for one rank of a world, what to send, receive and reduce.
 //!
-//! All ranks of an op call these functions with the same arguments, except for the rank itself. Each function appends
-//! to an empty [`Plan`]. All numbers are bytes, in multiples of the element size. An in-place op has its data in
-//! [`Space::Output`](crate::plan::Space::Output). If the input is this rank's block of the output, the copy from one to
-//! the other has the same source and target.
+//! All ranks of an op call these functions with the same arguments, except for the rank itself and, in `gather`,
+//! `scatter` and `all_to_all`, the blocks. Each function appends its steps to a [`Plan`]. Lengths are in bytes, and
+//! multiples of the element size. An in-place op has its data in [`Space::Output`](crate::plan::Space::Output). If the
+//! input is this rank's block of the output, the copy from one to the other has the same source and target.
 //!
 //! An algorithm is a file with its name, its ops and its plans, and a line in [`Algorithm`]. The [`table`] chooses the
 //! algorithm of a call.
@@ -88,7 +88,7 @@ macro_rules! algorithms {
                 }
             }
 
-            /// Whether every element is reduced on one rank, in rank order.
+            /// Whether a rank that reduces an element reduces the values of all ranks in one step, in rank order.
             pub const fn reduces_in_rank_order(self) -> bool {
                 match self {
                     $(Algorithm::$name => $file::$name::RANK_ORDER,)*

@@ -1,5 +1,5 @@
 //! Algorithms that communicate inside the hosts, then between the hosts, then inside the hosts again. Between hosts,
-//! every byte is sent once, and in few rounds.
+//! they need as few bytes and rounds as if each host had only one rank.
 
 use c10d_core::OpKind;
 

@@ -72,9 +72,10 @@ impl Stores {
     }
 }
 
-/// If the tensors of all ranks of a collective together have at least this many bytes, its copies bypass the cache. The
-/// number is twice the size of the last-level cache of the machine on which this was measured. With fewer bytes, many
-/// of them are still in the cache when the next op needs them.
+/// If the tensors of all ranks of a collective together have at least this many bytes, copies to the output bypass the
+/// cache on a rank that shares memory with all others, and whose plan does not use the output any more (see
+/// `Plan::only_copies`). The number is twice the size of the last-level cache of the machine on which this was
+/// measured. With fewer bytes, many of them are still in the cache when the next op needs them.
 pub(crate) const PAST_CACHE: usize = 64 << 20;
 
 /// Copies `n` bytes. With `past_cache`, the stores are non-temporal: they do not first read the cache lines that they

@@ -20,9 +20,10 @@ use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
+/// Rings are not made smaller than this because of many peers.
 const SMALLEST_RING: usize = 16 << 10;
-/// The largest size of a segment. The size grows with the number of peers up to this limit. With more peers, the rings
-/// are smaller.
+/// The size of a segment grows with the number of peers up to this limit. With more peers, the rings are smaller. With
+/// so many peers that all rings have the smallest size, a segment is larger than this.
 const LARGEST_SEGMENT: usize = 4 << 20;
 /// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
@@ -103,7 +104,7 @@ impl Layout {
 #[repr(C)]
 pub(crate) struct Header {
     pub(super) bell: Bell,
-    /// Not 0 if the owner has left the group.
+    /// A word that only tests use. A rank that leaves the group sends a goodbye over its control connections instead.
     pub(crate) left: AtomicU32,
     /// Not 0 if the group has failed on the owner, so that the owner may change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,

@@ -16,7 +16,7 @@ use super::unacknowledged;
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
 /// If fewer bytes than this are buffered, they are moved to the start of the buffer, so that a header or an element
-/// becomes contiguous. A header and the largest element have no more bytes than this.
+/// becomes contiguous. Neither a header nor an element has more bytes than this.
 const LITTLE: usize = 64;
 /// The number of buffered bytes that a [`TcpLink::glance`] needs: those of a header.
 const ENOUGH: usize = 32;

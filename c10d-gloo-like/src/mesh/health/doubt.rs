@@ -36,10 +36,10 @@ pub(crate) enum Open {
 }
 
 impl Health {
-    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers, and asks the peers whose
-    /// calls are not in shared memory. Returns whether calls are still in doubt, or an error if a peer made another
-    /// call. With `wait`, this first waits for the answers to earlier questions, and compares with `by_hub` (see
-    /// [`Health::look`]).
+    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers. Asks a peer if its calls
+    /// are not, or no longer, in shared memory. Returns whether calls are still in doubt, or an error if a peer made
+    /// another call. With `wait`, this first waits for the answers to earlier questions, and compares with `by_hub`
+    /// (see [`Health::look`]).
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
