@@ -1,4 +1,5 @@
-//! The header of every message.
+//! The header of a collective's message or of a point-to-point message. Long data follow their header in MPI messages
+//! of their own, without headers.
 
 use c10d_core::backend::Fingerprint;
 

@@ -105,7 +105,7 @@ pub(crate) enum Use<'a> {
     Reduced { own: Bytes, to: *mut u8, by: Reduction },
 }
 
-/// The part of one rank in an exchange. All bytes to send are read before any byte of an output is written.
+/// The part of one rank in an exchange. All bytes for other ranks are read before any byte of an output is written.
 #[derive(Clone, Copy)]
 pub(crate) struct Exchange<'a> {
     pub(crate) to: Others,

@@ -1,4 +1,4 @@
-//! The bytes behind a plan's regions. This is the only part of the executor that accesses memory through pointers.
+//! The bytes behind a plan's regions. Only this module and `exchange` access memory through pointers in the executor.
 //!
 //! The code that adds a piece guarantees that its memory is valid until the spaces are cleared. All code here stays
 //! inside the pieces.

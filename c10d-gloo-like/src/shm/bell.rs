@@ -1,4 +1,4 @@
-//! Sleeping until a peer has written: one futex word per rank, and the number of threads that sleep on it.
+//! Sleeping until a peer has written or read: one futex word per rank, and the number of threads that sleep on it.
 //!
 //! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
 //! value. The writer publishes, executes a fence and then checks for sleepers. So one of the two sees the other. A

@@ -1,4 +1,5 @@
-//! Sleeping until a peer has written: the side of the sleeping rank. [`super::bell`] explains why no wake-up is lost.
+//! Sleeping until a peer has written or read: the side of the sleeping rank. [`super::bell`] explains why no wake-up is
+//! lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};

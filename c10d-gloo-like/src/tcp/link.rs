@@ -1,4 +1,5 @@
-//! A TCP connection as a link. Small reads go through a buffer; large ones go directly into the caller's memory.
+//! A TCP connection as a link. A read goes directly into the caller's memory. Further bytes that have arrived go into a
+//! buffer, from which the next reads take them.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpStream;

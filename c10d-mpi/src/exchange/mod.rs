@@ -1,5 +1,5 @@
 //! One step of a collective: a rank sends messages to some ranks and receives messages from some at the same time. Each
-//! message begins with a header that identifies its call.
+//! message begins with a header that identifies its call. Long data follow the header in an MPI message of their own.
 
 mod monitored;
 mod verdict;

@@ -1,5 +1,5 @@
-//! The failure of a group. The first cause counts, and it is sent to all peers before any thread of this rank acts on
-//! it.
+//! The failure of a group. The first cause counts. It is sent to all peers before the failure becomes visible on this
+//! rank (see [`Health::failed`]).
 
 use std::sync::atomic::{Ordering, fence};
 

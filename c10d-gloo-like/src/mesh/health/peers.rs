@@ -15,6 +15,7 @@ pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 /// The state of the group, as far as this rank knows it.
 pub(super) struct HealthState {
     pub(super) cause: Option<Error>,
+    /// The report that two peers disagree about a call that this rank has yet to make.
     pub(super) dispute: Option<Box<Revoke>>,
     pub(super) peers: Box<[Peer]>,
 }
