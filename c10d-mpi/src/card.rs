@@ -121,7 +121,7 @@ pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
         Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous).caused_by(e)
     })?;
     let card = |(rank, text): (u32, &Vec<u8>)| {
-        let what = "cannot read the description that the rank sent of its MPI process";
+        let what = "the rank's description of its MPI process cannot be read";
         let unclear = || Error::new(ErrorKind::Protocol, what).guilty([rank]);
         Card::parse(text).ok_or_else(unclear)
     };

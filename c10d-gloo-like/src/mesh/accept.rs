@@ -75,7 +75,7 @@ impl JoinListener {
         }
     }
 
-    /// Returns the error for which no connection can be accepted at present, if there is one.
+    /// Returns the error because of which no connection can be accepted at present, if there is one.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }

@@ -55,7 +55,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
         if found.is_empty() {
             let known: BTreeSet<&str> = local.iter().map(|l| l.interface.as_str()).collect();
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
-            return refuse(format!("{IFNAME} is {text:?}, which has no usable address here; known: {known}"));
+            let what = format!("{IFNAME} is {text:?}, but no interface that this selects has a usable address");
+            return refuse(format!("{what}; the interfaces of this host are: {known}"));
         }
         return Ok(found);
     }

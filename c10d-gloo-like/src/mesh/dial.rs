@@ -123,7 +123,7 @@ impl Join<'_> {
         self.health.failed()
     }
 
-    /// Returns the cause for which the join was stopped, or `error` if there is no such cause.
+    /// Returns the cause of the group's failure if another event has stopped the join, and otherwise `error`.
     fn or_cause(&self, error: Error) -> Error {
         self.health.cause().unwrap_or(error)
     }

@@ -6,7 +6,7 @@
 pub(crate) struct Topology {
     /// The host number of each rank. Hosts are numbered in the order of their lowest ranks.
     pub(crate) hosts: Vec<u32>,
-    /// For each rank, the ranks with which it reports to share memory, as bits.
+    /// For each rank, the ranks that share memory with it according to its own report, as bits.
     shm: Vec<Vec<u8>>,
 }
 

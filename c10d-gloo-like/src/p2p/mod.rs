@@ -1,7 +1,7 @@
 //! Messages between two ranks, matched by peer and tag.
 //!
 //! A thread that waits for a message moves all messages of this rank. Messages that no receive has asked for yet are
-//! kept, up to a limit. Beyond the limit, their sender has to wait.
+//! kept, up to a limit. Beyond the limit, their sender waits.
 
 mod at_once;
 mod live;

@@ -46,7 +46,7 @@ impl Row {
         let names = |all: &mut dyn Iterator<Item = &'static str>| all.collect::<Vec<_>>().join(" ");
         let op = TUNED.into_iter().find(|op| op.name() == self.op).ok_or_else(|| {
             format!(
-                "op {:?} has no choice of algorithms; these ops have: {}",
+                "there are no rules for op {:?}; the ops with rules are: {}",
                 self.op,
                 names(&mut TUNED.iter().map(|o: &OpKind| o.name()))
             )
@@ -146,7 +146,7 @@ mod tests {
             (
                 file(&good.replace("barrier", "gather")),
                 4,
-                "op \"gather\" has no choice of algorithms; these ops have: all_reduce",
+                "there are no rules for op \"gather\"; the ops with rules are: all_reduce",
             ),
             (file(&good.replace("shm", "ether")), 4, "unknown fabric \"ether\"; known: shm loopback tcp mixed"),
             (file(&good.replace("[2, 4]", "[4, 2]")), 4, "ranks from 4 to 2"),

@@ -60,7 +60,7 @@ impl End {
 
     #[cold]
     fn corrupt(&self, what: &str, value: u64) -> Error {
-        let what = format!("impossible {what} {value:#x} of a shared mailbox after {} items", self.count);
+        let what = format!("a shared mailbox has the impossible {what} {value:#x} after {} items", self.count);
         Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
     }
 }

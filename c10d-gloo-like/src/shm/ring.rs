@@ -72,7 +72,8 @@ impl End {
     fn corrupt(&self, which: &str, value: u64) -> Error {
         let (at, seen, capacity) = (self.at, self.other, self.capacity);
         let what = format!(
-            "impossible {which} {value} of a shared ring: own position {at}, before {seen}, capacity {capacity}"
+            "the {which} of a shared ring has the impossible value {value} (own position {at}, last {which} {seen}, \
+             capacity {capacity})"
         );
         Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
     }

@@ -126,7 +126,7 @@ impl Segment {
     pub(crate) fn create(layout: Layout) -> Result<Segment> {
         let size = layout.size();
         let refused = |what: String| Error::new(ErrorKind::Resource, what);
-        let hint = "use the TCP transport, fewer ranks per host, or raise the limit";
+        let hint = "use the TCP transport or fewer ranks per host, or raise the limit";
         check_room("a shared segment", size, 2).map_err(|e| refused(format!("{}: {hint}", e.report().what)))?;
         let fd = memfd().map_err(|e| refused(format!("no shared memory (memfd_create): {hint}")).caused_by(e))?;
         reserve(fd.as_fd(), size)
@@ -145,7 +145,7 @@ impl Segment {
         }
         let stat = rustix::fs::fstat(&fd).map_err(|e| wrong("has no size").caused_by(e))?;
         if stat.st_size != layout.size() as i64 {
-            return Err(wrong(&format!("has {} bytes, not the announced {}", stat.st_size, layout.size())));
+            return Err(wrong(&format!("has {} bytes instead of {}", stat.st_size, layout.size())));
         }
         Segment::map(fd, layout)
     }

@@ -212,7 +212,7 @@ impl TcpLink {
         }
     }
 
-    /// Whether a read would not have to wait.
+    /// Whether a read would return at once.
     fn is_ready(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // After an error, the read is tried.

@@ -277,7 +277,7 @@ impl Exchange {
         let memory = memory.resized(over.bytes);
         let Some(body) = body else {
             if over.bytes != recv.range.len() {
-                return Err(self.health.fail(garbled(recv.peer, "sent another number of bytes than it announced")));
+                return Err(self.health.fail(garbled(recv.peer, "did not send the number of bytes that it announced")));
             }
             *receiving = Receiving::Here(Received { memory, skip: 0 });
             return Ok(true);

@@ -130,7 +130,7 @@ impl Messages {
         };
         let what = match task.op {
             OpKind::Send => "the rank did not receive the message",
-            _ => "the message did not arrive, or not completely",
+            _ => "the message did not arrive completely",
         };
         let what = format!("{what} within {:?} (tag {})", task.timeout, task.params.tag);
         let error = Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer);

@@ -164,7 +164,7 @@ impl Mpi {
         // SAFETY: writes one integer.
         self.call("MPI_Comm_size", |f| unsafe { (f.comm_size)(comm.0, &mut size) })?;
         let number =
-            |n: c_int| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "MPI has a negative rank"));
+            |n: c_int| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "MPI returned a negative number"));
         Ok((number(rank)?, number(size)?))
     }
 

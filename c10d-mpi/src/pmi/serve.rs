@@ -232,7 +232,7 @@ mod tests {
         library.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert!(
             library.1.read_line(&mut String::new()).is_err(),
-            "there is no answer, since after an error the library would end the process"
+            "the server must not answer, since after an error the library would end the process"
         );
     }
 }

@@ -49,7 +49,7 @@ impl Health {
 }
 
 /// The text for ranks that the parent group has lost.
-pub(in crate::mesh) const BEFORE: &str = "gone from the group that this one is made from";
+pub(in crate::mesh) const BEFORE: &str = "gone from the parent group";
 
 /// Makes the error of ranks that are gone.
 pub(in crate::mesh) fn gone(ranks: Vec<u32>, how: String) -> Error {

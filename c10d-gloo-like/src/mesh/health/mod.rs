@@ -119,7 +119,7 @@ impl Health {
         }
     }
 
-    /// Registers `wake`, which is called at every event that a sleeping thread may have to know: a failure, or a peer
+    /// Registers `wake`, which is called at every event that a sleeping thread may need to know: a failure, or a peer
     /// that left.
     pub(crate) fn on_news(&self, wake: Waker) {
         let mut wakers = self.wakers.lock();
