@@ -1,6 +1,6 @@
 //! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like with one rank, over gloo-like with two
 //! ranks that share memory, and over a backend that does nothing. The last count is the cost of dispatch. The counts
-//! do not depend on the load of the machine. The bench fails if a count is more than 5 % above its baseline. Without
+//! hardly depend on the load of the machine. The bench fails if a count is more than 5 % above its baseline. Without
 //! `valgrind`, it skips all counts.
 //!
 //! ```text

@@ -250,7 +250,7 @@ fn large_copies_that_bypass_the_cache_are_correct() {
 }
 
 #[test]
-fn plans_that_use_what_they_wrote_keep_it_in_the_cache() {
+fn plans_that_reduce_forward_or_only_send_do_not_bypass_the_cache() {
     let only_copies = |fill: &dyn Fn(&mut Plan)| {
         let mut plan = Plan::default();
         fill(&mut plan);
@@ -329,7 +329,7 @@ fn mismatch(result: Result) -> (&'static str, Vec<u32>) {
 }
 
 #[test]
-fn another_count_is_named_on_both_sides() {
+fn a_different_count_is_named_by_both_ranks() {
     for transport in TRANSPORTS {
         let found = ranks(2, transport, |rank| {
             let mut data = vector(0, if rank.me.rank == 0 { 4 } else { 50_000 });

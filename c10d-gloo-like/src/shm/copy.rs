@@ -213,7 +213,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn every_width_copies() {
+    fn stores_of_every_width_copy_all_bytes() {
         #[repr(align(64))]
         struct Lines([u8; 640]);
         let from: Vec<u8> = (0..641u32).map(|i| i as u8).collect();
