@@ -23,9 +23,13 @@ use common::{Cpu, Raw, ServerProcess, client, int, request, serve, soon, string}
 
 /// The size of the attacks, and the number of times that set and get are measured.
 struct Size {
+    /// The number of set-and-get pairs that each run measures.
     rounds: usize,
+    /// The number of idle connections.
     idle: usize,
+    /// The number of keys that one address tries to set.
     keys: usize,
+    /// The number of bytes of unfinished requests.
     unfinished: usize,
 }
 

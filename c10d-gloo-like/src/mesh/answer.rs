@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::doing::Doing;
 use c10d_core::calls::CallId;
 
-/// What is known of a peer when a deadline has passed.
+/// What is known of a peer after a query.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
     /// The peer does not answer: its process is stopped or cannot be reached. `since` is the time since its last

@@ -7,7 +7,7 @@ use super::*;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::process::Command;
 
-/// Runs one rank of one of the scenes below.
+/// Runs a rank in one of the scenes of this file.
 pub(super) fn run_scene(scene: &str, me: &RankProcess) {
     match scene {
         "forked" => has_forked(me, false),

@@ -6,11 +6,14 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+/// The variable with the scene of a process, which selects the function that its rank runs (see [`rank`]).
 const SCENE: &str = "C10D_TEST_MESH_SCENE";
 const RANK: &str = "C10D_TEST_MESH_RANK";
 const SIZE: &str = "C10D_TEST_MESH_SIZE";
 const WAY: &str = "C10D_TEST_MESH_TRANSPORT";
+/// The variable with the number of descriptors that rank 1 may still open.
 const SPARE: &str = "C10D_TEST_MESH_SPARE";
+/// The variable with the rank that cannot make a segment (see [`limit`]).
 pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
