@@ -356,7 +356,7 @@ def main():
     p.add_argument("--batches", type=int, default=5)
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--budget", type=float, default=0.05, help="seconds per point, backend and repetition")
-    p.add_argument("--realtime", action="store_true", help="run ranks with a real-time priority if there are as many cores")
+    p.add_argument("--realtime", action="store_true", help="real-time priority, if there is a core for each rank")
     p.add_argument("--nothing", help="the file of the backend that does nothing, if it was built before")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
