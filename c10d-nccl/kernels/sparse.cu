@@ -141,8 +141,8 @@ KERNEL c10d_sparse_sums(const u64 *values, u64 count, u64 *sums) {
     }
 }
 
-/* Replaces each value by the sum of all values before it. `bases` has this sum for each chunk, or is null for one
- * chunk. */
+/* Replaces each value by the sum of all values before it. `bases` has, for each chunk, the sum of all values before the
+ * chunk; it is null if there is only one chunk. */
 KERNEL c10d_sparse_scan(const u64 *bases, u64 *values, u64 count) {
     EACH(chunk, (count + CHUNK - 1) / CHUNK) {
         u64 from = chunk * CHUNK, end = from + CHUNK < count ? from + CHUNK : count;

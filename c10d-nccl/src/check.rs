@@ -36,10 +36,12 @@ pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
     wake: Wake,
+    /// For collectives: the queue of the thread that sends to the next rank, and the queue of the thread that compares
+    /// with the previous rank.
     collectives: (Arc<FingerprintSender>, Sender<Issued>),
-    /// The queues of the threads that send, by receiving rank.
+    /// For messages: the queues of the threads that send, by receiving rank.
     sent: Mutex<BTreeMap<u32, Arc<FingerprintSender>>>,
-    /// The queues of the threads that receive, by sending rank.
+    /// For messages: the queues of the threads that receive and compare, by sending rank.
     received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
 
@@ -93,8 +95,8 @@ impl Checks {
         made.inspect(|to_compare| drop(received.insert(peer, to_compare.clone())))
     }
 
-    /// Waits until the fingerprints of all issued calls are sent. A peer's call ends only when it has received this
-    /// rank's fingerprint.
+    /// Waits until the fingerprints of all issued calls are sent. The peers that compare them cannot end their calls
+    /// before they have received them.
     pub(crate) fn all_sent(&self, deadline: Instant) {
         let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
         // If a fingerprint is not sent in time, the peer that waits for it reports this.

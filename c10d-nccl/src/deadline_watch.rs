@@ -29,9 +29,9 @@ pub(crate) struct DeadlineWatch {
 /// A job whose memory the device may be using.
 struct RunningJob {
     job: Job,
-    /// The parts of its memory that are retained until the abort is finished.
+    /// The addresses of the job's tensors that are retained until the abort is finished.
     addresses: Vec<u64>,
-    /// Whether all parts of its memory are retained.
+    /// Whether all tensors of the job are retained.
     all: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::channel::{Channel, ChannelWork, Participants, Resources};
 use crate::communicator::Communicator;
 use crate::nccl::UniqueId;
 
-/// How long the thread polls without a pause while the device works.
+/// How long the thread polls without a pause after a poll that found something to do.
 const EAGER: Duration = Duration::from_micros(200);
 /// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -37,7 +37,7 @@ pub(crate) enum Order {
 pub(crate) enum Origin {
     /// With these ids.
     Ids(Vec<UniqueId>),
-    /// By deriving it from another communicator, which NCCL has begun.
+    /// NCCL has derived this communicator from another one. It may still be connecting.
     Split(Communicator),
     /// At the first op.
     Later,

@@ -42,7 +42,7 @@ struct Jobs {
     failed: Option<Error>,
     /// When the deadline watch will wake without a notification.
     wakes: Option<Instant>,
-    /// Whether the backend was dropped or shut down.
+    /// Whether the backend was dropped or shut down, or this rank has left the group.
     closed: bool,
     /// Whether the thread that makes the calls has ended.
     over: bool,
@@ -110,7 +110,8 @@ impl JobTable {
         jobs.slots.get_mut(&id).map(|slot| slot.stage = Stage::Issued).is_some()
     }
 
-    /// Ends a job, unless it has already ended.
+    /// Ends a job with this result, unless it has already ended. If the device has finished the job, but the fingerprint
+    /// of rank `awaits` was not received yet, `checked` ends the job later.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
         // After a failure, the deadline watch ends all jobs with the same cause.

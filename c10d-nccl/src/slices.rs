@@ -60,14 +60,16 @@ impl<B> OnDevice<B> {
         self.slice
     }
 
-    /// Makes the slice's own stream wait for the streams that were given to `after`.
+    /// Makes the slice's own stream wait for the streams that were given to `after`. It is an error if one of these
+    /// streams or the own stream is capturing a graph.
     fn gather(&self, own: &CudaStream) -> Result {
         for stream in self.after.iter().map(|s| &**s).chain([own]) {
-            match stream.capture_status().map_err(|e| failed("asking whether a stream records a graph", e))? {
+            match stream.capture_status().map_err(|e| failed("asking whether a stream is capturing a graph", e))? {
                 CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
                 _ => {
                     return Err(Error::invalid(
-                        "the slice's stream is capturing a graph; a collective cannot be part of a graph",
+                        "the slice's stream, or a stream that was given to `after`, is capturing a graph; a collective cannot be part of \
+                         a graph",
                     ));
                 }
             }

@@ -36,7 +36,7 @@ pub(crate) struct Running {
     /// The side channel: the channel besides NCCL through which the ranks watch each other and send errors. `None` if
     /// there is one rank only, or if the group has ranks of PyTorch.
     pub(crate) side: Option<SideChannel>,
-    /// The comparison of the ranks' calls, unless it is disabled.
+    /// The comparison of the ranks' calls. `None` if it is disabled, or if there is no side channel over a CPU backend.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) dialect: Dialect,
 }
@@ -50,7 +50,7 @@ pub(crate) struct StartOptions {
     pub(crate) deadline: Instant,
     pub(crate) device: u16,
     pub(crate) side: Option<SideChannel>,
-    /// Whether the ranks' calls are compared.
+    /// Whether the ranks' calls are compared if the side channel uses a CPU backend.
     pub(crate) checks: bool,
     pub(crate) dialect: Dialect,
     pub(crate) reports: Arc<Reports>,
@@ -167,7 +167,7 @@ pub(crate) fn run(
 
 impl Running {
     /// Starts a thread that fails the group when a peer dies or fails. If the peer's program ended without leaving the
-    /// group, jobs fail only if they need the peer.
+    /// group, the jobs that are running get a short time to end before the group fails.
     fn watch(&self) -> Result {
         let Some(side) = self.side.clone() else { return Ok(()) };
         let (jobs, orders) = (self.jobs.clone(), self.orders.clone());

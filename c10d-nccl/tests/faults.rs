@@ -14,7 +14,8 @@ const SHORT: Duration = Duration::from_secs(2);
 /// A timeout for ops that must end earlier, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Makes a group of two ranks and reduces. Returns the results.
+/// Makes a group of two ranks, and runs `body` on each. Returns the results, or the error for both ranks if the group
+/// cannot be made.
 fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
     let made = builder().timeout(LONG).run_ranks(2, |pg| Ok(body(&pg)));
     made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])

@@ -52,7 +52,7 @@ fn a_tensor_stays_until_it_was_read() {
     });
 }
 
-/// The third launch of a call, which reduces the rows, hangs. So NCCL uses the rows for ever.
+/// The third launch of a sparse call reduces the rows. This launch hangs, so NCCL uses the rows for ever.
 #[test]
 fn memory_is_kept_if_an_abort_never_ends() {
     with_fake("memory_is_kept_if_an_abort_never_ends", "freed=ends,hang=2,abort=hang", || {

@@ -1,5 +1,5 @@
-//! Compares each kernel for each type with its definition: the real sources, through the real loader, on the fake
-//! device. With `C10D_HARDWARE=1` the kernels run on a real device.
+//! Compares the kernels that reduce and scale, for each type, with their definition: the real sources, through the real
+//! loader, on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
 #![allow(unsafe_code)]
 
 use crate::common;

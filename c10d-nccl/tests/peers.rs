@@ -72,7 +72,7 @@ fn an_nccl_error_of_one_rank_reaches_the_others() {
     });
 }
 
-/// A rank of `a_peer_dies`, in a separate process.
+/// A rank of `run_job`, in a separate process.
 #[test]
 fn rank() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().unwrap());
@@ -157,7 +157,7 @@ fn an_ended_program_is_reported_without_a_cpu_backend() {
     }
 }
 
-/// The same, while no op runs: the other ranks fail when they need the rank.
+/// The same, but the program ends while no op runs: the next op of the other ranks fails.
 #[test]
 fn an_ended_program_fails_ops_that_need_it() {
     for (said, rank) in a_peer_ends("idle", 2, "") {

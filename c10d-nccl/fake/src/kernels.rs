@@ -23,7 +23,8 @@ unsafe extern "C" {
 const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 
-/// How each kernel uses its parameters: `r` reads memory at this address, `w` writes it, and `.` is a number.
+/// The parameters of each kernel, one letter for each: `r` is an address of memory that the kernel only reads, `w` is an
+/// address of memory that the kernel writes (and may read), and `.` is a number.
 const USES: [(&str, &str); 14] = [
     ("c10d_reduce_", ".wr."),
     ("c10d_scale_", "..w."),
@@ -130,7 +131,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     let Some(found) = LOADED.lock().functions.get(&function).copied() else { return INVALID_HANDLE };
     let flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
     if !flat || shared != 0 || !extra.is_null() || blocks == 0 || threads == 0 || threads > 1024 {
-        eprintln!("fake CUDA: a grid of {blocks} blocks of {threads} threads, or of more dimensions than one");
+        eprintln!("fake CUDA: rejected a launch of {blocks} blocks of {threads} threads: a grid has one dimension, 1 to 1024 threads per block, no shared memory and no extra arguments");
         return INVALID_VALUE;
     }
     let (name, count, code) = KERNELS[found.kernel];
@@ -138,7 +139,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     let arguments: Vec<u64> = (0..count).map(|i| unsafe { **parameters.add(i) }).collect();
     let uses = USES.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, uses)| *uses);
     let Some(uses) = uses.filter(|uses| uses.len() == count) else {
-        return said(Err(format!("nothing is known of what {name} does with its parameters")));
+        return said(Err(format!("the table USES does not describe the parameters of {name}")));
     };
     let work: Work = Box::new(move || {
         // SAFETY: the code is that of a kernel, and the caller guarantees the arguments.

@@ -90,7 +90,7 @@ impl Communicator {
         unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
     }
 
-    /// Destroys an operation that was made. Its calls must be on the stream.
+    /// Destroys an operation that `Issuer::make` made. The calls that use the operation must be on the stream.
     pub(crate) fn destroy_op(&self, op: RedOp) {
         // SAFETY: the operation was made for this communicator.
         let _ = unsafe { self.nccl.destroy_op(op, self.comm) };

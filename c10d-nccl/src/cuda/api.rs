@@ -36,6 +36,6 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// several.
     ///
     /// # Safety
-    /// All memory to which the arguments refer is as for [`DeviceRuntime::copy`], and the arguments fit the kernel.
+    /// The arguments fit the kernel. The memory to which they refer meets the requirements of [`DeviceRuntime::copy`].
     unsafe fn launch(&self, index: u16, stream: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result;
 }

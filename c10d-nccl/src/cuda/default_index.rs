@@ -6,7 +6,8 @@ use c10d_core::{Error, Result};
 
 const HINT: &str = "nccl.device";
 
-/// Returns the GPU in the hint, or else the launcher's local rank, or else the rank, modulo the number of devices.
+/// Returns the GPU that the hint names. Without the hint, returns the launcher's local rank (`LOCAL_RANK`) modulo the
+/// number of devices, and without a local rank, `rank` modulo the number of devices.
 pub(super) fn default_index(hints: &BTreeMap<String, String>, rank: u32, count: u16) -> Result<u16> {
     if let Some(text) = hints.get(HINT) {
         let index = text.parse().ok().filter(|index| *index < count);

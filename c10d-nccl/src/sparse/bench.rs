@@ -10,7 +10,8 @@ use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, Memory, Phase, Res
 use crate::cuda::{CudaApi, WorkStream};
 use crate::kernels::Kernel;
 
-/// How long to wait for the device after a failure before its memory is leaked.
+/// How long to wait, at the end of a call, until the device has finished. After that, the memory that the device may
+/// still use is leaked.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);

@@ -50,8 +50,8 @@ impl SparseCall {
 /// Reads this rank's tensor and checks it.
 ///
 /// # Errors
-/// `InvalidArgument` if a coordinate is outside the tensor, if the tensor is marked as coalesced but is not, or if an
-/// entry is not among the known ones.
+/// `InvalidArgument` if a coordinate is outside the tensor, if the tensor is marked as coalesced but is not, or if the
+/// given `sparse_indices` are not valid or lack the coordinates of an entry.
 pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, Entries, Option<KnownIndices>)> {
     bench.is_open()?;
     let layout = &facts.layout;

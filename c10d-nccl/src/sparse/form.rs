@@ -10,7 +10,7 @@ use crate::types::CAPABILITIES;
 pub(super) struct Form {
     /// The type as which a kernel treats the elements.
     pub(super) part: DType,
-    /// The number of values of this type in one element.
+    /// The number of values of type `part` in one element.
     pub(super) parts: usize,
     /// The operation on the values.
     pub(super) op: ReduceOp,

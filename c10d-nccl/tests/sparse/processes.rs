@@ -50,7 +50,7 @@ fn killed(pg: &ProcessGroup, store: &dyn Store) {
     println!("rank {} saw {} of {:?}", pg.rank(), e.kind().name(), e.report().guilty);
 }
 
-/// Runs this number of processes. The output of each must contain these texts.
+/// Runs `size` ranks as processes. The output of each rank must contain the text that `words` returns for it, if any.
 fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = common::folder(&format!("{name}-{size}"));

@@ -12,7 +12,7 @@ pub(super) struct CapabilityRows {
     _by_op: Box<[u32]>,
 }
 
-/// Makes one row for each key that the ABI has.
+/// Makes one row for each of `keys` for which the ABI has a device type.
 pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> CapabilityRows {
     let device_type = |key: &DispatchKey| match key {
         DispatchKey::Cpu => Some(codes::DEVICE_CPU),
