@@ -48,7 +48,7 @@ pub enum Rule {
     Duplicate,
     /// A variable or directory is ignored, because the process has more rights than its user.
     Privileged,
-    /// The file was replaced while it was checked or loaded.
+    /// The file was replaced or modified while it was checked or loaded.
     Replaced,
     /// The directory has too many files.
     Limit,

@@ -139,7 +139,7 @@ fn a_batch_keeps_the_order_of_messages() {
         .unwrap();
 }
 
-/// Loads a plugin with this fault, which is trusted.
+/// Loads the plugin of `sum.c` with this mode as a trusted plugin.
 fn trusted(mode: &str, name: &str) -> Builder {
     let dir = common::directory();
     let report = Search::new().trust(name).file(common::sum(dir.path(), name, mode)).load();

@@ -1,4 +1,5 @@
-//! Tests that a host of minor version n works with plugins that were built with the header of n - 1 and of n + 1.
+//! Tests that the host works with plugins that were built with the header of an older, the same or the next minor
+//! version.
 #![allow(unsafe_code)]
 
 use crate::common;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Removes the checks of src/load and src/table, one at a time, and prints which removals no test detects.
+"""Removes the checks of src/load and src/table, one at a time, and prints for each whether a test detects the removal.
 
     c10d-privateuse/tests/mutants.py [FILE ...]     all files of the two folders unless given
 

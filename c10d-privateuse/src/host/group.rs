@@ -271,8 +271,8 @@ impl Group {
         self.in_use.lock().operations += 1;
     }
 
-    /// Marks the error as a failure of the group. If it is about a rank whose program ended while it was in the group,
-    /// the returned error says so.
+    /// Marks the error as a failure of the group. If the error is about a rank whose program ended without leaving the
+    /// group, the returned error says so.
     pub(super) fn in_its_words(&self, error: Error) -> Error {
         match &self.calls {
             Some(calls) => answer::failed(calls.in_its_words(error)),

@@ -30,11 +30,11 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    /// Ends the operation with the plugin's answer. The plugin does not use its memory any more.
+    /// Ends the operation with the plugin's answer. The plugin does not use the operation's memory any more.
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // After an abort, every operation has the cause of the abort as its error.
+        // If the group has failed, an operation that fails has the cause of the group's failure as its error.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job);

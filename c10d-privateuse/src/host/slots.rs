@@ -25,7 +25,7 @@ enum Content {
     Empty,
     /// Empty: the plugin has ended the last operation, which belonged to this group.
     Answered(Weak<Group>),
-    /// Empty: the time of the last operation was over while the plugin had it.
+    /// Empty: the time of the last operation was over before the plugin ended the operation.
     GivenUp,
     /// The operation has not been given to the plugin yet.
     Waiting(Operation),

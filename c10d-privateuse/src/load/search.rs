@@ -19,7 +19,7 @@ use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
-/// The plugins to load: `a,b` means only these, `^a,b` all but these.
+/// The plugins of directories to load: `a,b` means only these, `^a,b` all but these.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
 /// The files and directories to search, in order. Nothing is searched that the caller did not add.
@@ -100,9 +100,10 @@ impl Search {
         self
     }
 
-    /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins to
-    /// load (`a,b`) or not to load (`^a,b`). If either is set, the standard directories are added, too. In a process
-    /// that has more privileges than its user, both variables are ignored, and the report says so.
+    /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins of
+    /// all directories to load (`a,b`) or not to load (`^a,b`). Files that [`Search::file`] adds are loaded in any case.
+    /// If either variable is set, the standard directories are added, too. In a process that has more privileges than
+    /// its user, both variables are ignored, and the report says so.
     pub fn environment(mut self) -> Search {
         self.environment = true;
         self

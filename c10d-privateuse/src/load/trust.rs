@@ -17,7 +17,8 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// A directory that, like all directories above it, only root or this user can change.
+/// An open directory that was checked, like all directories above it: nobody except root and this user can replace a
+/// file in it that belongs to root or to this user.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,

@@ -1,5 +1,5 @@
-/* A device whose memory is the heap of this process. HANGS_IN is the name of a function that does not return. With
- * FUNCTIONS_ONLY there is no table of the functions. */
+/* A device whose memory is the heap of this process. HANGS_IN names the function that does not return: copy_out, retain
+ * or release. With FUNCTIONS_ONLY there is no table of the functions. */
 #ifndef HANGS_IN
 #define HANGS_IN ""
 #endif

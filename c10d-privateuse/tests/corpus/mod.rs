@@ -1,4 +1,5 @@
-//! Bad plugins: each is rejected by its rule before any of its code runs, and good ones beside them are loaded.
+//! Bad plugins: each is rejected by its rule, and good ones beside them are loaded. No code of the bad plugins runs,
+//! except the constructors and entries of those in `tables`.
 
 mod elf;
 mod files;
