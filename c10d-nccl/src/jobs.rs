@@ -110,8 +110,8 @@ impl JobTable {
         jobs.slots.get_mut(&id).map(|slot| slot.stage = Stage::Issued).is_some()
     }
 
-    /// Ends a job with this result, unless it has already ended. If the device has finished the job, but the fingerprint
-    /// of rank `awaits` was not received yet, `checked` ends the job later.
+    /// Ends a job with this result, unless it has already ended. If the device has finished the job, but the
+    /// fingerprint of rank `awaits` was not received yet, `checked` ends the job later.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
         // After a failure, the deadline watch ends all jobs with the same cause.

@@ -68,8 +68,8 @@ impl<B> OnDevice<B> {
                 CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
                 _ => {
                     return Err(Error::invalid(
-                        "the slice's stream, or a stream that was given to `after`, is capturing a graph; a collective cannot be part of \
-                         a graph",
+                        "the slice's stream, or a stream that was given to `after`, is capturing a graph; a collective \
+                         cannot be part of a graph",
                     ));
                 }
             }

@@ -1,5 +1,5 @@
-//! Tests that the fake libraries reject calls that would give a wrong result or hang on a real device. So tests that use
-//! the fake libraries show that the backend makes no such calls.
+//! Tests that the fake libraries reject calls that would give a wrong result or hang on a real device. So tests that
+//! use the fake libraries show that the backend makes no such calls.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};

@@ -1,6 +1,6 @@
 //! The programs that `hardware/run.sh` runs besides the suite: measurements for comparison with PyTorch, a communicator
-//! with a rank of PyTorch, ops that do not end by themselves, and derived groups. The ranks get their numbers from the variables of a
-//! launcher (`c10d run`).
+//! with a rank of PyTorch, ops that do not end by themselves, and derived groups. The ranks get their numbers from the
+//! variables of a launcher (`c10d run`).
 
 mod derived;
 mod ends;

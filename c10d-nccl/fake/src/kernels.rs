@@ -23,8 +23,8 @@ unsafe extern "C" {
 const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 
-/// The parameters of each kernel, one letter for each: `r` is an address of memory that the kernel only reads, `w` is an
-/// address of memory that the kernel writes (and may read), and `.` is a number.
+/// The parameters of each kernel, one letter for each: `r` is an address of memory that the kernel only reads, `w` is
+/// an address of memory that the kernel writes (and may read), and `.` is a number.
 const USES: [(&str, &str); 14] = [
     ("c10d_reduce_", ".wr."),
     ("c10d_scale_", "..w."),
@@ -131,7 +131,10 @@ pub unsafe extern "C" fn cuLaunchKernel(
     let Some(found) = LOADED.lock().functions.get(&function).copied() else { return INVALID_HANDLE };
     let flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
     if !flat || shared != 0 || !extra.is_null() || blocks == 0 || threads == 0 || threads > 1024 {
-        eprintln!("fake CUDA: rejected a launch of {blocks} blocks of {threads} threads: a grid has one dimension, 1 to 1024 threads per block, no shared memory and no extra arguments");
+        eprintln!(
+            "fake CUDA: rejected a launch of {blocks} blocks of {threads} threads: a grid has one dimension, at least one \
+             block of 1 to 1024 threads, no shared memory and no extra arguments"
+        );
         return INVALID_VALUE;
     }
     let (name, count, code) = KERNELS[found.kernel];

@@ -142,8 +142,8 @@ pub(super) fn place(
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// Writes the union of the lists to `all`. The lists must be checked before, and the last of `numbers` must be the number
-/// of keys in `all`.
+/// Writes the union of the lists to `all`. The lists must be checked before, and the last of `numbers` must be the
+/// number of keys in `all`.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);

@@ -70,8 +70,8 @@ impl ExportedGroup {
         self.inner.no_split();
     }
 
-    /// Returns the error with which the group has failed. A mismatch is not returned: ranks learn of a mismatch at their
-    /// own calls, with the field that differs.
+    /// Returns the error with which the group has failed. A mismatch is not returned: ranks learn of a mismatch at
+    /// their own calls, with the field that differs.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.group.as_ref()?.failure()?;
         (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())

@@ -101,9 +101,9 @@ impl Search {
     }
 
     /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins of
-    /// all directories to load (`a,b`) or not to load (`^a,b`). Files that [`Search::file`] adds are loaded in any case.
-    /// If either variable is set, the standard directories are added, too. In a process that has more privileges than
-    /// its user, both variables are ignored, and the report says so.
+    /// all directories to load (`a,b`) or not to load (`^a,b`). `C10D_PLUGINS` does not apply to the files that
+    /// [`Search::file`] adds. If either variable is set, the standard directories are added, too. In a process that has
+    /// more privileges than its user, both variables are ignored, and the report says so.
     pub fn environment(mut self) -> Search {
         self.environment = true;
         self

@@ -63,7 +63,7 @@ fn the_error_names_the_device_and_the_call_that_hang() {
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
             if call == "retain" && form != "owned" {
-                // The memory is not retained yet, so a call with borrowed memory has to wait for the device.
+                // The memory is not retained yet, so a call with borrowed memory must wait for the device.
                 continue;
             }
             let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));

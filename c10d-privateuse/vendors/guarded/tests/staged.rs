@@ -41,7 +41,7 @@ fn messages_do_not_wait_for_each_other() {
             let index = pg.rank() as u16;
             let peer = 1 - pg.rank();
             let buffer = |value: i32| DeviceBuffer::from_slice(&device, index, &[value; 300], CAP);
-            // The message that is received first is sent last.
+            // The message whose receive starts first is sent last.
             let late = pg.start(op::recv(buffer(0)?, peer, 7));
             let sends: Vec<_> =
                 (0..20).map(|i| Ok(pg.start(op::send(buffer(i)?, peer, 5)))).collect::<c10d_core::Result<_>>()?;

@@ -1,4 +1,5 @@
-//! Copies and kernels. wgpu copies only whole 32-bit words; a kernel copies bytes in all other cases.
+//! Copies and kernels. wgpu copies only whole 32-bit words, between different buffers. A kernel makes the other copies
+//! to the device and inside the device.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
