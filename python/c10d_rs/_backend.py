@@ -27,7 +27,7 @@ class BackendError(dist.DistBackendError):
 
     Attributes: ``kind`` (a name such as ``"PeerDead"``), ``guilty_ranks`` (ranks of the group), ``guilty_global_ranks``
     (the same ranks in the default group), ``op``, ``seq``, ``phase``, ``rank`` (the rank that reports), and
-    ``group_failed`` (False: nothing was sent, and the group can still be used).
+    ``group_failed`` (False: the group can still be used).
     """
 
     kind = ""
@@ -78,7 +78,7 @@ def _shim_of(pid):
 
 
 def shim():
-    """The C++ shim, or None if it cannot be built. It is loaded when a group is made, never at import."""
+    """The C++ shim, or None if it cannot be built. It is loaded at the first group or options, never at import."""
     return _shim_of(os.getpid())
 
 

@@ -132,8 +132,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
     let flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
     if !flat || shared != 0 || !extra.is_null() || blocks == 0 || threads == 0 || threads > 1024 {
         eprintln!(
-            "fake CUDA: rejected a launch of {blocks} blocks of {threads} threads: a grid has one dimension, at least one \
-             block of 1 to 1024 threads, no shared memory and no extra arguments"
+            "fake CUDA: rejected a launch of {blocks} blocks of {threads} threads: a grid has one dimension, at least \
+             one block of 1 to 1024 threads, no shared memory and no extra arguments"
         );
         return INVALID_VALUE;
     }

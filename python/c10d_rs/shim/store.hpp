@@ -16,8 +16,8 @@ namespace {
 
 std::vector<uint8_t> bytes(const c10drs_text& t) { return {t.data, t.data + t.len}; }
 
-// PyTorch's TCPStore prints a warning when a wait times out. Short waits often time out, so this function polls for
-// them.
+// PyTorch's TCPStore prints a warning when a wait times out. Short waits often time out, so this function polls instead
+// of a short wait.
 void await_keys(c10d::Store& store, const std::vector<std::string>& keys, Millis limit) {
   if (limit > Millis(2000)) return store.wait(keys, limit);
   auto until = std::chrono::steady_clock::now() + limit;

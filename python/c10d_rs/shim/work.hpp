@@ -108,7 +108,8 @@ class OpWork final : public c10d::Work {
     }
   }
 
-  // Sets the outcome: first the tensors are written, then futures are completed, then waiting threads continue.
+  // Sets the outcome, unless another thread sets it; then waits for that thread. The tensors are written before the
+  // outcome is known, and the futures are completed afterwards.
   void settle(std::exception_ptr error, int source) {
     if (claimed_.exchange(true)) {
       await();

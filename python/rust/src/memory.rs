@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use c10d::buffer::Span;
 use c10d::{Buf, BufMut, DType, Device, Element};
 
-/// A buffer in memory that the caller does not use until the op is finished.
+/// A buffer in the caller's memory. Until the op is finished, the caller does not write to it, and does not read it if
+/// it is an output.
 pub(crate) struct Lent {
     span: Span,
     _owner: Option<Owner>,

@@ -1,4 +1,4 @@
-//! Tests copies and reductions on the device, at every alignment, against a naive reference.
+//! Compares copies and reductions on the device, at different alignments, with a simple reference.
 #![allow(unsafe_code)]
 
 mod common;
