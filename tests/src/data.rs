@@ -1,4 +1,5 @@
-//! The inputs. They depend only on case, rank and position, and contain special values.
+//! The inputs. They depend only on the case, the rank, the number of the tensor and the position, and contain special
+//! values.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
@@ -19,8 +20,8 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     let tile = count.min(PERIOD) * size;
     for (i, bytes) in tensor.bytes_mut()[..tile].chunks_exact_mut(size).enumerate() {
         let r = mix(seed ^ i as u64);
-        // At each position at most one rank has a value that absorbs others, so that the order of the reduction does
-        // not matter.
+        // In sums and products, at each position at most one rank has a value that absorbs others, so that the order of
+        // the reduction does not matter.
         let special = style == Style::Any || i as u64 % u64::from(case.world) == u64::from(rank);
         element(case.dtype, r, style, special, bytes);
     }

@@ -4,8 +4,8 @@ use bytemuck::{AnyBitPattern, NoUninit, pod_read_unaligned};
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
 
-/// The result of reducing the inputs (one per rank, in rank order), and how far a sum in another order may differ from
-/// it.
+/// The result of reducing the inputs (one per rank, in rank order), and how far a result in another order may differ
+/// from it.
 pub(crate) struct Folded {
     pub(crate) bytes: Vec<u8>,
     /// The bound for each real number of the result; empty if every order gives the same result.

@@ -1,4 +1,5 @@
-//! Calls a case's op, with the same code for every form and every kind of buffer.
+//! Calls a case's op, with the same code for every form in which inputs and outputs are separate, and for every kind of
+//! buffer.
 
 use c10d_core::backend::Params;
 use c10d_core::buffer::Buffers;
@@ -134,7 +135,7 @@ fn go<'a, I: Buf + 'a, O: BufMut + 'a>(
     Ok((inputs, outputs))
 }
 
-/// For `send` the root sends to every rank. For `recv` and `recv_any_source` every rank sends to the root.
+/// For `send` the root sends to every other rank. For `recv` and `recv_any_source` every other rank sends to the root.
 fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     verb: &impl Verb<'a>,
     case: &Case,
@@ -142,8 +143,8 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    // Each case has its own tag: a sender may be one case ahead, and a receive from any source must not get a message
-    // of the next case.
+    // The tag is made from the case's name: a sender may be ahead, and a receive from any source must not get a message
+    // of a later case.
     let name = case.to_string();
     let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;

@@ -14,7 +14,7 @@ pub(crate) enum Verdict {
     Passed(u64),
     /// The values are wrong. The group can still be used.
     Wrong(String),
-    /// The op returned an error, so the group has failed.
+    /// A call returned an error. The group is not used any more.
     Failed(String),
 }
 

@@ -119,7 +119,7 @@ impl Suite {
         self
     }
 
-    /// Sets the timeout of one op. The default is 20 s.
+    /// Sets the timeout of each op, and of making each group. The default is 20 s.
     pub fn timeout(mut self, timeout: Duration) -> Suite {
         self.timeout = timeout;
         self

@@ -4,7 +4,7 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 use c10d_core::{Buf, BufMut, DType, Device, Span};
 
-/// The number of guard words before and after the elements. No call may write to them.
+/// The number of guard words before and after the elements. No call may write to these words.
 const GUARD: usize = 4;
 const GUARD_BYTES: usize = GUARD * size_of::<u128>();
 const GUARD_WORD: u128 = 0xa5c3_5a3c_a5c3_5a3c_a5c3_5a3c_a5c3_5a3c;

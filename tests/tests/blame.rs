@@ -70,7 +70,7 @@ fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
 }
 
 const CHAINS: [Scene; 3] = [
-    // 0 -> 1 -> 2 -> 3: each rank receives before it sends.
+    // 0 -> 1 -> 2 -> 3: each rank receives from the one before, and no rank sends.
     Scene { name: "receives", act: |group| receive(group, group.rank() - 1, group.rank()) },
     // 3 -> 2 -> 1 -> 0: each rank sends to the next, and no rank receives.
     Scene {
@@ -188,7 +188,8 @@ fn circles(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Rank 1 is late in joining, then for a collective, then for hundreds of messages.
+/// Rank 1 is late in joining. Unless `at_joining_only`, it is then late for a collective, for 200 messages, and for a
+/// started collective.
 fn come_late(at_joining_only: bool) -> Result {
     let late = |pg: Option<&ProcessGroup>| {
         let rank = pg.map_or_else(|| std::env::var("RANK").unwrap_or_default(), |pg| pg.rank().to_string());

@@ -1,5 +1,5 @@
-//! Faults of real processes, for every op over every transport, and over a plugin's collectives. The tests check which
-//! ranks the errors of each rank name, and that nothing hangs.
+//! Faults of real processes, for every op over each transport of gloo-like, over a plugin's collectives, over pairs of
+//! backends, and over MPI libraries. The tests check which ranks the errors of each rank name, and that nothing hangs.
 
 use crate::roots::only_sends;
 use crate::{jobs, samples, wheels};
@@ -83,7 +83,7 @@ fn op_named(name: &str) -> OpKind {
     OpKind::from_name(name).expect("the part has the name of an op")
 }
 
-/// Launches ranks over a transport of gloo-like, over the plugin, or over an MPI library.
+/// Prepares ranks over a transport of gloo-like, over the plugin, over a pair of backends, or over an MPI library.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
@@ -150,8 +150,8 @@ fn be_killed(op: OpKind) -> Result {
 
 fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     let report = run(&format!("kill:{op}"), transport)?;
-    // If a message to the dead rank is being sent over TCP, MPI itself sometimes ends this process and those that it
-    // can still reach. c10d cannot prevent this.
+    // If a message to the dead rank is being sent over TCP, MPI itself sometimes ends the sender and the processes that
+    // the sender can still reach. c10d cannot prevent this.
     let by_mpi = transport.ends_with("_tcp")
         && report.output.iter().any(|o| String::from_utf8_lossy(&o.stderr).contains("MPIDI_OFI_handle_cq_error"));
     let silent = |rank: u32| by_mpi && failures(&report, rank).is_empty();
@@ -290,7 +290,8 @@ fn disagree() -> Result {
 
 /// Returns the error of the call, or if the call succeeded, the error that comes later. A rank that only sends waits
 /// until all ranks have made the call, and then leaves; leaving returns the error. All other ranks, and all ranks over
-/// the plugin, call a barrier instead. There a rank that agrees with its sender gets the error that other ranks found.
+/// the plugin, call a barrier instead. In the barrier, a rank that agrees with its sender gets the error that other
+/// ranks found.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
     if std::env::var_os(jobs::PLUGIN).is_some() || !sends {

@@ -36,7 +36,8 @@ impl Either {
     }
 }
 
-/// Tests all ops. `grouped` says which ranks pass buffers of the group. Returns what is wrong, if anything.
+/// Tests collectives and messages. `grouped` says which ranks pass buffers of the group. Returns what is wrong, if
+/// anything.
 fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let alloc = |len: usize| -> Result<Either> {

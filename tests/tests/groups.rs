@@ -1,4 +1,4 @@
-//! Groups: many groups, groups at the same time, groups of some ranks, and all the ways in which they end.
+//! Groups: many groups, groups at the same time, groups of some ranks, and ways in which groups end.
 
 use crate::jobs;
 

@@ -1,4 +1,5 @@
-//! Peers that die or stop during ops on the guarded device. The tests check which ranks the errors of each rank name.
+//! Peers that die, stop, or pass another root, in ops on the guarded device. The tests check which ranks the errors
+//! of each rank name.
 
 use crate::jobs;
 

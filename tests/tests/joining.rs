@@ -159,7 +159,7 @@ fn made_again(way: &str) -> Result<(), Failed> {
     rounds_of(start)
 }
 
-/// `MASTER_ADDR` with white space, like the output of a command.
+/// Settings with white space, like the output of a command.
 fn spaces_around_the_address() -> Result<(), Failed> {
     let port = free_port()?;
     rounds_of(|rank| {
@@ -169,7 +169,7 @@ fn spaces_around_the_address() -> Result<(), Failed> {
     })
 }
 
-/// Returns a command that runs this program as one process with `part`, without the environment of the test.
+/// Returns a command that runs this program as one process with `part`, without the variables of launchers.
 fn alone(part: &str) -> Command {
     const STARTERS: [&str; 8] = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));

@@ -1,4 +1,4 @@
-//! Groups with more ranks than a test machine has cores, over threads.
+//! Groups of 33 and 64 ranks, over threads.
 
 use c10d::{ProcessGroup, ReduceOp, Result, Root};
 
@@ -37,7 +37,7 @@ fn every_family(pg: &ProcessGroup) -> Result {
         pg.all_to_all_single(&input, &mut swapped)?;
         assert!((0..n).all(|r| (0..count).all(|i| swapped[r * count + i] == of(r, me * count + i))));
 
-        // Lists in which each rank has another length.
+        // Lists in which ranks have different lengths.
         let own = vec![me as u8; me % 5];
         let outs: Vec<Vec<u8>> = (0..n).map(|r| vec![0; r % 5]).collect();
         let (_, outs) = pg.all_gather(&own, outs)?;

@@ -149,7 +149,7 @@ fn be_taken(way: &str) -> Result {
     x.fill(0);
     other.broadcast(&mut x, 0)?;
     assert!(x.iter().all(|b| *b == 7));
-    // Ops that do not need the missing rank still work.
+    // No op waited for the missing rank, so no group has failed.
     assert!(pg.failure().is_none() && other.failure().is_none());
     Ok(())
 }
@@ -294,8 +294,8 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another rank leaves right after it started the op, and the third rank
-// makes the call late.
+// One rank ends its program right after an op, another rank leaves right after the op, which is only started if it
+// is point-to-point, and the third rank makes the call late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;
@@ -306,7 +306,7 @@ fn be_ended(kind: OpKind) -> Result {
     match pg.rank() {
         VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
         2 => {
-            // The op is only started. Then `pg` is dropped, so this rank leaves.
+            // A point-to-point op is only started. Then `pg` is dropped, so this rank leaves.
             arguments.started = true;
             act(&pg, &arguments)
         }
@@ -320,7 +320,7 @@ fn be_ended(kind: OpKind) -> Result {
             if !matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED))
                 || e.report().guilty != [VICTIM]
             {
-                report_error("an op failed that needed only living ranks", &e);
+                report_error("the error does not name the rank that ended", &e);
             }
             Ok(())
         }

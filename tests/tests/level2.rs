@@ -1,5 +1,5 @@
 //! Functions of a vendor's collectives besides ops: batches of messages, sub-groups, and errors while no call runs.
-//! They are tested in host memory, on a vendor's device, and in CUDA memory.
+//! Each is tested in host memory, or on devices of vendors, one of which has the type CUDA.
 
 use crate::samples;
 

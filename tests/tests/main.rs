@@ -1,4 +1,4 @@
-//! Tests with threads of this program as ranks, over shared memory and over TCP: order, messages, sub-groups, large
+//! Tests with threads of this program as ranks, many of them also over TCP: order, messages, sub-groups, large
 //! groups, and sub-groups and messages of plugins.
 
 mod jobs;

@@ -89,7 +89,7 @@ fn idle_group_is_small(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The ops that must not allocate.
+/// An op that must not allocate, and its name.
 type Op = (&'static str, fn(&ProcessGroup, &mut [f32], &mut [f32]) -> Result);
 
 const OPS: [Op; 8] = [

@@ -15,7 +15,7 @@ fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
     Ok(all)
 }
 
-/// Tests all grids of three axes of this world. Returns what is wrong, if anything.
+/// Tests all grids of three axes of this world, invalid calls, and groups by host. Returns what is wrong, if anything.
 fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     for a in (1..=n).filter(|a| n.is_multiple_of(*a)) {

@@ -1,4 +1,5 @@
-//! Two network namespaces with two ranks each, which use shared memory inside a namespace and TCP or MPI between them.
+//! Ranks in two network namespaces: with shared memory inside a namespace and TCP between namespaces, with MPI, with
+//! gloo-like and MPI as two tiers, and with a link that is cut.
 
 use crate::{jobs, roots, wheels};
 
@@ -58,7 +59,7 @@ fn work() -> Result {
     pg.shutdown()
 }
 
-/// The same over MPI, whose processes find each other through the file.
+/// Collectives and messages over MPI or two tiers. MPI's processes find each other through the file.
 fn work_over_mpi() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
@@ -118,7 +119,7 @@ fn be_cut_off() -> Result {
     Ok(())
 }
 
-/// The addresses of this process's established connections.
+/// The remote addresses of this process's established connections.
 fn connected_to() -> BTreeSet<Ipv4Addr> {
     let own: BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
         .into_iter()

@@ -18,7 +18,7 @@ fn polled<R>(mut work: Work<R>) -> Work<R> {
     work
 }
 
-/// Cancels the receive and returns its buffer. No message may have arrived.
+/// Cancels a receive for which no message has arrived, or a send that has not begun, and returns its buffer.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,

@@ -1,5 +1,5 @@
-//! The suite over gloo-like, and tests with processes as ranks: faults, limits, namespaces, sparse calls. The program
-//! starts itself again as the ranks.
+//! The suite over gloo-like and over two tiers, and tests whose ranks are mostly processes: faults, limits, namespaces,
+//! sparse calls. The program starts itself again as these ranks.
 
 mod jobs;
 mod samples;

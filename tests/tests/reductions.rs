@@ -81,7 +81,7 @@ fn folded<T: Sample>(ranks: std::ops::Range<u32>, len: usize, mut f: impl FnMut(
     ranks.fold(first, |mut acc, x| (f(&mut acc, &x), acc).1)
 }
 
-/// Tests every op with this closure and every length. Returns what is wrong, if anything.
+/// Tests every op that takes a closure, with this closure and every length. Returns what is wrong, if anything.
 fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str, len: usize| Ok(Some(format!("{what} of {len} {}", T::IDENTITY)));
@@ -155,7 +155,7 @@ fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Tests the ops that move data, with the program's own element types.
+/// Tests ops that move data, with an element type of the program.
 fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size() as usize);
     let wrong = |what: &str| Ok(Some(what.to_owned()));
@@ -274,7 +274,7 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
         match (part, &reported[..]) {
             ("type" | "operation" | "count" | "moved_type", [one]) => {
                 let names = if rank == VICTIM { !one.guilty.is_empty() } else { one.guilty == [VICTIM] };
-                // The error has both names, on every rank.
+                // The error has both values, on every rank.
                 let both: &[&str] = match part {
                     "type" | "moved_type" => &["tests::Matrix/1", "tests::Quad/1"],
                     "operation" => &["tests::Matrix/1 by product", "tests::Matrix/1 by difference"],

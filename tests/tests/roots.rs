@@ -1,6 +1,6 @@
-//! Ranks that disagree about a call in which some rank has nothing to receive: every rooted op with every root,
-//! combined with every other collective. A rank that only sends gets the error by its 8th collective after the other
-//! rank's call, or when it leaves.
+//! Ranks that disagree about a call in which some rank has nothing to receive: rooted ops with every root, combined
+//! with other collectives (some of the combinations, or all with `C10D_SUITE=full`). A rank that only sends gets the
+//! error by its 8th collective after the other rank's call, or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +74,8 @@ fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
             all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
         }
     }
-    // These cases always run: every rank is the root of its call, or none is.
+    // These cases are always among the returned ones. In them, ranks 0 and 1 each pass themselves as the root,
+    // or each other.
     let named = (0..2).flat_map(|odd| {
         [OpKind::Broadcast, OpKind::Scatter, OpKind::Reduce, OpKind::Gather].map(|op| {
             let root = |rank| if matches!(op, OpKind::Broadcast | OpKind::Scatter) { rank } else { 1 - rank };
@@ -190,7 +191,7 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| await_key(pg, &format!("called/{rank}")))
 }
 
-/// The last rank uses another root than the other ranks. All ranks that are not one of these two roots get the error
+/// The last rank uses another root than the other ranks. All ranks but the last one and the two roots get the error
 /// before either root has made its call.
 fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
@@ -287,7 +288,7 @@ fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("wait_elsewhere, rank {me}: {error:?}")))
 }
 
-/// Runs everything with threads as ranks.
+/// Runs all cases of a world, or only `roots_are_late` in the world `LARGE`, with threads as ranks.
 fn threads(world: u32, transport: &str) -> Vec<String> {
     samples::build(&[Sample::Rooted]);
     let store = Arc::new(HashStore::new());
@@ -312,7 +313,7 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// Launches ranks over a transport of gloo-like, or over the plugin.
+/// Prepares ranks over a transport of gloo-like, or over the plugin.
 fn ranks(part: &str, ranks: u32, transport: &str) -> Launch {
     if transport != PLUGIN {
         return launch(part, ranks, transport);

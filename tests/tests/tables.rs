@@ -42,7 +42,7 @@ fn fill(table: &mut [Entry]) -> FillResult {
     Ok(())
 }
 
-/// Returns the inode of the file that this process has mapped at this address, or 0 if there is none.
+/// Returns the inode of the memory file of c10d that this process has mapped at this address, or 0 if there is none.
 fn inode(at: usize) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let within = |line: &&str| {

@@ -1,4 +1,4 @@
-//! Runs every op of the table in a group of three ranks, for fault tests. Ranks can have different arguments.
+//! Runs any op of the table, in a group of three ranks, for fault tests. Ranks can have different arguments.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Whether the input splits of `all_to_all_single` differ from what the other ranks expect.
     pub(crate) shifted: bool,
     pub(crate) timeout: Duration,
-    /// Whether the op is started, and its handle dropped.
+    /// Whether a point-to-point op is started, and its handle dropped. Collectives are never only started.
     pub(crate) started: bool,
 }
 

@@ -117,7 +117,8 @@ pub(crate) fn report_line(line: impl AsRef<str>) {
     println!("{MARK}{}", line.as_ref().replace('\n', "; "));
 }
 
-/// Prints an error in one line: kind, named ranks, field of a mismatch, and its text.
+/// Prints an error in one line: what it is about, its kind, the ranks that it names, the field of a mismatch, and its
+/// text.
 pub(crate) fn report_error(about: &str, error: &Error) {
     let report = error.report();
     let field = match &report.kind {
@@ -167,7 +168,7 @@ pub(crate) fn shown(report: &JobReport) -> String {
     text
 }
 
-/// Runs the tests of the calling module again over TCP.
+/// Runs the tests of the calling module, except `this_test`, again over TCP.
 #[track_caller]
 pub(crate) fn again_over_tcp(this_test: &str) {
     if std::env::var_os("C10D_TRANSPORT").is_some() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// A sample under `c10d-privateuse/vendors`.
+/// A sample plugin, under `c10d-privateuse/vendors`; `Reduces` and `Rooted` are under `c10d-privateuse/tests`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sample {
     CDevice,
