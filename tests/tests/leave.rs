@@ -149,7 +149,7 @@ fn be_taken(way: &str) -> Result {
     x.fill(0);
     other.broadcast(&mut x, 0)?;
     assert!(x.iter().all(|b| *b == 7));
-    // No op waited for the missing rank, so no group has failed.
+    // The missing rank had sent all that these ops need, so no group has failed.
     assert!(pg.failure().is_none() && other.failure().is_none());
     Ok(())
 }
