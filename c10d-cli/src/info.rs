@@ -17,7 +17,7 @@ use crate::plugins::{Row, print_rows};
 /// Show the registration table (op × key → kernel → backend) and the backends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON: `registrations` (60 rows), `backends`, `libraries` and `plugins` (decisions).
+    /// Print JSON: `registrations` (60 rows), `backends`, `libraries`, and `plugins` (the decision about each file).
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `c10d info` of a program that is built with NCCL, and that finds a simulated library.
+//! `c10d info` of a program that is built with the feature `nccl` and finds a simulated libnccl (the fake).
 
 mod common;
 mod settings;

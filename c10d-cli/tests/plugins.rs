@@ -150,7 +150,7 @@ fn variables_bring_plugins_into_info_with_every_decision() {
     assert_eq!(rows(&all["plugins"]), want);
     assert!(["first", "second"].iter().all(|name| backends(&all).contains(&(*name).to_owned())));
     let served = all["registrations"].as_array().unwrap().iter().filter(|r| r["backend"] == "first").count();
-    assert!(served == 0 || !cfg!(feature = "gloo-like"), "a plugin does not take the CPU from what is built in");
+    assert!(served == 0 || !cfg!(feature = "gloo-like"), "a plugin must not replace the built-in CPU backend");
 
     let denied = info(&[place, ("C10D_PLUGINS", "^second,nobody")]);
     assert_eq!(rows(&denied["plugins"])[1], row("second", "skipped", "filter"));
@@ -190,7 +190,7 @@ fn a_privileged_process_ignores_the_variables() {
         .unwrap();
     let info: Value = serde_json::from_slice(&out.stdout).unwrap();
     if !rows(&info["plugins"]).iter().any(|r| r.2 == "privileged") && no_set_id(dir.path()) {
-        eprintln!("skipped: set-id programs mean nothing on this file system");
+        eprintln!("skipped: this file system ignores the set-user-ID bit");
         return;
     }
     let row = |name: &str| (name.to_owned(), "skipped".to_owned(), "privileged".to_owned());
@@ -202,7 +202,7 @@ fn a_privileged_process_ignores_the_variables() {
     assert_eq!(rows(&list), [row("plugins"), row("plugins")], "{list}");
 }
 
-/// Puts a plugin of the same name into each of the places. The plugins differ, so that a test can tell them apart.
+/// Builds the same plugin into each of these directories.
 fn everywhere(name: &str, places: &[PathBuf]) {
     for place in places {
         std::fs::create_dir_all(place).unwrap();
@@ -461,7 +461,7 @@ fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     assert!(ended.stdout.lines().count() < 40, "{}", ended.stdout);
 }
 
-/// Returns the descendants of this process that have the word in this file of /proc.
+/// Returns the descendants of process `of` whose file `file` in /proc contains `word`.
 fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -33,6 +33,7 @@ struct Size {
     unfinished: usize,
 }
 
+/// The number of runs of each measurement.
 const RUNS: usize = 7;
 const FULL: Size = Size { rounds: 500, idle: 1014, keys: 1_000_000, unfinished: 1 << 30 };
 /// A small size, for a run that only checks that the program works.
@@ -121,6 +122,7 @@ fn nobody(size: &Size) {
     busy(|| show("8 threads that compute, without a connection", &server, size));
 }
 
+/// Sets this number of keys, until the server refuses one. Returns the number of keys that were set.
 fn fill(addr: SocketAddr, prefix: &str, keys: usize) -> usize {
     let store = client(addr);
     for start in (0..keys).step_by(1000) {

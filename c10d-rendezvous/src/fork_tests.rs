@@ -41,8 +41,8 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let store = TcpStore::hosting(server, soon()).unwrap();
     store.set("there", b"1", soon()).unwrap();
-    // Both processes count at the same time with different steps. If a process got the answer to the other, its count
-    // would be wrong.
+    // Both processes count at the same time with different steps. If a process got an answer to a request of the other
+    // process, its count would be wrong.
     let count = |key: &str, step: i64| -> Result<bool> {
         let mut right = true;
         for n in 1..=300 {

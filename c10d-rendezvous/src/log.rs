@@ -38,7 +38,7 @@ pub(crate) fn put(out: &mut Vec<u8>, change: &Change) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the next record off `log`. Returns `None` at the end and at an incomplete record.
+/// Takes the next record off `log`. Returns `None` at the end and at an incomplete or invalid record.
 pub(crate) fn next(log: &mut &[u8]) -> Option<Change> {
     let (len, rest) = log.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;

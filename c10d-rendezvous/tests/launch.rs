@@ -64,7 +64,7 @@ fn role_poor_launcher() {
 }
 
 #[test]
-fn a_launcher_without_descriptors_says_so_and_starts_none() {
+fn a_launcher_without_descriptors_says_so_and_ends_the_ranks_that_it_started() {
     let output = role("role_poor_launcher").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|line| line.starts_with("refused: ")).unwrap_or_default();

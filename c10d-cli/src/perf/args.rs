@@ -32,7 +32,7 @@ pub(crate) struct Args {
     ops: Ops,
     /// The sizes: a list separated by commas (`8,64K,1M`), or a range in which sizes double (`8:64M`) or grow by a
     /// factor (`8:64M:4`). A size is a whole number of elements, at most 16G. Default: 8 (or one element), 8K, 1M and
-    /// 16M.
+    /// 16M; with `--tune`: from 8 to 16M, growing by the factor 8.
     #[arg(long, value_name = "SIZES", value_parser = parse_sizes)]
     bytes: Option<Sizes>,
     /// For `all_reduce_sparse`: the number of entries of each rank. The tensor has room for ten times as many.
@@ -63,7 +63,8 @@ pub(crate) struct Args {
     /// time is hidden by a computation between the start and the wait that takes as long as the op.
     #[arg(long = "async")]
     pub(super) started: bool,
-    /// Bind rank r to core r modulo the number of cores.
+    /// Bind each rank to one of the cores that it may use: rank r of a host to the core with index r, modulo the number
+    /// of these cores.
     #[arg(long)]
     pub(super) pin: bool,
     /// Run exactly this many timed iterations per point, without calibration, however long they take.

@@ -15,7 +15,7 @@ const TAG: u32 = 0;
 /// How calls are run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
-    /// On the caller's thread.
+    /// By a blocking call.
     Blocking,
     /// Started, then waited for.
     Started,
@@ -100,8 +100,8 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
     }
 
-    /// Fills the outputs with the values of a rank that does not exist. The outputs of in-place ops are their inputs,
-    /// too, so they get this rank's values.
+    /// Fills the outputs with the values of a rank that does not exist, so that a call that writes nothing is noticed.
+    /// If the call has no separate inputs, as in an in-place op, the outputs get this rank's values instead.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         let in_place = self.set.layout.inputs == TensorList::default();

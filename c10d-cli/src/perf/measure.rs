@@ -1,7 +1,8 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
-//! Calibration, which is also the warm-up, is followed by batches of back-to-back ops. The time of a batch is that of
-//! its slowest rank. All ranks get this same time, so they make the same decisions here.
+//! If the budget is a time, calibration comes first, which is also the warm-up. Then batches of back-to-back ops are
+//! run. The time of a batch is that of its slowest rank. All ranks get this same time, so they make the same decisions
+//! here.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const MOST_ITERATIONS: u64 = 200_000;
 const LONG_POINT: f64 = 4.0;
 /// If an op takes more seconds than this, there is only one batch.
 const LONG_OP: f64 = 0.8;
-/// If an op takes more seconds than this, larger sizes of the op are left out.
+/// If calibration finds that an op takes more seconds than this, larger sizes of the op are left out.
 const TOO_SLOW: f64 = 1.0;
 
 /// How much to measure.

@@ -41,7 +41,8 @@ impl<T: Sample> Memory<T> {
     }
 }
 
-/// Rejects buffers that need more memory than this host has left, or than a process may map.
+/// Rejects buffers that need more memory than this host has left, or than a process may map. `of_one` is the number of
+/// bytes that one rank needs, and `ranks` the number of ranks on this host.
 pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::Result<(), String> {
     let of_all = of_one * u128::from(ranks);
     match (left(), address_space()) {

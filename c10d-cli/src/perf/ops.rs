@@ -13,7 +13,7 @@ pub(crate) enum PerfOp {
     BroadcastRotating,
     /// Half of a round trip between ranks 0 and 1.
     SendRecv,
-    /// `all_reduce` of sparse tensors. It is not part of `all`, since it has other sizes.
+    /// `all_reduce` of sparse tensors. It is not part of `all`, because its sizes are set by other options.
     AllReduceSparse,
 }
 
@@ -64,7 +64,7 @@ impl PerfOp {
     }
 }
 
-/// Returns the algorithms that a table of gloo-like can choose.
+/// Returns the algorithms that a tuning table of gloo-like can choose.
 #[cfg(feature = "gloo-like")]
 pub(crate) fn compared() -> impl Iterator<Item = c10d_gloo_like::Algorithm> {
     c10d_gloo_like::Algorithm::ALL.iter().copied().filter(|algorithm| !algorithm.ops().is_empty())

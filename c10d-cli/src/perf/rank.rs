@@ -60,7 +60,7 @@ impl Contender {
     }
 }
 
-/// Times everything that `args` ask for. Rank 0 passes a row per point to `emit`, and ends the run if that fails. If
+/// Times everything that `args` ask for. Rank 0 passes a row per point to `emit`, and ends the run if `emit` fails. If
 /// several groups run an op, they take turns.
 pub(super) fn run(groups: &[Contender], args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
     with_sample!(args.dtype, T => points::<T>(groups, args, emit))

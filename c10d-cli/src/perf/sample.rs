@@ -6,7 +6,8 @@ use num_complex::Complex;
 
 /// An element type that can represent small whole numbers.
 pub(super) trait Sample: Element + PartialEq {
-    /// Returns the element for `value`; integers wrap.
+    /// Returns the element for `value`. Integers wrap. An 8-bit float, which no op reduces, gets the low bits of
+    /// `value`.
     fn whole(value: i64) -> Self;
     /// Whether this equals `other` within the relative `tolerance`. Types without fractions must be equal.
     fn is_near(self, other: Self, tolerance: f64) -> bool {

@@ -13,7 +13,8 @@ use super::ops::compared;
 use super::rank::{self, Contender};
 use super::report::Row;
 
-/// An algorithm is replaced only by one that is faster by this factor, so that noise does not change the limits.
+/// From one size to the next, the chosen algorithm changes only if another is faster by this factor. So noise does not
+/// change the choice.
 const FASTER: f64 = 1.05;
 
 /// Joins one group per algorithm.

@@ -31,7 +31,7 @@ pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bo
     Ok(report.exit_code() == 0)
 }
 
-/// Loads the file in a child within this time. Returns the child's decision, or how it ended instead.
+/// Loads the file in a child within this time. Returns the child's decision, or why the child made none.
 pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>> {
     let job = child([LOAD_VERB.into(), path.into()])?.output(Output::Captured).spawn()?;
     match job.wait(Instant::now() + limit) {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-/// How many kinds of failures, and how many cases of each, are shown for one world.
+/// The number of kinds of failures that are shown for one world size.
 const KINDS: usize = 4;
+/// The number of cases that are shown of each kind, and of lines that are shown of each case.
 const CASES: usize = 2;
 
-/// The failures of one world, grouped by reason.
+/// The failures with one world size, grouped by reason.
 pub(super) struct Failures<'a> {
     kinds: Vec<Kind<'a>>,
 }

@@ -70,7 +70,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a suite: first the copies, then one world size after the other, until one fails.
+/// Runs a suite: first the copies, then one world size after the other, until one of them has failures or no case.
 fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let Named { title, device, suite } = named;
     let mut out = std::io::stdout();
@@ -132,7 +132,7 @@ struct Named {
     suite: Suite,
 }
 
-/// Returns one suite for each kind of memory on which the plugin works.
+/// Returns one suite for each of the plugin's backends for host memory, and one for each of its devices.
 fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Box<dyn std::error::Error>> {
     let mut providers = builtin().to_vec();
     providers.push(plugin);

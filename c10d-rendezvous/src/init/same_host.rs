@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use crate::FileStore;
 
-/// Returns the store of this job's ranks. The last rank removes its file.
+/// Returns the store of this job's ranks. The last rank that drops the store removes its file.
 pub(super) fn store(job: Option<&str>, size: u32, deadline: Instant) -> Result<FileStore> {
     let dir = std::env::temp_dir().join(format!("c10d-{}", rustix::process::geteuid().as_raw()));
     private(&dir)?;

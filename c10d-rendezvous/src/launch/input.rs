@@ -30,7 +30,8 @@ impl Source {
             (Output::Piped, _) => Source::Callers,
             (_, Stdin::None) => Source::Nothing,
             (_, Stdin::Rank0) if rank > 0 => Source::Nothing,
-            // A terminal cannot be passed on: the ranks are not in its foreground process group, so reading from it would stop them.
+            // A terminal cannot be passed on: the ranks are not in its foreground process group, so reading from it
+            // would stop them.
             (_, Stdin::Rank0) if !io::stdin().is_terminal() => Source::Ours,
             (_, Stdin::Rank0 | Stdin::All) => Source::Fed,
         }

@@ -87,7 +87,8 @@ impl Job {
         self.ranks.iter().map(|rank| rank.rank)
     }
 
-    /// Returns the process id of a rank. The id is not reused until the job has ended.
+    /// Returns the process id of a rank. After the rank's process has ended, the system may give the id to another
+    /// process; [`signal`](Job::signal) never reaches that process.
     pub fn pid(&self, rank: u32) -> Result<u32> {
         self.rank(rank).map(|rank| rank.pid)
     }

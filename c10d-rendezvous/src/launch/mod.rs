@@ -176,8 +176,8 @@ impl Launch {
         self
     }
 
-    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that no rank
-    /// ran, or that the time limit passed.
+    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that not all
+    /// ranks could be started (those that were started have been ended), or that the time limit passed.
     ///
     /// Signals to this process are passed on to the ranks. After SIGINT and SIGTERM the ranks have the grace time, then
     /// they are killed; a second SIGINT, at least a second later, kills them at once. SIGHUP (unless this process

@@ -99,7 +99,8 @@ struct Printer<'a> {
     requests: &'a Requests,
     /// The stream that printed an unfinished line last.
     open: Option<(usize, Channel)>,
-    /// Whether standard output and standard error are closed.
+    /// Whether writing to standard output and to standard error has failed. After a failure, nothing more is written
+    /// there.
     lost: [bool; 2],
 }
 

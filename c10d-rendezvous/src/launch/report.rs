@@ -29,7 +29,7 @@ pub struct Exit {
     pub code: Option<i32>,
     /// The signal that killed the rank, if one did.
     pub signal: Option<i32>,
-    /// How long the rank ran.
+    /// The time from the start of the first rank to the end of this rank.
     pub elapsed: Duration,
 }
 
@@ -97,9 +97,10 @@ pub struct Captured {
 pub struct JobReport {
     /// How each rank of this host ended, in rank order.
     pub exits: Vec<Exit>,
-    /// The first rank of this host that failed, unless the launcher had begun to end the ranks before.
+    /// The first rank of this host that failed. A rank that failed after the launcher had begun to end the ranks for
+    /// another reason does not count, unless that reason was a SIGINT or SIGTERM that the launcher passed on.
     pub failure: Option<Failure>,
-    /// The report of a launcher on another host about a rank that failed there first.
+    /// The report of a launcher on another host about the failure that happened there first.
     pub elsewhere: Option<String>,
     /// The first of SIGINT and SIGTERM that this process passed on to the ranks, if it got one.
     pub forwarded: Option<i32>,
@@ -116,10 +117,14 @@ pub struct JobReport {
 }
 
 impl JobReport {
-    /// Returns the exit code for a program that launched this job, by the first of these rules that applies: 128 +
-    /// signal if SIGINT or SIGTERM was passed on and not all ranks succeeded; 0 if the job was a success; the status of
-    /// the rank that failed first (128 + signal if a signal killed it); 141 (128 + SIGPIPE) if nobody read the output
-    /// any more; 1 if a rank failed on another host.
+    /// Returns the exit code for a program that launched this job, by the first of these rules that applies:
+    ///
+    /// 1. 128 + signal if SIGINT or SIGTERM was passed on and not all ranks succeeded;
+    /// 2. 0 if [`Success::Survivors`] or [`Success::Any`] was chosen and holds, and `reader_gone` is `false`;
+    /// 3. the status of the rank that failed first (128 + signal if a signal killed it);
+    /// 4. 141 (128 + SIGPIPE) if nobody read the output any more;
+    /// 5. 1 if the job failed on another host;
+    /// 6. the status of the lowest rank that did not succeed, or 0 if all succeeded.
     pub fn exit_code(&self) -> i32 {
         let failed = self.exits.iter().map(Exit::status).find(|status| *status != 0);
         match (&self.failure, self.forwarded) {

@@ -15,7 +15,7 @@ pub(super) struct Requests {
     reader_gone: AtomicBool,
     /// The first failure on another host, as a text, until it is taken.
     elsewhere: Mutex<Option<String>>,
-    /// The first failure on this host, as a text, until it is taken.
+    /// The first report of [`Requests::failed_here`], until it is taken.
     here: Mutex<Option<String>>,
     /// Wakes the thread that informs the other hosts.
     news: OwnedFd,
@@ -72,7 +72,8 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Reports that a rank failed on this host.
+    /// Reports that a rank failed on this host, or another reason on this host for which the job ends. The first report
+    /// counts.
     pub(super) fn failed_here(&self, what: String) {
         self.here.lock().get_or_insert(what);
         raise(&self.news);

@@ -69,7 +69,8 @@ impl TcpStore {
     ///
     /// # Errors
     ///
-    /// `Store` if no server answered by the deadline.
+    /// `Store` if no server answered by the deadline. `Resource` if descriptors ran out, in this process or at the
+    /// server, and none was free for 1 s.
     pub fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
         let began = Instant::now();
         let mut attempts = 0;
@@ -270,7 +271,8 @@ impl TcpStore {
         found.map_err(|absent| self.timed_out(&absent, "no rank has set this"))
     }
 
-    /// Returns the keys that do not exist, for the error of a wait that timed out.
+    /// Returns the keys that do not exist, for the error of a wait that timed out. Only the first 256 keys are checked;
+    /// all further keys are returned.
     fn absent<'a>(&self, keys: &[&'a str], link: &mut Link) -> io::Result<Vec<&'a str>> {
         const FEW: usize = 256;
         let deadline = Instant::now() + GRACE;

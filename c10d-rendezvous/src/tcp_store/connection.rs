@@ -23,8 +23,10 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Bytes that were received but not parsed yet, since there is no room for the answers to their requests.
+    /// Bytes that were received but not parsed yet, because the client's turn was over, or because there was no room
+    /// for more answers.
     backlog: Vec<u8>,
+    /// The number of bytes of `out` that were sent.
     sent: usize,
     /// Whether a request was completed or bytes were sent since the last check.
     progress: bool,
@@ -34,8 +36,9 @@ pub(super) struct Connection {
     pub(super) accounted: usize,
     /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// The time of the last request.
+    /// When the client's last request was worked on; at first, when the client connected.
     pub(super) active: Instant,
+    /// When the client connected.
     pub(super) since: Instant,
     /// Whether the client has changed or waited for a key.
     pub(super) member: bool,

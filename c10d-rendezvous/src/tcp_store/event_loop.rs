@@ -338,7 +338,8 @@ impl EventLoop {
     }
 
     /// Returns the connection that is due first, among those that hold at least half of the average of the buffered
-    /// bytes. A request of a well-behaved client is complete soon, so such a client is rarely chosen.
+    /// bytes. If none of these is due, returns the connection that holds the most bytes. A request of a well-behaved
+    /// client is complete soon, so such a client is rarely chosen.
     fn holder(&self) -> Option<usize> {
         let large =
             |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);

@@ -26,8 +26,11 @@ pub(crate) struct Keyspace {
     limits: Limits,
     values: BTreeMap<Key, Entry>,
     queues: HashMap<Key, Queue>,
+    /// For each awaited key or queue, the clients that wait for it.
     consumers: HashMap<Key, Waiters>,
+    /// For each barrier, the clients that wait at it.
     barriers: HashMap<Key, Waiters>,
+    /// What each waiting client waits for.
     waiting: HashMap<ClientId, Waiting>,
     /// The waits that are over but still have entries in `consumers`: ticket, owner and the keys of these entries.
     stale: Vec<(u64, Owner, Vec<Key>)>,
@@ -307,7 +310,7 @@ impl Keyspace {
         }
     }
 
-    /// Records that one of the keys exists for which `client` waits with this ticket. Returns whether the client was
+    /// Records that one of the keys that `client` awaits with this ticket exists now. Returns whether the client was
     /// still waiting with this ticket.
     fn one_less(&mut self, client: ClientId, ticket: u64, woken: &mut Vec<ClientId>) -> bool {
         match self.waiting.get_mut(&client) {

@@ -132,7 +132,7 @@ fn a_wait_ends_with_its_last_key_and_only_then() {
 }
 
 #[test]
-fn each_writing_verb_wakes() {
+fn each_writing_verb_wakes_waiting_clients() {
     let writes: [fn(Vec<u8>) -> Request; 6] = [
         |k| Request::Set(k, vec![]),
         |k| Request::Add(k, 1),

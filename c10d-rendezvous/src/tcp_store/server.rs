@@ -1,4 +1,4 @@
-//! The server: a thread that serves a TCPStore until it is dropped.
+//! The handle of a server: a thread serves a TCPStore until the handle is dropped.
 
 use std::io;
 use std::net::SocketAddr;

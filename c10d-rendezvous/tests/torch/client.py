@@ -1,4 +1,4 @@
-"""PyTorch's client against the server at the port in argv: every verb, and a meeting with a Rust client."""
+"""Tests each method of PyTorch's client with the server at the port in argv, then exchanges data with a Rust client."""
 
 import sys
 from datetime import timedelta
@@ -42,7 +42,7 @@ assert store.queue_len("q") == 2
 assert store.queue_pop("q") == b"x" and store.queue_pop("q", block=False) == b"y"
 try:
     store.queue_pop("q", block=False)
-    raise AssertionError("an item from nowhere")
+    raise AssertionError("queue_pop returned an item of an empty queue")
 except dist.QueueEmptyError:
     pass
 store.barrier("alone", 1)

@@ -1,4 +1,4 @@
-"""One rank of two, by tcp://: argv is port and rank. The other is not PyTorch."""
+"""Runs one of two ranks, by tcp://. The arguments are the port and the rank. The other rank does not use PyTorch."""
 
 import sys
 from datetime import timedelta

@@ -139,14 +139,14 @@ mod tests {
         assert_eq!(words, [Word::Failed(what), Word::Done]);
         assert!(link.done);
         there.write_all(format!("failed {}\n", "x".repeat(3000)).as_bytes()).unwrap();
-        let Word::Failed(what) = &received(&mut link).unwrap()[0] else { panic!("another word") };
+        let Word::Failed(what) = &received(&mut link).unwrap()[0] else { panic!("another message") };
         assert_eq!(what.chars().count(), TEXT + 1);
         drop(there);
         assert!(received(&mut link).is_err());
     }
 
     #[test]
-    fn a_line_without_end_is_the_end() {
+    fn a_line_that_is_too_long_ends_the_connection() {
         let (mut link, mut there) = pair();
         let sender = std::thread::spawn(move || there.write_all(&vec![b'x'; 1 << 20]));
         while received(&mut link).is_ok_and(|words| words.is_empty()) {}

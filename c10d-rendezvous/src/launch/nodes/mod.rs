@@ -31,9 +31,11 @@ const ENDING: Duration = Duration::from_secs(10);
 /// The key under which host 0 publishes its port and token.
 const SIGN: &str = "link";
 
-/// The part of this host in the job.
+/// What the launcher of this host knows about the job's hosts.
 pub(super) struct Node {
+    /// The host of the store, as the ranks get it.
     pub(super) host: String,
+    /// The port of the store.
     pub(super) port: u16,
     /// The id of this launch.
     pub(super) run_id: String,

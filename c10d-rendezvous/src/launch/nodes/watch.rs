@@ -14,8 +14,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Runs until the owner gives up the job, or all ranks of the job have ended. Host 0 forwards the failures that it
-    /// receives.
+    /// Runs until the owner gives up the job, or until the ranks have ended: on host 0 the ranks of all hosts, on any
+    /// other host its own ranks. Host 0 forwards the failures that it receives.
     pub(super) fn run(mut self) {
         let mut told_done = false;
         loop {

@@ -66,7 +66,8 @@ pub(super) struct Supervisor {
     asked: Vec<(Signal, Instant)>,
     elsewhere: Option<String>,
     reader_gone: bool,
-    /// Whether the launcher ended the ranks for a reason other than a failure of one of them.
+    /// Whether the launcher ended the ranks for a reason other than a failure of one of them or a signal that it passed
+    /// on.
     ended: bool,
     /// The time at which SIGKILL is sent, if the ranks are being ended.
     kill_at: Option<Instant>,
