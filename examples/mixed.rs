@@ -54,7 +54,7 @@ fn main() -> c10d::Result<()> {
     Ok(())
 }
 
-/// The ops in the order of `train.py`.
+/// Runs the ops in the order of `train.py`.
 fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
     let (me, n) = (pg.rank(), pg.size());
     let all: Vec<f32> = (0..n).map(|r| r as f32).collect();

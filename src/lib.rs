@@ -29,7 +29,7 @@
 //! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made, and no payload. |
 //! | rendezvous | The step in which ranks find each other through the store and form a group. [`Builder::build`] does this. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
 //! | lane | One backend of a group, which serves one kind of memory, and the order of the calls on it. All ranks make the same collectives in the same order on each lane. |
-//! | rejected | An error that a call returns before anything was sent. The group can still be used. |
+//! | rejected | An error after which the group can still be used. A single call returns such an error only before anything was sent. |
 //! | failed | An error after data was sent. The group cannot be used any more on any rank, and each later call returns the first error. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that are still alive. |
 //!
 //! [`Error::status`] says whether a call was rejected or failed, and [`Error::report`] names the ranks that caused the

@@ -92,7 +92,8 @@ impl<B> PlainBuf<B> {
         self.buffer
     }
 
-    /// Wraps elements for a call that reduces them by the operation of this name.
+    /// Wraps elements for a call whose fingerprint also has the hash of the name `by`: the operation that reduces the
+    /// elements, or what the elements are (such as `objects`).
     pub(crate) fn reduced_by(buffer: B, by: &'static str) -> PlainBuf<B> {
         PlainBuf { buffer, by }
     }

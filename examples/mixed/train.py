@@ -1,4 +1,4 @@
-"""A job of both kinds: ranks in Python train a model on data that a rank in Rust serves.
+"""A job with ranks in Python and in Rust: the ranks in Python train a model on data that the rank in Rust serves.
 
     cargo build --release --example mixed
     torchrun --nproc-per-node 4 examples/mixed/train.py
@@ -41,7 +41,7 @@ def train(server):
 
 
 def every_op(group, members):
-    """The ops in the order of `mixed.rs`, in the group of these ranks. The last one is the server."""
+    """Runs the ops in the order of `mixed.rs`. `members` has the ranks of the group; the last of them is the server."""
     me, n, server = members.index(RANK), len(members), members[-1]
     everybody = [float(r) for r in range(n)]
     mine = lambda count=2: torch.full((count,), float(me))

@@ -17,7 +17,8 @@ pub(super) struct Header {
     pub(super) identity: u64,
     /// The length of the rank's object, or of the largest of its objects, in bytes.
     pub(super) length: u64,
-    /// The length of the text that follows, in bytes.
+    /// The length of the rank's text about its object, in bytes. A collective sends the texts only if an object cannot
+    /// be sent or the types differ.
     pub(super) text: u64,
     /// Whether the object cannot be sent. If so, the text says why.
     pub(super) failed: bool,

@@ -46,7 +46,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Collects this rank's piece of the round from all other ranks into `rows`, and sets the length of the rows to
-    /// that of the piece. The piece of `x` itself is not copied.
+    /// that of the piece. This rank's own elements of the piece stay in `x`: they are not copied into a row.
     fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Pieces<T>) -> Result {
         rows.cut_to(self.own(x, round).len());
         let mut pieces = self.cut.pieces(x, round);

@@ -1,4 +1,5 @@
-//! Makes a table: one rank fills it, and the others get it.
+//! Makes a table. One rank of each set of ranks that share memory, or only the root, fills the table, and the other
+//! ranks get it.
 
 use std::marker::PhantomData;
 use std::ops::DerefMut;

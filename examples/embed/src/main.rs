@@ -24,7 +24,7 @@ fn from_python(tensor: &Bound<'_, PyAny>) -> Result<Imported, Box<dyn Error>> {
     Ok(unsafe { Imported::versioned(tensor) }?)
 }
 
-/// Makes a Python tensor of a buffer. The tensor frees it.
+/// Makes a Python tensor of a buffer. The buffer is freed with the last tensor that uses it.
 fn to_python<'py>(py: Python<'py>, values: Vec<f32>, shape: &[usize]) -> Result<Bound<'py, PyAny>, Box<dyn Error>> {
     let address = export(values, shape)?.as_ptr() as usize;
     Ok(py.import("c10d_rs.dlpack")?.call_method1("from_address", (address,))?)
