@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The number of bytes that one rank receives in a round, from all ranks together (more if the elements are very large).
+/// The number of bytes that one rank receives in a round, from all ranks together (more if elements are very large).
 /// These bytes are few enough to stay in the cache until they are combined, but enough that the start of a round costs
 /// little compared with the round itself.
 const ROUND_BYTES: usize = 512 << 10;

@@ -94,6 +94,7 @@ impl Tables<'_> {
 ///   panicked, the panic is resumed on that rank after the other ranks have learned of it.
 /// - [`Resource`](crate::ErrorKind::Resource): the named ranks do not have enough memory or descriptors. The error says
 ///   which limit was reached.
+/// - [`Protocol`](crate::ErrorKind::Protocol): memory could not be passed from one rank to another.
 ///
 /// ```
 /// use c10d::SharedTables;

@@ -131,7 +131,9 @@ impl Job {
         Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0))
     }
 
-    /// Waits for the end of all ranks. The ranks that still run at the deadline are killed, and the error names them.
+    /// Waits for the end of all ranks of this host. The ranks that still run at the deadline are killed, and the error
+    /// names them. On host 0 of several hosts, also waits for the launchers of the other hosts, at most until the
+    /// deadline.
     pub fn wait(self, deadline: Instant) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
@@ -158,7 +160,8 @@ impl Job {
         Err(Error::new(ErrorKind::Timeout, what).guilty(running))
     }
 
-    /// Waits for the end of all ranks, however long they run.
+    /// Waits for the end of all ranks of this host, however long they run. On host 0 of several hosts, also waits for the
+    /// launchers of the other hosts.
     pub fn join(self) -> Result<JobReport> {
         loop {
             if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
