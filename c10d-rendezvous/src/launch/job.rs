@@ -160,8 +160,8 @@ impl Job {
         Err(Error::new(ErrorKind::Timeout, what).guilty(running))
     }
 
-    /// Waits for the end of all ranks of this host, however long they run. On host 0 of several hosts, also waits for the
-    /// launchers of the other hosts.
+    /// Waits for the end of all ranks of this host, however long they run. On host 0 of several hosts, also waits for
+    /// the launchers of the other hosts.
     pub fn join(self) -> Result<JobReport> {
         loop {
             if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
