@@ -26,7 +26,7 @@
 //! | term | meaning |
 //! | --- | --- |
 //! | group | The ranks that communicate together, numbered from 0. A [`ProcessGroup`] is one rank's handle of its group; every op is a method of it. |
-//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made, and no payload. |
+//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made (for plugins and some backends also later), and no payload. |
 //! | rendezvous | The step in which ranks find each other through the store and form a group. [`Builder::build`] does this. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
 //! | lane | One backend of a group, which serves one kind of memory, and the order of the calls on it. All ranks make the same collectives in the same order on each lane. |
 //! | rejected | An error after which the group can still be used. A single call returns such an error only before anything was sent. |
