@@ -32,7 +32,7 @@ fn main() -> c10d::Result<()> {
             })
             .collect();
         pg.scatter(Root::Me(batches), &mut [0f32; ROWS * WIDTH])?;
-        // The sum of the trainers' gradients, to which this rank contributes zeros.
+        // This call sums the trainers' gradients. This rank contributes zeros.
         pg.all_reduce(&mut [0f32; WIDTH - 1], ReduceOp::Sum)?;
         let mut loss = [0f32];
         pg.reduce(&mut loss, ReduceOp::Sum, me)?;

@@ -19,7 +19,7 @@ use make::make;
 /// The result of a closure that fills a table: `Ok(())`, or why it failed. The operator `?` converts any error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A read-only array of which the ranks of a host share one copy. The methods of [`SharedTables`] make it. It
+/// A read-only array. The ranks of a host share one copy of it. The methods of [`SharedTables`] make a table. A table
 /// dereferences to a slice.
 ///
 /// No process can change it, not even the one that made it. A clone shares the memory. A table can outlive its group.

@@ -63,7 +63,7 @@ fn value(place: usize, i: usize, rank: u32) -> i64 {
     ((place + i) % 5) as i64 + i64::from(rank % 2)
 }
 
-/// Maps places to pseudo-random numbers, by which they are ordered.
+/// Maps a place to a pseudo-random number. Places are ordered by these numbers.
 fn shuffled(x: u64) -> u64 {
     let x = (x.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

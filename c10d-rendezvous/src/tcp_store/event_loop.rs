@@ -193,7 +193,7 @@ impl EventLoop {
     }
 
     /// Accepts a client with the spare descriptor. The client takes the place of a client of the address with the most
-    /// connections, or has to wait. Returns `false` if no other client can be accepted now.
+    /// connections, or waits. Returns `false` if no other client can be accepted now.
     fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();

@@ -224,7 +224,7 @@ impl Supervisor {
         let patience = Duration::from_secs(1);
         if printed.recv_timeout(patience).is_err() {
             raise(&stop);
-            // This takes longer only if nobody reads the printed output. Then the rest is lost.
+            // The printer takes longer than this only if nobody reads its output. Then the rest of the output is lost.
             let _ = printed.recv_timeout(patience);
         }
     }
