@@ -26,8 +26,8 @@ const USERS: &str = "c10d/users";
 /// A [`Store`] in a file, which is a log of changes guarded by `flock`. Clones share one open file.
 ///
 /// If a process dies while writing, the last record is incomplete, and the next writer removes it. A file that was
-/// opened by [`FileStore::open`] or by `file://` stays when the last rank leaves. In a forked child every method returns
-/// an error, since parent and child would share the lock. The child must open the file itself.
+/// opened by [`FileStore::open`] or by `file://` stays when the last rank leaves. In a forked child every method
+/// returns an error, since parent and child would share the lock. The child must open the file itself.
 #[derive(Clone)]
 pub struct FileStore(Arc<Shared>);
 

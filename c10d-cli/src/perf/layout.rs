@@ -1,4 +1,4 @@
-//! The buffers of one point, by the size conventions of nccl-tests.
+//! The buffers of one point (one op at one size), by the size conventions of nccl-tests.
 
 use c10d::backend::Shape;
 

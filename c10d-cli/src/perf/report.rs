@@ -11,7 +11,7 @@ use super::args::{Args, Format, word};
 use super::ops::PerfOp;
 use super::point::SparsePoint;
 
-/// The result of one point. Times are in microseconds, bandwidths in 10⁹ bytes per second.
+/// The result of one point (one op at one size). Times are in microseconds, bandwidths in 10⁹ bytes per second.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) op: String,

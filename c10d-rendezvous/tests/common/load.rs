@@ -1,4 +1,4 @@
-//! Attacks by strangers on a store, and the speed of honest clients meanwhile.
+//! Attacks by strangers (clients that are no ranks of the job) on a store, and the speed of honest clients meanwhile.
 
 use std::fmt;
 use std::io::{Read, Write};
