@@ -131,7 +131,9 @@ impl Ledger {
         };
         let request = entries.jobs.values().find(late)?.job.request();
         let what = format!("the operation did not end within {:?}, and a call of MPI does not return", request.timeout);
-        let guilty = request.op.is_p2p().then_some(request.params.peer);
+        // A receive from any rank waits for no particular one.
+        let has_peer = request.op.is_p2p() && request.op != OpKind::RecvAnySource;
+        let guilty = has_peer.then_some(request.params.peer);
         Some(Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer))
     }
 }

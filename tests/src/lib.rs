@@ -25,7 +25,13 @@ pub use suite::{Outcome, Ranks, Suite};
 /// The variables that the suite and the tests of this project read.
 static SETTINGS: c10d_core::backend::Provider = c10d_core::backend::Provider {
     source: env!("CARGO_PKG_NAME"),
-    variables: &["C10D_CONFORMANCE_RANK", "C10D_SUITE", "C10D_TORCH_PYTHON"],
+    variables: &[
+        "C10D_CONFORMANCE_RANK",
+        "C10D_CONFORMANCE_SUITE",
+        "C10D_SUITE",
+        "C10D_TORCH_PYTHON",
+        "C10D_VENDORS_FORM",
+    ],
     ..c10d_core::backend::Provider::EMPTY
 };
 c10d_core::submit!(SETTINGS);

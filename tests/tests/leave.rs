@@ -294,8 +294,8 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another rank leaves right after the op, which is only started if it
-// is point-to-point, and the third rank makes the call late.
+// One rank ends its program right after an op, another rank starts the op and leaves at once, and the third rank makes
+// the call late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;
@@ -306,7 +306,7 @@ fn be_ended(kind: OpKind) -> Result {
     match pg.rank() {
         VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
         2 => {
-            // A point-to-point op is only started. Then `pg` is dropped, so this rank leaves.
+            // The op is only started. Then `pg` is dropped, so this rank leaves.
             arguments.started = true;
             act(&pg, &arguments)
         }

@@ -82,17 +82,25 @@ impl Heartbeats {
     fn beat(&self, seen: &mut LastBeat, now: Instant) -> ControlFlow<Option<Error>> {
         let is_long = |since: Instant| now.duration_since(since) > SILENCE;
         let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
-        match caught(|| self.look()).unwrap_or_else(gone) {
-            Ok(Look::Cause(cause)) => {
-                return ControlFlow::Break((!self.me.over.load(Ordering::Acquire)).then_some(cause));
-            }
-            Ok(Look::Left) => seen.changed = now,
-            Ok(Look::Beat(beat)) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
-            Ok(Look::Beat(_)) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
-            Ok(Look::Beat(_)) => seen.answered = now,
+        let look = match caught(|| self.look()).unwrap_or_else(gone) {
+            Ok(look) => look,
             // Only the watch ends. The group does not fail, since collectives do not need the store.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
-            Err(_) => {}
+            Err(_) => {
+                // The next rank cannot send heartbeats either, so its silence does not count.
+                seen.changed = now;
+                return ControlFlow::Continue(());
+            }
+        };
+        seen.answered = now;
+        match look {
+            Look::Cause(cause) => {
+                return ControlFlow::Break((!self.me.over.load(Ordering::Acquire)).then_some(cause));
+            }
+            Look::Left => seen.changed = now,
+            Look::Beat(beat) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
+            Look::Beat(_) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
+            Look::Beat(_) => {}
         }
         ControlFlow::Continue(())
     }
@@ -263,6 +271,30 @@ mod tests {
         assert!(watched([&a])[0].is_none());
         a.leave();
         assert!(a.watch().is_none());
+    }
+
+    /// After ten seconds of heartbeats, the store does not answer for five seconds. This ends no watch, and the next rank
+    /// has its whole time again.
+    #[test]
+    fn a_store_that_fails_for_a_moment_makes_no_rank_dead() {
+        let [a, b, _c] = three();
+        let start = Instant::now();
+        let mut seen = LastBeat::at(start);
+        let soon = || Instant::now() + PERIOD;
+        for second in 0..=22 {
+            // In the other seconds nothing reaches the store.
+            if second <= 10 || second == 20 {
+                b.me.store.add(&beat(1), 1, soon()).unwrap();
+            }
+            match second {
+                // A number cannot be added to this value.
+                11 => a.me.store.set(&beat(0), b"no number", soon()).unwrap(),
+                16 => drop(a.me.store.delete(&beat(0), soon()).unwrap()),
+                _ => {}
+            }
+            let end = a.beat(&mut seen, start + second * PERIOD).break_value();
+            assert!(end.is_none(), "the watch ended after {second} s: {end:?}");
+        }
     }
 
     #[test]

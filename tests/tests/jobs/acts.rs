@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Whether the input splits of `all_to_all_single` differ from what the other ranks expect.
     pub(crate) shifted: bool,
     pub(crate) timeout: Duration,
-    /// Whether a point-to-point op is started, and its handle dropped. Collectives are never only started.
+    /// Whether the op is started, and its handle dropped.
     pub(crate) started: bool,
 }
 
@@ -78,7 +78,7 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
         splits[n - 1] += 1;
         params.set_splits(splits, vec![a.count; n]);
     }
-    pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop).map_err(c10d::Error::from)
+    go(pg, a, op::any(a.op, params, inputs, outputs))
 }
 
 /// For `send`, all others send to the victim; otherwise the victim sends to all others.
