@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Request;
-use c10d_core::{Error, ErrorKind, OpKind, Result};
+use c10d_core::{DType, Error, ErrorKind, OpKind, Result};
 
 use crate::exec::exchange::Progress;
 use crate::exec::{Call, Executor, Op, Reduction, Spaces};
@@ -30,8 +30,9 @@ impl Collectives {
     /// Sends the items of a small call now, as far as the links have room for them, although earlier calls have not
     /// ended. All earlier calls must have sent all of their items. Returns a rank: all peers with a lower rank have
     /// been sent their items.
+    #[inline(never)]
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
-        let reduction = reduction(request, self.layout.world());
+        let reduction = reduction(request, request.dtype(), self.layout.world());
         match self.layout.exchange(request, reduction) {
             // A note (see `exec::notes`) must not come behind the items of a later call.
             Some(exchange) if self.executor.all_share_memory() || exchange.is_between_all() => {
@@ -51,7 +52,7 @@ impl Collectives {
         let Collectives { executor, layout, spaces, plan, .. } = self;
         let result = executor.call(&call, |executor| {
             let dtype = request.dtype();
-            let reduction = reduction(request, layout.world());
+            let reduction = reduction(request, dtype, layout.world());
             let written = match layout.exchange(request, reduction) {
                 // SAFETY: the spans belong to a job that this backend holds.
                 Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint, written) }? {
@@ -105,7 +106,10 @@ impl Collectives {
 }
 
 /// Returns the reduction of a request whose op reduces.
-fn reduction(request: &Request, world: u32) -> Option<Reduction> {
-    let dtype = request.dtype().filter(|_| request.op.reduces())?;
-    Reduction::new(request.params.reduce, dtype, world)
+#[inline]
+fn reduction(request: &Request, dtype: Option<DType>, world: u32) -> Option<Reduction> {
+    match dtype {
+        Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, world),
+        _ => None,
+    }
 }

@@ -44,7 +44,7 @@ impl Layout {
     /// Returns the request as an exchange, if its op allows that and all its items are small. Another rank may have
     /// larger items in the same call, and run the plan instead. This works because the plan of such an op sends the
     /// same items as the exchange.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn exchange<'a>(&self, request: &'a Request, reduction: Option<Reduction>) -> Option<Exchange<'a>> {
         if !self.exchanged.contains(request.op) {
             return None;

@@ -184,7 +184,7 @@ impl Executor {
     ///
     /// # Safety
     /// All bytes that the exchange sends are readable.
-    #[inline]
+    #[inline(always)]
     unsafe fn write_items(
         &mut self,
         exchange: &Exchange<'_>,
@@ -195,7 +195,10 @@ impl Executor {
         let world = self.links.len() as u32;
         for peer in exchange.to.ranks(world) {
             // There is no link to this rank itself.
-            let Some(Some(link)) = self.links.get_mut(peer as usize).filter(|_| peer >= written) else { continue };
+            let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
+            if peer < written {
+                continue;
+            }
             let block = exchange.send.of(peer);
             let head = header(words, block.len);
             // SAFETY: the caller guarantees that the bytes are readable.
