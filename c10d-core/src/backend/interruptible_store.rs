@@ -8,7 +8,7 @@ use super::Reports;
 use crate::Result;
 use crate::store::Store;
 
-/// The longest time between two reads of the reports.
+/// How long one wait lasts before this rank looks at the reports again, which read the store at most every 200 ms.
 const SLICE: Duration = Duration::from_millis(250);
 
 pub(crate) struct InterruptibleStore {
@@ -22,8 +22,8 @@ impl InterruptibleStore {
     }
 
     /// Calls `wait` again and again, each time with a deadline at most `SLICE` from now, until `wait` succeeds, fails
-    /// before that deadline, or `deadline` has passed. Between the calls this function reads the reports, and returns
-    /// the error if another rank has reported one. `wait` must return an error at its deadline.
+    /// before that deadline, or `deadline` has passed. Between the calls this function looks at the reports, and
+    /// returns the error if another rank has reported one. `wait` must return an error at its deadline.
     fn in_slices<T>(&self, deadline: Instant, wait: impl Fn(Instant) -> Result<T>) -> Result<T> {
         loop {
             let slice = deadline.min(Instant::now() + SLICE);

@@ -14,7 +14,7 @@ use crate::types::{DType, DispatchKey, Element, Identity};
 /// Whether the thread that submits the op waits for it. If so, the backend may run the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// The caller waits (c10d's `asyncOp = false`).
+    /// The caller waits (in PyTorch: `asyncOp = false`).
     Waits,
     /// The caller does not wait now, and may wait later.
     Continues,
@@ -106,8 +106,8 @@ impl Request {
         if span.count() == 0 {
             return Some(&[]);
         }
-        // SAFETY: type, length, alignment and address were validated. The memory stays allocated until the job is
-        // completed, which the request does not outlive, and no code writes to inputs before that.
+        // SAFETY: type, length, alignment and address were validated. The memory stays allocated, and no code writes to
+        // inputs, until the job is completed. The request ends no later than that.
         Some(unsafe { std::slice::from_raw_parts(base, span.count()) })
     }
 
@@ -118,8 +118,8 @@ impl Request {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// Returns the time since the op was called. The time is 0 if no thread has read the clock for the deadline: a
-    /// thread reads the clock before it waits, so the op did not wait.
+    /// Returns the time since `deadline` was first called; 0 if it was never called. A thread calls it before it waits,
+    /// so the op did not wait in that case.
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())

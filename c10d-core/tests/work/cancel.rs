@@ -32,7 +32,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
                 return Ok(());
             }
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            // The handle was polled before, as under a runtime's timeout.
+            // The handle is polled once before it is cancelled, as by a timeout of an async runtime.
             let mut work = pg.start(op::recv(vec![7f32], 1, 5));
             assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
             let other = pg.start(op::recv_any_source(vec![8f32], 5));

@@ -52,7 +52,8 @@ pub(super) fn parse(line: &str) -> Option<Ask<'_>> {
     })
 }
 
-/// Packs the pairs of a rank in one round into one value for the store. Each line is a key and its value.
+/// Packs the pairs that a rank has put since its previous barrier (one round) into one value for the store. Each line
+/// is a key and its value.
 pub(super) fn pack(pairs: &[(String, String)]) -> String {
     let lines: Vec<String> = pairs.iter().map(|(key, value)| format!("{key} {value}")).collect();
     lines.join("\n")

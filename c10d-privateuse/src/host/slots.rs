@@ -178,7 +178,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // This slot is not reused, so that an answer is recognised as late at any later time.
+            // This slot is not reused, so that a late answer can always be recognised, however late it comes.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

@@ -1,4 +1,5 @@
-//! A process that ends the ranks' children when the launcher has died, since the kernel ends only the ranks.
+//! When the launcher dies, the kernel kills the ranks (parent-death signal, `child.rs`), but not the ranks' children.
+//! This process kills those.
 
 use std::io;
 use std::os::unix::process::CommandExt;

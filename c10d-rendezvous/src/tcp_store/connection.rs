@@ -30,7 +30,8 @@ pub(super) struct Connection {
     sent: usize,
     /// Whether a request was completed or bytes were sent since the last check.
     progress: bool,
-    /// The time by which the client must have validated, completed its request, or read its answers.
+    /// The time by which the client must have completed the handshake (TCPStore's VALIDATE), completed its request, or
+    /// read its answers.
     pub(super) due: Option<Instant>,
     /// The number of this connection's bytes that the server's sum of all buffers includes.
     pub(super) accounted: usize,
@@ -40,7 +41,7 @@ pub(super) struct Connection {
     pub(super) active: Instant,
     /// When the client connected.
     pub(super) since: Instant,
-    /// Whether the client has changed or waited for a key.
+    /// Whether the client has changed a key, or waited for one.
     pub(super) member: bool,
     /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
