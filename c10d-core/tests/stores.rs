@@ -1,9 +1,12 @@
-//! Tests all operations of `HashStore` and `PrefixStore`.
+//! Tests all operations of `HashStore` and `PrefixStore`, and the store that a backend gets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::GroupInit;
 use c10d_core::{ErrorKind, HashStore, PrefixStore, Store};
+
+use crate::common::{builder, puppet};
 
 #[test]
 fn hash_and_prefix_stores_do_all_operations() {
@@ -25,4 +28,31 @@ fn hash_and_prefix_stores_do_all_operations() {
     assert!(a.delete("p", now).unwrap() && !a.delete("p", now).unwrap());
     let e = a.wait(&["q", "never"], now + Duration::from_millis(10)).unwrap_err();
     assert!(e.to_string().contains("a/never") && !e.to_string().contains("a/q"), "{e}");
+}
+
+/// The store of a backend ends with the group, however the rank leaves it. The lasting store does not.
+#[test]
+fn a_backend_cannot_use_the_store_after_its_rank_has_left() {
+    let now = Instant::now();
+    let group = || {
+        let stores = Arc::new(Mutex::new(None));
+        let given = stores.clone();
+        let make = move |init: &GroupInit| {
+            *given.lock().unwrap() = Some((init.store.clone(), init.lasting_store()));
+            puppet(drop)
+        };
+        let built = builder(make).build();
+        let (store, lasting) = stores.lock().unwrap().take().unwrap();
+        (built, store, lasting)
+    };
+    let has_ended = |store: &dyn Store| store.set("k", b"", now).is_err_and(|e| *e.kind() == ErrorKind::Shutdown);
+    let (pg, store, lasting) = group();
+    let pg = pg.unwrap();
+    store.set("k", b"here", now).unwrap();
+    assert_eq!(lasting.get("k", now).unwrap(), b"here");
+    pg.shutdown().unwrap();
+    assert!(has_ended(&*store) && lasting.set("k", b"", now).is_ok());
+    let (pg, store, _) = group();
+    drop(pg);
+    assert!(has_ended(&*store));
 }

@@ -153,7 +153,7 @@ impl Health {
             state.cause.clone()
         };
         match (&self.side, cause) {
-            (Some(side), Some(cause)) => side.abort(&cause),
+            (Some(side), Some(cause)) => side.abort_and_leave(&cause),
             (Some(side), None) => side.leave(),
             (None, _) => {}
         }

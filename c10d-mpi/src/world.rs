@@ -124,7 +124,8 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
             let name = hex(&init.session);
             let progress = Arc::<Progress>::default();
             let server = Server {
-                store: Arc::new(PrefixStore::new("pmi", init.store.clone())),
+                // MPI uses the store until the process ends, so possibly longer than this group lives.
+                store: Arc::new(PrefixStore::new("pmi", init.lasting_store())),
                 rank: init.rank,
                 size: init.size,
                 name,

@@ -190,7 +190,7 @@ impl Running {
     pub(crate) fn leave(&self, deadline: Instant) {
         let Some(side) = &self.side else { return };
         match (self.jobs.failure(), &self.checks) {
-            (Some(cause), _) => return side.abort(&cause),
+            (Some(cause), _) => return side.abort_and_leave(&cause),
             (None, Some(checks)) => checks.all_sent(deadline),
             (None, None) => {}
         }

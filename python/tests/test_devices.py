@@ -3,6 +3,7 @@
 import ctypes as c
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import types
@@ -128,6 +129,29 @@ def on_plugin(r, folder, sample):
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_device_of_a_plugin(world, sample, built):
     job.run(on_plugin, world, built, sample, env={"C10D_PLUGIN_PATH": os.path.join(built, sample)})
+
+
+def leaves_a_torn_store(r, folder):
+    """Leaves a group whose store does not answer any more, as if a rank had died while it wrote to the file."""
+    device_of_plugin(folder, "c-collectives")
+    path = os.path.join(r.folder, "own")
+    r.init("cpu:c10d_rs,cdev:c10d_rs", store=dist.FileStore(path, r.world))
+    dist.all_reduce(torch.ones(3).to("cdev"))
+    r.meet("used", range(r.world))
+    if r.rank == 0:
+        with open(path, "ab") as file:
+            file.write(struct.pack("=I", 100) + b"a part of a key")
+    r.meet("torn", range(r.world))
+    dist.group.WORLD._get_backend(torch.device("cdev")).shutdown()
+    r.meet("left", range(r.world))
+    # PyTorch's own use of the store would hang here.
+    os._exit(0)
+
+
+def test_a_store_that_hangs_does_not_keep_a_rank_in_its_group(built):
+    env = {"C10D_PLUGIN_PATH": os.path.join(built, "c-collectives")}
+    found = job.outcomes(leaves_a_torn_store, 2, built, limit=120, env=env)
+    assert [(type(end).__name__, getattr(end, "exitcode", end)) for end in found] == [("Died", 0)] * 2
 
 
 def without_plugin(r, folder):

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::panics::caught;
+use crate::panics::{caught, contain};
 use crate::process::{ExitNotice, at_end, spawn};
+use crate::sync::{Condvar, Mutex};
 use crate::text::harmless;
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
@@ -40,6 +41,16 @@ struct Member {
     rank: u32,
     /// Whether the rank left or gave up.
     over: AtomicBool,
+    /// Whether a thread still has to write why the rank gives up.
+    writing: Mutex<bool>,
+    written: Condvar,
+}
+
+impl Member {
+    fn writing_ended(&self) {
+        *self.writing.lock() = false;
+        self.written.notify_all();
+    }
 }
 
 impl ExitNotice for Member {
@@ -54,7 +65,8 @@ impl ExitNotice for Member {
 
 impl Heartbeats {
     pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Heartbeats {
-        let me = Arc::new(Member { store, rank, over: AtomicBool::new(false) });
+        let over = AtomicBool::new(false);
+        let me = Arc::new(Member { store, rank, over, writing: Mutex::new(false), written: Condvar::new() });
         let word: Weak<Member> = Arc::downgrade(&me);
         at_end(word);
         Heartbeats { me, next: (rank + 1) % size, size }
@@ -141,8 +153,22 @@ impl Heartbeats {
             _ => "failed",
         };
         let (this, what) = (self.clone(), cause.report().what.clone());
-        // If the thread cannot be started, the peers only get an error at their deadlines.
-        let _ = spawn("c10d cause", move || this.write_cause(how, this.me.rank, &what));
+        *self.me.writing.lock() = true;
+        let started = spawn("c10d cause", move || {
+            contain("a store", || this.write_cause(how, this.me.rank, &what));
+            this.me.writing_ended();
+        });
+        if started.is_err() {
+            // The peers only get an error at their deadlines.
+            self.me.writing_ended();
+        }
+    }
+
+    /// Waits until the cause of `abort` is in the store, at most a second.
+    pub(crate) fn wait_for_abort(&self) {
+        let until = Instant::now() + PERIOD;
+        let mut writing = self.me.writing.lock();
+        while *writing && !self.me.written.wait_until(&mut writing, until).timed_out() {}
     }
 
     /// Writes a cause into the store, unless another cause was written before.

@@ -23,8 +23,8 @@ pub struct GroupInit {
     /// another library.
     pub session: [u8; 16],
     /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
-    /// cannot make the group. If the group has ranks of another library, this is the whole store, and no rank makes
-    /// such reports.
+    /// cannot make the group. After this rank has left the group, every request fails. If the group has ranks of another
+    /// library, this is the whole store, and no rank makes such reports.
     pub store: Arc<dyn Store>,
     /// The store that the builder was given or got from the init method, without the prefix of this group. If the group
     /// has ranks of another library, the backend finds them through this store.
@@ -40,6 +40,8 @@ pub struct GroupInit {
     pub hints: Arc<BTreeMap<String, String>>,
     /// The name of the backend on which the ranks agreed for the CPU, if there is one.
     pub cpu: Option<&'static str>,
+    /// The same part of the store, which can be used after this rank has left the group.
+    pub(crate) lasting: Arc<dyn Store>,
     pub(crate) seat: Seat,
     pub(crate) others: Arc<dyn OtherBackends>,
     pub(crate) reports: Arc<Reports>,
@@ -102,9 +104,8 @@ impl GroupInit {
     /// Makes a backend of this name that only the caller uses, so the caller decides in which order calls run on it.
     /// Every rank must make this backend. `purpose` distinguishes several such backends of one group.
     pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
-        let mut own = self.anew();
+        let mut own = self.under(&format!("for/{purpose}"), self.others.anew());
         purpose.bytes().enumerate().for_each(|(i, b)| own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b);
-        own.store = Arc::new(PrefixStore::new(format!("for/{purpose}"), own.store));
         own.backend(name)
     }
 
@@ -114,16 +115,29 @@ impl GroupInit {
         self.others.backend(self, name)
     }
 
-    /// Returns a copy whose `backend` makes new backends.
-    pub(crate) fn anew(&self) -> GroupInit {
-        self.with(self.store.clone(), self.others.anew())
+    /// Returns the same part of the store as `store`. It can still be used after this rank has left the group, by a
+    /// library that needs the store as long as the process lives.
+    pub fn lasting_store(&self) -> Arc<dyn Store> {
+        self.lasting.clone()
     }
 
-    /// Returns a copy with another part of the store and other access to backends.
-    pub(crate) fn with(&self, store: Arc<dyn Store>, others: Arc<dyn OtherBackends>) -> GroupInit {
+    /// Returns a copy whose keys begin with `prefix`, and whose `backend` uses `others`.
+    pub(crate) fn under(&self, prefix: &str, others: Arc<dyn OtherBackends>) -> GroupInit {
+        let part = |store: &Arc<dyn Store>| -> Arc<dyn Store> { Arc::new(PrefixStore::new(prefix, store.clone())) };
+        let (store, lasting) = (part(&self.store), part(&self.lasting));
+        GroupInit { store, lasting, ..self.with(others) }
+    }
+
+    /// Returns a copy whose `backend` makes new backends.
+    pub(crate) fn anew(&self) -> GroupInit {
+        self.with(self.others.anew())
+    }
+
+    fn with(&self, others: Arc<dyn OtherBackends>) -> GroupInit {
         GroupInit {
             group: self.group.clone(),
-            store,
+            store: self.store.clone(),
+            lasting: self.lasting.clone(),
             root: self.root.clone(),
             hints: self.hints.clone(),
             seat: self.seat.clone(),

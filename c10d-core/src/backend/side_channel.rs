@@ -78,6 +78,15 @@ impl SideChannel {
         }
     }
 
+    /// Tells the peers why this rank gives up, for a rank that then leaves the group. After the rank has left, nothing is
+    /// written to the group's store any more, so this function waits until the cause is there, at most a second.
+    pub fn abort_and_leave(&self, cause: &Error) {
+        self.abort(cause);
+        if let SideChannel::Heartbeats(beats) = self {
+            beats.wait_for_abort();
+        }
+    }
+
     /// Tells the peers that this rank leaves, so that they do not consider it dead.
     pub fn leave(&self) {
         match self {

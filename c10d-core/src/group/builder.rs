@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::other_backends::{BackendCache, Parent};
 use super::routes::Routes;
 use super::{Group, ProcessGroup, join, ranks};
 use crate::backend::registry::{check_settings, offers};
-use crate::backend::{BackendMap, GroupInit, InterruptibleStore, Origin, PluginSearch, Provider, Registry, Reports};
+use crate::backend::{BackendMap, GroupInit, GroupStore, Origin, PluginSearch, Provider, Registry, Reports};
 use crate::device::Seat;
 use crate::process::Process;
 use crate::store::{HashStore, PrefixStore, Store, deadline_after};
@@ -367,12 +367,15 @@ impl GroupSpec {
             false => Reports::new(Arc::new(PrefixStore::new("making", joined.store.clone())), self.rank, self.size),
         });
         let others = Arc::new(BackendCache::new(self.registry.clone(), self.parent.clone()));
+        let lasting: Arc<dyn Store> = Arc::new(GroupStore::new(joined.store.clone(), reports.clone()));
+        let backend_store = Arc::new(GroupStore::new(joined.store.clone(), reports.clone()));
         let init = GroupInit {
             group: self.name.clone(),
             rank: self.rank,
             size: self.size,
             session: joined.session,
-            store: Arc::new(InterruptibleStore::new(joined.store.clone(), reports.clone())),
+            store: backend_store.clone(),
+            lasting,
             root: self.store.clone(),
             timeout: self.timeout,
             drop_within: self.drop_within,
@@ -387,6 +390,7 @@ impl GroupSpec {
             let cause = reports.settle(error);
             // Peers that have already made the group learn of the failure through their backends.
             others.give_up(&cause);
+            backend_store.leave(Instant::now());
             cause
         })?;
         Ok(ProcessGroup(Arc::new(Group {
@@ -404,6 +408,7 @@ impl GroupSpec {
             failed: Default::default(),
             store: joined.store,
             root: self.store,
+            backend_store,
             session: joined.session,
             registry: self.registry,
             map: self.map,

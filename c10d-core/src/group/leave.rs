@@ -1,6 +1,6 @@
 //! Leaving a group when its last handle is dropped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Group;
 use crate::error::complain;
@@ -12,6 +12,8 @@ use crate::{ErrorKind, backend};
 pub(super) const DROP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the drop of the last handle of a failed group may wait for the group's jobs.
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
+/// How long a rank that leaves may wait until the requests of its threads that change the store have ended.
+pub(super) const WRITES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {
     /// Waits for started operations and until peers have received everything, then tells the peers that this rank
@@ -39,5 +41,6 @@ impl Group {
                 }
             });
         }
+        self.backend_store.leave(Instant::now() + WRITES_WITHIN.min(patience));
     }
 }

@@ -21,7 +21,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use builder::Builder;
 pub use cancel::{Cancel, CancelError};
@@ -31,7 +31,7 @@ use run::observe;
 pub use scope::Scope;
 pub use work::{ScopedWork, Work};
 
-use crate::backend::{AlgorithmInfo, Backend, BackendMap, Capabilities, Frame, Origin, Registry};
+use crate::backend::{AlgorithmInfo, Backend, BackendMap, Capabilities, Frame, GroupStore, Origin, Registry};
 use crate::catalog::OpKind;
 use crate::panics::contain;
 use crate::process::Process;
@@ -83,6 +83,8 @@ pub(crate) struct Group {
     // The fields from here on are needed to make sub-groups.
     store: Arc<dyn Store>,
     root: Arc<dyn Store>,
+    /// The store of the backends.
+    backend_store: Arc<GroupStore>,
     session: [u8; 16],
     registry: Arc<Registry>,
     map: BackendMap,
@@ -220,6 +222,7 @@ impl ProcessGroup {
                 first = first.and(Err(e));
             }
         }
+        self.0.backend_store.leave(Instant::now() + leave::WRITES_WITHIN);
         let over = Error::new(ErrorKind::Shutdown, "the group was shut down on this rank; make a new one");
         let _ = self.0.failed.set(self.0.described(over));
         first
@@ -311,7 +314,8 @@ impl Drop for Group {
             // The drops of backends and stores send messages to peers, take locks and wait for threads. In a forked
             // child the peers belong to the parent, and the threads do not exist, so a lock that one of them held is
             // never released.
-            std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone(), self.root.clone()));
+            let stores = (self.store.clone(), self.root.clone(), self.backend_store.clone());
+            std::mem::forget((std::mem::take(&mut self.lanes), stores));
             return;
         }
         self.leave();

@@ -6,7 +6,6 @@ use crate::sync::Mutex;
 
 use crate::backend::{Backend, GroupInit, OtherBackends, Registry};
 use crate::panics::contain;
-use crate::store::PrefixStore;
 use crate::{Error, Result};
 
 /// The group from which a sub-group is made.
@@ -77,7 +76,7 @@ impl OtherBackends for BackendCache {
         let name = registration.name;
         let (registry, made, watched) = (self.registry.clone(), self.made.clone(), self.watched.clone());
         let others = BackendCache { registry, made, parent: None, watched };
-        let mine = init.with(Arc::new(PrefixStore::new(name, init.store.clone())), Arc::new(others));
+        let mine = init.under(name, Arc::new(others));
         let cheaper = self.parent.as_deref().and_then(|Parent { backends, ranks, shrinks }| {
             let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
             if *shrinks { backend.shrink(ranks, &mine) } else { backend.split(ranks, &mine) }

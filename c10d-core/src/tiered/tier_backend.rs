@@ -9,7 +9,6 @@ use crate::buffer::{Sink, Span};
 use crate::catalog::OpKind;
 use crate::error::Status;
 use crate::options::Params;
-use crate::store::PrefixStore;
 use crate::types::ReduceOp;
 use crate::{Error, Result};
 
@@ -51,7 +50,7 @@ impl TierBackend {
         let others = Arc::new(TierOthers { group: init.others.anew(), ranks: ranks.clone() });
         // Two tiers can have the same first rank, but not the same first two ranks.
         let purpose = format!("tier/{}/{}", ranks[0], ranks[1]);
-        let mut own = init.with(Arc::new(PrefixStore::new(&purpose, init.store.clone())), others);
+        let mut own = init.under(&purpose, others);
         for (i, b) in purpose.bytes().enumerate() {
             own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b;
         }

@@ -1,5 +1,7 @@
 //! A store of PyTorch, which is called through one C function.
 
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use c10d::{Error, ErrorKind, Result, Store};
@@ -30,16 +32,36 @@ pub(crate) enum Verb {
     Count = 8,
 }
 
+/// How long after its deadline a request may be answered. PyTorch's `FileStore` counts whole seconds.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A store of PyTorch.
-pub(crate) struct Foreign(pub(crate) StoreCall);
+///
+/// A store of PyTorch can ignore a deadline. For example, `FileStore` reads in an endless loop if a rank died while it
+/// wrote to the file. So each request has a thread of its own, which is abandoned if the store does not answer in time.
+pub(crate) struct Foreign(Arc<StoreCall>);
 
 impl Foreign {
+    pub(crate) fn new(store: StoreCall) -> Foreign {
+        Foreign(Arc::new(store))
+    }
+
     fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
         // The time is rounded up, so that the store does not give up before the deadline: an error that comes before
         // the deadline does not count as a timeout.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let millis = left.as_millis().min(i64::MAX as u128) as i64;
-        self.0.call(verb, args, number, millis).map_err(|text| {
+        let (store, owned): (_, Vec<Vec<u8>>) = (self.0.clone(), args.iter().map(|arg| arg.to_vec()).collect());
+        let (answer, answered) = channel();
+        let asked = std::thread::Builder::new().name("c10d store".into()).spawn(move || {
+            let args: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+            let _ = answer.send(store.call(verb, &args, number, millis));
+        });
+        if let Err(e) = asked {
+            return Err(Error::no_thread("cannot start a thread for a request to PyTorch's store", e));
+        }
+        let late = |_| Err(format!("no answer {GRACE:?} after the deadline"));
+        answered.recv_timeout(left.saturating_add(GRACE)).unwrap_or_else(late).map_err(|text| {
             let keys: Vec<_> = args.iter().take(4).map(|key| String::from_utf8_lossy(key)).collect();
             let text = if text.is_empty() { "the store gave no reason".to_owned() } else { text };
             let what = match verb {

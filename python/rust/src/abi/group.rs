@@ -68,7 +68,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<Group> {
         builder = builder.init(&url);
     }
     if let Some(store) = store {
-        let store: Arc<dyn Store> = Arc::new(Foreign(store));
+        let store: Arc<dyn Store> = Arc::new(Foreign::new(store));
         builder = builder.store(match prefix.is_empty() {
             true => store,
             false => Arc::new(c10d::PrefixStore::new(prefix, store)),
