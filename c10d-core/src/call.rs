@@ -56,7 +56,7 @@ impl<B> Call<B> {
     /// Sets the device stream on which the buffers are ready: the op runs after all work that the stream has been given
     /// so far. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
     /// the op is complete on the device. So work that is put on any stream after that runs after the op. If no stream
-    /// is set, it is the device's default stream.
+    /// is set, the op uses the device's default stream.
     ///
     /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because this handle means a
     /// different stream on each thread, and a thread of the library waits for the stream. A stream that is recording a

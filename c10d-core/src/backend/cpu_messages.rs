@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// Small messages between ranks through a CPU backend. Device backends use them for facts that their own library does
 /// not report: that a peer is gone, or that a rank gives up, and why.
 ///
-/// This object of the CPU backend is used for nothing else; see
+/// The CPU backend's object must not be used for anything else, so make it with
 /// [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
 #[derive(Clone)]
 pub struct CpuMessages(Arc<dyn Backend>);

@@ -8,7 +8,11 @@ use crate::{Error, Result};
 
 impl Request {
     /// Copies the elements of input `i`, which must be on a device of this runtime, to host memory. The copy runs after
-    /// all work that was put on the request's stream before.
+    /// all work that is already on the request's stream.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is no input `i` with elements of type `T`, or if it is not on a device of this
+    /// runtime. Otherwise the errors of the runtime.
     pub fn fetch<T: Element>(&self, i: usize, runtime: &dyn DeviceRuntime) -> Result<Vec<T>> {
         let span = self.inputs().get(i).filter(|span| span.dtype() == T::DTYPE);
         let span = span.ok_or_else(|| Error::invalid(format!("there is no input {i} of {}", T::DTYPE)))?;

@@ -19,7 +19,8 @@ pub struct Fingerprint {
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,
-    /// The step of a composed kernel, with the bit [`Fingerprint::SPARSE`]; 0 for other calls.
+    /// The number of the step, if the backend or kernel runs the call as several steps; else 0. Calls with sparse
+    /// tensors also have the bit [`Fingerprint::SPARSE`].
     pub step: u8,
     /// The number of elements per rank, in all tensors of a coalesced op together. For uneven ops it is the number
     /// given to [`Call::agreed_count`](crate::Call::agreed_count), or 0 if none was given. For a call with a sparse
@@ -100,10 +101,11 @@ impl Fingerprint {
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
     }
 
-    /// Returns how the lists of two calls differ. `None` if the numbers of tensors are equal, and the reason may be
-    /// another field: `count`, `seq` or `step` differs, or only `rest` differs, which may come from a program's own
-    /// type or a factor. Of lists with more than two tensors, only the first length and the sum of all lengths are
-    /// known.
+    /// Returns how the lists of two calls differ. A fingerprint has only the number of tensors, the length of the first
+    /// tensor and the sum of all lengths.
+    ///
+    /// Returns `None` if the numbers of tensors are equal and another field may be the reason: `count`, `seq` or `step`
+    /// differs, or only `rest` differs, which may come from a program's own type or a factor.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {

@@ -102,13 +102,12 @@ impl Frame {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    /// Completes the job: stores the outcome, releases a counted frame, and wakes the waiter.
+    /// Completes the job: stores the outcome, releases a counted frame, and wakes the waiter. `complete` does not
+    /// unwind, since it runs on a backend's thread.
     ///
     /// # Safety
     /// The owner of the job calls this function, at most once per frame, and does not use `this` afterwards. No other
     /// code uses the memory of the spans during the call, unless `kept` is set.
-    ///
-    /// `complete` does not unwind, since it runs on a backend's thread.
     #[inline]
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame exists at least until `DONE` is stored.

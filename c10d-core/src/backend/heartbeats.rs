@@ -299,8 +299,8 @@ mod tests {
         assert!(a.watch().is_none());
     }
 
-    /// After ten seconds of heartbeats, the store does not answer for five seconds. This ends no watch, and the next rank
-    /// has its whole time again.
+    /// After ten seconds of heartbeats, the store does not answer for five seconds. The watch continues, and the time
+    /// after which the next rank is considered dead begins again.
     #[test]
     fn a_store_that_fails_for_a_moment_makes_no_rank_dead() {
         let [a, b, _c] = three();
@@ -313,7 +313,7 @@ mod tests {
                 b.me.store.add(&beat(1), 1, soon()).unwrap();
             }
             match second {
-                // A number cannot be added to this value.
+                // Every `add` to this value fails.
                 11 => a.me.store.set(&beat(0), b"no number", soon()).unwrap(),
                 16 => drop(a.me.store.delete(&beat(0), soon()).unwrap()),
                 _ => {}

@@ -31,8 +31,8 @@ pub struct GroupInit {
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// How long the end of the program may wait until peers have received what this rank sent, if the program ends
-    /// without leaving the group.
+    /// If the program ends without leaving the group, its end waits at most this long until the peers have received
+    /// what this rank sent.
     pub drop_within: Duration,
     /// The time by which the backend must be ready.
     pub deadline: Instant,
@@ -47,7 +47,7 @@ pub struct GroupInit {
     pub(crate) reports: Arc<Reports>,
 }
 
-/// Gives a backend access to the other backends of its group, on which it may be built.
+/// Gives a backend access to the other backends of its group.
 pub(crate) trait OtherBackends: Send + Sync {
     /// Returns the group's backend of this name, made at the first call.
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
@@ -102,15 +102,16 @@ impl GroupInit {
     }
 
     /// Makes a backend of this name that only the caller uses, so the caller decides in which order calls run on it.
-    /// Every rank must make this backend. `purpose` distinguishes several such backends of one group.
+    /// Every rank of the group must make it, with the same `purpose`. Several own backends of one group need different
+    /// purposes.
     pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
         let mut own = self.under(&format!("for/{purpose}"), self.others.anew());
         purpose.bytes().enumerate().for_each(|(i, b)| own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b);
         own.backend(name)
     }
 
-    /// Returns the group's backend of this name, which is made at the first call. So a backend can be built on another,
-    /// for example the backend of a device on that of the CPU.
+    /// Returns the group's backend of this name, which is made at the first call. So one backend can use another; for
+    /// example, the backend of a device can use that of the CPU.
     pub fn backend(&self, name: &str) -> Result<Arc<dyn Backend>> {
         self.others.backend(self, name)
     }

@@ -150,10 +150,10 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Returns the ranks that are known to be gone, because their processes ended or they left the group, also if that
-    /// was after the group had failed. `lost` must not wait. Core calls it while a new group is made from this group,
-    /// so that no rank waits for ranks that are gone. The default implementation returns the ranks that
-    /// [`failure`](Backend::failure) names as dead.
+    /// Returns the ranks that are known to be gone, because their processes ended or they left the group. The list
+    /// includes ranks that ended or left after the group had failed. `lost` must not wait. Core calls it while a new
+    /// group is made from this group, so that no rank waits for ranks that are gone. The default implementation returns
+    /// the ranks that [`failure`](Backend::failure) names as dead.
     fn lost(&self) -> Vec<u32> {
         match self.failure() {
             Some(e) if matches!(e.kind(), ErrorKind::PeerDead { .. }) => e.report().guilty.clone(),

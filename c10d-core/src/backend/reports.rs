@@ -125,8 +125,8 @@ impl Reports {
         }
     }
 
-    /// Waits a short time until all ranks have failed, and so have read the report. If this process serves the store,
-    /// the store ends with the process, so the process must not end earlier.
+    /// Waits until all ranks have failed, since a rank that has failed has also read the report; at most `WORD`. If
+    /// this process serves the store, the store ends with the process, so the process must not end earlier.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);
@@ -193,6 +193,7 @@ impl Report {
         Some(Report { by, kind, guilty, what })
     }
 
+    /// Returns whether the reported error may itself be the consequence of another rank's failure.
     fn is_weak(&self) -> bool {
         is_consequence(&Error::new(self.kind.clone(), ""))
     }

@@ -107,7 +107,7 @@ impl Request {
             return Some(&[]);
         }
         // SAFETY: type, length, alignment and address were validated. The memory stays allocated, and no code writes to
-        // inputs, until the job is completed. The request ends no later than that.
+        // inputs, until the job is completed. The request is not used after that.
         Some(unsafe { std::slice::from_raw_parts(base, span.count()) })
     }
 
@@ -118,8 +118,8 @@ impl Request {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// Returns the time since `deadline` was first called; 0 if it was never called. A thread calls it before it waits,
-    /// so the op did not wait in that case.
+    /// Returns the time since `deadline` was first called; 0 if it was never called. A thread calls `deadline` before
+    /// it waits, so 0 means that the op has not waited.
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())

@@ -35,9 +35,9 @@ pub enum SideChannel {
 }
 
 impl SideChannel {
-    /// Connects through the CPU backend with the name `cpu`, or through the store if that is `None`. `purpose`
-    /// distinguishes several side channels of one group through the CPU backend; through the store, a group can have
-    /// only one. Returns `None` if the group has only one rank.
+    /// Connects through the CPU backend with the name `cpu`, or through the store if `cpu` is `None`. A group can have
+    /// several side channels through the CPU backend, each with its own `purpose`, but only one through the store.
+    /// Returns `None` if the group has only one rank.
     ///
     /// # Errors
     /// The errors of making the CPU backend.
@@ -143,7 +143,7 @@ impl Messages {
     /// Sends the fingerprint of an operation of this rank to another rank.
     ///
     /// # Errors
-    /// The same as for a message.
+    /// The same as for [`CpuMessages::send`].
     pub fn send_fingerprint(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
@@ -151,7 +151,7 @@ impl Messages {
     /// Receives the fingerprint of an operation of another rank.
     ///
     /// # Errors
-    /// The same as for a message.
+    /// The same as for [`CpuMessages::recv`].
     pub fn receive_fingerprint(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
         self.aside.recv(&mut bytes, from, what as u32, timeout)?;

@@ -32,8 +32,9 @@ impl<'a> SparseHeads<'a> {
     /// The number of 64-bit words of a head.
     pub const WORDS: usize = 16;
 
-    /// Writes this rank's head: its call, and the number of its tensor's distinct entries, or what is wrong with the
-    /// tensor. The text of an error is written after the head.
+    /// Writes this rank's head into `to`, which has at least [`WORDS`](SparseHeads::WORDS) words, all 0. The head
+    /// describes the call, and has the number of the tensor's distinct entries, or a code for what is wrong with the
+    /// tensor. The text of an error is written after the head, and is cut if it does not fit.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {

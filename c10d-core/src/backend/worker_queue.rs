@@ -11,8 +11,9 @@ use crate::{Error, Result};
 /// A queue with one worker thread, which starts when the first item is pushed.
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
-/// [`take`](WorkerQueue::take). The thread ends when the queue is closed and empty. A thread that waits for an item of
-/// a queue with `next` can run items itself, with [`help`](WorkerQueue::help), which saves two thread switches.
+/// [`take`](WorkerQueue::take). The thread ends when the queue is closed and empty. If the queue's thread uses `next`,
+/// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help). This saves two
+/// thread switches.
 pub struct WorkerQueue<T> {
     /// The number of items in the queue, plus 1 while an item is being run and is not settled. It is changed under the
     /// lock, and read without the lock.
@@ -93,9 +94,9 @@ impl<T> WorkerQueue<T> {
         self.add(item, false, name, body)
     }
 
-    /// Like [`push`](WorkerQueue::push), for a short item of a queue with `next`: the queue's thread may begin the item
-    /// up to 100 µs later (400 µs while other threads run items), so that most pushes do not wake the queue's thread. A
-    /// thread that waits for the item will probably run it before, by [`help`](WorkerQueue::help).
+    /// Like [`push`](WorkerQueue::push), for a short item of a queue whose thread uses `next`: that thread may begin
+    /// the item up to 100 µs later (400 µs while other threads run items), so that most pushes need not wake it. A
+    /// thread that waits for the item will probably run the item before that, with [`help`](WorkerQueue::help).
     ///
     /// # Errors
     /// The same as those of `push`.
@@ -139,7 +140,7 @@ impl<T> WorkerQueue<T> {
     /// queue is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
-        // If `serving` is not set, the current item, if there is one, is run by a thread that helps.
+        // If `serving` is not set, the current item (if any) belongs to a thread that helps, which also finishes it.
         if std::mem::take(&mut queued.serving) {
             self.finish(&mut queued);
         }
@@ -326,7 +327,7 @@ mod tests {
     }
 
     /// A thread that waits for an item runs the items before it and the item itself, in order. The queue's thread runs
-    /// those for which no thread waits.
+    /// the items for which no thread waits.
     #[test]
     fn a_thread_that_waits_runs_items() {
         let queue = Arc::new(WorkerQueue::default());
@@ -373,7 +374,8 @@ mod tests {
         queue.close();
     }
 
-    /// Threads push, with and without a notification, and help, at all possible moments. Every item is run once.
+    /// A thread pushes items, with and without a notification, and helps, while the queue's thread runs items, too.
+    /// Every item is run once.
     #[test]
     fn no_item_is_forgotten() {
         const ITEMS: usize = 20_000;

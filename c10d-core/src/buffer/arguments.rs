@@ -147,7 +147,7 @@ unsafe impl Buffers for Nothing {
 pub struct Gathered<B>(pub(crate) Vec<B>, pub(crate) usize);
 
 // SAFETY: `BufMut` has the same requirements; the vector is not changed between `describe` and `back`. The input shares
-// its memory with one output; validation rejects this layout for every op that does not define it.
+// its memory with one output; validation rejects this for every op that does not allow it.
 unsafe impl<B: BufMut> Buffers for Gathered<B> {
     type Back = Vec<B>;
     fn describe(&mut self, sink: &mut Sink) -> Result {

@@ -9,8 +9,8 @@ use crate::types::Element;
 
 /// A buffer that a collective may read.
 ///
-/// Implemented for `&[T]`, `&Vec<T>`, `&[T; N]`, `Vec<T>`, `Box<[T]>`, `Arc<[T]>` and the writable forms; device crates
-/// add their own.
+/// Implemented for `&[T]`, `&Vec<T>`, `&[T; N]`, the same types with `&mut`, `Vec<T>`, `Box<[T]>` and `Arc<[T]>`. Device
+/// crates implement it for their own types.
 ///
 /// # Safety
 /// Until the value is dropped, the memory of the returned span stays allocated and readable at the same address, even

@@ -120,8 +120,8 @@ macro_rules! facts {
             self.layout.coalesced
         }
 
-        /// Declares that the entries are sorted by their coordinates, without duplicates. The op that relies on this
-        /// checks it.
+        /// Declares that the entries are sorted by their coordinates, without duplicates. An op that relies on this
+        /// declaration checks it.
         #[must_use]
         pub fn assume_coalesced(mut self) -> Self {
             self.layout.coalesced = true;

@@ -23,7 +23,7 @@ pub enum Whom {
 }
 
 impl Whom {
-    /// Returns the ranks with whose calls a call of this op must be compared later, after the call ran on rank `me` of
+    /// Returns the ranks whose calls must still be compared with a call of this op after the call ran on rank `me` of
     /// `world`.
     #[inline]
     pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
@@ -225,8 +225,8 @@ impl Doubts {
     }
 
     /// Returns the number of the first call about which the peer must be asked, if the number is less than `before`,
-    /// and records that the peer is asked. `None` if there is no such call, or if the peer was asked already and has
-    /// not answered, or has left. If the peer has left, this function compares the peer's last report.
+    /// and records that the peer is asked. Returns `None` if there is no such call, or if an answer of the peer is still
+    /// expected. If the peer has left, this function compares the peer's last report and returns `None`.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let goodbye = self.peers.get_mut(peer as usize).and_then(|standing| standing.goodbye.take());
         if let Some(history) = goodbye {

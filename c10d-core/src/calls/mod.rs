@@ -23,7 +23,7 @@ use crate::backend::Fingerprint;
 pub struct CallId {
     /// The call's number in its lane (low 32 bits).
     pub seq: u32,
-    /// The step of a composed op.
+    /// The step within the call; see [`Fingerprint::step`].
     pub step: u8,
 }
 

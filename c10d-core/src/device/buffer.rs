@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// if a function of the driver does not return, the method does not return, either. A collective on the buffer does
 /// return in that case, if the call owns the buffer or the runtime can retain memory ([`DeviceRuntime::retain`]).
 ///
+/// The methods return `InvalidArgument` if a type or length does not match the buffer, `Timeout` if the device is not
+/// done in time, and otherwise the errors of the runtime.
+///
 /// ```no_run
 /// # use std::{sync::Arc, time::Duration};
 /// # use c10d_core::{ProcessGroup, ReduceOp, Result, device::{DeviceBuffer, DeviceRuntime}};
@@ -44,6 +47,9 @@ unsafe impl Sync for DeviceBuffer {}
 
 impl DeviceBuffer {
     /// Allocates `count` elements on device `index`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if no device can have that many bytes. Otherwise the errors of [`DeviceRuntime::allocate`].
     pub fn new(runtime: &Arc<dyn DeviceRuntime>, index: u16, dtype: DType, count: usize) -> Result<DeviceBuffer> {
         let bytes = count.checked_mul(dtype.size()).filter(|b| isize::try_from(*b).is_ok());
         let bytes = bytes.ok_or_else(|| {

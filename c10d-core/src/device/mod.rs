@@ -43,12 +43,12 @@ pub type Event = u64;
 /// otherwise, errors are of kind `Device` and have the vendor's own text.
 ///
 /// No function except [`synchronize`](DeviceRuntime::synchronize) waits for the device. Copies and reductions are
-/// enqueued, and [`query`](DeviceRuntime::query) on an event returns whether they are done. All functions may be called
-/// from any thread, also from several threads at once.
+/// enqueued, and [`query`](DeviceRuntime::query) on an event returns whether they are done. Any thread may call any
+/// function, and several threads may call functions at once.
 ///
 /// # Safety
-/// - Memory that `allocate` returned is not returned again before `free`, nor, if it was retained
-///   ([`retain`](DeviceRuntime::retain)), before the last `release`.
+/// - `allocate` does not return the same memory again before `free`. If the memory was retained
+///   ([`retain`](DeviceRuntime::retain)), `allocate` does not return it before the last `release`, either.
 /// - Host memory that was given to a copy is not used after the stream has completed the copy.
 /// - `query` returns `true` only after all work that the stream was given before `record` is complete.
 /// - Either all seven functions of streams and events are implemented, or none. If none is implemented, copies and
@@ -172,7 +172,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns whether the event's last record is reached. It is an error if work before the record failed.
+    /// Returns whether the event's last record is reached, or an error if work before the record failed.
     ///
     /// # Safety
     /// The event belongs to this device.

@@ -9,7 +9,7 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::{Error, Result};
 
-/// Up to this number of tensors, each pair is compared. More tensors are sorted first.
+/// If a call has at most this many tensors, each pair is compared. More tensors are sorted first.
 const FEW: usize = 4;
 
 /// Returns an error if tensors overlap in a way that the op does not allow. Safe buffers cannot overlap, but raw spans
@@ -53,7 +53,7 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     Ok(())
 }
 
-/// Returns whether no two of all tensors share memory.
+/// Returns whether no two tensors share memory.
 fn are_apart(inputs: &[Span], outputs: &[Span]) -> bool {
     let all = || inputs.iter().chain(outputs).map(Span::range);
     let apart = |(base, a): &(usize, Range<u64>), (other, b): &(usize, Range<u64>)| {

@@ -5,18 +5,18 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::types::ReduceOp;
 
-/// Returns the tensor of a plain call: a valid call with one tensor in host memory that is used in place. `None` for
-/// any other call, also for an invalid one, which [`validate`](super::validate) then rejects.
+/// Returns the tensor of a plain call: a valid call with one tensor in host memory that is used in place. Returns
+/// `None` for any other call. If that call is invalid, [`validate`](super::validate) then rejects it.
 #[inline]
 pub(crate) fn plain(request: &Request, size: u32) -> Option<Span> {
     let (op, params) = (request.op, &request.params);
     let ([], [one]) = (request.inputs(), request.outputs()) else { return None };
-    let told = op.row().shape == Shape::InPlace && request.sparse().is_none() && one.identity().is_none();
-    let astray = params.root_tensor != 0 || op.is_rooted() && params.root >= size;
+    let in_place = op.row().shape == Shape::InPlace && request.sparse().is_none() && one.identity().is_none();
+    let bad_root = params.root_tensor != 0 || op.is_rooted() && params.root >= size;
     // A call with a factor is not plain, since its fingerprint has the factor in place of the tag.
     let defined =
         !op.reduces() || params.reduce.is_defined_on(one.dtype()) && !matches!(params.reduce, ReduceOp::PreMulSum(_));
-    (told && !astray && defined && one.is_plain()).then_some(*one)
+    (in_place && !bad_root && defined && one.is_plain()).then_some(*one)
 }
 
 /// Returns the fingerprint of a plain call, equal to the result of [`fingerprint`](crate::backend::fingerprint).

@@ -126,8 +126,11 @@ impl Registry {
         self.backends.iter().copied()
     }
 
-    /// Returns the backend with this name, or an error with the names of all backends, and with the advice of a
-    /// provider that knows the name.
+    /// Returns the backend with this name.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is no such backend. The error lists all backends. If a provider has the name in
+    /// [`Provider::absent`], the error has its advice.
     pub fn backend(&self, name: &str) -> Result<&'static Registration> {
         self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
             let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();

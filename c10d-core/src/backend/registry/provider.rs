@@ -29,8 +29,8 @@ pub struct Provider {
     /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],
     /// The hints that the crate's backends and devices read. Each begins with the name of a backend or device and a
-    /// dot. If a group has a hint of one of the crate's backends or devices that is not listed, that causes a warning.
-    /// Hints of a backend or device for which no hint is listed are not checked.
+    /// dot. A group that sets a hint of a backend or device that is not listed here causes a warning. If no hint is
+    /// listed for a backend or device, its hints are not checked.
     pub hints: &'static [&'static str],
     /// The environment variables `C10D_..` that the crate reads. A `C10D_..` variable that no provider lists causes a
     /// warning.
@@ -40,7 +40,7 @@ pub struct Provider {
     /// Backends that this build lacks: the name, and what to do to have it. A program that asks for such a backend gets
     /// this advice in the error.
     pub absent: &'static [(&'static str, &'static str)],
-    /// The function that loads plugins, in the one crate that has it.
+    /// The function that loads plugins. Only one crate of a program has it.
     pub load_plugins: Option<PluginLoader>,
 }
 
@@ -78,8 +78,8 @@ pub struct Registration {
     pub keys: &'static [DispatchKey],
     /// The preference: if a map names no backend for a device, the backend with the highest priority is chosen.
     pub priority: u16,
-    /// Returns whether the backend could work on this machine, or why not. The function must be fast and have no side
-    /// effects.
+    /// Returns `Ok` if the backend could work on this machine, else an error that says why not. The function must be
+    /// fast and have no side effects.
     pub probe: &'static (dyn Fn() -> Result + Sync),
     /// Makes one rank's backend for a group. The function blocks until the ranks are connected, at most until
     /// `init.deadline`.

@@ -55,9 +55,9 @@ impl CallCheck {
         missed.iter().for_each(|error| (self.fail)(error));
     }
 
-    /// If `error` is an error of the library about a peer that is gone, and the peer's program ended while the peer was
-    /// in the group, returns a new error that says so. Otherwise returns `error`. The function may wait up to a second
-    /// for the store.
+    /// If the backend's library reports with `error` that a peer is gone, and the peer's program ended while the peer
+    /// was in the group, returns a new error that says so. Otherwise returns `error`. The function may wait up to a
+    /// second for the store.
     pub fn in_its_words(&self, error: Error) -> Error {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
