@@ -403,8 +403,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// The error of a call that owned its buffers. The buffers are returned with it. If a backend still holds the buffers
-/// and may never release them, `buffer` is `None` and their memory is leaked.
+/// The error of a call that owned its buffers, with these buffers. If a backend still holds the buffers and may never
+/// release them, `buffer` is `None` and their memory is leaked.
 ///
 /// The contents of the buffers are unspecified.
 #[must_use]

@@ -9,8 +9,8 @@ use crate::types::Element;
 
 /// A buffer that a collective may read.
 ///
-/// Implemented for `&[T]`, `&Vec<T>`, `&[T; N]`, the same types with `&mut`, `Vec<T>`, `Box<[T]>` and `Arc<[T]>`. Device
-/// crates implement it for their own types.
+/// Implemented for `&[T]`, `&Vec<T>`, `&[T; N]`, the same types with `&mut`, `Vec<T>`, `Box<[T]>` and `Arc<[T]>`.
+/// Device crates implement it for their own types.
 ///
 /// # Safety
 /// Until the value is dropped, the memory of the returned span stays allocated and readable at the same address, even

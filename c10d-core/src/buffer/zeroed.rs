@@ -11,7 +11,7 @@ const HUGE: usize = 2 << 20;
 /// Allocates `count` zeros; `None` if there is not enough memory.
 ///
 /// For a large allocation, the system provides zeroed pages, so this function writes nothing. It then asks for huge
-/// pages: the first write to each page is expensive, and the same memory consists of fewer huge pages than normal pages.
+/// pages: the first write to each page is expensive, and with huge pages the memory has fewer pages.
 pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(count).ok()?;
     if layout.size() == 0 {

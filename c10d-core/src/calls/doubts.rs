@@ -225,8 +225,8 @@ impl Doubts {
     }
 
     /// Returns the number of the first call about which the peer must be asked, if the number is less than `before`,
-    /// and records that the peer is asked. Returns `None` if there is no such call, or if an answer of the peer is still
-    /// expected. If the peer has left, this function compares the peer's last report and returns `None`.
+    /// and records that the peer is asked. Returns `None` if there is no such call, or if the peer was asked already
+    /// and has not answered. If the peer has left, this function compares the peer's last report and returns `None`.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let goodbye = self.peers.get_mut(peer as usize).and_then(|standing| standing.goodbye.take());
         if let Some(history) = goodbye {

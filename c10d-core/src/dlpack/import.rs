@@ -54,8 +54,8 @@ impl Imported {
     ///
     /// # Safety
     /// The struct conforms to DLPack. No other code calls its deleter, which may be called on any thread. No other code
-    /// writes to the tensor's memory while an op reads it, or uses the memory while an op writes it. Pending work of
-    /// the device on the memory is complete, or is before the op on the op's stream.
+    /// writes to the tensor's memory while an op reads it, or uses the memory while an op writes it. All earlier work
+    /// of the device on the memory is complete, or is on the op's stream.
     pub unsafe fn versioned(tensor: NonNull<ManagedTensorVersioned>) -> Result<Imported> {
         let owner = Owner::Versioned(tensor);
         // SAFETY: the caller guarantees that the struct is valid. Its `version` is at the same offset in all versions.
@@ -111,7 +111,7 @@ impl Imported {
         Ok(Imported { span, read_only: flags.is_read_only(), _owner: owner })
     }
 
-    /// Sets the vendor slot of a tensor on PrivateUse1. If it is not set, it is the default slot.
+    /// Sets the vendor's slot of a tensor on PrivateUse1. Without this call the tensor has the default slot.
     pub fn of_vendor(mut self, vendor: u8) -> Imported {
         self.span = self.span.of_vendor(vendor);
         self
@@ -145,7 +145,7 @@ impl Imported {
 }
 
 impl ImportedMut {
-    /// Converts the tensor to one for reading only.
+    /// Makes the tensor read-only.
     pub fn read(self) -> Imported {
         self.0
     }
@@ -170,7 +170,7 @@ unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     let sizes = shape.iter().map(|size| usize::try_from(*size).ok());
     let count = sizes.clone().try_fold(1usize, |all, size| all.checked_mul(size?));
     let fits = |count: &usize| count.checked_mul(dtype.size()).is_some_and(|bytes| isize::try_from(bytes).is_ok());
-    // If one size is 0, the tensor has no elements, even if the product of the others overflows.
+    // If one size is 0, the tensor has no elements, even if the product of the other sizes overflows.
     let count = if shape.contains(&0) && shape.iter().all(|s| *s >= 0) { Some(0) } else { count.filter(fits) };
     let count = count.ok_or_else(|| wrong(format!("has the invalid shape {shape:?}")))?;
     let mut step = 1i64;

@@ -92,7 +92,7 @@ impl Group {
         bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }
 
-    /// Completes an error of a call whose job the backend did not get, and tells the backends if the call was rejected.
+    /// Fills in the fields of the error of a call that no backend got, and tells the backends if the call was rejected.
     #[cold]
     pub(super) fn refused(&self, op: OpKind, error: Error) -> Error {
         let mut error = self.described(error);
@@ -106,11 +106,11 @@ impl Group {
 }
 
 #[cold]
-fn not_offered(request: &Request, lane: &Lane, op_is: bool) -> Error {
+fn not_offered(request: &Request, lane: &Lane, has_kernel: bool) -> Error {
     let (backend, op, key) = (lane.info.backend, request.op, request.key);
     let what = match request.dtype() {
-        Some(dtype) if op_is && op.reduces() => format!("{op} of {dtype} with {}", request.params.reduce),
-        Some(dtype) if op_is => format!("{op} of {dtype}"),
+        Some(dtype) if has_kernel && op.reduces() => format!("{op} of {dtype} with {}", request.params.reduce),
+        Some(dtype) if has_kernel => format!("{op} of {dtype}"),
         _ => format!("{op}"),
     };
     lane.info.described(Error::unsupported(format!("backend {backend} does not offer {what} on {key}")))

@@ -20,8 +20,8 @@ use crate::{Error, Result, waiting};
 /// The settings of a group: this rank and how it finds the others, the backends, the timeout.
 ///
 /// `build` blocks until all ranks are present and connected, or returns an error that names the missing ones. Core's
-/// builder knows the providers that submitted themselves at link time. The builder of `c10d::builder()` also has those
-/// that cargo features chose, the init methods and the loader of plugins.
+/// builder knows the providers that submitted themselves at link time. The builder of `c10d::builder()` also knows the
+/// providers that cargo features chose, among them the init methods and the loader of plugins.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {
@@ -200,7 +200,7 @@ impl Builder {
     }
 
     /// Runs `body` once per rank, each on its own thread, in one group of `size` ranks, and returns the results in rank
-    /// order. Do not set rank, size or store, which each thread gets from this function.
+    /// order. Do not set rank, size, store or init method: each thread gets them from this function.
     ///
     /// # Errors
     /// The error of the rank that failed first. An error that only reports that another rank ended or aborted the group

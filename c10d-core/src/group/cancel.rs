@@ -7,7 +7,7 @@ use crate::backend::JobId;
 use crate::{Error, ErrorKind, OpError, Result};
 
 /// The result of [`Work::cancel`].
-#[must_use = "a message that was taken is in the handle"]
+#[must_use = "if it is too late, the handle returns the message"]
 pub enum Cancel<R, W = Work<R>> {
     /// The op is cancelled: it took no message and will not take one (for a send: nothing was sent and nothing will
     /// be). The variant contains the op's result with the unchanged buffers; the source of a

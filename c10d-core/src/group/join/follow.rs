@@ -8,6 +8,8 @@ use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
 impl Join<'_> {
+    /// Accepts the leader's session, and waits until the leader writes `go`. Returns the session's id and the agreement
+    /// on the backends.
     pub(super) fn follow(&self) -> Result<(Nonce, String)> {
         let mut accepted: Option<Nonce> = None;
         let mut earlier = None;
@@ -70,8 +72,8 @@ impl Join<'_> {
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
-    /// Returns the error of a rank that is in no session at the deadline. Hellos that have not changed since `earlier`
-    /// are of an earlier run, so their ranks are absent.
+    /// Returns the error of a rank that is in no session at the deadline. A hello that is still the same as in
+    /// `earlier` is of an earlier run, so its rank is absent.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
         self.agrees_with(self.leader)?;

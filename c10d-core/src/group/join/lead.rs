@@ -8,6 +8,7 @@ use super::{DEAD, DIFFER, Hellos, Join, LOOKS, NAMING};
 use crate::{Error, ErrorKind, Result};
 
 impl Join<'_> {
+    /// Makes the ranks agree on a session. Returns the session's id and the agreement on the backends.
     pub(super) fn lead(&self) -> Result<(Nonce, String)> {
         self.find_session().map_err(|e| self.tell_failure(e))
     }
@@ -42,8 +43,8 @@ impl Join<'_> {
                 let mut absent = self.absent(|r| self.hello_key(r));
                 return Err(match doubt {
                     Some((_, contradiction)) if !self.first => contradiction,
-                    // A rank whose hello contradicts this rank's, and that has not acknowledged, is absent: its hello
-                    // is of an earlier run.
+                    // A rank whose hello contradicts this rank's hello, and which has not acknowledged, is absent: its
+                    // hello is of an earlier run.
                     doubt => {
                         absent.extend(doubt.map(|(rank, _)| rank));
                         self.missing(absent, &e)
@@ -63,6 +64,7 @@ impl Join<'_> {
         }
     }
 
+    /// Returns the first rank whose hello contradicts this rank's hello, and the error that says so.
     fn contradiction(&self, hellos: &Hellos) -> Option<(u32, Error)> {
         let greetings = self.ranks().zip(hellos).filter_map(|(r, h)| Some((r, h.as_ref()?)));
         greetings.filter_map(|(r, h)| Some((r, self.hello.agrees(h, r).err()?))).next()
@@ -75,8 +77,8 @@ impl Join<'_> {
     }
 
     /// Waits for the acknowledgement of rank `doubt`, whose hello contradicts this rank's hello, or of all ranks if
-    /// `doubt` is `None`. Returns `false` if a rank has written a new hello, or if rank `doubt` has not acknowledged by
-    /// the deadline.
+    /// `doubt` is `None`. Returns `true` when they have acknowledged, and `false` if a rank has written a new hello, or
+    /// if rank `doubt` has not acknowledged by the deadline.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
         let asked: Vec<u32> = asked.collect();

@@ -323,6 +323,7 @@ impl Join<'_> {
         self.ranks().filter(|r| *r != self.rank && !here(r)).collect()
     }
 
+    /// Returns an error that names these missing ranks, or `otherwise` if there are none.
     fn missing(&self, ranks: Vec<u32>, otherwise: &Error) -> Error {
         if ranks.is_empty() {
             return otherwise.clone();
