@@ -84,7 +84,8 @@ pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Res
     }
 }
 
-/// Returns the message of the dynamic linker, which libloading has as the source of its error.
+/// Returns the message of the dynamic linker, which is the source of this error of libloading. If the error has no
+/// source, returns the error's own message.
 pub fn words(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

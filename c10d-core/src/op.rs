@@ -165,15 +165,15 @@ pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<At
     at_root(call, at)
 }
 
-/// Sends the i-th of `inputs` to rank i, which receives it in `outputs[this rank]`. Lengths may differ for each pair of
-/// ranks.
+/// Sends the i-th of `inputs` to rank i, for every i. The buffer from rank i is received in the i-th of `outputs`.
+/// Lengths may differ for each pair of ranks.
 #[inline]
 pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Sends the i-th part of `input` to rank i, which receives it in that part of its `output` whose index is this rank's
-/// number. The parts are equal unless [`splits`](Call::splits) sets their lengths.
+/// Sends the i-th part of `input` to rank i, for every i. The part from rank i is received in the i-th part of `output`.
+/// The parts are equal unless [`splits`](Call::splits) sets their lengths.
 #[inline]
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))

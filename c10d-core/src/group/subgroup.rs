@@ -41,8 +41,8 @@ impl ProcessGroup {
     /// same `lost`. Usually the survivors do not all know the same lost ranks; then use
     /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree on the lost ranks. Unlike
     /// [`new_group`](ProcessGroup::new_group), `shrink` does not need the ranks that are left out, and works on a
-    /// failed group. Every survivor must call `shrink` the same number of times. Operations that were in flight in the
-    /// old group are not repeated.
+    /// failed group. Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same order.
+    /// Operations that were in flight in the old group are not repeated.
     ///
     /// The store must still be reachable, so a lost rank must not have served it.
     ///

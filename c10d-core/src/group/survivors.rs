@@ -7,7 +7,7 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The longest interval between two checks which ranks have called `shrink_to_survivors` and which ranks are gone.
+/// How often, at least, a rank checks which ranks have called `shrink_to_survivors` and which ranks are gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ impl ProcessGroup {
     /// The ranks that call `shrink_to_survivors` agree on the survivors. Each call waits until every rank has called it
     /// or is known to be gone, at most for `limit`. The survivors are the ranks that have called it and are not known
     /// to be gone. So it also works if several ranks died and not every rank knows of all deaths. Every survivor must
-    /// call it the same number of times.
+    /// make the same calls of `shrink` and `shrink_to_survivors` in the same order.
     ///
     /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
     /// failed on others, so the program must make sure that all survivors continue at the same point. The store must

@@ -69,7 +69,7 @@ impl<B: Buffers> Counted<B> {
         }
         let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
         // SAFETY: the pointer of an `Arc` is not null, and the frame is the first field (`repr(C)`). The job owns the
-        // reference that was cloned here, until it releases it.
+        // reference that was cloned here, until `release` gives it up.
         unsafe { Job::new(NonNull::new_unchecked(frame)) }
     }
 
