@@ -1,7 +1,7 @@
 //! One constructor per op. A call does nothing until it is passed to `run` or `start` of
 //! [`ProcessGroup`](crate::ProcessGroup).
 //!
-//! Inputs may be of any type that implements [`Buf`], outputs of any that implements [`BufMut`]. All tensors of a call
+//! Inputs may be of any type that implements [`Buf`], outputs of any type that implements [`BufMut`]. All tensors of a call
 //! have one element type and are on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
 //!
 //! # Errors
@@ -165,15 +165,15 @@ pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<At
     at_root(call, at)
 }
 
-/// Sends the i-th of `inputs` to rank i, for every i. The buffer from rank i is received in the i-th of `outputs`.
+/// Sends the i-th of `inputs` to rank i, for every i. The buffer that rank i sent arrives in the i-th of `outputs`.
 /// Lengths may differ for each pair of ranks.
 #[inline]
 pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Sends the i-th part of `input` to rank i, for every i. The part from rank i is received in the i-th part of `output`.
-/// The parts are equal unless [`splits`](Call::splits) sets their lengths.
+/// Sends the i-th part of `input` to rank i, for every i. The part that rank i sent arrives in the i-th part of
+/// `output`. The parts are equal unless [`splits`](Call::splits) sets their lengths.
 #[inline]
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))

@@ -1,7 +1,7 @@
 //! Makes foreign text safe to show.
 
 /// Returns the text as one line of at most `max` bytes. U+FFFD replaces each control character, and each character that
-/// breaks lines or turns the direction of writing.
+/// breaks lines or changes the direction of writing.
 ///
 /// An error that quotes a peer, a store or a file is printed to a terminal or into a log. The quoted text must not move
 /// the cursor there, nor look like more than one line.
@@ -17,7 +17,7 @@ pub fn harmless(text: &str, max: usize) -> String {
     out
 }
 
-/// Returns whether this is a control character, or a character that breaks lines or turns the direction of writing.
+/// Returns whether this is a control character, or a character that breaks lines or changes the direction of writing.
 fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -4,7 +4,7 @@
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
 //! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
 //! reports which ranks are missing: at each interval if these ranks have changed, else once a minute. Separate threads
-//! write the lines, so no waiting thread is delayed, and no lock is held.
+//! write the lines, so no waiting thread is delayed, and no lock is held while a line is written.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;

@@ -63,18 +63,18 @@ impl Theirs {
 }
 
 unsafe fn returned(context: *mut c_void) {
-    // SAFETY: it is a leaked box of this type.
+    // SAFETY: the context is a leaked box of this type.
     let theirs = unsafe { Box::from_raw(context.cast::<Theirs>()) };
     theirs.returned.fetch_add(1, Ordering::Relaxed);
 }
 
 unsafe extern "C" fn give_back(tensor: *mut ManagedTensorVersioned) {
-    // SAFETY: it is a leaked box of this type.
+    // SAFETY: the tensor is a leaked box of this type.
     unsafe { returned(Box::from_raw(tensor).context) };
 }
 
 unsafe extern "C" fn give_back_legacy(tensor: *mut ManagedTensor) {
-    // SAFETY: it is a leaked box of this type.
+    // SAFETY: the tensor is a leaked box of this type.
     unsafe { returned(Box::from_raw(tensor).context) };
 }
 
@@ -186,7 +186,7 @@ unsafe impl c10d_core::BufMut for Counted {}
 fn an_exported_tensor_can_be_imported() {
     let freed = Arc::new(AtomicUsize::new(0));
     let tensor = export(Counted(vec![7; 6], freed.clone()), &[2, 1, 3]).unwrap();
-    // SAFETY: it was just made.
+    // SAFETY: the tensor was just made.
     let t = unsafe { &tensor.as_ref().tensor };
     assert_eq!((t.device, t.dtype, t.ndim, t.byte_offset), (CPU, DataType::of(i16::DTYPE), 3, 0));
     // SAFETY: the array has one item per dimension.

@@ -183,6 +183,7 @@ pub(super) fn exchange(
     hand_over(shared, slot, request)
 }
 
+/// Runs a step on the CPU backend, and waits for it.
 pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Result<Outcome> {
     shared.alive()?;
     slot.set_at_cpu(true);
@@ -191,7 +192,7 @@ pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Resul
     result.map_err(without_times)
 }
 
-/// Returns the error of a step as one of the op: without elapsed time and timeout, since the op sets its own.
+/// Removes the elapsed time and the timeout from the error of a step, since the op sets its own values.
 pub(super) fn without_times(mut error: Error) -> Error {
     let report = error.report_mut();
     (report.elapsed, report.deadline) = (None, None);

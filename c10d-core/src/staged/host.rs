@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// The alignment of tensors in host memory, in bytes.
 const ALIGN: usize = 64;
-/// The smallest size of a block. It allows that small ops of different sizes use the same block one after the other.
+/// The smallest size of a block, so that small ops of different sizes can use the same block one after the other.
 const LEAST: usize = 4096;
 
 /// A block of host memory. It comes from the device's `allocate_host`, or from the host's allocator if `allocate_host`

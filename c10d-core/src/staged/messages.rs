@@ -1,5 +1,5 @@
-//! The thread that runs point-to-point ops. Many run at once, and none waits for another, except as needed to keep
-//! messages in order.
+//! The thread that runs point-to-point ops. Many messages are in transfer at once. A message waits for another only
+//! where that is needed to keep messages in order.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};

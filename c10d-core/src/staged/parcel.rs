@@ -243,7 +243,7 @@ impl Parcel {
     }
 }
 
-/// Returns whether the event is reached. It is an error if the event is not reached by the op's deadline, or if the
+/// Returns whether the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
 /// backend has ended.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;

@@ -7,7 +7,7 @@
 
 use crate::catalog::{OpKind, Shape};
 
-/// The list of tensors that contains a tensor.
+/// Whether a tensor is an input or an output of the op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
     Input,

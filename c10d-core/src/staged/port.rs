@@ -78,7 +78,7 @@ impl Watched<'_> {
         self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
     }
 
-    /// Returns an error if the op's stream is not one for which copies can wait.
+    /// Returns an error if copies cannot wait for the op's stream.
     pub(super) fn check_stream(&self) -> Result {
         // SAFETY: the caller of [`Call::on_stream`](crate::Call::on_stream) guarantees that the stream belongs to this
         // device.
@@ -251,8 +251,8 @@ impl Watched<'_> {
         self.call("query", |device| unsafe { device.query(self.index, event) })
     }
 
-    /// Waits until the event is reached. It is an error if that takes until the op's deadline, or if the backend has
-    /// ended.
+    /// Waits until the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
+    /// backend has ended.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
             self.shared.alive()?;

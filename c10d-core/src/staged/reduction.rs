@@ -45,13 +45,17 @@ fn summed(reduce: ReduceOp) -> ReduceOp {
 /// The largest number of rounds. Each round has two steps, and one step may be before the first round.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
-/// The layout of a round's host memory, in bytes, and the number of elements of this rank's part.
+/// The layout of a round's host memory.
 struct Layout {
+    /// The number of elements of one rank's part.
     part: usize,
     /// The number of elements of the parts of all ranks together.
     all: usize,
+    /// The offset, in bytes, of the parts that this rank receives.
     received: usize,
+    /// The offset, in bytes, of this rank's part of the result.
     result: usize,
+    /// The number of bytes of host memory that the round needs.
     bytes: usize,
 }
 

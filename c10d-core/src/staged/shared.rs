@@ -79,7 +79,7 @@ impl Shared {
         }
     }
 
-    /// Returns the error that ended the backend, if it has ended.
+    /// If the backend has ended, returns the error that ended it.
     pub(super) fn alive(&self) -> Result {
         self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
     }

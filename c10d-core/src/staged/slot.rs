@@ -146,7 +146,7 @@ impl Slot {
         }
     }
 
-    /// Waits for the answer. If there is none by `until`, it returns `None`, the same as for "too late".
+    /// Waits for the answer. If there is no answer by `until`, returns `None`, the same as for "too late".
     pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
         let mut state = self.state.lock();
         while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}
@@ -178,7 +178,7 @@ impl Slot {
     }
 
     /// Completes the op with an error although the device may still use its memory. If the memory is borrowed and could
-    /// not be retained, it does not complete the op. Returns whether the op is completed.
+    /// not be retained, this function does not complete the op. Returns whether the op is completed.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

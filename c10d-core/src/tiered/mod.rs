@@ -25,22 +25,22 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// The hint that sets how many consecutive ranks count as one host. Unless it is set, the ranks that share memory count
 /// as one host.
 pub const HOST_HINT: &str = "tiered.ranks-per-host";
-/// The hint that sets from how many bytes on a call is done in two tiers. It must be the same on all ranks.
+/// The hint that sets the smallest size in bytes of a call that is done in two tiers. It must be the same on all ranks.
 pub const LEAST_HINT: &str = "tiered.least";
 /// The value of [`LEAST_HINT`] if it is not set. In all measurements, two tiers were faster from this size on.
 const LEAST: usize = 4 << 20;
 /// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// After a tier was aborted: how long this rank waits at least to learn why the group failed. A call that still has
-/// more time waits longer.
+/// How long this rank waits at least, after a tier was aborted, to learn why the group failed. A call whose deadline is
+/// later waits until its deadline.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
 
-/// A backend that is composed of two others. Large broadcasts, and large all-reduces except those of 16-bit floats and
-/// those with `Avg` or `PreMulSum`, use the first backend inside each host, and the second between the first ranks of
-/// the hosts. All other calls use only the second. If all ranks are on one host, all calls use only the first. If each
-/// rank is on its own host, all calls use only the second.
+/// A backend that is composed of two others. Large broadcasts and large all-reduces are done in two tiers: the first
+/// backend inside each host, and the second between the first ranks of the hosts. All other calls use only the second
+/// backend, and so do all-reduces of 16-bit floats and those with `Avg` or `PreMulSum`. If all ranks are on one host,
+/// all calls use only the first backend. If each rank is on its own host, all calls use only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
 /// different call, the barrier returns the same error as that backend does for any call.
@@ -268,7 +268,7 @@ impl Shared {
 }
 
 // SAFETY: 1. Only steps use the spans of a job. Each step ends before the next begins, and the last ends before the job
-// is completed. Jobs that are passed on belong to the other backend. 2. The deadlines of steps are a little after that
+// is completed. The backend that connects all ranks completes the jobs that it is passed. 2. The deadlines of steps are a little after that
 // of the job, and steps are ended when the group fails. No lock is held while a job is completed.
 unsafe impl Backend for Tiered {
     fn name(&self) -> &'static str {

@@ -105,7 +105,7 @@ pub fn group(puppet: Puppet) -> ProcessGroup {
     builder(move |_| puppet.lock().unwrap().take().expect("the provider makes only one group")).build().unwrap()
 }
 
-/// Runs `body`, and fails the test if that takes longer than any successful run could.
+/// Runs `body`, and fails the test if that takes longer than `limit`, which is more than any successful run needs.
 pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let out = body();
