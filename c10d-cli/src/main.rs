@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Collective communication for Rust: launch ranks, time collectives, show what is registered, try plugins,
+/// Collective communication for Rust: launch ranks, time collectives, show what is registered, test plugins,
 /// serve a store.
 #[derive(Parser)]
 #[command(name = "c10d", version, arg_required_else_help = true)]

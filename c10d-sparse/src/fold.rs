@@ -159,6 +159,8 @@ impl<'a, K: Key, V> Rest<'a, K, V> {
     }
 }
 
+/// Reduces the rows of a chunk whose union is stored as bits. `before` has the number of entries of the union before
+/// each word of bits.
 fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     bits: &[u64],
@@ -207,6 +209,7 @@ fn word<V: Value, C: Combine<V::Wide>>(all: u64, seen: u64, mine: u64, values: &
     }
 }
 
+/// Reduces the rows of a chunk whose union is stored as a list of keys.
 fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     all: &[K],
     pieces: &[(Piece<'_, K>, &[V])],

@@ -1,5 +1,5 @@
-//! The first exchange: each rank sends the header of its tensor. After the header, it sends the whole tensor if the
-//! tensor is small, or else a sample of the tensor's keys.
+//! The first exchange: each rank sends the head of its tensor. After the head, it sends the whole tensor if the tensor
+//! is small, or else a sample of the tensor's keys.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -11,13 +11,13 @@ use crate::value::Value;
 
 /// The number of 64-bit words that each rank sends.
 const WORDS: usize = 256;
-/// The number of words after the header.
+/// The number of words after the head.
 const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 
 /// The step number of the extra exchange that is made before a mismatch is reported.
 const LAST: u8 = 127;
 
-/// The headers and entries that all ranks sent in the first exchange.
+/// The heads and entries that all ranks sent in the first exchange.
 pub(crate) struct Meta {
     words: Vec<u64>,
     row_bytes: usize,
@@ -29,7 +29,7 @@ fn whole(nnz: usize, row_bytes: usize) -> usize {
 }
 
 impl Meta {
-    /// Sends this rank's header and entries to all ranks, and receives theirs. If there are too many entries, only a
+    /// Sends this rank's head and entries to all ranks, and receives theirs. If there are too many entries, only a
     /// sample of the keys is sent. If `local` is an error in this rank's tensor, the error is sent instead of the
     /// entries.
     ///
@@ -52,8 +52,8 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // Every rank has the same headers, so every rank finds the mismatch. If a rank returned the error and left
-            // the group before its peers have read the headers, the peers would report that rank as the cause. So all
+            // Every rank has the same heads, so every rank finds the mismatch. If a rank returned the error and left
+            // the group before its peers have read the heads, the peers would report that rank as the cause. So all
             // ranks make one more exchange before they return the error.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error

@@ -21,6 +21,7 @@ use crate::value::Value;
 /// The number of bytes of rows that one rank sends to another at a time. It is so small that received rows are still in
 /// the cache when they are combined, and that results are still in the cache when they are sent.
 const CHUNK: usize = 512 << 10;
+/// The largest number of chunks into which a rank's range is divided.
 const MOST_CHUNKS: usize = 64;
 
 /// The coordinates and values of a tensor.
@@ -276,8 +277,9 @@ impl Call<'_> {
         most.enumerate().map(|(rank, most)| zeroed(if rank == me { 0 } else { most }, self.layout.row)).collect()
     }
 
-    /// Sends to every rank the rows that are in one chunk of that rank's range, and receives those of this rank's range
-    /// into `theirs`. `of_chunk` returns the index of this chunk of a rank's range in `cuts` and `counts`.
+    /// Sends to every rank the rows that are in one chunk of that rank's range. Receives from every rank the rows that
+    /// are in the same chunk of this rank's range, into `theirs`. `of_chunk` returns the index of this chunk of a rank's
+    /// range in `cuts` and `counts`.
     fn send_rows<V: Value>(
         &self,
         cuts: &[Range<usize>],

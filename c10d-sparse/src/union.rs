@@ -1,4 +1,4 @@
-//! Sets of entries: sorted lists of keys, or bits where these are shorter.
+//! Sets of entries: sorted lists of keys, or one bit for each key of a range.
 
 use std::ops::Range;
 

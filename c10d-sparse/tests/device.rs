@@ -100,7 +100,7 @@ fn known_indices_are_those_of_the_result() {
             let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
             assert_eq!(sum.indices(), &all[..]);
             assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
-            // One rank has an entry that is not among the known ones. All ranks get the error.
+            // One rank has an entry whose index is not among the known indices. All ranks get the error.
             let some: Arc<[i64]> = (1..9).collect();
             let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
             let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();

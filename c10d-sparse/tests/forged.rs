@@ -153,7 +153,7 @@ fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
 fn impossible_data_names_its_sender() {
     let max = u64::MAX;
     let half = 1u64 << 63;
-    // The first exchange has a header of 16 words, whose second word is the number of entries.
+    // The first exchange has a head of 16 words, whose second word is the number of entries.
     let lies = [
         (FEW, (1, 1, max), "keys"),
         (FEW, (1, 16, max), "keys"),

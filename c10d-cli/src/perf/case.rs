@@ -93,8 +93,8 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         self.wrong(0, self.accumulates()) + self.strays
     }
 
-    /// Whether a repetition works on the result of the previous one. If so, the buffers are filled with zeros, and
-    /// every result is zero.
+    /// Returns whether a repetition works on the result of the previous repetition. If so, the buffers are filled with
+    /// zeros, and every result is zero.
     fn accumulates(&self) -> bool {
         let op = self.set.op.kind();
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)

@@ -8,7 +8,7 @@ use super::ops::PerfOp;
 const COALESCED: usize = 4;
 
 /// The tensors of one side of a call: its inputs or its outputs. A piece is the part that comes from one rank or goes
-/// to one.
+/// to one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TensorList {
     pub(super) tensors: usize,

@@ -39,17 +39,19 @@ pub(crate) const RANK_VERB: &str = "perf-rank";
 
 /// The variables by which launchers (`c10d run`, torchrun, mpirun, srun) tell a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
+/// The variables by which launchers tell a process its number among the ranks of its host.
 const LOCAL_RANK_VARIABLES: [&str; 5] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];
+/// The variables by which launchers tell a process the number of ranks on its host.
 const LOCAL_SIZE_VARIABLES: [&str; 4] =
     ["LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"];
 
-/// Returns the number in the first of these variables that contains one.
+/// Returns the number in the first of these variables that contains a number.
 fn number(names: &[&str]) -> Option<u32> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
-/// Whether the variable is set. As in `env://`, a blank value counts as not set.
+/// Returns whether the variable is set. As in `env://`, a blank value counts as not set.
 fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
 }

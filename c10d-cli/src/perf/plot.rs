@@ -82,7 +82,7 @@ fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, lines: &[Line<'
     Ok(())
 }
 
-/// Returns the range of an axis. It is never empty, also for a single value.
+/// Returns the range of an axis. The range is not empty, even for a single value.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values.fold((f64::MAX, f64::MIN_POSITIVE), |(least, most), v| (least.min(v), most.max(v)));
     least / 1.2..most * 1.2

@@ -32,7 +32,7 @@ pub(super) fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     Ok(groups)
 }
 
-/// Returns how these ranks are connected, as the table distinguishes it.
+/// Returns the fabric of these ranks: how they are connected.
 fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     let mut hosts = pg.hosts()?;
     hosts.sort_unstable();

@@ -268,8 +268,8 @@ impl Shared {
 }
 
 // SAFETY: 1. Only steps use the spans of a job. Each step ends before the next begins, and the last ends before the job
-// is completed. The backend that connects all ranks completes the jobs that it is passed. 2. The deadlines of steps are a little after that
-// of the job, and steps are ended when the group fails. No lock is held while a job is completed.
+// is completed. The backend that connects all ranks completes the jobs that it is passed. 2. The deadlines of steps are
+// a little after that of the job, and steps are ended when the group fails. No lock is held while a job is completed.
 unsafe impl Backend for Tiered {
     fn name(&self) -> &'static str {
         self.name

@@ -30,7 +30,7 @@ fn keys_of_an_earlier_run_are_ignored() {
                 });
             }
         });
-        // One rank does not join. The errors name only this rank, although the store may have a key of it from the
+        // One rank does not join. The errors name only this rank, although the store may have this rank's key from the
         // earlier run.
         let store = used_store(earlier);
         for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {

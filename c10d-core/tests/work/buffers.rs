@@ -16,7 +16,7 @@ unsafe impl Buf for Counted {
     }
 }
 
-// SAFETY: it is the only owner.
+// SAFETY: the value is the only owner of the memory.
 unsafe impl BufMut for Counted {}
 
 impl Drop for Counted {
@@ -134,7 +134,7 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
 fn received_bools_are_made_valid() {
     let pg = group(puppet(|job| {
         for span in job.request().outputs() {
-            // SAFETY: it is within the span, and the job is not complete.
+            // SAFETY: the address is within the span, and the job is not complete.
             unsafe { span.host_ptr().unwrap().write_bytes(0x40, span.count()) };
         }
         job.complete(Ok(()));

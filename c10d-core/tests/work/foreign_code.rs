@@ -68,7 +68,7 @@ unsafe impl Buf for Cursed {
     }
 }
 
-// SAFETY: it is the only owner.
+// SAFETY: the value is the only owner of the memory.
 unsafe impl BufMut for Cursed {}
 
 impl Drop for Cursed {

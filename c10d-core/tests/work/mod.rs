@@ -26,7 +26,7 @@ fn add_one(job: &Job) {
     for span in job.request().outputs() {
         let p = span.host_ptr().unwrap().cast::<f32>();
         for i in 0..span.count() {
-            // SAFETY: it is within the span, and the job is not complete.
+            // SAFETY: the address is within the span, and the job is not complete.
             unsafe { *p.add(i) += 1.0 };
         }
     }
