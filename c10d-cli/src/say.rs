@@ -1,4 +1,4 @@
-//! Messages on standard error. The program ends in the same way if nobody reads them.
+//! Messages on standard error. If nobody reads them, the program still ends, and with the same exit code.
 
 use std::fmt::Display;
 use std::io::Write;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::common::outside_env;
 
-/// The maximum number of lines of a walk, from its heading to the next: text, code and empty lines.
+/// A walk has fewer lines than this, from its heading to the next heading: text, code and empty lines.
 const MOST_LINES: usize = 60;
 
 fn root() -> PathBuf {

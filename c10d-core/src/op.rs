@@ -1,8 +1,8 @@
 //! One constructor per op. A call does nothing until it is passed to `run` or `start` of
 //! [`ProcessGroup`](crate::ProcessGroup).
 //!
-//! Inputs may be of any type that implements [`Buf`], outputs of any type that implements [`BufMut`]. All tensors of a call
-//! have one element type and are on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
+//! Inputs may be of any type that implements [`Buf`], outputs of any type that implements [`BufMut`]. All tensors of a
+//! call have one element type and are on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
 //!
 //! # Errors
 //!

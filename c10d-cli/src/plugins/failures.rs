@@ -54,7 +54,7 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
-/// Returns the reason without its numbers (ranks, places, values).
+/// Returns the first line of the reason, with `#` in place of each number (rank, place, value).
 fn reason(why: &str) -> String {
     let first = why.lines().next().unwrap_or_default();
     let mut out = String::new();

@@ -27,8 +27,8 @@ pub(crate) struct Options {
     /// Run every combination, instead of a selection that covers every value.
     #[arg(long)]
     full: bool,
-    /// The CPU backend through which a device without collectives of its own is tested. Default: the one that a group
-    /// would choose.
+    /// The CPU backend through which a device is tested. Default: the plugin's own collectives for the device, or else
+    /// the CPU backend that a group would choose.
     #[arg(long, value_name = "BACKEND")]
     through: Option<String>,
 }

@@ -194,7 +194,7 @@ pub(crate) fn reserved_place() -> (Socket, String) {
     (socket, place)
 }
 
-/// Whether a process runs. A dead process for which nobody has waited yet does not run.
+/// Returns whether a process runs. A process that has ended does not count, even if no process has waited for it yet.
 pub(crate) fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))
