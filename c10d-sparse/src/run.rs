@@ -277,9 +277,9 @@ impl Call<'_> {
         most.enumerate().map(|(rank, most)| zeroed(if rank == me { 0 } else { most }, self.layout.row)).collect()
     }
 
-    /// Sends to every rank the rows that are in one chunk of that rank's range. Receives into `theirs`, from every rank,
-    /// the rows that are in the same chunk of this rank's range. `of_chunk` returns the index of this chunk of a rank's
-    /// range in `cuts` and `counts`.
+    /// Sends to every rank the rows that are in one chunk of that rank's range. Receives into `theirs`, from every
+    /// rank, the rows that are in the same chunk of this rank's range. `of_chunk` returns the index of this chunk of a
+    /// rank's range in `cuts` and `counts`.
     fn send_rows<V: Value>(
         &self,
         cuts: &[Range<usize>],

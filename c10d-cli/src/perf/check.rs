@@ -1,9 +1,9 @@
 //! The values that ranks put into their buffers, and the expected results.
 //!
 //! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on
-//! the rank that filled the piece and on the number of the piece, so that the check finds data of a wrong rank, piece or
-//! position. The numbers are so small that, with up to 64 ranks, sums, products, minima, maxima and bitwise operations
-//! are exact in every element type. Averages and scaled sums are compared with a tolerance.
+//! the rank that filled the piece and on the number of the piece, so that the check finds data of a wrong rank, piece
+//! or position. The numbers are so small that, with up to 64 ranks, sums, products, minima, maxima and bitwise
+//! operations are exact in every element type. Averages and scaled sums are compared with a tolerance.
 
 use c10d::{DType, ReduceOp};
 
