@@ -210,8 +210,8 @@ fn everywhere(name: &str, places: &[PathBuf]) {
     }
 }
 
-/// Returns the plugin directories of a program in `dir/bin`: the one in `C10D_PLUGIN_PATH`, the user's, and the
-/// program's.
+/// Returns the plugin directories of a program in `dir/bin`: the directory in `C10D_PLUGIN_PATH`, the user's directory,
+/// and the program's directory.
 fn places(dir: &Path) -> [PathBuf; 3] {
     ["path", "data/c10d/plugins", "lib/c10d/plugins"].map(|place| dir.join(place))
 }

@@ -196,7 +196,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
 
 #[test]
 fn a_line_that_ends_in_a_carriage_return_is_shown() {
-    // The script writes the next line only after the test has seen the previous one.
+    // The script writes the next line only after the test has seen the previous line.
     let bar = r"printf '1 of 3\r'; read x; printf '2 of 3'; read x; printf '\r3 of 3'; read x; echo";
     let mut running = start_piped(&script(&["-n", "1"], bar));
     running.until_said("[0] 1 of 3\r");

@@ -106,7 +106,7 @@ pub struct ErrorReport {
     pub what: String,
     /// The ranks that caused the error, in ascending order, in the numbering of the group.
     pub guilty: Vec<u32>,
-    /// The same ranks in the numbering of the group that the builder made, if this group was made from that one.
+    /// The same ranks in the numbering of the group that the builder made, if this group was made from that group.
     pub guilty_global: Vec<u32>,
     /// The phase in which the error arose.
     pub phase: Option<Phase>,
@@ -125,7 +125,7 @@ pub struct ErrorReport {
     pub elapsed: Option<Duration>,
     /// The operation's timeout.
     pub deadline: Option<Duration>,
-    /// The error that caused this one.
+    /// The error that caused this error.
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -184,7 +184,7 @@ impl Error {
         self
     }
 
-    /// Adds the error that caused this one; [`source`](std::error::Error::source) returns it.
+    /// Adds the error that caused this error; [`source`](std::error::Error::source) returns it.
     ///
     /// If the cause is a system error which says that a resource ran out (descriptors, memory, space, ..), this error
     /// becomes an [`ErrorKind::Resource`] that names the resource and its limit. The guilty ranks are removed then,

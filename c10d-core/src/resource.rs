@@ -43,7 +43,7 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
 }
 
 /// Returns a text that names the limit on threads and processes that was reached, or all such limits if it is not known
-/// which one was reached. It is for a thread or process that could not be started.
+/// which of them was reached. It is for a thread or process that could not be started.
 pub(crate) fn no_threads() -> String {
     if let Some((limit, place)) =
         pids().filter(|(limit, used, _)| used >= limit).map(|(limit, _, place)| (limit, place))

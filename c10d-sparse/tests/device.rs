@@ -135,7 +135,7 @@ fn a_failed_copy_is_an_error_on_all_ranks() {
             &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),
             "parity error",
         ),
-        // The copy after the next one fails when it runs.
+        // The copy after the next copy fails when it runs.
         (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
     ] {
         let errors = spoiled(CAP, false, spoil);

@@ -73,8 +73,8 @@ pub(crate) struct Args {
     /// The time for all batches of a point together, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
-    /// Measure gloo-like's algorithms, and write to FILE which one is the fastest up to which size. An existing FILE
-    /// keeps its rules for other ops, numbers of ranks and connections between ranks. Groups use the file if the
+    /// Measure gloo-like's algorithms, and write to FILE which algorithm is the fastest up to which size. An existing
+    /// FILE keeps its rules for other ops, numbers of ranks and connections between ranks. Groups use the file if the
     /// variable `C10D_TUNING` names it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
@@ -88,7 +88,7 @@ pub(crate) struct Args {
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks", "plot"])]
     pub(super) simulate: Option<Shape>,
-    /// With `--simulate`: show every algorithm of an op, not only the selected one.
+    /// With `--simulate`: show every algorithm of an op, not only the selected algorithm.
     #[cfg(feature = "gloo-like")]
     #[arg(long, requires = "simulate")]
     pub(super) compare: bool,
@@ -175,7 +175,7 @@ impl Args {
         }
     }
 
-    /// Returns the ops to time. It is an error if a named op cannot be timed.
+    /// Returns the ops to time. Returns an error if a named op cannot be timed.
     pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
         let mut ops = Vec::new();
         for op in &self.ops.list {

@@ -19,7 +19,7 @@ pub(super) fn units(seconds: f64) -> u64 {
         compute(PROBE);
         start.elapsed().as_secs_f64()
     };
-    // Interruptions only make a probe slower, so the fastest probe is the most accurate one.
+    // Interruptions only make a probe slower, so the fastest probe is the most accurate.
     let fastest = (0..5).map(|_| probe()).fold(f64::INFINITY, f64::min);
     (seconds / fastest * PROBE as f64) as u64
 }

@@ -83,7 +83,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
     Ok(code)
 }
 
-/// Joins the groups of a run: one, or with `--tune` one per algorithm.
+/// Joins the groups of a run: one group, or with `--tune` one group per algorithm.
 fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     #[cfg(feature = "gloo-like")]
     if args.tune.is_some() {

@@ -1,4 +1,4 @@
-//! `--tune`: compares gloo-like's algorithms, and writes which one is the fastest for each size.
+//! `--tune`: compares gloo-like's algorithms, and writes which algorithm is the fastest for each size.
 
 use std::collections::BTreeMap;
 use std::error::Error;

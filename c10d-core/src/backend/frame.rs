@@ -168,7 +168,7 @@ impl Frame {
     pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame exists until `DONE` is stored; a counted frame also until it is released below.
         let frame = unsafe { &*this };
-        // SAFETY: this is the one completer, and no thread reads the outcome before `DONE`.
+        // SAFETY: this thread is the only completer, and no thread reads the outcome before `DONE`.
         unsafe { *frame.outcome.get() = Some(result) };
         let release = frame.release;
         let waiter = loop {
@@ -200,7 +200,7 @@ impl Frame {
     /// Registers a waiter and returns `false`. If the op is done already, no waiter is registered, and the result is
     /// `true`.
     fn enlist(&self, waiter: Waiter) -> bool {
-        // SAFETY: this is the one waiter, and no waiter is registered. So the state is `EMPTY`, or `DONE` after
+        // SAFETY: this thread is the only waiter, and no waiter is registered. So the state is `EMPTY`, or `DONE` after
         // `EMPTY`, in which the completer does not use the cell.
         unsafe { *self.waiter.get() = Some(waiter) };
         if self.state.compare_exchange(EMPTY, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -278,7 +278,7 @@ impl Frame {
             && !report.what.contains(FOUND)
             && self.lane.is_some()
         {
-            // The mismatch is about another call than this one: the numbers of the two differ, or this call is
+            // The mismatch is about another call, not about this call: the numbers of the two differ, or this call is
             // point-to-point and so has no number that ranks share. The error names both calls. A frame without a lane
             // is a step inside an op, or a message of a backend; these are not calls of the program, so the error does
             // not name them.

@@ -195,15 +195,15 @@ pub unsafe trait Backend: Send + Sync + 'static {
         self.shutdown(deadline)
     }
 
-    /// Makes the backend of a sub-group of these ranks from this backend, if that is cheaper than making a new one.
+    /// Makes the backend of a sub-group of these ranks from this backend, if that is cheaper than making a new backend.
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
     /// Makes the backend of the group's remaining ranks (`ranks`) from this backend, after other ranks are gone, if
-    /// that is cheaper than making a new one. Ranks that are not in the list do not take part. `shrink` must not fail
-    /// if a new backend could be made. If it returns `None` on one rank, it must return `None` on all.
+    /// that is cheaper than making a new backend. Ranks that are not in the list do not take part. `shrink` must not
+    /// fail if a new backend could be made. If it returns `None` on one rank, it must return `None` on all.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None

@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> Detached<T> {
         if !self.frame.is_done() {
             return Err(Error::new(ErrorKind::Internal, "the outcome of a step was taken before the step was done"));
         }
-        // SAFETY: the frame is done, and only the polling thread, which is this one, takes the outcome.
+        // SAFETY: the frame is done. This is the polling thread, and no other thread takes the outcome.
         unsafe { self.frame.take_outcome() }
     }
 }

@@ -130,12 +130,12 @@ impl Messages {
         self.aside.waits()
     }
 
-    /// Returns the rank after this one.
+    /// Returns the rank after this rank.
     pub fn next(&self) -> u32 {
         (self.rank + 1) % self.size
     }
 
-    /// Returns the rank before this one.
+    /// Returns the rank before this rank.
     pub fn before(&self) -> u32 {
         (self.rank + self.size - 1) % self.size
     }

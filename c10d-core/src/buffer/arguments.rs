@@ -81,8 +81,8 @@ unsafe impl<O: BufMut> Buffers for Target<O> {
     }
 }
 
-/// A tensor that [`op::all_reduce`](crate::op::all_reduce) reads and writes: a dense one (any [`BufMut`]), or a sparse
-/// one ([`Coo`](super::Coo) and [`DeviceCoo`](crate::DeviceCoo), by value or by `&mut`).
+/// A tensor that [`op::all_reduce`](crate::op::all_reduce) reads and writes: a dense tensor (any [`BufMut`]), or a
+/// sparse tensor ([`Coo`](super::Coo) and [`DeviceCoo`](crate::DeviceCoo), by value or by `&mut`).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a writable buffer for collectives",
     label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>`, a device buffer or a sparse tensor"

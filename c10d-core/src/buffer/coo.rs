@@ -37,9 +37,9 @@ pub struct Coo<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CooLayout {
-    /// The sizes of all dimensions, sparse ones first.
+    /// The sizes of all dimensions, sparse dimensions first.
     pub shape: Box<[usize]>,
-    /// The number of sparse dimensions, at least one.
+    /// The number of sparse dimensions, at least 1.
     pub sparse_dim: usize,
     /// The number of entries.
     pub nnz: usize,
@@ -95,7 +95,7 @@ impl std::fmt::Display for CooLayout {
 
 macro_rules! facts {
     () => {
-        /// Returns the sizes of all dimensions, sparse ones first.
+        /// Returns the sizes of all dimensions, sparse dimensions first.
         pub fn shape(&self) -> &[usize] {
             &self.layout.shape
         }

@@ -20,7 +20,7 @@ unsafe impl Send for DevicePtr {}
 unsafe impl Sync for DevicePtr {}
 
 impl DevicePtr {
-    /// Returns the place that is `bytes` bytes after this one.
+    /// Returns the place that is `bytes` bytes after this place.
     pub fn after(self, bytes: usize) -> DevicePtr {
         DevicePtr { offset: self.offset.wrapping_add(bytes as u64), ..self }
     }

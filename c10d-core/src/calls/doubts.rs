@@ -257,7 +257,8 @@ impl Doubts {
         compared
     }
 
-    /// Records that a peer has left. If it left without a last report, its calls count as equal to those of this rank.
+    /// Records that a peer has left. If the peer left without a last report, the peer's calls count as equal to the
+    /// calls of this rank.
     pub fn leave(&mut self, peer: u32) {
         if self.peers.get(peer as usize).is_some_and(|standing| standing.goodbye.is_none()) {
             let _ = self.answer(peer, History::default(), true);

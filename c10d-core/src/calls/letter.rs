@@ -7,7 +7,7 @@ use crate::backend::Fingerprint;
 /// The largest length of the value of a field in bytes.
 const TEXT: usize = 200;
 /// The fields in which calls can differ. A letter has the index of the field. A field that is not in the list is sent
-/// as the last one, `call`.
+/// as the last field of the list, `call`.
 const FIELDS: [&str; 12] =
     ["op", "dtype", "reduce_op", "root", "count", "seq", "step", "shape", "factor", "tensors", "splits", "call"];
 

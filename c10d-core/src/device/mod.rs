@@ -126,7 +126,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (base, bytes);
     }
 
-    /// Creates a stream besides the default one.
+    /// Creates a stream besides the default stream.
     fn create_stream(&self, index: u16) -> Result<Stream> {
         let _ = index;
         Ok(0)

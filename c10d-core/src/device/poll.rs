@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, Result};
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// Calls `done` until it returns `true`, and then returns `true`. Returns `false` when the deadline has passed, and an
-/// error if `done` returns one.
+/// error if `done` returns an error.
 pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let mut pause = Duration::from_micros(5);
     for _ in 0..64 {

@@ -19,7 +19,7 @@ use crate::{Error, Result, waiting};
 
 /// The settings of a group: this rank and how it finds the others, the backends, the timeout.
 ///
-/// `build` blocks until all ranks are present and connected, or returns an error that names the missing ones. Core's
+/// `build` blocks until all ranks are present and connected, or returns an error that names the missing ranks. Core's
 /// builder knows the providers that submitted themselves at link time. The builder of `c10d::builder()` also knows the
 /// providers that cargo features chose, among them the init methods and the loader of plugins.
 #[derive(Clone)]
@@ -170,8 +170,8 @@ impl Builder {
     }
 
     /// Returns the registry from which this builder makes a group: the providers that submitted themselves at link
-    /// time, the listed ones, and the plugins that this builder or the environment asks for. A program gets a plugin's
-    /// devices from it:
+    /// time, the listed providers, and the plugins that this builder or the environment asks for. A program gets a
+    /// plugin's devices from it:
     ///
     /// ```no_run
     /// # fn main() -> c10d_core::Result<()> {
@@ -188,10 +188,10 @@ impl Builder {
     /// # Errors
     ///
     /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if the backend map
-    /// names a backend that this program lacks, or one that cannot serve its device. `Rendezvous` if ranks are missing
-    /// or do not have a backend that the map of a rank names; `Mismatch` if ranks disagree about the world size, the
-    /// members or the version of c10d. Both name these ranks. `Store` if the store cannot be reached. The errors of the
-    /// backends' constructors are returned as well.
+    /// names a backend that this program lacks, or a backend that cannot serve its device. `Rendezvous` if ranks are
+    /// missing or do not have a backend that the map of a rank names; `Mismatch` if ranks disagree about the world
+    /// size, the members or the version of c10d. Both name these ranks. `Store` if the store cannot be reached. The
+    /// errors of the backends' constructors are returned as well.
     ///
     /// If the ranks have no backend in common for a device, `build` succeeds, and calls on the device are
     /// `Unsupported`.

@@ -25,7 +25,7 @@ pub(super) unsafe fn run<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], 
     for at in (0..whole).step_by(STEP) {
         let mut sums = [[0.0; LANES]; VECTORS];
         // SAFETY: `at + STEP <= n`, and the caller promises that `n` elements are readable at each source and writable
-        // at the target. The target may be a source: all elements of this iteration are read before the first one is
+        // at the target. The target may be a source: all elements of this iteration are read before any of them is
         // written.
         unsafe {
             for (v, sum) in sums.iter_mut().enumerate() {

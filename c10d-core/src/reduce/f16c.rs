@@ -36,7 +36,7 @@ macro_rules! kernels {
                 let mut sums = [[0.0; $lanes]; VECTORS];
                 // SAFETY: `at + STEP <= n`, and the caller promises that `n` elements are readable at each source and
                 // writable at the target. The target may be a source: all elements of this iteration are read before
-                // the first one is written.
+                // any of them is written.
                 unsafe {
                     for (v, sum) in sums.iter_mut().enumerate() {
                         *sum = widen::<O>(first.add(at + v * $lanes), scale);

@@ -1,8 +1,8 @@
 //! Plans: the pieces of tensors that an op copies between device and host in each round. This module has only
 //! arithmetic.
 //!
-//! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. If they do not,
-//! each tensor is cut separately, after the ranks have told each other the length of the longest tensor; see
+//! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. Otherwise, each
+//! tensor is cut separately, after the ranks have told each other the length of the longest tensor; see
 //! [`announce`](super::announce).
 
 use crate::catalog::{OpKind, Shape};

@@ -1,4 +1,4 @@
-//! Collectives in two tiers: one backend connects the ranks of a host, another one connects the hosts.
+//! Collectives in two tiers: one backend connects the ranks of a host, another backend connects the hosts.
 #![allow(unsafe_code)]
 
 mod plan;

@@ -42,7 +42,7 @@ impl OtherBackends for TierOthers {
 
 impl TierBackend {
     /// Connects these ranks, in this order, by the backend of this name. Returns `None` if this rank is not among them,
-    /// or is the only one.
+    /// or is the only rank.
     pub(super) fn connect(init: &GroupInit, name: &str, ranks: Vec<u32>) -> Result<Option<TierBackend>> {
         let Some(index) = ranks.iter().position(|rank| *rank == init.rank).filter(|_| ranks.len() > 1) else {
             return Ok(None);

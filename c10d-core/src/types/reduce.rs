@@ -113,7 +113,7 @@ impl ReduceOp {
             }
             i += 1;
         }
-        // The unused entries of the array repeat the first one, which does not change the set.
+        // The unused entries of the array repeat the first entry, which does not change the set.
         while any && n < bits.len() {
             bits[n] = bits[0];
             n += 1;

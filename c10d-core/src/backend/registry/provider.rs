@@ -96,8 +96,8 @@ pub struct KernelRow {
     pub op: OpKind,
     /// The key.
     pub key: DispatchKey,
-    /// If it is `Some`, the row is used only in groups in which this backend serves the key. In these groups, the row
-    /// has precedence over a row with `None`.
+    /// If this field is `Some`, the row is used only in groups in which this backend serves the key. In these groups,
+    /// the row has precedence over a row with `None`.
     pub backend: Option<&'static str>,
     /// The kernel.
     pub kernel: Kernel,

@@ -102,7 +102,7 @@ impl CallCheck {
     }
 
     /// Reads the last letter that a peer wrote when it left, or when its program ended without leaving. Returns whether
-    /// there is one.
+    /// there is such a letter.
     pub(super) fn read_goodbye(&self, peer: u32, deadline: Instant) -> bool {
         let key = left(peer);
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();

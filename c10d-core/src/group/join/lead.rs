@@ -54,7 +54,7 @@ impl Join<'_> {
         }
     }
 
-    /// Waits until all hellos are in the store, or until `until`, and returns the hellos that are in the store. It is
+    /// Waits until all hellos are in the store, or until `until`, and returns the hellos that are in the store. Returns
     /// an error if this rank's hello was overwritten.
     fn hellos(&self, until: Instant) -> Result<Hellos> {
         let hellos = self.greetings(until)?;

@@ -6,9 +6,9 @@
 //! acknowledgement. When all ranks have acknowledged and all hellos describe the same group, the leader writes `go`.
 //! All later keys of the group have the session's id as prefix.
 //!
-//! If a hello is from an earlier run (stale), its rank never acknowledges. When the hello is replaced by a new one, the
-//! leader reads the hellos again and writes a new session. Each rank deletes its keys as soon as it has seen `go`, so
-//! that the next group of the same name does not find them.
+//! If a hello is from an earlier run (stale), its rank never acknowledges. When the rank replaces the hello by a new
+//! hello, the leader reads the hellos again and writes a new session. Each rank deletes its keys as soon as it has seen
+//! `go`, so that the next group of the same name does not find them.
 //!
 //! A hello that contradicts the leader's hello may be stale, too. So the leader writes a session in this case as well.
 //! If the rank with the contradicting hello acknowledges, the hello is not stale, and the ranks really disagree. The
@@ -115,7 +115,7 @@ struct Join<'a> {
     parent: Option<&'a Parent>,
     hello: Hello,
     every: Duration,
-    /// The number of heartbeats so far, and the time of the last one.
+    /// The number of heartbeats so far, and the time of the last heartbeat.
     heartbeats: Cell<(u32, Instant)>,
     /// The time at which this rank reads all hellos for the first time. At the deadline it reads them again, and finds
     /// out which of them have not changed.
@@ -295,8 +295,8 @@ impl Join<'_> {
         Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
     }
 
-    /// Returns the ranks that the parent group knows to be gone. This function must be called before the store is read,
-    /// so that everything that these ranks have written is in the store when it is read.
+    /// Returns the ranks that the parent group knows to be gone. Call this function before reading the store: then the
+    /// store already has everything that these ranks have written.
     fn lost(&self) -> Vec<u32> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
@@ -316,7 +316,7 @@ impl Join<'_> {
         .guilty(lost)
     }
 
-    /// Returns the ranks, except this one, whose key does not exist.
+    /// Returns the ranks, except this rank, whose key does not exist.
     fn absent(&self, key: impl Fn(u32) -> String) -> Vec<u32> {
         let until = Instant::now() + NAMING;
         let here = |r: &u32| matches!(self.store.check(&[&key(*r)], until), Ok(true));
