@@ -14,8 +14,8 @@ const WORLD: u32 = 3;
 const LIAR: usize = 1;
 /// The rank that gets the forged data.
 const RECEIVER: usize = 2;
-/// The hint that says which data is forged: the step, the index of the 64-bit word (from the end if negative), the
-/// forged value, and 1 if this value is added to the real value, or 0 if it replaces the real value.
+/// The hint that says which data is forged. It has four numbers: the step; the index of the 64-bit word (from the end
+/// if negative); the forged value; and 1 if this value is added to the real value, or 0 if it replaces the real value.
 const LIE: &str = "forged.lie";
 
 static PROVIDER: Provider = Provider {

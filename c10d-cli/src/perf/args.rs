@@ -60,7 +60,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Mode::Processes)]
     pub(super) mode: Mode,
     /// Start each op and then wait for it, instead of a blocking call. Each point (one op at one size) also shows which
-    /// share of the op's time is hidden by a computation between the start and the wait that takes as long as the op.
+    /// share of the op's time is hidden by a computation. The computation runs between the start and the wait, and
+    /// takes as long as the op.
     #[arg(long = "async")]
     pub(super) started: bool,
     /// Bind each rank to one of the cores that it may use: rank r of a host to the core with index r, modulo the number

@@ -104,8 +104,9 @@ impl Fingerprint {
     /// Returns how the lists of two calls differ. A fingerprint has only the number of tensors, the length of the first
     /// tensor and the sum of all lengths.
     ///
-    /// Returns `None` if the numbers of tensors are equal and another field may be the reason: `count`, `seq` or `step`
-    /// differs, or only `rest` differs, which may come from a program's own type or a factor.
+    /// Returns `None` if the numbers of tensors are equal and another field may be the reason. That is so if `count`,
+    /// `seq` or `step` differs. It is also so if only `rest` differs, and the difference may come from a program's own
+    /// type or a factor.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {

@@ -94,7 +94,7 @@ impl<T> WorkerQueue<T> {
         self.add(item, false, name, body)
     }
 
-    /// Like [`push`](WorkerQueue::push), for a short item of a queue whose thread uses `next`: that thread may begin
+    /// Like [`push`](WorkerQueue::push), for a short item of a queue whose thread uses `next`. That thread may begin
     /// the item up to 100 µs later (400 µs while other threads run items), so that most pushes need not wake it. A
     /// thread that waits for the item will probably run the item before that, with [`help`](WorkerQueue::help).
     ///

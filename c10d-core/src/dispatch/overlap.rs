@@ -62,8 +62,8 @@ fn are_apart(inputs: &[Span], outputs: &[Span]) -> bool {
     all().enumerate().all(|(i, a)| all().skip(i + 1).all(|b| apart(&a, &b)))
 }
 
-/// Returns whether the op allows that input `i` and output `o` share memory: in a gather the input may be this rank's
-/// block of the output, and in a scatter the output may be this rank's block of the input.
+/// Returns whether the op allows that input `i` and output `o` share memory. In a gather, the input may be this rank's
+/// block of the output. In a scatter, the output may be this rank's block of the input.
 fn in_place(request: &Request, rank: usize, (i, a): (usize, &Range<u64>), (o, b): (usize, &Range<u64>)) -> bool {
     let own_block = |whole: &Range<u64>, part: &Range<u64>| {
         part.start == whole.start + rank as u64 * (part.end - part.start) && part.end <= whole.end

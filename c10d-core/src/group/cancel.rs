@@ -33,7 +33,7 @@ impl<R> Work<R> {
     /// Cancels a started message: a receive whose message has not arrived, or a send that has not begun. The result
     /// says for certain whether the op took (or sent) a message. `cancel` does not wait for the message or for a peer.
     ///
-    /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived; then
+    /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived. Then
     /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later is
     /// received by the next matching receive. Cancelling ends the op on this rank only: the peer is not told, and its
     /// own op stays pending.

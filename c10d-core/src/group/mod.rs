@@ -312,7 +312,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_home() {
             // The drops of backends and stores send messages to peers, take locks and wait for threads. In a forked
-            // child the peers belong to the parent, and the threads do not exist, so a lock that one of them held is
+            // child the peers belong to the parent, and the threads do not exist, so a lock that such a thread held is
             // never released.
             let stores = (self.store.clone(), self.root.clone(), self.backend_store.clone());
             std::mem::forget((std::mem::take(&mut self.lanes), stores));

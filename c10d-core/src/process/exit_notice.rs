@@ -23,8 +23,8 @@ pub(crate) trait ExitNotice: Send + Sync {
 /// The registered ranks of this process.
 static RANKS: PerProcess<Mutex<Vec<Weak<dyn ExitNotice>>>> = PerProcess::new();
 
-/// Registers `rank`, so that it sends its exit notice if the program ends while the rank is still in the group: by
-/// `exit`, or by a return of `main` while a `static` holds the group.
+/// Registers `rank`, so that it sends its exit notice if the program ends while the rank is still in the group. That
+/// happens if the program calls `exit`, or if `main` returns while a `static` holds the group.
 pub(crate) fn at_end(rank: Weak<dyn ExitNotice>) {
     let mut ranks = RANKS.get().lock();
     ranks.retain(|rank| rank.strong_count() > 0);

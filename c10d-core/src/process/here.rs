@@ -1,7 +1,7 @@
 //! The word in memory that holds the token of the running process, and how it changes at a fork.
 //!
 //! The word is in a page that the kernel fills with zeros in every forked child. On kernels without such pages, a fork
-//! handler of the C library sets the word to zero; a child that was not forked by the C library is then not noticed.
+//! handler of the C library sets the word to zero. A child that was not forked by the C library is then not noticed.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;

@@ -1,6 +1,6 @@
 //! Kernels for `bf16`. A 32-bit word holds two `bf16` values. The upper value becomes an `f32` if the lower half of the
-//! word is cleared, the lower value if the word is shifted left by 16. So plain loops over words need no shuffles,
-//! which would be necessary to widen and narrow values one by one.
+//! word is cleared. The lower value becomes an `f32` if the word is shifted left by 16. So plain loops over words need
+//! no shuffles, which would be necessary to widen and narrow values one by one.
 
 use super::half;
 use super::operation::Operation;

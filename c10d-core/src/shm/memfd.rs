@@ -35,8 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if memory of this size would later end the process by a signal: if `size` is more than the
-/// remaining memory of the cgroup divided by `parts`, or more than the maximum size of a file.
+/// Returns an error if memory of this size could later end the process by a signal. `size` may be at most the remaining
+/// memory of the cgroup divided by `parts`, and at most the maximum size of a file. `what` names the memory in the
+/// error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()

@@ -10,9 +10,9 @@ use crate::backend::let_go;
 /// The interval between two attempts to give up an op.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Returns the time at which the watchdog ends an op: the op's deadline, or the backend's end if that is earlier, plus
-/// a part of the time that a backend may keep a job. While the op is at the CPU backend, which watches the deadline
-/// itself, the part is larger.
+/// Returns the time at which the watchdog ends an op. This is the op's deadline (or the backend's end if that is
+/// earlier), plus a part of the time that a backend may keep a job. While the op is at the CPU backend, which watches
+/// the deadline itself, the part is larger.
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 type Fail = dyn Fn(&Error) + Send + Sync;
 
 /// Compares the calls of one rank with those of its peers, for a backend whose library compares calls only on ranks
-/// that receive, or not at all.
+/// that receive, or compares no calls.
 ///
 /// A rank that only sends learns of a disagreement by its 8th collective after the other rank's call, or earlier: at an
 /// op in which it receives, and when it leaves. Ranks that wait for each other in different calls learn of it within
