@@ -104,6 +104,9 @@ impl GroupInit {
     /// Makes a backend of this name that only the caller uses, so the caller decides in which order calls run on it.
     /// Every rank of the group must make it, with the same `purpose`. Several own backends of one group need different
     /// purposes.
+    ///
+    /// # Errors
+    /// The same as for [`backend`](GroupInit::backend).
     pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
         let mut own = self.under(&format!("for/{purpose}"), self.others.anew());
         purpose.bytes().enumerate().for_each(|(i, b)| own.session[i % 16] = own.session[i % 16].rotate_left(3) ^ b);
@@ -112,6 +115,9 @@ impl GroupInit {
 
     /// Returns the group's backend of this name, which is made at the first call. So one backend can use another; for
     /// example, the backend of a device can use that of the CPU.
+    ///
+    /// # Errors
+    /// `Unsupported` if no backend has this name. Otherwise the error of the backend's constructor.
     pub fn backend(&self, name: &str) -> Result<Arc<dyn Backend>> {
         self.others.backend(self, name)
     }

@@ -197,6 +197,9 @@ impl Doubts {
 
     /// Compares this rank's calls in doubt with the calls of the peer, in order, until `look` returns `NotYet` or
     /// `Gone`. `look` returns what is known of the peer's call.
+    ///
+    /// # Errors
+    /// The first disagreement.
     pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> PeerCall) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
@@ -227,6 +230,9 @@ impl Doubts {
     /// Returns the number of the first call about which the peer must be asked, if the number is less than `before`,
     /// and records that the peer is asked. Returns `None` if there is no such call, or if the peer was asked already
     /// and has not answered. If the peer has left, this function compares the peer's last report and returns `None`.
+    ///
+    /// # Errors
+    /// The first disagreement with the last report.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let goodbye = self.peers.get_mut(peer as usize).and_then(|standing| standing.goodbye.take());
         if let Some(history) = goodbye {
@@ -246,6 +252,9 @@ impl Doubts {
     }
 
     /// Compares the report with which a peer answered. `last` says that the peer leaves.
+    ///
+    /// # Errors
+    /// The first disagreement with the report.
     pub fn answer(&mut self, peer: u32, history: History, last: bool) -> Result<(), Clash> {
         self.withdraw(peer);
         let compared = self.compare(peer, |doubt| history.of(doubt, last)).map(drop);

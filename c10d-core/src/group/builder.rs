@@ -179,6 +179,10 @@ impl Builder {
     /// let acme = builder.plugins().registry()?.device("acme")?;
     /// # Ok(()) }
     /// ```
+    ///
+    /// # Errors
+    /// The errors of [`Registry::collect`]. `Plugin` or `Unsupported` if plugins that this builder requests cannot be
+    /// loaded.
     pub fn registry(&self) -> Result<Registry> {
         Registry::collect(&self.clone().with_plugins()?.providers)
     }

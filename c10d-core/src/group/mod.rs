@@ -133,20 +133,27 @@ impl ProcessGroup {
         &self.0.store
     }
 
-    /// Returns the name of the backend that serves the key, or an error that says why no backend does. For PrivateUse1,
-    /// that is the backend of the default slot. If no backend serves the default slot, it is the backend of the first
-    /// vendor whose devices are served.
+    /// Returns the name of the backend that serves the key. For PrivateUse1, this is the backend of the default slot.
+    /// If no backend serves the default slot, it is the backend of the first vendor whose devices are served.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason, if no backend serves the key.
     pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
         Ok(self.0.lane(key)?.info.backend)
     }
 
-    /// Returns the capabilities of the backend that serves the key, or an error that says why no backend does.
+    /// Returns the capabilities of the backend that serves the key.
+    ///
+    /// # Errors
+    /// The same as for [`backend`](ProcessGroup::backend).
     pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
         Ok(&self.0.lane_of(key)?.0.capabilities)
     }
 
-    /// Returns the name and the capabilities of the backend that serves dense buffers of this device, or an error that
-    /// says why no backend does.
+    /// Returns the name and the capabilities of the backend that serves dense buffers of this device.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason, if no backend serves the device.
     pub fn backend_of(&self, device: Device) -> Result<(&'static str, &Capabilities)> {
         let (route, lane) = self.0.route(device.key(), device.vendor())?;
         Ok((lane.info.backend, &route.capabilities))
@@ -194,7 +201,8 @@ impl ProcessGroup {
 
     /// Waits for all operations in flight, and until the peers have received what this rank sent. Then this rank leaves
     /// the group and tells the peers, so that they do not consider it dead. Later calls on clones return
-    /// [`ErrorKind::Shutdown`]. `shutdown` takes at most the group's timeout.
+    /// [`ErrorKind::Shutdown`]; a later `shutdown` does nothing and succeeds. `shutdown` takes at most the group's
+    /// timeout.
     ///
     /// # Errors
     /// `Timeout` when the time is over; the error names the ranks for which this rank waited. `Mismatch` if another
@@ -207,6 +215,9 @@ impl ProcessGroup {
     }
 
     /// Like [`shutdown`](ProcessGroup::shutdown), but takes at most `timeout`.
+    ///
+    /// # Errors
+    /// The same as for [`shutdown`](ProcessGroup::shutdown).
     pub fn shutdown_within(self, timeout: Duration) -> Result {
         self.0.is_here()?;
         let deadline = deadline_after(timeout);

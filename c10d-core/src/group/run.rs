@@ -22,9 +22,13 @@ use crate::{Error, ErrorKind, OpError, Result, Status, waiting};
 impl ProcessGroup {
     /// Runs a call and waits for it.
     ///
-    /// Returns the buffers and the other results of the call. On errors the buffers are in [`OpError::buffer`]. In a
-    /// function that returns an [`Error`], `?` drops them.
+    /// Returns the buffers and the other results of the call.
     ///
+    /// # Errors
+    /// The errors of [every op](crate::op#errors). The buffers are in [`OpError::buffer`]. In a function that returns
+    /// an [`Error`], `?` drops them.
+    ///
+    /// # Example
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
     /// # use std::time::Duration;

@@ -286,7 +286,8 @@ impl<R> Work<R> {
         self.0.wait_owned()
     }
 
-    /// Waits at most for `patience`. If the op is not done by then, the handle is returned, and the op continues.
+    /// Waits at most for `patience`. If the op is done by then, returns `Ok` with the result of the op. Otherwise
+    /// returns `Err` with the handle, and the op continues.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
         self.0.wait_timeout(patience).map_err(Work)
     }
@@ -319,7 +320,8 @@ impl<R> ScopedWork<'_, R> {
         self.0.wait_borrowed().map_err(Error::from)
     }
 
-    /// Waits at most for `patience`. If the op is not done by then, the handle is returned.
+    /// Waits at most for `patience`. If the op is done by then, returns `Ok` with the result of the op. Otherwise
+    /// returns `Err` with the handle, and the op continues.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R>, Self> {
         self.0.wait_timeout(patience).map(|result| result.map_err(Error::from)).map_err(ScopedWork)
     }

@@ -6,6 +6,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::{Error, ErrorKind, Result};
 
 /// Returns unpredictable bytes from the system's random source.
+///
+/// # Errors
+/// `Resource` if the system has no random source.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
     loop {

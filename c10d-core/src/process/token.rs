@@ -7,8 +7,11 @@ use crate::sync::Mutex;
 /// See [`token`].
 pub type Token = [u8; 16];
 
-/// Returns the token of this process: random bytes that differ from those of every other process, also of its forked
+/// Returns the token of this process: random bytes that differ from those of every other process, including its forked
 /// children. All ranks in one process have the same token.
+///
+/// # Errors
+/// `Resource` if the system has no random source.
 pub fn token() -> Result<Token> {
     static TOKEN: PerProcess<Mutex<Option<Token>>> = PerProcess::new();
     let mut token = TOKEN.get().lock();

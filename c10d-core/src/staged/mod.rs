@@ -53,6 +53,9 @@ pub struct Staged {
 impl Staged {
     /// Makes a backend for the memory of `device` on top of `cpu`, a CPU backend of the same group that is used for
     /// nothing else. `name` is the backend's name in errors.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the hint `staged.chunk` is not a positive number.
     pub fn new(
         name: &'static str,
         device: Arc<dyn DeviceRuntime>,

@@ -147,6 +147,9 @@ impl Registry {
     }
 
     /// Returns the runtime of the devices with this name, which is opened at the first call in the process.
+    ///
+    /// # Errors
+    /// `Unsupported` if there are no such devices. Otherwise the error of [`DeviceRegistration::open`].
     pub fn device(&self, name: &str) -> Result<Arc<dyn DeviceRuntime>> {
         let found = self.devices.iter().find(|(d, _)| d.name == name);
         let (registration, _) = found.ok_or_else(|| {
@@ -173,6 +176,10 @@ impl Registry {
 
     /// Returns the 60 declared rows, with the kernels and backends that a group with this backend map would have on
     /// this rank.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `Unsupported` if the map names a device or backend that is not registered, or a backend
+    /// that cannot serve its device.
     pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
         let offers = offers(self, map, &Seat::default())?;
         let chosen = DispatchKey::ALL.map(|key| {

@@ -37,7 +37,10 @@ pub struct Joined {
 }
 
 impl Registry {
-    /// Returns the init method for this URL, or an error with the forms of all URLs.
+    /// Returns the init method for this URL.
+    ///
+    /// # Errors
+    /// `Rendezvous` if there is no such init method. The error lists the forms of all URLs.
     pub fn init_method(&self, url: &str) -> Result<&'static InitMethod> {
         let scheme = url.split_once("://").map(|(scheme, _)| scheme.trim_start());
         let found = self.init_methods.iter().map(|(method, _)| *method).find(|method| Some(method.scheme) == scheme);
