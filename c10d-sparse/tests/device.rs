@@ -13,6 +13,7 @@ use c10d_guarded::Guarded;
 use common::check;
 use common::device::{CAP, RUNTIME, builder, builder_over, on_device, on_host};
 
+/// The rank whose tensor or device is faulty.
 const VICTIM: u32 = 1;
 
 /// Makes a tensor of two entries: one that only this rank has, and one that all ranks have.

@@ -7,7 +7,8 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// How often, at least, a rank checks which ranks have called `shrink_to_survivors` and which ranks are gone.
+/// The longest time between two checks. Each check finds out which ranks have called `shrink_to_survivors`, and which
+/// ranks are gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);

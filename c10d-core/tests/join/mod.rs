@@ -14,8 +14,11 @@ use c10d_core::{Builder, Error, ErrorKind, HashStore, ProcessGroup, Result, Stor
 
 use crate::common::{self, puppet, within};
 
+/// The time limit of a step of a test. Only a step that hangs reaches this limit.
 const HANG: Duration = Duration::from_secs(20);
+/// A timeout that a group does not reach.
 const LONG: Duration = Duration::from_secs(15);
+/// A timeout that a group with missing ranks reaches soon.
 const SHORT: Duration = Duration::from_millis(400);
 
 fn builder() -> Builder {

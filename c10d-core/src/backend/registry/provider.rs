@@ -29,8 +29,8 @@ pub struct Provider {
     /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],
     /// The hints that the crate's backends and devices read. Each begins with the name of a backend or device and a
-    /// dot. A group that sets a hint of a backend or device that is not listed here causes a warning. If no hint is
-    /// listed for a backend or device, its hints are not checked.
+    /// dot. A hint that no provider lists causes a warning. If no hint is listed for a backend or device, its hints are
+    /// not checked.
     pub hints: &'static [&'static str],
     /// The environment variables `C10D_..` that the crate reads. A `C10D_..` variable that no provider lists causes a
     /// warning.

@@ -5,6 +5,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::store::HashStore;
 
+/// The time limit of a wait. Only a wait that hangs reaches this limit.
 const CAP: Duration = Duration::from_secs(20);
 
 fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
