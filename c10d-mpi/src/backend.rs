@@ -30,8 +30,8 @@ pub(crate) const THREAD: &str = "mpi.thread";
 /// If a separate thread exchanges the goodbyes: how long the leaving thread waits for it after the time limit of this
 /// exchange.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for the goodbyes of its peers, and then until its communicator is freed. A peer's
-/// goodbye shows that the peer has received everything that this rank sent to it.
+/// How long a rank that leaves waits for the goodbyes of its peers, and how long it then waits until its communicator
+/// is freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
@@ -60,7 +60,7 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // MPI is not started: MPI would then have a world of one rank for as long as the process runs.
+            // MPI is not started. Otherwise its world would have one rank for as long as the process runs.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));

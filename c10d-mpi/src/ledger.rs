@@ -131,7 +131,7 @@ impl Ledger {
         };
         let request = entries.jobs.values().find(late)?.job.request();
         let what = format!("the operation did not end within {:?}, and a call of MPI does not return", request.timeout);
-        // A receive from any rank waits for no particular one.
+        // A receive from any rank waits for no particular rank.
         let has_peer = request.op.is_p2p() && request.op != OpKind::RecvAnySource;
         let guilty = has_peer.then_some(request.params.peer);
         Some(Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer))
@@ -140,7 +140,8 @@ impl Ledger {
 
 /// The keeper's interval between two checks while there are jobs.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the working threads may take to complete their jobs after the group has failed, before the keeper does it.
+/// How long the working threads may take to complete their jobs after the group has failed. Then the keeper completes
+/// them.
 const GRACE: Duration = Duration::from_millis(25);
 
 fn keep(ledger: &Weak<Ledger>, health: &Health) {

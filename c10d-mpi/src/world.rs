@@ -172,7 +172,8 @@ struct Frees {
 static FREES: Frees = Frees { running: Mutex::new(0), ended: Condvar::new() };
 
 impl Frees {
-    /// Waits until no communicator is being freed. Returns `false` if `until` passed before.
+    /// Waits until no communicator is being freed. Returns `false` if `until` has passed and a communicator is still
+    /// being freed.
     fn wait(&self, until: Instant) -> bool {
         let mut running = self.running.lock();
         while *running > 0 {

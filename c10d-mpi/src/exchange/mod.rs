@@ -39,8 +39,9 @@ pub(crate) struct Transfer {
     /// The range of the data in the bytes of the call.
     pub(crate) range: Range<usize>,
     /// A number of bytes on which both ranks must agree. Usually it counts all bytes from the one rank to the other in
-    /// the call. In the reduction step of an all-reduce, it is the size of the tensors. Where a step checks only itself
-    /// (a reduce, the results of an all-reduce), it is the length of `range`.
+    /// the call. In the reduction step of an all-reduce, it is the size of the tensors. In a reduce, and in the step of
+    /// an all-reduce that sends the results, it is the length of `range`: ranks then compare the bytes of this step
+    /// only.
     pub(crate) total: usize,
 }
 
@@ -82,7 +83,7 @@ enum Receiving {
 #[derive(Default)]
 struct PeerCalls {
     calls: Few<(u32, Fingerprint)>,
-    /// When the first call was noticed that differs from this rank's call; `None` if there is none.
+    /// When this rank first noticed a call that differs from its own; `None` if no such call is known.
     differ: Option<Instant>,
 }
 

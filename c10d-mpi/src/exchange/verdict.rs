@@ -29,8 +29,8 @@ impl Exchange {
     }
 
     /// Fails the group, since ranks make different calls. Returns the error, or `None` if more calls must be known
-    /// first. The call that the majority makes is right, where this rank's call counts, too. With `all`, this
-    /// does not wait for more calls: if there is no majority, it waits briefly for the report of a third rank.
+    /// first. The call that the majority makes is right; this rank's call counts, too. If `all` is true, no more calls
+    /// are expected: if there is no majority, this function waits briefly for the report of a third rank.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];
         votes.extend(heard.iter().copied());

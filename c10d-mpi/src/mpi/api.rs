@@ -108,7 +108,7 @@ impl Mpi {
         Ok(RawComm::WORLD)
     }
 
-    /// Finalizes MPI. Blocks until the other processes have called it.
+    /// Finalizes MPI. Blocks until all other processes have finalized MPI, too.
     pub(crate) fn finalize(&self) -> Result {
         let mut session = Session(SESSION.swap(0, Ordering::AcqRel));
         if session.0 != 0 {

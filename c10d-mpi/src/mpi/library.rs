@@ -215,8 +215,8 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library of the standard ABI is a thin layer over another MPI library of Open MPI, which is
-        // therefore no error.
+        // Open MPI's library of the standard ABI is a thin layer over another MPI library of Open MPI. So it is no
+        // error that this other library is in the process.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {

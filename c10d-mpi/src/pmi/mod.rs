@@ -1,5 +1,5 @@
 //! PMI-1, the protocol by which MPI processes exchange addresses through their launcher. Here, a thread of the process
-//! itself takes the launcher's part: it answers the library, and exchanges the addresses through the group's store.
+//! does the work of the launcher: it answers the library, and exchanges the addresses through the group's store.
 
 mod mapping;
 mod serve;

@@ -54,7 +54,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Answers until the library closes the socket. The library may ask for barriers until the process ends, so this
-    /// thread runs as long.
+    /// thread runs until then.
     pub(crate) fn run(self, socket: UnixStream) {
         if let Err(e) = self.answer(socket) {
             tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
