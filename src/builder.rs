@@ -22,7 +22,8 @@ pub fn builder() -> Builder {
 ///
 /// # Errors
 ///
-/// The error of the lowest rank whose `body` returned one, or of [`Builder::build`] if the group could not be made.
+/// The error of the lowest rank whose `body` returned an error, or the error of [`Builder::build`] if the group could
+/// not be made.
 ///
 /// ```
 /// # fn main() -> c10d::Result<()> {

@@ -129,8 +129,8 @@ impl Mesh {
     }
 
     /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole): the neighbour for a
-    /// halo exchange or a pipeline. Past the end of the axis the result is `None`, or, if `wraps` is true, counting
-    /// continues at the other end.
+    /// halo exchange or a pipeline. Past the end of the axis the result is `None`. If `wraps` is true, counting
+    /// continues at the other end instead.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.

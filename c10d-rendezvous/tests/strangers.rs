@@ -14,8 +14,8 @@ use common::{Raw, ServerProcess, client, int, request, server_with, soon, string
 /// The limit of the server's CPU time during a set and a get, more than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
 
-/// Checks that the server uses little CPU time, for any client, while an honest client does a set and a get. The test
-/// does not measure real time, since the machine may be busy with other work.
+/// Checks that the server uses little CPU time, for all clients together, while an honest client does a set and a get.
+/// The test does not measure real time, since the machine may be busy with other work.
 fn stays_fast(what: &str, server: &ServerProcess) {
     let latency = Latency::by(|| server.worked(), server.addr, 100);
     println!("{what}: a set and a get take {latency} of the server's time");

@@ -51,8 +51,8 @@ impl Objects<'_> {
 ///
 /// All ranks must pass or expect the same type. Ranks compare the type's name. This finds most mistakes, but does not
 /// prove that the types are equal. Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and
-/// safe code reads them. Still, a peer may send an object that takes long to read, or, if the type is recursive, one
-/// that overflows the stack. Do not use recursive types where peers are not trusted.
+/// safe code reads them. Still, reading an object of a peer may take long, and may overflow the stack if the type is
+/// recursive. Do not use recursive types where peers are not trusted.
 ///
 /// All methods have the errors of the ops, and the following ones. After one of these, no rank waits for another, and
 /// the group can still be used.

@@ -22,9 +22,9 @@ pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 /// A read-only array. The ranks of a host share one copy of it. The methods of [`SharedTables`] make a table. A table
 /// dereferences to a slice.
 ///
-/// No process can change it, not even the one that made it. A clone shares the memory. A table can outlive its group.
-/// The memory is freed when all ranks that share it have dropped the table and its clones. A forked child can still
-/// read the table.
+/// No process can change a table, not even the process that made it. A clone shares the memory. A table can outlive its
+/// group. The memory is freed when all ranks that share it have dropped the table and its clones. A forked child can
+/// still read the table.
 pub struct SharedTable<T> {
     memory: Arc<Mapped>,
     len: usize,
@@ -116,8 +116,8 @@ pub trait SharedTables {
     fn tables(&self) -> Tables<'_>;
 
     /// Makes a table of `len` elements. In each set of ranks that share memory (usually the ranks of one host), the
-    /// closure is called once: on the first rank of the set, on the thread that called this method. It gets a slice of
-    /// zeros and fills it.
+    /// closure is called once: on the first rank of the set, on the thread that called this method. The closure gets a
+    /// slice of zeros and fills it.
     fn share_on_host<T: Plain>(&self, len: usize, fill: impl FnOnce(&mut [T]) -> FillResult) -> Result<SharedTable<T>> {
         let Tables { pg, timeout } = self.tables();
         make(pg, timeout, len, None, fill)

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_starter_is_understood() {
+    fn the_variables_of_every_launcher_are_understood() {
         let torch = "RANK=1 WORLD_SIZE=2 MASTER_ADDR=n0 MASTER_PORT=29500";
         for (vars, rank, size, meeting, prefix) in [
             (torch.to_owned(), 1, 2, rank0("n0", 29500), "c10drs/none"),

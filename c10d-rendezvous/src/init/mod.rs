@@ -46,6 +46,11 @@ enum Meeting {
 /// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI or SLURM; with the variables of these three, ranks on one host need no `MASTER_ADDR` |
 /// | `tcp://host:port?rank=R&world_size=N` | rank 0 serves the store there |
 /// | `file:///path?rank=R&world_size=N` | the store is that file |
+///
+/// # Errors
+///
+/// `Rendezvous` if the URL or the variables are invalid, or if rank 0 cannot serve the store; `Store` if the store
+/// cannot be reached by the deadline; `Resource` if the system has no descriptor or thread left.
 pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
     let deadline = deadline_after(timeout);
     let member = membership(url)?;
@@ -61,6 +66,10 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
 }
 
 /// Returns the rank and the number of ranks that `url` gives, without a connection to any process; see [`init`].
+///
+/// # Errors
+///
+/// `Rendezvous` if the URL or the variables are invalid.
 pub fn rank_and_size(url: &str) -> Result<(u32, u32)> {
     membership(url).map(|member| (member.rank, member.size))
 }

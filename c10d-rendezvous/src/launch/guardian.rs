@@ -1,5 +1,5 @@
-//! When the launcher dies, the kernel kills the ranks (parent-death signal, `child.rs`), but not the ranks' children.
-//! This process kills those.
+//! The guardian: a process that kills the ranks' children when the launcher dies. The kernel kills only the ranks
+//! themselves (parent-death signal, see `child.rs`).
 
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -118,14 +118,15 @@ impl Launch {
         self
     }
 
-    /// Sets variables that differ between ranks. They override all others.
+    /// Sets variables that differ between ranks: `f` gets a rank and returns the rank's variables, which override all
+    /// others.
     pub fn per_rank_env(mut self, f: impl Fn(u32) -> Vec<(OsString, OsString)> + Send + 'static) -> Launch {
         self.per_rank_env = Some(Box::new(f));
         self
     }
 
-    /// Sets a command that is put before the program and its arguments, for each rank: `numactl`, `ip netns exec`, a
-    /// debugger. An empty list means no command.
+    /// Sets a command that is put before the program and its arguments, such as `numactl`, `ip netns exec` or a
+    /// debugger. `f` gets a rank and returns the words of the rank's command. An empty list means no command.
     pub fn per_rank_wrapper(mut self, f: impl Fn(u32) -> Vec<OsString> + Send + 'static) -> Launch {
         self.wrapper = Some(Box::new(f));
         self

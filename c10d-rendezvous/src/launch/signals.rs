@@ -12,8 +12,8 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
-/// The signals that are forwarded. SIGHUP is not among them if this process was started to ignore it (`nohup`), so that
-/// the ranks survive a hang-up, too.
+/// The signals that are forwarded. SIGHUP is not among them if this process was started with SIGHUP ignored (`nohup`),
+/// so that the ranks survive a hang-up, too.
 static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
     let hup = if ignored(SIGHUP) { None } else { Some((SIGHUP, Signal::HUP)) };
     let words = [(SIGUSR1, Signal::USR1), (SIGUSR2, Signal::USR2), (SIGWINCH, Signal::WINCH)];

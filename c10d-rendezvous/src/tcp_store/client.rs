@@ -27,9 +27,9 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// A client of a TCPStore server, PyTorch's or [`TcpStoreServer`]. Clones share their connections.
 ///
-/// Keys are prefixed with `/`, as PyTorch's client does. Calls from several threads run in parallel, each on its own
-/// connection. Writing methods return when the server has executed them. A connection that failed or timed out is
-/// replaced at the next call. A forked child that uses its copy opens a connection for each call. Dropping that copy
+/// The client puts `/` before each key, as PyTorch's client does. Calls from several threads run in parallel, each on
+/// its own connection. Writing methods return when the server has executed them. A connection that failed or timed out
+/// is replaced at the next call. A forked child that uses its copy opens a connection for each call. Dropping that copy
 /// affects neither the parent's client nor its server.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
@@ -135,8 +135,8 @@ impl TcpStore {
         Err(last)
     }
 
-    /// Returns a client that owns the server. The server lives as long as this client and its clones, and then until
-    /// the other clients have left, at most five seconds.
+    /// Returns a client that owns the server. The server lives as long as this client or a clone of it. Then it serves
+    /// the other clients until they have left, for at most five seconds.
     pub fn hosting(server: TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(&server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], Some(server)))

@@ -34,7 +34,8 @@ const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
 /// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
-/// takes the place of the oldest client that has used no key.
+/// descriptors takes the place of the oldest client that has used no key (that is, has not changed or waited for a
+/// key).
 const RESERVE: usize = 256;
 /// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
@@ -185,7 +186,8 @@ impl EventLoop {
         }
     }
 
-    /// Closes the oldest connection that has used no key, if it had time to use one. Returns whether it closed one.
+    /// Closes the oldest connection that has used no key, if this connection is at least 1 s old. Returns whether a
+    /// connection was closed.
     fn make_room(&mut self) -> bool {
         let oldest = self.strangers.first().copied();
         let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));

@@ -45,7 +45,8 @@ impl Link {
         }
     }
 
-    /// Whether the server has neither closed the connection nor sent unexpected bytes.
+    /// Whether the connection can be used for another call: the server has not closed it, and has sent no unexpected
+    /// bytes.
     pub(super) fn usable(&self) -> bool {
         let peek = rustix::net::recv(&self.stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         self.start == self.end && peek == Err(Errno::AGAIN)

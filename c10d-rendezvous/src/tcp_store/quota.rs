@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_host_are_one() {
+    fn addresses_of_one_host_share_an_account() {
         let at = |text: &str| home(text.parse().unwrap());
         assert_eq!(at("10.0.0.1"), at("::ffff:10.0.0.1"));
         assert_eq!(at("2001:db8::1"), at("2001:db8::2"));

@@ -121,8 +121,8 @@ impl TcpStore {
         Ok(keys.iter().filter_map(name).collect())
     }
 
-    /// Waits until `world` clients have called this with the same key. Each key can be used for one barrier only. A
-    /// call counts even if it has timed out.
+    /// Waits until `world` clients have called this method with the same key. Each key can be used for one barrier
+    /// only. A call counts even if it has timed out.
     pub fn barrier(&self, key: &str, world: u32, deadline: Instant) -> Result {
         let mut request = self.limits().request(Command::Barrier, key)?;
         request.integer(world.into());

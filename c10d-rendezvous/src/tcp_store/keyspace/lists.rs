@@ -176,7 +176,7 @@ impl Keyspace {
         }
     }
 
-    /// Whether waits that are over still have such entries.
+    /// Whether waits that are over still have entries in the lists of waiting clients.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
