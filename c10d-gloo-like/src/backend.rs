@@ -25,8 +25,8 @@ use crate::shm::Doorbell;
 const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
-/// If the tensors of a started collective have at most this many bytes together, its thread may begin up to 100 µs
-/// late. A collective with this many bytes takes about 100 µs.
+/// If the tensors of a started collective have at most this many bytes together, the queue's thread may begin it up to
+/// 100 µs late. A collective with this many bytes takes about 100 µs.
 const SHORT: usize = 256 << 10;
 
 /// The items of a started call are sent before its turn only if the calls that are queued before it have fewer bytes

@@ -221,8 +221,8 @@ impl Spaces {
         (at, there.min(most).min(region.len - done))
     }
 
-    /// Writes `head` and up to `most` bytes of the region from `done` on: those of one piece, or of several short ones.
-    /// Returns how many bytes the link took, and how many it was offered.
+    /// Writes `head` and up to `most` bytes of the region from `done` on: the bytes of one piece, or of several short
+    /// pieces. Returns how many bytes the link took, and how many it was offered.
     #[inline]
     pub(super) fn send(
         &mut self,

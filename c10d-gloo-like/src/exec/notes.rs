@@ -40,7 +40,7 @@ pub(super) struct Notes {
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
     agreed: Vec<u64>,
-    /// Whether recent notes came in time, so that it is useful to wait briefly for one.
+    /// Whether recent notes came in time, so that it is useful to wait briefly for a note.
     pub(super) prompt: bool,
 }
 

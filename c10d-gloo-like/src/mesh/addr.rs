@@ -104,8 +104,8 @@ fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> 
 }
 
 /// Returns a peer's addresses in the order in which to try them. If the peer is in the same network namespace as this
-/// rank (`shared_network`), loopback comes first. If it is in another one, loopback is left out. If that is not known
-/// (`None`), loopback comes last.
+/// rank (`shared_network`), loopback comes first. If the peer is in another namespace, loopback is left out. If the
+/// peer's namespace is not known (`None`), loopback comes last.
 pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
     match shared_network {

@@ -53,8 +53,8 @@ pub(super) trait Listener: Send + Sync {
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides whether the peer is alive, unless another rank has reported this in time. `watched`: the peer's process
-    /// is watched, and has not ended.
+    /// Decides whether the peer is alive, unless another rank has already reported whether it is. `watched`: the peer's
+    /// process is watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// Handles an error after which the connection is not watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);

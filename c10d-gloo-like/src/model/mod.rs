@@ -1,9 +1,9 @@
 //! The cost of the algorithms on a cluster: simulates their plans over a model of latency, bandwidth and reduction.
 //!
 //! A message costs its sender and its receiver a fixed time of a core, and a time per byte. The message arrives after
-//! the latency of its link. Between hosts it also takes a time per byte of either host's network. Ranks share the cores
-//! and the network of their host. Long messages are sent in pieces, so that steps that follow each other byte by byte
-//! overlap. Receivers have room for everything that is sent.
+//! the latency of its link. Between hosts, it also takes a time per byte on the networks of both hosts. Ranks share the
+//! cores and the network of their host. Long messages are sent in pieces, so that steps that follow each other byte by
+//! byte overlap. Receivers have room for everything that is sent.
 
 mod bounds;
 mod cluster;
@@ -42,7 +42,7 @@ pub struct Outcome {
     pub algorithm: Algorithm,
     /// The seconds until the last rank is done.
     pub seconds: f64,
-    /// The length of the longest chain of messages in which each needs the one before.
+    /// The length of the longest chain of messages in which each message depends on the one before it.
     pub rounds: u32,
     /// The largest number of bytes that a rank sends.
     pub sent: u64,

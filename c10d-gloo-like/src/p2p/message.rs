@@ -1,4 +1,4 @@
-//! Messages in transfer: one that is written to a link, and one that is read from it.
+//! Messages in transfer: a message that is written to a link, and a message that is read from a link.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Fingerprint, Job};

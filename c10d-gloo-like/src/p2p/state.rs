@@ -17,7 +17,7 @@ use crate::mesh::Health;
 /// The largest number of bytes of unexpected messages (that no receive has asked for) that are kept for one peer. A
 /// message beyond this is not read until there is room, or until a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of unexpected messages that are kept for one peer, since short ones cost memory, too.
+/// The largest number of unexpected messages that are kept for one peer, since short messages cost memory, too.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.

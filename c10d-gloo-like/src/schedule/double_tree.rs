@@ -53,7 +53,7 @@ impl Node {
         Node { parent: Some(inside(up).unwrap_or(v ^ bit)), children: [low, high] }
     }
 
-    /// Returns the node at place `v` of `n` in the first tree or in the second, in which odd and even places are
+    /// Returns the node at place `v` of `n` in tree `which` (0 or 1). In the second tree, odd and even places are
     /// exchanged.
     fn new(which: usize, v: u32, n: u32) -> Node {
         let (there, back): (u32, &dyn Fn(u32) -> u32) = match (which, n.is_multiple_of(2)) {

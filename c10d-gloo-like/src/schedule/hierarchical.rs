@@ -23,7 +23,7 @@ impl Schedule for Hierarchical {
 /// The first rank of each host, its leader, reduces for its host. The leaders all-reduce directly, and send the result
 /// to the ranks of their hosts.
 ///
-/// Up to 4 rounds. A rank that does not lead sends `bytes`. With `n` hosts, a leader sends
+/// Up to 4 rounds. A rank that is not a leader sends `bytes`. With `n` hosts, a leader sends
 /// about `2 * bytes * (n - 1) / n` to other hosts, and `bytes` to each other rank of its host.
 pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);

@@ -334,7 +334,8 @@ impl World {
         Some(chain)
     }
 
-    /// Returns the number of rounds: the length of the longest chain of messages in which each needs the one before.
+    /// Returns the number of rounds: the length of the longest chain of messages in which each message depends on the
+    /// one before it.
     pub(crate) fn rounds(&self) -> u32 {
         self.chains().iter().flatten().map(|c| c.0).max().unwrap_or(0)
     }
