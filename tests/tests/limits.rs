@@ -219,8 +219,8 @@ fn limit_addresses(more: u64) {
     }
 }
 
-/// Uses a working group until it fails, and reports the error. If another rank reached the limit in a later call, this
-/// rank gets the error in its next call.
+/// Makes a group, calls `acts` and a barrier, and reports the first error. If this rank's own calls in `acts` succeed
+/// although another rank reached the limit, the barrier returns the error.
 fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Result) -> Result {
     let pg = join(Duration::from_secs(20))?;
     let mut x = vec![1u32; 10];
@@ -371,8 +371,8 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into a child of `group` of its own, and allows the child 4 MiB more memory than it uses. c10d
-/// lets shared segments take half of these 4 MiB, which is too little for eight ranks. TCP needs less.
+/// Moves this process into its own child of `group`, and allows the child 4 MiB more memory than it uses. c10d lets
+/// shared segments take half of these 4 MiB, which is too little for eight ranks. TCP needs less.
 fn tighten(group: &Path) {
     let own = group.join(std::env::var("RANK").unwrap_or_default());
     let joined = std::fs::create_dir(&own)

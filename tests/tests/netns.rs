@@ -66,7 +66,7 @@ fn work_over_mpi() -> Result {
     let url = format!("file://{store}?rank={rank}&world_size=4");
     let backend = std::env::var(jobs::BACKEND).unwrap_or_default();
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(50)).backend(&backend);
-    // In two tiers where the backend has them.
+    // A backend with two tiers uses both, even for small calls.
     let builder = if backend.contains('+') { builder.hint("tiered.least", "1") } else { builder };
     let pg = builder.build()?;
     for count in [1, 1000, 500_000] {
@@ -78,7 +78,8 @@ fn work_over_mpi() -> Result {
         assert_eq!(y, vec![3; count]);
     }
     let (next, before) = ((pg.rank() + 1) % 4, (pg.rank() + 3) % 4);
-    // Several rounds: a receive of MPICH from any rank loses a message only if the message arrives first.
+    // Several rounds, since the defect of MPICH's receive from any rank (see `docs/cluster.md`) loses only some
+    // messages.
     for round in 0..20 {
         let sent = pg.start(c10d::op::send(vec![pg.rank() + round; 100_000], next, 7));
         let mut got = vec![0; 100_000];
@@ -252,7 +253,7 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
 }
 
 fn mpi_across(library: &str, backend: &str) -> Result<(), Failed> {
-    // It is part of the names of devices, which are short.
+    // This is part of the names of network devices, which must be short.
     let id = format!("{}{}", &library[..1], backend.len());
     let wheel = wheels::LIBRARIES.iter().find(|wheel| wheel.name == library).ok_or("no such library")?;
     let (path, namespaces) = match wheel.path().and_then(|path| Ok((path, Namespaces::new(&id)?))) {

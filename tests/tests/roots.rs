@@ -106,7 +106,7 @@ fn await_key(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().wait(&[what], Instant::now() + CAP)
 }
 
-/// The number of calls by which a rank must have got the error, and the error.
+/// The number of calls that a rank made, and the error of the last one, if it failed.
 type Learnt = (u32, Option<Error>);
 
 fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
