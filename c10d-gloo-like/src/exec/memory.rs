@@ -350,7 +350,7 @@ impl Shown {
     /// No bytes.
     pub(super) const NONE: Shown = Shown { at: NonNull::dangling().as_ptr(), len: 0 };
 
-    /// Returns the first `N` bytes, if so many are shown.
+    /// Returns the first `N` bytes, if at least `N` are shown.
     #[inline]
     pub(super) fn first<const N: usize>(&self) -> Option<[u8; N]> {
         // SAFETY: at least `N` bytes are shown; the read is unaligned.
