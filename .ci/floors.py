@@ -46,7 +46,7 @@ FLOORS = {
     "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",
     "c10d-nccl/src/kernels": "mod reduce sparse",
     "c10d-nccl/src/nccl": "search types api failure library real mod",
-    "c10d-nccl/src/sparse": "form meta bench worker steps entries run mod",
+    "c10d-nccl/src/sparse": "form bench worker steps entries run mod",
     "c10d-sparse": "bits memory value keys split union fold coalesce known meta run kernel provider",
     "c10d-cli": "say store perf plugins run info",
     "c10d-cli/src/perf": "compute measure ops point sample check layout memory args report plot case sparse rank tune simulate mod",
