@@ -168,22 +168,32 @@ typedef struct c10drs_sparse {
   size_t values_len;
 } c10drs_sparse;
 
+/* Receives the result of a sparse call: the indices, and the address and number of the values. The data is valid during
+ * this call only. */
 typedef void (*c10drs_give)(void* context, const int64_t* indices, size_t indices_len, const void* values,
                             size_t values_len);
 
+/* C10DRS_ABI of the library. */
 uint32_t c10drs_abi(void);
+/* Puts a text: the library's version, its backends and plugins, and the backend of each op. */
 void c10drs_info(void* sink, c10drs_put put);
 
+/* Makes a group. Blocks until all ranks have joined. */
 int c10drs_open(const c10drs_init* init, c10drs_group** group, c10drs_error** error);
+/* This rank, and the number of ranks. */
 uint32_t c10drs_rank(const c10drs_group* group);
 uint32_t c10drs_size(const c10drs_group* group);
 /* The group's failure, which the caller frees, or null. */
 c10drs_error* c10drs_failure(const c10drs_group* group);
+/* Fails the group on all ranks. */
 void c10drs_abort(const c10drs_group* group, c10drs_text why);
+/* Waits for unfinished calls and leaves the group, within timeout_ms. */
 int c10drs_shutdown(const c10drs_group* group, int64_t timeout_ms, c10drs_error** error);
+/* Makes a group of the ranks that are not in `lost`. All ranks of the new group call it. */
 int c10drs_shrink(const c10drs_group* group, const uint32_t* lost, size_t lost_len, c10drs_group** left,
                   c10drs_error** error);
-/* May block: it waits for peers that have not yet received what this rank sent. */
+/* Leaves the group if it was not shut down, and frees it. May block: it waits for peers that have not yet received what
+ * this rank sent. `group` may be null. */
 void c10drs_close(c10drs_group* group);
 void c10drs_error_free(c10drs_error* error);
 
@@ -194,9 +204,11 @@ int c10drs_run(const c10drs_group* group, const c10drs_call* call, uint32_t* sou
  * set. c10drs_work_wait returns all other errors of the call. */
 c10drs_work* c10drs_start(const c10drs_group* group, const c10drs_call* call, void (*release)(void*), void* owner,
                           c10drs_error** error);
+/* Runs a sparse all-reduce on this thread. If it succeeds, it calls `give` once, before it returns. */
 int c10drs_sparse_all_reduce(const c10drs_group* group, const c10drs_call* call, const c10drs_sparse* tensor,
                              c10drs_give give, void* context, c10drs_error** error);
 
+/* Returns 1 if the op is finished, otherwise 0. */
 int c10drs_work_done(const c10drs_work* work);
 /* Waits for at most this number of milliseconds, or with -1 until the op is finished. Returns 0 if the op succeeded, 1
  * if it failed, and 2 if it is not finished. */
@@ -204,6 +216,7 @@ int c10drs_work_wait(const c10drs_work* work, int64_t timeout_ms, uint32_t* sour
 /* Calls function(context) once when the op is finished. The function must not call this interface, and must be quick.
  * Returns 0 if the op is already finished; then the function is not called. */
 int c10drs_work_notify(const c10drs_work* work, void (*function)(void*), void* context);
+/* Frees the handle, which may be null. The op continues, but the function of c10drs_work_notify is no longer called. */
 void c10drs_work_free(c10drs_work* work);
 
 #ifdef __cplusplus

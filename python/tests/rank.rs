@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let whole = c10d::builder().init("env://").timeout(LONG).build()?;
     let first = u32::from(form == "subgroup");
     let pg = if form == "subgroup" {
-        // All ranks but rank 0, which is in Python, are members of the first group that the Python ranks make.
+        // All ranks except rank 0 are members of the first group that the Python ranks make.
         let store = c10d::init("env://", LONG)?.store;
         c10d::builder().name("1").rank(whole.rank() - 1).size(whole.size() - 1).store(store).timeout(LONG).build()?
     } else {

@@ -100,7 +100,7 @@ def splits(r, backends):
 
 
 @pytest.mark.skipif(job.TORCH_2_10, reason="skipped: PyTorch 2.10 splits groups of CUDA only")
-@pytest.mark.parametrize("backends", [BACKENDS, ""], ids=["of the whole", "of the part"])
+@pytest.mark.parametrize("backends", [BACKENDS, ""], ids=["named by the parent group", "named by the options"])
 def test_sub_groups_have_the_right_backend(backends, env):
     job.run(splits, 2, backends, env=env)
 

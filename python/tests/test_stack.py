@@ -336,7 +336,7 @@ def twice(r):
 
 
 # PyTorch before 2.15 splits and shrinks only groups of CUDA, and has monitored barriers for Gloo only.
-NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch offers it only for its own backends")
+NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch does this only with its own backends")
 
 
 @NEW

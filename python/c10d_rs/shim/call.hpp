@@ -79,14 +79,13 @@ void* handle_of(const S&, long) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "this PyTorch has no handles of streams");
 }
 
-// Returns the handle of the current stream; the library runs the call after this stream's work. Returns 0 for the
-// default stream, or if there is no handle; then this has waited for the work.
+// Returns the handle of the current stream. The library runs the call after this stream's work. The handle of the
+// default stream is 0. If there is no handle, this function waits for the stream's work, and then returns 0.
 uint64_t driver_stream(at::Device device) {
   auto stream = stream_of(device);
   try {
     return reinterpret_cast<uint64_t>(handle_of(stream, 0));
   } catch (const c10::Error&) {
-    // Without a handle, the library cannot order the call after the stream's work. So this thread waits for that work.
     stream.synchronize();
     return 0;
   }
@@ -97,8 +96,8 @@ struct Loan {
   Tensors held;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;
 
-  // The guard skips the checks of autograd and inference mode, which would refuse some of these copies. When this returns,
-  // the copies are complete on the device.
+  // The guard skips the checks of autograd and inference mode, which would refuse some of these copies. When the
+  // function returns, the copies are complete on the device.
   void copy_back() {
     if (copies.empty()) return;
     at::AutoDispatchBelowADInplaceOrView guard;

@@ -108,8 +108,8 @@ class OpWork final : public c10d::Work {
     }
   }
 
-  // Sets the outcome, unless another thread sets it; then waits for that thread. The tensors are written before the
-  // outcome is known, and the futures are completed afterwards.
+  // Sets the outcome. If another thread is setting it, or has done so, waits for that thread instead. The tensors are
+  // written before the outcome is known, and the futures are completed afterwards.
   void settle(std::exception_ptr error, int source) {
     if (claimed_.exchange(true)) {
       await();
