@@ -1,4 +1,5 @@
-//! Sums a vector over all ranks in three ways: blocking, started with an owned buffer, and started with a borrowed one.
+//! Sums a vector over all ranks in three ways: blocking, started with an owned buffer, and started with a borrowed
+//! buffer.
 //!
 //! `cargo run --release --example all_reduce`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 

@@ -12,7 +12,7 @@ use c10d::{Plain, Reductions};
 
 /// 2^64 - 2^32 + 1.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
-/// The extension is the field with a square root of this number added.
+/// `Extension` adds a square root of this number to the field.
 const ROOT_OF: u64 = 7;
 
 /// An element of the field of integers modulo `PRIME`, as a number below `PRIME`.
