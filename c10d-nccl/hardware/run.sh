@@ -9,7 +9,7 @@
 # C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
 # C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).
 # C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120), so that a row that hangs does not use up
-# the time of the others.
+# the time of the other rows.
 # C10D_HARDWARE_LOGS is a folder for the output of the rows' programs (default: a temporary one, which is removed).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -51,8 +51,8 @@ mkdir -p "$out" || exit 1
 # All rows use one GPU.
 export C10D_HARDWARE=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 
-# Finds out about PyTorch: its version, the libnccl that it loads, and whether it has both engines; or why it is
-# missing.
+# Prints PyTorch's version, the libnccl that it loads, and whether it has both of its implementations of NCCL, called
+# engines here. If PyTorch cannot be used, prints why.
 python=${C10D_TORCH_PYTHON:-python3}
 unset TORCH_DIST_USE_NCCL2
 torch=$("$python" - 2>"$out/torch.err" <<'END'

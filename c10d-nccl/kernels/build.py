@@ -4,7 +4,7 @@
     build.py          writes generated/NAME.ptx for each NAME.cu
     build.py --check  compares generated/NAME.ptx with what would be written, and fails if any differs
 
-This needs NVRTC of CUDA 12.0, so that all drivers since then accept the PTX, but no GPU and no CUDA:
+This needs NVRTC of CUDA 12.0, so that all drivers since then accept the PTX. It needs no GPU, and nothing else of CUDA:
 
     python3 -m venv DIR && DIR/bin/pip install --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 && DIR/bin/python build.py
 """

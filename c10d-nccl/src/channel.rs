@@ -68,7 +68,7 @@ pub(crate) enum Derive {
     Shrink { without: Vec<i32> },
 }
 
-/// Who gets a derived communicator.
+/// The receiver of a derived communicator.
 pub(crate) struct Heir {
     /// The list to which the communicator is added.
     pub(crate) comms: Arc<Comms>,

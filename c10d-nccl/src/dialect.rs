@@ -1,5 +1,6 @@
-//! Who is in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are exchanged and
-//! calls are made as PyTorch does it.
+//! Which ranks are in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are
+//! exchanged and calls are made as PyTorch does it. PyTorch has two implementations of its backend for NCCL, which are
+//! called its first and second engine here.
 
 use std::sync::Arc;
 

@@ -20,7 +20,8 @@ fn stream(rank: u32) -> Result<Arc<CudaStream>> {
     cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
 }
 
-/// Returns the contents of the slice. The fake copies to any host memory as CUDA copies to page-locked memory: later.
+/// Returns the contents of the slice. The fake copies to any host memory only when the stream reaches the copy, as CUDA
+/// does for page-locked memory. So this function waits for the stream.
 fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<Vec<T>> {
     let host = cuda(s.clone_dtoh(slice))?;
     cuda(s.synchronize())?;
@@ -75,7 +76,7 @@ fn an_op_runs_after_other_streams_work_on_the_slice() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
-            // SAFETY: the stream exists until the op has ended.
+            // SAFETY: each op below runs after the copies before it, and ends before the slice is used again.
             #[allow(unsafe_code)]
             unsafe {
                 s.context().disable_event_tracking();
@@ -132,8 +133,8 @@ fn the_slices_own_stream_may_be_given() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             let own = s.cu_stream() as u64;
-            // SAFETY: it is the slices' own stream, which exists until the ops have ended; the second op gets the other
-            // one.
+            // SAFETY: `own` is the stream of the slices, and exists until the ops have ended. Without events, this test
+            // orders the streams itself: `other` waits for `s`, and the second op waits for `other`.
             #[allow(unsafe_code)]
             unsafe {
                 pg.run(op::all_reduce(on_device(&mut x), ReduceOp::Sum).on_stream(own))?;

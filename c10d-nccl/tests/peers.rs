@@ -126,7 +126,7 @@ fn a_dead_peer_is_named_and_the_others_go_on() {
     a_peer_dies("dead", 2, "hang=1");
 }
 
-/// NCCL reports that a peer is lost before the peer has died, but not which one.
+/// NCCL reports that a peer is lost, without naming it, before the peer has died.
 #[test]
 fn a_peer_that_nccl_loses_is_named() {
     a_peer_dies("lost", 2, "error=1");

@@ -14,7 +14,7 @@
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `unregistered=N` | the N-th launch never ends, and the communicator reports that memory could not be registered |
 //! | `locked=none` | `cuMemHostAlloc` finds no memory that it could lock |
-//! | `behind=N` | the N-th launch ends only after this process's other ranks made a later one, or are gone |
+//! | `behind=N` | the N-th launch ends only after each other rank in this process has made a later launch, or no longer exists |
 //! | `garble=N` | all bits of the data that the N-th launch sends are set |
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `abort=slow` | `ncclCommAbort` waits for a second before it begins |

@@ -44,7 +44,8 @@ unsafe impl Send for Handle {}
 
 impl Functions {
     /// # Safety
-    /// The device is the thread's current one; the rest is as for [`CudaApi::launch`](super::CudaApi::launch).
+    /// The device is the thread's current device. The requirements of
+    /// [`CudaApi::launch`](super::CudaApi::launch) apply.
     pub(super) unsafe fn launch(
         &self,
         index: u16,

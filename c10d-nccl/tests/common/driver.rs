@@ -17,7 +17,7 @@ fn function<T>(name: &str) -> Symbol<'static, T> {
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()
 }
 
-/// A block of a stream.
+/// Blocks a stream until it is opened.
 pub(crate) struct Gate(Sender<()>);
 
 impl Gate {
