@@ -370,8 +370,9 @@ typedef struct c10d_collectives {
      * ranks, and c10d then uses create_group. c10d may call `split` while operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
-    /* Takes several point-to-point operations that may depend on each other: all of them, or on an error none.
-     * Each ends on its own, by its own token. They are in order with the operations of `submit`. */
+    /* Takes several point-to-point operations that may depend on each other. On success it takes all of them, on an
+     * error none. Each ends separately, by its own token. They are in order with the operations of `submit`, for each
+     * peer, direction and tag. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
     /* Returns an error of the group, such as a dead peer, that occurred while no operation was waiting, or C10D_OK if

@@ -39,7 +39,7 @@ def mutants(lines):
             yield i, line.replace(found[1], other[1])
 
 
-def missed():
+def detected():
     """Returns whether the tests fail with the changed source, or None if it does not build."""
     if subprocess.run([*TESTS, "--no-run"], capture_output=True, cwd=HOME).returncode:
         return None
@@ -53,7 +53,7 @@ def main():
     files = [pathlib.Path(f).resolve() for f in sys.argv[1:]] or [
         file for folder in ("load", "table") for file in sorted((HOME / "src" / folder).rglob("*.rs"))
     ]
-    if missed() is not False:
+    if detected() is not False:
         sys.exit("the tests fail although no check is removed")
     survivors = 0
     for file in files:
@@ -62,8 +62,8 @@ def main():
         try:
             for i, changed in mutants(lines):
                 file.write_text("\n".join([*lines[:i], changed, *lines[i + 1 :]]))
-                verdict = {None: "does not build", True: "missed", False: "NOT MISSED"}[missed()]
-                survivors += verdict == "NOT MISSED"
+                verdict = {None: "does not build", True: "detected", False: "NOT DETECTED"}[detected()]
+                survivors += verdict == "NOT DETECTED"
                 print(f"{file.relative_to(HOME)}:{i + 1}: {verdict}: {lines[i].strip()}", flush=True)
         finally:
             file.write_text(text)

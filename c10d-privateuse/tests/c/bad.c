@@ -32,6 +32,7 @@
 #define NOTE_SIZE 64
 #endif
 
+/* Makes the file CANARY, which shows that the plugin's code ran. */
 static void sing(void) {
 #ifdef CANARY
     int fd = open(CANARY, O_CREAT | O_WRONLY, 0600);

@@ -157,7 +157,7 @@ static void ring_bell(struct group *g, uint32_t rank) {
     syscall(SYS_futex, &seat(g, rank)->bell, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
 }
 
-/* Waits until the bell differs from `heard`, but for one slice at most. */
+/* Waits until the bell differs from `heard`, for at most one slice. */
 static void rest(struct group *g, uint32_t heard) {
     struct timespec slice = {.tv_nsec = SLICE_NS};
     for (int i = 0; i < 50; i++, sched_yield())
