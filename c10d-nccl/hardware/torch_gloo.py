@@ -1,4 +1,4 @@
-"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. The format is that of `hardware staged`."""
+"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. The format is as in `hardware staged`."""
 
 import os
 import time
