@@ -22,7 +22,7 @@ fn here_key(rank: u32) -> String {
     format!("here/{rank}")
 }
 
-/// The ids of a communicator: their keys in the store, and who makes them.
+/// The ids of a communicator: their keys in the store, and the ranks that make them.
 pub(crate) struct Ids {
     /// The keys of the ids.
     keys: Vec<String>,

@@ -37,7 +37,7 @@ pub(crate) enum Order {
 pub(crate) enum Origin {
     /// With these ids.
     Ids(Vec<UniqueId>),
-    /// NCCL has derived this communicator from another one. It may still be connecting.
+    /// NCCL has derived this communicator from another communicator. It may still be connecting.
     Split(Communicator),
     /// At the first op.
     Later,

@@ -28,8 +28,8 @@ fn the_first_sparse_call_does_not_wait_for_a_collective() {
     });
 }
 
-/// Ops that use a flat scratch tensor sometimes need a larger one. They do not free the smaller tensor meanwhile, since
-/// this would wait for the device.
+/// Ops that use a flat scratch tensor sometimes need a larger tensor. They do not free the smaller tensor meanwhile,
+/// since freeing would wait for the device.
 #[test]
 fn gathers_that_need_more_memory_do_not_wait_for_a_message() {
     with_fake("gathers_that_need_more_memory_do_not_wait_for_a_message", "", || {

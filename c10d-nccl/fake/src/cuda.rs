@@ -23,8 +23,8 @@ pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
 
-/// The devices whose primary contexts were retained. A release removes no device from this set, since in the tests, the
-/// caller that releases a context is never the last one that retains it.
+/// The devices whose primary contexts were retained. A release removes no device from this set: in the tests, another
+/// caller still retains the context at every release.
 static RETAINED: Mutex<BTreeSet<c_int>> = Mutex::new(BTreeSet::new());
 
 thread_local! {

@@ -1,4 +1,4 @@
-//! A communicator that NCCL derives from another one in the background.
+//! A communicator that NCCL derives from another communicator in the background.
 
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;

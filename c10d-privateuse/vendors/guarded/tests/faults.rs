@@ -30,7 +30,7 @@ fn alone(builder: &Builder) -> ProcessGroup {
 }
 
 /// Runs an op that fails by its deadline with this text. If the machine was too busy to call the device, the error is
-/// another one, and the op is repeated with a later deadline. After each attempt the device recovers.
+/// different, and the op is repeated with a later deadline. After each attempt the device recovers.
 fn fails(
     runtime: &Arc<Guarded>,
     how: &str,

@@ -14,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::streams::Streams;
 
-/// The maximum number of bytes of one copy or dispatch. A larger one is divided.
+/// The maximum number of bytes of one copy or dispatch. A larger copy or dispatch is divided.
 pub(crate) const PIECE: u64 = 16 << 20;
 /// The sizes of allocations are multiples of this, so that the words and bindings around each element are inside.
 const GRAIN: u64 = 256;
