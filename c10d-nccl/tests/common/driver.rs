@@ -17,11 +17,11 @@ fn function<T>(name: &str) -> Symbol<'static, T> {
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()
 }
 
-/// Blocks a stream until it is opened.
+/// A gate in a stream. Work that is enqueued behind the gate runs only when the gate is opened.
 pub(crate) struct Gate(Sender<()>);
 
 impl Gate {
-    /// Blocks a stream: work that is enqueued later runs only when the gate is opened.
+    /// Puts a closed gate into the stream.
     pub(crate) fn on(stream: u64) -> Gate {
         type Launch = unsafe extern "C" fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> i32;
         let (open, opened) = channel();

@@ -9,7 +9,7 @@ use c10d_core::sync::Mutex;
 #[derive(Default)]
 pub(super) struct Owners(Mutex<HashMap<(u16, usize), u64>>);
 
-/// Who owns an allocation after one owner was removed.
+/// Whether an allocation has owners after one owner was removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Somebody,

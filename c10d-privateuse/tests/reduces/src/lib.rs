@@ -20,7 +20,7 @@ pub extern "C" fn reductions() -> u64 {
 /// Makes this call panic on device 1. With null, no call panics any more.
 ///
 /// # Safety
-/// `call` is null, or ends with a nul.
+/// `call` is null, or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn panics(call: *const c_char) {
     let runtime = c10d_guarded::reducing();
