@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::Request;
+use c10d_core::backend::{Caller, Request};
 use c10d_core::{DType, Error, ErrorKind, OpKind, Result};
 
 use crate::exec::exchange::Progress;
@@ -50,6 +50,7 @@ impl Collectives {
         self.patience = self.patience.max(request.timeout);
         let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };
         let Collectives { executor, layout, spaces, plan, .. } = self;
+        executor.beside_others(request.caller != Caller::Waits);
         let result = executor.call(&call, |executor| {
             let dtype = request.dtype();
             let reduction = reduction(request, dtype, layout.world());

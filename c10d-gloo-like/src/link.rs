@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use c10d_core::Result;
 
-use crate::shm::ShmLink;
+use crate::shm::{CorePair, ShmLink};
 use crate::tcp::TcpLink;
 
 /// A stream of bytes to a peer and a stream of bytes from it. No method blocks. After an error, the link cannot be used
@@ -216,6 +216,20 @@ impl Link {
             Link::Shm(_) => None,
             Link::Tcp(l) => Some(l.fd()),
         }
+    }
+
+    /// Returns the cores of the two ranks, if the peer is in shared memory.
+    #[inline]
+    pub(crate) fn cores(&self) -> Option<&CorePair> {
+        match self {
+            Link::Shm(l) => Some(l.cores()),
+            Link::Tcp(_) => None,
+        }
+    }
+
+    /// Returns whether the peer cannot run now, because it last waited on the core of this thread.
+    pub(crate) fn is_one_core(&self) -> bool {
+        self.cores().is_some_and(CorePair::is_one_core)
     }
 }
 

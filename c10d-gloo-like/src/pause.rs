@@ -1,5 +1,8 @@
-//! Waits between two checks of the links: the thread first spins, since data may come within a microsecond, then yields
-//! to other threads, then sleeps until a peer rings the doorbell or a socket is ready.
+//! Waits between two checks of the links: the thread first spins, since data may come within a microsecond, then lingers
+//! for a while, then sleeps until a peer rings the doorbell or a socket is ready.
+//!
+//! A thread that lingers yields if the peer may need its core. Otherwise it spins: if it yielded, a foreign program on
+//! its core would run for milliseconds, and the peer would wait as long.
 
 use std::hint;
 use std::mem;
@@ -10,16 +13,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::link::Link;
-use crate::shm::Doorbell;
+use crate::shm::{CorePair, Doorbell};
 
 /// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 200;
+/// After this many checks while spinning, a thread finds out whether it shares a core with a peer. If so, it yields.
+const SPINS_ALONE: u32 = 16;
 /// If there are more ranks than cores: the number of checks that a thread makes before it waits with a [`Pause`]. The
 /// thread yields before each check. The number is small, since a yield may last as long as the other threads of the
 /// core run.
 const LOOKS: u32 = 4;
-/// How long to yield between checks before sleeping.
-const YIELD: Duration = Duration::from_micros(100);
+/// How long to linger before sleeping. This is longer than a peer that sleeps needs to wake up.
+const LINGER: Duration = Duration::from_micros(100);
 /// The longest sleep on sockets only.
 const SLICE: Duration = Duration::from_millis(10);
 /// The longest sleep on sockets if shared memory is watched, too, since a bell does not end a poll.
@@ -30,6 +35,8 @@ const MIXED_SLICE: Duration = Duration::from_micros(200);
 pub(crate) struct Interest<'a> {
     /// The descriptor to poll; `None` if the peer rings this rank's doorbell.
     pub(crate) fd: Option<BorrowedFd<'a>>,
+    /// The cores of this rank and the peer, if the peer is in shared memory.
+    pub(crate) cores: Option<&'a CorePair>,
     /// Whether the thread waits for bytes from the peer.
     pub(crate) read: bool,
     /// Whether the thread waits for room for bytes to the peer.
@@ -39,7 +46,7 @@ pub(crate) struct Interest<'a> {
 impl<'a> Interest<'a> {
     /// Makes the interest in these events of a link.
     pub(crate) fn of(link: &'a Link, read: bool, write: bool) -> Interest<'a> {
-        Interest { fd: link.fd(), read, write }
+        Interest { fd: link.fd(), cores: link.cores(), read, write }
     }
 }
 
@@ -48,6 +55,8 @@ impl<'a> Interest<'a> {
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
+    /// Whether to yield in any case while lingering.
+    yields: bool,
     looks: Looks,
     state: PauseState,
     /// An empty vector, whose memory the next poll uses for its descriptors.
@@ -57,7 +66,7 @@ pub(crate) struct Pause {
 #[derive(Clone, Copy)]
 enum PauseState {
     Spinning(u32),
-    Yielding(Instant),
+    Lingering(Instant),
     /// The thread is announced to the peers as a sleeper. The number is the bell's value before the last check.
     Sleeping(u32),
 }
@@ -67,7 +76,14 @@ impl Pause {
     /// from running. `bell` is this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
-        Pause { bell, spins, looks: Looks::new(oversubscribed), state: PauseState::Spinning(0), set: Vec::new() }
+        let (looks, state) = (Looks::new(oversubscribed), PauseState::Spinning(0));
+        Pause { bell, spins, yields: oversubscribed, looks, state, set: Vec::new() }
+    }
+
+    /// Sets whether this thread works beside another thread of its program, to which it yields while it lingers. If there
+    /// are more ranks than cores, it yields in any case.
+    pub(crate) fn beside_others(&mut self, beside: bool) {
+        self.yields = beside || self.spins == 0;
     }
 
     /// Reserves memory for this many links, for a thread that waits often and must not allocate.
@@ -93,15 +109,15 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits briefly for these events. The iterator is used only for sleeping. The caller checks for data again after
-    /// each call. From a few microseconds of waiting on, each call returns the time, which the caller compares with its
-    /// deadline.
+    /// Waits briefly for these events. The iterator is used rarely. The caller checks for data again after each call.
+    /// From a few microseconds of waiting on, each call returns the time, which the caller compares with its deadline.
     #[inline]
-    pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Option<Instant> {
+    pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>> + Clone) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state
             && n < self.spins
         {
-            self.state = PauseState::Spinning(n + 1);
+            let stops = n == SPINS_ALONE && shares_a_core(interest.clone());
+            self.state = PauseState::Spinning(if stops { self.spins } else { n + 1 });
             hint::spin_loop();
             return None;
         }
@@ -112,15 +128,15 @@ impl Pause {
         let now = Instant::now();
         match self.state {
             PauseState::Spinning(_) => {
-                self.state = PauseState::Yielding(now);
-                thread::yield_now();
+                self.state = PauseState::Lingering(now);
+                self.linger(interest);
                 now
             }
-            PauseState::Yielding(since) if now.duration_since(since) < YIELD => {
-                thread::yield_now();
+            PauseState::Lingering(since) if now.duration_since(since) < LINGER => {
+                self.linger(interest);
                 now
             }
-            PauseState::Yielding(_) => {
+            PauseState::Lingering(_) => {
                 self.state = PauseState::Sleeping(self.bell.as_mut().map_or(0, Doorbell::arm));
                 now
             }
@@ -129,6 +145,14 @@ impl Pause {
                 self.state = PauseState::Sleeping(self.bell.as_ref().map_or(0, Doorbell::value));
                 Instant::now()
             }
+        }
+    }
+
+    fn linger<'a>(&self, interest: impl IntoIterator<Item = Interest<'a>>) {
+        if self.yields || a_peer_may_need_the_core(interest) {
+            thread::yield_now();
+        } else {
+            hint::spin_loop();
         }
     }
 
@@ -157,6 +181,17 @@ impl Pause {
     }
 }
 
+/// Returns whether one of these peers shares its core with this thread, so that it runs only if this thread yields.
+fn shares_a_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>) -> bool {
+    // All pairs are looked at, since a look records this thread's core.
+    interest.into_iter().filter_map(|i| i.cores).filter(|cores| cores.is_one_core()).count() > 0
+}
+
+/// Like [`shares_a_core`], but also returns true if there is a peer over TCP, whose core is not known.
+fn a_peer_may_need_the_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>) -> bool {
+    interest.into_iter().filter(|i| i.cores.is_none_or(CorePair::is_one_core)).count() > 0
+}
+
 /// The number of checks that a thread still makes before it gives up or waits with a [`Pause`].
 #[derive(Clone, Copy)]
 pub(crate) struct Looks {
@@ -175,9 +210,13 @@ impl Looks {
         Looks { left: if oversubscribed { LOOKS } else { SPINS }, yields: oversubscribed }
     }
 
-    /// Spins or yields before another check. Returns `false` if no checks are left.
+    /// Spins or yields before another check. Returns `false` if no checks are left. `is_one_core` returns whether the
+    /// peer shares its core with this thread. It is called at most once.
     #[inline]
-    pub(crate) fn another(&mut self) -> bool {
+    pub(crate) fn another(&mut self, is_one_core: impl FnOnce() -> bool) -> bool {
+        if self.left == SPINS - SPINS_ALONE && is_one_core() {
+            *self = Looks { left: LOOKS, yields: true };
+        }
         let more = self.left > 0;
         if more {
             self.left -= 1;

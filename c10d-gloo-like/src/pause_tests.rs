@@ -4,6 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+
 use super::*;
 use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
@@ -22,7 +24,7 @@ fn no_wake_up_is_lost() {
         for i in 0..ROUNDS {
             if i % 2 == me as u64 {
                 // This is long enough for the other side to sleep.
-                thread::sleep(YIELD * 3);
+                thread::sleep(LINGER * 3);
                 // SAFETY: the body is empty, so its pointer is not used.
                 assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0) }.unwrap(), 8);
                 rounds.fetch_add(1, Ordering::Relaxed);
@@ -41,13 +43,40 @@ fn no_wake_up_is_lost() {
     assert_eq!(rounds.into_inner(), ROUNDS);
 }
 
+/// A thread that waits on the core of its peer spins only briefly, and then yields.
+#[test]
+fn a_thread_makes_room_for_a_peer_on_its_core() {
+    // The test has a thread of its own, since it binds the thread to a core.
+    thread::spawn(|| {
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu());
+        sched_setaffinity(None, &one).unwrap();
+        let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(Layout::new(1)).unwrap()));
+        let link = |own: &Arc<Segment>, theirs: &Arc<Segment>| {
+            Link::Shm(ShmLink::new(0, RingKind::Collective, (own.clone(), 0), (theirs.clone(), 0)))
+        };
+        let (ab, ba) = (link(&a, &b), link(&b, &a));
+        let spins = || {
+            let mut pause = Pause::new(false, None);
+            let interest = || [Interest::of(&ab, true, false)];
+            let spins = (0..).take_while(|_| pause.wait(interest()).is_none()).count() as u32;
+            (spins, a_peer_may_need_the_core(interest()))
+        };
+        assert_eq!(spins(), (SPINS, false), "the peer has not waited yet");
+        assert!(ba.is_one_core());
+        assert_eq!(spins(), (SPINS_ALONE + 1, true));
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn a_socket_ends_the_sleep() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (b, _) = listener.accept().unwrap();
     let mut pause = Pause::new(false, None);
-    let interest = || [Interest { fd: Some(b.as_fd()), read: true, write: false }];
+    let interest = || [Interest { fd: Some(b.as_fd()), cores: None, read: true, write: false }];
     while !matches!(pause.state, PauseState::Sleeping(_)) {
         pause.wait(interest());
     }

@@ -298,7 +298,7 @@ unsafe fn write(link: &mut Link, head: &[u8; HEADER], block: Bytes, looks: &mut 
             if unsafe { link.write_item(head, block.at, block.len) }? {
                 return Ok(true);
             }
-            if !looks.another() {
+            if !looks.another(|| link.is_one_core()) {
                 break;
             }
         }
@@ -316,10 +316,10 @@ fn await_item(link: &mut Link, len: usize, looks: &mut Looks) -> Result<Option<(
             Item::Here(at, len) => return Ok(Some((at, len))),
             Item::Elsewhere => match link.peek_whole(HEADER + len)? {
                 Some((at, there)) => return Ok((there >= HEADER + len).then_some((at, HEADER + len))),
-                None if looks.another() => {}
+                None if looks.another(|| link.is_one_core()) => {}
                 None => return Ok(None),
             },
-            Item::NotYet if looks.another() => {}
+            Item::NotYet if looks.another(|| link.is_one_core()) => {}
             Item::NotYet => return Ok(None),
         }
     }

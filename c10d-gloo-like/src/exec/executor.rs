@@ -151,6 +151,12 @@ impl Executor {
         self.links.iter().flatten().all(|link| matches!(link, Link::Shm(_)))
     }
 
+    /// See [`Pause::beside_others`].
+    #[inline]
+    pub(crate) fn beside_others(&mut self, beside: bool) {
+        self.pause.beside_others(beside);
+    }
+
     /// Returns how many bytes of payload this rank has sent in all ops so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent

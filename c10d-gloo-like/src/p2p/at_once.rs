@@ -40,7 +40,7 @@ impl Messages {
             let found = self.state.try_lock()?.at_once(request);
             match found {
                 Found::Done => return Some(Ok(())),
-                Found::Nothing if looks.another() => {}
+                Found::Nothing if looks.another(|| self.is_on_core_of(request.params.peer)) => {}
                 Found::Nothing | Found::Other => return None,
             }
         }

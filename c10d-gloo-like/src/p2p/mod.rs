@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 use crate::link::Link;
 use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Looks, Pause};
-use crate::shm::{Doorbell, Segment};
+use crate::shm::{CorePair, Doorbell, Segment};
 use state::{MessageState, Wants};
 use ticket::{Finished, Ticket};
 use waits::Long;
@@ -58,6 +58,8 @@ pub(crate) struct Messages {
     oversubscribed: bool,
     /// The sockets to poll while other threads use the links, by rank; `None` for a peer in shared memory.
     sockets: Vec<Option<Arc<TcpStream>>>,
+    /// The cores of this rank and of each peer in shared memory, by rank.
+    cores: Vec<Option<CorePair>>,
     /// Signalled when there is a job for the thread of started ops, or when that thread may end.
     news: Condvar,
 }
@@ -70,8 +72,9 @@ impl Messages {
         oversubscribed: bool,
     ) -> Messages {
         let sockets = links.iter().map(|link| link.as_ref().and_then(Link::socket)).collect();
+        let cores = links.iter().map(|link| link.as_ref().and_then(Link::cores).cloned()).collect();
         let state = Mutex::new(MessageState::new(links));
-        Messages { state, health, segment, oversubscribed, sockets, news: Condvar::new() }
+        Messages { state, health, segment, oversubscribed, sockets, cores, news: Condvar::new() }
     }
 
     /// Returns the waits of the calls in flight, and how many calls have become jobs so far. Returns `None` if other
@@ -97,7 +100,7 @@ impl Messages {
         };
         self.complete(finished);
         if waits {
-            self.attend(|state| !state.is_live(ticket));
+            self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
             self.leave_to_thread();
         }
@@ -114,7 +117,7 @@ impl Messages {
                 let mut state = self.state.lock();
                 state.pump(&self.health, false, &mut finished);
                 let is_over = !state.is_live(ticket);
-                let more = !is_over && state.expects_soon() && looks.another();
+                let more = !is_over && state.expects_soon() && looks.another(|| false);
                 if !more {
                     state.misses = if is_over { 0 } else { state.misses.wrapping_add(1) };
                 }
@@ -141,8 +144,10 @@ impl Messages {
     }
 
     /// Moves messages until `over` is true. `over` is called under the lock.
-    fn attend(&self, mut over: impl FnMut(&MessageState) -> bool) {
+    /// `beside` is that of [`Pause::beside_others`].
+    fn attend(&self, beside: bool, mut over: impl FnMut(&MessageState) -> bool) {
         let mut pause = Pause::new(self.oversubscribed, self.segment.clone().map(Doorbell::new));
+        pause.beside_others(beside);
         let mut since: Option<Instant> = None;
         let mut stalled = false;
         // The time without progress.
@@ -170,7 +175,7 @@ impl Messages {
             }
             let interest = wants.iter().map(|w| {
                 let fd = self.sockets[w.rank as usize].as_deref().map(AsFd::as_fd);
-                Interest { fd, read: w.read, write: w.write }
+                Interest { fd, cores: self.cores[w.rank as usize].as_ref(), read: w.read, write: w.write }
             });
             if let Some(now) = pause.wait(interest) {
                 quiet = now.duration_since(*since.get_or_insert(now));
@@ -218,6 +223,11 @@ impl Messages {
         }
     }
 
+    /// Returns whether this peer cannot run now, because it last waited on the core of this thread.
+    fn is_on_core_of(&self, peer: u32) -> bool {
+        self.cores.get(peer as usize).and_then(Option::as_ref).is_some_and(CorePair::is_one_core)
+    }
+
     fn start_thread(self: &Arc<Self>, state: &mut MessageState, finished: &mut Finished) {
         let this = self.clone();
         match spawn("c10d messages", move || this.serve()) {
@@ -238,7 +248,7 @@ impl Messages {
                     self.news.wait(&mut state);
                 }
             }
-            if let Err(words) = caught(|| self.attend(|state| !state.has_started())) {
+            if let Err(words) = caught(|| self.attend(true, |state| !state.has_started())) {
                 let what = format!("the thread of asynchronous messages panicked: {words}");
                 let cause = self.health.fail(Error::new(ErrorKind::Internal, what));
                 let mut finished = Finished::new();

@@ -29,7 +29,7 @@ impl Messages {
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
-        self.attend(|state| {
+        self.attend(false, |state| {
             left = if self.health.failed() { Unsettled::default() } else { state.unsettled(&self.health) };
             left.in_flight = !state.is_idle();
             let now = Instant::now();

@@ -11,7 +11,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use super::lent::{Borrowed, Lender};
 use super::mailbox;
 use super::ring::{Reader, Writer};
-use super::{RingKind, Segment};
+use super::{CorePair, RingKind, Segment};
 
 /// One end of a pair of rings with their mailboxes.
 pub(crate) struct ShmLink {
@@ -26,6 +26,7 @@ pub(crate) struct ShmLink {
     /// Whether the bytes that were shown last are in the mailbox.
     mail: bool,
     theirs: Arc<Segment>,
+    cores: CorePair,
 }
 
 impl ShmLink {
@@ -42,10 +43,11 @@ impl ShmLink {
             lender: Lender::new(kind),
             borrowed: None,
             out: Writer::new(own.clone(), peer_index, kind, peer),
-            outbox: mailbox::Writer::new(own, peer_index, kind, peer),
+            outbox: mailbox::Writer::new(own.clone(), peer_index, kind, peer),
             into: Reader::new(theirs.clone(), own_index, kind, peer),
             inbox: mailbox::Reader::new(theirs.clone(), own_index, kind, peer),
             mail: false,
+            cores: CorePair::new(own, theirs.clone()),
             theirs,
         }
     }
@@ -54,6 +56,11 @@ impl ShmLink {
     pub(crate) fn with_reader(mut self, process: Token) -> ShmLink {
         self.lender.reader = Some(process);
         self
+    }
+
+    /// Returns the cores of the two ranks.
+    pub(crate) fn cores(&self) -> &CorePair {
+        &self.cores
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 
 mod bell;
 mod copy;
+mod core_pair;
 mod cursors;
 mod doorbell;
 mod lent;
@@ -13,6 +14,7 @@ mod segment;
 mod slots;
 
 pub(crate) use copy::{PAST_CACHE, copy};
+pub(crate) use core_pair::CorePair;
 pub(crate) use doorbell::Doorbell;
 pub(crate) use link::ShmLink;
 pub(crate) use segment::{Layout, RingKind, Segment};

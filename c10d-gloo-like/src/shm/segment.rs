@@ -104,8 +104,8 @@ impl Layout {
 #[repr(C)]
 pub(crate) struct Header {
     pub(super) bell: Bell,
-    /// A word that only tests use. A rank that leaves the group sends a goodbye over its control connections instead.
-    pub(crate) left: AtomicU32,
+    /// The number of the core on which the owner last waited, plus 1. 0 if the owner has not waited yet.
+    pub(super) core: AtomicU32,
     /// Not 0 if the group has failed on the owner, so that the owner may change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.

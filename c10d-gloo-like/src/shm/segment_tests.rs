@@ -54,8 +54,8 @@ fn nobody_can_shrink_a_segment() {
     assert_eq!(rustix::fs::ftruncate(segment.fd(), 1 << 30), Err(Errno::PERM));
     assert_eq!(rustix::fs::fcntl_add_seals(segment.fd(), SealFlags::WRITE), Err(Errno::PERM));
     let again = Segment::attach(segment.fd().try_clone_to_owned().unwrap(), Layout::new(1)).unwrap();
-    segment.header().left.store(7, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(again.header().left.load(std::sync::atomic::Ordering::Relaxed), 7);
+    segment.header().revoked.store(7, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(again.header().revoked.load(std::sync::atomic::Ordering::Relaxed), 7);
 }
 
 #[test]
