@@ -8,7 +8,9 @@ after a barrier. The time of a batch is the time of its slowest rank. A cell has
 --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are not bound, and the better
 result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as many cores as ranks. The
 results of Gloo and c10d_rs are checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is
-Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost.
+Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost. `direct` is a backend that
+passes each call to the library at once, without keeping tensors alive, results, errors, timeouts or asynchronous calls.
+`bridge` is the time of c10d_rs minus that of `direct`: what the package adds to torch's own cost and the library's call.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
 share of the all-reduce time that computation hides: 100 % means that the step takes no longer than over the backend
@@ -27,12 +29,13 @@ import tempfile
 import time
 
 OPS = "all_reduce all_gather_into_tensor broadcast reduce_scatter_tensor all_to_all_single send_recv barrier".split()
-JOBS = (("nothing", True), ("gloo", True), ("gloo", False), ("c10d_rs", True))
+JOBS = (("nothing", True), ("gloo", True), ("gloo", False), ("c10d_rs", True), ("direct", True))
 
 NOTHING = r"""
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/utils/pybind.h>
 #include <pybind11/chrono.h>
+#include "shim/library.hpp"
 using namespace c10d;
 using Tensors = std::vector<at::Tensor>;
 using Ref = c10::intrusive_ptr<Work>;
@@ -73,14 +76,73 @@ struct Nothing : Backend {
   Ref recv(Tensors&, int, int) override { return done(OpType::RECV); }
   Ref barrier(const BarrierOptions&) override { return done(OpType::BARRIER); }
 };
+// Passes every call to the library, and does nothing else.
+struct Direct : Nothing {
+  using List = std::vector<c10drs_tensor>;
+  Direct(int rank, int size, const std::string& library, const std::string& url) : Nothing(rank, size) {
+    load(library);
+    c10drs_init init{};
+    std::string name = "direct";
+    init.bytes = sizeof(init);
+    init.timeout_ms = 300000;
+    init.name = text(name);
+    init.url = text(url);
+    c10drs_error* error = nullptr;
+    TORCH_CHECK(lib.open(&init, &group, &error) == 0, error->text);
+  }
+  static List of(const at::Tensor& t) {
+    bool wide = t.scalar_type() == at::kDouble;
+    return {{t.data_ptr(), 0, static_cast<uint64_t>(t.numel()), wide ? C10DRS_TYPE_f64 : C10DRS_TYPE_f32}};
+  }
+  Ref run(OpType type, uint32_t op, const List& in, const List& out, uint32_t reduce = 0, int root = 0, int peer = 0) {
+    c10drs_call call{};
+    call.op = op;
+    call.reduce = reduce;
+    call.root = static_cast<uint32_t>(root);
+    call.peer = static_cast<uint32_t>(peer);
+    call.timeout_ms = -1;
+    call.device_kind = 1;
+    call.inputs = in.data();
+    call.inputs_len = in.size();
+    call.outputs = out.data();
+    call.outputs_len = out.size();
+    uint32_t source = 0;
+    c10drs_error* error = nullptr;
+    TORCH_CHECK(lib.run(group, &call, &source, &error) == 0, error->text);
+    return done(type);
+  }
+  Ref allreduce(Tensors& t, const AllreduceOptions& o) override {
+    return run(OpType::ALLREDUCE, C10DRS_OP_all_reduce, {}, of(t[0]), static_cast<uint32_t>(o.reduceOp.op_));
+  }
+  Ref broadcast(Tensors& t, const BroadcastOptions& o) override {
+    return run(OpType::BROADCAST, C10DRS_OP_broadcast, {}, of(t[0]), 0, static_cast<int>(o.rootRank));
+  }
+  Ref _allgather_base(at::Tensor& out, at::Tensor& in, const AllgatherOptions&) override {
+    return run(OpType::_ALLGATHER_BASE, C10DRS_OP_all_gather_into, of(in), of(out));
+  }
+  Ref _reduce_scatter_base(at::Tensor& out, at::Tensor& in, const ReduceScatterOptions&) override {
+    return run(OpType::_REDUCE_SCATTER_BASE, C10DRS_OP_reduce_scatter_into, of(in), of(out));
+  }
+  Ref alltoall_base(at::Tensor& out, at::Tensor& in, std::vector<int64_t>&, std::vector<int64_t>&, const AllToAllOptions&) override {
+    return run(OpType::ALLTOALL_BASE, C10DRS_OP_all_to_all_single, of(in), of(out));
+  }
+  Ref send(Tensors& t, int to, int) override { return run(OpType::SEND, C10DRS_OP_send, of(t[0]), {}, 0, 0, to); }
+  Ref recv(Tensors& t, int from, int) override { return run(OpType::RECV, C10DRS_OP_recv, {}, of(t[0]), 0, 0, from); }
+  Ref barrier(const BarrierOptions&) override { return run(OpType::BARRIER, C10DRS_OP_barrier, {}, {}); }
+  void shutdown() override { lib.close(std::exchange(group, nullptr)); }
+  c10drs_group* group = nullptr;
+};
 PYBIND11_MODULE(NAME, m) {
+  m.def("direct", [](int rank, int size, std::string library, std::string url) -> c10::intrusive_ptr<Backend> {
+    return c10::make_intrusive<Direct>(rank, size, library, url);
+  });
   m.def("open", [](int rank, int size) -> c10::intrusive_ptr<Backend> { return c10::make_intrusive<Nothing>(rank, size); });
 }
 """
 
 
 def nothing(path):
-    """Loads and registers the backend that does nothing."""
+    """Loads and registers the backends `nothing` and `direct`."""
     import importlib.util
 
     import torch.distributed as dist
@@ -89,6 +151,14 @@ def nothing(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dist.Backend.register_backend("nothing", lambda _store, rank, size, _timeout: module.open(rank, size), devices=["cpu"])
+
+    def direct(_store, rank, size, _timeout):
+        from c10d_rs import _locate
+
+        url = f"tcp://127.0.0.1:{os.environ['DIRECT_PORT']}?rank={rank}&world_size={size}"
+        return module.direct(rank, size, _locate.library(), url)
+
+    dist.Backend.register_backend("direct", direct, devices=["cpu"])
 
 
 # ---- the ranks
@@ -276,7 +346,7 @@ def rank_main(backend, bound, path):
 
     torch.set_num_threads(1)
     torch.ones(16 << 20, dtype=torch.uint8)  # freed at once; after that, glibc reuses freed blocks of up to this size
-    if backend == "nothing":
+    if backend in ("nothing", "direct"):
         nothing(path)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=300))
     for line in sys.stdin:
@@ -297,11 +367,13 @@ class Job:
     """The ranks of one backend."""
 
     def __init__(self, backend, bound, ranks, path, realtime):
-        with socket.socket() as s:
+        with socket.socket() as s, socket.socket() as t:
             s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+            t.bind(("127.0.0.1", 0))
+            port, direct = s.getsockname()[1], t.getsockname()[1]
         self.backend = backend
         env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), OMP_NUM_THREADS="1")
+        env["DIRECT_PORT"] = str(direct)
         command = [sys.executable, os.path.abspath(__file__), "--rank", backend, "bound" if bound else "free", path]
         if realtime and ranks <= os.cpu_count():
             command = ["chrt", "-r", "1", *command]
@@ -334,7 +406,7 @@ def compiled(folder):
     source, out = os.path.join(folder, "nothing.cpp"), os.path.join(folder, "_nothing.so")
     with open(source, "w") as file:
         file.write(NOTHING.replace("NAME", "_nothing"))
-    subprocess.run(_build.command(source, out), check=True)
+    subprocess.run([*_build.command(source, out), "-I", os.path.dirname(_build.__file__)], check=True)
     return out
 
 
@@ -374,21 +446,21 @@ def main():
 
 
 def asked(args, jobs, *point):
-    """Returns the medians of the repetitions for the backend that does nothing, Gloo (bound or not), and c10d_rs."""
+    """Returns the medians of the repetitions: nothing, Gloo (bound or not), c10d_rs, and `direct` if it is in `jobs`."""
     found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
-    none, bound, free, ours = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
-    return none, min(bound, free), ours
+    none, bound, free, *rest = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
+    return none, min(bound, free), *rest
 
 
 def ops_table(args, ranks, jobs):
-    print(f"\n{ranks} ranks, µs\n\n| op | size | nothing | Gloo | c10d_rs | Gloo / ours | cost |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(f"\n{ranks} ranks, µs\n\n| op | size | nothing | Gloo | c10d_rs | Gloo / ours | cost | bridge |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for op in args.ops:
         for nbytes in args.bytes if op != "barrier" else [0]:
-            (none,), (gloo,), (ours,) = asked(args, jobs, op, nbytes, args.batches, args.budget)
+            (none,), (gloo,), (ours,), (direct,) = asked(args, jobs, op, nbytes, args.batches, args.budget)
             cost = f"{(gloo - none) / (ours - none):.1f}" if ours > none else "∞"
             size = size_name(nbytes) if nbytes else ""
-            cells = [op, size, f"{none:.1f}", f"{gloo:.1f}", f"{ours:.1f}", f"{gloo / ours:.1f}", cost]
+            cells = [op, size, f"{none:.1f}", f"{gloo:.1f}", f"{ours:.1f}", f"{gloo / ours:.1f}", cost, f"{ours - direct:.1f}"]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -396,7 +468,7 @@ def steps_table(args, ranks, jobs):
     print(f"\n{ranks} ranks, ms\n\n| step of | nothing | Gloo | c10d_rs | hidden, Gloo | hidden, ours |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in args.models:
-        (none, _), gloo, ours = asked(args, jobs, name, 0, 2 * args.batches, 0)
+        (none, _), gloo, ours = asked(args, jobs[:4], name, 0, 2 * args.batches, 0)
         hidden = [f"{100 * min(1, max(0, 1 - (step - none) / alone)):.0f} %" for step, alone in (gloo, ours)]
         cells = [name, *(f"{s * 1e3:.1f}" for s in (none, gloo[0], ours[0])), *hidden]
         print("| " + " | ".join(cells) + " |", flush=True)
