@@ -7,7 +7,7 @@ use std::sync::Arc;
 use c10d_core::backend::{OpSet, Request};
 use c10d_core::{DType, OpKind, Span};
 
-use crate::exec::exchange::{Bytes, Exchange, MAIL_BYTES, MOST_BYTES, MOST_RANKS, Others, Parts, Use};
+use crate::exec::exchange::{Bytes, Exchange, MAIL_BYTES, MOST_BYTES, MOST_RANKS, Others, PerRank, Use};
 use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Fabric, Hosts, Member, Selection, direct, exact};
@@ -53,11 +53,11 @@ impl Layout {
         let root = request.params.root;
         let is_root = self.me.rank == root;
         let all = |spans: &[Span]| spans.first().map_or(Bytes::NONE, Bytes::of);
-        let nothing = Use::Copied { to: Parts::Whole(Bytes::NONE), own: false };
+        let nothing = Use::Copied { to: PerRank::Whole(Bytes::NONE), own: false };
         let copied = |to| Use::Copied { to, own: true };
         let even = |whole: &[Span]| {
             let Bytes { at, len } = all(whole);
-            Parts::Even(Bytes { at, len: len / self.me.world as usize })
+            PerRank::Even(Bytes { at, len: len / self.me.world as usize })
         };
         let everybody = |send, take| Exchange { to: Others::All, send, from: Others::All, take };
         let rooted = |to_root: bool, send, take| match (is_root, to_root) {
@@ -69,36 +69,36 @@ impl Layout {
         let exchange = match request.op {
             OpKind::AllReduce => {
                 let own = all(outputs);
-                everybody(Parts::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
+                everybody(PerRank::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
             }
             OpKind::Reduce => {
                 let own = all(outputs);
-                rooted(true, Parts::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
+                rooted(true, PerRank::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
             }
             OpKind::Broadcast => {
-                let own = Parts::Whole(all(outputs));
+                let own = PerRank::Whole(all(outputs));
                 rooted(false, own, Use::Copied { to: own, own: false })
             }
-            OpKind::AllGather => everybody(Parts::Whole(all(inputs)), copied(Parts::List(outputs))),
-            OpKind::AllGatherInto => everybody(Parts::Whole(all(inputs)), copied(even(outputs))),
+            OpKind::AllGather => everybody(PerRank::Whole(all(inputs)), copied(PerRank::List(outputs))),
+            OpKind::AllGatherInto => everybody(PerRank::Whole(all(inputs)), copied(even(outputs))),
             OpKind::ReduceScatter | OpKind::ReduceScatterInto => {
-                let send = if request.op == OpKind::ReduceScatter { Parts::List(inputs) } else { even(inputs) };
+                let send = if request.op == OpKind::ReduceScatter { PerRank::List(inputs) } else { even(inputs) };
                 let own = send.of(self.me.rank);
                 everybody(send, Use::Reduced { own, to: all(outputs).at, by: reduction? })
             }
-            OpKind::Gather => rooted(true, Parts::Whole(all(inputs)), copied(Parts::List(outputs))),
-            OpKind::Scatter if is_root => rooted(false, Parts::List(inputs), copied(Parts::Whole(all(outputs)))),
+            OpKind::Gather => rooted(true, PerRank::Whole(all(inputs)), copied(PerRank::List(outputs))),
+            OpKind::Scatter if is_root => rooted(false, PerRank::List(inputs), copied(PerRank::Whole(all(outputs)))),
             OpKind::Scatter => {
-                let to = Parts::Whole(all(outputs));
-                rooted(false, Parts::Whole(Bytes::NONE), Use::Copied { to, own: false })
+                let to = PerRank::Whole(all(outputs));
+                rooted(false, PerRank::Whole(Bytes::NONE), Use::Copied { to, own: false })
             }
-            OpKind::AllToAll => everybody(Parts::List(inputs), copied(Parts::List(outputs))),
+            OpKind::AllToAll => everybody(PerRank::List(inputs), copied(PerRank::List(outputs))),
             OpKind::AllToAllSingle
                 if request.params.input_splits().is_empty() && request.params.output_splits().is_empty() =>
             {
                 everybody(even(inputs), copied(even(outputs)))
             }
-            OpKind::Barrier | OpKind::MonitoredBarrier => everybody(Parts::Whole(Bytes::NONE), nothing),
+            OpKind::Barrier | OpKind::MonitoredBarrier => everybody(PerRank::Whole(Bytes::NONE), nothing),
             _ => return None,
         };
         let largest = exchange.largest();

@@ -13,7 +13,7 @@ use super::report::{Row, size};
 const SIZE: (u32, u32) = (1400, 560);
 
 /// The points of one line of a chart: the size in bytes and the value.
-type Line<'a> = (&'a str, Vec<(f64, f64)>);
+type Curve<'a> = (&'a str, Vec<(f64, f64)>);
 
 /// Draws these rows into an SVG file. Ops without bytes, such as the barrier, are left out, since the charts show
 /// sizes.
@@ -37,8 +37,8 @@ pub(super) fn write(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
 }
 
 /// Returns the lines of a chart, in the order of the rows. Both axes are logarithmic, so values must be positive.
-fn lines(rows: &[Row], value: impl Fn(&Row) -> f64) -> Vec<Line<'_>> {
-    let mut lines: Vec<Line<'_>> = Vec::new();
+fn lines(rows: &[Row], value: impl Fn(&Row) -> f64) -> Vec<Curve<'_>> {
+    let mut lines: Vec<Curve<'_>> = Vec::new();
     for row in rows.iter().filter(|row| row.bytes > 0 && value(row) > 0.0) {
         let point = (row.bytes as f64, value(row));
         match lines.iter_mut().find(|(op, _)| *op == row.op) {
@@ -49,7 +49,7 @@ fn lines(rows: &[Row], value: impl Fn(&Row) -> f64) -> Vec<Line<'_>> {
     lines
 }
 
-fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn Error>> {
+fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, lines: &[Curve<'_>]) -> Result<(), Box<dyn Error>> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let x = span(points().map(|(x, _)| *x));
     let y = span(points().map(|(_, y)| *y));

@@ -44,7 +44,7 @@ impl Bytes {
 
 /// The bytes that are sent to each rank, or come from each rank.
 #[derive(Clone, Copy)]
-pub(crate) enum Parts<'a> {
+pub(crate) enum PerRank<'a> {
     /// The same bytes to or from each rank.
     Whole(Bytes),
     /// One block for each rank. The blocks are consecutive and have the same length. This field is the first block.
@@ -53,13 +53,13 @@ pub(crate) enum Parts<'a> {
     List(&'a [Span]),
 }
 
-impl Parts<'_> {
+impl PerRank<'_> {
     #[inline]
     pub(crate) fn of(&self, rank: u32) -> Bytes {
         match self {
-            Parts::Whole(bytes) => *bytes,
-            Parts::Even(block) => Bytes { at: block.at.wrapping_add(block.len * rank as usize), len: block.len },
-            Parts::List(spans) => spans.get(rank as usize).map_or(Bytes::NONE, Bytes::of),
+            PerRank::Whole(bytes) => *bytes,
+            PerRank::Even(block) => Bytes { at: block.at.wrapping_add(block.len * rank as usize), len: block.len },
+            PerRank::List(spans) => spans.get(rank as usize).map_or(Bytes::NONE, Bytes::of),
         }
     }
 
@@ -67,8 +67,8 @@ impl Parts<'_> {
     #[inline]
     fn longest(&self) -> usize {
         match self {
-            Parts::Whole(bytes) | Parts::Even(bytes) => bytes.len,
-            Parts::List(spans) => spans.iter().map(Span::bytes).max().unwrap_or(0),
+            PerRank::Whole(bytes) | PerRank::Even(bytes) => bytes.len,
+            PerRank::List(spans) => spans.iter().map(Span::bytes).max().unwrap_or(0),
         }
     }
 }
@@ -100,7 +100,7 @@ impl Others {
 #[derive(Clone, Copy)]
 pub(crate) enum Use<'a> {
     /// Each item is copied to its block. With `own`, the block that this rank sends to itself is copied, too.
-    Copied { to: Parts<'a>, own: bool },
+    Copied { to: PerRank<'a>, own: bool },
     /// All items and this rank's own bytes are reduced, in rank order.
     Reduced { own: Bytes, to: *mut u8, by: Reduction },
 }
@@ -109,7 +109,7 @@ pub(crate) enum Use<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Exchange<'a> {
     pub(crate) to: Others,
-    pub(crate) send: Parts<'a>,
+    pub(crate) send: PerRank<'a>,
     pub(crate) from: Others,
     pub(crate) take: Use<'a>,
 }

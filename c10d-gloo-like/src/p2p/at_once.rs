@@ -15,7 +15,7 @@ use crate::link::Item;
 use crate::pause::Looks;
 
 /// The result of one attempt.
-enum Found {
+enum Attempt {
     /// The message was sent or received.
     Done,
     /// The message to receive has not come yet.
@@ -39,9 +39,9 @@ impl Messages {
             // this call may need one of them.
             let found = self.state.try_lock()?.at_once(request);
             match found {
-                Found::Done => return Some(Ok(())),
-                Found::Nothing if looks.another(|| self.is_on_core_of(request.params.peer)) => {}
-                Found::Nothing | Found::Other => return None,
+                Attempt::Done => return Some(Ok(())),
+                Attempt::Nothing if looks.another(|| self.is_on_core_of(request.params.peer)) => {}
+                Attempt::Nothing | Attempt::Other => return None,
             }
         }
     }
@@ -49,19 +49,19 @@ impl Messages {
 
 impl MessageState {
     #[inline]
-    fn at_once(&mut self, request: &Request) -> Found {
+    fn at_once(&mut self, request: &Request) -> Attempt {
         let found = match (request.op, request.inputs(), request.outputs()) {
             (OpKind::Send, [span], []) => self.send_at_once(request, span),
             (OpKind::Recv, [], [span]) => self.receive_at_once(request, span),
             _ => None,
         };
-        found.unwrap_or(Found::Other)
+        found.unwrap_or(Attempt::Other)
     }
 
     /// Sends the message if the link takes it at once. If the link is broken, the call becomes a job, which reports the
     /// error.
     #[inline]
-    fn send_at_once(&mut self, request: &Request, span: &Span) -> Option<Found> {
+    fn send_at_once(&mut self, request: &Request, span: &Span) -> Option<Attempt> {
         let peer = self.peers.get_mut(request.params.peer as usize)?.as_mut()?;
         let (at, len) = (span.host_ptr()?, span.bytes());
         if !peer.outgoing.is_empty() {
@@ -74,12 +74,12 @@ impl MessageState {
             || len <= AT_ONCE && unsafe { peer.link.write_whole(&head, at, len) }.ok()?;
         sent.then(|| {
             self.patience = self.patience.max(request.timeout);
-            Found::Done
+            Attempt::Done
         })
     }
 
     #[inline]
-    fn receive_at_once(&mut self, request: &Request, span: &Span) -> Option<Found> {
+    fn receive_at_once(&mut self, request: &Request, span: &Span) -> Option<Attempt> {
         let (from, len) = (request.params.peer, span.bytes());
         let at = span.host_ptr()?;
         let asked = self.posted.iter().any(|posted| posted.from.is_none_or(|rank| rank == from));
@@ -90,7 +90,7 @@ impl MessageState {
         let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
         let (item, there) = match peer.link.peek_item().ok()? {
             Item::Here(item, there) => (item, there),
-            Item::NotYet => return Some(Found::Nothing),
+            Item::NotYet => return Some(Attempt::Nothing),
             Item::Elsewhere if len <= AT_ONCE => return peer.receive_whole(&head, at, len),
             Item::Elsewhere => return None,
         };
@@ -103,7 +103,7 @@ impl MessageState {
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
         // The bytes of small items are never in a window, so this cannot fail.
         let _ = peer.link.consume(HEADER + len);
-        Some(Found::Done)
+        Some(Attempt::Done)
     }
 }
 
@@ -111,8 +111,8 @@ impl Peer {
     /// Receives the next message from the ring or the connection of the link, if all of the message has come, and if it
     /// has this header.
     #[inline]
-    fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Found> {
-        let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Found::Nothing) };
+    fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
+        let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Attempt::Nothing) };
         // In a ring, a header begins at a line and fits into that line. The buffer of a connection is contiguous. So
         // the header is contiguous in both.
         debug_assert!(there >= HEADER);
@@ -126,6 +126,6 @@ impl Peer {
         let read = unsafe { self.link.read(at, len, false) };
         debug_assert_eq!(read.ok(), Some(len));
         self.link.end_read();
-        Some(Found::Done)
+        Some(Attempt::Done)
     }
 }
