@@ -13,7 +13,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use post::{Out, left};
+use post::{Out, SOON, left};
 use record::{Calls, OpenCall};
 use watch::SMALL_WORLD;
 
@@ -75,7 +75,7 @@ impl CallCheck {
     fn over(store: Arc<dyn Store>, me: u32, world: u32, fail: Box<Fail>) -> Arc<CallCheck> {
         let (recent, open) = (VecDeque::with_capacity(RECENT), VecDeque::new());
         let doubts = Doubts::new(me, world);
-        let (watched, left) = (false, false);
+        let (watched, left, delivered) = (false, false, false);
         let calls = Calls {
             begun: 0,
             recent,
@@ -86,6 +86,7 @@ impl CallCheck {
             dispute: None,
             disagreement: None,
             left,
+            delivered,
             ended: Vec::new(),
         };
         let (calls, answers, out) = (Mutex::new(calls), Condvar::new(), OnceLock::new());
@@ -263,10 +264,22 @@ impl CallCheck {
             contain("a store", || drop(self.store.set(&left(self.me), &word, soon)));
         }
         match self.out.get() {
-            Some(Some(out)) => drop(out.send(Out::End)),
+            Some(Some(out)) => {
+                let _ = out.send(Out::End);
+                if orderly {
+                    self.await_delivery();
+                }
+            }
             // There is no sending thread. The empty message wakes the receiving thread, which then ends.
             _ => self.put(self.me, &[], soon),
         }
+    }
+
+    /// Waits until the sending thread has delivered all letters. After a rank has left, its store can no longer be used.
+    fn await_delivery(&self) {
+        let until = Instant::now() + SOON;
+        let mut calls = self.calls.lock();
+        while !calls.delivered && !self.answers.wait_until(&mut calls, until).timed_out() {}
     }
 }
 

@@ -38,7 +38,7 @@ impl CallCheck {
     pub(super) fn deliver(&self, letters: Receiver<Out>) {
         let (mut watches, mut seen) = (false, 0);
         loop {
-            let next = if watches { letters.recv_timeout(STALLED[0]) } else { letters.recv().map_err(Into::into) };
+            let next = if watches { letters.recv_timeout(STALLED) } else { letters.recv().map_err(Into::into) };
             let soon = Instant::now() + SOON;
             match next {
                 Ok(Out::Watch) => watches = true,
@@ -46,8 +46,12 @@ impl CallCheck {
                 Ok(Out::All(letter)) => {
                     (0..self.world).filter(|to| *to != self.me).for_each(|to| self.deliver_to(to, &letter, soon));
                 }
-                // The rank has left. The empty letter wakes the thread in `receive`, which then ends, too.
-                Ok(Out::End) => return self.put(self.me, &[], soon),
+                Ok(Out::End) => {
+                    // The rank has left. The empty letter wakes the thread in `receive`, which then ends, too.
+                    self.put(self.me, &[], soon);
+                    self.calls.lock().delivered = true;
+                    return self.answers.notify_all();
+                }
                 Err(RecvTimeoutError::Timeout) => watches = self.watch(&mut seen),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -24,6 +24,8 @@ pub(super) struct Calls {
     /// The disagreement by which the group has failed.
     pub(super) disagreement: Option<Error>,
     pub(super) left: bool,
+    /// Whether the sending thread has ended, after it delivered all letters.
+    pub(super) delivered: bool,
     /// The peers whose program ended while they were in the group, each with the number of the first call that it did
     /// not make.
     pub(super) ended: Vec<(u32, u64)>,
@@ -35,7 +37,7 @@ pub(super) struct OpenCall {
     pub(super) fingerprint: Fingerprint,
     pub(super) since: Instant,
     /// How often the peers were asked about the call because it takes long.
-    pub(super) asked: usize,
+    pub(super) asked: u32,
 }
 
 impl Calls {

@@ -3,6 +3,7 @@ use std::sync::mpsc::Receiver;
 
 use super::*;
 use crate::ErrorKind;
+use crate::calls::mismatch;
 use crate::store::HashStore;
 
 /// The time limit of a wait. Only a wait that hangs reaches this limit.
@@ -184,4 +185,28 @@ fn invalid_messages_are_ignored() {
     assert!((1..9).all(|seq| make(&ranks[1], OpKind::Broadcast, seq, 1).is_none()));
     ranks.iter().for_each(|rank| rank.stop());
     assert!(failed.try_recv().is_err());
+}
+
+/// A rank reports a disagreement and leaves at once. The report is delivered before `leave` returns.
+#[test]
+fn a_rank_that_leaves_delivers_its_letters_first() {
+    let (ranks, failed) = ranks(2);
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
+    ranks[0].send_from_now_on();
+    let (mine, theirs) = (call(OpKind::Broadcast, 0, 0), call(OpKind::Broadcast, 0, 1));
+    ranks[0].note(OpKind::Broadcast, 0, mine);
+    ranks[0].report(&mismatch([1], &mine, &theirs).unwrap());
+    ranks[0].leave(Instant::now());
+    assert!(ranks[0].calls.lock().delivered);
+    let number = ranks[0].store.add("to/1", 0, Instant::now() + CAP).unwrap();
+    assert_eq!(number, 1, "the report is in the inbox of rank 1");
+    names(&what_failed(&failed, 1), OpKind::Broadcast, 0, "root", &[0]);
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
+fn a_call_that_takes_long_is_compared_again_and_again() {
+    let ages: Vec<u128> = (0..6).map(|asked| super::watch::next_age(asked).as_millis()).collect();
+    assert_eq!(ages, [100, 1000, 2000, 4000, 8000, 16_000]);
+    assert!(super::watch::next_age(u32::MAX) > Duration::from_secs(1 << 19));
 }

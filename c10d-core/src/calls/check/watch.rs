@@ -8,17 +8,26 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// The ages at which an open call is compared with the calls of the peers. Calls in which this rank receives are
-/// compared as well as calls in which it only sends: the rank that should send may be waiting in a different call.
-pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// The time between two looks at the open calls, and the age at which an open call is first compared with the calls of
+/// the peers.
+pub(super) const STALLED: Duration = Duration::from_millis(100);
 /// The largest world size at which a rank asks all others about a call that takes long. In larger groups it asks only
 /// the next rank. About a rooted call that takes long, a rank that is not the root asks only the root, in groups of any
 /// size. Also, in larger groups a rank that sends to a root compares its calls in doubt only with those of the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
+/// Returns the age at which an open call is compared with the calls of the peers, if that has been done `asked` times:
+/// 100 ms, 1 s, 2 s, 4 s and so on. A peer that left before it read a question answers the next one by its last message.
+///
+/// Calls in which this rank receives are compared as well as calls in which it only sends: the rank that should send may
+/// be waiting in a different call.
+pub(super) fn next_age(asked: u32) -> Duration {
+    if asked == 0 { STALLED } else { Duration::from_secs(1 << (asked - 1).min(20)) }
+}
+
 impl CallCheck {
-    /// If the oldest open call has reached the next age in [`STALLED`], asks peers about their calls, or fails the
-    /// group if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns
+    /// If the oldest open call has reached the next age at which it is compared, asks peers about their calls, or fails
+    /// the group if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns
     /// whether this function must run again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
@@ -29,7 +38,7 @@ impl CallCheck {
         *seen = calls.begun;
         let dispute = calls.dispute.clone();
         let Some(open) = calls.open.front_mut() else { return true };
-        if STALLED.get(open.asked).is_none_or(|stalled| open.since.elapsed() < *stalled) {
+        if open.since.elapsed() < next_age(open.asked) {
             return true;
         }
         open.asked += 1;
