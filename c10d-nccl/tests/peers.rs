@@ -72,6 +72,24 @@ fn an_nccl_error_of_one_rank_reaches_the_others() {
     });
 }
 
+#[test]
+fn a_rank_without_locked_memory_is_named_by_all() {
+    with_fake("a_rank_without_locked_memory_is_named_by_all", "unregistered=0,rank=1", || {
+        let errors = within(CAP, || {
+            with_cpu().run_ranks(2, |pg| {
+                let mut x = on(pg.rank(), &[1f32; 10]);
+                Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
+            })
+        });
+        for (rank, e) in errors.unwrap().iter().enumerate() {
+            let words = e.to_string();
+            assert_eq!(*e.kind(), ErrorKind::Resource, "{words}");
+            assert!(words.contains("no locked memory left (") && words.contains("limit"), "{words}");
+            assert!(words.contains(if rank == 1 { "on rank 1" } else { "reported by rank 1" }), "{words}");
+        }
+    });
+}
+
 /// A rank of `run_job`, in a separate process.
 #[test]
 fn rank() {

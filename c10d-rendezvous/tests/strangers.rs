@@ -4,7 +4,7 @@ use crate::common;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::{ServerOptions, TcpStore};
@@ -48,6 +48,22 @@ fn requests_without_end_do_not_slow_the_others() {
     ] {
         flooded(server.addr, &request, || stays_fast(what, &server));
     }
+}
+
+/// Clients with endless requests get at most half of a core. So the server's thread often sleeps, and the honest clients
+/// of its host do not wait long for its core.
+#[test]
+fn endless_requests_use_at_most_half_of_a_core() {
+    let server = ServerProcess::start();
+    let (ran, took) = flooded(server.addr, &request(7, &[]), || {
+        // At first the clients may use more.
+        std::thread::sleep(Duration::from_millis(500));
+        let (before, start) = (server.worked(), Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        (server.worked() - before, start.elapsed())
+    });
+    println!("the server ran {ran:?} of {took:?}");
+    assert!(ran < took * 7 / 10, "the server ran {ran:?} of {took:?}");
 }
 
 /// A request about a hundred thousand keys is processed in pieces: requests of other clients are answered in between,

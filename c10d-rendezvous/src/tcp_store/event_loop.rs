@@ -13,6 +13,7 @@ use c10d_core::process::Private;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
@@ -33,6 +34,9 @@ const ACCEPTS_PER_TURN: usize = 16;
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
+/// When the busy clients have used this much CPU time without a pause, they get only half of a core. A server that never
+/// sleeps would lose its core to other programs, or keep another client on this host from that core, for milliseconds.
+const BURST: Duration = Duration::from_millis(100);
 /// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
 /// descriptors takes the place of the oldest client that has used no key (that is, has not changed or waited for a
 /// key).
@@ -64,6 +68,8 @@ pub(super) struct EventLoop {
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
     /// have had a turn. So a client with few requests does not wait for clients with many requests.
     busy: VecDeque<usize>,
+    /// When the busy clients will have waited as long as their turns took.
+    even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
     /// The clients that have not validated, oldest first.
@@ -96,6 +102,7 @@ impl EventLoop {
             next_id: FIRST_CLIENT,
             ready: VecDeque::new(),
             busy: VecDeque::new(),
+            even_at: Instant::now(),
             strangers: BTreeSet::new(),
             unvalidated: BTreeSet::new(),
             due: BTreeSet::new(),
@@ -145,10 +152,11 @@ impl EventLoop {
     }
 
     fn until_next(&self, now: Instant) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.busy.is_empty() || self.keyspace.is_untidy() {
+        if !self.ready.is_empty() || self.keyspace.is_untidy() {
             return Some(Duration::ZERO);
         }
-        let next = [self.due.first().map(|(at, _)| *at), self.accept_at, self.signals.drain_until()];
+        let busy = (!self.busy.is_empty()).then(|| self.even_at.checked_sub(BURST).unwrap_or(now));
+        let next = [self.due.first().map(|(at, _)| *at), self.accept_at, self.signals.drain_until(), busy];
         next.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
@@ -287,8 +295,19 @@ impl EventLoop {
         }
     }
 
-    /// Gives one of the busy clients a turn, unless it must first make up for an earlier turn.
+    /// Gives one of the busy clients a turn, unless the busy clients have used too much CPU time.
     fn go_on(&mut self) {
+        let now = Instant::now();
+        if self.busy.is_empty() || self.even_at > now + BURST {
+            return;
+        }
+        let before = cpu_time();
+        self.serve_busy();
+        self.even_at = self.even_at.max(now) + 2 * cpu_time().saturating_sub(before);
+    }
+
+    /// Gives one of the busy clients a turn, unless it must first make up for an earlier turn.
+    fn serve_busy(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.debt = client.debt.saturating_sub(WORK_PER_TURN);
@@ -482,6 +501,11 @@ fn is_reserved(descriptor: i32) -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     usize::try_from(descriptor).is_ok_and(|n| n >= limit - (limit / 4).min(RESERVE))
+}
+
+/// Returns the CPU time of this thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 fn spare() -> Option<File> {
