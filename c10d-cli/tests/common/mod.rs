@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
@@ -70,6 +71,7 @@ impl Running {
 
     /// Reads the next line of standard output.
     pub(crate) fn line(&mut self) -> String {
+        self.await_output();
         let mut line = String::new();
         self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -78,12 +80,23 @@ impl Running {
     /// Reads standard output until it contains this word.
     pub(crate) fn until_said(&mut self, word: &str) {
         let mut said = Vec::new();
-        let lines = self.lines.as_mut().unwrap();
         while !String::from_utf8_lossy(&said).contains(word) {
+            self.await_output();
+            let lines = self.lines.as_mut().unwrap();
             let buffer = lines.fill_buf().unwrap();
             assert!(!buffer.is_empty(), "it ended before {word:?}");
             said.extend_from_slice(&buffer[..1]);
             lines.consume(1);
+        }
+    }
+
+    /// Waits until there is output that was not read, or until the output ends.
+    fn await_output(&self) {
+        let lines = self.lines.as_ref().unwrap();
+        if lines.buffer().is_empty() {
+            let limit = Timespec { tv_sec: CAP.as_secs() as i64, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(lines.get_ref(), PollFlags::IN)], Some(&limit));
+            assert_ne!(ready.unwrap(), 0, "c10d hangs");
         }
     }
 
