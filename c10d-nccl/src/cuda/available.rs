@@ -15,7 +15,7 @@ const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// The functions of the driver that this crate calls. An older driver that lacks one is rejected here, since the call
 /// would panic.
-const SYMBOLS: [&str; 32] = [
+const SYMBOLS: [&str; 33] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -35,6 +35,7 @@ const SYMBOLS: [&str; 32] = [
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
+    "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",

@@ -128,8 +128,13 @@ unsafe impl DeviceRuntime for Driver {
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
         let _relaxed = self.call(index)?;
         // SAFETY: the contents are not initialized, which the trait allows.
-        let base =
-            unsafe { result::malloc_sync(bytes) }.map_err(|e| failed(&format!("allocating {bytes} bytes"), e))?;
+        let base = unsafe { result::malloc_sync(bytes) }.map_err(|e| {
+            let room = (e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY).then(result::mem_get_info);
+            let limit = room.and_then(std::result::Result::ok).map_or_else(String::new, |(free, total)| {
+                format!(" on device {index} (limit: its memory, {total} bytes, of which {free} are free)")
+            });
+            failed(&format!("allocating {bytes} bytes{limit}"), e)
+        })?;
         self.ledger.add(base, bytes);
         Ok(base as *mut ())
     }

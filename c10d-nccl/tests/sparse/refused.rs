@@ -96,7 +96,11 @@ fn unsupported_types_and_too_large_results_are_errors() {
                 assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
                 // The coordinates are known, and no rank has an entry, so only the memory of the result is large.
                 let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
-                for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
+                for (row, words) in [
+                    (1usize << 56, "more than any GPU has"),
+                    (1 << 50, "OUT_OF_MEMORY"),
+                    (1 << 50, "(limit: its memory, 85899345920 bytes"),
+                ] {
                     let pg = pg.new_group(&[0, 1])?.unwrap();
                     let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
                     let e = pg.all_reduce(sent(&none, pg.rank()), known.clone()).unwrap_err();
