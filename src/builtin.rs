@@ -43,8 +43,11 @@ static TIERED: Provider = {
             keys: &[DispatchKey::Cpu],
             // Both backends have higher priorities, so this one is used only if the backend map names it.
             priority: 10,
-            // Each of the two backends returns an error at its start if it cannot be used.
-            probe: &|| Ok(()),
+            // The probes do not know the hints of a group. A map that names the pair does not ask them.
+            probe: &|| {
+                let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
+                both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())
+            },
             create: &|init| Ok(Arc::new(Tiered::connect(NAME, init)?)),
         }],
         hints: &[tiered::HOST_HINT, tiered::LEAST_HINT],

@@ -5,7 +5,7 @@ use crate::common;
 
 use std::collections::BTreeSet;
 
-use common::{run, start};
+use common::{run, start, start_with};
 use serde_json::Value;
 
 #[test]
@@ -34,6 +34,26 @@ fn json_has_a_row_for_each_op_and_dispatch_key() {
         assert_eq!(served, 20);
     } else {
         assert!(ours.is_none());
+    }
+}
+
+/// A pair of backends, such as `gloo-like+mpi`, needs both.
+#[test]
+fn a_pair_of_backends_is_available_only_if_both_are() {
+    let ended = start_with(&["info", "--json"], &[("C10D_MPI_LIB", "/nowhere/libmpi_abi.so.1")]).end();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let info: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let backends = info["backends"].as_array().unwrap();
+    let backend = |name: &str| backends.iter().find(|b| b["name"] == name).unwrap();
+    for pair in backends.iter().filter(|b| b["name"].as_str().unwrap().contains('+')) {
+        let mut parts = pair["name"].as_str().unwrap().split('+').map(backend);
+        let missing = parts.find(|part| part["available"] == false);
+        assert_eq!(pair["available"], missing.is_none(), "{pair}");
+        assert_eq!(pair["why"], missing.map_or(Value::Null, |part| part["why"].clone()));
+    }
+    for mpi in backends.iter().filter(|b| b["name"].as_str().unwrap().contains("mpi")) {
+        let why = mpi["why"].as_str().unwrap();
+        assert!(why.contains("/nowhere/libmpi_abi.so.1") && why.contains("pip install mpich"), "{mpi}");
     }
 }
 

@@ -157,7 +157,8 @@ impl Library {
         if LOADED.get().try_lock().is_some_and(|loaded| loaded.is_some()) {
             return Ok(());
         }
-        Surroundings::of_process(None).found().map_err(|why| Error::unsupported(format!("no MPI library: {why}")))
+        let found = Surroundings::of_process(None).found();
+        found.map_err(|why| Error::unsupported(format!("no MPI library: {why}. {}", remedy())))
     }
 
     fn is(&self, path: &Path) -> bool {
@@ -178,9 +179,7 @@ impl Library {
         if let Some(other) = surroundings.without_the_abi().first() {
             what += &format!("{} exists, but does not have MPI's standard ABI. ", other.display());
         }
-        what += "MPI 5.0's standard ABI (libmpi_abi.so.1) is in MPICH 5 (`pip install mpich`), in Intel MPI 2021.17 \
-                 (`pip install impi-rt`) and in Open MPI 6: install one, load the cluster's module, or set ";
-        Err(Error::unsupported(what + super::VARIABLE + " to the file"))
+        Err(Error::unsupported(what + &remedy()))
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
@@ -224,6 +223,15 @@ impl Library {
         }
         Ok(Library { functions, path: path_loaded, kind, version, asked: path.to_owned(), _handle: handle })
     }
+}
+
+/// Returns what a user can do who has no usable library.
+fn remedy() -> String {
+    format!(
+        "MPI 5.0's standard ABI (libmpi_abi.so.1) is in MPICH 5 (`pip install mpich`), in Intel MPI 2021.17 \
+         (`pip install impi-rt`) and in Open MPI 6: install one, load the cluster's module, or set {} to the file",
+        super::VARIABLE
+    )
 }
 
 /// Returns why a library is not used in one process with another MPI library.
