@@ -157,6 +157,17 @@ impl OpKind {
         self.row().flags & ROOTED != 0
     }
 
+    /// Returns whether the op writes to the outputs of a rank. The buffer of an in-place op is an output on every rank,
+    /// but a broadcast only reads that of the root, and a reduce only reads those of the other ranks.
+    #[inline]
+    pub const fn writes_outputs(self, is_root: bool) -> bool {
+        match self {
+            OpKind::Broadcast => !is_root,
+            OpKind::Reduce => is_root,
+            _ => true,
+        }
+    }
+
     /// Returns whether the op is point-to-point. Such an op takes no turn, and its number is not the same on all ranks.
     #[inline]
     pub const fn is_p2p(self) -> bool {

@@ -337,6 +337,21 @@ fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     }
 }
 
+/// The caller lent these buffers as inputs, so they must not change, although the plugin writes to its copies.
+#[test]
+fn a_buffer_that_a_rank_only_reads_stays_unchanged() {
+    let dir = common::directory();
+    let file = common::plugin("rooted.c", &dir.path().join("x.so"), &["NAME=\"scribbles\"", "SCRIBBLES"]);
+    let got = load(&file, "scribbles").run_ranks(2, |pg| {
+        let mine = pg.rank() as i32 + 1;
+        let (mut reduced, mut sent) = ([mine; 3], [mine; 3]);
+        pg.reduce(&mut reduced, ReduceOp::Sum, 1)?;
+        pg.broadcast(&mut sent, 1)?;
+        Ok((reduced, sent))
+    });
+    assert_eq!(got.unwrap(), [([1; 3], [2; 3]), ([3; 3], [2; 3])]);
+}
+
 #[test]
 fn a_plugin_that_answers_twice_is_named() {
     let pg = bad("TWICE").build().unwrap();

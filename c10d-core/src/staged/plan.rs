@@ -95,9 +95,9 @@ enum Cut {
 fn cut(facts: &CallShape<'_>) -> Cut {
     let is_root = facts.rank == facts.root;
     match (facts.op.row().shape, facts.op) {
-        (Shape::InPlace, OpKind::Broadcast) => Cut::InPlace { read: is_root, write: !is_root },
-        (Shape::InPlace, OpKind::Reduce) => Cut::InPlace { read: true, write: is_root },
-        (Shape::InPlace | Shape::InPlaceList, _) => Cut::InPlace { read: true, write: true },
+        (Shape::InPlace | Shape::InPlaceList, op) => {
+            Cut::InPlace { read: op != OpKind::Broadcast || is_root, write: op.writes_outputs(is_root) }
+        }
         (Shape::GatherFlat | Shape::GatherFlats, _) => Cut::Gather,
         (Shape::ScatterFlat | Shape::ScatterFlats, _) => Cut::Scatter,
         _ => Cut::Apart,

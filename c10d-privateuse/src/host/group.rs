@@ -27,6 +27,7 @@ pub(super) struct Group {
     pub(super) functions: abi::Collectives,
     /// The address of the plugin's object; not set until it is made.
     pub(super) handle: OnceLock<usize>,
+    pub(super) rank: u32,
     pub(super) size: u32,
     /// The flag `aborted` of `c10d_group_init`. It is set when all operations must end.
     pub(super) aborted: AtomicU32,
@@ -90,6 +91,7 @@ impl Group {
             loaded,
             functions: *functions,
             handle: OnceLock::new(),
+            rank: init.rank,
             size: init.size,
             aborted: AtomicU32::new(0),
             failed: OnceLock::new(),

@@ -110,11 +110,15 @@ impl Lent {
         !matches!(self, Lent::Trusted)
     }
 
-    /// Copies the results to the caller's memory, which the job still has.
-    pub(super) fn give_back(&self, job: &Job) {
-        if let Lent::Copied(arena) = self {
-            let inputs = job.request().inputs().len();
-            for (i, span) in job.request().outputs().iter().enumerate() {
+    /// Copies the results to the caller's memory, which the job still has. A buffer that the op only reads on this rank
+    /// stays unchanged, whatever the plugin wrote into its copy.
+    pub(super) fn give_back(&self, job: &Job, rank: u32) {
+        let request = job.request();
+        if let Lent::Copied(arena) = self
+            && request.op.writes_outputs(request.params.root == rank)
+        {
+            let inputs = request.inputs().len();
+            for (i, span) in request.outputs().iter().enumerate() {
                 arena.copy_out(inputs + i, span);
             }
         }

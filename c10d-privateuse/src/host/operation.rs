@@ -37,7 +37,7 @@ impl Operation {
         // If the group has failed, an operation that fails has the cause of the group's failure as its error.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
-            lent.give_back(&job);
+            lent.give_back(&job, group.rank);
         }
         job.complete_with(result);
         group.operation_ended();

@@ -1,5 +1,6 @@
 /* Collectives of i32 through the host's store, in which no rank waits for a rank from which it receives nothing. A rank
- * that receives compares the calls; a rank that only sends does not. */
+ * that receives compares the calls; a rank that only sends does not. With SCRIBBLES, the plugin also writes to the
+ * buffers that a broadcast or a reduce only reads. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>
@@ -96,6 +97,9 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
         }
         if (status) return status;
     }
+#ifdef SCRIBBLES
+    if (root ? r->op == C10D_BROADCAST : r->op == C10D_REDUCE) memset(data(out), 0xab, out->count * 4);
+#endif
     c10d_result result = {.struct_size = sizeof result, .status = C10D_OK};
     done(g->host, token, &result);
     return C10D_OK;
