@@ -33,7 +33,8 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
         }
         AnswerTo::AnsweredBefore(None) | AnswerTo::Unknown => {
             let what = format!(
-                "it ended an operation that does not exist (token {token:#x}): the operation or its group ended already"
+                "it ended an operation that does not exist (token {token:#x}): it was never given that operation, or the \
+                 operation or its group ended already"
             );
             return groups::end_all(plugin, plugin.error("done", what));
         }

@@ -29,8 +29,8 @@ enum Content {
     GivenUp,
     /// The operation has not been given to the plugin yet.
     Waiting(Operation),
-    /// The operation is in a `TakenOut`.
-    TakenOut(Weak<Group>),
+    /// The operation is in a `TakenOut`. The plugin has not got it yet.
+    TakenOut,
     /// The operation was given to the plugin.
     Given(Operation),
 }
@@ -43,7 +43,7 @@ pub(super) enum AnswerTo {
     AnsweredBefore(Option<Arc<Group>>),
     /// The operation's time was over before the answer came.
     GivenUp,
-    /// There is no such operation.
+    /// There is no such operation, or the plugin was not given it.
     Unknown,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct TakenOut(pub(super) Operation);
 
 /// Takes out an operation that is about to be given to the plugin. Returns `None` if it was given up.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
-    SLOTS.get().lock().take(token, |o| Content::TakenOut(Arc::downgrade(&o.group))).map(TakenOut)
+    SLOTS.get().lock().take(token, |_| Content::TakenOut).map(TakenOut)
 }
 
 impl TakenOut {
@@ -135,9 +135,7 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
     let Some(slot) = all.find(token) else { return AnswerTo::Unknown };
     match &slot.content {
         Content::Given(o) if mine(&o.group) => {}
-        Content::Answered(group) | Content::TakenOut(group) => {
-            return AnswerTo::AnsweredBefore(group.upgrade().filter(|g| mine(g)));
-        }
+        Content::Answered(group) => return AnswerTo::AnsweredBefore(group.upgrade().filter(|g| mine(g))),
         Content::GivenUp => return AnswerTo::GivenUp,
         _ => return AnswerTo::Unknown,
     }
