@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::heartbeats::Heartbeats;
 use super::{CpuMessages, Fingerprint, GroupInit};
+use crate::store::PrefixStore;
 use crate::{Error, ErrorKind, Result};
 
 /// The tag of the message that a rank sends when it leaves.
@@ -35,9 +36,8 @@ pub enum SideChannel {
 }
 
 impl SideChannel {
-    /// Connects through the CPU backend with the name `cpu`, or through the store if `cpu` is `None`. A group can have
-    /// several side channels through the CPU backend, each with its own `purpose`, but only one through the store.
-    /// Returns `None` if the group has only one rank.
+    /// Connects through the CPU backend with the name `cpu`, or through the store if `cpu` is `None`. `purpose`
+    /// distinguishes several side channels of one group. Returns `None` if the group has only one rank.
     ///
     /// # Errors
     /// The errors of making the CPU backend.
@@ -46,7 +46,8 @@ impl SideChannel {
             return Ok(None);
         }
         let Some(cpu) = cpu else {
-            return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(init.store.clone(), init.rank, init.size))));
+            let store = Arc::new(PrefixStore::new(format!("side/{purpose}"), init.store.clone()));
+            return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(store, init.rank, init.size))));
         };
         let aside = CpuMessages::new(init.own_backend(cpu, purpose)?);
         let (rank, size, left) = (init.rank, init.size, Arc::default());
@@ -164,5 +165,49 @@ impl Messages {
             let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
             self.aside.leave();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::backend::{Backend, Provider, Registration};
+    use crate::{Builder, DispatchKey};
+
+    /// Rank 1 gives up in one side channel. Rank 0 learns of this there, and not in the other one.
+    fn connect(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+        static OVER: Barrier = Barrier::new(2);
+        let [one, other] = ["one", "other"].map(|purpose| SideChannel::connect(init, None, purpose).unwrap().unwrap());
+        if init.rank == 1 {
+            one.abort(&Error::new(ErrorKind::Aborted, "enough"));
+            OVER.wait();
+            return Err(Error::unsupported("the test is over"));
+        }
+        let cause = one.watch();
+        let (tell, told) = channel();
+        let watch = other.clone();
+        std::thread::spawn(move || tell.send(watch.watch()));
+        // The watch must last until the rank leaves. If it ends before, it ends with an error.
+        let early = told.recv_timeout(Duration::from_millis(300));
+        other.leave();
+        OVER.wait();
+        let cause = cause.unwrap();
+        assert_eq!((cause.kind(), &*cause.report().guilty), (&ErrorKind::Aborted, &[1][..]), "{cause}");
+        let end = early.or_else(|_| told.recv()).unwrap();
+        assert!(end.is_none(), "the side channels are not separate: {end:?}");
+        Err(Error::unsupported("the test is over"))
+    }
+
+    #[test]
+    fn side_channels_through_the_store_are_separate() {
+        let registration =
+            Registration { name: "sides", keys: &[DispatchKey::Cpu], priority: 1, probe: &|| Ok(()), create: &connect };
+        let backends = Box::leak(Box::new([registration]));
+        let provider = Box::leak(Box::new(Provider { source: "tests", backends, ..Provider::EMPTY }));
+        let e = Builder::new().providers(&[provider]).run_ranks(2, |_| Ok(())).unwrap_err();
+        assert!(e.to_string().contains("the test is over"), "{e}");
     }
 }
