@@ -55,7 +55,9 @@ impl MessageState {
             (OpKind::Recv, [], [span]) => self.receive_at_once(request, span),
             _ => None,
         };
-        found.unwrap_or(Attempt::Other)
+        let found = found.unwrap_or(Attempt::Other);
+        self.next += u64::from(matches!(found, Attempt::Done));
+        found
     }
 
     /// Sends the message if the link takes it at once. If the link is broken, the call becomes a job, which reports the

@@ -77,8 +77,8 @@ impl Messages {
         Messages { state, health, segment, oversubscribed, sockets, cores, news: Condvar::new() }
     }
 
-    /// Returns the waits of the calls in flight, and how many calls have become jobs so far. Returns `None` if other
-    /// threads use the links for more than 1 ms.
+    /// Returns the waits of the calls in flight, and how many calls were made so far. Returns `None` if other threads use
+    /// the links for more than 1 ms.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }

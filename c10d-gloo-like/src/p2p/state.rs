@@ -35,6 +35,7 @@ pub(super) struct MessageState {
     /// The receives whose message has not come, in the order in which they were posted.
     pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
+    /// The number of calls so far, and the ticket of the next job.
     pub(super) next: u64,
     /// The number of jobs that have left `live` and are not completed yet.
     uncompleted: usize,

@@ -2,7 +2,7 @@
 //! own, since a group's handles cannot cancel several messages at once.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use super::message::AT_ONCE;
@@ -117,4 +117,33 @@ fn all_messages_are_taken_back_or_none() {
         })
         .unwrap();
     SPIES.lock().clear();
+}
+
+/// A rank rejects a call of its own. An error on another rank says so, but only until the rank makes another call, even
+/// if that call was complete at once.
+#[test]
+fn a_later_message_makes_a_rejection_old() {
+    for sends in [false, true] {
+        let over = Barrier::new(2);
+        let builder = Builder::new().providers(&[&crate::PROVIDER]).backend("cpu:gloo-like");
+        let errors = builder.timeout(Duration::from_secs(60)).run_ranks(2, |pg| {
+            if pg.rank() == 1 {
+                pg.broadcast(&mut [0u8], 9).unwrap_err();
+                if sends {
+                    pg.send(&[7u8], 0, 0)?;
+                }
+                pg.store().set("rejected", b"1", Instant::now() + Duration::from_secs(60))?;
+                over.wait();
+                return Ok(String::new());
+            }
+            pg.store().get("rejected", Instant::now() + Duration::from_secs(60))?;
+            let late = op::recv(vec![0u8], 1, 1).timeout(Duration::from_millis(300));
+            let error = pg.run(late).map(drop).unwrap_err().error;
+            over.wait();
+            Ok(error.to_string())
+        });
+        let error = &errors.unwrap()[0];
+        assert!(error.contains("is in no call"), "{error}");
+        assert_eq!(error.contains("rejected its own last call, broadcast"), !sends, "{error}");
+    }
 }

@@ -35,7 +35,7 @@ impl MessageState {
         })
     }
 
-    /// Returns the waits of the calls in flight, and how many calls have become jobs so far. If a thread waits inside a
+    /// Returns the waits of the calls in flight, and how many calls were made so far. If a thread waits inside a
     /// call, started calls are left out: a program may start a call long before the other rank makes its own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);

@@ -8,8 +8,8 @@ use c10d_core::sync::Mutex;
 use crate::mesh::doing::{Refused, Wait};
 use c10d_core::calls::CallId;
 
-/// A function that returns the waits of this rank's messages, and the number of its point-to-point calls so far,
-/// without those that were complete at once. It returns `None` if another thread uses the state of the messages.
+/// A function that returns the waits of this rank's messages, and the number of its point-to-point calls so far. It
+/// returns `None` if another thread uses the state of the messages.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
 
 /// The state of this rank, except its position (how many calls it has made), which the call log has.
