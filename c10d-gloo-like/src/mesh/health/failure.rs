@@ -2,6 +2,7 @@
 //! rank (see [`Health::failed`]).
 
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::mismatch;
@@ -12,6 +13,10 @@ use super::{DISPUTED, FAILED, Health};
 use crate::mesh::control::Frame;
 use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
+
+/// The longest time for which a thread waits until another one has sent the cause to the peers. That thread waits for no
+/// peer, so the time is reached only if something is broken.
+const TOLD: Duration = Duration::from_secs(5);
 
 impl Health {
     /// Fails the group: keeps the error unless there is an earlier cause, reports the failure to all peers, and wakes
@@ -24,7 +29,7 @@ impl Health {
     /// one of them.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
-        self.keep(error, revoke)
+        self.fail_by(error, revoke)
     }
 
     /// Like [`Health::fail`], for a disagreement: this rank's call is `mine`, and that of `rank` is `theirs`.
@@ -38,17 +43,32 @@ impl Health {
 
     fn fail_with(&self, error: Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Error {
         let revoke = Revoke::of(self.rank, &error, fingerprints);
-        self.keep(error, revoke)
+        self.fail_by(error, revoke)
+    }
+
+    fn fail_by(&self, error: Error, revoke: Revoke) -> Error {
+        let cause = self.keep(error, revoke);
+        self.wait_until_told();
+        cause
+    }
+
+    /// Waits until the first cause has been sent to the peers, which another thread may still be doing. Otherwise this
+    /// thread could end the program because of the failure before the peers know the cause.
+    pub(super) fn wait_until_told(&self) {
+        if !self.failed() {
+            drop(self.telling.try_lock_for(TOLD));
+        }
     }
 
     /// Keeps the first cause and returns it. The report of the first cause is sent to all peers, unchanged from the
     /// rank that found the cause. Only after that does the failure become visible on this rank. So the peers know the
-    /// cause before they notice that a rank has left because of it.
+    /// cause before they notice that a rank has left because of it. If another thread is sending the report, this does
+    /// not wait for it: that thread may be waiting for this one, which handles the report of a rank of this process.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
         // This comes before every return: after the return, the caller gets its buffers back, and peers may still be
         // reading them.
         self.take_back();
-        if let Some(cause) = self.cause() {
+        if let Some(cause) = self.first_cause() {
             return cause;
         }
         // The thread that holds this lock sets the cause before it sends anything, so two ranks that report to each

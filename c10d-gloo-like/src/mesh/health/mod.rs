@@ -137,8 +137,15 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & FAILED != 0
     }
 
-    /// Returns why the group failed, if it has.
+    /// Returns why the group failed, if it has. The peers have been sent the cause.
     pub(crate) fn cause(&self) -> Option<Error> {
+        let cause = self.first_cause()?;
+        self.wait_until_told();
+        Some(cause)
+    }
+
+    /// Returns why the group failed, even if the peers have not been sent the cause yet.
+    fn first_cause(&self) -> Option<Error> {
         let state = self.state.lock();
         state.cause.as_ref().map(|cause| state.with_all_dead(cause.clone()))
     }

@@ -1,5 +1,6 @@
 //! Tests of meshes whose ranks are threads or processes.
 
+mod causes;
 mod files;
 mod forged;
 mod forks;
