@@ -9,38 +9,59 @@ use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use super::*;
 use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
-/// A ping-pong in which each side sleeps while it waits for an answer. If a wake-up were lost, the round would last
-/// until the end of the longest sleep.
+/// A ping-pong in which each side sleeps while it waits for an answer. A sleep also ends after some milliseconds, so
+/// this checks the bell itself: if a check after the sleeper's announcement finds no data, the data must ring the bell.
 #[test]
 fn no_wake_up_is_lost() {
-    const ROUNDS: u64 = 300;
+    const ROUNDS: u64 = 400;
     let segments = [(); 2].map(|_| Arc::new(Segment::create(Layout::new(1)).unwrap()));
-    let rounds = AtomicU64::new(0);
+    let end = Instant::now() + Duration::from_secs(60);
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        while !holds() {
+            assert!(Instant::now() < end, "never: {what}");
+            thread::yield_now();
+        }
+    };
+    // The number of the round in which a side sleeps, and the number of rounds whose data it has read.
+    let (asleep, read) = ([(); 2].map(|()| AtomicU64::new(u64::MAX)), AtomicU64::new(0));
     let run = |me: usize| {
         let (own, theirs) = (segments[me].clone(), segments[1 - me].clone());
+        let bell = Doorbell::new(own.clone());
         let mut pause = Pause::new(true, Some(Doorbell::new(own.clone())));
         let mut link = Link::Shm(ShmLink::new(1 - me as u32, RingKind::Collective, (own, 0), (theirs, 0)));
-        let end = Instant::now() + Duration::from_secs(60);
         for i in 0..ROUNDS {
             if i % 2 == me as u64 {
-                // This is long enough for the other side to sleep.
-                thread::sleep(LINGER * 3);
+                // In half of the rounds, the other side may go to sleep just now.
+                let began = Instant::now();
+                let soon = Duration::from_micros(5 * (i % 64));
+                until("the other side sleeps", &|| match i % 4 {
+                    0 | 1 => asleep[1 - me].load(Ordering::Acquire) == i,
+                    _ => began.elapsed() >= soon,
+                });
                 // SAFETY: the body is empty, so its pointer is not used.
                 assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0) }.unwrap(), 8);
-                rounds.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            // The bell also rings when the other side has read. These rings are over.
+            until("the other side has read", &|| read.load(Ordering::Acquire) >= i);
+            let mut announced = None;
             pause.reset();
             while link.peek().unwrap().1 < 8 {
-                if let Some(now) = pause.wait([Interest::of(&link, true, false)]) {
-                    assert!(now < end, "still asleep in round {i}");
+                if let PauseState::Sleeping(seen) = pause.state {
+                    announced.get_or_insert(seen);
+                    asleep[me].store(i, Ordering::Release);
                 }
+                pause.wait([Interest::of(&link, true, false)]);
+                assert!(Instant::now() < end, "no data in round {i}");
+            }
+            if let Some(seen) = announced {
+                until("the data rings the bell", &|| bell.value() != seen);
             }
             assert!(link.consume(8));
+            read.store(i + 1, Ordering::Release);
         }
     };
     thread::scope(|s| [0, 1].map(|me| s.spawn(move || run(me))).map(|t| t.join().unwrap()));
-    assert_eq!(rounds.into_inner(), ROUNDS);
 }
 
 /// A thread that waits on the core of its peer spins only briefly, and then yields.
