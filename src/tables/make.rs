@@ -71,7 +71,7 @@ pub(super) fn make<T: Plain>(
 
 /// Broadcasts the root's table to the leaders of the other sets. All ranks call it; only leaders have a `table`.
 fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Option<&mut [T]>) -> Result {
-    let group = within.pg.new_group(leaders)?;
+    let group = within.pg.new_group_within(leaders, within.left())?;
     let from = leaders.iter().position(|leader| *leader == root);
     if let (Some(group), Some(from), Some(table)) = (group, from, table) {
         group.run(op::broadcast(plain(table), from as u32).timeout(within.left()))?;

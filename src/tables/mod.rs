@@ -65,8 +65,7 @@ pub struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// Sets how long making a table may take, including filling it. The default is the group's timeout. The group that
-    /// [`share_from`](SharedTables::share_from) makes for its broadcast has the group's timeout in any case.
+    /// Sets how long making a table may take, including filling it. The default is the group's timeout.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Tables { timeout: Some(timeout), ..self }

@@ -22,8 +22,18 @@ impl ProcessGroup {
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build), and `Mismatch` of `members` if the lists differ.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
+        self.new_group_within(ranks, self.0.timeout)
+    }
+
+    /// Like [`new_group`](ProcessGroup::new_group), but the sub-group has this timeout instead of that of this group.
+    /// The timeout is also the time limit for making the sub-group.
+    ///
+    /// # Errors
+    /// The same as for [`new_group`](ProcessGroup::new_group).
+    pub fn new_group_within(&self, ranks: &[u32], timeout: Duration) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
-        self.subgroup(ranks, format!("{}/{number}", self.0.name), false).map_err(|e| self.0.described(e))
+        let name = format!("{}/{number}", self.0.name);
+        self.subgroup(ranks, name, false, timeout).map_err(|e| self.0.described(e))
     }
 
     /// Divides the group: ranks that give the same `color` form a group, ordered by `key`, then by rank. A rank that
@@ -84,7 +94,7 @@ impl ProcessGroup {
             return Err(Error::invalid(what));
         }
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
-        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true)?;
+        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true, self.0.timeout)?;
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
@@ -132,7 +142,7 @@ impl ProcessGroup {
         let hosts = host::number(&self.all_hosts(number)?, together);
         let mine = hosts[self.0.rank as usize];
         let ranks: Vec<u32> = (0u32..).zip(&hosts).filter(|(_, host)| **host == mine).map(|(rank, _)| rank).collect();
-        let group = self.subgroup(&ranks, format!("{}/{number}.{mine}", self.0.name), false)?;
+        let group = self.subgroup(&ranks, format!("{}/{number}.{mine}", self.0.name), false, self.0.timeout)?;
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank is not on its own host"))
     }
 
@@ -175,7 +185,7 @@ impl ProcessGroup {
         }
         members.sort_unstable();
         let ranks: Vec<u32> = members.into_iter().map(|(_, rank)| rank).collect();
-        self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
+        self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false, self.0.timeout)
     }
 
     /// Exchanges one message of each rank through the store, for [`Self::divide`] and [`Self::all_hosts`].
@@ -235,7 +245,13 @@ impl ProcessGroup {
         Ok(())
     }
 
-    pub(super) fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
+    pub(super) fn subgroup(
+        &self,
+        ranks: &[u32],
+        name: String,
+        shrinks: bool,
+        timeout: Duration,
+    ) -> Result<Option<ProcessGroup>> {
         self.0.is_here()?;
         match self.failure() {
             Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(self.0.again(cause)),
@@ -259,7 +275,7 @@ impl ProcessGroup {
             name: name.into(),
             rank: rank as u32,
             size: ranks.len() as u32,
-            timeout: group.timeout,
+            timeout,
             drop_within: group.drop_within,
             bound: group.bound,
             global: Some(global),

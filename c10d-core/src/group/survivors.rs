@@ -56,7 +56,7 @@ impl ProcessGroup {
                 end this process";
             return Err(Error::new(ErrorKind::Rendezvous, what).guilty(ranks).phase(Phase::Rendezvous));
         }
-        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true)?;
+        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true, self.0.timeout)?;
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 

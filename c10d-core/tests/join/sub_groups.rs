@@ -120,6 +120,25 @@ fn impossible_sub_groups_are_errors() {
         .unwrap();
 }
 
+/// The group's own timeout is so long that only the sub-group's timeout can end the wait for the missing rank.
+#[test]
+fn a_sub_group_can_have_its_own_timeout() {
+    let over = Barrier::new(2);
+    builder()
+        .timeout(Duration::from_secs(3600))
+        .run_ranks(2, |pg| {
+            let both = within(LONG, || pg.new_group_within(&[0, 1], LONG))?.unwrap();
+            assert_eq!((both.timeout(), pg.timeout()), (LONG, Duration::from_secs(3600)));
+            if pg.rank() == 0 {
+                let e = within(LONG, || pg.new_group_within(&[0, 1], SHORT)).unwrap_err();
+                assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[1][..]), "{e}");
+            }
+            over.wait();
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// Makes sub-groups of a group whose backends report ranks that are gone.
 #[test]
 fn making_a_group_does_not_wait_for_dead_ranks() {
