@@ -135,7 +135,7 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
 
 // SAFETY: 1. Only `Collectives::run` and `Messages` use the spans of a job, and not after the job is completed; MPI
 // gets copies of the data. 2. Both check the job's deadline and the group's health between calls of MPI that do not
-// block; `abort` takes only the lock of the health, which is never held while a job is completed.
+// block; `abort` takes only the locks of the health, which are never held while a job is completed.
 unsafe impl Backend for MpiBackend {
     fn name(&self) -> &'static str {
         crate::NAME

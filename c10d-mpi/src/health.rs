@@ -32,6 +32,8 @@ pub(crate) struct Health {
     marked: AtomicBool,
     state: Mutex<HealthState>,
     failed: Condvar,
+    /// Locked while the cause is sent to the peers.
+    telling: Mutex<()>,
     /// The channel through which the ranks watch each other; `None` if the group has one rank only.
     side: Option<SideChannel>,
 }
@@ -102,20 +104,20 @@ impl Health {
         self.fail_and_send(cause.clone(), &cause)
     }
 
-    /// Like [`fail`](Health::fail), but sends another error to the peers.
+    /// Like [`fail`](Health::fail), but sends another error to the peers. No thread of this rank gets the cause before it
+    /// has been sent. Otherwise that thread could end the program before the peers know the cause.
     pub(crate) fn fail_and_send(&self, cause: Error, sent: &Error) -> Error {
-        let mut state = self.state.lock();
-        if let Some(first) = &state.cause {
-            return first.clone();
+        let _telling = self.telling.lock();
+        if let Some(first) = self.cause() {
+            return first;
         }
-        state.cause = Some(cause.clone());
         ANY_FAILED.store(true, Ordering::Release);
-        self.marked.store(true, Ordering::Release);
-        drop(state);
-        self.failed.notify_all();
         if let Some(side) = &self.side {
             side.abort(sent);
         }
+        self.state.lock().cause = Some(cause.clone());
+        self.marked.store(true, Ordering::Release);
+        self.failed.notify_all();
         cause
     }
 
@@ -144,6 +146,7 @@ impl Health {
 
     /// Rejects new operations, and sends the peers the cause if the group has failed, or otherwise a goodbye.
     pub(crate) fn leave(&self) {
+        let _telling = self.telling.lock();
         let cause = {
             let mut state = self.state.lock();
             if std::mem::replace(&mut state.closed, true) {
@@ -177,8 +180,77 @@ fn by_majority(mut error: Error) -> Error {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)]
 mod tests {
+    use std::sync::Barrier;
+
+    use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, Provider, Registration};
+    use c10d_core::{Builder, DispatchKey};
+
     use super::*;
+
+    static BEGUN: Barrier = Barrier::new(2);
+    static GO: Barrier = Barrier::new(2);
+    static ABORTED: AtomicBool = AtomicBool::new(false);
+
+    /// A CPU backend whose first abort lasts until the test lets it end.
+    struct Slow;
+
+    // SAFETY: it completes each job at once, without using its spans.
+    unsafe impl Backend for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        fn capabilities(&self) -> &Capabilities {
+            &Capabilities::ALL
+        }
+        fn submit(&self, job: Job) {
+            job.complete(Ok(()));
+        }
+        fn abort(&self, _: &Error) {
+            if !ABORTED.swap(true, Ordering::Relaxed) {
+                BEGUN.wait();
+                GO.wait();
+            }
+        }
+    }
+
+    /// While one thread sends the cause to the peers, no other thread gets it.
+    fn check_order(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+        if init.rank == 0 {
+            let health = Health { side: SideChannel::connect(init, Some("slow"), "side")?, ..Health::default() };
+            let fail = |what: &str| health.fail(Error::new(ErrorKind::Timeout, what)).report().what.clone();
+            let early = std::thread::scope(|s| {
+                let first = s.spawn(|| fail("first"));
+                BEGUN.wait();
+                let early = health.check();
+                GO.wait();
+                assert_eq!((fail("second"), first.join().unwrap()), ("first".to_owned(), "first".to_owned()));
+                early
+            });
+            assert!(early.is_ok(), "{early:?} before the peers were sent it");
+            assert!(health.check().is_err());
+        }
+        Err(Error::unsupported("the test is over"))
+    }
+
+    #[test]
+    fn no_thread_gets_a_cause_before_the_peers() {
+        const fn backend(
+            name: &'static str,
+            priority: u16,
+            create: &'static (dyn Fn(&GroupInit) -> Result<Arc<dyn Backend>> + Sync),
+        ) -> Registration {
+            Registration { name, keys: &[DispatchKey::Cpu], priority, probe: &|| Ok(()), create }
+        }
+        static PROVIDER: Provider = Provider {
+            source: "tests",
+            backends: &[backend("tested", 2, &check_order), backend("slow", 1, &|_| Ok(Arc::new(Slow)))],
+            ..Provider::EMPTY
+        };
+        let e = Builder::new().providers(&[&PROVIDER]).backend("cpu:tested").run_ranks(2, |_| Ok(())).unwrap_err();
+        assert!(e.to_string().contains("the test is over"), "{e}");
+    }
 
     #[test]
     fn the_first_cause_stays() {
