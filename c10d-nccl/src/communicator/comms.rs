@@ -48,14 +48,19 @@ impl Comms {
         for comm in comms {
             // SAFETY: the communicator exists until now, and nothing uses it, except a call that has run for so long
             // that it is assumed never to return.
-            let result = unsafe { self.nccl.abort(comm) };
-            if result != NcclResult::SUCCESS && result != NcclResult::IN_PROGRESS {
-                let why = self.nccl.error_string(result);
-                contain("a tracing subscriber", || tracing::warn!(target: "c10d", "ncclCommAbort: {why}"));
-            }
+            self.report("ncclCommAbort", unsafe { self.nccl.abort(comm) });
         }
         if grouped {
-            self.nccl.group_end();
+            // NCCL may abort the communicators only now.
+            self.report("ncclGroupEnd", self.nccl.group_end());
+        }
+    }
+
+    /// Reports a call that failed. Nothing else can be done, since the communicators are given up.
+    fn report(&self, call: &str, result: NcclResult) {
+        if !result.is_accepted() {
+            let why = self.nccl.error_string(result);
+            contain("a tracing subscriber", || tracing::warn!(target: "c10d", "{call}: {why}"));
         }
     }
 }

@@ -65,7 +65,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
 pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
     let (old, slow) = (init.hint("mock.old").is_some(), init.hint("mock.slow").is_some());
-    let nccl = Arc::new(Mock { log: log.clone(), next: AtomicU64::new(1), old, slow });
+    let nccl = Arc::new(Mock { log: log.clone(), next: AtomicU64::new(1), old, slow, group_end: None });
     let cuda = MockCuda { log, ..MockCuda::at_work(0) };
     Nccl::connect(nccl, Arc::new(cuda), StartOptions::of(init, 0)?)
 }
@@ -183,6 +183,8 @@ pub(super) struct Mock {
     pub(super) old: bool,
     /// Whether the library never finishes anything.
     pub(super) slow: bool,
+    /// The result of `group_end`, if it is not success.
+    pub(super) group_end: Option<NcclResult>,
 }
 
 impl Mock {
@@ -258,7 +260,8 @@ impl NcclApi for Mock {
         self.did("group {".to_owned())
     }
     fn group_end(&self) -> NcclResult {
-        self.did("}".to_owned())
+        let ended = self.did("}".to_owned());
+        self.group_end.unwrap_or(ended)
     }
     unsafe fn premul_sum(&self, scalar: &[u8], _: DataType, _: Comm) -> Result<RedOp, NcclResult> {
         self.did(format!("make op5 of {} bytes", scalar.len()));

@@ -1,6 +1,7 @@
 //! Tests of the backend with libraries that only log the calls (`mock`). The tests in `tests/` use libraries that do
 //! the work (`fake/`).
 
+mod aborts;
 mod dialects;
 mod lacks;
 mod log;

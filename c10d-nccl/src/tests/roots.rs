@@ -22,7 +22,13 @@ fn ids_of_all(size: u32, old: bool) -> Vec<Vec<UniqueId>> {
         let rank = |rank: u32| {
             let store = store.clone();
             move || {
-                let mock = Mock { log: Log::default(), next: AtomicU64::new(u64::from(rank) + 1), old, slow: false };
+                let mock = Mock {
+                    log: Log::default(),
+                    next: AtomicU64::new(u64::from(rank) + 1),
+                    old,
+                    slow: false,
+                    group_end: None,
+                };
                 ids(&mock, size).exchange(&mock, &*store, rank, deadline).unwrap()
             }
         };
@@ -44,7 +50,7 @@ fn there_is_one_root_for_each_128_ranks() {
 
 #[test]
 fn a_root_that_made_no_id_is_named() {
-    let mock = Mock { log: Log::default(), next: AtomicU64::new(1), old: false, slow: false };
+    let mock = Mock { log: Log::default(), next: AtomicU64::new(1), old: false, slow: false, group_end: None };
     let soon = Instant::now() + Duration::from_millis(50);
     let e = ids(&mock, 4).exchange(&mock, &HashStore::new(), 1, soon).unwrap_err();
     assert_eq!(e.report().guilty, [0], "{e}");
