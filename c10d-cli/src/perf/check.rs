@@ -1,9 +1,10 @@
 //! The values that ranks put into their buffers, and the expected results.
 //!
-//! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on
-//! the rank that filled the piece and on the number of the piece, so that the check finds data of a wrong rank, piece
-//! or position. The numbers are so small that, with up to 64 ranks, sums, products, minima, maxima and bitwise
-//! operations are exact in every element type. Averages and scaled sums are compared with a tolerance.
+//! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on the
+//! rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or position.
+//! The numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every element type.
+//! Averages and scaled sums are compared with a tolerance. At each place of a sum or an average, at most [`TERMS`] or
+//! [`AVERAGED`] ranks have a number other than 0, so that this holds for any number of ranks.
 
 use c10d::{DType, ReduceOp};
 
@@ -11,6 +12,11 @@ use super::sample::Sample;
 
 /// The period of the pattern. It is prime, so that a shift by any chunk size is noticed.
 const PERIOD: usize = 251;
+/// The number of terms of a sum other than 0. Each is at most 4, so the sum is at most 256. `bf16` can represent all
+/// whole numbers up to 256.
+const TERMS: u32 = 64;
+/// The number of terms of an average other than 0. Each of their additions may round the sum.
+const AVERAGED: u32 = 4;
 
 /// Returns the number at index `i` of piece `piece` of `rank`'s buffers.
 fn number(rank: u32, piece: usize, i: usize) -> u64 {
@@ -47,11 +53,11 @@ impl Patterns {
         vec![T::whole(0); PERIOD]
     }
 
-    /// Returns the allowed relative deviation from the expected value. Averages may be computed by multiplying with the
-    /// inverse of the world size, which is not exact.
+    /// Returns the allowed relative deviation from the expected value. The terms of an average may be too large to be
+    /// exact, and averages may be computed by multiplying with the inverse of the world size, which is not exact.
     pub(super) fn tolerance(&self) -> f64 {
         match self.reduce {
-            Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 1e-2,
+            Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 2e-2,
             Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) => 1e-5,
             _ => 0.0,
         }
@@ -62,12 +68,19 @@ impl Patterns {
         let value = match self.reduce {
             _ if self.dtype == DType::Bool => x % 2,
             None => x % 113,
-            Some(ReduceOp::Sum | ReduceOp::PreMulSum(_)) => x % 5,
-            Some(ReduceOp::Avg) => u64::from(self.ranks) * (x % 3),
+            Some(ReduceOp::Sum | ReduceOp::PreMulSum(_)) => x % 5 * self.weight(rank, piece, i, TERMS),
+            Some(ReduceOp::Avg) => u64::from(self.ranks) * (x % 3) * self.weight(rank, piece, i, AVERAGED),
             Some(ReduceOp::Product) => 1 + x % 2 * u64::from(rank < 6),
             Some(_) => x % 113,
         };
         value as i64
+    }
+
+    /// Returns 1 if this rank has a number other than 0 at this place of a sum, else 0. At each place, `most` ranks do.
+    /// A rank that does not exist has one at every place.
+    fn weight(&self, rank: u32, piece: usize, i: usize, most: u32) -> u64 {
+        let turn = u64::from(rank) + piece as u64 + i as u64 * u64::from(most);
+        u64::from(rank >= self.ranks || turn % u64::from(self.ranks) < u64::from(most))
     }
 
     fn combined(&self, piece: usize, i: usize) -> i64 {
@@ -107,6 +120,8 @@ pub(super) fn errors<T: Sample>(piece: &[T], pattern: &[T], tolerance: f64) -> u
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     #[test]
@@ -132,10 +147,31 @@ mod tests {
         assert!(errors(&piece, &p.given(0, 0), 0.0) > 2048);
     }
 
+    /// Sums the ranks' values in `bf16`, from rank `first` on, and rounds after each step.
+    fn summed(p: &Patterns, first: u32, last: u32) -> Vec<bf16> {
+        let order = (0..p.ranks).map(|rank| p.given::<bf16>((rank + first) % p.ranks, 3)).take(last as usize);
+        order.reduce(|a, b| a.iter().zip(&b).map(|(a, b)| bf16::from_f32(a.to_f32() + b.to_f32())).collect()).unwrap()
+    }
+
+    #[test]
+    fn sums_of_many_ranks_have_no_errors() {
+        for ranks in [2, 63, 64, 65, 100, 200, 1024] {
+            let sum = Patterns { ranks, dtype: DType::BF16, reduce: Some(ReduceOp::Sum) };
+            let avg = Patterns { reduce: Some(ReduceOp::Avg), ..sum };
+            for first in [0, ranks / 2] {
+                assert_eq!(errors(&summed(&sum, first, ranks), &sum.reduced(3), sum.tolerance()), 0, "{ranks}");
+                let averages = summed(&avg, first, ranks);
+                let averages: Vec<bf16> = averages.iter().map(|x| bf16::from_f32(x.to_f32() / ranks as f32)).collect();
+                assert_eq!(errors(&averages, &avg.reduced(3), avg.tolerance()), 0, "{ranks}");
+                assert_ne!(errors(&summed(&sum, first, ranks - 1), &sum.reduced(3), sum.tolerance()), 0, "{ranks}");
+            }
+        }
+    }
+
     #[test]
     fn reductions_stay_within_the_smallest_types() {
         for reduce in [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Max, ReduceOp::Bxor] {
-            let p = Patterns { ranks: 64, dtype: DType::BF16, reduce: Some(reduce) };
+            let p = Patterns { ranks: 640, dtype: DType::BF16, reduce: Some(reduce) };
             assert!((0..PERIOD).all(|i| (0..=256).contains(&p.combined(3, i))), "{reduce}");
         }
     }
