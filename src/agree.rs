@@ -18,7 +18,8 @@ const HEAD: usize = 3;
 /// Why a step failed on this rank.
 pub(crate) enum Failure {
     Error(Error),
-    /// A panic of the closure. The panic is resumed after the other ranks know of it.
+    /// A panic of the closure that the program passed to the operation. The panic is resumed after the exchange,
+    /// whether or not the exchange succeeded.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -29,9 +30,10 @@ impl From<Error> for Failure {
 }
 
 /// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
-/// of all ranks. A rank on which the step failed returns its own error or resumes its panic; the other ranks get an
-/// error that names the failed ranks. `what` names the object that the operation makes. The fingerprint contains a hash
-/// of this name, so that the exchange is not taken for another call.
+/// of all ranks. A rank on which the step failed returns its own error or resumes its panic, and the other ranks get an
+/// error that names the failed ranks. If the exchange itself fails, a rank returns that error, or resumes its panic.
+/// `what` names the object that the operation makes. The fingerprint contains a hash of this name, so that the exchange
+/// is not taken for another call.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,
@@ -90,8 +92,8 @@ const ABORTED: u8 = 1;
 const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
-/// Returns the code of the error that the other ranks report. Kinds without a code of their own are sent as `ABORTED`,
-/// because they describe this rank's own call.
+/// Returns the code of a failure of this rank, from which the other ranks make their error. Kinds without a code of
+/// their own are sent as `ABORTED`: they describe a call of this rank, and would be wrong on other ranks.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

@@ -1,4 +1,4 @@
-//! Tests all operations of `HashStore` and `PrefixStore`, and the store that a backend gets.
+//! Tests the operations of `HashStore` and `PrefixStore` except `num_keys`, and the store that a backend gets.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

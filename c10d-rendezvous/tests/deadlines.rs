@@ -11,7 +11,7 @@ use c10d_rendezvous::TcpStore;
 use common::{HELLO, ServerProcess, client, soon};
 use rustix::process::Signal;
 
-/// The time after which a call counts as hanging.
+/// A call that takes longer than this fails the test.
 const HANG: Duration = Duration::from_secs(10);
 
 /// One call of a method that must fail.
@@ -40,7 +40,8 @@ const VERBS: &[(&str, Verb)] = &[
     ("set of 8 MiB", |s, t| s.set("big", &vec![0; 8 << 20], t).err()),
 ];
 
-/// Calls every method, several at a time, and checks how each ends.
+/// Calls every method, all at the same time, with a time limit of 0.2 s. Checks that each returns an error that says
+/// that the call timed out.
 fn all_time_out(store: &TcpStore) {
     std::thread::scope(|scope| {
         for (name, verb) in VERBS {

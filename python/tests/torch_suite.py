@@ -4,7 +4,8 @@
     python python/tests/torch_suite.py --world 2 -k all_reduce
     python python/tests/torch_suite.py --backend gloo ..      the same with Gloo, to compare
 
-The names are replaced in the source of the tests when it is imported. PyTorch itself is not changed.
+The name of the backend is replaced in the source of PyTorch's tests when the source is imported. The installed PyTorch
+is not changed.
 """
 
 import importlib.abc
@@ -31,7 +32,8 @@ class _Source(importlib.abc.SourceLoader):
     def get_data(self, path):
         with open(path, "rb") as file:
             text = file.read()
-        # PyTorch runs its tests of all_to_all on CPU tensors only with MPI. Gloo fails those with uneven lists.
+        # PyTorch skips its tests of all_to_all on CPU tensors unless the backend is MPI. Here they run with every
+        # backend. With Gloo, those with uneven lists fail.
         pairs = [(b'BACKEND != "mpi", "Only MPI', b'False, "Only MPI')]
         if os.environ["BACKEND"] != "gloo":
             pairs += [(b'"gloo"', b'"c10d_rs"'), (b"Backend.GLOO", b"Backend.C10D_RS")]
@@ -93,7 +95,7 @@ class TestBackend(TestDistBackend, DistributedTest._DistTestBase):
         self._start_processes(torch.multiprocessing.get_context("fork").Process)
 
 
-# Otherwise unittest runs the base class, too.
+# A test runner that loads all test classes of this module must not find the base class.
 del TestDistBackend
 
 

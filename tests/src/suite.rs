@@ -47,7 +47,7 @@ pub struct Outcome {
     pub result: Result<(), String>,
 }
 
-/// The number of times that a world is started again after a case that failed its group.
+/// The number of times that a world is started again after a case in which its group failed.
 const RESTARTS: usize = 8;
 
 impl Suite {
@@ -125,7 +125,7 @@ impl Suite {
         self
     }
 
-    /// Returns whether the ranks use devices of this process.
+    /// Returns whether the ranks are threads of one process and use devices, which they then share.
     pub(crate) fn shares_devices(&self, ranks: Ranks) -> bool {
         matches!(ranks, Ranks::Threads) && self.device.is_some()
     }
@@ -206,7 +206,7 @@ pub(crate) fn no_group(world: u32, error: &Error) -> Vec<Verdicts> {
     (0..world).map(|_| Verdicts { verdicts: Vec::new(), end: error.to_string() }).collect()
 }
 
-/// Makes the outcomes of the cases, up to and including the first case that ended the group.
+/// Makes the outcomes of the cases, up to and including the first case in which the group failed.
 fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
     for (i, case) in cases.iter().enumerate() {
         let mut faults = Vec::new();

@@ -33,8 +33,10 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word with the running process's token. The token is 0 in a forked child until the child asks for its own.
+    /// The word with the token of the running process. This token is a number, unlike the bytes of [`token()`]. It is 0
+    /// in a forked child until the child asks for its own.
     word: &'static AtomicU64,
+    /// The token of the process that this value identifies.
     token: u64,
     pid: u32,
 }

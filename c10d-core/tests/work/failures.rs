@@ -1,4 +1,4 @@
-//! Tests what errors of backends, aborts and rejected calls do to the group.
+//! Tests the state of a group after an error of its backend, after an abort, and after a rejected call.
 
 use c10d_core::{Error, ErrorKind, Status, op};
 

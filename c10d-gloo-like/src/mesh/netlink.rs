@@ -58,8 +58,8 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
         .collect())
 }
 
-/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, or if the datagram is
-/// malformed.
+/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, if the kernel
+/// reports an error, or if the datagram is malformed.
 fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     let mut rest = Reader(datagram);
     while !rest.0.is_empty() {

@@ -8,8 +8,9 @@ use super::scenario::Scenario;
 /// Lower bounds on the cost of a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// The time in seconds: the start of the call, plus the largest of three times: the latency of the rounds, the
-    /// busiest host's bytes on the network, and the busiest rank's bytes on its core.
+    /// The time in seconds: the start of the call, plus the largest of three times. The first is what a message without
+    /// bytes costs, for as many messages one after the other as there are rounds. The second is that of the busiest
+    /// host's bytes on the network. The third is that of the busiest rank's bytes on its core.
     pub seconds: f64,
     /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound
     /// for gather, scatter and all_to_all is 1, since these ops need no forwarding.

@@ -3,7 +3,7 @@
 use super::graph::{Graph, MOST};
 use super::*;
 
-/// Returns a cluster whose costs are whole numbers, so that sums of costs are exact.
+/// Returns a cluster whose costs are whole numbers or halves, so that sums of costs are exact.
 fn cluster(hosts: u32, per_host: u32) -> Cluster {
     let inside = Link { latency: 100.0, message: 10.0, send: 1.0, receive: 2.0, reduce: 4.0, wire: 0.0 };
     let between = Link { latency: 1000.0, message: 20.0, send: 3.0, receive: 5.0, reduce: 6.0, wire: 7.0 };
@@ -26,7 +26,7 @@ fn a_message_costs_the_times_of_its_link() {
     let crowded = Cluster { cores: 1, ..cluster(1, 2) };
     let one_shot = |c: &Cluster| cost(OpKind::AllReduce, 8, c, Algorithm::OneShot).seconds;
     assert_eq!(one_shot(&cluster(1, 2)), 18.0 + 100.0 + (10.0 + 32.0));
-    // Rank 1 reduces first, since its message was sent first.
+    // Rank 1 reduces first, since the message to rank 1 was sent first.
     assert_eq!(one_shot(&crowded), 18.0 + 100.0 + 2.0 * (10.0 + 32.0));
 }
 
@@ -38,7 +38,7 @@ fn the_network_of_a_host_is_shared() {
     let alone = cost(OpKind::Gather, 40, &cluster(2, 1), Algorithm::Direct);
     let shared = cost(OpKind::Gather, 80, &c, Algorithm::Direct);
     assert_eq!(alone.seconds, 20.0 + 60.0 + 140.0 + 1000.0 + 20.0 + 100.0);
-    // Each rank sends 20 bytes; the root also receives those of the rank on its own host.
+    // Each rank sends 20 bytes; the root also receives the 20 bytes of the other rank on its own host.
     assert_eq!(shared.seconds, 20.0 + 60.0 + 2.0 * 140.0 + 1000.0 + 20.0 + 100.0);
 }
 
@@ -65,7 +65,8 @@ fn rounds_and_bytes_are_those_of_the_algorithms() {
     assert_eq!((barrier.rounds, barrier.sent, barrier.bounds.rounds), (4, 0, 4));
 }
 
-/// If a world looks the same from each of its hosts, a simulation of one host gives the same cost as one of all ranks.
+/// If a world looks the same from each of its hosts, a simulation of one host gives the same cost, within 2 %, as a
+/// simulation of all ranks.
 #[test]
 fn one_host_represents_all_hosts() {
     for (hosts, each) in [(8, 2), (5, 3), (16, 1)] {

@@ -26,8 +26,8 @@ enum Attempt {
 }
 
 impl Messages {
-    /// Runs the call if that takes no longer than a few checks. Returns `None` if the call was not run; then nothing
-    /// was sent or received.
+    /// Runs the call if that is possible within a short time: up to 200 checks for the message, or 4 if the ranks have
+    /// to share cores. Returns `None` if the call was not run; then nothing was sent or received.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
         let mut looks = Looks::new(self.oversubscribed);
@@ -103,7 +103,7 @@ impl MessageState {
         // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
         // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // The bytes of small items are never in a window, so this cannot fail.
+        // `consume` fails only for bytes in a window. The bytes of small items are never in a window.
         let _ = peer.link.consume(HEADER + len);
         Some(Attempt::Done)
     }
@@ -115,14 +115,15 @@ impl Peer {
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Attempt::Nothing) };
-        // In a ring, a header begins at a line and fits into that line. The buffer of a connection is contiguous. So
-        // the header is contiguous in both.
+        // A ring consists of cache lines. A header begins at the start of a line and fits into that line. The buffer of
+        // a connection is contiguous. So the header is contiguous in both.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
             return None;
         }
-        // All bytes have arrived, and none are in a window, so these calls cannot fail.
+        // `consume` and `read` fail only for bytes that have not arrived or are in a window. Here all bytes have
+        // arrived, and none are in a window.
         let _ = self.link.consume(HEADER);
         // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
         let read = unsafe { self.link.read(at, len, false) };

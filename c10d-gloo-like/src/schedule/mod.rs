@@ -2,11 +2,12 @@
 //!
 //! All ranks of an op call these functions with the same arguments, except for the rank itself and, in `gather`,
 //! `scatter` and `all_to_all`, the blocks. Each function appends its steps to a [`Plan`]. Lengths are in bytes, and
-//! multiples of the element size. An in-place op has its data in [`Space::Output`](crate::plan::Space::Output). If the
-//! input is this rank's block of the output, the copy from one to the other has the same source and target.
+//! multiples of the element size. An in-place op has its data in [`Space::Output`](crate::plan::Space::Output). Some
+//! plans copy this rank's input into its block of the output. If the input already is that block, the copy changes
+//! nothing.
 //!
-//! An algorithm is a file with its name, its ops and its plans, and a line in [`Algorithm`]. The [`table`] chooses the
-//! algorithm of a call.
+//! Each algorithm has a file, with its name, its ops and its plans, and a line in the call of the macro `algorithms!`
+//! below, which makes the enum [`Algorithm`]. The [`table`] chooses the algorithm of a call.
 
 mod algorithm;
 mod blocks;
@@ -140,9 +141,10 @@ macro_rules! algorithms {
 algorithms! {
     /// A world of one: nothing is sent.
     local::Local,
-    /// Every rank sends everything to every other at once.
+    /// Every rank sends all its data to every other rank in one round.
     one_shot::OneShot,
-    /// First inside each host, then between the first ranks of the hosts.
+    /// Reduces inside each host, then between the first ranks of the hosts. The first rank of each host sends the
+    /// result to the other ranks of the host.
     hierarchical::Hierarchical,
     /// The work of a root is divided among the ranks.
     scatter_gather::ScatterGather,
@@ -160,6 +162,7 @@ algorithms! {
     halving_doubling::HalvingDoubling,
     /// Whole vectors with partners at distances that double or halve.
     recursive::Recursive,
-    /// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.
+    /// Every rank sends each block of its data directly to the rank that needs it; an all-reduce takes two rounds. It
+    /// is used for all calls that no other algorithm takes.
     algorithm::Direct,
 }

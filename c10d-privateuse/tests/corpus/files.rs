@@ -1,4 +1,4 @@
-//! Files that other users could have written, and entries that are not files.
+//! Files that the loader must refuse, whatever their contents: because of their permissions, owner, kind, path or name.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;

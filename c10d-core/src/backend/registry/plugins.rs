@@ -6,7 +6,7 @@ use super::{Provider, Registry};
 use crate::{Error, Result};
 
 /// A function that loads the plugins that a builder asks for, and those that environment variables name. The registry
-/// that the function gets contains the linked providers.
+/// that the function gets contains core's provider, the listed providers and the linked providers.
 pub type PluginLoader = fn(&PluginSearch, &Registry) -> Result<Vec<&'static Provider>>;
 
 /// The plugins that a program asks for.
@@ -19,7 +19,8 @@ pub struct PluginSearch {
     pub directories: Vec<PathBuf>,
     /// The names of plugins that may use the callers' memory directly.
     pub trusted: Vec<String>,
-    /// Whether the plugins of the user's and the program's directory are loaded.
+    /// Whether plugins are loaded from the standard directories: `$XDG_DATA_HOME/c10d/plugins` of the user, and
+    /// `../lib/c10d/plugins` beside the directory of the program's executable.
     pub standard: bool,
 }
 

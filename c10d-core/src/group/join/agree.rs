@@ -4,9 +4,10 @@ use crate::backend::registry::Offer;
 use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
-/// Returns the offers of one rank as text, in order of preference. `word` is the device's name. A line `word=choice` is
-/// a choice. A line `word!choice` is a choice for which the rank's backend map asks. A line `word@identity` has the
-/// identity of the rank's own device.
+/// Returns the offers of one rank as text, in order of preference. `word` is the device's name. In a line
+/// `word=choice`, `choice` is the name of a backend that can serve the device, or `staged(BACKEND)`. A line
+/// `word!choice` means that the rank's backend map asks for this choice. A line `word@identity` has the identity of the
+/// rank's own device.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {

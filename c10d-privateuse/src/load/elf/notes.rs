@@ -14,9 +14,9 @@ pub(crate) struct NoteInfo {
 }
 
 const OWNER: &[u8] = b"c10d\0";
-/// The size of the smallest note: the fields before the name, and one byte of the name.
+/// The smallest size of the note's description: its fields before the plugin's name, and one byte of this name.
 const LEAST: usize = 13;
-/// Names of devices that no plugin may have.
+/// Names of devices, which no plugin may have as its own name.
 const RESERVED: &[&str] = &["cpu", "cuda", "privateuse1"];
 
 pub(super) fn find(reader: &Reader<'_>, headers: &Headers) -> Result<NoteInfo, Refusal> {
