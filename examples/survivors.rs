@@ -1,4 +1,5 @@
-//! Continues without the ranks that died. In this example the last rank calls `abort`.
+//! Continues without the ranks that died. In this example the process of the last rank ends by
+//! `std::process::abort`.
 //!
 //! `cargo run --release --example survivors`, or
 //! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`. Without `--keep-going` the

@@ -1,4 +1,4 @@
-//! The survivors of a group agree on who they are.
+//! How the survivors of a group agree on which ranks have survived.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

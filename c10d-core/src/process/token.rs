@@ -1,4 +1,4 @@
-//! The token of a process, by which ranks recognise it.
+//! The token of a process, by which ranks recognise that they are in one process.
 
 use super::{PerProcess, random};
 use crate::Result;

@@ -1,5 +1,5 @@
-//! Follows chains of ranks that wait for each other to the end of the chain: ranks that are gone, ranks that are in no
-//! call, or a circle of ranks.
+//! A rank may wait for a rank that is itself waiting for another, and so on. This finds the end of such a chain: ranks
+//! that are gone, ranks that are in no call, or ranks that wait for each other in a circle.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,8 @@
 //! The plans of all ranks as one graph of steps and messages.
 //!
-//! A world that is too large is represented by the ranks of one host, if it looks the same from every host: in such a
-//! world, rank `r` of host `h` does what rank `r` of host 0 does, with every peer `h` hosts further on.
+//! A world that is too large is represented by the ranks of one host, if it looks the same from every host. In such a
+//! world, rank `r` of each host does what rank `r` of host 0 does. Where the latter has a peer on host `p`, rank `r` of
+//! host `h` has the peer with the same position on host `p + h`, counted in a circle.
 
 use c10d_core::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Settles the messages of a rank that leaves.
+//! What a rank does with its unfinished messages when it leaves: it waits until they are done.
 
 use std::time::Instant;
 

@@ -1,8 +1,10 @@
-//! Whether two ranks run on the same core. Then a rank that spins keeps the other rank, for which it waits, from running.
+//! Whether two ranks run on the same core. Then a rank that spins keeps the other rank, for which it waits, from
+//! running.
 //!
-//! Each rank that waits records its core in its segment. If a peer last waited on the core of this rank, the peer is not
-//! running now. The record of a peer that the kernel has moved meanwhile is old. In that case a rank yields although its
-//! peer runs, which costs little, or spins although its peer cannot run, until the peer waits and records its new core.
+//! Each rank that waits records its core in its segment. If a peer last waited on the core of this rank, the peer is
+//! not running now. If the kernel has moved the peer since then, the record is out of date. In that case a rank yields
+//! although its peer runs, which costs little, or spins although its peer cannot run, until the peer waits and records
+//! its new core.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

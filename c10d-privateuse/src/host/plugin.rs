@@ -1,4 +1,5 @@
-//! What the host stores about a plugin: among other things the table that the plugin got, and its contract violation.
+//! What the host stores about a plugin: among other things the table of host functions that the plugin got, and how the
+//! plugin first broke its contract.
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
