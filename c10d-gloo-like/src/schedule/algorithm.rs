@@ -116,7 +116,8 @@ pub(crate) trait Schedule {
     }
 }
 
-/// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.
+/// Every rank sends each block of its data directly to the rank that needs it. It is used for all calls that no other
+/// algorithm takes.
 pub(crate) struct Direct;
 
 impl Schedule for Direct {
