@@ -14,7 +14,7 @@ use rustix::process::Signal;
 /// A call that takes longer than this fails the test.
 const HANG: Duration = Duration::from_secs(10);
 
-/// One call of a method that must fail.
+/// Calls one method, by this deadline. The call must fail: returns its error, or `None` if it succeeded.
 type Verb = fn(&TcpStore, Instant) -> Option<Error>;
 
 /// Every method, by name.

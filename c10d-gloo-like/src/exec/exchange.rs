@@ -265,7 +265,7 @@ impl Executor {
         }
         for peer in peers {
             if let Some(Some(link)) = self.links.get_mut(peer as usize) {
-                // The bytes of small items are never in a window, so this cannot fail.
+                // `consume` fails only for bytes in a window. The bytes of small items are never in a window.
                 let _ = link.consume(HEADER + expected(peer));
                 link.end_read();
             }

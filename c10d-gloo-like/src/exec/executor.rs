@@ -221,7 +221,7 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            // A header is never in a window, so this cannot fail.
+            // `consume` fails only for bytes in a window. A header is never in a window.
             let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }

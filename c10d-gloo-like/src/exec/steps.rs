@@ -286,7 +286,7 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        // A header is never in a window, so this cannot fail.
+        // `consume` fails only for bytes in a window. A header is never in a window.
         let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-/// A list of names: `"a,b"` allows only these, `"^a,b"` all but these.
+/// A list of names: `"a,b"` allows only these, `"^a,b"` all except these.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     deny: bool,

@@ -19,7 +19,7 @@ use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
-/// The plugins of directories to load: `a,b` means only these, `^a,b` all but these.
+/// The plugins of directories to load: `a,b` means only these, `^a,b` all except these.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
 /// The files and directories to search, in order. Nothing is searched that the caller did not add.
