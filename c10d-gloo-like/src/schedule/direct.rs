@@ -53,7 +53,7 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
 
 /// Each rank sends to every other rank that rank's block, and reduces its own block.
 ///
-/// 1 round; each rank sends all but its block.
+/// 1 round; each rank sends all blocks except its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     for p in me.others() {
         plan.send(p, blocks.region(Space::Input, p), After::Nothing);
@@ -93,7 +93,7 @@ pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan
 
 /// The root sends each rank its block. Only the root reads `blocks`; the others receive `own` bytes.
 ///
-/// 1 round; the root sends all but its block.
+/// 1 round; the root sends all blocks except its own.
 pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
     let output = Space::Output.at(0, own);
     if me.rank != root {
