@@ -278,7 +278,7 @@ def test_cuda_tensors_work_over_a_simulated_driver(built, tmp_path):
         pytest.skip("skipped: this PyTorch is built without CUDA")
     folders = [os.path.join(ROOT, "target", kind, *deps) for kind in ("debug", "release") for deps in ([], ["deps"])]
     fakes = [os.path.join(folder, "libc10d_fake_nccl.so") for folder in folders]
-    fake = next(filter(os.path.exists, fakes), None)
+    fake = max(filter(os.path.exists, fakes), key=os.path.getmtime, default=None)
     if fake is None:
         pytest.skip("skipped: the simulated driver is not built (cargo build -p c10d-fake-nccl)")
     os.symlink(fake, tmp_path / "libcuda.so.1")
