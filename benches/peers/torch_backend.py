@@ -108,7 +108,14 @@ struct Direct : Nothing {
     call.outputs_len = out.size();
     uint32_t source = 0;
     c10drs_error* error = nullptr;
-    TORCH_CHECK(lib.run(group, &call, &source, &error) == 0, error->text);
+    // PyTorch starts every message, and then waits for it.
+    if (op == C10DRS_OP_send || op == C10DRS_OP_recv) {
+      auto* work = lib.start(group, &call, [](void*) {}, nullptr, &error);
+      TORCH_CHECK(work && lib.work_wait(work, -1, &source, &error) == 0, error->text);
+      lib.work_free(work);
+    } else {
+      TORCH_CHECK(lib.run(group, &call, &source, &error) == 0, error->text);
+    }
     return done(type);
   }
   Ref allreduce(Tensors& t, const AllreduceOptions& o) override {

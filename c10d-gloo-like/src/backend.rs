@@ -145,6 +145,10 @@ unsafe impl Backend for GlooLike {
         self.0.queue.help(deadline, is_done, |started| self.0.complete(started));
     }
 
+    fn help_message(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
+        self.0.messages.help(deadline, is_done);
+    }
+
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         Ok(self.0.messages.take_back(jobs))
     }

@@ -118,6 +118,12 @@ pub unsafe trait Backend: Send + Sync + 'static {
         let _ = (deadline, is_done);
     }
 
+    /// Moves point-to-point messages on the calling thread, which waits for one of them. The function returns when
+    /// `is_done` returns `true`, at the deadline, or at once if the backend cannot do that.
+    fn help_message(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
+        let _ = (deadline, is_done);
+    }
+
     /// Takes several point-to-point jobs at once. They may depend on each other, such as a send to a rank and a receive
     /// from it.
     fn submit_batch(&self, jobs: Vec<Job>) {

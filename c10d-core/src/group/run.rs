@@ -323,8 +323,10 @@ impl Group {
 /// Lets the backend run the job, and jobs before it, on this thread, if the backend can do that. Returns whether the
 /// job is done.
 pub(crate) fn help(backend: &dyn Backend, frame: &Frame, limit: Instant) -> bool {
-    if !frame.request.op.is_p2p() {
-        backend.help(limit, &|| frame.is_done());
+    let is_done = || frame.is_done();
+    match frame.request.op.is_p2p() {
+        true => backend.help_message(limit, &is_done),
+        false => backend.help(limit, &is_done),
     }
     frame.is_done()
 }

@@ -50,6 +50,20 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
+/// The time after which the thread for started ops looks for messages that were left to it without a notification.
+const NAP: Duration = Duration::from_micros(100);
+/// The longest such time while other threads move the messages.
+const LONGEST_NAP: Duration = Duration::from_micros(400);
+
+/// A thread that moves messages while it waits for a started message.
+struct Helper<'a>(&'a Messages);
+
+impl Drop for Helper<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().helpers -= 1;
+    }
+}
+
 /// The point-to-point ops of one rank.
 pub(crate) struct Messages {
     state: Mutex<MessageState>,
@@ -102,7 +116,9 @@ impl Messages {
         if waits {
             self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
-            self.leave_to_thread();
+            // With more ranks than cores, the caller of a brief message will probably wait for it before the thread
+            // could run.
+            self.leave_to_thread(!(brief && self.oversubscribed));
         }
     }
 
@@ -130,17 +146,32 @@ impl Messages {
         }
     }
 
-    /// Wakes the thread of started messages, or starts it.
-    fn leave_to_thread(self: &Arc<Self>) {
+    /// Leaves the started messages to their thread, which is started if necessary. If they are not urgent, the thread
+    /// begins after a nap, unless another thread helps.
+    fn leave_to_thread(self: &Arc<Self>, urgent: bool) {
         let mut finished = Finished::new();
-        {
+        let notify = {
             let mut state = self.state.lock();
             if state.need_thread() {
                 self.start_thread(&mut state, &mut finished);
             }
-        }
+            state.left_to_thread += 1;
+            state.urgent |= urgent;
+            urgent || state.asleep
+        };
         self.complete(finished);
-        self.news.notify_one();
+        if notify {
+            self.news.notify_one();
+        }
+    }
+
+    /// Moves messages on the calling thread, which waits for a started message, until `is_done` returns `true` or the
+    /// deadline passes.
+    pub(crate) fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
+        self.state.lock().helpers += 1;
+        // The count is right also if a waker panics.
+        let _helper = Helper(self);
+        self.attend(false, |_| is_done() || Instant::now() >= deadline);
     }
 
     /// Moves messages until `over` is true. `over` is called under the lock.
@@ -236,19 +267,37 @@ impl Messages {
         }
     }
 
+    /// Waits until the thread for started ops must move messages. Returns `false` when the thread must end.
+    fn await_started(&self) -> bool {
+        let mut state = self.state.lock();
+        let (mut nap, mut is_calm, mut is_rested) = (NAP, false, false);
+        loop {
+            if state.has_started() && state.helpers == 0 && (is_rested || std::mem::take(&mut state.urgent)) {
+                return true;
+            }
+            if state.closed && !state.has_started() {
+                return false;
+            }
+            if is_calm && !state.has_started() {
+                state.asleep = true;
+                self.news.wait(&mut state);
+                state.asleep = false;
+                (nap, is_calm, is_rested) = (NAP, false, false);
+                continue;
+            }
+            let before = state.left_to_thread;
+            self.news.wait_for(&mut state, nap);
+            let is_busy = state.left_to_thread != before || state.helpers > 0;
+            nap = if is_busy { LONGEST_NAP.min(nap * 2) } else { NAP };
+            (is_calm, is_rested) = (!is_busy, true);
+        }
+    }
+
     /// Runs on the thread for started ops.
     fn serve(&self) {
-        loop {
-            {
-                let mut state = self.state.lock();
-                while !state.has_started() {
-                    if state.closed {
-                        return;
-                    }
-                    self.news.wait(&mut state);
-                }
-            }
-            if let Err(words) = caught(|| self.attend(true, |state| !state.has_started())) {
+        while self.await_started() {
+            let over = |state: &MessageState| !state.has_started() || state.helpers > 0;
+            if let Err(words) = caught(|| self.attend(true, over)) {
                 let what = format!("the thread of asynchronous messages panicked: {words}");
                 let cause = self.health.fail(Error::new(ErrorKind::Internal, what));
                 let mut finished = Finished::new();

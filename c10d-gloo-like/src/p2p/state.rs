@@ -45,6 +45,14 @@ pub(super) struct MessageState {
     pub(super) misses: u32,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
+    /// The number of started messages so far that were left to the thread for started ops.
+    pub(super) left_to_thread: u64,
+    /// Whether the thread for started ops must begin at once, and not after a nap.
+    pub(super) urgent: bool,
+    /// Whether the thread for started ops waits without a time limit, so that it must be notified.
+    pub(super) asleep: bool,
+    /// The number of threads that move messages while they wait for a started message.
+    pub(super) helpers: usize,
 }
 
 impl MessageState {
@@ -60,6 +68,10 @@ impl MessageState {
             misses: 0,
             has_thread: false,
             closed: false,
+            left_to_thread: 0,
+            urgent: false,
+            asleep: false,
+            helpers: 0,
         }
     }
 

@@ -147,3 +147,33 @@ fn a_later_message_makes_a_rejection_old() {
         assert_eq!(error.contains("rejected its own last call, broadcast"), !sends, "{error}");
     }
 }
+
+/// With more ranks than cores, a thread that waits for a started message moves all messages meanwhile, and then leaves
+/// the others to the thread for started ops. That thread also ends messages for which no thread waits.
+#[test]
+fn started_messages_end_whoever_waits() {
+    let size = 2 * std::thread::available_parallelism().map_or(1, usize::from) as u32 + 1;
+    let builder = Builder::new().providers(&[&crate::PROVIDER]).backend("cpu:gloo-like");
+    builder
+        .timeout(Duration::from_secs(60))
+        .run_ranks(size, |pg| {
+            let (next, before) = ((pg.rank() + 1) % size, (pg.rank() + size - 1) % size);
+            for round in 0..60u8 {
+                let late = pg.start(op::recv(vec![0u8], before, 1));
+                let soon = pg.start(op::recv(vec![0u8], before, 2));
+                let sends = [2, 1].map(|tag| pg.start(op::send(vec![round + tag as u8], next, tag)));
+                assert_eq!(soon.wait()?, [round + 2]);
+                let until = Instant::now() + Duration::from_secs(60);
+                while round % 2 == 0 && !(late.is_done() && sends.iter().all(|send| send.is_done())) {
+                    assert!(Instant::now() < until, "nobody ended a message of round {round}");
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                assert_eq!(late.wait()?, [round + 1]);
+                for send in sends {
+                    send.wait()?;
+                }
+            }
+            pg.shutdown()
+        })
+        .unwrap();
+}
