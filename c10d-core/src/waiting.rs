@@ -151,7 +151,10 @@ impl Reminder {
 
     /// Returns whether a report is due: `true` once per interval.
     pub fn is_due(&mut self) -> bool {
-        let now = Instant::now();
+        self.is_due_at(Instant::now())
+    }
+
+    fn is_due_at(&mut self, now: Instant) -> bool {
         let due = self.every.is_some() && now >= self.next;
         if due {
             self.next = now + self.every.unwrap_or(LONGEST);
@@ -213,8 +216,10 @@ mod tests {
             });
         };
         (0..1000).for_each(|_| say(7));
-        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(7));
-        assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(tell);
+        // The channel is disconnected when all calls of `say` have either reported or been ignored.
+        let next = || told.recv_timeout(Duration::from_secs(20));
+        assert_eq!([next(), next()], [Ok(7), Err(std::sync::mpsc::RecvTimeoutError::Disconnected)]);
         let mut lines = VecDeque::new();
         let now = Instant::now();
         assert_eq!((0..1000).filter(|_| may_speak(&mut lines, now)).count(), LINES);
@@ -229,9 +234,11 @@ mod tests {
 
     #[test]
     fn missing_ranks_are_reported_again_when_they_change() {
-        let mut reminder = Reminder::new(Some(Duration::from_millis(1)));
-        std::thread::sleep(Duration::from_millis(2));
-        assert!(reminder.is_due());
+        let mut reminder = Reminder::new(Some(MINUTE));
+        let due = reminder.began + MINUTE;
+        let found =
+            [due - Duration::from_nanos(1), due, due + MINUTE / 2, due + MINUTE].map(|at| reminder.is_due_at(at));
+        assert_eq!(found, [false, true, false, true]);
         reminder.say("rank 1 is missing");
         let first = reminder.last.clone();
         reminder.say("rank 1 is missing");

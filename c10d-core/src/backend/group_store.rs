@@ -10,7 +10,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::{Error, ErrorKind, Result};
 
 /// How long one wait lasts before this rank looks at the reports again, which read the store at most every 200 ms.
-const SLICE: Duration = Duration::from_millis(250);
+const SLICE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 
 pub(crate) struct GroupStore {
     inner: Arc<dyn Store>,
@@ -143,6 +143,11 @@ mod tests {
 
     use super::*;
     use crate::HashStore;
+    use crate::store::hooked::Hooked;
+
+    fn hooked(hook: impl Fn(&str) + Send + Sync + 'static) -> Arc<dyn Store> {
+        Arc::new(Hooked { inner: HashStore::new(), hook: Box::new(hook) })
+    }
 
     /// Returns the group's store of rank 0, the store in it, and the reports of rank 1, in a group of two.
     fn pair() -> (GroupStore, Arc<dyn Store>, Reports) {
@@ -175,10 +180,16 @@ mod tests {
 
     #[test]
     fn a_wait_without_reports_ends_with_its_key_or_deadline() {
-        let (store, inner, _) = pair();
+        let (tell, told) = std::sync::mpsc::channel();
+        let inner = hooked(move |method| {
+            if method == "get" {
+                let _ = tell.send(());
+            }
+        });
+        let store = GroupStore { inner: inner.clone(), ..pair().0 };
         std::thread::scope(|s| {
             let late = s.spawn(|| store.get("late", Instant::now() + Duration::from_secs(60)));
-            std::thread::sleep(2 * SLICE);
+            (0..3).for_each(|_| told.recv_timeout(Duration::from_secs(30)).expect("another request"));
             inner.set("late", b"here", Instant::now()).unwrap();
             assert_eq!(late.join().unwrap().unwrap(), b"here");
         });
@@ -189,9 +200,14 @@ mod tests {
     /// A thread adds to the store when the rank leaves. The rank waits for it, and makes no request afterwards.
     #[test]
     fn a_rank_that_has_left_does_not_use_the_store() {
-        let (store, inner, _) = pair();
-        let slow = Arc::new(Slow { inner, begun: Barrier::new(2), end: Barrier::new(2) });
-        let store = GroupStore { inner: slow.clone(), ..store };
+        let barriers = Arc::new([Barrier::new(2), Barrier::new(2)]);
+        let [begun, end] = &*barriers.clone();
+        let slow = hooked(move |method| {
+            if method == "add" {
+                barriers.iter().for_each(|barrier| drop(barrier.wait()));
+            }
+        });
+        let store = GroupStore { inner: slow, ..pair().0 };
         let (minute, ended) = (Instant::now() + Duration::from_secs(60), AtomicBool::new(false));
         std::thread::scope(|s| {
             let waits = s.spawn(|| store.get("absent", minute).unwrap_err());
@@ -199,10 +215,10 @@ mod tests {
                 store.add("n", 1, minute).unwrap();
                 ended.store(true, Ordering::Release);
             });
-            slow.begun.wait();
+            begun.wait();
             store.leave(Instant::now());
             assert!(!ended.load(Ordering::Acquire), "the first `leave` had no time to wait");
-            s.spawn(|| slow.end.wait());
+            s.spawn(|| end.wait());
             store.leave(minute);
             assert_eq!(store.uses.lock().writes, 0);
             assert_eq!(*waits.join().unwrap().kind(), ErrorKind::Shutdown);
@@ -223,61 +239,6 @@ mod tests {
         ];
         for error in refused {
             assert_eq!(*error.unwrap().kind(), ErrorKind::Shutdown);
-        }
-    }
-
-    /// A store in which `add` waits.
-    struct Slow {
-        inner: Arc<dyn Store>,
-        begun: Barrier,
-        end: Barrier,
-    }
-
-    impl Store for Slow {
-        fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
-            self.begun.wait();
-            self.end.wait();
-            self.inner.add(key, delta, deadline)
-        }
-
-        fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-            self.inner.set(key, value, deadline)
-        }
-
-        fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-            self.inner.get(key, deadline)
-        }
-
-        fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
-            self.inner.wait(keys, deadline)
-        }
-
-        fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
-            self.inner.compare_set(key, expected, desired, deadline)
-        }
-
-        fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-            self.inner.append(key, value, deadline)
-        }
-
-        fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
-            self.inner.check(keys, deadline)
-        }
-
-        fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
-            self.inner.delete(key, deadline)
-        }
-
-        fn num_keys(&self, deadline: Instant) -> Result<u64> {
-            self.inner.num_keys(deadline)
-        }
-
-        fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-            self.inner.multi_get(keys, deadline)
-        }
-
-        fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
-            self.inner.multi_set(pairs, deadline)
         }
     }
 }

@@ -77,10 +77,13 @@ impl Reports {
     /// Returns the failure of another rank, if one has reported it. `failure` may be called as often as wanted: it
     /// reads the store at most once per interval, and returns `None` in between.
     pub fn failure(&self) -> Option<Error> {
+        self.failure_at(Instant::now())
+    }
+
+    fn failure_at(&self, now: Instant) -> Option<Error> {
         let store = self.store.as_ref()?;
         {
             let mut next = self.next.try_lock()?;
-            let now = Instant::now();
             if now < next.0 {
                 return None;
             }
@@ -236,14 +239,18 @@ mod tests {
         let reports = all(3);
         assert!(reports[0].failure().is_none());
         let errors = std::thread::scope(|s| {
-            let fail = |rank: usize, late: u64, error: Error| {
+            // Each rank fails after the previous rank has written its report.
+            let fail = |rank: usize, error: Error| {
                 let reports = &reports;
-                s.spawn(move || {
-                    std::thread::sleep(Duration::from_millis(late));
-                    reports[rank].settle(error)
-                })
+                let thread = s.spawn(move || reports[rank].settle(error));
+                let (begun, by) = (Instant::now(), [0, 1, 1][rank]);
+                while reports[2].read(&**reports[2].store.as_ref().unwrap()).is_none_or(|report| report.by != by) {
+                    assert!(begun.elapsed() < Duration::from_secs(30), "rank {by} does not report");
+                    std::thread::yield_now();
+                }
+                thread
             };
-            [fail(0, 0, lost(1)), fail(1, 50, out()), fail(2, 100, lost(1))].map(|t| t.join().unwrap())
+            [fail(0, lost(1)), fail(1, out()), fail(2, lost(1))].map(|t| t.join().unwrap())
         });
         for (rank, error) in errors.iter().enumerate() {
             assert_eq!(*error.kind(), ErrorKind::Resource, "rank {rank}: {error}");
@@ -251,8 +258,9 @@ mod tests {
             assert_eq!(error.report().guilty, if rank == 1 { vec![] } else { vec![1] }, "rank {rank}: {error}");
         }
         assert!(errors[2].to_string().contains("reported by rank 1"), "{}", errors[2]);
-        std::thread::sleep(LOOKS.0);
-        assert_eq!(*reports[0].failure().unwrap().kind(), ErrorKind::Resource);
+        let next = Instant::now() + LOOKS.0;
+        assert_eq!(*reports[0].failure_at(next).unwrap().kind(), ErrorKind::Resource);
+        assert!(reports[0].failure_at(next).is_none(), "one read per interval");
     }
 
     #[test]

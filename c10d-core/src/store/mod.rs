@@ -1,6 +1,8 @@
 //! The key–value store through which ranks find each other.
 
 mod hash;
+#[cfg(test)]
+pub(crate) mod hooked;
 mod prefix;
 
 use std::time::{Duration, Instant};

@@ -18,7 +18,7 @@ pub struct Puppet {
     submit: Submit,
     abort: OnAbort,
     cancel: Option<OnCancel>,
-    lost: Arc<Mutex<Vec<u32>>>,
+    lost: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
 }
 
 // SAFETY: the closures of the tests do not use a job's memory after its completion. Some keep a job too long on
@@ -40,7 +40,7 @@ unsafe impl Backend for Puppet {
         self.cancel.as_ref().map(|cancel| cancel(jobs)).ok_or_else(|| Error::unsupported("the puppet cannot"))
     }
     fn lost(&self) -> Vec<u32> {
-        self.lost.lock().unwrap().clone()
+        (self.lost)()
     }
 }
 
@@ -51,7 +51,7 @@ pub fn puppet(submit: impl Fn(Job) + Send + Sync + 'static) -> Puppet {
         submit: Box::new(submit),
         abort: Box::new(|_| ()),
         cancel: None,
-        lost: Arc::default(),
+        lost: Box::new(Vec::new),
     }
 }
 
@@ -68,9 +68,9 @@ impl Puppet {
         self.cancel = Some(Box::new(cancel));
         self
     }
-    /// Sets the ranks that the backend reports as gone.
-    pub fn losing(mut self, lost: &Arc<Mutex<Vec<u32>>>) -> Puppet {
-        self.lost = lost.clone();
+    /// Sets the function that returns the ranks that the backend reports as gone.
+    pub fn losing(mut self, lost: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Puppet {
+        self.lost = Box::new(lost);
         self
     }
     pub fn on_abort(mut self, abort: impl Fn(&Error) + Send + Sync + 'static) -> Puppet {

@@ -19,13 +19,22 @@ fn used_store(size: u32) -> Arc<HashStore> {
 #[test]
 fn keys_of_an_earlier_run_are_ignored() {
     for earlier in [1, 2, 3, 5] {
-        // All ranks join, some of them late.
+        // The ranks join one after another: 0, 2, 1. The next rank joins when the rank before it has replaced its key.
         let store = used_store(earlier);
+        let value = |key: &str| {
+            let there = store.check(&[key], soon()).unwrap();
+            there.then(|| store.get(key, soon()).unwrap())
+        };
+        let key_before = |r| ["", "group/default/hello/2", "group/default/hello/0"][r];
+        let old = [0, 1, 2].map(|r| value(key_before(r)));
         std::thread::scope(|s| {
             for r in 0..3 {
                 let b = builder().rank(r).size(3).store(store.clone());
+                let (value, old) = (&value, &old);
                 s.spawn(move || {
-                    sleep(Duration::from_millis(u64::from((r * 2) % 3) * 150));
+                    if r > 0 {
+                        until("the rank before has joined", || value(key_before(r as usize)) != old[r as usize]);
+                    }
                     within(HANG, || b.build()).unwrap_or_else(|e| panic!("after a run of {earlier}, rank {r}: {e}"));
                 });
             }

@@ -24,9 +24,7 @@ fn a_failure_reaches_ranks_with_longer_timeouts() {
     std::thread::scope(|s| {
         let b = |r| builder().rank(r).size(3).store(store.clone());
         let patient = s.spawn(move || within(Duration::from_secs(10), || b(1).build().unwrap_err()));
-        while !store.check(&["group/default/hello/1"], soon()).unwrap() {
-            std::thread::yield_now();
-        }
+        until("rank 1 waits", || store.check(&["group/default/hello/1"], soon()).unwrap());
         let leader = b(0).timeout(SHORT).build().unwrap_err();
         let told = patient.join().unwrap();
         assert_eq!((&*leader.report().guilty, &*told.report().guilty), (&[2][..], &[2][..]), "{told}");
@@ -37,14 +35,15 @@ fn a_failure_reaches_ranks_with_longer_timeouts() {
 /// keys.
 #[test]
 fn a_store_that_answers_slowly_is_no_failure() {
-    let store: Arc<dyn Store> = Arc::new(Keeps(Arc::default(), Duration::from_millis(700)));
-    std::thread::scope(|s| {
-        for r in 0..2 {
-            let b = builder().rank(r).size(2).store(store.clone());
-            s.spawn(move || {
-                sleep(SHORT * r);
-                within(HANG, || b.build().unwrap());
-            });
-        }
-    });
+    for first in [0, 1] {
+        let keys: Arc<HashStore> = Arc::default();
+        let store: Arc<dyn Store> = Arc::new(Keeps(keys.clone(), Duration::from_millis(700)));
+        std::thread::scope(|s| {
+            let b = |r| builder().rank(r).size(2).store(store.clone());
+            s.spawn(move || within(HANG, || b(first).build().unwrap()));
+            let hello = format!("group/default/hello/{first}");
+            until("the first rank waits", || keys.check(&[&hello], soon()).unwrap());
+            within(HANG, || b(1 - first).build().unwrap());
+        });
+    }
 }

@@ -7,7 +7,6 @@ mod ranks_of_threads;
 mod sub_groups;
 
 use std::sync::{Arc, Mutex};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use c10d_core::{Builder, Error, ErrorKind, HashStore, ProcessGroup, Result, Store};
@@ -38,6 +37,15 @@ fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec
     })
 }
 
+/// Waits until another thread has reached a state.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + HANG;
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
 fn field(e: &Error) -> &'static str {
     match e.kind() {
         ErrorKind::Mismatch { field, .. } => field,
@@ -45,7 +53,7 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// A store in which nothing is deleted, and in which each `check` takes the given time.
+/// A store in which nothing is deleted, and which cannot answer a `check` in less than the given time.
 struct Keeps(Arc<HashStore>, Duration);
 
 impl Store for Keeps {
@@ -71,9 +79,7 @@ impl Store for Keeps {
         self.0.append(key, value, deadline)
     }
     fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        sleep(self.1.min(left));
-        if left < self.1 {
+        if deadline.saturating_duration_since(Instant::now()) < self.1 {
             return Err(Error::new(ErrorKind::Store, "timed out: the store does not answer"));
         }
         self.0.check(keys, deadline)

@@ -1,6 +1,7 @@
 //! Tests groups of some ranks of another group.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
@@ -143,8 +144,17 @@ fn a_sub_group_can_have_its_own_timeout() {
 #[test]
 fn making_a_group_does_not_wait_for_dead_ranks() {
     let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let lost = gone.clone();
-    let builder = common::builder(move |_| puppet(|job| job.complete(Ok(()))).losing(&lost)).timeout(LONG);
+    // How often the group of each rank has asked its backend for lost ranks.
+    let looks: Arc<[AtomicUsize; 5]> = Arc::default();
+    let (lost, looked) = (gone.clone(), looks.clone());
+    let builder = common::builder(move |init| {
+        let (lost, looked, rank) = (lost.clone(), looked.clone(), init.rank as usize);
+        puppet(|job| job.complete(Ok(()))).losing(move || {
+            looked[rank].fetch_add(1, Ordering::Relaxed);
+            lost.lock().unwrap().clone()
+        })
+    });
+    let builder = builder.timeout(LONG);
     type Make = fn(&ProcessGroup) -> Result;
     let ways: [(&str, Make); 3] = [
         ("shrink", |pg| pg.shrink(&[1]).map(drop)),
@@ -163,9 +173,16 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
                     }
                     together.wait();
                     let start = Instant::now();
+                    let all_looks = || [0, 4].map(|rank: usize| looks[rank].load(Ordering::Relaxed));
+                    let before = all_looks();
                     std::thread::scope(|s| {
                         s.spawn(|| {
-                            sleep(Duration::from_millis(250));
+                            if late {
+                                let waits = |now, before| now > before + 2;
+                                until("both ranks wait", || {
+                                    all_looks().into_iter().zip(before).all(|(n, b)| waits(n, b))
+                                });
+                            }
                             *gone.lock().unwrap() = vec![1, 2, 3];
                         });
                         let e = make(&pg).unwrap_err();
@@ -186,17 +203,20 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
 /// The ranks know of different deaths, and one rank is alive but joins too late.
 #[test]
 fn survivors_agree_on_who_they_are() {
-    let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
-    let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
+    let lost = |rank: u32| move || if rank == 0 { vec![1, 2] } else { vec![] };
+    let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(lost(init.rank)));
+    let over = Barrier::new(4);
     let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
         1 | 2 => Ok(None),
         // This rank calls `shrink_to_survivors` after the time limit of the others.
         5 => {
-            sleep(4 * SHORT);
+            over.wait();
             Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))
         }
         _ => within(LONG / 3, || {
-            let rest = pg.shrink_to_survivors(SHORT)?;
+            let rest = pg.shrink_to_survivors(SHORT);
+            over.wait();
+            let rest = rest?;
             assert_eq!((0..3).filter_map(|r| rest.global_rank(r)).collect::<Vec<_>>(), [0, 3, 4]);
             Ok(Some(Ok(rest.size())))
         }),

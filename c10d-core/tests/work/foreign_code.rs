@@ -1,6 +1,7 @@
 //! Tests panics of backends, wakers, buffers and subscribers.
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use c10d_core::{Error, ErrorKind, op};
@@ -13,10 +14,17 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
     let left = Arc::new(AtomicBool::new(false));
     let (has_left, early) = (left.clone(), Arc::new(AtomicBool::new(false)));
     let too_early = early.clone();
+    let group_of_thread: Arc<OnceLock<ProcessGroup>> = Arc::default();
+    let its_group = group_of_thread.clone();
     let pg = group(puppet(move |job| {
-        let (has_left, too_early) = (has_left.clone(), too_early.clone());
+        let (has_left, too_early, its_group) = (has_left.clone(), too_early.clone(), its_group.clone());
         std::thread::spawn(move || {
-            sleep(Duration::from_millis(300));
+            // The group fails when the panic has been caught. A caller that did not wait would return then.
+            let begun = std::time::Instant::now();
+            while its_group.get().unwrap().failure().is_none() && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(20));
             if has_left.load(Ordering::SeqCst) {
                 too_early.store(true, Ordering::SeqCst);
                 std::mem::forget(job);
@@ -26,6 +34,7 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
         });
         panic!("on purpose");
     }));
+    assert!(group_of_thread.set(pg.clone()).is_ok());
     let mut x = vec![0f32; 1000];
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pg.all_reduce(&mut x, SUM).map(drop)));
     left.store(true, Ordering::SeqCst);

@@ -5,6 +5,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::calls::mismatch;
 use crate::store::HashStore;
+use crate::store::hooked::Hooked;
 
 /// The time limit of a wait. Only a wait that hangs reaches this limit.
 const CAP: Duration = Duration::from_secs(20);
@@ -15,7 +16,10 @@ fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
 
 /// Makes the ranks of a group, and a channel with the errors by which their groups fail.
 fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
-    let store: Arc<dyn Store> = Arc::new(HashStore::new());
+    ranks_over(Arc::new(HashStore::new()), world)
+}
+
+fn ranks_over(store: Arc<dyn Store>, world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
     let (failures, failed) = channel();
     let rank = |me| {
         let failures = failures.clone();
@@ -106,7 +110,9 @@ fn a_report_about_a_later_call_is_decided_when_the_call_is_made() {
     let _ = make(&ranks[2], OpKind::Reduce, 0, 1);
     let _ = ranks[2].leave(Instant::now() + CAP);
     what_failed(&failed, 1);
+    let end = Instant::now() + CAP;
     while ranks[0].calls.lock().dispute.is_none() {
+        assert!(Instant::now() < end, "rank 0 does not hear of the disagreement");
         std::thread::sleep(Duration::from_millis(1));
     }
     names(&make(&ranks[0], OpKind::Reduce, 0, 0).unwrap(), OpKind::Reduce, 0, "root", &[2]);
@@ -165,8 +171,16 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
 /// The receiving thread waits for a letter by requests of a limited length.
 #[test]
 fn a_rank_answers_after_a_long_time_without_messages() {
-    let (ranks, _failed) = ranks(2);
-    std::thread::sleep(10 * post::LISTEN);
+    let (tell, told) = channel();
+    let hook = move |method: &str| {
+        if method == "get" {
+            let _ = tell.send(());
+        }
+    };
+    let (ranks, _failed) = ranks_over(Arc::new(Hooked { inner: HashStore::new(), hook: Box::new(hook) }), 2);
+    ranks.iter().for_each(|rank| rank.send_from_now_on());
+    // The first requests of both threads, and at least one further request of each.
+    (0..10).for_each(|_| told.recv_timeout(CAP).expect("another request"));
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
