@@ -5,7 +5,7 @@ use super::*;
 /// Makes a store with the keys of an earlier run that was killed before it could delete them.
 fn used_store(size: u32) -> Arc<HashStore> {
     let store = Arc::new(HashStore::new());
-    let keeps: Arc<dyn Store> = Arc::new(Keeps(store.clone(), Duration::ZERO));
+    let keeps = keeps(store.clone(), Duration::ZERO);
     std::thread::scope(|s| {
         for r in 0..size {
             let b = builder().timeout(5 * SHORT).rank(r).size(size).store(keeps.clone());

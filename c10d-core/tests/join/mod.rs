@@ -6,6 +6,7 @@ mod missing;
 mod ranks_of_threads;
 mod sub_groups;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,46 +55,56 @@ fn field(e: &Error) -> &'static str {
 }
 
 /// A store in which nothing is deleted, and which cannot answer a `check` in less than the given time.
-struct Keeps(Arc<HashStore>, Duration);
+struct Keeps {
+    inner: Arc<HashStore>,
+    answers_in: Duration,
+    /// How many checks were answered.
+    checks: AtomicUsize,
+}
+
+fn keeps(inner: Arc<HashStore>, answers_in: Duration) -> Arc<Keeps> {
+    Arc::new(Keeps { inner, answers_in, checks: AtomicUsize::new(0) })
+}
 
 impl Store for Keeps {
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
         if key.len() > 1024 {
             return Err(Error::new(ErrorKind::Store, format!("a key of {} bytes", key.len())));
         }
-        self.0.set(key, value, deadline)
+        self.inner.set(key, value, deadline)
     }
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-        self.0.get(key, deadline)
+        self.inner.get(key, deadline)
     }
     fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
-        self.0.wait(keys, deadline)
+        self.inner.wait(keys, deadline)
     }
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
-        self.0.add(key, delta, deadline)
+        self.inner.add(key, delta, deadline)
     }
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
-        self.0.compare_set(key, expected, desired, deadline)
+        self.inner.compare_set(key, expected, desired, deadline)
     }
     fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-        self.0.append(key, value, deadline)
+        self.inner.append(key, value, deadline)
     }
     fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
-        if deadline.saturating_duration_since(Instant::now()) < self.1 {
+        if deadline.saturating_duration_since(Instant::now()) < self.answers_in {
             return Err(Error::new(ErrorKind::Store, "timed out: the store does not answer"));
         }
-        self.0.check(keys, deadline)
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        self.inner.check(keys, deadline)
     }
     fn delete(&self, _: &str, _: Instant) -> Result<bool> {
         Ok(false)
     }
     fn num_keys(&self, deadline: Instant) -> Result<u64> {
-        self.0.num_keys(deadline)
+        self.inner.num_keys(deadline)
     }
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-        self.0.multi_get(keys, deadline)
+        self.inner.multi_get(keys, deadline)
     }
     fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
-        self.0.multi_set(pairs, deadline)
+        self.inner.multi_set(pairs, deadline)
     }
 }

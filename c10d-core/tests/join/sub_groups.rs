@@ -1,7 +1,6 @@
 //! Tests groups of some ranks of another group.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
@@ -56,7 +55,7 @@ fn many_groups_at_once() {
 /// Stores limit the length of keys.
 #[test]
 fn keys_stay_short_for_nested_groups_and_long_names() {
-    let store = Arc::new(Keeps(Arc::default(), Duration::ZERO));
+    let store = keeps(Arc::default(), Duration::ZERO);
     let depth = std::thread::scope(|scope| {
         let nest = |rank: u32| {
             let first = builder().timeout(LONG).rank(rank).size(2).store(store.clone()).name(&"name".repeat(2000));
