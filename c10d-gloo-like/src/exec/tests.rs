@@ -425,7 +425,11 @@ fn a_rank_that_left_is_named_but_what_it_sent_counts() {
             let mut data = vector(rank.me.rank, 6);
             let fill = |me, p: &mut Plan| direct::broadcast(me, 1, 24, p);
             if rank.me.rank == 0 {
-                thread::sleep(Duration::from_millis(50));
+                let until = Instant::now() + PATIENCE;
+                while !rank.mesh.health.is_leaving(1) {
+                    assert!(Instant::now() < until, "rank 1 does not leave");
+                    thread::yield_now();
+                }
             }
             rank.run(OpKind::Broadcast, 6, &[], &mut [&mut data], fill).unwrap();
             assert_eq!(data, vector(1, 6));
