@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::{Limits, ServerOptions, TcpStore, TcpStoreServer};
-use common::{HELLO, Raw, ServerProcess, client, int, request, server, server_with, soon, string};
+use common::{HELLO, Raw, ServerProcess, client, int, request, server, server_with, soon, string, until};
 
 fn small() -> ServerOptions {
     let mut limits = Limits::default();
@@ -155,7 +155,10 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
     // The client reads nothing for long enough, so the server closes the connection: the remaining answers never arrive.
-    std::thread::sleep(Duration::from_millis(400));
+    until("the server closes the connection", || {
+        let mut fds = [rustix::event::PollFd::new(&greedy.0, rustix::event::PollFlags::RDHUP)];
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() > 0
+    });
     greedy.0.set_nonblocking(false).unwrap();
     let mut received = 0;
     let mut buffer = vec![0; 1 << 20];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::{ServerOptions, TcpStore};
 use common::load::{Latency, flooded};
-use common::{Raw, ServerProcess, client, int, request, server_with, soon, string};
+use common::{Raw, ServerProcess, client, int, request, server_with, soon, string, until};
 
 /// The limit of the server's CPU time during a set and a get, more than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
@@ -128,7 +128,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         raw
     };
     let crowd: Vec<Raw> = (0..300).map(other).collect();
-    std::thread::sleep(Duration::from_millis(300));
+    until("the server has taken most descriptors", || server.descriptors() > 100);
     let members: Vec<TcpStore> = (0..30).map(|_| client(server.addr)).collect();
     for (i, member) in members.iter().enumerate() {
         member.set(&i.to_string(), b"", soon()).unwrap();
@@ -166,7 +166,7 @@ fn idle_strangers_make_room_for_members() {
     let first = client(server.addr);
     first.set("first", b"here", soon()).unwrap();
     let strangers: Vec<Raw> = (0..300).map(|_| Raw::new(server.addr, common::HELLO)).collect();
-    std::thread::sleep(Duration::from_millis(200));
+    until("the server has taken most descriptors", || server.descriptors() > 100);
     let members: Vec<TcpStore> = (0..60).map(|_| client(server.addr)).collect();
     for (i, member) in members.iter().enumerate() {
         member.set(&i.to_string(), b"", soon()).unwrap();

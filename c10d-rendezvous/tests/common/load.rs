@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::TcpStore;
@@ -89,8 +89,9 @@ impl fmt::Display for Latency {
 pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R {
     let block = request.repeat((64 << 10) / request.len() + 1);
     let floods: Vec<Raw> = (0..4).map(|_| Raw::valid(addr)).collect();
+    let answered: [AtomicBool; 4] = Default::default();
     std::thread::scope(|scope| {
-        for raw in &floods {
+        for (raw, answered) in floods.iter().zip(&answered) {
             let (mut sender, mut receiver, block) = (&raw.0, &raw.0, &block[..]);
             scope.spawn(move || {
                 elsewhere();
@@ -99,10 +100,17 @@ pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R 
             scope.spawn(move || {
                 elsewhere();
                 let mut buffer = vec![0; 256 << 10];
-                while receiver.read(&mut buffer).is_ok_and(|n| n > 0) {}
+                while receiver.read(&mut buffer).is_ok_and(|n| n > 0) {
+                    answered.store(true, Ordering::Relaxed);
+                }
             });
         }
-        std::thread::sleep(Duration::from_millis(200));
+        // `f` begins when the server processes all four. Some requests have no answer.
+        let begun = Instant::now();
+        let processed = || answered.iter().all(|answered| answered.load(Ordering::Relaxed));
+        while !processed() && begun.elapsed() < Duration::from_millis(200) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let result = f();
         for raw in &floods {
             let _ = raw.0.shutdown(Shutdown::Both);

@@ -120,6 +120,11 @@ impl ServerProcess {
         ServerProcess { child, addr }
     }
 
+    /// Returns how many descriptors the server has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Returns the server's CPU time, which does not advance while the machine runs other processes.
     pub fn worked(&self) -> Duration {
         self.cpu().ran
@@ -158,6 +163,15 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds that another thread or process will do.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = soon();
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
