@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use c10d_core::library::{mappings, words};
+use c10d_core::library::{Mapping, mappings, words};
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result, Status};
@@ -175,7 +175,7 @@ impl Library {
         let mappings = mappings().unwrap_or_default();
         let own = mappings.iter().find(|m| m.contains(functions.get_version as usize));
         let own_file = own.map(|m| m.file.clone());
-        let other = mappings.iter().find(|m| m.is_called(SONAME) && Some(&m.file) != own_file.as_ref());
+        let other = mappings.iter().find(|m| is_libnccl(m) && Some(&m.file) != own_file.as_ref());
         if let (Some(_), Some(other)) = (own, other) {
             return Err(format!(
                 "another libnccl, {}, is loaded in this process already; give that file instead",
@@ -187,8 +187,25 @@ impl Library {
     }
 }
 
+/// Returns whether the file has the name of NCCL itself.
+fn is_libnccl(mapping: &Mapping) -> bool {
+    mapping.is_called(SONAME)
+}
+
 fn unusable(what: impl Into<String>) -> Error {
     let mut error = Error::new(ErrorKind::Unsupported, what);
     error.report_mut().status = Status::Rejected;
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_of_nccl_is_not_nccl() {
+        let named = |path: &str| Mapping { path: path.into(), ..mappings().unwrap().swap_remove(0) };
+        assert!(["/opt/a/libnccl.so.2", "/opt/with space/libnccl.so.2.30"].map(named).iter().all(is_libnccl));
+        assert!(!["/usr/lib/libc.so.6", "/usr/lib/libnccl-net.so"].map(named).iter().any(is_libnccl));
+    }
 }
