@@ -362,18 +362,24 @@ mod tests {
     fn a_call_that_runs_is_waited_for() {
         let (jobs, order) = (JobTable::default(), Mutex::new(Vec::new()));
         let (begun, is_begun) = crossbeam_channel::bounded(1);
+        let (end, ended) = crossbeam_channel::bounded(1);
         std::thread::scope(|s| {
             s.spawn(|| {
                 jobs.calling("ncclAllReduce", || {
                     begun.send(()).unwrap();
-                    std::thread::sleep(Duration::from_millis(100));
+                    ended.recv().unwrap();
                     order.lock().push("the call has returned");
                     Ok(())
                 })
             });
             is_begun.recv().unwrap();
             jobs.bar();
+            let (limit, start) = (Duration::from_millis(10), Instant::now());
+            jobs.quiet(limit);
+            assert!(start.elapsed() >= limit, "the call still runs");
+            end.send(()).unwrap();
             jobs.quiet(Duration::from_secs(60));
+            assert!(start.elapsed() < Duration::from_secs(30), "the wait ends with the call");
             order.lock().push("aborted");
         });
         assert_eq!(*order.lock(), ["the call has returned", "aborted"]);

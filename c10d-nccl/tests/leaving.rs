@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Backend, Capabilities, Job, Provider, Registration};
@@ -12,6 +13,9 @@ use common::{SECOND, on, with_fake};
 
 /// The number of the last rank, which sends its fingerprints to the first one.
 const LATE: u32 = 2;
+
+/// Whether the last rank has made its last call.
+static LEAVES: AtomicBool = AtomicBool::new(false);
 
 /// A CPU backend that delays the fingerprints of one rank.
 struct Late {
@@ -31,7 +35,12 @@ unsafe impl Backend for Late {
         // The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
-            std::thread::sleep(Duration::from_millis(300));
+            // The fingerprint is sent when the rank already leaves, or a little later.
+            let begun = Instant::now();
+            while !LEAVES.load(Ordering::Acquire) && begun.elapsed() < Duration::from_millis(300) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         self.inner.submit(job);
     }
@@ -66,6 +75,9 @@ fn fingerprints_are_sent_before_a_rank_leaves() {
         let sums = builder.run_ranks(LATE + 1, |pg| {
             let mut x = on(pg.rank(), &[1f32]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            if pg.rank() == LATE {
+                LEAVES.store(true, Ordering::Release);
+            }
             pg.shutdown()?;
             x.to_vec::<f32>(SECOND)
         });
