@@ -47,6 +47,11 @@ impl Guarded {
         self.faults.recover();
     }
 
+    /// Returns how many calls hang now.
+    pub fn hanging(&self) -> usize {
+        self.faults.hanging()
+    }
+
     /// Starts a new, empty log.
     pub fn start_log(&self) {
         self.log.start();

@@ -23,6 +23,8 @@ struct RequestedFaults {
     /// For each device: how many copies still succeed before one fails, and the text of the failure.
     copies: BTreeMap<u16, (u64, String)>,
     forgetful: bool,
+    /// How many calls hang now.
+    hanging: usize,
 }
 
 impl Faults {
@@ -59,17 +61,25 @@ impl Faults {
     }
 
     pub(crate) fn recover(&self) {
-        *self.asked.lock() = RequestedFaults::default();
+        let mut asked = self.asked.lock();
+        *asked = RequestedFaults { hanging: asked.hanging, ..RequestedFaults::default() };
+        drop(asked);
         self.changed.notify_all();
+    }
+
+    pub(crate) fn hanging(&self) -> usize {
+        self.asked.lock().hanging
     }
 
     /// Called at the start of each call. Waits while the call must hang.
     pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         let mut asked = self.asked.lock();
         let key = (index, call.to_owned());
+        asked.hanging += 1;
         while asked.hangs.contains(&key) {
             self.changed.wait(&mut asked);
         }
+        asked.hanging -= 1;
         assert!(!asked.panics.contains(&key), "{call} was told to panic");
         match asked.errors.get(&key) {
             Some(text) => Err(Error::new(ErrorKind::Device, text.clone())),

@@ -4,7 +4,7 @@
 use crate::common;
 
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
@@ -46,6 +46,15 @@ fn fails(
             return errors;
         }
         timeout *= 2;
+    }
+}
+
+/// Waits until another thread has reached a state.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + CAP;
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -110,7 +119,9 @@ fn a_call_that_returns_late_starts_no_further_work() {
         vec![error]
     });
     assert!(errors[0].to_string().contains("stuck in copy_out"), "{}", errors[0]);
-    std::thread::sleep(Duration::from_millis(100));
+    until("the call returns", || runtime.hanging() == 0);
+    // A thread that continued the op would make its next call within this time.
+    std::thread::sleep(Duration::from_millis(20));
     let given: Vec<_> = runtime.log().into_iter().filter(|entry| !entry.ran).collect();
     assert!(given.len() <= 1, "only the call that hung may go on: {given:?}");
 }
@@ -280,9 +291,11 @@ fn abort_ends_an_op_whose_device_hangs() {
         let pg = builder.timeout(Duration::from_secs(3600)).build().unwrap();
         let mut x = buffer(&runtime, 0, 200);
         runtime.hang(0, "copy_in");
-        let other = pg.clone();
+        let (other, device) = (pg.clone(), runtime.clone());
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
+            while device.hanging() == 0 {
+                std::thread::yield_now();
+            }
             other.abort("enough");
         });
         pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
