@@ -14,16 +14,20 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Both ranks start five ops, and then make a blocking call. Rank 1 does so late.
+/// Both ranks start five ops, and then make a blocking call. Rank 1 does so when rank 0 has started its ops.
 #[test]
 fn a_blocking_op_runs_after_those_started_before() {
     c10d::run_ranks(2, |pg| {
         for count in [4, 100_000] {
+            let started = format!("started {count}");
             if pg.rank() == 1 {
-                std::thread::sleep(Duration::from_millis(50));
+                pg.store().get(&started, soon())?;
             }
             let works: Vec<_> =
                 (0..5).map(|i| pg.start(op::all_reduce(vec![i + pg.rank() as i64; count], ReduceOp::Sum))).collect();
+            if pg.rank() == 0 {
+                pg.store().set(&started, b"", soon())?;
+            }
             let mut last = vec![100i64; count];
             pg.all_reduce(&mut last, ReduceOp::Sum)?;
             assert_eq!(last, vec![200; count]);
@@ -246,7 +250,9 @@ fn elapsed_counts_from_the_call() {
         }
         let started = Instant::now();
         let works = [1, 2].map(|i| pg.start(op::all_reduce(vec![i], ReduceOp::Sum)));
-        std::thread::sleep(Duration::from_millis(100));
+        let are_started = Instant::now();
+        // The started ops are older than the blocking call by at least the time of these requests to the store.
+        (0..20).try_for_each(|_| pg.store().set("older", b"", soon()))?;
         let called = Instant::now();
         let mut x = [1i32];
         let blocked =
@@ -257,7 +263,10 @@ fn elapsed_counts_from_the_call() {
         for work in works {
             let e = work.wait().expect_err("the other rank makes no call").error;
             let took = e.report().elapsed.unwrap();
-            assert!(took >= Duration::from_millis(300) && took <= started.elapsed(), "{e}");
+            assert!(
+                took >= called.duration_since(are_started) + Duration::from_millis(200) && took <= started.elapsed(),
+                "{e}"
+            );
         }
         Ok(())
     })

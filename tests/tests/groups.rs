@@ -10,6 +10,10 @@ use c10d::{ErrorKind, ProcessGroup, ReduceOp, Result, op};
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
 
+fn soon() -> Instant {
+    Instant::now() + CAP
+}
+
 fn sum(pg: &ProcessGroup, count: usize) -> Result<u32> {
     let mut x = vec![1 + pg.rank(); count];
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -133,13 +137,17 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
                 0 => {
                     let work = pg.start(op::all_reduce(vec![0f32; 8], ReduceOp::Sum));
                     let behind = pg.start(op::barrier(c10d::options::BarrierOptions::default()));
+                    pg.store().set("0 waits", b"", soon())?;
                     let e = work.wait().unwrap_err().error;
                     assert_eq!(behind.wait().unwrap_err().error.kind(), e.kind());
                     e
                 }
-                1 => pg.barrier().unwrap_err(),
+                1 => {
+                    pg.store().set("1 waits", b"", soon())?;
+                    pg.barrier().unwrap_err()
+                }
                 _ => {
-                    std::thread::sleep(Duration::from_millis(50));
+                    pg.store().wait(&["0 waits", "1 waits"], soon())?;
                     pg.abort("enough");
                     pg.barrier().unwrap_err()
                 }
@@ -162,10 +170,13 @@ fn an_abort_reaches_the_peers_and_names_its_rank() {
     let errors = returns(|| {
         c10d::run_ranks(2, |pg| {
             if pg.rank() == 1 {
-                std::thread::sleep(Duration::from_millis(30));
+                pg.store().get("waits", soon())?;
                 pg.abort("enough");
+                return Ok(pg.barrier().unwrap_err());
             }
-            Ok(pg.barrier().unwrap_err())
+            let work = pg.start(op::barrier(c10d::options::BarrierOptions::default()));
+            pg.store().set("waits", b"", soon())?;
+            Ok(work.wait().unwrap_err().error)
         })
         .unwrap()
     });
