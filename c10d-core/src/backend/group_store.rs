@@ -204,7 +204,9 @@ mod tests {
         let [begun, end] = &*barriers.clone();
         let slow = hooked(move |method| {
             if method == "add" {
-                barriers.iter().for_each(|barrier| drop(barrier.wait()));
+                for barrier in &*barriers {
+                    barrier.wait();
+                }
             }
         });
         let store = GroupStore { inner: slow, ..pair().0 };
