@@ -122,7 +122,8 @@ fn nobody(size: &Size) {
     busy(|| show("8 threads that compute, without a connection", &server, size));
 }
 
-/// Sets this number of keys, until the server refuses one. Returns the number of keys that were set.
+/// Sets `keys` keys, rounded up to whole thousands. Stops at the first thousand of which the server refuses a key, and
+/// returns the number of keys before that thousand. Otherwise returns `keys`.
 fn fill(addr: SocketAddr, prefix: &str, keys: usize) -> usize {
     let store = client(addr);
     for start in (0..keys).step_by(1000) {
@@ -183,8 +184,9 @@ fn held_by(server: &ServerProcess) -> usize {
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Attacks the store with requests that announce 8 MiB and lack the last byte, until these requests fill all buffers.
-/// Then sends further such requests over new connections until the measurement is over.
+/// Attacks the store with requests that announce 8 MiB and lack the last byte, until the server holds almost
+/// `size.unfinished` bytes, but for a minute at most. Then sends further such requests over new connections until the
+/// measurement is over.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

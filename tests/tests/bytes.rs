@@ -36,8 +36,8 @@ fn each_op_sends_what_it_must() {
     check("all_reduce", N * 2 * others * PART, N * 2 * others * PART, |pg| {
         pg.all_reduce(vec![1u8; WHOLE], ReduceOp::Sum).map(drop)
     });
-    // At least, each other rank sends as much as its whole input. An algorithm that shares the root's work also
-    // transfers the parts that other ranks reduce.
+    // Each rank except the root sends at least as much as its whole input. In an algorithm that shares the root's work,
+    // these ranks also send the root the parts that they have reduced.
     check("reduce", others * WHOLE, others * WHOLE + others * PART, |pg| {
         pg.reduce(vec![1u8; WHOLE], ReduceOp::Sum, 1).map(drop)
     });

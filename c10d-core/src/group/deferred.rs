@@ -15,9 +15,9 @@ use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Makes the lane of a sparse key. The lane has its own object of the backend `over`, so that its steps and the dense
-/// calls may run in different orders on different ranks. The error says why the lane cannot be made; if `over` is
-/// `None`, the reason is that the group has no backend for the CPU.
+/// Makes the lane of a sparse key. A sparse call consists of dense ops, which run on a separate object of the backend
+/// `over`. So the ranks may run these ops and the program's dense calls in different orders. The error says why the lane
+/// cannot be made; if `over` is `None`, the reason is that the group has no backend for the CPU.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,
@@ -124,7 +124,7 @@ unsafe impl Backend for Deferred {
         self.backend
     }
 
-    /// Core does not use this value, since `submit` checks what a step needs.
+    /// Core does not use this value, since `submit` checks what each dense op of a sparse call needs.
     fn capabilities(&self) -> &Capabilities {
         self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
     }

@@ -24,9 +24,9 @@ pub(super) struct Route {
 
 /// All routes of a group. An `Err` says why a route does not exist.
 pub(super) struct Routes {
-    /// The routes, indexed by dispatch key. The route of PrivateUse1 is for the default slot.
+    /// The routes, indexed by dispatch key. The route of PrivateUse1 is for the default device, which has the number 0.
     keys: [Result<Route, String>; DispatchKey::ALL.len()],
-    /// The routes of vendors' devices, with the vendor's slot.
+    /// The routes of vendors' devices, with the number of the vendor (see [`vendor`](crate::device::vendor)).
     vendors: Vec<(u8, Result<Route, String>)>,
 }
 
@@ -125,7 +125,7 @@ impl Routes {
         }
     }
 
-    /// Returns the route of a key for the devices with this vendor slot (0 is the default slot).
+    /// Returns the route of a key for the devices with this vendor's number (0 is the default device).
     #[inline]
     pub(super) fn get(&self, key: DispatchKey, vendor: u8) -> Result<&Route> {
         let route = match vendor {

@@ -23,7 +23,7 @@ const RTLD_NODELETE: c_int = 0x1000;
 
 macro_rules! functions {
     ($($name:ident $symbol:literal ($($arg:ty),*);)*) => {
-        /// The functions, by their names in the standard without `MPI_`.
+        /// The functions, by their names in the standard without `MPI_` and without `_c`.
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> c_int,)*
         }
@@ -234,7 +234,7 @@ fn remedy() -> String {
     )
 }
 
-/// Returns why a library is not used in one process with another MPI library.
+/// Returns why a library is not used if the process already has another MPI library.
 fn second(other: &Mapping) -> String {
     format!(
         "another MPI library, {}, is in this process already; both would use the same connection to the launcher, so \
