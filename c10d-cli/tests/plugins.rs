@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // This check runs alone: on a busy machine, a good plugin could exceed the time limit, too.
+    // This plugin is checked without the others: on a busy machine, a good plugin could exceed the time limit, too.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());
@@ -272,8 +272,8 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
 }
 
 /// Runs an all-reduce of `[1, 1]` on one rank. The result tells which plugin ran it: a plugin built with `WRONG`
-/// returns `[2, 1]`, and a plugin built with `ADDRESS` returns the address of the numbers. The flag says whether the
-/// result is that address.
+/// returns `[2, 1]`, and a plugin built with `ADDRESS` returns the address of the numbers that it got. The flag says
+/// whether that is the address of the caller's numbers, and not of a copy.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];
@@ -436,7 +436,7 @@ fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
 fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     let dir = directory();
     let test = |device: &Path| run(&["plugins", "test", "--load-timeout", LONG, "--worlds", "2,3", text(device)]);
-    // Copies from the device fail, so no op can work, and no case is run.
+    // Copies from the device transfer nothing, so no op can work, and no case is run.
     let deaf = walk_device(dir.path(), "acme", "memcpy(to, (const char *)of + at, n);", "");
     let ended = test(&deaf);
     assert_eq!(ended.status.code(), Some(1));

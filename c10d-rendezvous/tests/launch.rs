@@ -283,7 +283,8 @@ fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 
-/// Runs a launcher in a separate process. It runs the shell script `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
+/// The body of a separate process that `launcher` starts: a launcher that runs the shell script `C10D_TEST_SCRIPT` as
+/// `C10D_TEST_RANKS` ranks.
 #[test]
 fn role_launcher() {
     if plays("role_launcher") {
@@ -331,7 +332,7 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// Even if the guardian process is dead, the ranks end when the launcher is killed.
+/// A guardian is a process that ends the ranks if their launcher was killed. Even if the guardian is dead, the ranks end.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

@@ -65,7 +65,7 @@ impl Objects<'_> {
 /// - [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be deserialized. Only the ranks that deserialize this
 ///   object get the error.
 ///
-/// If the serialization panics, the other ranks get an error, and then the panic continues in its caller.
+/// If the serialization panics, the other ranks get an error, and then the method panics.
 ///
 /// ```
 /// use c10d::{ObjectCollectives, Root};

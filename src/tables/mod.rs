@@ -79,7 +79,7 @@ impl Tables<'_> {
 /// The methods work over every backend that has an `all_gather_into` of host memory; `share_from` also needs a
 /// `broadcast` if not all ranks can share memory. All ranks must call the same method, with the same length, element
 /// type and root. Ranks that can share memory share one copy of the table. Two ranks cannot share memory if they are on
-/// different hosts, run as different users, or are in containers with different networks.
+/// different hosts, run as different users, or are in containers with different networks or user namespaces.
 /// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can share memory. Large
 /// pages are used if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a
 /// stronger setting).

@@ -268,7 +268,7 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        // The sub-group's name begins with the name of this group. This beginning is removed.
+        // The sub-group's name begins with the name of this group. The prefix of its keys does not repeat this name.
         let key_prefix =
             key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let spec = GroupSpec {
@@ -301,7 +301,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells this rank's backends that the rank is in no sub-group of a division. Returns `None`.
+    /// Tells this rank's backends that sub-groups are made, of which none has this rank. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

@@ -1,4 +1,4 @@
-//! The options of ops. They have the same fields as in c10d.
+//! The options of ops. Most fields are those of PyTorch's options structs. The timeout is not among them.
 //!
 //! A constructor in [`op`](crate::op) accepts any type that converts into the op's options. So a reduce operation, root
 //! or tag can be passed directly if no other option is set. [`Call::timeout`](crate::Call::timeout) sets how long an op
@@ -67,7 +67,7 @@ options! {
     BroadcastOptions {
         /// The rank that sends its values to all others.
         root_rank / with_root_rank: u32,
-        /// The index of the root's tensor in the list. It must be 0, as in c10d's backends.
+        /// The index of the tensor among several tensors of a rank, as in PyTorch. It must be 0: a rank has one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
     /// The options of `all_reduce`.
@@ -94,7 +94,7 @@ options! {
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// The index of the root's tensor in the list. It must be 0, as in c10d's backends.
+        /// The index of the tensor among several tensors of a rank, as in PyTorch. It must be 0: a rank has one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
     /// The options of the `reduce_scatter` ops.
@@ -104,10 +104,10 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The indices of accelerators. They only choose the backend: if the list is not empty, the barrier runs on the
-        /// accelerator to which the group is bound, else on the first of CUDA and PrivateUse1 that the group serves. If
-        /// the list is empty, the barrier runs on the device to which the group is bound, else on the first of CPU,
-        /// CUDA and PrivateUse1 that the group serves.
+        /// The indices of accelerators. Only whether the list is empty matters, and it chooses the backend. If it is not
+        /// empty, the barrier runs on the accelerator to which the builder bound the rank, else on the first of CUDA
+        /// and PrivateUse1 that the group serves. If it is empty, the barrier runs on the device to which the builder
+        /// bound the rank, else on the first of CPU, CUDA and PrivateUse1 that the group serves.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.
@@ -144,9 +144,9 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 
 /// The value of entries of a sparse tensor that a rank does not have.
 ///
-/// A sum is the same in both cases; minimum, maximum and product are not. If absent entries counted as zero, almost
-/// every result of these three would be dense. So these three are only defined on present entries, and the caller must
-/// ask for that:
+/// It makes no difference to a sum whether absent entries count as zero or are ignored. If they counted as zero in a
+/// minimum, maximum or product, almost every result would be dense. So these three are only defined on present entries,
+/// and the caller must ask for that:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};
