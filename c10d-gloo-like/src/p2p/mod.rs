@@ -54,13 +54,21 @@ const TAKE_BACK: Duration = Duration::from_secs(1);
 const NAP: Duration = Duration::from_micros(100);
 /// The longest such time while other threads move the messages.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
+/// The longest such time while another thread waits long for a message.
+const REST: Duration = Duration::from_millis(10);
 
 /// A thread that moves messages while it waits for a started message.
 struct Helper<'a>(&'a Messages);
 
 impl Drop for Helper<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().helpers -= 1;
+        let mut state = self.0.state.lock();
+        state.helpers -= 1;
+        let leaves_work = state.helpers == 0 && state.has_started();
+        drop(state);
+        if leaves_work {
+            self.0.news.notify_one();
+        }
     }
 }
 
@@ -286,10 +294,16 @@ impl Messages {
                 continue;
             }
             let before = state.left_to_thread;
+            state.asleep = nap > LONGEST_NAP;
             self.news.wait_for(&mut state, nap);
-            let is_busy = state.left_to_thread != before || state.helpers > 0;
-            nap = if is_busy { LONGEST_NAP.min(nap * 2) } else { NAP };
-            (is_calm, is_rested) = (!is_busy, true);
+            state.asleep = false;
+            let is_new = state.left_to_thread != before;
+            nap = match state.helpers {
+                0 if !is_new => NAP,
+                1.. if !is_new => REST.min(nap * 2),
+                _ => LONGEST_NAP.min(nap * 2),
+            };
+            (is_calm, is_rested) = (!is_new && state.helpers == 0, true);
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) struct MessageState {
     pub(super) left_to_thread: u64,
     /// Whether the thread for started ops must begin at once, and not after a nap.
     pub(super) urgent: bool,
-    /// Whether the thread for started ops waits without a time limit, so that it must be notified.
+    /// Whether the thread for started ops waits for long, so that it must be notified.
     pub(super) asleep: bool,
     /// The number of threads that move messages while they wait for a started message.
     pub(super) helpers: usize,
