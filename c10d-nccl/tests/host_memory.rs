@@ -3,12 +3,13 @@
 
 use crate::common;
 
-use std::fmt::Debug;
-use std::sync::Mutex;
+#[path = "common/warnings.rs"]
+mod warnings;
 
 use c10d_core::ReduceOp;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 use cudarc::driver::sys;
+use warnings::Warnings;
 
 /// Whether the device's context was made. A context needs memory on its device.
 fn has_context(index: i32) -> bool {
@@ -53,32 +54,11 @@ fn page_locked_memory_is_freed_on_a_thread_without_a_context() {
     });
 }
 
-/// Keeps the words of warnings.
-struct Warnings;
-
-static WARNED: Mutex<String> = Mutex::new(String::new());
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut words = WARNED.lock().unwrap();
-        event.record(&mut |_: &tracing::field::Field, value: &dyn Debug| *words += &format!("{value:?}\n"));
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn without_page_locked_memory_copies_use_ordinary_memory() {
     with_fake("without_page_locked_memory_copies_use_ordinary_memory", "locked=none", || {
-        tracing::subscriber::set_global_default(Warnings).unwrap();
+        let warnings = Warnings::default();
+        tracing::subscriber::set_global_default(warnings.clone()).unwrap();
         let groups = with_cpu().backend("cpu:gloo-like,cuda:gloo-like");
         let sums = groups.run_ranks(2, |pg| {
             let mut x = on(pg.rank(), &[1f32; 4]);
@@ -86,7 +66,7 @@ fn without_page_locked_memory_copies_use_ordinary_memory() {
             x.to_vec::<f32>(60 * SECOND)
         });
         assert_eq!(sums.unwrap(), [[2.0; 4]; 2]);
-        let warned = WARNED.lock().unwrap();
+        let warned = warnings.0.lock().clone();
         let about = |words: &str| warned.lines().filter(|line| line.contains(words)).count();
         assert_eq!(about("page-locked host memory"), 1, "{warned}");
         assert_eq!(about("no locked memory left ("), 1, "{warned}");

@@ -57,16 +57,21 @@ fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     });
 }
 
+/// Runs an all-reduce that the fault script ends, and returns the error of each rank.
+fn errors_of_both_ranks() -> Vec<Error> {
+    let errors = within(CAP, || {
+        with_cpu().run_ranks(2, |pg| {
+            let mut x = on(pg.rank(), &[1f32; 10]);
+            Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
+        })
+    });
+    errors.unwrap()
+}
+
 #[test]
 fn an_nccl_error_of_one_rank_reaches_the_others() {
     with_fake("an_nccl_error_of_one_rank_reaches_the_others", "error=0,rank=1", || {
-        let errors = within(CAP, || {
-            with_cpu().run_ranks(2, |pg| {
-                let mut x = on(pg.rank(), &[1f32; 10]);
-                Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
-            })
-        });
-        for e in errors.unwrap() {
+        for e in errors_of_both_ranks() {
             assert!(e.to_string().contains("the fault script ends the connection"), "{e}");
         }
     });
@@ -75,13 +80,7 @@ fn an_nccl_error_of_one_rank_reaches_the_others() {
 #[test]
 fn a_rank_without_locked_memory_is_named_by_all() {
     with_fake("a_rank_without_locked_memory_is_named_by_all", "unregistered=0,rank=1", || {
-        let errors = within(CAP, || {
-            with_cpu().run_ranks(2, |pg| {
-                let mut x = on(pg.rank(), &[1f32; 10]);
-                Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
-            })
-        });
-        for (rank, e) in errors.unwrap().iter().enumerate() {
+        for (rank, e) in errors_of_both_ranks().iter().enumerate() {
             let words = e.to_string();
             assert_eq!(*e.kind(), ErrorKind::Resource, "{words}");
             assert!(words.contains("no locked memory left (") && words.contains("limit"), "{words}");

@@ -1,36 +1,16 @@
 //! Tests of the abort of communicators, with a library that only logs the calls.
 #![allow(unsafe_code)]
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use c10d_core::sync::Mutex;
+#[path = "../../tests/common/warnings.rs"]
+mod warnings;
 
 use super::mock::{Log, Mock, cuda_api};
 use crate::communicator::Comms;
 use crate::nccl::{Comm, NcclResult};
-
-/// Keeps the words of warnings.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<String>>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut words = self.0.lock();
-        event.record(&mut |_: &tracing::field::Field, value: &dyn Debug| *words += &format!("{value:?}\n"));
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
+use warnings::Warnings;
 
 /// Several communicators are aborted in one NCCL group, whose end tells whether that failed.
 #[test]
