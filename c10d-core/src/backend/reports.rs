@@ -43,7 +43,7 @@ pub struct Reports {
 
 /// The report of one rank.
 #[derive(Clone, Debug, PartialEq)]
-struct Report {
+struct FailureReport {
     by: u32,
     kind: ErrorKind,
     guilty: Vec<u32>,
@@ -101,12 +101,14 @@ impl Reports {
             return error;
         };
         let store = &**store;
-        let mine = Report::of(self.rank, &error);
+        let mine = FailureReport::of(self.rank, &error);
         let until = || Instant::now() + ANSWER;
         let Ok(mut stored) = store.compare_set(FAILED, &[], &mine.to_bytes(), until()) else { return error };
         if !is_consequence(&error) {
             // Another rank may have reported a consequence of this error before. The cause replaces it.
-            while Report::parse(&stored, self.size).is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak()) {
+            while FailureReport::parse(&stored, self.size)
+                .is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak())
+            {
                 match store.compare_set(FAILED, &stored, &mine.to_bytes(), until()) {
                     Ok(now) if now != stored => stored = now,
                     _ => break,
@@ -117,7 +119,7 @@ impl Reports {
         }
         let end = Instant::now() + WORD;
         let mut theirs = self.read(store);
-        while theirs.as_ref().is_none_or(Report::is_weak) && Instant::now() < end {
+        while theirs.as_ref().is_none_or(FailureReport::is_weak) && Instant::now() < end {
             std::thread::sleep(WORD / 20);
             theirs = self.read(store).or(theirs);
         }
@@ -140,12 +142,12 @@ impl Reports {
     }
 
     /// Reads the report of another rank.
-    fn read(&self, store: &dyn Store) -> Option<Report> {
+    fn read(&self, store: &dyn Store) -> Option<FailureReport> {
         let until = Instant::now() + ANSWER;
         if !store.check(&[FAILED], until).ok()? {
             return None;
         }
-        let report = Report::parse(&store.get(FAILED, until).ok()?, self.size);
+        let report = FailureReport::parse(&store.get(FAILED, until).ok()?, self.size);
         report.filter(|report| report.by != self.rank)
     }
 }
@@ -156,15 +158,15 @@ fn is_consequence(error: &Error) -> bool {
     matches!(error.kind(), Rendezvous | Timeout | Store | PeerDead { .. })
 }
 
-impl Report {
-    fn of(by: u32, error: &Error) -> Report {
+impl FailureReport {
+    fn of(by: u32, error: &Error) -> FailureReport {
         let report = error.report();
         let mut what = report.what.clone();
         if let ErrorKind::PeerDead { how } = &report.kind {
             what = if what.is_empty() { how.clone() } else { format!("{how}: {what}") };
         }
         let guilty = report.guilty.iter().copied().take(GUILTY).collect();
-        Report { by, kind: report.kind.clone(), guilty, what: harmless(&what, TEXT) }
+        FailureReport { by, kind: report.kind.clone(), guilty, what: harmless(&what, TEXT) }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -173,7 +175,7 @@ impl Report {
     }
 
     /// Reads the report of a rank of a group of `size`; `None` if the bytes are not a report.
-    fn parse(bytes: &[u8], size: u32) -> Option<Report> {
+    fn parse(bytes: &[u8], size: u32) -> Option<FailureReport> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut parts = text.splitn(4, ':');
         let by: u32 = parts.next()?.parse().ok().filter(|by| *by < size)?;
@@ -193,7 +195,7 @@ impl Report {
             "Mismatch" => ErrorKind::Rendezvous,
             kind => ErrorKind::PLAIN.iter().find(|k| k.name() == kind)?.clone(),
         };
-        Some(Report { by, kind, guilty, what })
+        Some(FailureReport { by, kind, guilty, what })
     }
 
     /// Returns whether the reported error may itself be the consequence of another rank's failure.
@@ -203,7 +205,7 @@ impl Report {
 
     /// Converts the report to the error of rank `me`. The error names other ranks, but never `me`.
     fn seen_from(self, me: u32) -> Error {
-        let Report { by, kind, mut guilty, what } = self;
+        let FailureReport { by, kind, mut guilty, what } = self;
         guilty.retain(|rank| *rank != me);
         if guilty.is_empty() {
             guilty.push(by);
@@ -265,9 +267,9 @@ mod tests {
 
     #[test]
     fn invalid_reports_are_ignored_and_texts_are_limited() {
-        let parse = |text: &str| Report::parse(text.as_bytes(), 3);
-        let good = Report { by: 2, kind: ErrorKind::Resource, guilty: vec![0, 1], what: "none left: é".into() };
-        assert_eq!(Report::parse(&good.to_bytes(), 3), Some(good));
+        let parse = |text: &str| FailureReport::parse(text.as_bytes(), 3);
+        let good = FailureReport { by: 2, kind: ErrorKind::Resource, guilty: vec![0, 1], what: "none left: é".into() };
+        assert_eq!(FailureReport::parse(&good.to_bytes(), 3), Some(good));
         for bad in
             ["", "3:Resource::x", "-1:Resource::x", "1:Nothing::x", "1:Resource:3:x", "1:Resource:0,:x", "1:Resource:0"]
         {

@@ -7,7 +7,7 @@ use c10d::{Error, ErrorKind, Status};
 /// `c10drs_error` of the header. Its strings end with a zero byte. Strings and lists are valid as long as the error.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Report {
+pub struct CError {
     /// The text of the error.
     pub text: *const c_char,
     /// The kind's name.
@@ -37,9 +37,9 @@ struct ReportStorage {
     _guilty: Vec<u32>,
 }
 
-impl Report {
+impl CError {
     /// Converts an error for C.
-    pub fn new(error: &Error) -> Box<Report> {
+    pub fn new(error: &Error) -> Box<CError> {
         let report = error.report();
         let name = |text: Option<String>| string(text.unwrap_or_default());
         // The `Debug` text includes the causes.
@@ -50,7 +50,7 @@ impl Report {
             name(report.phase.map(|phase| phase.to_string())),
         ];
         let guilty = report.guilty.clone();
-        Box::new(Report {
+        Box::new(CError {
             text: strings[0].as_ptr(),
             kind: strings[1].as_ptr(),
             op: strings[2].as_ptr(),

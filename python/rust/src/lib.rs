@@ -12,4 +12,4 @@ mod sparse;
 mod store;
 mod work;
 
-pub use error::Report;
+pub use error::CError;

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{null, null_mut};
 
 use c10d::{DType, OpKind};
-use c10d_rs::Report;
+use c10d_rs::CError;
 use c10d_rs::abi::*;
 
 const HEADER: &str = include_str!("../../c10d_rs/c10d_rs.h");
@@ -41,7 +41,7 @@ fn every_function_of_the_header_is_defined() {
 }
 
 /// Reads an error as C would, and frees it.
-fn words(error: *mut Report) -> (String, String, u32) {
+fn words(error: *mut CError) -> (String, String, u32) {
     assert!(!error.is_null());
     // SAFETY: the library made the error, and only this function frees it.
     unsafe {

@@ -9,7 +9,7 @@ use super::structs::{CallSpec, Give, SparseSpec, Tensor};
 use super::works::WorkHandle;
 use super::{answer, guarded};
 use crate::call::{self, Described};
-use crate::error::Report;
+use crate::error::CError;
 use crate::memory::{Lent, Owner, slice};
 use crate::sparse::{self, Entries};
 use crate::work::Started;
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn c10drs_run(
     group: *const Group,
     spec: *const CallSpec,
     source: *mut u32,
-    error: *mut *mut Report,
+    error: *mut *mut CError,
 ) -> c_int {
     // SAFETY: the caller guarantees that the pointers and the tensors are valid until this function returns, and the
     // buffers are dropped before.
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn c10drs_start(
     spec: *const CallSpec,
     release: unsafe extern "C" fn(*mut c_void),
     owner: *mut c_void,
-    error: *mut *mut Report,
+    error: *mut *mut CError,
 ) -> *mut WorkHandle {
     // SAFETY: the caller guarantees that `release(owner)` may be called once on any thread.
     let owner = unsafe { Owner::new(release, owner) };
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     tensor: *const SparseSpec,
     give: Give,
     context: *mut c_void,
-    error: *mut *mut Report,
+    error: *mut *mut CError,
 ) -> c_int {
     // SAFETY: the caller guarantees that the pointers and lists are valid until this function returns, and that
     // `values` points to `values_len` elements of `dtype`.

@@ -9,7 +9,7 @@ use c10d::{Error, ProcessGroup, Result, Store};
 use super::structs::{Init, StoreCall, Text};
 use super::{answer, guarded};
 use crate::call;
-use crate::error::Report;
+use crate::error::CError;
 use crate::memory::slice;
 use crate::store::Foreign;
 
@@ -34,7 +34,7 @@ unsafe fn text(text: &Text) -> String {
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut Report) -> c_int {
+pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut CError) -> c_int {
     // This function owns the store from here on, also if it fails, and drops it in every case.
     // SAFETY: the caller guarantees that `init` is valid, and does not use the store again.
     let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
@@ -92,9 +92,9 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<Group> {
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
+pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut CError {
     // SAFETY: the caller guarantees that `group` is valid.
-    let found = guarded(|| Ok(unsafe { &(*group).group }.failure().map(Report::new)));
+    let found = guarded(|| Ok(unsafe { &(*group).group }.failure().map(CError::new)));
     found.ok().flatten().map_or(std::ptr::null_mut(), Box::into_raw)
 }
 
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
+pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut CError) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
     // SAFETY: the caller guarantees that `group` is valid.
     let result = guarded(|| unsafe { &(*group).group }.clone().shutdown_within(limit));
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn c10drs_shrink(
     lost: *const u32,
     lost_len: usize,
     left: *mut *mut Group,
-    error: *mut *mut Report,
+    error: *mut *mut CError,
 ) -> c_int {
     // SAFETY: the caller guarantees that `group` is valid and `lost` points to `lost_len` ranks.
     let made = guarded(|| unsafe {

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use c10d::{Error, ErrorKind, Result};
 
-use crate::error::Report;
+use crate::error::CError;
 use crate::info::info;
 
 pub use calls::{c10drs_run, c10drs_sparse_all_reduce, c10drs_start};
@@ -41,11 +41,11 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 ///
 /// # Safety
 /// `error` must be null or valid for writes.
-unsafe fn answer(result: Result, error: *mut *mut Report) -> c_int {
+unsafe fn answer(result: Result, error: *mut *mut CError) -> c_int {
     let Err(e) = result else { return 0 };
     if !error.is_null() {
         // SAFETY: `error` is not null, so the caller guarantees that it is valid for writes.
-        unsafe { *error = Box::into_raw(Report::new(&e)) };
+        unsafe { *error = Box::into_raw(CError::new(&e)) };
     }
     1
 }
@@ -72,7 +72,7 @@ pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn c10drs_error_free(error: *mut Report) {
+pub unsafe extern "C" fn c10drs_error_free(error: *mut CError) {
     if !error.is_null() {
         // SAFETY: the caller guarantees that `error` came from this library and is not used again.
         drop(unsafe { Box::from_raw(error) });

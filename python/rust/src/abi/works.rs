@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{answer, guarded};
-use crate::error::Report;
+use crate::error::CError;
 use crate::memory::Callback;
 use crate::work::Started;
 
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn c10drs_work_wait(
     work: *const WorkHandle,
     timeout_ms: i64,
     source: *mut u32,
-    error: *mut *mut Report,
+    error: *mut *mut CError,
 ) -> c_int {
     let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
     // SAFETY: the caller guarantees that `work` is valid.
