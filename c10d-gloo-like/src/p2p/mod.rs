@@ -58,9 +58,9 @@ const LONGEST_NAP: Duration = Duration::from_micros(400);
 const REST: Duration = Duration::from_millis(10);
 
 /// A thread that moves messages while it waits for a started message.
-struct Helper<'a>(&'a Messages);
+struct Helping<'a>(&'a Messages);
 
-impl Drop for Helper<'_> {
+impl Drop for Helping<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.helpers -= 1;
@@ -178,7 +178,7 @@ impl Messages {
     pub(crate) fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         self.state.lock().helpers += 1;
         // The count is right also if a waker panics.
-        let _helper = Helper(self);
+        let _helping = Helping(self);
         self.attend(false, |_| is_done() || Instant::now() >= deadline);
     }
 
