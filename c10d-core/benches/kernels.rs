@@ -1,5 +1,5 @@
-//! Measures the speed of the reduction kernels: `cargo bench -p c10d-core --bench kernels`. The unit is GB/s, where
-//! only the bytes of one source are counted. With k sources, k times as many bytes are read.
+//! Measures the speed of the reduction kernels: `cargo bench -p c10d-core --bench kernels`. The unit is GB/s. Only the
+//! bytes of one source are counted: with k sources, the kernel reads k times as many bytes.
 #![allow(missing_docs, unsafe_code)]
 
 use std::time::Duration;

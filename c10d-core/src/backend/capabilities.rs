@@ -19,7 +19,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Every op on every element type for which it is defined.
+    /// Every op, on every element type for which the op is defined.
     pub const ALL: Capabilities = Capabilities {
         ops: OpSet::ALL,
         moves: DTypeSet::ALL,
@@ -35,7 +35,7 @@ impl Capabilities {
         by_op: [DTypeSet::ALL; OpKind::ALL.len()],
     };
 
-    /// Returns whether the op is offered on this element type (with this reduce operation, if it reduces).
+    /// Returns whether the op is offered on this element type (with this reduce operation, if the op reduces).
     #[inline]
     pub fn offers(&self, op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
         let types = if op.reduces() { self.reduces[reduce.code() as usize] } else { self.moves };

@@ -14,8 +14,8 @@ use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 
-/// Small messages between ranks through a CPU backend. Device backends use them for facts that their own library does
-/// not report: that a peer is gone, or that a rank gives up, and why.
+/// Small messages between ranks through a CPU backend. Device backends use them to report events that the device's own
+/// library (such as NCCL) does not report: a peer is gone, or a rank aborts, with the cause.
 ///
 /// The CPU backend's object must not be used for anything else, so make it with
 /// [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
@@ -28,8 +28,7 @@ impl CpuMessages {
         CpuMessages(backend)
     }
 
-    /// Sends bytes to a rank, and waits until `bytes` may be used again, which may be before the rank has received
-    /// them.
+    /// Sends bytes to a rank. `send` returns when `bytes` may be used again, perhaps before the rank has received them.
     ///
     /// # Errors
     /// The same as for [`op::send`](crate::op::send).
@@ -71,7 +70,7 @@ impl CpuMessages {
 
     /// Tells the peers that this rank leaves, so that they do not consider it dead. `leave` does not wait.
     pub fn leave(&self) {
-        // The deadline is now, so that pending messages do not delay this.
+        // The deadline is now, so `shutdown` does not wait for pending messages.
         let _ = self.0.shutdown(Instant::now());
     }
 }

@@ -41,14 +41,14 @@ impl Fingerprint {
     pub const SIZE: usize = 24;
     /// The code for "no element type" (barriers).
     pub const NO_DTYPE: u8 = 255;
-    /// The code for "a type of the program's own". `rest` is then the hash of the type's identity, XOR the hash of the
-    /// other properties (0 unless the op is coalesced).
+    /// The code for "a type of the program's own". `rest` is then the XOR of two hashes: that of the type's identity,
+    /// and that of the other properties (0 unless the op is coalesced).
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
     /// The bit in `step` that marks calls with sparse tensors. In a call's own fingerprint, `rest` is then the hash of
-    /// the tensor's shape. In the fingerprint of a step of the call's kernel, it is the `rest` of the step's dense op,
-    /// combined with that op's code and element type.
+    /// the tensor's shape. In the fingerprint of a step of the call's kernel, `rest` combines the `rest`, the code and
+    /// the element type of the step's dense op.
     pub const SPARSE: u8 = 0x80;
 
     /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts instead of
@@ -95,7 +95,7 @@ impl Fingerprint {
     }
 
     /// Returns the value of `root` that describes a list with this number of tensors, whose first has `first` elements.
-    /// Larger values are replaced by the largest that fits.
+    /// A value that does not fit into its bits is replaced by the largest value that fits.
     pub(super) fn list(tensors: usize, first: usize) -> u32 {
         let bounded = |value: usize, most: u32| u32::try_from(value).map_or(most, |v| v.min(most));
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
@@ -104,16 +104,15 @@ impl Fingerprint {
     /// Returns how the lists of two calls differ. A fingerprint has only the number of tensors, the length of the first
     /// tensor and the sum of all lengths.
     ///
-    /// Returns `None` if the numbers of tensors are equal and another field may be the reason. That is so if `count`,
-    /// `seq` or `step` differs. It is also so if only `rest` differs, and the difference may come from a program's own
-    /// type or a factor.
+    /// Returns `None` if the numbers of tensors are equal and one of these is true:
+    /// - `count`, `seq` or `step` differs.
+    /// - `root` is equal, and the difference in `rest` may come from a program's own type or a factor.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {
             return Some(("tensors", tensors(self).to_string(), tensors(theirs).to_string()));
         }
         let is_elsewhere = (self.count, self.seq, self.step) != (theirs.count, theirs.seq, theirs.step);
-        // If the roots are equal, the difference in `rest` may come from a program's own type or a factor.
         let is_mixed = self.dtype == Self::OWN_TYPE || self.reduce == ReduceOp::PreMulSum(0.0).code();
         if is_elsewhere || is_mixed && self.root == theirs.root {
             return None;
@@ -188,8 +187,8 @@ impl Fingerprint {
     }
 }
 
-/// Returns the name of a program's own type. If no type that this process has used has the hash `rest`, the text has
-/// `rest` instead of a name.
+/// Returns the name of a program's own type. If this process has not used a type with the hash `rest`, the text
+/// contains `rest` instead of a name.
 fn own_type(rest: u32) -> String {
     Identity::of_hash(rest)
         .map_or_else(|| format!("a type of the program ({rest:#010x})"), |identity| identity.to_string())

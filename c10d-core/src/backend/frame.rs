@@ -8,13 +8,14 @@
 //!
 //! - `EMPTY`: the operation is not done, and no waiter is registered. The waiter changes the state to `WAITING`, the
 //!   completer changes it to `DONE`.
-//! - `WAITING`: a waiter is registered. The waiter changes the state back to `EMPTY` to withdraw, the completer changes
-//!   it to `TAKING`.
+//! - `WAITING`: a waiter is registered. To withdraw, the waiter changes the state back to `EMPTY`. The completer
+//!   changes it to `TAKING`.
 //! - `TAKING`: the completer takes the waiter out of the frame. It then changes the state to `DONE`.
 //! - `DONE`: the outcome is stored. The state does not change any more.
 //!
-//! After storing `DONE` the completer does not use a stack frame, since the frame's owner may have removed the frame. A
-//! counted frame still exists at that time, because of the job's reference. The completer then gives up this reference.
+//! After storing `DONE` the completer does not use a stack frame, since the frame's owner may already have freed the
+//! frame. A counted frame still exists at that time, because the job still has its reference. The completer then drops
+//! this reference.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -36,7 +37,7 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// If a call reports a mismatch in another call, the error has this text before the name of the call that reports it.
+/// If a call reports a mismatch in another call, this text precedes the name of the reporting call in the error.
 const FOUND: &str = "; found in ";
 
 /// The thread or task that is woken when the operation is done.
@@ -54,8 +55,7 @@ impl Waiter {
     }
 }
 
-/// A function that gives up the job's reference to a counted frame. It must not unwind, even if it drops the
-/// allocation.
+/// A function that drops the job's reference to a counted frame. It must not unwind, even if it drops the allocation.
 pub(crate) type Release = unsafe fn(*const Frame);
 
 pub(crate) struct Frame {
@@ -74,10 +74,13 @@ pub(crate) struct Frame {
     waiter: UnsafeCell<Option<Waiter>>,
 }
 
-// SAFETY: no two threads use a cell at once. Only the completer writes `outcome`, before it stores `DONE`; the outcome
-// is read only after `DONE`. Only the waiter uses the cell `waiter` in the state `EMPTY`, and in `DONE` if the state
-// before was `EMPTY`. Only the completer uses it in `TAKING`, which it alone sets. In `WAITING` no thread uses it. The
-// request does not change once a job exists, and `lane` points to a `Sync` value.
+// SAFETY: no two threads use an `UnsafeCell` at the same time:
+// - Only the completer writes `outcome`, before it stores `DONE`. The outcome is read only after `DONE`.
+// - Only the waiter uses `waiter` in the state `EMPTY`, and in `DONE` if the previous state was `EMPTY`.
+// - Only the completer uses `waiter` in the state `TAKING`, and only the completer sets this state.
+// - No thread uses `waiter` in the state `WAITING`.
+//
+// The request does not change once a job exists, and `lane` points to a `Sync` value.
 unsafe impl Sync for Frame {}
 // SAFETY: as above, and all contents are `Send`.
 unsafe impl Send for Frame {}
@@ -147,7 +150,7 @@ impl Frame {
         }
     }
 
-    /// Makes the elements of `bool` outputs valid.
+    /// Makes every byte of `bool` outputs a valid `bool`.
     ///
     /// # Safety
     /// No other code uses the memory of the spans during this call.
@@ -189,7 +192,7 @@ impl Frame {
         }
         let _reporting = Reporting::begin();
         if let Some(release) = release {
-            // SAFETY: this is the job's reference, which is given up once.
+            // SAFETY: this is the job's reference, and it is released only once.
             unsafe { release(this) };
         }
         if let Some(waiter) = waiter {
@@ -200,13 +203,13 @@ impl Frame {
     /// Registers a waiter and returns `false`. If the op is done already, no waiter is registered, and the result is
     /// `true`.
     fn enlist(&self, waiter: Waiter) -> bool {
-        // SAFETY: this thread is the only waiter, and no waiter is registered. So the state is `EMPTY`, or `DONE` after
-        // `EMPTY`, in which the completer does not use the cell.
+        // SAFETY: this thread is the only waiter, and no waiter is registered. So the state is `EMPTY`, or it changed
+        // from `EMPTY` to `DONE`. In both cases the completer does not use the cell.
         unsafe { *self.waiter.get() = Some(waiter) };
         if self.state.compare_exchange(EMPTY, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             return false;
         }
-        // SAFETY: the state is `DONE` after `EMPTY`, in which the completer does not use the cell.
+        // SAFETY: the state changed from `EMPTY` to `DONE`, so the completer does not use the cell.
         unsafe { *self.waiter.get() = None };
         true
     }

@@ -9,7 +9,8 @@ use crate::store::Store;
 use crate::sync::{Condvar, Mutex};
 use crate::{Error, ErrorKind, Result};
 
-/// How long one wait lasts before this rank looks at the reports again, which read the store at most every 200 ms.
+/// The longest time that one wait lasts before this rank looks at the reports again. [`Reports`] reads the store at
+/// most every 200 ms.
 const SLICE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 
 pub(crate) struct GroupStore {
@@ -44,8 +45,9 @@ impl GroupStore {
 
     /// Makes all later requests fail, and waits until no request that changes the store is in flight, or until `until`.
     ///
-    /// The threads of a group may outlive it for a moment. If the program ended while such a thread writes, a store
-    /// that is a file could be left with a part of a record, and PyTorch's `FileStore` would hang on all other ranks.
+    /// Threads of a group may run for a moment after the group has ended. If the program ended while such a thread
+    /// writes to a file store, the file could end with an incomplete record. PyTorch's `FileStore` would then hang on
+    /// all other ranks.
     pub(crate) fn leave(&self, until: Instant) {
         let mut uses = self.uses.lock();
         uses.left = true;
@@ -73,9 +75,10 @@ impl GroupStore {
         read()
     }
 
-    /// Calls `wait` again and again, each time with a deadline at most `SLICE` from now, until `wait` succeeds, fails
-    /// before that deadline, or `deadline` has passed. Between the calls this function looks at the reports, and
-    /// returns the error if another rank has reported one. `wait` must return an error at its deadline.
+    /// Calls `wait` again and again, each time with a deadline at most `SLICE` from now. The calls end when `wait`
+    /// succeeds, when `wait` fails before its deadline, or when `deadline` has passed. Between the calls this function
+    /// looks at the reports, and returns the error if another rank has reported one. `wait` must return an error at its
+    /// deadline.
     fn in_slices<T>(&self, deadline: Instant, wait: impl Fn(Instant) -> Result<T>) -> Result<T> {
         loop {
             let slice = deadline.min(Instant::now() + SLICE);
@@ -197,7 +200,7 @@ mod tests {
         assert!(*error.kind() == ErrorKind::Store && error.to_string().contains("never"), "{error}");
     }
 
-    /// A thread adds to the store when the rank leaves. The rank waits for it, and makes no request afterwards.
+    /// A thread adds to the store while the rank leaves. The rank waits for this request, and all later requests fail.
     #[test]
     fn a_rank_that_has_left_does_not_use_the_store() {
         let barriers = Arc::new([Barrier::new(2), Barrier::new(2)]);

@@ -1,5 +1,5 @@
-//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend:
-//! a CPU backend shows earlier that a peer is gone, and every heartbeat needs requests to the store.
+//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend.
+//! A CPU backend notices earlier that a peer is gone, and does not need the store for this.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,9 @@ use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 const PERIOD: Duration = Duration::from_secs(1);
 /// A rank that sends no heartbeat for this time is considered dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// The key of the cause: which rank gave up, died or ended first, and why.
+/// The key of the cause: which rank aborted, died or ended first, and why.
 const CAUSE: &str = "cause";
-/// The word in a cause for a rank that gave up because it ran out of a resource.
+/// The word in a cause for a rank that aborted because it ran out of a resource.
 const LACKS: &str = "lacks";
 /// The word in a cause for a rank whose program ended while it was in the group.
 const ENDED: &str = "ended";
@@ -39,9 +39,9 @@ pub struct Heartbeats {
 struct Member {
     store: Arc<dyn Store>,
     rank: u32,
-    /// Whether the rank left or gave up.
+    /// Whether the rank left or aborted.
     over: AtomicBool,
-    /// Whether a thread still has to write why the rank gives up.
+    /// Whether a thread still has to write the cause of `abort`.
     writing: Mutex<bool>,
     written: Condvar,
 }
@@ -72,8 +72,9 @@ impl Heartbeats {
         Heartbeats { me, next: (rank + 1) % size, size }
     }
 
-    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer gives up. Then
-    /// the error is returned. `None` if this rank has left, or the store does not answer any more.
+    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer aborts.
+    /// Returns the error then. Returns `None` if this rank has left or aborted, or if the store does not answer any
+    /// more.
     pub(crate) fn watch(&self) -> Option<Error> {
         let mut seen = LastBeat::at(Instant::now());
         loop {
@@ -99,7 +100,7 @@ impl Heartbeats {
             // Only the watch ends. The group does not fail, since collectives do not need the store.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
             Err(_) => {
-                // The next rank cannot send heartbeats either, so its silence does not count.
+                // The next rank may not reach the store either, so its silence does not count.
                 seen.changed = now;
                 return ControlFlow::Continue(());
             }
@@ -129,8 +130,8 @@ impl Heartbeats {
         Ok(Look::Beat(self.me.store.add(&beat(self.next), 0, soon)?))
     }
 
-    /// Returns the error for the next rank, which is gone, and reports it to the others. If the rank's program ended
-    /// while it was in the group, the rank has written that into the store.
+    /// Returns the error for the next rank, whose heartbeats stopped, and writes the cause for the other ranks. If the
+    /// program of the next rank ended while that rank was in the group, its exit notice is in the store.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {
@@ -141,7 +142,7 @@ impl Heartbeats {
         Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
     }
 
-    /// Tells the peers why this rank gives up. The function returns at once, since the store may be slow.
+    /// Reports to the peers why this rank aborts. A separate thread writes the cause, since the store may be slow.
     pub(crate) fn abort(&self, cause: &Error) {
         // After this, `leave` does nothing.
         if self.me.over.swap(true, Ordering::AcqRel) {
@@ -159,7 +160,7 @@ impl Heartbeats {
             this.me.writing_ended();
         });
         if started.is_err() {
-            // The peers only get an error at their deadlines.
+            // The cause is not written, so the peers get an error only at their deadlines.
             self.me.writing_ended();
         }
     }
@@ -186,7 +187,7 @@ impl Heartbeats {
     }
 }
 
-/// What a rank has seen of the rank that it watches.
+/// The last heartbeat that a rank has read from the rank that it watches.
 struct LastBeat {
     /// The number of the last heartbeat.
     beat: i64,
@@ -221,7 +222,7 @@ fn ended(rank: u32) -> String {
 }
 
 /// Converts a cause in the store to an error. The bytes are not trusted: the error names a rank only if the group has
-/// it, and its text is made safe to print.
+/// that rank, and the text is made safe to print.
 fn parse(bytes: &[u8], size: u32) -> Error {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.splitn(3, ' ');
@@ -272,8 +273,8 @@ mod tests {
         assert!(parse(&[0xff; 9999], 3).report().what.len() <= TEXT);
     }
 
-    /// Simulates the watches of these ranks until after the time at which a silent rank is noticed. Returns how each
-    /// watch ended, or `None` if it did not end. The clock is simulated, too.
+    /// Simulates the watches of these ranks for longer than the time after which a silent rank is noticed. Returns how
+    /// each watch ended, or `None` if it did not end. The clock is simulated, too.
     fn watched<const N: usize>(ranks: [&Heartbeats; N]) -> [Option<Option<Error>>; N] {
         let start = Instant::now();
         let mut watches = ranks.map(|rank| (rank, LastBeat::at(start), None));
@@ -299,8 +300,8 @@ mod tests {
         assert!(a.watch().is_none());
     }
 
-    /// After ten seconds of heartbeats, the store does not answer for five seconds. The watch continues, and the time
-    /// after which the next rank is considered dead begins again.
+    /// After ten seconds of heartbeats, the store does not answer for five seconds. The watch continues, and the
+    /// silence of the next rank counts from zero.
     #[test]
     fn a_store_that_fails_for_a_moment_makes_no_rank_dead() {
         let [a, b, _c] = three();
@@ -308,7 +309,7 @@ mod tests {
         let mut seen = LastBeat::at(start);
         let soon = || Instant::now() + PERIOD;
         for second in 0..=22 {
-            // In the other seconds nothing reaches the store.
+            // In the other seconds, rank 1 sends no heartbeat.
             if second <= 10 || second == 20 {
                 b.me.store.add(&beat(1), 1, soon()).unwrap();
             }

@@ -1,4 +1,4 @@
-//! The data that a backend gets when it is made for a group.
+//! The data from which a backend is made for a group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::device::{DeviceRuntime, Seat};
 use crate::store::{PrefixStore, Store};
 use crate::waiting;
 
-/// The data that a backend gets when it is made for a group.
+/// The data from which a backend is made for a group.
 #[non_exhaustive]
 pub struct GroupInit {
     /// The group's name, the same on all ranks.
@@ -19,20 +19,20 @@ pub struct GroupInit {
     pub rank: u32,
     /// The number of ranks of the group.
     pub size: u32,
-    /// A random id that is the same on all ranks, and that no other group has. It is zero if the group has ranks of
-    /// another library.
+    /// A random id that is the same on all ranks, and that no other group has. It is zero if some ranks use another
+    /// library (such as PyTorch).
     pub session: [u8; 16],
     /// A part of the store that only this group uses. A wait for a key also ends when another rank reports that it
-    /// cannot make the group. After this rank has left the group, every request fails. If the group has ranks of another
+    /// cannot make the group. After this rank has left the group, every request fails. If some ranks use another
     /// library, this is the whole store, and no rank makes such reports.
     pub store: Arc<dyn Store>,
-    /// The store that the builder was given or got from the init method, without the prefix of this group. If the group
-    /// has ranks of another library, the backend finds them through this store.
+    /// The store that the builder was given or got from the init method, without the prefix of this group. If some
+    /// ranks use another library, the backend finds them through this store.
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// If the program ends without leaving the group, its end waits at most this long until the peers have received
-    /// what this rank sent.
+    /// If the program ends without leaving the group, it waits at its end until the peers have received everything that
+    /// this rank sent, but at most this long.
     pub drop_within: Duration,
     /// The time by which the backend must be ready.
     pub deadline: Instant,
@@ -40,7 +40,7 @@ pub struct GroupInit {
     pub hints: Arc<BTreeMap<String, String>>,
     /// The name of the backend on which the ranks agreed for the CPU, if there is one.
     pub cpu: Option<&'static str>,
-    /// The same part of the store, which can be used after this rank has left the group.
+    /// The same part of the store as `store`, but it can still be used after this rank has left the group.
     pub(crate) lasting: Arc<dyn Store>,
     pub(crate) seat: Seat,
     pub(crate) others: Arc<dyn OtherBackends>,
@@ -49,7 +49,7 @@ pub struct GroupInit {
 
 /// Gives a backend access to the other backends of its group.
 pub(crate) trait OtherBackends: Send + Sync {
-    /// Returns the group's backend of this name, made at the first call.
+    /// Returns the group's backend of this name, which is made at the first call.
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
     /// Returns a value that makes new backends. The value does not return existing backends, and does not make backends
     /// from those of a parent group.
@@ -122,13 +122,13 @@ impl GroupInit {
         self.others.backend(self, name)
     }
 
-    /// Returns the same part of the store as `store`. It can still be used after this rank has left the group, by a
-    /// library that needs the store as long as the process lives.
+    /// Returns the same part of the store as `store`. The returned store can still be used after this rank has left the
+    /// group. It is for libraries that need a store until the process ends.
     pub fn lasting_store(&self) -> Arc<dyn Store> {
         self.lasting.clone()
     }
 
-    /// Returns a copy whose keys begin with `prefix`, and whose `backend` uses `others`.
+    /// Returns a copy whose keys in the store begin with `prefix`, and whose `backend` uses `others`.
     pub(crate) fn under(&self, prefix: &str, others: Arc<dyn OtherBackends>) -> GroupInit {
         let part = |store: &Arc<dyn Store>| -> Arc<dyn Store> { Arc::new(PrefixStore::new(prefix, store.clone())) };
         let (store, lasting) = (part(&self.store), part(&self.lasting));

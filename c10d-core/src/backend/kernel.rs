@@ -50,9 +50,9 @@ impl KernelContext<'_> {
     }
 
     /// Runs a kernel that consists of several dense ops, and completes the job with its result. If the caller waits,
-    /// the kernel runs on the caller's thread, after the calls that were started before. The kernel of a started call
-    /// runs on the thread of the lane's queue. Only the lanes of sparse keys have such a queue, so for a dense key the
-    /// job ends with an error.
+    /// the kernel runs on the caller's thread, after all calls of the lane that were started before it. The kernel of a
+    /// started call runs on the thread of the lane's queue. Only the lanes of sparse keys have such a queue, so for a
+    /// dense key the job ends with an error.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),

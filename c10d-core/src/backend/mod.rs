@@ -67,8 +67,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct AlgorithmInfo {
     /// The algorithm's name.
     pub name: &'static str,
-    /// Whether every element is reduced on one rank, in rank order, which determines every bit of the result. Otherwise
-    /// the backend has its own order, which is the same every time.
+    /// Whether each element is reduced on one rank, in rank order. This order determines every bit of the result.
+    /// Otherwise the backend has its own order, which is the same every time.
     pub reduces_in_rank_order: bool,
 }
 
@@ -79,9 +79,9 @@ pub struct AlgorithmInfo {
 /// # Safety
 /// 1. After a job was completed or dropped, or after [`run`](Backend::run) returned, the backend does not use the
 ///    memory of its spans.
-/// 2. Every job is completed or dropped, and `run` returns, at most [`let_go`] after the deadline or after `abort`,
-///    whichever is first, even if no thread waits for the job. The backend holds no lock that `abort` needs while it
-///    completes a job.
+/// 2. The backend completes or drops every job, and returns from `run`, at most [`let_go`] after the deadline or after
+///    `abort`, whichever is first. This also holds if no thread waits for the job. While the backend completes a job,
+///    it holds no lock that `abort` needs.
 pub unsafe trait Backend: Send + Sync + 'static {
     /// Returns the name under which the backend was registered.
     fn name(&self) -> &'static str;
@@ -101,19 +101,20 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// this function, after all jobs that were queued before it.
     fn submit(&self, job: Job);
 
-    /// Runs a call without a job, on the thread of its caller, which waits. Core calls it before
-    /// [`submit`](Backend::submit), under the same rules. If the backend cannot run the call this way, it returns
-    /// `None` and has done nothing; core then submits the call as a job.
+    /// Runs a call without a job, on the thread of its caller, which waits. Core calls `run` before
+    /// [`submit`](Backend::submit), under the same rules. If the backend cannot run the call this way, it does nothing
+    /// and returns `None`. Core then submits the call as a job.
     #[inline]
     fn run(&self, request: &Request) -> Option<Result> {
         let _ = request;
         None
     }
 
-    /// Runs collectives that were submitted before, in their order, on the calling thread, which waits for one of them.
-    /// The function returns when `is_done` returns `true`, when there is no call that this thread can run, or at the
-    /// deadline. If another thread has begun a call, this thread does not run that call, but it may wait until the call
-    /// ends. So a caller that starts calls and soon waits for them need not wait until another thread runs them.
+    /// Runs collectives that were submitted before, in their order. The calling thread, which waits for one of them,
+    /// runs them itself. The function returns when `is_done` returns `true`, when there is no call that this thread can
+    /// run, or at the deadline. If another thread has begun a call, this thread does not run that call, but it may wait
+    /// until the call ends. So a caller that starts calls and soon waits for them need not wait until another thread
+    /// runs them.
     fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         let _ = (deadline, is_done);
     }
@@ -150,8 +151,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// thread, and several times; only the first cause is used.
     fn abort(&self, cause: &Error);
 
-    /// Returns the error by which the group failed while no call was running, if the backend has noticed such an error.
-    /// `failure` must not wait.
+    /// Returns the error with which the group failed while no call was running, if the backend has noticed such an
+    /// error. `failure` must not wait.
     fn failure(&self) -> Option<Error> {
         None
     }
@@ -187,16 +188,16 @@ pub unsafe trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find them out
-    /// quickly. A backend that runs its ops on this backend calls `overdue` if they are still in flight at the deadline
-    /// of `shutdown` or `leave`. The group does not fail because of that.
+    /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find out these ranks
+    /// quickly. Another backend may run its ops on this backend. It calls `overdue` if its ops are still in flight at
+    /// the deadline of its `shutdown` or `leave`. The group does not fail because of that.
     fn overdue(&self) -> Option<Error> {
         None
     }
 
-    /// Leaves the group after its last handle was dropped. This is like [`shutdown`](Backend::shutdown), except that
-    /// jobs that are in flight at the deadline continue, and the peers are told when these jobs are done. After
-    /// `shutdown`, `leave` does nothing.
+    /// Leaves the group after its last handle was dropped. This is like [`shutdown`](Backend::shutdown), with one
+    /// difference: jobs that are in flight at the deadline continue, and the backend tells the peers only after these
+    /// jobs are done. After `shutdown`, `leave` does nothing.
     fn leave(&self, deadline: Instant) -> Result {
         self.shutdown(deadline)
     }
@@ -215,8 +216,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Is called instead of `split` on a rank that is in no sub-group. So on each rank the backend gets one call for
-    /// each division of the group, in the same order.
+    /// Core calls `no_split` instead of `split` on a rank that is in no sub-group. So on each rank the backend gets one
+    /// call for each division of the group, in the same order.
     fn no_split(&self) {}
 
     /// Returns the runtime of the devices whose buffers the backend accepts; `None` for host memory.

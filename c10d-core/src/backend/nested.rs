@@ -103,14 +103,14 @@ impl<T: Send + Sync + 'static> Detached<T> {
         let state = Arc::new(Detached { frame, _kept: kept });
         let frame = Arc::into_raw(state.clone()).cast::<Frame>().cast_mut();
         // SAFETY: the pointer of an `Arc` is not null, and the frame is the first field (`repr(C)`). The job owns the
-        // reference that was cloned here, until `release` gives it up.
+        // reference that was cloned here, until `release` drops it.
         let job = unsafe { Job::new(NonNull::new_unchecked(frame)) };
         // A backend that panics drops the job, which ends the step with an error.
         contain("a backend's submit", || backend.submit(job));
         state
     }
 
-    /// Gives up the job's reference.
+    /// Drops the job's reference.
     ///
     /// # Safety
     /// This function is called once, with the frame of `start`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::Error;
 
-/// The group, rank and backend of a lane, which every error of the lane has.
+/// The group, rank and backend of a lane, which every error of the lane names.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) group: Arc<str>,
@@ -16,7 +16,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Sets the group, rank, backend and global ranks of an error, except those that are set already.
+    /// Sets the group, rank, backend and global ranks of an error, except for fields that are set already.
     pub(crate) fn describe(&self, error: &mut Error) {
         let report = error.report_mut();
         report.group.get_or_insert_with(|| self.group.clone());

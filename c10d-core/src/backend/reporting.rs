@@ -6,8 +6,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A mark on this thread: while the value exists, foreign code (wakers, drops of buffers) may run on this thread as
-/// part of ending an operation.
+/// While a value of this type exists, this thread ends an operation. It may run foreign code (wakers, drops of buffers)
+/// for that.
 pub(super) struct Reporting(());
 
 impl Reporting {

@@ -1,4 +1,4 @@
-//! Reports of why a group cannot be made, which ranks write to the store.
+//! Reports that say why a group cannot be made. Ranks write them to the store.
 //!
 //! While a group is made, its ranks have no connections yet by which one rank could tell the others that it failed. So
 //! the first rank that fails writes a report into the store. The other ranks look for this report while they wait, and
@@ -26,7 +26,7 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// How long the store may take to answer a failing rank.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How long a rank waits for another rank's report, if its own failure may be a consequence of that rank's failure. The
-/// rank that wrote the report waits as long for the others to read it.
+/// rank that wrote the report waits equally long until the other ranks have read it.
 const WORD: Duration = Duration::from_secs(1);
 
 /// The reports of one group that is being made.
@@ -63,7 +63,7 @@ impl Reports {
         }
     }
 
-    /// Makes reports that are not written or read, for a group whose other ranks do not know of reports.
+    /// Makes a value that neither writes nor reads reports, for a group whose other ranks do not use reports.
     pub(crate) fn none() -> Reports {
         Reports {
             store: None,
@@ -74,8 +74,8 @@ impl Reports {
         }
     }
 
-    /// Returns the failure of another rank, if one has reported it. `failure` may be called as often as wanted: it
-    /// reads the store at most once per interval, and returns `None` in between.
+    /// Returns the failure that another rank has reported, if there is one. `failure` may be called often: it reads the
+    /// store at most once per interval, and returns `None` in between.
     pub fn failure(&self) -> Option<Error> {
         self.failure_at(Instant::now())
     }
@@ -105,7 +105,7 @@ impl Reports {
         let until = || Instant::now() + ANSWER;
         let Ok(mut stored) = store.compare_set(FAILED, &[], &mine.to_bytes(), until()) else { return error };
         if !is_consequence(&error) {
-            // Another rank may have reported a consequence of this error before. The cause replaces it.
+            // Another rank may already have reported a consequence of this error. This error then replaces that report.
             while FailureReport::parse(&stored, self.size)
                 .is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak())
             {
@@ -130,8 +130,8 @@ impl Reports {
         }
     }
 
-    /// Waits until all ranks have failed, since a rank that has failed has also read the report; at most `WORD`. If
-    /// this process serves the store, the store ends with the process, so the process must not end earlier.
+    /// Waits until all ranks have failed, but at most `WORD`. A rank that has failed has also read the report. This
+    /// process may serve the store, so it must not end before the other ranks have read the report.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);
@@ -191,7 +191,7 @@ impl FailureReport {
         let what = harmless(parts.next()?, TEXT);
         let kind = match kind {
             "PeerDead" => ErrorKind::PeerDead { how: what.clone() },
-            // A report does not have the fields of a mismatch.
+            // A report does not contain the fields of a mismatch, so it cannot become a mismatch again.
             "Mismatch" => ErrorKind::Rendezvous,
             kind => ErrorKind::PLAIN.iter().find(|k| k.name() == kind)?.clone(),
         };

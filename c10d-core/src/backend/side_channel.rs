@@ -1,5 +1,5 @@
 //! The side channel of a backend: messages between its ranks that do not go through the backend's own library. They
-//! tell which rank is gone, why a rank gives up, and which calls a rank made.
+//! report which rank is gone, why a rank aborts, and which calls a rank made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// This rank's end of a side channel.
 #[derive(Clone)]
 pub enum SideChannel {
-    /// Through the group's CPU backend, which ends every message when a peer's process is gone or a peer aborts.
+    /// Through the group's CPU backend, which ends every message with an error when a peer's process is gone or a peer
+    /// aborts.
     Messages(Messages),
     /// Through the store, for groups without a CPU backend.
     Heartbeats(Heartbeats),
@@ -62,8 +63,8 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or gives up, and returns the error. `None` if this rank has left, or the channel has
-    /// ended without an error.
+    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left, or the
+    /// channel has ended without an error.
     pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),
@@ -71,7 +72,7 @@ impl SideChannel {
         }
     }
 
-    /// Tells the peers why this rank gives up.
+    /// Reports to the peers why this rank aborts.
     pub fn abort(&self, cause: &Error) {
         match self {
             SideChannel::Messages(messages) => messages.aside.abort(cause),
@@ -79,8 +80,8 @@ impl SideChannel {
         }
     }
 
-    /// Tells the peers why this rank gives up, for a rank that then leaves the group. After the rank has left, nothing is
-    /// written to the group's store any more, so this function waits until the cause is there, at most a second.
+    /// The same as [`abort`](SideChannel::abort), for a rank that then leaves the group. A rank that has left cannot
+    /// write to the group's store. So this function waits until the cause is in the store, at most a second.
     pub fn abort_and_leave(&self, cause: &Error) {
         self.abort(cause);
         if let SideChannel::Heartbeats(beats) = self {
@@ -126,7 +127,8 @@ impl Messages {
     }
 
     /// Returns a function that finds out which ranks do not answer or have left (see
-    /// [`Backend::waits`](super::Backend::waits)). What a rank does inside the backend's own library is not known.
+    /// [`Backend::waits`](super::Backend::waits)). The function cannot find out what a rank does inside the backend's
+    /// own library.
     pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.aside.waits()
     }
@@ -177,7 +179,8 @@ mod tests {
     use crate::backend::{Backend, Provider, Registration};
     use crate::{Builder, DispatchKey};
 
-    /// Rank 1 gives up in one side channel. Rank 0 learns of this there, and not in the other one.
+    /// Rank 1 aborts one side channel. On rank 0, the watch of this channel returns the cause, and the watch of the
+    /// other channel does not end.
     fn connect(init: &GroupInit) -> Result<Arc<dyn Backend>> {
         static OVER: Barrier = Barrier::new(2);
         let [one, other] = ["one", "other"].map(|purpose| SideChannel::connect(init, None, purpose).unwrap().unwrap());
@@ -190,7 +193,8 @@ mod tests {
         let (tell, told) = channel();
         let watch = other.clone();
         std::thread::spawn(move || tell.send(watch.watch()));
-        // The watch must last until the rank leaves. If it ends before, it ends with an error.
+        // The watch must continue until the rank leaves. If the channels were not separate, it would end earlier, with
+        // an error.
         let early = told.recv_timeout(Duration::from_millis(300));
         other.leave();
         OVER.wait();

@@ -10,10 +10,10 @@ use crate::{Error, ErrorKind, Phase, Result};
 const DIMS: usize = 8;
 
 // The positions of the words in a head:
-/// A code for what is wrong with the tensor; 0 if it is valid.
+/// The code of the tensor's error; 0 if the tensor is valid.
 const FAULT: usize = 0;
 const NNZ: usize = 1;
-/// A hash of the shape, the numbers of dimensions, and the sizes of the first dimensions.
+/// A hash of the shape, the numbers of all and of sparse dimensions, and the sizes of the first dimensions.
 const SHAPE: std::ops::Range<usize> = 2..4 + DIMS;
 /// A hash of the indices of the result, if the caller gave them; else 0.
 const KNOWN: usize = 12;
@@ -33,8 +33,8 @@ impl<'a> SparseHeads<'a> {
     pub const WORDS: usize = 16;
 
     /// Writes this rank's head into `to`, which has at least [`WORDS`](SparseHeads::WORDS) words, all 0. The head
-    /// describes the call, and has the number of the tensor's distinct entries, or a code for what is wrong with the
-    /// tensor. The text of an error is written after the head, and is cut if it does not fit.
+    /// describes the call. It contains the number of the tensor's distinct entries or, if the tensor is not valid, the
+    /// code of the error. The text of an error is written after the head, and is cut if it does not fit.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {
@@ -145,7 +145,7 @@ impl<'a> SparseHeads<'a> {
     }
 }
 
-/// Returns the text of a shape in errors.
+/// Returns the text by which errors describe a shape.
 fn shape_words(of: &[u64]) -> String {
     let dims = (of[1] >> 32) as usize;
     let sizes: Vec<String> = of[2..2 + DIMS.min(dims)].iter().map(u64::to_string).collect();

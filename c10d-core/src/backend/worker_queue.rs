@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help). This saves two
 /// thread switches.
 pub struct WorkerQueue<T> {
-    /// The number of items in the queue, plus 1 while an item is being run and is not settled. It is changed under the
-    /// lock, and read without the lock.
+    /// The number of items in the queue, plus 1 while an item is being run and is not settled (see
+    /// [`settled`](WorkerQueue::settled)). Threads change this number under the lock, and read it without the lock.
     pending: AtomicUsize,
     queued: Mutex<Queued<T>>,
     /// Signalled when an item was pushed, or when `rouse` was called.
@@ -27,7 +27,7 @@ pub struct WorkerQueue<T> {
 
 /// The time after which the queue's thread looks for items that were pushed without a notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The longest such time while other threads run the items.
+/// The longest such time. The time grows while other threads run the items.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
 
 struct Queued<T> {
@@ -45,9 +45,9 @@ struct Queued<T> {
     current: CurrentItem,
     /// The number of threads that wait for the end of an item.
     waiting: usize,
-    /// How many of these threads will run the next item.
+    /// How many of these threads wait in [`help`](WorkerQueue::help). They run the next items themselves.
     helpers: usize,
-    /// The number of items that threads that help have run.
+    /// The number of items that were run in [`help`](WorkerQueue::help).
     helped: u64,
 }
 
@@ -55,7 +55,7 @@ struct Queued<T> {
 enum CurrentItem {
     None,
     Pending,
-    /// The item does not count as pending any more, but the thread is still reporting its end.
+    /// The item does not count as pending any more, but the thread that ran it is still reporting its end.
     Settled,
 }
 
@@ -80,7 +80,7 @@ impl<T> Default for WorkerQueue<T> {
 }
 
 impl<T> WorkerQueue<T> {
-    /// Returns whether no item is queued or pending. If so, it stays true until an item is pushed.
+    /// Returns whether no item is queued or pending. An idle queue stays idle until an item is pushed.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.pending.load(Ordering::Acquire) == 0
@@ -168,7 +168,7 @@ impl<T> WorkerQueue<T> {
             }
             let helped = queued.helped;
             let late = self.news.wait_for(&mut queued, nap).timed_out();
-            // While other threads run the items, this thread leaves the items to them.
+            // While other threads run the items, this thread takes none.
             let is_helped = queued.helped != helped || queued.current != CurrentItem::None;
             may_run = !is_helped;
             is_calm = late && !is_helped;
@@ -176,10 +176,10 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Runs queued items on the calling thread instead of the queue's thread, until `is_done` returns `true` or no item
-    /// is left. While another thread runs an item, the calling thread waits; if the deadline passes during this wait,
-    /// the function returns. `run` runs one item and reports its end; it calls [`settled`](WorkerQueue::settled) before
-    /// it reports. `is_done` is called with the queue's lock held.
+    /// Runs queued items on the calling thread instead of the queue's thread, until `is_done` returns `true` or the
+    /// queue is empty. While another thread runs an item, the calling thread waits; if the deadline passes during this
+    /// wait, the function returns. `run` must run one item, then call [`settled`](WorkerQueue::settled), and then
+    /// report the item's end. `is_done` is called with the queue's lock held.
     pub fn help(&self, deadline: Instant, is_done: impl Fn() -> bool, mut run: impl FnMut(T)) {
         let mut queued = self.queued.lock();
         while !is_done() {
@@ -239,8 +239,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Waits until an item was pushed, [`rouse`](WorkerQueue::rouse) was called, or `patience` is over. Moves all
-    /// queued items to `into`, and returns whether the queue is closed.
+    /// Waits until an item was pushed, [`rouse`](WorkerQueue::rouse) was called, or the time `patience` has passed.
+    /// Moves all queued items to `into`, and returns whether the queue is closed.
     pub fn take(&self, into: &mut Vec<T>, patience: Option<Duration>) -> bool {
         let mut queued = self.queued.lock();
         while !queued.roused && queued.items.is_empty() {
@@ -295,7 +295,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     /// Items run in order. The queue is idle when the last item is settled, and drained when the thread has finished
-    /// it.
+    /// that item.
     #[test]
     fn an_item_is_settled_before_its_end_is_reported() {
         let queue = Arc::new(WorkerQueue::default());
