@@ -4,14 +4,15 @@ use crate::types::DispatchKey;
 use crate::types::private_use1_name;
 use crate::{Error, Result};
 
-/// The choice of the backend for each device. A map is parsed from a text in one of three forms: a list such as
-/// `"cpu:gloo-like,cuda:nccl"`; the name of one backend, which then serves every device that it can serve; or an empty
-/// text, for the preferred backend of each device.
+/// The choice of the backend for each device. A map is parsed from a text in one of three forms:
+/// - a list such as `"cpu:gloo-like,cuda:nccl"`;
+/// - the name of one backend, which then serves every device that it can serve;
+/// - an empty text: each device gets its preferred backend.
 ///
 /// The devices are `cpu`, `cuda`, `privateuse1` (the default slot, which
 /// [`rename_private_use1`](crate::device::rename_private_use1) may have given another name) and the names of vendors'
-/// devices. A backend for the CPU may be named for another device, too. The buffers of that device are then staged
-/// through host memory.
+/// devices. A map may also name a CPU backend for another device. The buffers of that device are then staged through
+/// host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,
@@ -40,7 +41,7 @@ impl std::str::FromStr for BackendMap {
             if device.is_empty() || name.is_empty() || name.contains(':') {
                 return Err(bad(text, &format!("{part:?} is not a device and a backend")));
             }
-            // Ranks may have different names for the default slot, so the map has the standard name.
+            // Ranks may have different names for the default slot, so the map stores the standard name.
             let word = if device == private_use1_name() { DispatchKey::PrivateUse1.device_word() } else { device };
             if map.entries.iter().any(|(d, _)| d == word) {
                 return Err(bad(text, &format!("{device:?} is listed twice")));

@@ -11,7 +11,8 @@ use crate::device::{DeviceRuntime, Seat};
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
-/// All registrations: core's kernels, the listed providers, and the providers that submitted themselves.
+/// All registrations: core's kernels, the listed providers, and the providers that crates submitted with
+/// [`submit!`](crate::submit).
 pub struct Registry {
     backends: Vec<(&'static Registration, &'static str)>,
     devices: Vec<(&'static DeviceRegistration, &'static str)>,
@@ -37,17 +38,17 @@ pub struct TableRow {
 }
 
 impl Registry {
-    /// Collects core's provider, the `listed` providers and all that submitted themselves. A provider may be in the
-    /// list several times.
+    /// Collects core's provider, the `listed` providers and all submitted providers. A provider may be in `listed`
+    /// several times.
     ///
-    /// Plugins are not loaded; [`Builder::registry`](crate::Builder::registry) includes those that its builder asks
-    /// for.
+    /// `collect` loads no plugins. [`Builder::registry`](crate::Builder::registry) includes the plugins that its
+    /// builder asks for.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` if two providers register the same backend, device, init method or (op, key, backend); the
-    /// error names both. `InvalidArgument` also if a name has characters that are not allowed, or if a kernel is for an
-    /// op and key that the op table does not declare.
+    /// error names both providers. `InvalidArgument` also if a name has characters that are not allowed, or if a kernel
+    /// is for an op and key that the op table does not declare.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
@@ -129,8 +130,8 @@ impl Registry {
     /// Returns the backend with this name.
     ///
     /// # Errors
-    /// `Unsupported` if there is no such backend. The error lists all backends. If a provider has the name in
-    /// [`Provider::absent`], the error has its advice.
+    /// `Unsupported` if there is no such backend. The error lists all backends. If a provider lists the name in
+    /// [`Provider::absent`], the error contains the advice from there.
     pub fn backend(&self, name: &str) -> Result<&'static Registration> {
         self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
             let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();
@@ -169,7 +170,7 @@ impl Registry {
     }
 
     /// Returns whether there is a kernel for this op and key that was registered for this backend only. Such a kernel
-    /// uses the backend itself.
+    /// runs its ops on this backend; a sparse kernel for all backends runs its ops on the CPU backend.
     pub(crate) fn has_own_kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> bool {
         self.kernels.keys().any(|(o, k, of)| (*o, *k, *of) == (op, key, Some(backend)))
     }

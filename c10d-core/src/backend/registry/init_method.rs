@@ -26,9 +26,9 @@ pub struct Joined {
     pub rank: u32,
     /// The number of ranks.
     pub size: u32,
-    /// The store that all ranks share. If this process serves the store, the server runs as long as the process, and
-    /// can be used for later groups. At the end of the process (when `main` returns or `exit` is called), the process
-    /// waits at most five seconds until the other ranks have left the store. A server that was started with port 0 is
+    /// The store that all ranks share. If this process serves the store, the server runs until the process ends, so
+    /// later groups can use it. At the end of the process (when `main` returns or `exit` is called), the process waits
+    /// at most five seconds until the other ranks have left the store. A server that was started with port 0 is
     /// different: it runs until the store's last clone is dropped.
     pub store: Arc<dyn Store>,
     /// The same store without the prefix of this library's keys. A group that also has ranks of PyTorch finds those

@@ -30,13 +30,13 @@ pub(crate) struct Offer {
     pub(crate) word: String,
     /// Whether the backend map names a backend for this device, so that the group cannot be made with another backend.
     pub(crate) explicit: bool,
-    /// The identity of the rank's own device, if a backend of that device might use it.
+    /// The identity of the rank's own device, if one of the choices is native and the runtime knows an identity.
     pub(crate) identity: Option<String>,
     /// The choices in order of preference, or why there is none.
     pub(crate) choices: Result<Vec<Choice>, String>,
 }
 
-/// Returns the dispatch key and the vendor's slot of a device word.
+/// Returns the dispatch key and the vendor's slot of a device word (see [`Offer::word`]).
 pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
         Some(key) => (key, 0),
@@ -77,7 +77,7 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         && vendor != 0
         && (name == word || made_for(registry, word, registry.backend(name)?))
     {
-        // If the map names a backend of this vendor for the default slot, it also means this vendor's devices.
+        // A backend of this vendor that the map names for the default slot also serves this vendor's devices.
         named = Named::All(name);
     }
     let choices = match named {
@@ -92,7 +92,7 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         let runtime = registry.device(device.name).ok()?;
         // An error about the index is ignored here, since the backend reports it.
         let index = seat.index((key, vendor), &*runtime).ok()??;
-        // Offers are sent as lines with separators, so the identity must not contain these characters.
+        // Offers are sent as lines in which these characters are separators, so the identity must not contain them.
         runtime.identity(index).map(|text| text.replace(['\n', '=', '!'], "_"))
     });
     Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
@@ -112,14 +112,15 @@ fn serve(registry: &Registry, word: &str, key: DispatchKey, backend: &'static Re
     Ok(Choice::Staged { device, cpu: backend })
 }
 
-/// Returns the registered device with this word. For the default slot it is the first device with the key.
+/// Returns the registered device with this word. For the default slot, returns the first device with the key.
 fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static DeviceRegistration> {
     let default = word == DispatchKey::PrivateUse1.device_word();
     registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
 }
 
-/// Returns whether a backend belongs to this vendor: it has the vendor's name or is of the same crate. A backend of
-/// another vendor serves this vendor's devices only if the backend map names it.
+/// Returns whether a backend belongs to this vendor: it has the vendor's name, or the crate that registers it also
+/// registers the vendor's device. A backend of another vendor serves this vendor's devices only if the backend map
+/// names that backend.
 fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
     let source = |name: &str| registry.backends().find(|(r, _)| r.name == name).map(|(_, source)| source);
     let device = registry.devices().find(|(d, _)| d.name == word).map(|(_, source)| source);

@@ -20,7 +20,7 @@ pub struct PluginSearch {
     /// The names of plugins that may use the callers' memory directly.
     pub trusted: Vec<String>,
     /// Whether plugins are loaded from the standard directories: `$XDG_DATA_HOME/c10d/plugins` of the user, and
-    /// `../lib/c10d/plugins` beside the directory of the program's executable.
+    /// `../lib/c10d/plugins`, relative to the directory of the program's executable.
     pub standard: bool,
 }
 

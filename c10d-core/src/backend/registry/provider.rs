@@ -24,7 +24,7 @@ pub struct Provider {
     pub source: &'static str,
     /// The crate's backends.
     pub backends: &'static [Registration],
-    /// The crate's devices. Ops on dense buffers work on them through the CPU backend.
+    /// The crate's devices. Ops on their dense buffers can run through host memory and the CPU backend.
     pub devices: &'static [DeviceRegistration],
     /// The crate's kernels. Most crates have none, since core has the kernels of all dense rows.
     pub kernels: &'static [KernelRow],
@@ -37,8 +37,8 @@ pub struct Provider {
     pub variables: &'static [&'static str],
     /// The crate's init methods.
     pub init_methods: &'static [InitMethod],
-    /// Backends that this build lacks: the name, and what to do to have it. A program that asks for such a backend gets
-    /// this advice in the error.
+    /// Backends that are not in this build: the name of each, with advice on how to add it to the build. If a program
+    /// asks for such a backend, the error contains the advice.
     pub absent: &'static [(&'static str, &'static str)],
     /// The function that loads plugins. Only one crate of a program has it.
     pub load_plugins: Option<PluginLoader>,
@@ -65,8 +65,8 @@ pub struct DeviceRegistration {
     pub name: &'static str,
     /// The dispatch key of dense buffers: CUDA, or PrivateUse1 for a vendor's devices.
     pub key: DispatchKey,
-    /// Opens the runtime, or returns an error that says why that is not possible. After it has succeeded once it is not
-    /// called again.
+    /// Opens the runtime, or returns an error that says why that is not possible. After it has succeeded, it is not
+    /// called again in the same process.
     pub open: &'static (dyn Fn() -> Result<Arc<dyn DeviceRuntime>> + Sync),
 }
 

@@ -9,7 +9,7 @@ use super::Registry;
 
 /// The prefix of all variables of this project.
 const OURS: &str = "C10D_";
-/// The mark of the variables of tests: variables that have this text after `C10D_` are not checked.
+/// The mark of variables for tests: a variable is not checked if its name contains this text after `C10D_`.
 const TEST: &str = "TEST_";
 
 /// Warns of hints and environment variables that nothing in this program reads.
