@@ -53,8 +53,8 @@ impl<B> Call<B> {
         self
     }
 
-    /// Sets the device stream on which the buffers are ready: the op runs after all work that the stream has been given
-    /// so far. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
+    /// Sets the device stream on which the buffers are ready: the op runs after all work that was put on the stream
+    /// before. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
     /// the op is complete on the device. So work that is put on any stream after that runs after the op. If no stream
     /// is set, the op uses the device's default stream.
     ///

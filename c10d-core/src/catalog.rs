@@ -80,7 +80,7 @@ ops! {
     Send "send" "send" Source DENSE [P2P];
     /// Receives a buffer from one rank.
     Recv "recv_" "recv" Target DENSE [P2P];
-    /// Receives a buffer from whichever rank sends first.
+    /// Receives a buffer from any rank.
     RecvAnySource "recv_any_source_" "recv_any_source" Target DENSE [P2P];
     /// Copies the root's buffer to all ranks.
     Broadcast "broadcast_" "broadcast" InPlace DENSE [ROOTED];
@@ -158,7 +158,7 @@ impl OpKind {
     }
 
     /// Returns whether the op writes to the outputs of a rank. The buffer of an in-place op is an output on every rank,
-    /// but a broadcast only reads that of the root, and a reduce only reads those of the other ranks.
+    /// but a broadcast only reads the root's buffer, and a reduce only reads the buffers of the other ranks.
     #[inline]
     pub const fn writes_outputs(self, is_root: bool) -> bool {
         match self {
@@ -168,7 +168,8 @@ impl OpKind {
         }
     }
 
-    /// Returns whether the op is point-to-point. Such an op takes no turn, and its number is not the same on all ranks.
+    /// Returns whether the op is point-to-point. Such an op does not wait for a turn in its lane, and its number is not
+    /// the same on all ranks.
     #[inline]
     pub const fn is_p2p(self) -> bool {
         self.row().flags & P2P != 0

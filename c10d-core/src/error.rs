@@ -24,7 +24,7 @@ pub const ENDED_WITHOUT_LEAVING: &str =
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call is not valid (shape, element type, root, or a reduce operation that the type lacks).
+    /// The call is not valid (shape, element type, root, or a reduce operation that is not defined on the type).
     InvalidArgument,
     /// The call is valid, but the chosen backend does not offer it, or no backend serves the key.
     Unsupported,
@@ -40,7 +40,7 @@ pub enum ErrorKind {
     },
     /// The guilty rank's process is gone, or left the group.
     PeerDead {
-        /// How this rank knows it: `connection closed`, `left the group`, `exited`, ..
+        /// How this rank noticed that: `connection closed`, `left the group`, `exited`, ..
         how: String,
     },
     /// The deadline passed while this rank waited for the guilty ranks, for a device or for an earlier call.
@@ -55,7 +55,7 @@ pub enum ErrorKind {
     Store,
     /// The ranks could not find each other, or disagree about the group.
     Rendezvous,
-    /// A peer sent what the protocol does not allow.
+    /// A peer sent bytes that the protocol does not allow.
     Protocol,
     /// The system refused memory, descriptors, threads or ports.
     Resource,
@@ -383,8 +383,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// Prints the error as [`Display`](fmt::Display) does, followed by its causes. This is what a `main` that returns the
-/// error prints.
+/// Prints the error as [`Display`](fmt::Display) does, followed by its causes. If `main` returns the error, Rust prints
+/// it in this form.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;

@@ -181,7 +181,7 @@ unsafe impl<I: Operands, O: Operands> Buffers for Both<I, O> {
 pub struct Lists<I, O> {
     pub(crate) inputs: Vec<I>,
     pub(crate) outputs: Vec<O>,
-    /// The number of outputs per input, for ops whose outputs are a list per input.
+    /// The number of outputs of each input, for ops in which each input has a list of outputs; else 0.
     pub(crate) row: usize,
 }
 
@@ -282,7 +282,8 @@ pub enum Root<B> {
 }
 
 impl Root<Vec<&'static mut [u8]>> {
-    /// Says that rank `rank` is the root, without naming the type of the root's buffers, which this rank does not have.
+    /// Makes the value for the root `rank`. The caller need not name the type of the root's buffers, which this rank
+    /// does not have.
     pub fn at(rank: u32) -> Self {
         Root::At(rank)
     }

@@ -17,15 +17,15 @@ use crate::{Error, Result};
 ///
 /// ```
 /// # use c10d_core::Coo;
-/// // A 1000 x 2 matrix in which rows 3 and 7 are present.
+/// // A 1000 x 2 matrix of which only rows 3 and 7 are stored.
 /// let t = Coo::new([1000, 2], 1, vec![3, 7], vec![1f32, 2.0, 3.0, 4.0])?.assume_coalesced();
 /// assert_eq!((t.nnz(), t.row()), (2, 2));
 /// # Ok::<(), c10d_core::Error>(())
 /// ```
 ///
 /// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
-/// `c10d-sparse`, which has the kernel. The result is a new tensor that has every entry that at least one rank has, or
-/// the entries at the coordinates that the option `sparse_indices` sets.
+/// `c10d-sparse`, which has the kernel. The result is a new tensor. It has every entry that at least one rank has. If
+/// the option `sparse_indices` is set, it has the entries at those coordinates instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -167,7 +167,7 @@ impl<T: Element> Coo<T> {
         &self.layout
     }
 
-    /// Returns the spans of the values and of the indices. The values come first, since the element type of an op is
+    /// Returns the spans of the values and of the indices. The values are first, since the element type of an op is
     /// that of its first span.
     fn spans(&mut self) -> [Span; 2] {
         let (values, indices) = (&mut self.values, &mut self.indices);

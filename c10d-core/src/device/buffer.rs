@@ -71,7 +71,7 @@ impl DeviceBuffer {
         Ok(buffer)
     }
 
-    /// Copies `data` into the buffer. Type and length must be the buffer's.
+    /// Copies `data` into the buffer. Type and length must match those of the buffer.
     pub fn write<T: Element>(&mut self, data: &[T], timeout: Duration) -> Result {
         self.fits::<T>(data.len())?;
         // SAFETY: elements are plain data without padding.
@@ -116,7 +116,8 @@ impl DeviceBuffer {
         if data.is_empty() {
             return Ok(Vec::new());
         }
-        // SAFETY: the same as in `write_bytes`; the copy writes to `data`, which is leaked if it may still be written.
+        // SAFETY: the same as in `write_bytes`; the copy writes to `data`, which is leaked if the device may still
+        // write to it.
         let done = unsafe {
             self.runtime
                 .copy_out(self.index, 0, data.as_mut_ptr(), self.address(), data.len())

@@ -16,7 +16,7 @@ pub struct DeviceCoo {
 
 impl DeviceCoo {
     /// Makes a tensor of this shape, whose first `sparse_dim` dimensions are sparse. Both buffers must be on one
-    /// device, and the indices of type `i64`.
+    /// device, and the indices must be of type `i64`.
     ///
     /// # Errors
     /// `InvalidArgument` if the lengths do not match the shape, or if the indices are not of type `i64`. The op that

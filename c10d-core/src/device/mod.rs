@@ -38,9 +38,9 @@ pub type Event = u64;
 /// A device whose copies are complete when the functions return needs no streams and events. Its runtime implements
 /// none of the seven functions from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
 ///
-/// In all functions, `index` is the number of the device. Work that is given to one stream runs in the order given;
-/// work on different streams runs in any order, unless an event orders it. Unless a function's documentation says
-/// otherwise, errors are of kind `Device` and have the vendor's own text.
+/// In all functions, `index` is the number of the device. The work of one stream runs in the order in which it was
+/// enqueued. Work of different streams runs in any order, unless an event orders it. Unless a function's documentation
+/// says otherwise, errors are of kind `Device` and have the vendor's own text.
 ///
 /// No function except [`synchronize`](DeviceRuntime::synchronize) waits for the device. Copies and reductions are
 /// enqueued, and [`query`](DeviceRuntime::query) on an event returns whether they are done. Any thread may call any
@@ -50,7 +50,7 @@ pub type Event = u64;
 /// - `allocate` does not return the same memory again before `free`. If the memory was retained
 ///   ([`retain`](DeviceRuntime::retain)), `allocate` does not return it before the last `release`, either.
 /// - Host memory that was given to a copy is not used after the stream has completed the copy.
-/// - `query` returns `true` only after all work that the stream was given before `record` is complete.
+/// - `query` returns `true` only when all work that was enqueued in the stream before `record` has completed.
 /// - Either all seven functions of streams and events are implemented, or none. If none is implemented, copies and
 ///   reductions are complete when the functions return.
 pub unsafe trait DeviceRuntime: Send + Sync + 'static {
@@ -69,8 +69,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 
     /// Returns a text that identifies device `index` among all devices of all hosts, e.g. its UUID; `None` if the
-    /// runtime has no such text. Ranks use it to notice that they share a device, which a vendor's backend may not
-    /// support.
+    /// runtime has no such text. Ranks use the text to notice that they share a device. A vendor's backend may not
+    /// support such sharing.
     fn identity(&self, index: u16) -> Option<String> {
         let _ = index;
         None
@@ -94,7 +94,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     unsafe fn free(&self, index: u16, base: *mut ());
 
     /// Keeps memory allocated until `release`, even if `free` is called before. Returns `false` if the runtime does not
-    /// support this. If the runtime supports it, core can safely give up an operation whose device hangs.
+    /// support this. If the runtime supports it, core can safely end an operation whose device hangs.
     ///
     /// # Safety
     /// `base` is memory that is not freed yet.
@@ -106,7 +106,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Undoes one `retain` that returned `true`.
     ///
     /// # Safety
-    /// It is called once for each `retain` that returned `true`.
+    /// `release` is called once for each `retain` that returned `true`.
     unsafe fn release(&self, index: u16, base: *mut ()) {
         let _ = (index, base);
     }
@@ -132,7 +132,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(0)
     }
 
-    /// Destroys a stream. Work that the stream was given still runs.
+    /// Destroys a stream. Work that was enqueued in the stream still runs.
     ///
     /// # Safety
     /// The stream was returned by `create_stream` of this device, and is destroyed once.
@@ -154,7 +154,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (index, event);
     }
 
-    /// Records the event after all work that the stream was given so far. An earlier record of the event is replaced.
+    /// Records the event after all work that was enqueued in the stream so far. An earlier record of the event is
+    /// replaced.
     ///
     /// # Safety
     /// Event and stream belong to this device.
@@ -163,7 +164,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Makes all work that the stream is given later wait until the event's last record is reached.
+    /// Makes all work that is enqueued in the stream later wait until the event's last record is reached.
     ///
     /// # Safety
     /// Event and stream belong to this device.
@@ -215,7 +216,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         None
     }
 
-    /// Waits until all work that the stream was given so far is complete. At the deadline it returns a `Timeout` error.
+    /// Waits until all work that was enqueued in the stream so far is complete. At the deadline it returns a `Timeout`
+    /// error.
     ///
     /// # Safety
     /// The stream belongs to this device.

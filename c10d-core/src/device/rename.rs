@@ -3,9 +3,9 @@
 use crate::types::rename_default;
 use crate::{Error, Result};
 
-/// Gives the default slot of PrivateUse1 another name, which is used in backend maps and errors. It is the equivalent
-/// of PyTorch's `rename_privateuse1_backend`. A process can rename it once; another call with the same name does
-/// nothing.
+/// Gives the default slot of PrivateUse1 another name, which is used in backend maps and errors. This function is the
+/// equivalent of PyTorch's `rename_privateuse1_backend`. A process can rename the slot once; another call with the same
+/// name does nothing.
 ///
 /// # Errors
 /// `InvalidArgument` if the name is taken or cannot be written in a backend map, or if the slot was renamed to another

@@ -21,7 +21,7 @@ impl KernelContext<'_> {
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {
-            // An earlier step may have sent something, so the call is not rejected, but failed.
+            // An earlier step may have sent bytes, so the status is `Failed`, not `Rejected`.
             e.report_mut().status = Status::Failed;
             e
         })?;

@@ -36,9 +36,9 @@ pub struct DlDevice {
 pub struct DataType {
     /// `DLDataTypeCode`, e.g. 2 for IEEE floats.
     pub code: u8,
-    /// The number of bits of each number.
+    /// The number of bits of each value.
     pub bits: u8,
-    /// The number of numbers per element; always 1 here.
+    /// The number of values per element; always 1 here.
     pub lanes: u16,
 }
 
@@ -115,7 +115,7 @@ const _: () = {
 };
 
 impl DataType {
-    /// Returns DLPack's type of an element type.
+    /// Returns the DLPack type for an element type.
     pub const fn of(dtype: DType) -> DataType {
         let (code, bits) = dtype.dlpack();
         DataType { code, bits, lanes: 1 }

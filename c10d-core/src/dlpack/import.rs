@@ -79,8 +79,8 @@ impl Imported {
     /// The same as for [`versioned`](Imported::versioned).
     ///
     /// # Safety
-    /// The same as for [`versioned`](Imported::versioned). Such a tensor does not say whether it is read-only, so the
-    /// caller must know that before it uses the tensor as an output.
+    /// The same as for [`versioned`](Imported::versioned). Such a tensor does not say whether it is read-only. If the
+    /// tensor is used as an output, the caller guarantees that the tensor is not read-only.
     pub unsafe fn legacy(tensor: NonNull<ManagedTensor>) -> Result<Imported> {
         // SAFETY: as above.
         unsafe { Self::of(&tensor.as_ref().tensor, Flags(0), Owner::Legacy(tensor)) }
