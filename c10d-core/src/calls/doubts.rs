@@ -52,13 +52,13 @@ pub struct Doubt {
     pub number: u64,
     /// The fingerprint of the call.
     pub fingerprint: Fingerprint,
-    /// The ranks with whose calls it must be compared.
+    /// The ranks with whose calls the call must be compared.
     pub whom: Whom,
     /// The hub of the call, if it has one. If the hub has completed its call, all other ranks have made the same call.
     pub hub: Option<u32>,
 }
 
-/// What is known of the peer's call with the same [`CallId`] as a call of this rank.
+/// What this rank knows of the peer's call with the same [`CallId`] as a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PeerCall {
     /// Nothing: the peer has not made the call yet.
@@ -72,7 +72,7 @@ pub enum PeerCall {
     Gone,
 }
 
-/// The end of a comparison with a peer.
+/// The result of a comparison with a peer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
     /// All calls in doubt were compared.
@@ -95,7 +95,7 @@ pub struct Clash {
 }
 
 /// A report of a rank's calls before number `until`. A call before `until` that is not in the list was already compared
-/// with the calls of all ranks, and agreed.
+/// with the calls of all ranks, and agreed with them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The number of the first call that the report does not cover.
@@ -154,7 +154,7 @@ struct Standing {
     next: u64,
     /// Whether the peer was asked and has not answered.
     asked: bool,
-    /// Whether the peer has not answered for so long that this rank does not wait for the answer any more.
+    /// Whether this rank no longer waits for the peer's answer, because the wait took too long.
     slow: bool,
     /// The last report of the peer, if the peer has left.
     goodbye: Option<History>,
@@ -296,8 +296,8 @@ impl Doubts {
         self.peers.iter().any(|standing| standing.asked && !standing.slow)
     }
 
-    /// Stops waiting for the answers that have not come, and returns the ranks that have not answered. An answer that
-    /// comes later is still used.
+    /// Stops waiting for the answers that have not arrived, and returns the ranks that have not answered. An answer
+    /// that arrives later is still used.
     pub fn give_up_waiting(&mut self) -> Vec<u32> {
         let open = (0..).zip(&mut *self.peers).filter(|(_, standing)| standing.asked && !standing.slow);
         open.map(|(rank, standing)| (standing.slow = true, rank).1).collect()

@@ -20,7 +20,7 @@ pub(super) enum Letter {
     Calls(History),
     /// The calls of the sender, whose program ends without leaving the group.
     Ended(History),
-    /// The group of the sender has failed, since its call differs from the call of another rank.
+    /// The group of the sender has failed, since the sender's call differs from the call of another rank.
     Disagreement(Disagreement),
 }
 
@@ -58,7 +58,7 @@ impl Letter {
                 out.extend_from_slice(&peer.to_le_bytes());
                 out.push(FIELDS.iter().position(|known| known == field).unwrap_or(FIELDS.len() - 1) as u8);
                 for text in [value, other] {
-                    // This is `str::floor_char_boundary`, which the oldest supported compiler lacks.
+                    // This is `str::floor_char_boundary`, which the oldest supported compiler does not have.
                     let end = (0..=TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                     let text = &text[..end];
                     out.push(text.len() as u8);

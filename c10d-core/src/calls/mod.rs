@@ -1,10 +1,11 @@
 //! Checks whether all ranks make the same calls.
 //!
-//! A rank that receives in a call compares the fingerprints of its peers with its own. The root of a broadcast, which
-//! only sends, and a rank that only sends to a root, get no fingerprint. Such a call is *in doubt* until the rank has
-//! compared it with the calls of its peers. [`Doubts`] holds the calls of a rank that are in doubt, and the ranks with
-//! which they must be compared. [`Doubts`] itself asks no peers: a backend asks them over any channel that the backend
-//! has. [`CallCheck`] asks them through the group's store, for backends whose library has no such channel.
+//! A rank that receives in a call compares the fingerprints of its peers with its own. A rank that only sends receives
+//! no fingerprint: for example, the root of a broadcast, or a rank of a reduce that is not the root. Its call is *in
+//! doubt* until the rank has compared the call with those of its peers. [`Doubts`] holds the calls of a rank that are
+//! in doubt, and the ranks with which they must be compared. [`Doubts`] itself asks no peers: a backend asks them over
+//! any channel that the backend has. [`CallCheck`] asks them through the group's store, for backends whose library has
+//! no such channel.
 
 mod check;
 mod doubts;

@@ -1,6 +1,6 @@
-//! Ranks whose program ends while they are in the group, by `exit` or because `main` returns with the group in a
-//! `static`. Such a rank writes into the store that its program ended. So the peers can distinguish this from a crash,
-//! and need not wait for the deadline.
+//! Handles ranks whose program ends while they are in the group: the program calls `exit`, or `main` returns while the
+//! group is in a `static`. Such a rank writes into the store that its program ended. So the peers can distinguish this
+//! from a crash, and need not wait for the deadline.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -62,7 +62,7 @@ impl CallCheck {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
             ErrorKind::PeerDead { .. } => report.guilty.clone(),
-            // Another rank learned that a program had ended, and aborted the group. The library's error names the rank
+            // Another rank noticed that a program had ended, and aborted the group. The library's error names the rank
             // that aborted, not the rank whose program ended.
             ErrorKind::Aborted if report.what.contains(ENDED_WITHOUT_LEAVING) => (0..self.world).collect(),
             _ => return error,
@@ -80,8 +80,8 @@ impl CallCheck {
 }
 
 impl Calls {
-    /// Returns the error for the open calls of this rank that need a peer whose program ended before it made the same
-    /// calls. `None` if there are no such calls.
+    /// Returns the error for the open calls of this rank that need a peer whose program ended before the peer made the
+    /// same calls. `None` if there are no such calls.
     pub(super) fn missed(&self, me: u32) -> Option<Error> {
         let missing = |rank: u32, until| self.open.iter().any(|o| o.number >= until && needs(&o.fingerprint, me, rank));
         let missing: Vec<u32> = self.ended.iter().filter(|e| missing(e.0, e.1)).map(|e| e.0).collect();

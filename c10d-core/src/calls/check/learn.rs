@@ -1,4 +1,4 @@
-//! How a rank learns that ranks made different calls, and tells the others.
+//! How a rank finds out that ranks made different calls, and reports this to the others.
 
 use super::CallCheck;
 use super::post::Out;
@@ -9,7 +9,7 @@ use crate::catalog::OpKind;
 use crate::{Error, ErrorKind, Phase};
 
 impl CallCheck {
-    /// Tells all peers of a disagreement about a collective, for example a disagreement that the library found.
+    /// Reports to all peers a disagreement about a collective, for example a disagreement that the library found.
     pub fn report(&self, error: &Error) {
         let report = error.report();
         let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };
@@ -18,8 +18,8 @@ impl CallCheck {
         }
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
-        // An error with several guilty ranks came from the report of another rank, which has sent its report to all
-        // ranks.
+        // An error with several guilty ranks came from the report of another rank. That rank has already sent its
+        // report to all ranks.
         let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.disagreement) else { return };
         calls.disagreement = Some(error.clone());
         drop(calls);
@@ -42,7 +42,8 @@ impl CallCheck {
         let place = CallId::of(&disagreement.mine);
         let own = calls.find(|call| CallId::of(call) == place);
         if own.is_none() && disagreement.peer != self.me {
-            // This rank has not made the call yet. Its call will show which of the two ranks it agrees with.
+            // This rank has not made the call yet. When it makes the call, [`CallCheck::note`] compares the call with
+            // the report.
             calls.dispute.get_or_insert_with(|| (by, disagreement.clone()));
             return;
         }

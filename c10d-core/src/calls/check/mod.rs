@@ -29,7 +29,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 /// The number of collectives between two questions to the peers. At the second question the answer to the first has
 /// usually arrived, so a disagreement is known by the 8th collective.
 const ASK_EVERY: u32 = 4;
-/// The number of latest calls that a rank remembers, besides the calls in doubt.
+/// The number of latest calls that a rank remembers, besides the calls in doubt (see [`Doubts`]).
 const RECENT: usize = 64;
 /// How long a rank waits for answers before it continues or leaves. For a peer that does not answer it waits only once.
 /// An answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
@@ -41,13 +41,14 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// Compares the calls of one rank with those of its peers, for a backend whose library compares calls only on ranks
 /// that receive, or compares no calls.
 ///
-/// A rank that only sends learns of a disagreement by its 8th collective after the other rank's call, or earlier: at an
-/// op in which it receives, and when it leaves. Ranks that wait for each other in different calls learn of it within
-/// about a second. A rank that finds a disagreement tells all others. In groups of more than eight ranks, a rank
-/// that sends to a root asks only the root, which receives from all ranks and tells them what it finds.
+/// A rank that only sends finds a disagreement at the latest at its 8th collective after the other rank's call. It
+/// finds the disagreement earlier if it makes an op in which it receives, or if it leaves. If ranks wait for each other
+/// in different calls, they find the disagreement within about a second. A rank that finds a disagreement reports it to
+/// all others. In groups of more than eight ranks, a rank that sends to a root asks only the root. The root receives
+/// from all ranks, and reports a disagreement to them.
 ///
 /// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
-/// rank answers at once that it has not made the call. If the store does not answer any more, nothing is compared.
+/// rank answers at once that it has not made the call. If the store does not answer any more, no calls are compared.
 ///
 /// If the program of a rank ends without leaving the group, the rank tells its peers. Calls that need this rank then
 /// fail with an error that says that its program ended.
@@ -122,8 +123,8 @@ impl CallCheck {
         });
     }
 
-    /// Records a call. Returns whether the sending thread must be told to watch open calls, and the error by which the
-    /// group fails, if it is known already.
+    /// Records a call. Returns whether the sending thread must be told to watch open calls. Also returns the error with
+    /// which the group fails, if that error is already known.
     fn note(&self, op: OpKind, root: u32, fingerprint: Fingerprint) -> (bool, Option<Error>) {
         let mut calls = self.calls.lock();
         let number = calls.begun;
@@ -134,7 +135,7 @@ impl CallCheck {
         calls.recent.push_back((number, fingerprint));
         let whom = match Whom::after(op, self.me, root, self.world) {
             // The store would be too slow for questions from all ranks to all ranks. The root receives from all ranks,
-            // and tells them what it finds.
+            // and reports a disagreement to them.
             Whom::All if self.world > SMALL_WORLD && root != self.me => Whom::One(root),
             whom => whom,
         };
@@ -171,7 +172,7 @@ impl CallCheck {
 
     /// Asks the peers about the calls in doubt, and compares the answers: at each op in which this rank receives, else
     /// at every fourth collective. The backend calls `look` before the library gets a collective, on a thread that may
-    /// wait briefly. Returns the disagreement by which the group fails, if one was found.
+    /// wait briefly. Returns the disagreement with which the group fails, if one was found.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
         if calls.disagreement.is_some() || !calls.doubts.open() {
@@ -192,7 +193,7 @@ impl CallCheck {
         self.verdict(calls)
     }
 
-    /// Returns the disagreement by which the group fails, if there is one.
+    /// Returns the disagreement with which the group fails, if there is one.
     fn verdict(&self, calls: MutexGuard<'_, Calls>) -> Option<Error> {
         let clash = calls.doubts.clash().filter(|_| calls.disagreement.is_none());
         drop(calls);
@@ -232,7 +233,7 @@ impl CallCheck {
     }
 
     /// Compares the calls in doubt for the last time, and writes this rank's report for peers that ask later. Returns
-    /// the disagreement by which the group failed, if there is one.
+    /// the disagreement with which the group failed, if there is one.
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));

@@ -13,7 +13,7 @@ use crate::panics::caught;
 /// How long the store may take to write or read a letter for which no call waits.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// How long one request of the receiving thread to the store waits for a letter. After that the thread makes a new
-/// request. The time is short in unit tests, so that they see several requests.
+/// request. The time is short in unit tests, so that the tests see several requests.
 pub(super) const LISTEN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3600) };
 
 /// A task for the sending thread.
@@ -98,7 +98,8 @@ impl CallCheck {
             let end = Instant::now() + LISTEN;
             match self.store.get(key, end) {
                 Ok(letter) => return Some(letter),
-                // No letter came in this time. A store may return slightly before the deadline.
+                // No letter arrived in this time. The comparison allows for a store that returns slightly before the
+                // deadline.
                 Err(_) if Instant::now() + LISTEN / 100 >= end && !self.calls.lock().left => {}
                 Err(_) => return None,
             }

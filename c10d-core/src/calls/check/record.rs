@@ -8,7 +8,7 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Disagreement;
 use crate::calls::{Doubts, History};
 
-/// The calls of this rank, and what it learned about them.
+/// The calls of this rank, and the results of comparing them with the calls of its peers.
 pub(super) struct Calls {
     pub(super) begun: u64,
     pub(super) recent: VecDeque<(u64, Fingerprint)>,
@@ -19,15 +19,15 @@ pub(super) struct Calls {
     pub(super) watched: bool,
     /// The number of collectives since the peers were last asked, counted while calls are in doubt.
     pub(super) unasked: u32,
-    /// The report of a peer, with its rank, about a call that this rank has not made.
+    /// The rank of a peer, and its report about a call that this rank has not made.
     pub(super) dispute: Option<(u32, Disagreement)>,
-    /// The disagreement by which the group has failed.
+    /// The disagreement with which the group has failed.
     pub(super) disagreement: Option<Error>,
     pub(super) left: bool,
     /// Whether the sending thread has ended, after it delivered all letters.
     pub(super) delivered: bool,
-    /// The peers whose program ended while they were in the group, each with the number of the first call that it did
-    /// not make.
+    /// The peers whose program ended while they were in the group, each with the number of the first call that the peer
+    /// did not make.
     pub(super) ended: Vec<(u32, u64)>,
 }
 

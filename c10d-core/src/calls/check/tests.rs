@@ -14,7 +14,7 @@ fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
     Fingerprint { seq, op: op as u8, root, ..Fingerprint::default() }
 }
 
-/// Makes the ranks of a group, and a channel with the errors by which their groups fail.
+/// Makes the ranks of a group, and a channel with the errors with which their groups fail.
 fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
     ranks_over(Arc::new(HashStore::new()), world)
 }
@@ -39,7 +39,7 @@ fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error
     disagreement.or_else(|| check.look(op, root))
 }
 
-/// Waits for the error by which the group of this rank fails.
+/// Waits for the error with which the group of this rank fails.
 fn what_failed(failed: &Receiver<(u32, Error)>, rank: u32) -> Error {
     std::iter::from_fn(|| failed.recv_timeout(CAP).ok()).find(|(of, _)| *of == rank).unwrap().1
 }
@@ -56,7 +56,7 @@ fn a_rank_that_only_sends_gets_the_error_by_its_8th_call() {
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
-    // The other rank is told, too.
+    // The other rank gets the error, too.
     names(&what_failed(&failed, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
@@ -168,7 +168,7 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
     ranks.iter().for_each(|rank| rank.stop());
 }
 
-/// The receiving thread waits for a letter by requests of a limited length.
+/// The receiving thread waits for a letter with several requests, each of which has a time limit.
 #[test]
 fn a_rank_answers_after_a_long_time_without_messages() {
     let (tell, told) = channel();
@@ -179,7 +179,7 @@ fn a_rank_answers_after_a_long_time_without_messages() {
     };
     let (ranks, _failed) = ranks_over(Arc::new(Hooked { inner: HashStore::new(), hook: Box::new(hook) }), 2);
     ranks.iter().for_each(|rank| rank.send_from_now_on());
-    // The first requests of both threads, and at least one further request of each.
+    // These are the first requests of both receiving threads, and further requests.
     (0..10).for_each(|_| told.recv_timeout(CAP).expect("another request"));
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();

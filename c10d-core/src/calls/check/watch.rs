@@ -8,7 +8,7 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// The time between two looks at the open calls, and the age at which an open call is first compared with the calls of
+/// The time between two checks of the open calls, and the age at which an open call is first compared with the calls of
 /// the peers.
 pub(super) const STALLED: Duration = Duration::from_millis(100);
 /// The largest world size at which a rank asks all others about a call that takes long. In larger groups it asks only
@@ -16,11 +16,11 @@ pub(super) const STALLED: Duration = Duration::from_millis(100);
 /// size. Also, in larger groups a rank that sends to a root compares its calls in doubt only with those of the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
-/// Returns the age at which an open call is compared with the calls of the peers, if that has been done `asked` times:
-/// 100 ms, 1 s, 2 s, 4 s and so on. A peer that left before it read a question answers the next one by its last message.
+/// Returns the age at which an open call is compared with the calls of the peers again, after `asked` comparisons: 100
+/// ms, 1 s, 2 s, 4 s and so on. If a peer left before it read a question, the next comparison reads the peer's last
+/// message.
 ///
-/// Calls in which this rank receives are compared as well as calls in which it only sends: the rank that should send may
-/// be waiting in a different call.
+/// Calls in which this rank receives are compared, too: the rank that should send may be waiting in a different call.
 pub(super) fn next_age(asked: u32) -> Duration {
     if asked == 0 { STALLED } else { Duration::from_secs(1 << (asked - 1).min(20)) }
 }
