@@ -86,8 +86,8 @@ impl Group {
         if request.params.device_ids().is_empty() {
             return bound.filter(served).or_else(|| first(&devices)).unwrap_or(devices[0]);
         }
-        // Device ids are numbers of accelerators. If no accelerator is served, the key has no route, and the call is
-        // rejected.
+        // Device ids are numbers of accelerators. If no accelerator is served, the returned key has no route, and the
+        // call is rejected.
         let accelerator = |device: &(DispatchKey, u8)| device.0 != DispatchKey::Cpu && served(device);
         bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }

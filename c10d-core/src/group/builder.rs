@@ -17,10 +17,10 @@ use crate::store::{HashStore, PrefixStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result, waiting};
 
-/// The settings of a group: this rank and how it finds the others, the backends, the timeout.
+/// The settings of a group: this rank, how it finds the other ranks, the backends, and the timeout.
 ///
 /// `build` blocks until all ranks are present and connected, or returns an error that names the missing ranks. Core's
-/// builder knows the providers that submitted themselves at link time. The builder of `c10d::builder()` also knows the
+/// builder uses the providers that crates submitted at link time. The builder of `c10d::builder()` also uses the
 /// providers that cargo features chose, among them the init methods and the loader of plugins.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
@@ -125,7 +125,7 @@ impl Builder {
         self
     }
 
-    /// Adds providers to those that submitted themselves at link time.
+    /// Adds providers to those that crates submitted at link time.
     pub fn providers(mut self, providers: &[&'static Provider]) -> Self {
         self.providers.extend_from_slice(providers);
         self
@@ -169,9 +169,9 @@ impl Builder {
         self
     }
 
-    /// Returns the registry from which this builder makes a group: the providers that submitted themselves at link
-    /// time, the listed providers, and the plugins that this builder or the environment asks for. A program gets a
-    /// plugin's devices from it:
+    /// Returns the registry from which this builder makes a group: the providers that crates submitted at link time,
+    /// the listed providers, and the plugins that this builder or the environment asks for. A program gets a plugin's
+    /// devices from the registry:
     ///
     /// ```no_run
     /// # fn main() -> c10d_core::Result<()> {
@@ -191,13 +191,17 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if the backend map
-    /// names a backend that this program lacks, or a backend that cannot serve its device. `Rendezvous` if ranks are
-    /// missing or do not have a backend that the map of a rank names; `Mismatch` if ranks disagree about the world
-    /// size, the members or the version of c10d. Both name these ranks. `Store` if the store cannot be reached. The
-    /// errors of the backends' constructors are returned as well.
+    /// - `InvalidArgument` if the settings contradict each other or the init method.
+    /// - `Unsupported` if the backend map names a backend that this program does not have, or a backend that cannot
+    ///   serve its device.
+    /// - `Rendezvous` if ranks are missing or do not have a backend that the map of a rank names. The error names these
+    ///   ranks.
+    /// - `Mismatch` if ranks disagree about the world size, the members or the version of c10d. The error names these
+    ///   ranks.
+    /// - `Store` if the store cannot be reached.
+    /// - The errors of the backends' constructors.
     ///
-    /// If the ranks have no backend in common for a device, `build` succeeds, and calls on the device are
+    /// If the ranks have no backend in common for a device, `build` succeeds, and calls on the device fail with
     /// `Unsupported`.
     pub fn build(self) -> Result<ProcessGroup> {
         self.with_plugins()?.build_rank()
@@ -222,8 +226,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Returns an error if rank, another world size, store or init method is set, since `run_ranks` decides these
-    /// itself.
+    /// Returns an error if rank, another world size, store or init method is set, since `run_ranks` sets these itself.
     fn leaves_ranks_to_others(&self, size: u32) -> Result {
         let what = match (self.rank, self.size, &self.store, &self.init) {
             (.., Some(url)) => {
@@ -392,7 +395,7 @@ impl GroupSpec {
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served).map_err(|error| {
             let cause = reports.settle(error);
-            // Peers that have already made the group learn of the failure through their backends.
+            // Peers that have already made the group get the error through their backends.
             others.give_up(&cause);
             backend_store.leave(Instant::now());
             cause

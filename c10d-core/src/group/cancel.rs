@@ -9,13 +9,13 @@ use crate::{Error, ErrorKind, OpError, Result};
 /// The result of [`Work::cancel`].
 #[must_use = "if it is too late, the handle returns the message"]
 pub enum Cancel<R, W = Work<R>> {
-    /// The op is cancelled: it took no message and will not take one (for a send: nothing was sent and nothing will
-    /// be). The variant contains the op's result with the unchanged buffers; the source of a
+    /// The op is cancelled: it took no message and will not take one (for a send: it sent nothing and will send
+    /// nothing). The variant contains the op's result with the unchanged buffers; the source of a
     /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
     /// It is too late: the op is done, or its message is in transfer. The op continues. The variant contains the op's
-    /// handle, which returns the result. (If a device still uses the buffer, the op may be cancelled when the device
-    /// has finished. It then ends with [`ErrorKind::Aborted`], and took no message.)
+    /// handle, which returns the result. (If a device still uses the buffer, the op may still be cancelled after the
+    /// device has finished. The op then ends with [`ErrorKind::Aborted`], and has taken no message.)
     TooLate(W),
 }
 
@@ -34,12 +34,12 @@ impl<R> Work<R> {
     /// says for certain whether the op took (or sent) a message. `cancel` does not wait for the message or for a peer.
     ///
     /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived. Then
-    /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later is
-    /// received by the next matching receive. Cancelling ends the op on this rank only: the peer is not told, and its
-    /// own op stays pending.
+    /// the result is [`Cancel::TooLate`], and the op receives the rest. Otherwise the next matching receive gets a
+    /// message that arrives later. Cancelling ends the op on this rank only: the peer gets no notification, and its own
+    /// op stays pending.
     ///
-    /// Use `cancel` to give up a receive, for example under a timeout of an async runtime. It is not enough to drop the
-    /// future: the op would continue and take a message, which would be lost.
+    /// Use `cancel` to stop waiting for a message, for example after a timeout of an async runtime. It is not enough to
+    /// drop the future: the op would continue and take a message, which would be lost.
     ///
     /// ```
     /// use std::{pin::pin, task::{Context, Waker}, time::Duration};
@@ -55,7 +55,7 @@ impl<R> Work<R> {
     /// #     }).await
     /// # }
     ///
-    /// /// Returns a message from rank 0, or the buffer if no message came.
+    /// /// Returns a message from rank 0, or the buffer if no message arrived.
     /// async fn receive(pg: &ProcessGroup, buffer: Vec<u8>) -> c10d_core::Result<Result<Vec<u8>, Vec<u8>>> {
     ///     let mut work = pg.start(op::recv(buffer, 0, 5));
     ///     // The handle is passed by reference, so that it still exists after the timeout.
@@ -130,7 +130,7 @@ impl<'a, R> Handle<'a, R> {
         }
         let backend = group.backend_of(frame).ok_or_else(|| refused(Error::unsupported("the op has no backend")))?;
         let id = JobId::of(frame);
-        // If the backend returns any other job, the job is dropped and so ends as `Abandoned`.
+        // If the backend returns any other job, that job is dropped and so ends as `Abandoned`.
         let Some(job) = backend.cancel(&[id]).map_err(refused)?.into_iter().find(|job| job.id() == id) else {
             return Ok(false);
         };

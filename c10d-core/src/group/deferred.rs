@@ -58,7 +58,7 @@ struct Shared {
 }
 
 enum Progress {
-    /// The backend is not made yet. The value has the data for making it.
+    /// The backend is not made yet. The value contains the data from which the backend is made.
     Not(Box<GroupInit>),
     Making,
     Over(Result),
@@ -117,14 +117,15 @@ impl Shared {
     }
 }
 
-// SAFETY: it does not use spans. A job is given to the backend, or is completed by its deadline or when the lane is
-// aborted.
+// SAFETY: this code does not use spans. It passes each job to the backend that was made, or completes the job with an
+// error, at the latest at the job's deadline or when the lane is aborted.
 unsafe impl Backend for Deferred {
     fn name(&self) -> &'static str {
         self.backend
     }
 
-    /// Core does not use this value, since `submit` checks what each dense op of a sparse call needs.
+    /// Core does not use this value, since `submit` checks for each dense op of a sparse call whether the backend
+    /// offers it.
     fn capabilities(&self) -> &Capabilities {
         self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
     }

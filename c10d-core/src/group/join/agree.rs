@@ -1,4 +1,4 @@
-//! The agreement on which backend serves which device, between ranks that may have different backends.
+//! How ranks that may have different backends agree on the backend for each device.
 
 use crate::backend::registry::Offer;
 use crate::text::harmless;
@@ -38,9 +38,10 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
     lines.lines().filter_map(line).collect()
 }
 
-/// Computes the agreement from the offers of all ranks. For each device it is the choice for which a backend map asks,
-/// else the first choice that all ranks have. The order of preference is that of the lowest rank that has a choice for
-/// the device. If two ranks share a device, only staging is considered, unless a backend map asks for another choice.
+/// Computes the agreement from the offers of all ranks. For each device, the agreement has the choice for which a
+/// backend map asks, or else the first choice that all ranks have. The order of preference is that of the lowest rank
+/// that has a choice for the device. If two ranks share a device, only staging is considered, unless a backend map asks
+/// for another choice.
 ///
 /// # Errors
 /// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. The error names these

@@ -68,7 +68,7 @@ impl Join<'_> {
         let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
         let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
         let e = Error::new(ErrorKind::Rendezvous, "the leader did not confirm the group in time");
-        // If other ranks have not acknowledged, the leader waits for them, so they are guilty.
+        // If other ranks have not acknowledged, the leader waits for those ranks, so they are the guilty ranks.
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
@@ -107,7 +107,7 @@ impl Join<'_> {
         let mut parts = text.splitn(4, ':');
         let mut list = || parts.next().unwrap_or("").split(',');
         let mine = hex(&self.hello.nonce);
-        // The failure may be of an earlier run, but only if the group has no parent.
+        // Only in a group without a parent, the failure may be of an earlier run.
         let for_me = list().any(|n| n == mine);
         if self.first && !for_me {
             return Ok(());

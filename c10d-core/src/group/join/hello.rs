@@ -1,4 +1,4 @@
-//! The hello of a rank: its key in the store, which describes the rank and the group.
+//! The hello of a rank: a key in the store whose value describes the rank and the group.
 
 use std::time::Duration;
 

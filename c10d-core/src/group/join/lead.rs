@@ -112,8 +112,8 @@ impl Join<'_> {
     }
 
     /// Writes to the store why the group cannot be made, so that the other ranks need not wait. The message lists the
-    /// nonces of the ranks for which it is meant, because it may stay in the store after the run, where a later run
-    /// must ignore it.
+    /// nonces of the ranks for which it is meant: it may stay in the store after this run, and a later run must ignore
+    /// it.
     fn tell_failure(&self, error: Error) -> Error {
         let until = Instant::now() + NAMING;
         let here = |key: &String| matches!(self.store.check(&[key], until), Ok(true));
@@ -123,7 +123,7 @@ impl Join<'_> {
         while let Some(key) = keys.pop() {
             hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
             // If a peer has a larger world size, the leader also reads the hellos of the ranks beyond its own world
-            // size, so that the message is meant for them, too.
+            // size, so that the message lists their nonces, too.
             let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
             if keys.is_empty() && self.first && next < largest && Instant::now() < until {
                 keys.extend(Some(format!("hello/{next}")).filter(here));

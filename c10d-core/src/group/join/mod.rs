@@ -2,13 +2,14 @@
 //!
 //! The store may contain keys of an earlier run, so a key of a peer does not prove that the peer is present now. Every
 //! rank writes a `hello` with a new random nonce. One rank, the leader, reads all hellos and writes a `session` that
-//! lists their nonces. A rank accepts a session only if it lists the rank's own nonce, and then writes an
+//! lists their nonces. A rank accepts a session only if the session lists the rank's own nonce. The rank then writes an
 //! acknowledgement. When all ranks have acknowledged and all hellos describe the same group, the leader writes `go`.
 //! All later keys of the group have the session's id as prefix.
 //!
-//! If a hello is from an earlier run (stale), its rank never acknowledges. When the rank replaces the hello by a new
-//! hello, the leader reads the hellos again and writes a new session. Each rank deletes its keys as soon as it has seen
-//! `go`, so that the next group of the same name does not find them.
+//! If the hello of a rank is from an earlier run (stale), the session does not list the rank's own nonce, so the rank
+//! does not acknowledge the session. When the rank replaces the stale hello by a new hello, the leader reads the hellos
+//! again and writes a new session. Each rank deletes its keys as soon as it has seen `go`, so that the next group of
+//! the same name does not find them.
 //!
 //! A hello that contradicts the leader's hello may be stale, too. So the leader writes a session in this case as well.
 //! If the rank with the contradicting hello acknowledges, the hello is not stale, and the ranks really disagree. The
@@ -301,8 +302,8 @@ impl Join<'_> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
 
-    /// Returns an error if one of the `lost` ranks has not done its part (`done` returns `false`), since a lost rank
-    /// never will.
+    /// Returns an error if `done` returns `false` for one of the `lost` ranks, since a lost rank writes nothing more
+    /// into the store.
     fn check_lost(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
         if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.lost_error(lost.to_vec())) }
     }
