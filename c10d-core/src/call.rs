@@ -8,7 +8,7 @@ use crate::device::Stream;
 use crate::options::{Options, Params};
 
 /// A call that has not run yet. [`run`](crate::ProcessGroup::run) runs it and waits;
-/// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) return at once.
+/// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) start it and return at once.
 ///
 /// The compiler warns of a call that is neither run nor started:
 ///
@@ -53,10 +53,10 @@ impl<B> Call<B> {
         self
     }
 
-    /// Sets the device stream on which the buffers are ready: the op runs after all work that was put on the stream
-    /// before. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
-    /// the op is complete on the device. So work that is put on any stream after that runs after the op. If no stream
-    /// is set, the op uses the device's default stream.
+    /// Sets the device stream on which the buffers are ready: the op runs after all work that was enqueued in the
+    /// stream before. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work)
+    /// is done, the op is complete on the device. So any work that is enqueued later, in any stream, runs after the op.
+    /// If no stream is set, the op uses the device's default stream.
     ///
     /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because this handle means a
     /// different stream on each thread, and a thread of the library waits for the stream. A stream that is recording a

@@ -92,7 +92,7 @@ ops! {
     Reduce "reduce_" "reduce" InPlace DENSE [REDUCES ROOTED];
     /// Gathers one buffer per rank into a list, on all ranks.
     AllGather "allgather_" "all_gather" GatherList DENSE [UNEVEN];
-    /// Gathers equal buffers into one, on all ranks.
+    /// Gathers buffers of equal length into one buffer, on all ranks.
     AllGatherInto "_allgather_base_" "all_gather_into" GatherFlat DENSE [];
     /// `all_gather` of several buffers at once.
     AllGatherCoalesced "allgather_coalesced_" "all_gather_coalesced" GatherLists DENSE [UNEVEN];

@@ -38,7 +38,7 @@ pub enum ErrorKind {
         /// The value on the guilty rank.
         theirs: String,
     },
-    /// The guilty rank's process is gone, or left the group.
+    /// The guilty rank's process is gone, or the rank left the group.
     PeerDead {
         /// How this rank noticed that: `connection closed`, `left the group`, `exited`, ..
         how: String,

@@ -9,7 +9,7 @@ use crate::types::{DType, DTypeSet, ReduceOp};
 pub struct Capabilities {
     /// The ops that the backend offers.
     pub ops: OpSet,
-    /// The element types that the backend can move.
+    /// The element types that the backend can transfer in ops that do not reduce.
     pub moves: DTypeSet,
     /// The element types that the backend can reduce, indexed by the code of the reduce operation.
     pub reduces: [DTypeSet; ReduceOp::COUNT],

@@ -14,10 +14,10 @@ use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 
-/// Small messages between ranks through a CPU backend. Device backends use them to report events that the device's own
-/// library (such as NCCL) does not report: a peer is gone, or a rank aborts, with the cause.
+/// Small messages between ranks through a CPU backend. Device backends use them to find out what the device's own
+/// library (such as NCCL) does not report: which peer is gone, and which rank aborts for which cause.
 ///
-/// The CPU backend's object must not be used for anything else, so make it with
+/// No other code may use this object of the CPU backend, so make it with
 /// [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
 #[derive(Clone)]
 pub struct CpuMessages(Arc<dyn Backend>);

@@ -11,7 +11,7 @@ impl Request {
     /// all work that is already on the request's stream.
     ///
     /// # Errors
-    /// `InvalidArgument` if there is no input `i` with elements of type `T`, or if it is not on a device of this
+    /// `InvalidArgument` if there is no input `i` with elements of type `T`, or if the input is not on a device of this
     /// runtime. Otherwise the errors of the runtime.
     pub fn fetch<T: Element>(&self, i: usize, runtime: &dyn DeviceRuntime) -> Result<Vec<T>> {
         let span = self.inputs().get(i).filter(|span| span.dtype() == T::DTYPE);

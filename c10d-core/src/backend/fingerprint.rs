@@ -15,7 +15,7 @@ pub struct Fingerprint {
     pub seq: u32,
     /// The op's code.
     pub op: u8,
-    /// The element type's code, [`Fingerprint::OWN_TYPE`] or [`Fingerprint::NO_DTYPE`].
+    /// The element type's code; or [`Fingerprint::OWN_TYPE`], or [`Fingerprint::NO_DTYPE`].
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,

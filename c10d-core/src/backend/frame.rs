@@ -169,7 +169,7 @@ impl Frame {
     /// The same as for `complete`.
     #[inline]
     pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
-        // SAFETY: the frame exists until `DONE` is stored; a counted frame also until it is released below.
+        // SAFETY: a stack frame exists until `DONE` is stored, and a counted frame exists until it is released below.
         let frame = unsafe { &*this };
         // SAFETY: this thread is the only completer, and no thread reads the outcome before `DONE`.
         unsafe { *frame.outcome.get() = Some(result) };

@@ -152,7 +152,7 @@ mod tests {
         Arc::new(Hooked { inner: HashStore::new(), hook: Box::new(hook) })
     }
 
-    /// Returns the group's store of rank 0, the store in it, and the reports of rank 1, in a group of two.
+    /// Returns the group's store of rank 0, the store that it wraps, and the reports of rank 1, in a group of two.
     fn pair() -> (GroupStore, Arc<dyn Store>, Reports) {
         let [told, inner]: [Arc<dyn Store>; 2] = [Arc::new(HashStore::new()), Arc::new(HashStore::new())];
         let reports = Arc::new(Reports::new(told.clone(), 0, 2));

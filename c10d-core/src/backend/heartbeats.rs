@@ -100,7 +100,7 @@ impl Heartbeats {
             // Only the watch ends. The group does not fail, since collectives do not need the store.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
             Err(_) => {
-                // The next rank may not reach the store either, so its silence does not count.
+                // Perhaps the next rank cannot reach the store either, so its silence does not count.
                 seen.changed = now;
                 return ControlFlow::Continue(());
             }
@@ -131,7 +131,8 @@ impl Heartbeats {
     }
 
     /// Returns the error for the next rank, whose heartbeats stopped, and writes the cause for the other ranks. If the
-    /// program of the next rank ended while that rank was in the group, its exit notice is in the store.
+    /// program of the next rank ended while that rank was in the group, the store contains the exit notice of that
+    /// rank.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {

@@ -31,8 +31,8 @@ pub struct GroupInit {
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// If the program ends without leaving the group, it waits at its end until the peers have received everything that
-    /// this rank sent, but at most this long.
+    /// If the program ends without leaving the group, it first waits until the peers have received everything that this
+    /// rank sent. This is the longest time of that wait.
     pub drop_within: Duration,
     /// The time by which the backend must be ready.
     pub deadline: Instant,
@@ -65,8 +65,7 @@ impl GroupInit {
     }
 
     /// Returns the ranks of this group that are known to be gone: they died or left the parent group, from which this
-    /// group is made. Everything that they will ever write to the store is written already, so a backend need not wait
-    /// for more.
+    /// group is made. All their writes to the store are complete, so a backend need not wait for more.
     pub fn lost(&self) -> Vec<u32> {
         self.others.lost()
     }

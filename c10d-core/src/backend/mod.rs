@@ -180,9 +180,9 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Waits for the jobs in flight, and until the peers have received everything that this rank sent. Then it tells
-    /// the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, the backend
-    /// tells the peers at that time, and returns an error that names the ranks for which it waited.
+    /// Waits until the jobs in flight are done and the peers have received everything that this rank sent. Then it
+    /// tells the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, the
+    /// backend tells the peers at that time, and returns an error that names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())

@@ -33,8 +33,8 @@ impl Outer {
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
     }
 
-    /// Makes the request of a step for the CPU. It has the number and deadline of the operation. It also has the
-    /// operation's fingerprint, except for the field `step`, by which the fingerprints of steps differ.
+    /// Makes the request of a step on host memory. The request has the number and deadline of the operation. It also
+    /// has the operation's fingerprint, except for the field `step`, by which the fingerprints of steps differ.
     pub(crate) fn step(&self, step: u8, op: OpKind, params: Params, spans: Sink) -> Request {
         let mut request = Request::new(op, Caller::Waits, params, self.timeout);
         request.key = DispatchKey::Cpu;

@@ -23,7 +23,7 @@ const TEXT: usize = 1024;
 const GUILTY: usize = 1024;
 /// The first and the longest interval between two reads of the report.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-/// How long the store may take to answer a failing rank.
+/// How long the store may take to answer a request of a rank that has failed.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How long a rank waits for another rank's report, if its own failure may be a consequence of that rank's failure. The
 /// rank that wrote the report waits equally long until the other ranks have read it.

@@ -73,8 +73,8 @@ impl Request {
         &self.spans.outputs
     }
 
-    /// If the outputs are a list of lists, which are stored one after the other, returns the length of each list; else
-    /// 0.
+    /// If the outputs are a list of lists, returns the length of each list; else 0. The lists are stored one after the
+    /// other.
     pub fn output_row(&self) -> usize {
         self.spans.output_row
     }

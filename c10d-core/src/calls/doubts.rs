@@ -6,9 +6,9 @@ use super::CallId;
 use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
-/// The largest number of calls that are kept for peers that have not made them. If there are more, the oldest are
-/// dropped, and this rank does not compare them. A peer can still compare such a call when the peer makes its own call,
-/// if the op has sent the peer a header.
+/// The largest number of calls that are kept for comparison with peers that have not made them yet. If there are more
+/// calls, the oldest calls are dropped, and this rank does not compare these. A peer can still compare such a call when
+/// the peer makes its own call, if the op has sent the peer a header.
 const MOST: usize = 64 << 10;
 
 /// The ranks whose calls must be compared with a call of this rank.

@@ -27,10 +27,11 @@ pub(crate) use seat::Seat;
 use crate::types::{DType, DTypeSet, Device, ReduceOp};
 use crate::{Error, Result};
 
-/// The runtime's number of a stream: an in-order queue of work on a device. 0 is the device's default stream.
+/// The number that the runtime gives to a stream. A stream is an in-order queue of work on a device. 0 is the device's
+/// default stream.
 pub type Stream = u64;
 
-/// The runtime's number of an event: a mark in a stream.
+/// The number that the runtime gives to an event. An event is a mark in a stream.
 pub type Event = u64;
 
 /// A vendor's devices: memory, copies, streams, events.
@@ -90,7 +91,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Frees memory.
     ///
     /// # Safety
-    /// `base` was returned by `allocate` and is not freed twice. Work in flight that uses the memory has retained it.
+    /// `base` was returned by `allocate` and is not freed twice. If work in flight uses the memory, the memory is
+    /// retained.
     unsafe fn free(&self, index: u16, base: *mut ());
 
     /// Keeps memory allocated until `release`, even if `free` is called before. Returns `false` if the runtime does not
@@ -111,8 +113,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (index, base);
     }
 
-    /// Allocates host memory from which the device copies fast, e.g. page-locked memory. `None` means that ordinary
-    /// memory is as good.
+    /// Allocates host memory from which the device copies fast, e.g. page-locked memory. `None` means that copies from
+    /// ordinary memory are as fast.
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
         let _ = bytes;
         None

@@ -108,7 +108,7 @@ unsafe extern "C" fn free_legacy<B>(tensor: *mut ManagedTensor) {
 }
 
 /// # Safety
-/// The context is a leaked `Box<Exported<B, M>>`, for which this is called once.
+/// The context is a leaked `Box<Exported<B, M>>`. This function is called once for each such box.
 unsafe fn release<B, M>(context: *mut c_void) {
     // SAFETY: the caller guarantees it.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };

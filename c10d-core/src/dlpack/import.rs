@@ -30,7 +30,7 @@ enum Owner {
 
 // SAFETY: the caller of `Imported::versioned` or `legacy` guarantees that the deleter may be called on any thread.
 unsafe impl Send for Owner {}
-// SAFETY: a shared reference to an owner gives access to nothing.
+// SAFETY: a shared reference to an owner gives no access to the tensor.
 unsafe impl Sync for Owner {}
 
 impl Drop for Owner {
@@ -120,7 +120,7 @@ impl Imported {
     /// Makes the tensor writable.
     ///
     /// # Errors
-    /// `InvalidArgument` if its library says that it is read-only.
+    /// `InvalidArgument` if the tensor's library says that the tensor is read-only.
     pub fn writable(self) -> Result<ImportedMut> {
         if self.read_only {
             return Err(Error::invalid("a DLPack tensor is read-only, so it cannot be an output; copy it first"));

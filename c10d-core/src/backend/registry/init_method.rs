@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Phase, Result};
 pub struct InitMethod {
     /// The scheme: the part of the URL before `://`.
     pub scheme: &'static str,
-    /// The form of its URLs, for the error that lists all init methods.
+    /// The form of the init method's URLs, for the error that lists all init methods.
     pub form: &'static str,
     /// Reads rank and world size from a URL and the environment, without using the network.
     pub rank_and_size: fn(url: &str) -> Result<(u32, u32)>,

@@ -1,4 +1,5 @@
-//! The registry of backends and kernels. They are collected at link time, listed in the builder, or loaded at run time.
+//! The registry of backends and kernels. Crates submit them at link time, programs list them in the builder, and
+//! plugins add them at run time.
 
 mod backend_map;
 mod collect;

@@ -61,7 +61,7 @@ impl Provider {
 
 /// The registration of a kind of devices.
 pub struct DeviceRegistration {
-    /// The name that backend maps use for the device: `cuda`, or a vendor's own.
+    /// The name that backend maps use for the device: `cuda`, or a vendor's own name.
     pub name: &'static str,
     /// The dispatch key of dense buffers: CUDA, or PrivateUse1 for a vendor's devices.
     pub key: DispatchKey,

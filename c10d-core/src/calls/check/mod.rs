@@ -26,13 +26,13 @@ use crate::panics::contain;
 use crate::store::{PrefixStore, Store};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The number of collectives between two questions to the peers. At the second question the answer to the first has
-/// usually arrived, so a disagreement is known by the 8th collective.
+/// The number of collectives between two questions to the peers. When the rank asks the second question, the answer to
+/// the first question has usually arrived. So a disagreement is found by the 8th collective.
 const ASK_EVERY: u32 = 4;
-/// The number of latest calls that a rank remembers, besides the calls in doubt (see [`Doubts`]).
+/// The number of recent calls that a rank remembers, besides the calls in doubt (see [`Doubts`]).
 const RECENT: usize = 64;
-/// How long a rank waits for answers before it continues or leaves. For a peer that does not answer it waits only once.
-/// An answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
+/// How long a rank waits for answers before it continues or leaves. For a peer that does not answer, the rank waits
+/// only once. An answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The function that fails the group.

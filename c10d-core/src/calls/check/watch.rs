@@ -16,7 +16,7 @@ pub(super) const STALLED: Duration = Duration::from_millis(100);
 /// size. Also, in larger groups a rank that sends to a root compares its calls in doubt only with those of the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
-/// Returns the age at which an open call is compared with the calls of the peers again, after `asked` comparisons: 100
+/// Returns the age at which an open call is next compared with the calls of the peers, after `asked` comparisons: 100
 /// ms, 1 s, 2 s, 4 s and so on. If a peer left before it read a question, the next comparison reads the peer's last
 /// message.
 ///

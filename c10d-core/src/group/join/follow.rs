@@ -107,7 +107,7 @@ impl Join<'_> {
         let mut parts = text.splitn(4, ':');
         let mut list = || parts.next().unwrap_or("").split(',');
         let mine = hex(&self.hello.nonce);
-        // Only in a group without a parent, the failure may be of an earlier run.
+        // The failure can be of an earlier run only if the group has no parent.
         let for_me = list().any(|n| n == mine);
         if self.first && !for_me {
             return Ok(());

@@ -78,8 +78,8 @@ pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Res
     Ok(Agreement { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
-/// Makes the agreement for a group with ranks of another library, which does not use this protocol. The agreement has
-/// the backends that this rank's backend map names. Other ranks are not asked through the store.
+/// Makes the agreement for a group in which some ranks use another library. That library does not use this protocol. So
+/// the agreement has the backends that this rank's backend map names, and this rank does not ask the other ranks.
 pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
@@ -108,7 +108,7 @@ struct Join<'a> {
     rank: u32,
     /// The rank with the lowest id, so that ranks that list the members in different orders have the same leader.
     leader: u32,
-    /// The ids of the ranks, which their keys contain: their numbers in the group that the builder made.
+    /// The ids of the ranks: their numbers in the group that the builder made. The keys of a rank contain its id.
     ids: Vec<u32>,
     /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale.
     first: bool,
