@@ -69,8 +69,8 @@ impl HostId {
         self == other
     }
 
-    /// Returns whether both processes are in one network namespace, so that loopback connects them, even if they cannot
-    /// share memory. `None` if that is unknown.
+    /// Returns whether both processes are in one network namespace. Such processes reach each other over loopback, even
+    /// if they cannot share memory. `None` if that is unknown.
     pub fn shares_network(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot && self.net == other.net;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
@@ -137,7 +137,7 @@ fn alone() -> [u8; 16] {
 }
 
 /// Assigns each process to a set, such as a host, and returns the number of each process's set. `together` says whether
-/// two processes are in the same set. Sets are numbered in the order of their first ranks.
+/// two processes are in the same set. Sets are numbered in the order of their first processes.
 pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Vec<u32> {
     let mut first: Vec<&HostId> = Vec::new();
     let number = |host| match first.iter().position(|seen| together(seen, host)) {

@@ -15,10 +15,10 @@ pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 pub(crate) struct Lane {
     pub(crate) info: Arc<Origin>,
     pub(crate) backend: Arc<dyn Backend>,
-    /// The queue of started calls, for the lane of a sparse key.
+    /// The queue of started calls. Only the lane of a sparse key has one.
     pub(crate) queue: Option<SparseQueue>,
-    /// The number of the next collective. The lock is held from the numbering of a call until the backend has its job,
-    /// so that the backend gets calls in the order of their numbers.
+    /// The number of the next collective. The thread that numbers a call holds the lock until the backend has the job
+    /// of this call. So the backend gets calls in the order of their numbers.
     next: Mutex<u64>,
     next_p2p: AtomicU64,
 }

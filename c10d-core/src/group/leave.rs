@@ -12,19 +12,19 @@ use crate::{ErrorKind, backend};
 pub(super) const DROP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the drop of the last handle of a failed group may wait for the group's jobs.
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
-/// How long a rank that leaves may wait until the requests of its threads that change the store have ended.
+/// How long a rank that leaves may wait for store requests of its threads, if these requests change the store.
 pub(super) const WRITES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {
-    /// Waits for started operations and until peers have received everything, then tells the peers that this rank
-    /// leaves.
+    /// Waits until the started operations are done and the peers have received everything that this rank sent. Then
+    /// tells the peers that this rank leaves.
     pub(super) fn leave(&self) {
         let failed = self.failed.get();
         if failed.is_some_and(|cause| *cause.kind() == ErrorKind::Shutdown) {
             return;
         }
-        // If this thread is ending an operation, there is no wait, because the thread could wait for itself. A thread
-        // that panics does not wait, either.
+        // A thread that is completing an operation does not wait here, because it could wait for itself. A thread that
+        // panics does not wait either.
         let patience = match failed {
             _ if backend::is_reporting() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),

@@ -1,5 +1,5 @@
-//! The blocking form of every op as a method. Each method is the same as `run(op::..)`, except that on errors the
-//! buffers are dropped.
+//! The blocking form of every op as a method. Each method calls `run(op::..)`. If the call fails, the method drops the
+//! buffers.
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
@@ -14,8 +14,9 @@ impl ProcessGroup {
     /// [`recv_any_source`](Self::recv_any_source) with the same tag.
     ///
     /// Messages between two ranks with the same tag arrive in the order in which they were sent. Messages with
-    /// different tags do not wait for each other. `send` returns `input` as soon as it may be used again, which may be
-    /// before the receiver has the message. A message with zero elements is sent and must be received like any other.
+    /// different tags do not wait for each other. `send` returns `input` as soon as the caller may use `input` again.
+    /// The receiver may get the message later. A message with zero elements is sent and must be received like any
+    /// other.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver
@@ -74,7 +75,7 @@ impl ProcessGroup {
 
     /// Receives into `output` the first message with this tag, from any rank. Returns `output`, and the sender's rank.
     ///
-    /// Messages of one sender arrive in order. Which of several senders comes first is not determined.
+    /// Messages of one sender arrive in order. If several ranks send, the order of their messages is not specified.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Unsupported` from backends that cannot wait for several ranks, such
@@ -108,8 +109,9 @@ impl ProcessGroup {
 
     /// Copies the `buffer` of rank `root` into the `buffer` of every other rank.
     ///
-    /// All ranks must pass the same number of elements of the same type. Returns the buffer when it holds the values
-    /// (on the root: when it may be changed again). The root may return before the other ranks have the values.
+    /// All ranks must pass the same number of elements of the same type. A rank gets the buffer back when the buffer
+    /// holds the values. The root gets the buffer back when the caller may change it again. The root may return before
+    /// the other ranks have the values.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`. `Mismatch` of `root`
@@ -163,7 +165,7 @@ impl ProcessGroup {
     /// Reduces the buffers of all ranks, element by element. Every rank gets a bit-identical result.
     ///
     /// All ranks must pass the same number of elements of the same type, and the same reduce operation. Returns the
-    /// buffer, which holds the result. A [sparse tensor](crate::Coo) may have different entries on each rank, see
+    /// buffer, which holds the result. A [sparse tensor](crate::Coo) may have different entries on each rank; see
     /// [`op::all_reduce`].
     ///
     /// # Errors
@@ -354,7 +356,7 @@ impl ProcessGroup {
     /// Reduces the `input` of all ranks, element by element. The result is cut into as many equal parts as there are
     /// ranks, and rank `r` gets part `r` in its `output`.
     ///
-    /// The length of `input` is world size times the length of `output`. Returns both.
+    /// The length of `input` is world size times the length of `output`. Returns `input` and `output`.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `input` has another length, or if the operation
@@ -413,8 +415,8 @@ impl ProcessGroup {
 
     /// Gathers the `input` of every rank on one rank, the root.
     ///
-    /// The root passes `Root::Me(outputs)`, with one buffer for each rank (including itself) that has the length of
-    /// that rank's input. All other ranks pass `Root::At(root)`. The lengths of the inputs may differ between ranks.
+    /// The root passes `Root::Me(outputs)`, with one buffer for each rank, including itself. Each buffer has the length
+    /// of that rank's input. All other ranks pass `Root::At(root)`. The lengths of the inputs may differ between ranks.
     /// Returns `input` and, on the root, the outputs.
     ///
     /// # Errors
@@ -444,7 +446,8 @@ impl ProcessGroup {
     /// Sends each rank one of the root's buffers: `output` of rank `r` gets the root's `inputs[r]`.
     ///
     /// The root passes `Root::Me(inputs)`, with one buffer for each rank (including itself). All other ranks pass
-    /// `Root::At(root)`. The lengths may differ between ranks. Returns the root's inputs and `output`.
+    /// `Root::At(root)`. The lengths of the root's buffers may differ from each other. Returns the root's inputs and
+    /// `output`.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
@@ -511,7 +514,7 @@ impl ProcessGroup {
     ///     pg.all_to_all_single(&[pg.rank() * 10, pg.rank() * 10 + 1][..], &mut received[..])?;
     ///     assert_eq!(received, [pg.rank(), 10 + pg.rank()]);
     ///
-    ///     // Rank 0 keeps nothing and sends three; rank 1 keeps one.
+    ///     // Rank 0 sends three elements to rank 1. Rank 1 sends one element to itself.
     ///     let (input, splits) = if pg.rank() == 0 { (vec![1, 2, 3], [0, 3]) } else { (vec![9], [0, 1]) };
     ///     let (output, from) = if pg.rank() == 0 { (vec![], [0, 0]) } else { (vec![0; 4], [3, 1]) };
     ///     let (_, output) = pg.run(op::all_to_all_single(input, output).splits(&splits, &from))?;
@@ -536,7 +539,7 @@ impl ProcessGroup {
     /// c10d::run_ranks(3, |pg| {
     ///     // Each rank writes its part of a file here.
     ///     pg.barrier()?;
-    ///     // All parts are there.
+    ///     // All parts of the file are written.
     ///     Ok(())
     /// })?;
     /// # Ok(()) }
@@ -549,7 +552,7 @@ impl ProcessGroup {
     /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, every rank that has
     /// called it gets an error that names missing ranks.
     ///
-    /// The error names the first missing rank, or all of them with
+    /// The error names the first missing rank, or all missing ranks with
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).
     ///
     /// # Errors

@@ -48,13 +48,14 @@ use crate::{Error, ErrorKind, Result};
 /// After an error with status [`Failed`](crate::Status::Failed) the group cannot be used any more: every later call
 /// returns the first error.
 ///
-/// When the last clone is dropped, the drop waits for started operations and until the peers have received what this
-/// rank sent. Then it tells the peers that this rank leaves. The drop waits at most for the time of
-/// [`drop_within`](Builder::drop_within) (10 s). After that it prints on stderr for which ranks it waited, and returns,
-/// while the operations continue in the background. If a program ends without dropping its groups (because they are in
-/// a `static`, or `process::exit` is called), c10d tells the peers while the process exits. Ranks that still need this
-/// rank then get an error that says that its program ended. [`shutdown`](ProcessGroup::shutdown) does the same as a
-/// drop, but waits up to the group's timeout, and returns an error instead of printing it.
+/// The drop of the last clone waits until the started operations are done and the peers have received everything that
+/// this rank sent. Then the drop tells the peers that this rank leaves. The drop waits at most for the time of
+/// [`drop_within`](Builder::drop_within) (10 s by default). If this time passes, the drop prints on stderr for which
+/// ranks it waited, and returns. The operations then continue in the background. If a program ends without dropping its
+/// groups (because they are in a `static`, or `process::exit` is called), c10d tells the peers while the process exits.
+/// Ranks that still need this rank then get an error that says that this rank's program ended.
+/// [`shutdown`](ProcessGroup::shutdown) does the same as a drop, but waits up to the group's timeout, and returns an
+/// error instead of printing it.
 ///
 /// A group belongs to the process that made it. In a forked child every call returns an error that says that the group
 /// belongs to another process, and dropping the group does nothing. A child that wants to communicate must make its own
@@ -83,7 +84,7 @@ pub(crate) struct Group {
     // The fields from here on are needed to make sub-groups.
     store: Arc<dyn Store>,
     root: Arc<dyn Store>,
-    /// The store of the backends.
+    /// The store that the backends use.
     backend_store: Arc<GroupStore>,
     session: [u8; 16],
     registry: Arc<Registry>,
@@ -92,8 +93,8 @@ pub(crate) struct Group {
     /// The time after which a long wait of an op is reported; `None` for never.
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
-    /// The number of shrinks so far, which must be the same on all survivors. `next_subgroup` may differ between them:
-    /// a rank that saw the failure earlier may have made fewer sub-groups.
+    /// The number of shrinks so far, which must be the same on all survivors. `next_subgroup` may differ between
+    /// survivors: a rank that got the error earlier may have made fewer sub-groups.
     next_shrink: AtomicU64,
 }
 
@@ -192,23 +193,23 @@ impl ProcessGroup {
     /// the error of every rank.
     pub fn abort(&self, why: &str) {
         if !self.0.is_home() {
-            // The parent process is the member of the group.
+            // Only the parent process is a member of the group.
             return;
         }
         let error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
         self.0.fail(&self.0.described(error));
     }
 
-    /// Waits for all operations in flight, and until the peers have received what this rank sent. Then this rank leaves
-    /// the group and tells the peers, so that they do not consider it dead. Later calls on clones return
-    /// [`ErrorKind::Shutdown`]; a later `shutdown` does nothing and succeeds. `shutdown` takes at most the group's
-    /// timeout.
+    /// Waits until all operations in flight are done and the peers have received everything that this rank sent. Then
+    /// this rank leaves the group and tells the peers, so that they do not consider it dead. Later calls on clones
+    /// return [`ErrorKind::Shutdown`]; a later `shutdown` does nothing and succeeds. `shutdown` takes at most the
+    /// group's timeout.
     ///
     /// # Errors
-    /// `Timeout` when the time is over; the error names the ranks for which this rank waited. `Mismatch` if another
-    /// rank made a different call, and this rank had not noticed the difference before because it received nothing in
-    /// its own call. If the group has failed before, the error by which it failed. In all cases this rank has left the
-    /// group.
+    /// `Timeout` if the timeout passes; the error names the ranks for which this rank waited. `Mismatch` if another
+    /// rank made a different call, and this rank could not notice the difference before because its own call received
+    /// nothing. If the group has already failed, `shutdown` returns the error by which it failed. In all cases this
+    /// rank has left the group.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)
@@ -247,7 +248,7 @@ impl Group {
         self.owner.is_current()
     }
 
-    /// Returns an error if this is a fork of the process that made the group.
+    /// Returns an error if the current process is a fork of the process that made the group.
     #[inline]
     fn is_here(&self) -> Result {
         if self.is_home() { Ok(()) } else { Err(self.foreign().clone()) }
@@ -301,8 +302,8 @@ impl Group {
         self.described(error)
     }
 
-    /// Fails the group, if it has not failed before. This function is called on the thread that sees the error, and
-    /// never on a thread that completes a job, since the backend may hold locks while it completes a job.
+    /// Fails the group, if it has not failed before. The thread that gets the error calls this function, and never
+    /// inside `Job::complete`: there the backend may hold locks, and this function calls the backend's `abort`.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;

@@ -11,15 +11,15 @@ use crate::{Error, Result};
 /// The group from which a sub-group is made.
 pub(crate) struct Parent {
     pub(crate) backends: Backends,
-    /// The members, in the numbering of the parent.
+    /// The members of the sub-group, by their numbers in the parent.
     pub(crate) ranks: Vec<u32>,
-    /// Whether the group is made by a shrink, in which the parent's other ranks do not take part.
+    /// Whether a shrink makes the sub-group. In a shrink, the parent's other ranks do not take part.
     pub(crate) shrinks: bool,
 }
 
 impl Parent {
-    /// Returns the members of the sub-group that the parent's backends know to be gone, in the numbering of the
-    /// sub-group.
+    /// Returns the members of the sub-group that have died or left, as far as the parent's backends have noticed. The
+    /// members are numbered as in the sub-group.
     pub(crate) fn lost(&self) -> Vec<u32> {
         let lost = lost(self.backends.iter().map(|(_, backend)| backend));
         if lost.is_empty() {
@@ -29,7 +29,7 @@ impl Parent {
     }
 }
 
-/// Returns the ranks that at least one of the backends knows to be gone.
+/// Returns the lost ranks: those of which at least one backend has noticed that they died or left.
 pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> Vec<u32> {
     let mut lost: Vec<u32> = backends.flat_map(|backend| backend.lost()).collect();
     lost.sort_unstable();
@@ -46,8 +46,8 @@ pub(super) struct BackendCache {
     made: Arc<Mutex<Backends>>,
     /// The parent group of a sub-group, from whose backends the new backends may be made.
     parent: Option<Arc<Parent>>,
-    /// The parent group, which knows which ranks are gone. The reference is weak: after the sub-group is made and the
-    /// `Parent` is dropped, no rank is known to be gone.
+    /// The parent group, whose backends notice lost ranks. The reference is weak: the `Parent` is dropped after the
+    /// sub-group is made, and from then on `lost` returns no ranks.
     watched: Weak<Parent>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::store::{HashStore, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// Runs `body` once per rank, each on its own thread, with one store for all ranks; see
+/// Runs `body` once per rank, on one thread per rank. All ranks share one store. See
 /// [`run_ranks`](super::Builder::run_ranks).
 pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Result<T> + Sync) -> Result<Vec<T>> {
     if size == 0 {

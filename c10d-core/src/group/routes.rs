@@ -24,9 +24,9 @@ pub(super) struct Route {
 
 /// All routes of a group. An `Err` says why a route does not exist.
 pub(super) struct Routes {
-    /// The routes, indexed by dispatch key. The route of PrivateUse1 is for the default device, which has the number 0.
+    /// The routes, indexed by dispatch key. The route of PrivateUse1 is for the default slot (slot 0).
     keys: [Result<Route, String>; DispatchKey::ALL.len()],
-    /// The routes of vendors' devices, with the number of the vendor (see [`vendor`](crate::device::vendor)).
+    /// The routes of vendors' devices, each with the slot of the vendor (see [`vendor`](crate::device::vendor)).
     vendors: Vec<(u8, Result<Route, String>)>,
 }
 
@@ -53,7 +53,8 @@ impl Routes {
         for (word, name) in served {
             let choices = offers.iter().find(|o| o.word == *word).and_then(|o| o.choices.as_ref().ok());
             let choice = choices.and_then(|c| c.iter().find(|c| c.name() == *name));
-            // The leader can only choose what this rank has offered, so this error means that the session was damaged.
+            // The leader chooses only backends that this rank has offered. So this error means that the session was
+            // damaged.
             let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
             let best = choices.and_then(|c| c.first()).map_or(String::new(), Choice::name);
             if best != *name && spec.rank == 0 {
@@ -86,7 +87,7 @@ impl Routes {
                 }
                 if key.is_sparse() {
                     // A kernel that was registered for all backends uses the CPU backend; a kernel that was registered
-                    // for a backend uses that backend.
+                    // for one backend uses that backend.
                     let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,
@@ -125,7 +126,7 @@ impl Routes {
         }
     }
 
-    /// Returns the route of a key for the devices with this vendor's number (0 is the default device).
+    /// Returns the route of a key for the devices with this vendor slot (0 is the default slot).
     #[inline]
     pub(super) fn get(&self, key: DispatchKey, vendor: u8) -> Result<&Route> {
         let route = match vendor {
@@ -146,7 +147,7 @@ impl Routes {
     }
 
     /// Returns the vendor slot that is used for PrivateUse1 if a call has no buffers: the default slot if it is served,
-    /// else the first that is served.
+    /// else the first slot that is served.
     pub(super) fn some_vendor(&self) -> u8 {
         let served = self.vendors.iter().find(|(_, route)| route.is_ok()).map_or(0, |(vendor, _)| *vendor);
         if self.keys[DispatchKey::PrivateUse1 as usize].is_ok() { 0 } else { served }
@@ -171,7 +172,7 @@ fn unknown(vendor: u8) -> Error {
     Error::unsupported(format!("device {name} is not served by this group; name it in the backend map"))
 }
 
-/// Returns the text as a string that lives as long as the program. The same text returns the same string.
+/// Returns the text as a string that lives as long as the program. Equal texts return the same string.
 fn lasting(text: String) -> &'static str {
     static TEXTS: crate::sync::Mutex<Vec<&'static str>> = crate::sync::Mutex::new(Vec::new());
     let mut texts = TEXTS.lock();

@@ -182,8 +182,8 @@ impl Group {
         outcome
     }
 
-    /// Prepares a frame for its kernel: finds the route, validates the call, waits for its turn in the lane, and gives
-    /// it a sequence number. `described` is the result of describing the buffers.
+    /// Prepares a frame for its kernel: finds the route, validates the call, waits for the call's turn in the lane, and
+    /// gives the call a sequence number. `described` is the result of describing the buffers.
     #[inline]
     fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
         described?;
@@ -194,7 +194,8 @@ impl Group {
             tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, ?caller);
         }
         if request.caller == Caller::Continues {
-            // The timeout of a started call begins now, not when its handle is first waited for.
+            // The first call of `deadline` starts the timeout. So the timeout of a started call begins now, and not at
+            // the first wait for its handle.
             request.deadline();
         }
         frame.lane = Some(NonNull::from(&*aim.lane.info));
@@ -243,7 +244,7 @@ impl Group {
         let mut frame = self.frame(op, Caller::Continues, params, timeout);
         frame.owns_buffers = owns;
         let mut state = Counted::new(frame, buffers, self, scope);
-        // The buffers are described at their final address, since moving a `Box` would invalidate the spans.
+        // The buffers are described at their final address, since a move of the buffers would invalidate the spans.
         let described = match error {
             None => Counted::describe(&mut state),
             Some(e) => Err(e),
@@ -260,8 +261,8 @@ impl Group {
         }
     }
 
-    /// Fails the group if the outcome is an error with status `Failed`. This function is called on the thread that sees
-    /// the outcome.
+    /// Fails the group if the outcome is an error with status `Failed`. The thread that takes the outcome calls this
+    /// function; see [`Group::fail`].
     #[inline]
     pub(crate) fn observe(&self, outcome: &Result<Outcome>) {
         if let Err(error) = outcome

@@ -106,7 +106,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: for<'s> FnOnce(&'s Scope<'s, 'env>) -> R,
     {
         let scope = Scope { group: group.clone(), count: Arc::default(), scope: PhantomData, env: PhantomData };
-        // This waits for all operations, also if the body panics.
+        // The drop of this guard waits for all operations, also if the body panics.
         let _all_over = AllOver { group, count: scope.count.clone() };
         body(&scope)
     }

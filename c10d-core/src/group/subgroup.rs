@@ -25,8 +25,8 @@ impl ProcessGroup {
         self.new_group_within(ranks, self.0.timeout)
     }
 
-    /// Like [`new_group`](ProcessGroup::new_group), but the sub-group has this timeout instead of that of this group.
-    /// The timeout is also the time limit for making the sub-group.
+    /// Like [`new_group`](ProcessGroup::new_group), but `timeout` becomes the timeout of the sub-group, instead of this
+    /// group's timeout. `timeout` is also the time limit for making the sub-group.
     ///
     /// # Errors
     /// The same as for [`new_group`](ProcessGroup::new_group).
@@ -50,11 +50,11 @@ impl ProcessGroup {
     /// Makes a group of this group's ranks without those in `lost`, in their old order. All survivors must pass the
     /// same `lost`. Usually the survivors do not all know the same lost ranks; then use
     /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree on the lost ranks. Unlike
-    /// [`new_group`](ProcessGroup::new_group), `shrink` does not need the ranks that are left out, and works on a
-    /// failed group. Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same order.
-    /// Operations that were in flight in the old group are not repeated.
+    /// [`new_group`](ProcessGroup::new_group), `shrink` works on a failed group, and the lost ranks need not call it.
+    /// Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same order. Operations that
+    /// were in flight in the old group are not repeated.
     ///
-    /// The store must still be reachable, so a lost rank must not have served it.
+    /// The store must still be reachable. A store that a lost rank served is not reachable any more.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -200,8 +200,7 @@ impl ProcessGroup {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
-            // `lost` is called before the store is read, so everything that the lost ranks have written is in the store
-            // when it is read.
+            // `lost` is called before the store is read. So the read finds everything that the lost ranks have written.
             let lost = self.lost();
             let slice = deadline.min(Instant::now() + SLICE);
             let e = match store.multi_get(&keys, slice) {
@@ -228,7 +227,7 @@ impl ProcessGroup {
                 return Err(e.guilty((0..size).filter(absent)).phase(Phase::Rendezvous));
             }
         };
-        // The last rank that has read the messages deletes them.
+        // The last rank to read the messages deletes them.
         let (done, soon) = (format!("split/{number}/done"), Instant::now() + NAMING);
         if store.add(&done, 1, soon).is_ok_and(|n| n == i64::from(size)) {
             keys.iter().chain([&done.as_str()]).for_each(|key| drop(store.delete(key, soon)));
@@ -301,7 +300,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells this rank's backends that sub-groups are made, of which none has this rank. Returns `None`.
+    /// Tells this rank's backends that this rank is in none of the sub-groups that are made now. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

@@ -8,19 +8,20 @@ use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// The longest time between two checks. Each check finds out which ranks have called `shrink_to_survivors`, and which
-/// ranks are gone.
+/// ranks are lost.
 const LOOK: Duration = Duration::from_millis(50);
 /// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
     /// Makes a group of the ranks that are still alive, in their old order. Use it to continue after ranks have died:
-    /// it works on a failed group, and does not need the ranks that are left out.
+    /// it works on a failed group, and the dead ranks need not call it.
     ///
-    /// The ranks that call `shrink_to_survivors` agree on the survivors. Each call waits until every rank has called it
-    /// or is known to be gone, at most for `limit`. The survivors are the ranks that have called it and are not known
-    /// to be gone. So it also works if several ranks died and not every rank knows of all deaths. Every survivor must
-    /// make the same calls of `shrink` and `shrink_to_survivors` in the same order.
+    /// The ranks that call `shrink_to_survivors` agree on the survivors. Each rank waits, at most for `limit`, until
+    /// every rank has called the function or is [lost](ProcessGroup::lost). The survivors are the ranks that have
+    /// called the function and are not lost. So the function also works if several ranks died and some ranks do not
+    /// know of all deaths. Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same
+    /// order.
     ///
     /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
     /// failed on others, so the program must make sure that all survivors continue at the same point. The store must
@@ -41,8 +42,8 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` if a survivor dies while the group is made;
-    /// then call `shrink_to_survivors` again. `Rendezvous` on a rank that called it after the survivors had made the
-    /// group without this rank; the error names the survivors.
+    /// then call `shrink_to_survivors` again. `Rendezvous` on a rank that called `shrink_to_survivors` after the
+    /// survivors had agreed on a group without this rank; the error names the survivors.
     pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
         self.left_over(number, limit).map_err(|e| self.0.described(e))
@@ -60,8 +61,8 @@ impl ProcessGroup {
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
-    /// Returns the list of survivors. The first rank that can decide writes the list to the store, and all ranks use
-    /// that list.
+    /// Returns the list of survivors. The first rank whose wait ends writes its list to the store, and all ranks use
+    /// this list.
     fn agree_on_survivors(&self, number: u64, limit: Duration) -> Result<Vec<u32>> {
         let (store, size, until) = (&self.0.store, self.0.size, deadline_after(limit));
         let soon = || Instant::now() + SOON;

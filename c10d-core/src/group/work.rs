@@ -42,12 +42,12 @@ impl<B: Buffers> Counted<B> {
         Arc::new(Counted { frame, buffers, group, owner, scope, _lane: None })
     }
 
-    /// Returns the value, while neither a job nor a handle shares it.
+    /// Returns a mutable reference to the value. Neither a job nor a handle may share the value yet.
     fn alone(this: &mut Arc<Self>) -> &mut Self {
         Arc::get_mut(this).expect("without job and handle, the value has one owner")
     }
 
-    /// Returns the frame, while neither a job nor a handle shares the value.
+    /// Returns the frame. Neither a job nor a handle may share the value yet.
     pub(crate) fn frame_mut(this: &mut Arc<Self>) -> &mut Frame {
         &mut Self::alone(this).frame
     }
@@ -69,7 +69,7 @@ impl<B: Buffers> Counted<B> {
         }
         let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
         // SAFETY: the pointer of an `Arc` is not null, and the frame is the first field (`repr(C)`). The job owns the
-        // reference that was cloned here, until `release` gives it up.
+        // reference that was cloned here, until `release` drops it.
         unsafe { Job::new(NonNull::new_unchecked(frame)) }
     }
 
@@ -82,7 +82,7 @@ impl<B: Buffers> Counted<B> {
         unsafe { Frame::set(frame, Err(error)) };
     }
 
-    /// Gives up the job's reference, and takes the operation out of its scope. It does not unwind.
+    /// Drops the job's reference, and removes the operation from its scope. This function does not unwind.
     ///
     /// # Safety
     /// This function is called once, with the frame of `job`.
@@ -96,7 +96,7 @@ impl<B: Buffers> Counted<B> {
         } else {
             contain("the drop of a started operation's buffers", || drop(state));
         }
-        // The scope may end only after the buffers were dropped, since they may be borrowed from outside the scope.
+        // The buffers may be borrowed from outside the scope, so the scope may end only after they were dropped.
         if let Some(scope) = scope {
             scope.leave();
         }
@@ -111,7 +111,7 @@ pub(crate) trait Finish<R>: Send + Sync {
     /// will never be done in this process.
     fn is_foreign(&self) -> bool;
     /// Returns the result. `finish` is called once: with `done` = `true` when the frame is done, or with `done` =
-    /// `false` when the caller gives up waiting. In the second case the result has no buffers.
+    /// `false` when the caller stops waiting. In the second case the result has no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 
@@ -196,7 +196,7 @@ impl<'a, R> Handle<'a, R> {
         })
     }
 
-    /// Returns the result of an op that is done (`done` = `true`), or for which the caller gave up waiting (`done` =
+    /// Returns the result of an op that is done (`done` = `true`), or for which the caller stopped waiting (`done` =
     /// `false`).
     fn finish(&self, done: bool) -> Result<R, OpError<R>> {
         self.has_result().map_err(|error| OpError { error, buffer: None })?;
