@@ -1,5 +1,5 @@
-//! For backends that load a shared library: which file the user asks for, and which files the process has mapped
-//! already.
+//! Functions for backends that load a shared library. They return the file that the user asks for, and the files that
+//! this process has already mapped.
 
 use std::error::Error;
 use std::ops::Range;
@@ -74,8 +74,8 @@ pub fn variable(name: &str) -> Option<String> {
 /// ```
 ///
 /// # Errors
-/// A text, if the value of the variable is not an absolute path. A relative path would mean a different file in each
-/// working directory.
+/// Returns a text if the value of the variable is not an absolute path. A relative path would mean a different file in
+/// each working directory.
 pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Result<Option<PathBuf>, String> {
     match (argument, value.map(PathBuf::from)) {
         (Some(path), _) => Ok(Some(PathBuf::from(path))),
@@ -84,8 +84,8 @@ pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Res
     }
 }
 
-/// Returns the message of the dynamic linker, which is the source of this error of libloading. If the error has no
-/// source, returns the error's own message.
+/// Returns the message of the dynamic linker. libloading stores this message as the source of its errors. If `error`
+/// has no source, returns the message of `error` itself.
 pub fn words(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -7,9 +7,9 @@
 //! # Errors
 //!
 //! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
-//! [`Unsupported`](crate::ErrorKind::Unsupported). Then no result was written, and the group can still be used. Nothing
-//! was sent either, except in a sparse call, whose first exchange may find the error. The status of any other error
-//! says whether the group has failed. The most frequent ones name the guilty ranks:
+//! [`Unsupported`](crate::ErrorKind::Unsupported). Then no result was written, and the group can still be used. No data
+//! was sent either, except in a sparse call: there the first exchange between the ranks may find the error. The status
+//! of any other error says whether the group has failed. The most frequent ones name the guilty ranks:
 //! [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls, [`Timeout`](crate::ErrorKind::Timeout) if a
 //! rank did not make its call or answer in time, and [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank
 //! is gone, or the rank has left.
@@ -26,7 +26,7 @@ use crate::options::{
 };
 
 /// Sends `input` to rank `to`, which must receive it with the same tag. Messages with one tag arrive in order. The call
-/// is done as soon as the buffer may be used again, which may be before the receiver has the message.
+/// is done as soon as the caller may use the buffer again. The receiver may get the message later.
 #[inline]
 pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Source<I>> {
     let mut call = Call::new(OpKind::Send, tag.into(), Source(input));
@@ -65,10 +65,10 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
 /// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
-/// the shape must be the same. The result is coalesced, and has every entry that at least one rank has, or the entries
-/// at the coordinates that the option `sparse_indices` sets. Entries are summed; for minimum, maximum and product see
-/// [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately, so their order relative to each
-/// other may differ between ranks.
+/// the shape must be the same. The result is coalesced. It has every entry that at least one rank has. If the option
+/// `sparse_indices` is set, the result has the entries at these indices instead. Entries are summed; for minimum,
+/// maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately, so their
+/// order relative to each other may differ between ranks.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
@@ -193,14 +193,14 @@ impl<I, O> Call<Both<One<I>, One<O>>> {
     }
 }
 
-/// Waits for all ranks. Pass [`BarrierOptions::default()`] unless a device must be chosen.
+/// Waits until all ranks have made this call. Pass [`BarrierOptions::default()`] unless a device must be chosen.
 #[inline]
 pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
-/// Waits for all ranks. If some ranks do not make the call in time, every other rank gets an error that names the first
-/// missing rank ([`Missing::First`](crate::options::Missing)) or all missing ranks
+/// Waits until all ranks have made this call. If some ranks do not make the call in time, every other rank gets an
+/// error that names the first missing rank ([`Missing::First`](crate::options::Missing)) or all missing ranks
 /// ([`Missing::All`](crate::options::Missing)).
 #[inline]
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {

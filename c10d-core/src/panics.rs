@@ -1,18 +1,18 @@
-//! Contains panics of foreign code on threads of this library: wakers, drops of users' buffers, callbacks, tracing
-//! subscribers, device runtimes, stores.
+//! Catches panics of foreign code that threads of this library call: wakers, drops of users' buffers, callbacks,
+//! tracing subscribers, device runtimes, stores.
 //!
-//! A panic of such code is caught where the library called the code. The thread, the op and the group continue. The
-//! panic hook of the process has run by then (unless replaced, it prints the panic), and [`tracing`] reports the panic
-//! once, as an error with target `c10d`. If the result of the foreign code is needed, the panic becomes an error with
-//! the panic's message. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic continues in
-//! the caller as usual. Two kinds of panic cannot be caught and still end the process: a panic of code that is compiled
-//! with `panic = "abort"`, and a panic of a destructor while another panic unwinds.
+//! A panic of such code is caught where the library called the code. The thread, the op and the group continue. Before
+//! that, the panic hook of the process runs, which by default prints the panic. If the library needs the result of the
+//! foreign code, the panic becomes an error with the panic's message. Otherwise [`tracing`] reports the panic once, as
+//! an error event with target `c10d`. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic
+//! continues in the caller as usual. Two kinds of panic cannot be caught and still end the process: a panic of code
+//! that is compiled with `panic = "abort"`, and a panic of a destructor while another panic unwinds.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs foreign code and returns its value, or the message of its panic. The panic's payload is dropped before this
-/// returns, since its destructor is foreign code, too.
+/// Runs foreign code and returns its value, or the message of its panic. This function also drops the panic's payload,
+/// whose destructor is foreign code, too.
 ///
 /// ```
 /// # use c10d_core::panics::caught;
@@ -40,7 +40,7 @@ fn words(payload: Box<dyn Any + Send>) -> String {
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let words = text.unwrap_or("no message").to_owned();
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // The drop of the second payload may panic as well, so it is leaked.
+        // The drop has panicked with a second payload. The drop of that payload may panic as well, so it is leaked.
         std::mem::forget(again);
     }
     words
@@ -48,6 +48,6 @@ fn words(payload: Box<dyn Any + Send>) -> String {
 
 #[cold]
 fn tell(what: &str, words: &str) {
-    // The subscriber is foreign code, too. A panic of it cannot be reported anywhere.
+    // The subscriber is foreign code, too. Its panic cannot be reported anywhere.
     let _ = caught(|| tracing::error!(target: "c10d", "{what} panicked: {words}; c10d goes on"));
 }

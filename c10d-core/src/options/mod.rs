@@ -1,8 +1,8 @@
-//! The options of ops. Most fields are those of PyTorch's options structs. The timeout is not among them.
+//! The options of ops. Most fields are those of PyTorch's options structs. No field sets the timeout:
+//! [`Call::timeout`](crate::Call::timeout) does that.
 //!
 //! A constructor in [`op`](crate::op) accepts any type that converts into the op's options. So a reduce operation, root
-//! or tag can be passed directly if no other option is set. [`Call::timeout`](crate::Call::timeout) sets how long an op
-//! may take.
+//! or tag can be passed directly if no other option is set.
 
 pub(crate) mod params;
 
@@ -74,9 +74,9 @@ options! {
     AllReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// For a sparse tensor: the indices of the result, if all ranks know them. They are in host memory, sparse_dim
-        /// × nnz, sorted, without duplicates, and include the indices of every rank. If they are given, the ranks do
-        /// not compute the union of their indices. They are only allowed for sums.
+        /// For a sparse tensor: the indices of the result, if all ranks know them. They are an array of sparse_dim ×
+        /// nnz numbers in host memory, sorted, without duplicates. They must include the indices of every rank. If this
+        /// option is set, the ranks do not compute the union of their indices. It is only allowed for sums.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
         /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,
@@ -104,10 +104,10 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The indices of accelerators. Only whether the list is empty matters, and it chooses the backend. If it is not
-        /// empty, the barrier runs on the accelerator to which the builder bound the rank, else on the first of CUDA
-        /// and PrivateUse1 that the group serves. If it is empty, the barrier runs on the device to which the builder
-        /// bound the rank, else on the first of CPU, CUDA and PrivateUse1 that the group serves.
+        /// The indices of accelerators. The barrier only checks whether the list is empty, to choose its backend. If
+        /// the list is not empty, the barrier runs on the accelerator to which the builder bound the rank, else on the
+        /// first of CUDA and PrivateUse1 that the group serves. If the list is empty, the barrier runs on the device to
+        /// which the builder bound the rank, else on the first of CPU, CUDA and PrivateUse1 that the group serves.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.
@@ -145,8 +145,8 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// The value of entries of a sparse tensor that a rank does not have.
 ///
 /// It makes no difference to a sum whether absent entries count as zero or are ignored. If they counted as zero in a
-/// minimum, maximum or product, almost every result would be dense. So these three are only defined on present entries,
-/// and the caller must ask for that:
+/// minimum, maximum or product, almost every result would be dense. So these three operations are only defined on
+/// present entries, and the caller must request this by `Ignored`:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};

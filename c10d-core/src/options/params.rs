@@ -19,7 +19,7 @@ pub struct Params {
     pub peer: u32,
     /// The tag of a point-to-point op.
     pub tag: u32,
-    /// The device stream after whose work the op runs. 0 means the device's default stream, or no stream.
+    /// The op runs after the work on this device stream. 0 means the device's default stream, or no stream.
     pub stream: u64,
     /// Whether a monitored barrier names every missing rank, not just the first.
     pub wait_all_ranks: bool,
@@ -83,7 +83,7 @@ impl Params {
     }
 
     /// Returns the number that must be equal on all ranks, for a call whose sizes may differ between ranks. 0 means
-    /// that none was set.
+    /// that the call sets no such number.
     pub fn agreed_count(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }

@@ -7,7 +7,7 @@ use super::{PerProcess, at_exit};
 use crate::panics::contain;
 use crate::sync::Mutex;
 
-/// The longest time for which the end of the program waits for the lock, and then again for the messages.
+/// The longest time for which [`send_all`] waits for the lock, and then again for the messages.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A rank of a group, which can send its peers an exit notice.
@@ -34,8 +34,8 @@ pub(crate) fn at_end(rank: Weak<dyn ExitNotice>) {
 }
 
 /// Runs at the end of the program, and lets all registered ranks send their exit notices. It waits for at most
-/// `PATIENCE` for the lock, and then for at most `PATIENCE` for the messages, since the store may be served by a
-/// process that has ended.
+/// `PATIENCE` for the lock, and then for at most `PATIENCE` for the messages: if the process that serves the store has
+/// ended, the store never answers.
 fn send_all() {
     let Some(mut ranks) = RANKS.get().try_lock_for(PATIENCE) else { return };
     let due: Vec<_> = ranks.drain(..).filter_map(|rank| rank.upgrade()).filter(|rank| rank.is_due()).collect();

@@ -1,7 +1,8 @@
 //! The word in memory that holds the token of the running process, and how it changes at a fork.
 //!
 //! The word is in a page that the kernel fills with zeros in every forked child. On kernels without such pages, a fork
-//! handler of the C library sets the word to zero. A child that was not forked by the C library is then not noticed.
+//! handler of the C library sets the word to zero. On these kernels, c10d does not notice a child that was forked
+//! without the C library.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -12,7 +13,7 @@ use super::private;
 
 /// The address of the word, or null before the first use.
 static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
-/// The word on kernels that have no pages that are zeroed in a child.
+/// The word on kernels that cannot fill a page with zeros in a child.
 static PLAIN: AtomicU64 = AtomicU64::new(0);
 /// The last token that was used by this process or one of its ancestors. An inherited token is never used again.
 static LAST: AtomicU64 = AtomicU64::new(0);
@@ -25,7 +26,7 @@ pub(super) fn token() -> (&'static AtomicU64, u64) {
             let fresh = LAST.fetch_add(1, Ordering::Relaxed) + 1;
             match word.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => (word, fresh),
-                // Another thread was first.
+                // Another thread has stored its token first.
                 Err(token) => (word, token),
             }
         }

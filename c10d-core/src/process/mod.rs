@@ -2,9 +2,9 @@
 //!
 //! A group belongs to the process that made it. A forked child has copies of the parent's memory and descriptors, but
 //! none of its threads. So the child cannot use anything that waits for those threads, and the peers could not
-//! distinguish its messages from the parent's. [`Process`] tells parent and child apart at the cost of one load.
-//! [`PerProcess`] is a `static` of which each child gets a new value. [`Private`] keeps a descriptor out of children,
-//! so that a connection ends when its owner ends and not when the last child does.
+//! distinguish its messages from the parent's. [`Process`] distinguishes parent and child at the cost of one load.
+//! [`PerProcess`] is a `static` that has a new value in each child. [`Private`] closes a descriptor in children, so
+//! that a connection ends when its owner ends, and not when the last child ends.
 //!
 //! All three work for `fork`, `daemon` and every other function of the C library that forks. For a child that was made
 //! by the bare system call `clone`, [`Process`] and [`PerProcess`] work from Linux 4.14 on; [`Private`] does not work.
@@ -33,8 +33,8 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word with the token of the running process. This token is a number, unlike the bytes of [`token()`]. It is 0
-    /// in a forked child until the child asks for its own.
+    /// The word with the token of the running process. This token is a number, unlike the bytes of [`token()`]. The
+    /// word is 0 in a forked child until the child requests a token of its own.
     word: &'static AtomicU64,
     /// The token of the process that this value identifies.
     token: u64,

@@ -2,8 +2,8 @@
 //!
 //! Close-on-exec has no effect in a child that never calls exec. While such a child has a copy of a connection's
 //! descriptor, the peer does not see that the parent has closed the connection. So the child replaces each copy by a
-//! socket whose other end is closed. The descriptor numbers stay in use, since the child may drop values that it
-//! inherited, which close these numbers.
+//! socket whose other end is closed. The descriptor numbers stay in use: the child may drop values that it inherited,
+//! and these drops close the numbers.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 const NONE: i32 = -1;
 const LEN: usize = 1020;
 
-/// A list of descriptors. It has no lock, since the lock could be held in a child forever.
+/// A list of descriptors. It has no lock, since a lock could be held in a child forever.
 struct Chunk {
     places: [AtomicI32; LEN],
     /// The next chunk. Chunks are never freed.
@@ -56,7 +56,7 @@ static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
-/// Keeps a descriptor out of forked children while this value lives. In a child, the descriptor's number refers to a
+/// While this value exists, forked children do not get the descriptor. In a child, the descriptor's number refers to a
 /// socket whose other end is closed.
 ///
 /// Drop the `Private` before the descriptor is closed: declare its field before the descriptor's field.

@@ -1,5 +1,5 @@
-//! Tests that fork this test program. A child has none of the threads of the other tests, whose locks may be held
-//! forever, so the child does little and ends at once.
+//! Tests that fork this test program. A child has none of the threads of the other tests, and the locks that those
+//! threads held are never released. So the child does little and ends at once.
 
 use std::future::Future;
 use std::io::{Read, Write};

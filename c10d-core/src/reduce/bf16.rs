@@ -12,7 +12,7 @@ const WORDS: usize = 32;
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
-    // Rounding could turn a NaN into another value, so a NaN is made quiet instead.
+    // Rounding could turn a NaN into a value that is no NaN. So a NaN is made quiet instead.
     if x.is_nan() { bits | 0x40_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) }
 }
 

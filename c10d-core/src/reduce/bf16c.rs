@@ -91,8 +91,8 @@ unsafe fn narrow(values: [[f32; LANES]; 2], to: *mut u16) {
     }
 }
 
-/// The same as [`narrow`], without the conversion instruction. The instruction would make subnormal numbers zero, so
-/// ranks on machines without it would get other results.
+/// The same as [`narrow`], without the conversion instruction. The instruction would replace subnormal numbers by zero,
+/// so its results would differ from those of machines without the instruction.
 ///
 /// # Safety
 /// As for [`narrow`].
