@@ -1,12 +1,12 @@
 //! Catches panics of foreign code that threads of this library call: wakers, drops of users' buffers, callbacks,
 //! tracing subscribers, device runtimes, stores.
 //!
-//! A panic of such code is caught where the library called the code. The thread, the op and the group continue. Before
-//! that, the panic hook of the process runs, which by default prints the panic. If the library needs the result of the
-//! foreign code, the panic becomes an error with the panic's message. Otherwise [`tracing`] reports the panic once, as
-//! an error event with target `c10d`. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic
-//! continues in the caller as usual. Two kinds of panic cannot be caught and still end the process: a panic of code
-//! that is compiled with `panic = "abort"`, and a panic of a destructor while another panic unwinds.
+//! First the panic hook of the process runs, which by default prints the panic. Then the panic is caught where the
+//! library called the code. The thread, the op and the group continue. If the library needs the result of the foreign
+//! code, the panic becomes an error with the panic's message. Otherwise [`tracing`] reports the panic once, as an error
+//! event with target `c10d`. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic continues
+//! in the caller as usual. Two kinds of panic cannot be caught and still end the process: a panic of code that is
+//! compiled with `panic = "abort"`, and a panic of a destructor while another panic unwinds.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -202,7 +202,7 @@ impl Condvar {
     fn wait_by<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Option<Duration>) -> bool {
         let Some(inner) = guard.inner.take() else { return true };
         // This releases the lock without a notification of the threads that wait for it with a deadline. They try again
-        // after `LOOK`, and are notified when this guard is dropped.
+        // after at most `LOOK`, and are notified when this guard is dropped.
         let (inner, late) = match patience {
             None => (self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
             Some(patience) => {

@@ -3,8 +3,9 @@
 //!
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
 //! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
-//! reports which ranks are missing: at each interval if these ranks have changed, else once a minute. Separate threads
-//! write the lines, so no waiting thread is delayed, and no lock is held while a line is written.
+//! reports which ranks are missing: each time that this number of seconds has passed if these ranks have changed, else
+//! once a minute. Separate threads write the lines, so no waiting thread is delayed, and no lock is held while a line
+//! is written.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -17,7 +18,7 @@ use crate::panics::{caught, contain};
 use crate::process::PerProcess;
 use crate::{Error, Result};
 
-/// The hint that sets the time.
+/// The hint that sets the time after which a wait is reported.
 pub const HINT: &str = "warn-after";
 /// The variable that sets the time if no hint does.
 pub const VARIABLE: &str = "C10D_WARN_AFTER";
@@ -28,8 +29,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The largest number of lines that one process writes per minute.
 const LINES: usize = 20;
-/// The largest number of threads that write a line at once; further lines are lost. The number is bounded since stderr
-/// may be a pipe that nobody reads.
+/// The largest number of threads that write a line at once; further lines are lost. The number is bounded because a
+/// write to stderr may block, for example if stderr is a pipe that no process reads.
 const UNDERWAY: usize = 4;
 /// The largest length of a line in bytes.
 const LENGTH: usize = 2000;
@@ -144,7 +145,7 @@ impl Reminder {
         Reminder { every, began, next: began + every.unwrap_or(LONGEST), last: None }
     }
 
-    /// Returns the time until which the caller may wait before it asks `is_due` again, at most `deadline`.
+    /// Returns the time until which the caller may wait before it calls `is_due` again, at most `deadline`.
     pub fn until(&self, deadline: Instant) -> Instant {
         self.next.min(deadline)
     }

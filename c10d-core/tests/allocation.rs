@@ -1,4 +1,4 @@
-//! Tests that a blocking call allocates nothing on its way to the backend and back.
+//! Tests how often core allocates memory for a call: never for a blocking call, once for a started call.
 #![allow(unsafe_code)]
 
 mod common;

@@ -252,7 +252,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
         all.submit(op, root.clone(), RawSpans { inputs, outputs, output_row: row })
     };
     let own = ME * 2;
-    // These ops allow that the input or the output is the rank's block of the whole buffer.
+    // For these ops, the small buffer may be this rank's block of the large buffer.
     for (op, wrong) in [(OpKind::AllGatherInto, false), (OpKind::ReduceScatterInto, true)] {
         let sides = |p| if wrong { (vec![whole], vec![p]) } else { (vec![p], vec![whole]) };
         for at in 0..5 {
@@ -266,7 +266,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
             }
         }
     }
-    // These ops allow that the input or the output is the rank's tensor in the list.
+    // For these ops, the single tensor may be this rank's tensor in the list.
     let list: Vec<Span> = (0..3).map(|i| part(i * 2, 2)).collect();
     for i in 0..3 {
         for op in [OpKind::AllGather, OpKind::Gather, OpKind::ReduceScatter, OpKind::Scatter] {

@@ -131,7 +131,8 @@ fn vendors_are_distinguished() {
     // The default slot is not served, so the key alone means the first vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
-    // A vendor's backend that is named for the default slot is used only for the vendor's devices.
+    // If the map names a vendor's backend for the default slot, this backend also serves that vendor's devices, but not
+    // those of other vendors.
     let pg = build("privateuse1:acme").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), pg.backend_of(Device::private(0, 0)).unwrap().0), ("acme", "acme"));
     assert!(of(&pg, "umbra").is_err() && of(&pg, "nobody").unwrap_err().to_string().contains("nobody"));

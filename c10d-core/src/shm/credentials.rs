@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 /// Returns the effective user id of the process at the other end, as seen from this process's user namespace.
 ///
-/// This does not use rustix, whose function fails if the kernel reports no process id for the peer. That is so for a
-/// peer in a PID namespace that this process cannot see.
+/// This function does not use that of rustix, which fails if the kernel reports no process id for the peer. The kernel
+/// reports none for a peer in a PID namespace that this process cannot see.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -21,7 +21,7 @@ pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     }
 }
 
-/// Returns whether the process at the other end runs as the same user as this process. Memory is exchanged only with
+/// Returns whether the process at the other end runs as the same user as this process. c10d shares memory only with
 /// such processes.
 pub fn is_same_user(socket: &impl AsFd) -> bool {
     peer_user(socket) == Ok(rustix::process::geteuid().as_raw())

@@ -1,8 +1,8 @@
 //! Passing descriptors from rank to rank.
 //!
-//! No function here waits. First the receiver opens an inbox. Then the sender connects to it, and leaves the descriptor
-//! in the queue of the socket. Then the receiver takes the descriptor. The ranks use other messages to learn that a
-//! step is done.
+//! No function here waits. First the receiver opens an inbox. Then the sender connects to the inbox, and puts the
+//! descriptor into the queue of the socket. Then the receiver takes the descriptor. The ranks use other messages to
+//! learn that a step is done.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -24,7 +24,7 @@ pub fn memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Allocates the memory of the file now. Otherwise the kernel would allocate it when a page is first touched, and would
+/// Allocates the memory of the file now. Otherwise the kernel would allocate each page at its first use, and would
 /// report a failure by a signal.
 pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     loop {
@@ -35,9 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if memory of this size could later end the process by a signal. `size` may be at most the remaining
-/// memory of the cgroup divided by `parts`, and at most the maximum size of a file. `what` names the memory in the
-/// error.
+/// Returns an error if a later use of memory of this size could end the process by a signal. `size` may be at most the
+/// remaining memory of the cgroup divided by `parts`, and at most the maximum size of a file. `what` names the memory
+/// in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()

@@ -18,7 +18,7 @@ pub struct Fresh {
     memory: Memfd,
 }
 
-/// Memory to which no process can write any more, even one that has the descriptor.
+/// Memory to which no process can write any more, not even a process that has the descriptor.
 pub struct Sealed(Memfd);
 
 /// Sealed memory that is mapped read-only. The kernel frees the memory when no process has the memory mapped or has its
@@ -30,7 +30,7 @@ impl Fresh {
     /// later failure by a signal.
     ///
     /// # Errors
-    /// `Resource`, with what ran out and its limit.
+    /// `Resource`; the error names the resource that ran out, and its limit.
     pub fn new(size: usize) -> Result<Fresh> {
         let (map, memory) = zeroed(size)?;
         Ok(Fresh { map, memory })
@@ -97,7 +97,7 @@ impl Sealed {
     /// Maps the memory and closes the descriptor.
     ///
     /// # Errors
-    /// `Resource`, with what ran out and its limit.
+    /// `Resource`; the error names the resource that ran out, and its limit.
     pub fn map(self) -> Result<Mapped> {
         // This makes a private mapping, since kernels before 6.7 reject shared mappings of sealed memory. A private
         // mapping that is only read has the pages of the memfd itself, not copies. SAFETY: the seals prevent every

@@ -30,7 +30,7 @@ pub type Key = u64;
 #[repr(C)]
 struct Header {
     key: AtomicU64,
-    /// Not 0 after the owner has freed the window.
+    /// 0 until the owner frees the window, then 1.
     freed: AtomicU64,
 }
 
@@ -75,11 +75,11 @@ struct Own {
 static WINDOWS: PerProcess<Windows> = PerProcess::new();
 
 impl Window {
-    /// Makes a window of `len` zero bytes. No other process can write to it, even one that has the descriptor. No peer
-    /// may read it before [`open_to`](Window::open_to).
+    /// Makes a window of `len` zero bytes. No other process can write to it, not even a process that has the
+    /// descriptor. No peer may read it before [`open_to`](Window::open_to).
     ///
     /// # Errors
-    /// `Resource`, with what ran out and its limit.
+    /// `Resource`; the error names the resource that ran out, and its limit.
     pub fn new(len: usize) -> Result<Window> {
         let (map, memory) = zeroed(PAGE.saturating_add(len))?;
         rustix::fs::fcntl_add_seals(memory.as_fd(), SEALS).map_err(|e| {

@@ -1,6 +1,7 @@
-//! The announcement before an op whose counts may differ between ranks. Each rank tells every other rank how many
-//! elements it sends to that rank, and the length of its longest tensor. So all ranks cut their tensors into the same
-//! rounds, and a rank that expects another number of elements is found before any data is sent.
+//! The announcement before an op whose counts may differ between ranks. Each rank announces to every other rank how
+//! many elements it sends to that rank, and the length of its longest tensor. With these numbers, all ranks cut their
+//! tensors into the same rounds. A rank that expects another number of elements reports an error before any data is
+//! sent.
 
 use super::collective::{hand_over, step_of};
 use super::plan::CallShape;
@@ -12,8 +13,8 @@ use crate::options::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The numbers that a rank announces to another: the elements that it sends to that rank, and the elements of its
-/// longest tensor.
+/// The numbers that a rank announces to another rank: how many elements it sends to that rank, and how many elements
+/// its longest tensor has.
 type Announcement = [u64; 2];
 
 /// A value that is mixed into the fingerprint, so that the announcement differs from a round of the op.

@@ -166,7 +166,8 @@ fn step(
 }
 
 /// Runs a step on the CPU backend that moves data for a reduction on the device. The step's fingerprint has the op of
-/// the step instead of the op of the call, so a rank that reduces on the host gets a mismatch.
+/// the step instead of the op of the call, so the ranks get a mismatch if some ranks reduce on the host and others on
+/// the device.
 pub(super) fn exchange(
     shared: &Shared,
     slot: &Slot,
@@ -215,7 +216,7 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     }
     let mut request = step_of(slot, k as u8, call.op, params, spans);
     if each > 0 {
-        // Ranks with different rounds must get a mismatch.
+        // Ranks that cut their tensors into different rounds must get a mismatch.
         request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
     }
     request

@@ -1,11 +1,11 @@
 //! Staging: ops on a device's memory through the CPU backend, by a pipeline of copies between device and host.
 //!
 //! A separate thread runs the collectives in the order in which they were submitted, and another thread runs the
-//! messages. If a call of the device's driver never returns, the op is given up. Its caller gets an error in time. The
-//! thread, and the memory that the device may still use, are leaked. So, if possible, the device gets only memory that
-//! can be leaked: host memory of the pipeline, and device memory that was retained or that the op owns. If an op has
-//! borrowed device memory that cannot be retained, the op cannot be given up: its caller waits until the driver's call
-//! returns.
+//! messages. If a call of the device's driver never returns, the op is given up: its caller gets an error in time, and
+//! the thread and the memory that the device may still use are leaked. So, if possible, the device gets only memory
+//! that can be leaked: host memory of the pipeline, and device memory that was retained or that the op owns. If an op
+//! has borrowed device memory that cannot be retained, the op cannot be given up: its caller waits until the driver's
+//! call returns.
 #![allow(unsafe_code)]
 
 mod announce;
@@ -73,7 +73,7 @@ impl Staged {
         Ok(Staged { name, shared, capabilities })
     }
 
-    /// Waits until no op is in flight. Returns an error if that is not the case by `deadline`.
+    /// Waits until no op is in flight. Returns an error if an op is still in flight at `deadline`.
     fn drained(&self, deadline: Instant) -> Result {
         let mut flight = self.shared.flight.lock();
         while !flight.slots.is_empty() {

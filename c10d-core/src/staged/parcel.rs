@@ -28,7 +28,8 @@ pub(super) struct Parcel {
     pub(super) retained: Vec<*mut ()>,
     /// Host memory for the whole message, so that rounds do not wait for each other's memory.
     pub(super) host: Arc<Host>,
-    /// Events on the stream to the host: after the copy of each round of a send, or after the work before a receive.
+    /// Events on the stream to the host. A send has one event for each round, after the copy of the round. A receive
+    /// has one event, after the work that precedes the receive.
     pub(super) outs: Vec<Event>,
     chunks: Vec<Chunk>,
     each: usize,
@@ -130,7 +131,7 @@ impl Parcel {
     }
 
     /// Takes all rounds back from the CPU backend. If it is too late for that, no round is taken back, and the result
-    /// is `false`. A message that was taken back is done when the device has completed its work.
+    /// is `false`. A message that was taken back is done when the device has completed the work of the message.
     pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
         if !matches!(self.stage, Stage::Moving) || self.through > 0 {
             return Ok(false);
@@ -185,7 +186,7 @@ impl Parcel {
         self.hand_over(device, waits)?;
         while self.collect(device, port, waker)? {
             // The first round of a receive from any source shows the sender of the other rounds, so these can be given
-            // now. The loop polls again, so that the next round wakes this thread.
+            // now. The loop polls again, which registers the waker for the next round.
             self.hand_over(device, waits)?;
         }
         if self.through < self.chunks.len() {

@@ -2,7 +2,7 @@
 //! arithmetic.
 //!
 //! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. Otherwise, each
-//! tensor is cut separately, after the ranks have told each other the length of the longest tensor; see
+//! tensor is cut separately, after the ranks have announced the lengths of their longest tensors; see
 //! [`announce`](super::announce).
 
 use crate::catalog::{OpKind, Shape};
@@ -261,9 +261,9 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// Returns the pieces of the elements `from..to`, which are numbered as if all tensors were one. The pieces are
-    /// placed from `at` on in host memory. If `block` is given, the tensors have one block per rank, and the elements
-    /// are those of this block.
+    /// Returns the pieces of the elements `from..to`, which are numbered as if all tensors were one. In host memory,
+    /// the pieces begin at offset `at`. If `block` is given, the tensors have one block per rank, and the elements are
+    /// those of this block.
     fn pieces(
         &self,
         operand: Operand,

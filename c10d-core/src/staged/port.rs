@@ -25,7 +25,7 @@ pub(super) struct Port {
     pub(super) out: Stream,
     /// The stream for copies from host to device.
     pub(super) back: Stream,
-    /// The event after the work that the caller's stream had before the op.
+    /// The event that is recorded after the work that the caller's stream had before the op.
     begin: Event,
     pub(super) outs: [Event; DEPTH],
     pub(super) backs: [Event; DEPTH],

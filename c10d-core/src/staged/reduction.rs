@@ -1,5 +1,6 @@
-//! Reductions on the device (level 1), in which the CPU backend only moves data. Each rank gets its part of the
-//! elements of every rank, reduces them on its device in rank order, and sends the result to the ranks that need it.
+//! Reductions on the device (level 1 in `docs/backends.md`), in which the CPU backend only moves data. Each rank gets
+//! its part of the elements of every rank, reduces them on its device in rank order, and sends the result to the ranks
+//! that need it.
 
 use super::collective::{enqueue, exchange};
 use super::host::Host;
@@ -63,7 +64,7 @@ fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
     let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    // The inputs of a list are one after the other and may have any lengths.
+    // The inputs of a list may have any lengths, so the received parts begin after all memory of the chunk.
     let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
@@ -165,7 +166,7 @@ fn pad(host: &Host, from: usize, to: usize) {
 }
 
 /// Returns the scratch memory, which is replaced if it has fewer than `bytes` bytes. The first round of an op needs the
-/// most bytes, so memory that is replaced is not in use.
+/// most bytes. So the memory is replaced only in the first round, when no work uses it.
 fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
     if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
         return Ok(DevicePtr { base, offset: 0 });

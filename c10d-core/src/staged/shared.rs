@@ -89,8 +89,8 @@ impl Shared {
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
-            // The lock is taken so that no thread is between its check of `dead` and its wait, where it would miss the
-            // notification.
+            // While this thread holds the lock, no thread is between its check of `dead` and its wait. Such a thread
+            // would miss the notification.
             drop(self.flight.lock());
             self.changed.notify_all();
             self.collectives.rouse();

@@ -107,8 +107,8 @@ impl Slot {
         self.at_cpu.store(yes, Ordering::Relaxed);
     }
 
-    /// Runs `begin` and returns `true`. If the op was completed or given up, it only returns `false`. The op cannot be
-    /// given up while `begin` runs.
+    /// If the op is open (not completed and not given up), runs `begin` and returns `true`. Otherwise returns `false`.
+    /// The op cannot be given up while `begin` runs.
     pub(super) fn if_open(&self, begin: impl FnOnce()) -> bool {
         let state = self.state.lock();
         let open = state.job.is_some();

@@ -14,9 +14,9 @@ use crate::Result;
 
 /// A key–value store that all ranks share. Its semantics are those of PyTorch's TCPStore.
 ///
-/// Every method takes a deadline and returns by it or a little later, even if the server does not answer. The error is
-/// then an [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. A store can be used from several threads
-/// at once.
+/// Every method takes a deadline. It returns at the latest a little after the deadline, even if the server does not
+/// answer. The error is then an [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. A store can be used
+/// from several threads at once.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` to `value`.
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
@@ -25,11 +25,11 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until all keys exist.
     fn wait(&self, keys: &[&str], deadline: Instant) -> Result;
     /// Adds `delta` to the decimal number that is the value of `key` (0 if the key does not exist), and returns the
-    /// sum. If the sum overflows, or the value is not a number, it returns an error.
+    /// sum. If the sum overflows, or the value is not a number, `add` returns an error.
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64>;
     /// Sets `key` to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
-    /// Returns the value that is stored afterwards. For a key that does not exist and a non-empty `expected`, it stores
-    /// nothing and returns `expected`.
+    /// Returns the value that is stored afterwards. If the key does not exist and `expected` is not empty, the method
+    /// stores nothing and returns `expected`.
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>>;
     /// Appends to the value of `key`, which is empty if the key does not exist.
     fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
@@ -53,7 +53,7 @@ pub fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOREVER)
 }
 
-/// Returns the sum that [`Store::add`] stores for a key with this value, or what is wrong with the value.
+/// Returns the sum that [`Store::add`] stores for a key with this value, or a text that says why there is no sum.
 pub fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, &'static str> {
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse::<i64>().ok();
     let old = value.map_or(Some(0), number).ok_or("its value is not a decimal number")?;

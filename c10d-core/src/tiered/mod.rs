@@ -43,7 +43,7 @@ const MOST_SHOWN: usize = 200;
 /// all calls use only the first backend. If each rank is on its own host, all calls use only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
-/// different call, the barrier returns the same error as that backend does for any call.
+/// different call, the barrier returns the same error that this backend returns for any call.
 pub struct Tiered {
     name: &'static str,
     shared: Arc<Shared>,
@@ -210,8 +210,8 @@ impl Shared {
         self.end_steps();
     }
 
-    /// Ends the running steps. The tiers do not get the cause, since they have their own numbers for the ranks. All
-    /// ranks get the cause through the backend that connects them.
+    /// Ends the running steps. The tiers do not get the cause: it names ranks by their numbers in the group, and each
+    /// tier has its own numbers. All ranks get the cause through the backend that connects them.
     fn end_steps(&self) {
         let ended = Error::new(ErrorKind::Aborted, "the group has failed");
         self.tiers().for_each(|tier| tier.backend.abort(&ended));
@@ -268,8 +268,9 @@ impl Shared {
 }
 
 // SAFETY: 1. Only steps use the spans of a job. Each step ends before the next begins, and the last ends before the job
-// is completed. The backend that connects all ranks completes the jobs that it is passed. 2. The deadlines of steps are
-// a little after that of the job, and steps are ended when the group fails. No lock is held while a job is completed.
+// is completed. The backend that connects all ranks completes the jobs that are passed to it. 2. The deadlines of steps
+// are a little after that of the job, and steps are ended when the group fails. No lock is held while a job is
+// completed.
 unsafe impl Backend for Tiered {
     fn name(&self) -> &'static str {
         self.name
@@ -294,7 +295,7 @@ unsafe impl Backend for Tiered {
                 serving.queue.settled();
             }
         };
-        // The timeout of the job begins now.
+        // The first call of `deadline` starts the timeout of the job.
         job.request().deadline();
         if let Err((job, error)) = shared.queue.push(job, "c10d-tiered", serve) {
             job.complete(Err(error));
@@ -389,7 +390,7 @@ mod tests {
         let dead = || Error::new(ErrorKind::PeerDead { how: "its process ended".to_owned() }, "").guilty([1]);
         let late = || (begin.elapsed() > 2 * CAUSE_WAIT).then(dead);
         assert_eq!(cause_of(aborted(), late, begin + 60 * CAUSE_WAIT).report().guilty, [1]);
-        // An error that is not `Aborted` has the cause itself. After the deadline there is no wait.
+        // An error that is not `Aborted` is itself the cause. After the deadline, `cause_of` does not wait.
         let none = || None;
         assert_eq!(cause_of(dead(), none, begin + 3600 * CAUSE_WAIT).report().guilty, [1]);
         assert_eq!(*cause_of(aborted(), none, begin).kind(), ErrorKind::Aborted);

@@ -82,8 +82,8 @@ impl Hosts {
 
 /// Returns whether large calls of this kind are done in two tiers. A reduction inside each host and then between the
 /// hosts must give the same result as one reduction, except for the order of the values. So 16-bit floats are excluded,
-/// which would be rounded twice. Averages and premultiplied sums are excluded, too, since the division or the factor
-/// must be applied only once.
+/// since their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the division or
+/// the factor must be applied only once.
 pub(super) fn is_tiered(op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
     let is_short = matches!(dtype, DType::F16 | DType::BF16);
     match op {

@@ -19,7 +19,8 @@ pub(super) struct TierBackend {
     ranks: Vec<u32>,
 }
 
-/// Gives the backend of a tier access to the group's other backends. It translates the numbers of ranks.
+/// Gives the backend of a tier access to the group's other backends. It converts the numbers of lost ranks to those in
+/// the tier.
 struct TierOthers {
     group: Arc<dyn OtherBackends>,
     ranks: Vec<u32>,
@@ -48,7 +49,8 @@ impl TierBackend {
             return Ok(None);
         };
         let others = Arc::new(TierOthers { group: init.others.anew(), ranks: ranks.clone() });
-        // Two tiers can have the same first rank, but not the same first two ranks.
+        // Two tiers can have the same first rank, but not the same first two ranks. So the first two ranks identify the
+        // tier.
         let purpose = format!("tier/{}/{}", ranks[0], ranks[1]);
         let mut own = init.under(&purpose, others);
         for (i, b) in purpose.bytes().enumerate() {
@@ -89,7 +91,7 @@ impl TierBackend {
 }
 
 /// Runs a barrier of all ranks that has the fingerprint of the call. So a rank gets a mismatch if another rank makes a
-/// different call, even if that rank does its call in one tier.
+/// different call, even if the other rank does its call in one tier.
 pub(super) fn announce(backend: &dyn Backend, outer: &Outer) -> Result {
     let mut request = outer.step(0, OpKind::Barrier, Params::default(), Sink::default());
     request.fingerprint = outer.fingerprint;
@@ -110,8 +112,8 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     })
 }
 
-/// The time between the deadlines of two consecutive steps. The ranks that wait directly for a late rank have the
-/// earlier deadline, so their error names that rank.
+/// The time between the deadlines of two consecutive steps. The ranks that wait directly for a late rank are in the
+/// earlier step. Its deadline passes first, so the error names the late rank.
 fn patience(timeout: Duration) -> Duration {
     let_go(timeout) / 5
 }

@@ -15,7 +15,8 @@ pub enum DeviceKind {
     PrivateUse1 = 12,
 }
 
-/// The device whose memory a span is in: kind, vendor (PrivateUse1 only; 0 is the default slot) and index.
+/// The device that has the memory of a span: kind, slot of the vendor (PrivateUse1 only; 0 is the default slot) and
+/// index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Device {

@@ -19,7 +19,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A type whose slices collectives accept: plain data of one [`DType`].
+/// An element type: plain data of one [`DType`]. Collectives accept slices of it.
 ///
 /// The trait is sealed: there is one element type for each [`DType`].
 #[diagnostic::on_unimplemented(

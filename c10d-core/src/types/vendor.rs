@@ -1,4 +1,4 @@
-//! The names of PrivateUse1 devices, and the slots by which spans tell vendors apart.
+//! The names of PrivateUse1 devices, and the slots by which spans distinguish vendors.
 
 use std::sync::OnceLock;
 

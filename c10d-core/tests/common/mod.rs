@@ -22,7 +22,7 @@ pub struct Puppet {
 }
 
 // SAFETY: the closures of the tests do not use a job's memory after its completion. Some keep a job too long on
-// purpose, to test what core does then.
+// purpose, to test how core reacts.
 unsafe impl Backend for Puppet {
     fn name(&self) -> &'static str {
         self.name
@@ -68,7 +68,7 @@ impl Puppet {
         self.cancel = Some(Box::new(cancel));
         self
     }
-    /// Sets the function that returns the ranks that the backend reports as gone.
+    /// Sets the function that returns the ranks that the backend reports as lost.
     pub fn losing(mut self, lost: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Puppet {
         self.lost = Box::new(lost);
         self

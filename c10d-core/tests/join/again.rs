@@ -19,7 +19,8 @@ fn used_store(size: u32) -> Arc<HashStore> {
 #[test]
 fn keys_of_an_earlier_run_are_ignored() {
     for earlier in [1, 2, 3, 5] {
-        // The ranks join one after another: 0, 2, 1. The next rank joins when the rank before it has replaced its key.
+        // The ranks join one after another: 0, 2, 1. Ranks 2 and 1 wait until the previous rank has replaced its own
+        // key of the earlier run.
         let store = used_store(earlier);
         let value = |key: &str| {
             let there = store.check(&[key], soon()).unwrap();
@@ -55,8 +56,8 @@ fn keys_of_an_earlier_run_are_ignored() {
     }
 }
 
-/// Ranks that wait are not named as missing. Keys of an earlier run do not change, so the errors name the ranks of
-/// these keys.
+/// The errors do not name the ranks that wait. They name the ranks whose keys do not change, because these keys are of
+/// an earlier run.
 #[test]
 fn a_rank_among_stale_keys_names_all_that_are_missing() {
     for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {

@@ -15,8 +15,8 @@ fn different_world_sizes_are_a_mismatch() {
         let start = Instant::now();
         let b = |r, n| builder().rank(r).size(n).store(store.clone());
         let errors: Vec<Error> = std::thread::scope(|s| {
-            // In the last case (9), the group of one rank succeeds, and the rank that expects two ranks gets an error
-            // at its deadline.
+            // In the last case (`guilty` is 9), the group of one rank succeeds, and the rank that expects two ranks
+            // gets an error at its deadline.
             let timeout = if guilty == 9 { SHORT } else { LONG };
             let others: Vec<_> = ranks[1..]
                 .iter()

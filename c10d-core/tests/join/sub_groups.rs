@@ -139,7 +139,7 @@ fn a_sub_group_can_have_its_own_timeout() {
         .unwrap();
 }
 
-/// Makes sub-groups of a group whose backends report ranks that are gone.
+/// Makes sub-groups of a group whose backends report lost ranks.
 #[test]
 fn making_a_group_does_not_wait_for_dead_ranks() {
     let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
@@ -164,7 +164,7 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
     builder
         .run_ranks(5, |pg| {
             for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
-                // The lost ranks are known from the start, or only when the other ranks already wait.
+                // The backends report the lost ranks from the start, or only after ranks 0 and 4 have begun to wait.
                 for late in [false, true] {
                     together.wait();
                     if pg.rank() == 0 {

@@ -43,7 +43,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
             };
             assert_eq!((buffer, from), (vec![8.0], u32::MAX));
             assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
-            // The message is being sent, so the backend no longer has it in its list.
+            // The message is in transfer, so its job is no longer in the backend's list.
             let work = pg.start(op::recv(vec![7f32], 1, 5));
             let job = jobs.lock().unwrap().pop().unwrap();
             let Ok(Cancel::TooLate(work)) = work.cancel() else {

@@ -19,7 +19,8 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
     let pg = group(puppet(move |job| {
         let (has_left, too_early, its_group) = (has_left.clone(), too_early.clone(), its_group.clone());
         std::thread::spawn(move || {
-            // The group fails when the panic has been caught. A caller that did not wait would return then.
+            // After the panic is caught, the group fails. If the caller did not wait for the job, the call would return
+            // then.
             let begun = std::time::Instant::now();
             while its_group.get().unwrap().failure().is_none() && begun.elapsed() < Duration::from_secs(20) {
                 std::thread::yield_now();
@@ -86,7 +87,7 @@ impl Drop for Cursed {
     }
 }
 
-/// A backend's thread completes jobs. A waker or the drop of a buffer that panics does not end the thread.
+/// A backend's thread completes jobs. If a waker or the drop of a buffer panics, the thread does not end.
 #[test]
 fn panics_of_foreign_code_do_not_end_a_completing_thread() {
     let (pg, jobs) = held();

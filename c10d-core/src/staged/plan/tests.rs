@@ -16,8 +16,8 @@ struct World {
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
-    /// The number of elements of each tensor, or of each block for a rank. Lists have a different length for each pair
-    /// of ranks.
+    /// Returns the number of elements of each tensor, or of each rank's block. The tensors of a list have a different
+    /// length for each pair of ranks.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();
