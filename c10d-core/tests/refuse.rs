@@ -51,7 +51,8 @@ impl Refusals {
     }
 
     fn submit(&self, op: OpKind, params: Params, spans: RawSpans) -> Result<Outcome> {
-        // SAFETY: the memory outlives the work, which is finished at once, and nothing uses it meanwhile.
+        // SAFETY: the memory outlives the work, which the backend completes at once, and no other code uses the memory
+        // until then.
         unsafe { self.pg.submit_raw(op, params, None, spans) }.wait().map_err(Error::from)
     }
 

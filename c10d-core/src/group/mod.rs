@@ -134,8 +134,9 @@ impl ProcessGroup {
         &self.0.store
     }
 
-    /// Returns the name of the backend that serves the key. For PrivateUse1, this is the backend of the default slot.
-    /// If no backend serves the default slot, it is the backend of the first vendor whose devices are served.
+    /// Returns the name of the backend that serves the key. For PrivateUse1, this is the backend of the default slot
+    /// (see [`vendor`](crate::device::vendor())). If no backend serves the default slot, it is the backend of the first
+    /// vendor whose devices are served.
     ///
     /// # Errors
     /// `Unsupported`, with the reason, if no backend serves the key.

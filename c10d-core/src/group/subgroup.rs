@@ -67,15 +67,16 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if ranks that are not in `lost` are
-    /// known to be gone; the error names them in the numbering of this group. `Mismatch` of `members` if the lists
-    /// differ. `InvalidArgument` on a rank that is in `lost` itself, or if `lost` is empty.
+    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if this rank has noticed that ranks
+    /// outside the list are [lost](ProcessGroup::lost), too; the error names these ranks by their numbers in this
+    /// group. `Mismatch` of `members` if the lists differ. `InvalidArgument` on a rank that is in `lost` itself, or if
+    /// `lost` is empty.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }
 
-    /// Returns the ranks that this rank knows to be gone: their processes ended, or they left the group. Other ranks
-    /// may know of more or fewer such ranks.
+    /// Returns the lost ranks: those of which this rank has noticed that their processes ended or that they left the
+    /// group. Other ranks may have noticed more or fewer lost ranks.
     pub fn lost(&self) -> Vec<u32> {
         if !self.0.is_home() {
             return Vec::new();

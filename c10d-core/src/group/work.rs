@@ -269,7 +269,7 @@ impl<'a, R> Handle<'a, R> {
 /// | May another task poll the handle? | Yes. The new waker replaces the old one. A handle may move between tasks and threads. |
 /// | What if `select!` or a timeout drops the handle? | The drop does not block, and the op is not cancelled. The buffers are freed when the op is done. If the op fails after the drop, the next call on the group may return the error. |
 /// | How can the handle be kept? | Poll it by reference: `timeout(patience, &mut work)`. |
-/// | How is an op cancelled? | A message is cancelled by [`cancel`](Work::cancel), which returns whether the message was taken. A collective is ended only by [`abort`](crate::ProcessGroup::abort), on all ranks. |
+/// | How is an op cancelled? | [`cancel`](Work::cancel) cancels a message. Its result says whether the op took (or sent) the message. A collective is ended only by [`abort`](crate::ProcessGroup::abort), on all ranks. |
 /// | Does the op have a deadline? | Yes: [`Call::timeout`](crate::Call::timeout) or the group's timeout. The error at the deadline names the missing ranks. A timeout of the runtime only stops waiting. |
 /// | In which order do collectives run? | In the order of `start`, not of `await`. Start all collectives from one task: if several tasks start them, their order may differ between ranks, which is a [`Mismatch`](crate::ErrorKind::Mismatch). |
 /// | May buffers be borrowed? | Only in a [`scope`](crate::ProcessGroup::scope), which blocks its thread. In an `async fn`, use calls that own their buffers. |

@@ -82,8 +82,8 @@ impl Params {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
     }
 
-    /// Returns the number that must be equal on all ranks, for a call whose sizes may differ between ranks. 0 means
-    /// that the call sets no such number.
+    /// Returns the number that [`Call::agreed_count`](crate::Call::agreed_count) has set, which must be equal on all
+    /// ranks. 0 means that it was not called.
     pub fn agreed_count(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }

@@ -29,7 +29,7 @@ impl<T: Default + Send + Sync> PerProcess<T> {
         PerProcess(AtomicPtr::new(std::ptr::null_mut()))
     }
 
-    /// Returns the value of this process, which is made at the first call.
+    /// Returns the value of this process. The first call makes the value.
     pub fn get(&self) -> &'static T {
         let mut there = self.0.load(Ordering::Acquire);
         // SAFETY: the pointer is null or a leaked box (below), of this process or of an ancestor.

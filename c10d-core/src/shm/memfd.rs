@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Result, resource};
 /// Makes an empty memfd that can be sealed.
 pub fn memfd() -> Result<OwnedFd, Errno> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know NOEXEC_SEAL.
+    // Kernels before 6.3 do not support NOEXEC_SEAL.
     match rustix::fs::memfd_create(c"c10d", flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(c"c10d", flags),
         other => other,
@@ -111,7 +111,7 @@ pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
 /// Allocates all pages of the mapping, as huge pages if the system has them.
 fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
     match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-        // Kernels before 5.14 do not know this advice and return EINVAL.
+        // Kernels before 5.14 do not support this advice and return EINVAL.
         Err(Errno::INVAL) => reserve(memory.as_fd(), size),
         other => other,
     }

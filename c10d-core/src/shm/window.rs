@@ -2,8 +2,8 @@
 //!
 //! The owner passes the descriptor to its peers, and each peer maps the memory read-only ([`admit`]). Then the owner
 //! calls [`Window::open_to`], and may send a peer the place of bytes in the window instead of a copy of the bytes. A
-//! peer keeps its mapping until it learns that the owner has freed the window. Each process looks for freed windows
-//! when it maps another window or drops a window of its own.
+//! peer unmaps the window after the owner has freed it: each process looks for freed windows when it maps another
+//! window or drops a window of its own.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;

@@ -166,7 +166,7 @@ impl<'a> Plan<'a> {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
-    /// Returns the step number of the first round: 1 for an uneven op, since step 0 is its announcement, else 0.
+    /// Returns the step number of the first round: 1 for an uneven op, whose announcement is step 0; else 0.
     pub(super) fn first_step(&self) -> usize {
         usize::from(self.facts.op.is_uneven())
     }

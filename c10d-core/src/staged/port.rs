@@ -125,7 +125,7 @@ impl Watched<'_> {
         }
     }
 
-    /// Returns the port of the device, which is made at the first call.
+    /// Returns the port of the device. The first call makes the port.
     pub(super) fn port<'p>(&self, ports: &'p mut Vec<Port>) -> Result<&'p Port> {
         let at = match ports.iter().position(|port| port.index == self.index) {
             Some(at) => at,

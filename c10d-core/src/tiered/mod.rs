@@ -31,8 +31,8 @@ pub const LEAST_HINT: &str = "tiered.least";
 const LEAST: usize = 4 << 20;
 /// The interval at which the watch checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long this rank waits at least, after a tier was aborted, to learn why the group failed. A call whose deadline is
-/// later waits until its deadline.
+/// How long this rank waits, after a tier was aborted, for the error by which the group failed. A call whose deadline
+/// is later waits until its deadline.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;

@@ -46,7 +46,7 @@ impl Device {
         self.kind
     }
 
-    /// Returns the vendor's slot, which is 0 for all kinds but PrivateUse1.
+    /// Returns the vendor's slot, which is 0 for all kinds except PrivateUse1.
     #[inline]
     pub const fn vendor(self) -> u8 {
         self.vendor

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
-/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, as PyTorch's `float8_e4m3fn`). Ops can move such
+/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, like PyTorch's `float8_e4m3fn`). Ops can move such
 /// elements but not reduce them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]

@@ -93,7 +93,7 @@ pub fn provider(
 
 pub const DENSE: &[DispatchKey] = &[DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1];
 
-/// Makes a builder of groups whose backends are made by `make`.
+/// Makes a builder of groups. `make` makes their backends.
 pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> Builder {
     let provider = provider("tests", "puppet", DENSE, move |init| Ok(Arc::new(make(init))));
     Builder::new().providers(&[provider]).timeout(Duration::from_secs(10))

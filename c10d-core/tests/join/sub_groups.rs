@@ -199,7 +199,7 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
         .unwrap();
 }
 
-/// The ranks know of different deaths, and one rank is alive but joins too late.
+/// The ranks have noticed different deaths, and one rank is alive but calls `shrink_to_survivors` too late.
 #[test]
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| move || if rank == 0 { vec![1, 2] } else { vec![] };

@@ -60,8 +60,8 @@ fn an_owned_wait_is_bounded() {
     at_once(jobs.recv().unwrap());
 }
 
-/// If a backend keeps borrowed memory after the deadline, the group is failed and aborted, and the caller continues to
-/// wait.
+/// If a backend keeps borrowed memory after the deadline, core fails the group and aborts the backend, and the caller
+/// continues to wait.
 #[test]
 fn a_borrowed_wait_aborts_the_group_and_goes_on() {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
