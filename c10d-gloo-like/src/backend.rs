@@ -26,11 +26,11 @@ const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
 /// If the tensors of a started collective have at most this many bytes together, the queue's thread may begin it up to
-/// 100 µs late. A collective with this many bytes takes about 100 µs.
+/// 100 µs late. A collective with this many bytes itself takes about 100 µs.
 const SHORT: usize = 256 << 10;
 
 /// The items of a started call are sent before its turn only if the calls that are queued before it have fewer bytes
-/// than this. Items of more calls would leave the cache before the peers read them.
+/// than this. The items of more calls would be evicted from the cache before the peers read them.
 const AHEAD: usize = 32 << 10;
 
 /// One rank of one group.
@@ -56,7 +56,7 @@ struct Rank {
     world: u32,
     selection: Arc<Selection>,
     sent: AtomicU64,
-    /// How long the end of the program may wait for data that peers have yet to receive.
+    /// How long the program may wait at its end until the peers have received all data.
     drop_within: Duration,
 }
 
@@ -277,7 +277,7 @@ impl Rank {
             let what = format!("a started collective panicked: {words}");
             Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
         });
-        // This comes before the completion, so that a thread that the completion wakes finds the queue settled.
+        // The completion wakes a thread. For that thread, this job must not count as pending any more.
         self.queue.settled();
         job.complete(result);
     }
@@ -327,10 +327,11 @@ impl Rank {
         collectives.and_then(|mut collectives| collectives.conclude(deadline)).map_or(Ok(()), Err)
     }
 
-    /// Waits until the peers have received what the collectives sent. After the deadline, or after the longest timeout
-    /// of a collective, returns the ranks that have not received everything.
+    /// Waits until the peers have received all data of the collectives. After the deadline, or after the longest
+    /// timeout of a collective, returns the ranks that have not received everything.
     fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
-        // If an op of another thread holds the lock, that op takes care of its own data.
+        // If an op of another thread holds the lock until the deadline, that op is not complete, and its data does not
+        // count.
         let Some(mut collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
@@ -346,7 +347,7 @@ impl Rank {
         }
     }
 
-    /// Returns the ranks that have yet to receive what the collectives sent.
+    /// Returns the ranks that have not received all data of the collectives yet.
     fn untaken(&self, collectives: &Collectives) -> Vec<u32> {
         if self.health.failed() {
             return Vec::new();
@@ -358,7 +359,7 @@ impl Rank {
     /// Sends the goodbye to the peers, unless it has been sent already.
     fn say_goodbye(&self) {
         let Some(membership) = self.membership.lock().take() else { return };
-        // If another thread runs an op, the streams are not ended, since that would cut off the op.
+        // If another thread runs an op, this thread does not end the streams: the op still needs them.
         if let Some(collectives) = self.collectives.try_lock() {
             collectives.links().for_each(|(_, link)| link.finish());
         }

@@ -16,7 +16,7 @@ pub(crate) const HISTORY: usize = 64;
 #[derive(Default)]
 #[repr(C)]
 struct Entry {
-    /// Odd while the entry is being written.
+    /// The version is odd while a thread writes the entry.
     version: AtomicU64,
     words: [AtomicU64; 3],
 }
@@ -42,7 +42,7 @@ struct Flag(AtomicU64);
 pub(crate) enum Entered {
     /// The call has not begun.
     NotYet,
-    /// The call.
+    /// The fingerprint of the call.
     Call(Fingerprint),
     /// The call began too long ago to be remembered.
     Gone,
@@ -132,12 +132,12 @@ impl CallLog {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Returns how many calls were completed, or begun and given up.
+    /// Returns how many calls have ended, with or without success.
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Returns the last call that was completed, or begun and given up.
+    /// Returns the last call that ended, with or without success.
     pub(crate) fn last_ended(&self) -> Option<CallId> {
         let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;
         self.read(n).map(|p| CallId::of(&p))

@@ -34,7 +34,7 @@ impl Collectives {
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
         let reduction = reduction(request, request.dtype(), self.layout.world());
         match self.layout.exchange(request, reduction) {
-            // A note (see `exec::notes`) must not come behind the items of a later call.
+            // In a stream, a note (see `exec::notes`) must precede the items of later calls.
             Some(exchange) if self.executor.all_share_memory() || exchange.is_between_all() => {
                 // SAFETY: the spans belong to a job that this backend holds.
                 unsafe { self.executor.write_ahead(&exchange, &request.fingerprint) }
@@ -43,9 +43,9 @@ impl Collectives {
         }
     }
 
-    /// Runs the op until it has ended, which it does soon after `deadline` at the latest. `deadline` is called only if
-    /// the op does not end at once. After the return, no span is used any more. `written` is what
-    /// [`write_ahead`](Collectives::write_ahead) returned, or 0.
+    /// Runs the op to its end. The op ends soon after the deadline at the latest. `deadline` is called only if the op
+    /// does not end at once. After the return, no span is used any more. `written` is the result of
+    /// [`write_ahead`](Collectives::write_ahead), or 0.
     pub(crate) fn run(&mut self, request: &Request, written: u32, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
         let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };

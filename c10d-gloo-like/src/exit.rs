@@ -1,6 +1,6 @@
 //! Handles the end of a program that has not left its groups, for example because a group is in a `static`, or because
 //! the program calls `process::exit`. The peers get a message, so that they do not take the end for a sudden death.
-//! Peers that need nothing more from this rank go on.
+//! Peers that need no more data from this rank continue.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

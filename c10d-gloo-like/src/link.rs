@@ -1,4 +1,4 @@
-//! Bytes to and from one peer, over shared memory or TCP.
+//! Sends bytes to one peer and receives bytes from it, over shared memory or TCP.
 #![allow(unsafe_code)]
 
 use std::net::TcpStream;
@@ -24,12 +24,12 @@ pub(crate) enum Link {
 /// The next item of a link.
 #[derive(Clone, Copy)]
 pub(crate) enum Item {
-    /// The whole item has come through a mailbox. It has this many bytes at this address, which stay there until they
-    /// are consumed.
+    /// The whole item has arrived in a mailbox. It has this many bytes at this address, which stay there until they are
+    /// consumed.
     Here(*const u8, usize),
-    /// The item comes in another way; [`Link::peek`] shows its bytes.
+    /// The item does not arrive in a mailbox; [`Link::peek`] shows its bytes.
     Elsewhere,
-    /// The item has not come.
+    /// No item has arrived.
     NotYet,
 }
 
@@ -48,8 +48,8 @@ impl Link {
         }
     }
 
-    /// Makes the processor fetch the memory of the next [`Link::write_item`]. This saves time only if the peer sends
-    /// nothing back in the meantime.
+    /// Makes the processor fetch the memory into which the next [`Link::write_item`] writes. This saves time only if
+    /// the peer sends nothing back in the meantime.
     #[inline]
     pub(crate) fn prefetch_item(&self) {
         if let Link::Shm(l) = self {
@@ -84,8 +84,8 @@ impl Link {
         }
     }
 
-    /// Returns the bytes of the next item, as far as they are contiguous, if the item comes through a ring or a
-    /// connection and `len` bytes or more have come. This may be called only between two items.
+    /// Returns the bytes of the next item, as far as they are contiguous, if the item is in a ring or a connection and
+    /// at least `len` of its bytes have arrived. This may be called only between two items.
     #[inline]
     pub(crate) fn peek_whole(&mut self, len: usize) -> Result<Option<(*const u8, usize)>> {
         match self {
@@ -95,7 +95,7 @@ impl Link {
     }
 
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
-    /// (0: none). These bytes are in transfer to the peer; the caller calls again with the rest.
+    /// (0: none). The link has accepted these bytes; the caller calls again with the rest.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -227,7 +227,8 @@ impl Link {
         }
     }
 
-    /// Returns whether the peer cannot run now, because it last waited on the core of this thread.
+    /// Returns whether the peer's last wait was on the core of this thread. If so, the peer cannot run while this
+    /// thread runs.
     pub(crate) fn is_one_core(&self) -> bool {
         self.cores().is_some_and(CorePair::is_one_core)
     }
