@@ -1,6 +1,7 @@
 //! Exchanges: ops whose items are so small that they fit into mailboxes, or into rings as a whole. A rank writes all
-//! its items at once, and uses those of its peers in place. If an item cannot be written, or does not come at once, the
-//! rank runs the plan of the same op instead. In this plan, the items that the rank has already written count as sent.
+//! its items at once, and uses those of its peers in place. If an item cannot be written, or does not arrive at once,
+//! the rank runs the plan of the same op instead. In this plan, the items that the rank has already written count as
+//! sent.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -16,7 +17,7 @@ use super::failure::broken;
 use crate::link::{Item, Link};
 use crate::pause::Looks;
 
-/// The largest world in which small ops are exchanges.
+/// The largest number of ranks for which small ops are exchanges.
 pub(crate) const MOST_RANKS: u32 = 8;
 /// The largest payload of an item, in bytes. Larger items are sent in pieces by the plan, so that the reader works at
 /// the same time as the writer.
@@ -42,7 +43,7 @@ impl Bytes {
     }
 }
 
-/// The bytes that are sent to each rank, or come from each rank.
+/// The bytes that are sent to each rank, or received from each rank.
 #[derive(Clone, Copy)]
 pub(crate) enum PerRank<'a> {
     /// The same bytes to or from each rank.
@@ -76,11 +77,11 @@ impl PerRank<'_> {
 /// Which of the other ranks take part.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Others {
-    /// None.
+    /// No other rank.
     Nobody,
     /// Only the rank with this number.
     One(u32),
-    /// All.
+    /// All other ranks.
     All,
 }
 
@@ -96,7 +97,7 @@ impl Others {
     }
 }
 
-/// What is done with the items that come.
+/// How this rank uses the items that it receives.
 #[derive(Clone, Copy)]
 pub(crate) enum Use<'a> {
     /// Each item is copied to its block. With `own`, the block that this rank sends to itself is copied, too.
@@ -131,7 +132,7 @@ impl Exchange<'_> {
     }
 }
 
-/// How far an exchange came.
+/// The progress of an exchange.
 pub(crate) enum Progress {
     /// The exchange is complete.
     Done,
@@ -140,8 +141,8 @@ pub(crate) enum Progress {
 }
 
 impl Executor {
-    /// Runs an exchange as far as possible without waiting longer than the checks of [`Looks`] take. The peers with a
-    /// lower rank than `written` have already been sent their items.
+    /// Runs an exchange as far as possible. It waits for peers only for the short time that the checks of [`Looks`]
+    /// take. The peers with a lower rank than `written` have already been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them
@@ -155,8 +156,8 @@ impl Executor {
     ) -> Result<Progress> {
         let world = self.links.len() as u32;
         let words = fingerprint.to_words();
-        // If a peer had no room for an item of the last exchange, that peer may be far behind. So this rank does not
-        // wait for room now.
+        // If a peer had no room for an item of the last exchange, that peer may still be in a much earlier call. So
+        // this rank does not wait for room now.
         let mut looks = if self.has_room { self.pause.looks() } else { Looks::NONE };
         self.has_room = true;
         // SAFETY: the caller guarantees that the bytes are readable.
@@ -165,7 +166,7 @@ impl Executor {
             self.has_room = false;
             return Ok(Progress::Written(written));
         }
-        // SAFETY: the caller guarantees what the function requires.
+        // SAFETY: the caller guarantees the conditions of `take`.
         unsafe { self.take(exchange, &words) }
     }
 
@@ -307,7 +308,7 @@ unsafe fn write(link: &mut Link, head: &[u8; HEADER], block: Bytes, looks: &mut 
     unsafe { link.write_whole(head, block.at, block.len) }
 }
 
-/// Waits for the next item, which has `len` bytes of payload, as long as there are checks left. Returns `None` if the
+/// Waits for the next item, which has `len` bytes of payload, until `looks` has no more checks. Returns `None` if the
 /// item is late, or if its bytes are not contiguous.
 #[inline]
 fn await_item(link: &mut Link, len: usize, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {

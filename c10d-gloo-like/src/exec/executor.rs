@@ -58,7 +58,7 @@ pub(crate) struct Op<'a> {
 pub(super) struct Direction {
     /// The number of payload bytes in this op.
     pub(super) total: u64,
-    /// The number of bytes of the header that are done.
+    /// The number of bytes of the header that have been sent or received.
     pub(super) head: usize,
     /// Whether the op has items in this direction.
     pub(super) used: bool,
@@ -75,12 +75,12 @@ pub(super) struct Traffic {
 }
 
 /// The number of collectives from one check of the calls of other ranks to the next. A check concerns ranks from which
-/// this rank received nothing. If a peer must be asked about a call, its answer is known at the second check after the
-/// call.
+/// this rank received nothing. If a peer must be asked about a call, its answer has arrived by the second check after
+/// the call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
-/// long.
+/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about the
+/// same time.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
 /// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work in each call than
 /// this rank, and questions would delay the hub. This rank gains nothing if it is far ahead of the hub.
@@ -107,7 +107,7 @@ pub(crate) struct Executor {
     pub(super) has_room: bool,
     /// The number of calls that were begun.
     pub(super) begun: u64,
-    /// The calls in doubt that were made since the last check.
+    /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
     /// Whether calls were in doubt after the last check, or are now.
     pub(super) in_doubt: bool,
@@ -162,7 +162,7 @@ impl Executor {
         self.sent
     }
 
-    /// Compares the calls of the other ranks with this rank's, and waits for the answers to earlier questions.
+    /// Compares the calls of the other ranks with this rank's calls, and waits for the answers to earlier questions.
     /// `has_hub` means that the last call has a hub.
     pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
@@ -174,7 +174,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Compares the calls of the other ranks with this rank's, without waiting.
+    /// Compares the calls of the other ranks with this rank's calls, without waiting.
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
@@ -202,7 +202,7 @@ impl Executor {
         if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
     }
 
-    /// Compares this rank's calls with what is known of the peers' calls, including the contents of their notes.
+    /// Compares this rank's calls with the peers' calls that this rank knows from shared memory and from notes.
     fn compare_notes(&mut self, before: u64) -> Result<Open> {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);

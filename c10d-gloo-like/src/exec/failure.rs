@@ -10,7 +10,7 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long this rank waits for the peers to report their calls after a header of another call has come.
+/// How long this rank waits for the peers to report their calls after a header of another call has arrived.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {

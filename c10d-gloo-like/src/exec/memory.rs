@@ -1,7 +1,8 @@
-//! The bytes behind a plan's regions. Only this module and `exchange` access memory through pointers in the executor.
+//! The memory to which a plan's regions refer. In the executor, only this module and `exchange` access memory through
+//! pointers.
 //!
-//! The code that adds a piece guarantees that its memory is valid until the spaces are cleared. All code here stays
-//! inside the pieces.
+//! The code that adds a piece guarantees that the memory of the piece is valid until the spaces are cleared. All code
+//! here stays inside the pieces.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -16,7 +17,7 @@ use crate::link::Link;
 use crate::plan::{Region, Space};
 use crate::shm::copy;
 
-/// Tensors laid end to end.
+/// The tensors of one space. Offsets in the space count through the tensors as if these were contiguous.
 #[derive(Default)]
 struct Pieces {
     list: Vec<Piece>,
@@ -153,7 +154,7 @@ impl Spaces {
         }
     }
 
-    /// Removes the tensors, and keeps the memory for the next op.
+    /// Removes the tensors, and keeps the allocated memory for the next op.
     pub(crate) fn clear(&mut self) {
         self.input.clear();
         self.output.clear();
@@ -222,7 +223,7 @@ impl Spaces {
     }
 
     /// Writes `head` and up to `most` bytes of the region from `done` on: the bytes of one piece, or of several short
-    /// pieces. Returns how many bytes the link took, and how many it was offered.
+    /// pieces. Returns how many bytes the link accepted, and how many it was offered.
     #[inline]
     pub(super) fn send(
         &mut self,
@@ -267,7 +268,7 @@ impl Spaces {
         (self.joined.as_mut_ptr(), self.joined.len())
     }
 
-    /// Reads into the region from `done` on, within one piece. Returns how many bytes came, and how many were
+    /// Reads into the region from `done` on, within one piece. Returns how many bytes were read, and how many were
     /// requested.
     #[inline]
     pub(super) fn receive(&self, link: &mut Link, to: &Region, done: usize) -> Result<(usize, usize)> {
@@ -317,8 +318,8 @@ impl Spaces {
                 return;
             }
             self.sources[mine] = source;
-            // SAFETY: every source shows `n` bytes, of which at least `b` are left. The own region and the target are
-            // `b` bytes of a piece each, and are equal or do not overlap.
+            // SAFETY: every source shows `n` bytes, of which at least `b` remain. The own region and the target are `b`
+            // bytes of a piece each, and are equal or do not overlap.
             unsafe { kernel(target, &self.sources, b / by.elem, by.scale) };
             done += b;
             if done == end {

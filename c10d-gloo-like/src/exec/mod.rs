@@ -34,7 +34,7 @@ const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
     /// Announces a call, runs `body`, and records the end of the call. If this returns an error, the group has failed.
-    /// The error is the first cause of the failure, and all peers know this cause or will get it.
+    /// The error is the first cause of the failure, and all peers have received this cause or will receive it.
     #[inline]
     pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
         let announced = self.health.announce(&call.fingerprint);
@@ -45,8 +45,8 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // A hub (the root of a reduce or gather) has received something from every other rank, so only the hub
-            // sends notes.
+            // If the call has a hub (the root of a reduce or gather), the hub has received something from every other
+            // rank. So only the hub sends notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);
@@ -75,8 +75,8 @@ impl Executor {
         result
     }
 
-    /// Records a call in which this rank received nothing from some ranks, and checks the calls of these ranks from
-    /// time to time.
+    /// Records a call in which this rank received nothing from some ranks. Checks the calls of such ranks once every
+    /// [`LOOK_EVERY`] calls.
     #[inline]
     fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
         let hub = hub(call.op, call.root);

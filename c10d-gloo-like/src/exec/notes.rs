@@ -4,10 +4,11 @@
 //! The root of a broadcast only sends. It gets no headers from the other ranks, so it does not notice if one of them
 //! makes another call. Therefore each rank sends a note to the ranks that received nothing from it. A note has the
 //! number of its sender's calls and a digest of them. A rank sends notes three calls after the first call in which a
-//! peer received nothing from it, whatever the calls in between were, since the root checks after every fourth call. In
-//! the stream, a note is where the next header would be. If the digest in the note equals the receiver's own digest of
-//! as many calls, both ranks made the same calls. If the digests differ, or no note comes in time, the receiver asks
-//! the sender over the control connection, which is expensive.
+//! peer received nothing from it. The kind of the calls in between does not matter. This interval fits the root's
+//! checks, which follow every fourth call. A note has the form of a header, and is in the stream where the next header
+//! would be. If the digest in the note equals the receiver's own digest of the same number of calls, both ranks made
+//! the same calls. If the digests differ, or no note arrives in time, the receiver asks the sender over the control
+//! connection, which is expensive.
 //!
 //! The root of a reduce receives from all other ranks, so the other ranks need only the notes of the root.
 
@@ -20,7 +21,7 @@ use crate::link::Link;
 
 /// The op code of a note.
 const NOTE: u8 = u8::MAX;
-/// Notes are sent at the end of the call with this number, counted from the first call in which a peer received nothing
+/// Notes are sent at the end of the call with this number. Number 1 is the first call in which a peer received nothing
 /// from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
@@ -32,7 +33,7 @@ const AHEAD: usize = 16;
 pub(super) struct Notes {
     /// The digests of the latest calls: `digests[n % KEPT]` is the digest of the first `n` calls.
     digests: [u64; KEPT],
-    /// The number of calls.
+    /// The number of calls that this rank has made.
     made: u64,
     /// The number of calls since the last notes, counted from the first call in which some peer received nothing from
     /// this rank.
@@ -40,13 +41,13 @@ pub(super) struct Notes {
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
     agreed: Vec<u64>,
-    /// Whether recent notes came in time, so that it is useful to wait briefly for a note.
+    /// Whether recent notes arrived in time, so that it is useful to wait briefly for a note.
     pub(super) prompt: bool,
 }
 
 #[derive(Clone, Default)]
 struct NotePeer {
-    /// Whether the peer received nothing from this rank since the last note.
+    /// Whether, since the last note, there was a call in which the peer received nothing from this rank.
     due: bool,
     /// The rest of a note that was sent in part.
     rest: VecDeque<u8>,
@@ -55,8 +56,8 @@ struct NotePeer {
 }
 
 impl Notes {
-    /// Makes the notes of a rank with these links. Returns `None` if no peer needs notes, since all share memory with
-    /// this rank.
+    /// Makes the notes of a rank with these links. Returns `None` if all peers share memory with this rank, because
+    /// then no peer needs notes.
     pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
         let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
         let peers = vec![NotePeer::default(); links.len()];
@@ -64,7 +65,8 @@ impl Notes {
         needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed, prompt: true })
     }
 
-    /// Records a call of this rank. The ranks `missed` received nothing from it. Returns whether notes are due.
+    /// Records a call of this rank. The ranks `missed` received nothing from this rank in the call. Returns whether
+    /// notes are due.
     pub(super) fn made(&mut self, call: &Fingerprint, missed: impl Iterator<Item = u32>) -> bool {
         let digest = extend(self.digests[self.made as usize % KEPT], call);
         self.made += 1;
@@ -99,7 +101,7 @@ impl Notes {
     }
 
     /// Sends the rest of a note that was sent in part. This must happen before any other bytes are sent. Returns
-    /// whether nothing is left of the note.
+    /// whether the whole note has been sent.
     pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
         let rest = &mut self.peers[peer as usize].rest;
         while !rest.is_empty() {

@@ -12,7 +12,7 @@ pub(crate) struct Reduction {
     pub(super) last: Kernel,
     /// The factor of a pre-multiplied sum, or the divisor of an average.
     pub(super) scale: f64,
-    /// Bytes of an element.
+    /// The number of bytes of an element.
     pub(super) elem: usize,
 }
 

@@ -173,7 +173,7 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
                 let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
                 rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
             }
-            // The notes come before the headers of the barrier.
+            // The notes precede the headers of the barrier.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
             rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
@@ -350,7 +350,7 @@ fn different_splits_are_named() {
             let blocks = Blocks::Listed(&starts);
             let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
             let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
-            // The op may end before a rank can know of the mismatch. In this case, the next op fails.
+            // The op may end before a rank can detect the mismatch. In this case, the next op fails.
             first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
         });
         let [zero, one] = &found[..] else { panic!() };
@@ -366,7 +366,7 @@ fn a_different_op_is_named_by_all_ranks() {
         let found = ranks(3, transport, |rank| {
             let mut data = vector(0, 4);
             match rank.me.rank {
-                // This rank sends nothing to rank 1, and goes on to the next op.
+                // This rank sends nothing to rank 1, and continues with the next op.
                 2 => {
                     let fill = |me, p: &mut Plan| Algorithm::Direct.reduce(me, 0, 16, 4, p);
                     let first = rank.run(OpKind::Reduce, 4, &data, &mut [], fill);
@@ -402,7 +402,7 @@ fn an_absent_rank_is_named_at_the_deadline() {
         let found = ranks(3, transport, |rank| {
             rank.timeout = Duration::from_millis(200);
             if rank.me.rank == 1 {
-                // This rank is absent until the others have given up.
+                // This rank is absent until the group has failed.
                 let until = Instant::now() + PATIENCE;
                 while !rank.mesh.health.failed() && Instant::now() < until {
                     thread::sleep(Duration::from_millis(5));

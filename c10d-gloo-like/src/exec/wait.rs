@@ -10,13 +10,13 @@ use super::failure::age;
 use super::memory::{Spaces, glance};
 use crate::pause::Interest;
 
-/// How long nothing moves before the peers are asked about their calls.
+/// After this time without progress, this rank asks its peers about their calls.
 const ASK_AFTER: Duration = Duration::from_millis(20);
 /// The longest time between two such questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long after the deadline received data is still processed. It is a part of the time in which a backend must end a
-/// call (`c10d_core::backend::let_go`).
+/// For this long after the deadline, the executor still processes received data. This time is a part of the time in
+/// which a backend must end a call (`c10d_core::backend::let_go`).
 const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.

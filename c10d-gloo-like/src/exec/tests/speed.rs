@@ -1,7 +1,8 @@
 //! Measures the time of an op: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture
 //! exec::tests::speed`.
 //!
-//! Two ranks run on a core each; four ranks share the cores. The numbers are the median and the best of seven runs.
+//! Each of two ranks is pinned to a core. Four ranks are not pinned, and do not spin. The numbers are the median and
+//! the best of seven runs.
 
 use std::time::{Duration, Instant};
 
