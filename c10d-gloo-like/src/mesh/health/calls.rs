@@ -1,4 +1,4 @@
-//! Checks for a running call: whether it can still succeed, and whether a peer is still there.
+//! Checks for a running call: whether it can still succeed, and whether a peer has left.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,8 +49,8 @@ impl Health {
         self.call_log().end();
     }
 
-    /// Checks whether more bytes can come from `rank`. If not, this fails the group and returns the error. `quiet` is
-    /// the time since the last bytes came.
+    /// Checks whether more bytes can arrive from `rank`. If not, this fails the group and returns the error. `quiet` is
+    /// the time since the last bytes arrived.
     ///
     /// The data that a peer sent before it left still counts. Therefore the caller looks for bytes once more after
     /// [`Health::has_left`] returned `true`, and calls this only if there are none.
@@ -69,8 +69,8 @@ impl Health {
         }
     }
 
-    /// Whether this peer has said goodbye and no more of its bytes will come. `quiet` is the time since its last bytes
-    /// came.
+    /// Whether this peer has said goodbye and no more of its bytes will arrive. `quiet` is the time since its last
+    /// bytes arrived.
     pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
             && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())

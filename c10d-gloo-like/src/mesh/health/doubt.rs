@@ -2,9 +2,9 @@
 //! is in doubt until it has been compared with the calls of these peers.
 //!
 //! If a peer shares memory with this rank, this rank reads the peer's call log. Other peers send notes of their calls
-//! between their ops. If a peer's note does not come in time, this rank asks the peer over the control connection. The
-//! peer's watcher answers, whatever its other threads do. If a peer has not made the call yet, this rank does not wait
-//! for that peer, but checks it again later.
+//! between their ops. If a peer's note does not arrive in time, this rank asks the peer over the control connection.
+//! The peer's watcher answers, whatever its other threads do. If a peer has not made the call yet, this rank does not
+//! wait for that peer, but checks it again later.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
-/// How long a rank waits for an answer before it goes on without the answer. It waits only once for each silent peer.
+/// How long a rank waits for an answer before it continues without the answer. It waits only once for each silent peer.
 /// Live peers answer within a millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the answers of its peers.
@@ -154,9 +154,10 @@ impl Health {
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Compares the calls in doubt with what is known of a peer's calls. For `agreed` see [`Health::compare_calls`].
-    /// If a call has a hub, and the peer's call log no longer has the call, then with `by_hub` the call stays in doubt
-    /// until the hub completes it: the hub compares the calls of all ranks, and asking the peer would take longer.
+    /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. `by_hub`
+    /// concerns calls that have a hub and that are no longer in the peer's call log. With `by_hub`, such a call stays
+    /// in doubt until the hub completes it. The hub compares the calls of all ranks, and a question to the peer would
+    /// take longer.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -206,7 +207,8 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this rank about its other calls.
+    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this rank about the other calls
+    /// of this rank.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
@@ -215,8 +217,8 @@ impl Health {
     /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // The call log is read before the doubts: if a call in doubt is overwritten in the log, the doubts have it by
-        // the time they are read.
+        // The call log is read before the doubts: if a call in doubt is overwritten in the log, the doubts contain it
+        // when they are read.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)

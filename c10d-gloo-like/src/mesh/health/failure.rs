@@ -14,8 +14,8 @@ use crate::mesh::control::Frame;
 use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
 
-/// The longest time for which a thread waits until another one has sent the cause to the peers. That thread waits for no
-/// peer, so the time is reached only if something is broken.
+/// The longest time for which a thread waits until another thread has sent the cause to the peers. The other thread
+/// never waits for a peer, so only a defect can make it take this long.
 const TOLD: Duration = Duration::from_secs(5);
 
 impl Health {
@@ -25,8 +25,7 @@ impl Health {
         self.fail_with(error, None)
     }
 
-    /// Like [`Health::fail`], for an error between the guilty ranks: every rank names all guilty ranks, even if it is
-    /// one of them.
+    /// Like [`Health::fail`], for an error between the guilty ranks: every rank names all guilty ranks, even itself.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
         self.fail_by(error, revoke)
@@ -60,13 +59,14 @@ impl Health {
         }
     }
 
-    /// Keeps the first cause and returns it. The report of the first cause is sent to all peers, unchanged from the
-    /// rank that found the cause. Only after that does the failure become visible on this rank. So the peers know the
-    /// cause before they notice that a rank has left because of it. If another thread is sending the report, this does
-    /// not wait for it: that thread may be waiting for this one, which handles the report of a rank of this process.
+    /// Keeps the first cause and returns it. The thread that sets the cause sends the report to all peers, unchanged
+    /// from the rank that found the cause. Only after that does the failure become visible on this rank. So the peers
+    /// know the cause before they notice that a rank has left because of it. If another thread is sending the report,
+    /// this function does not wait for that thread. A thread that sends a report to a rank of the same process also
+    /// runs this function for that rank, so two such threads could wait for each other.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
-        // This comes before every return: after the return, the caller gets its buffers back, and peers may still be
-        // reading them.
+        // This must precede every return. After the return, the caller may change its buffers while peers still read
+        // them.
         self.take_back();
         if let Some(cause) = self.first_cause() {
             return cause;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::{Health, Path};
 use crate::mesh::control::Frame;
 
-/// How long the end of the program may wait while a failure is being reported.
+/// How long the program may wait at its end while another thread reports a failure.
 const EXIT: Duration = Duration::from_millis(100);
 
 impl Health {
-    /// Tells all peers that this rank leaves. The peers go on, but their calls that still need this rank fail.
+    /// Reports to all peers that this rank leaves. The peers continue, but those of their calls that still need this
+    /// rank fail.
     pub(in crate::mesh) fn leave(&self) {
         // Peers may make the calls in doubt later, when this rank cannot be asked any more. So this rank sends these
         // calls now.
@@ -27,7 +28,7 @@ impl Health {
         }
     }
 
-    /// Tells all peers that this program ends without leaving.
+    /// Reports to all peers that this program ends without leaving.
     pub(crate) fn exit(&self) {
         let _told = self.telling.try_lock_for(EXIT);
         let frame = Frame::Exited { last: self.call_log().last_ended(), failed: self.failed() };

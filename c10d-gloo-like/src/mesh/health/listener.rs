@@ -44,7 +44,7 @@ impl Listener for Health {
             Frame::Ask { from: number } => {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
-                    // If the rank that asked does not read, its answer may be dropped.
+                    // If the rank that asked does not read, this answer may be dropped.
                     connection.send_bytes(&Frame::Calls { last: false, history }.to_bytes(), false);
                 }
             }

@@ -40,7 +40,7 @@ impl Health {
     }
 
     /// Handles ranks that the parent group has `lost`, while this group is being made. If this rank has no connection
-    /// to one of them yet, that rank will not come, and the group fails.
+    /// to one of them yet, that rank will never connect, and the group fails.
     pub(in crate::mesh) fn fail_if_lost(&self, lost: &[u32]) {
         if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
             self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));

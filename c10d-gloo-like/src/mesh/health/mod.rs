@@ -60,7 +60,7 @@ const LEFT: u8 = 4;
 pub(crate) struct Health {
     group: Arc<str>,
     rank: u32,
-    /// The events so far, as bits; zero while all is well.
+    /// The events that have occurred so far, as bits; zero if there were none.
     alarm: AtomicU8,
     /// This rank's call log, if the rank has no segment.
     own_call_log: CallLog,
@@ -75,7 +75,7 @@ pub(crate) struct Health {
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
-    /// Locked while the report of a failure is sent, so that no goodbye overtakes the report.
+    /// Locked while the report of a failure is sent, so that no goodbye is sent before the report.
     telling: Mutex<()>,
     own: Own,
     /// The time after which a wait is reported.
@@ -112,7 +112,7 @@ impl Health {
         }
     }
 
-    /// Records that the bytes of this peer come over TCP.
+    /// Records that the bytes of this peer arrive over TCP.
     pub(super) fn uses_tcp(&self, peer: u32) {
         if let Some(peer) = self.state.lock().peers.get_mut(peer as usize) {
             peer.tcp = true;

@@ -25,11 +25,11 @@ pub(super) struct HealthState {
 pub(super) struct Peer {
     /// The goodbye, if the peer said one.
     pub(super) left: Option<Left>,
-    /// Whether the peer's bytes come over TCP.
+    /// Whether the peer's bytes arrive over TCP.
     pub(super) tcp: bool,
     /// Whether the control connection has ended.
     pub(super) closed: bool,
-    /// The time at which the peer's last answer to a query came.
+    /// The time at which the peer's last answer to a query arrived.
     pub(super) last_answer: Option<Instant>,
     /// The peer's last answer, with the number of the query.
     pub(super) answer: Option<(u32, Doing)>,
@@ -47,7 +47,7 @@ pub(super) struct Left {
     /// The last call that the peer completed.
     pub(super) last: Option<CallId>,
     pub(super) at: Instant,
-    /// Whether the peer left because the group has failed. The cause comes over another connection, perhaps later.
+    /// Whether the peer left because the group has failed. The cause arrives over another connection, perhaps later.
     pub(super) failed: bool,
     /// Whether the peer's program ended without leaving the group.
     pub(super) exited: bool,
@@ -61,8 +61,8 @@ impl Left {
 }
 
 impl Peer {
-    /// Returns the peer's goodbye if no more bytes will come from the peer. `quiet` is the time since its last bytes
-    /// came.
+    /// Returns the peer's goodbye if no more bytes will arrive from the peer. `quiet` is the time since its last bytes
+    /// arrived.
     pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
         let still = !self.tcp || quiet >= UNDERWAY;

@@ -111,8 +111,8 @@ impl Health {
     }
 
     /// Returns the error for this rank if it could not leave in time. The error names the ranks for which this rank
-    /// waits: if a `collective` is in flight, the ranks that the answers of the peers show to be missing, otherwise
-    /// `waiting_for`. The group does not fail.
+    /// waits. If a `collective` is in flight, these are the ranks that are missing according to the answers of the
+    /// peers; otherwise they are `waiting_for`. The group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -210,7 +210,7 @@ impl Health {
         }
     }
 
-    /// Waits briefly for the answers to this query. Returns what is known of each rank.
+    /// Waits briefly for the answers to this query. Returns the result for each rank.
     fn collect(&self, id: u32) -> Vec<Answer> {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();

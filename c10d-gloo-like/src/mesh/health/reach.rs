@@ -16,8 +16,8 @@ use super::{Health, Path, dead};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 
-/// How long to wait, after a data connection broke, until the control connection brings the reason or ends as well (as
-/// it does when the peer has died).
+/// How long to wait, after a data connection broke, until the control connection delivers the reason or ends as well
+/// (as it does when the peer has died).
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
@@ -59,7 +59,7 @@ impl Health {
             let gone = peer.left.is_some() || peer.closed;
             if !gone && !here {
                 if peer.askers.iter().any(|(other, _)| *other == asker) {
-                    // The question was asked already.
+                    // An earlier question of `asker` is still unanswered.
                     return;
                 }
                 peer.askers.push((asker, id));
@@ -88,7 +88,7 @@ impl Health {
         askers.into_iter().for_each(|asker| self.send_to(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// Acts on the result of the question whether a peer whose connection has ended is alive.
+    /// Handles the result: whether a peer whose connection has ended is alive.
     pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {
