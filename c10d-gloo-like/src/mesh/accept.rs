@@ -18,11 +18,12 @@ use crate::tcp;
 
 /// How long a stranger may take to send its handshake.
 const INTRODUCTION: Duration = Duration::from_secs(5);
-/// The largest number of strangers. If there are more, the oldest is closed, since ranks send their handshake at once.
+/// The largest number of strangers. If there are more, the oldest is closed. It is probably not a rank, because ranks
+/// send their handshake at once.
 const STRANGERS: usize = 128;
 /// How long this rank accepts no connections after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a lack of descriptors is tolerated, since other parts of the process may free some soon.
+/// How long this rank tolerates a lack of descriptors. Other parts of the process may free some within this time.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
@@ -75,7 +76,7 @@ impl JoinListener {
         }
     }
 
-    /// Returns the error because of which no connection can be accepted at present, if there is one.
+    /// Returns the error that currently prevents this rank from accepting connections, if there is one.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }

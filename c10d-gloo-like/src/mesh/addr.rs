@@ -3,8 +3,8 @@
 //! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, the
 //! rank listens only at that address or on those interfaces. Otherwise a job whose `MASTER_ADDR` is a loopback address
 //! uses only loopback. Any other job listens on loopback, for ranks on the same host, and on the addresses of its
-//! interfaces. After loopback, the address on the route to `MASTER_ADDR`, or on the default route, comes first. No rank
-//! listens on the wildcard address.
+//! interfaces. In the list of addresses, loopback is the first, and the address on the route to `MASTER_ADDR`, or on
+//! the default route, is the second. No rank listens on the wildcard address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -1,11 +1,11 @@
-//! What a rank knows about a peer that it has asked.
+//! The result of a rank's query to a peer.
 
 use std::time::Duration;
 
 use super::doing::Doing;
 use c10d_core::calls::CallId;
 
-/// What is known of a peer after a query.
+/// The result of a query to one peer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
     /// The peer does not answer: its process is stopped or cannot be reached. `since` is the time since its last
@@ -13,9 +13,9 @@ pub(crate) enum Answer {
     Silent { since: Duration, before: Option<Doing> },
     /// The peer said goodbye after call `last`, or its program ended without a goodbye (`exited`).
     Left { last: Option<CallId>, exited: bool },
-    /// The peer answered, and this is what it is doing.
+    /// The peer answered with a report of what it is doing.
     At(Doing),
 }
 
-/// A silence that is too long for a scheduling delay, since waiting ranks ask each other more often than this.
+/// Waiting ranks ask each other more often than this. So a silence of this length is too long for a scheduling delay.
 pub(super) const LONG: Duration = Duration::from_millis(400);

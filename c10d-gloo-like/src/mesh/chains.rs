@@ -1,5 +1,5 @@
-//! A rank may wait for a rank that is itself waiting for another, and so on. This finds the end of such a chain: ranks
-//! that are gone, ranks that are in no call, or ranks that wait for each other in a circle.
+//! A rank may wait for a rank that is itself waiting for another, and so on. This module finds the end of such a chain:
+//! ranks that are gone, ranks that are in no call, or ranks that wait for each other in a circle.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// The largest number of ranks from which circles are searched.
+/// The largest number of ranks at which the search for circles starts.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
 const SHOWN: usize = 8;

@@ -1,6 +1,6 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
-//! Any thread may send, and sending never blocks: data that the socket does not take at once is kept, and the watcher
+//! Any thread may send, and sending never blocks: data that the socket does not accept at once is kept, and the watcher
 //! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too: the end
 //! of the process may not end the connection, because a forked child of the peer can have a copy of the socket.
 
@@ -38,7 +38,7 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// Whether the connection has ended, but it is not known whether the peer has ended, too.
+    /// Whether the connection has ended and it is not known whether the peer has ended, too.
     unsure: AtomicBool,
 }
 
@@ -53,8 +53,8 @@ pub(super) trait Listener: Send + Sync {
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides whether the peer is alive, unless another rank has already reported whether it is. `watched`: the peer's
-    /// process is watched, and has not ended.
+    /// Decides whether the peer is alive, unless another rank has already reported this. `watched`: the peer's process
+    /// is watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// Handles an error after which the connection is not watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);
@@ -111,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// Sends no more frames. The watcher sends the bytes that are left, and closes the descriptor when the peer has
-    /// closed its end, or after 5 s.
+    /// Sends no more frames. The watcher sends the remaining bytes, and closes the descriptor when the peer has closed
+    /// its end, or after 5 s.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);

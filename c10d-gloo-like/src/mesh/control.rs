@@ -160,7 +160,7 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     Some(History { until, calls })
 }
 
-/// A decoder that splits received bytes, which come in pieces of any size, into frames.
+/// A decoder that splits received bytes, which arrive in pieces of any size, into frames.
 #[derive(Default)]
 pub(crate) struct Decoder {
     buffer: Vec<u8>,

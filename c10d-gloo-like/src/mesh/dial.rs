@@ -26,7 +26,7 @@ use super::wiring::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// How long one of several addresses is tried before the next one.
+/// How long this rank tries one of several addresses before it tries the next one.
 const TURN: Duration = Duration::from_secs(1);
 
 /// The data that all connections of a joining rank share.

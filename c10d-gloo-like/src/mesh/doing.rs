@@ -1,5 +1,5 @@
-//! What a rank is doing, as it reports this to other ranks: its position in the collectives, the ranks for which it
-//! waits, and its last call, if it rejected that call.
+//! A rank's report of what it is doing: its position in the collectives, the ranks for which it waits, and its last
+//! call, if it rejected that call.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
@@ -25,8 +25,8 @@ pub(crate) struct Wait {
     /// The ranks for which the op waits. If the list is empty, a receive from any source waits for any rank. For any
     /// other op, an empty list means that the ranks are unknown, since the op makes progress or has just begun.
     pub(crate) on: Vec<u32>,
-    /// Whether the call is a started message, so that no thread is inside it. `false` for every collective, since a
-    /// thread runs it.
+    /// Whether the call is a started message, so that no thread is inside it. This is `false` for every collective,
+    /// since a thread runs each collective.
     pub(crate) started: bool,
 }
 
@@ -49,7 +49,7 @@ impl Wait {
         self.kind().is_some_and(OpKind::is_p2p)
     }
 
-    /// Returns the ranks for which the op waits on `rank`, in a group of `size`.
+    /// Returns the ranks for which the op waits. The op is in progress on `rank`, in a group of `size` ranks.
     pub(super) fn on(&self, rank: u32, size: u32) -> Vec<u32> {
         if self.on.is_empty() && self.kind() == Some(OpKind::RecvAnySource) {
             return (0..size).filter(|r| *r != rank).collect();
@@ -112,7 +112,7 @@ pub(crate) struct Doing {
 }
 
 impl Doing {
-    /// Returns the first call that was not started, so that a thread waits inside it.
+    /// Returns the first blocking call, inside which a thread waits.
     pub(super) fn blocked(&self) -> Option<&Wait> {
         self.waits.iter().find(|wait| !wait.started)
     }

@@ -79,7 +79,8 @@ impl Handshake {
         Handshake { from: self.to, to: self.from, ..self }
     }
 
-    /// Returns what is wrong with a handshake that rank `me` of this group and session received, or `None`.
+    /// Checks a handshake that rank `me` of this group and session received. Returns why the handshake is invalid, or
+    /// `None`.
     pub(crate) fn objection(&self, session: &[u8; 16], group: u64, me: u32, size: u32) -> Option<&'static str> {
         if self.session != *session {
             Some("a rank of another run (session)")

@@ -73,7 +73,7 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let seat = Seat { health: Arc::downgrade(health), segment: segment.clone() };
     let presence = local::sit(*session, group, rank, seat);
 
-    // The last tenth of the time, at most 1 s, is kept for the ranks to report which ranks are missing.
+    // The last tenth of the time, at most 1 s, is reserved for the ranks to report which ranks are missing.
     let left = deadline.saturating_duration_since(Instant::now());
     let connect_by = *deadline - (left / 10).min(Duration::from_secs(1));
     let join = Join {

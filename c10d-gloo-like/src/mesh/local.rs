@@ -31,7 +31,7 @@ struct JoiningRanks {
 
 static JOINING: PerProcess<JoiningRanks> = PerProcess::new();
 
-/// This rank's entry in the table. Its drop, when the join is over, removes the entry.
+/// This rank's entry in the table. Its drop, when the join has ended, removes the entry.
 pub(super) struct Presence(Group, u32);
 
 /// Adds this rank to the table. Every joining rank does this, even if it is the only rank of its process.

@@ -3,9 +3,9 @@
 //! Each rank publishes a [`hello`] in the store and reads the hellos of all ranks. Then each pair connects ([`dial`],
 //! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
 //! store is not needed. These hellos are separate from the hellos of `c10d-core`, by which ranks agree on their
-//! backends: meshes for staging, for the side channel of NCCL and for sparse lanes are made later, and need hellos of
-//! their own in any case. One common hello would save each rank 4 of its 17 requests to the store, but then every rank
-//! would have to listen for connections before it knows which backends the group uses.
+//! backends. Meshes for staging, for the side channel of NCCL and for sparse lanes are made later, so they need hellos
+//! of their own in any case. One common hello would save each rank 4 of its 17 requests to the store, but then every
+//! rank would have to listen for connections before it knows which backends the group uses.
 //!
 //! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
 //! reports this to all ranks.
@@ -69,7 +69,7 @@ pub(crate) struct Mesh {
     pub(crate) health: Arc<Health>,
 }
 
-/// The membership in the group. Its drop tells the peers that this rank leaves.
+/// The membership in the group. Its drop sends the peers the goodbye of this rank.
 pub(crate) struct Membership(Arc<Health>);
 
 impl Drop for Membership {

@@ -21,7 +21,7 @@ use rustix::net::{
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 1024;
 
-/// A connection or listener that forked children do not keep: it ends when this process does.
+/// A connection or listener. Forked children do not keep it open, so it ends when this process ends.
 #[derive(Debug)]
 pub(super) struct Socket {
     /// This field comes first, so that it is dropped before the descriptor is closed.
@@ -53,9 +53,9 @@ impl AsFd for Socket {
 pub(super) enum Trouble {
     /// The deadline passed.
     Late,
-    /// The join has failed elsewhere.
+    /// The join has failed for another reason.
     Stopped,
-    /// The other end closed.
+    /// The other end closed the connection.
     Closed,
     /// The other end belongs to another user.
     Stranger(u32),
@@ -116,7 +116,7 @@ impl Patience<'_> {
         }
     }
 
-    /// Repeats a non-blocking operation until it does not have to wait.
+    /// Repeats a non-blocking operation while the system reports that it would block.
     fn until<T>(
         &self,
         fd: &impl AsFd,
@@ -206,7 +206,8 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
 }
 
 /// Connects to the socket with this abstract name. The error is `ECONNREFUSED` if no socket with this name listens on
-/// this host. A socket of another user is not a peer's: nothing is sent to that socket, and the error names the user.
+/// this host. A socket of another user does not belong to a peer: nothing is sent to that socket, and the error names
+/// the user.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);

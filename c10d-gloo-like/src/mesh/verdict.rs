@@ -1,5 +1,5 @@
-//! Decides which rank is at fault, from the reports of ranks about themselves and each other. These are pure functions.
-//! A rank names itself only in an error between ranks (a deadlock, a broken connection).
+//! Decides which rank is at fault, from the reports of ranks about themselves and each other. All functions of this
+//! module are pure. A rank names itself only in an error between ranks (a deadlock, a broken connection).
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::{CallId, about, mismatch};
@@ -113,10 +113,11 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 /// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has
 /// one entry per rank; the entry of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
-/// For a collective, the guilty ranks are those that are stopped, gone, or outside of any call; otherwise those that
-/// are stuck in other calls; otherwise those for which this rank waits. For a message, the guilty ranks are those at
-/// the ends of the chains of ranks that wait for each other. If ranks wait for each other in a circle, all ranks of the
-/// circle are named, even this rank.
+/// For a collective, the guilty ranks are the first of these sets that is not empty: the ranks that are stopped, gone,
+/// or outside of any call; the ranks that have been silent for a short time; the ranks that are stuck in other calls;
+/// the ranks for which this rank waits. For a message, the guilty ranks are those at the ends of the chains of ranks
+/// that wait for each other. If ranks wait for each other in a circle, all ranks of the circle are named, even this
+/// rank.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
@@ -189,7 +190,7 @@ fn at(doing: &Doing) -> String {
 fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     let chains = Chains { me, mine, answers };
     let reached = chains.reached(&[me]);
-    // In order of certainty: gone, in no call, silent since a moment ago, in a call that makes progress.
+    // The reasons, the most certain first: gone, in no call, silent for a short time, in a call that makes progress.
     let (mut gone, mut idle, mut late, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for rank in &reached.ranks {
         let Some(answer) = answers.get(*rank as usize) else { continue };

@@ -205,7 +205,8 @@ fn a_circle_names_all_its_ranks() {
     // A message in transfer does not make a circle.
     let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
     assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
-    // Ranks in the same collective do not make a circle either. A message that must come before the collective does.
+    // Ranks in the same collective do not make a circle either. A message and a collective can make a circle: here,
+    // rank 1 waits for a message before it enters the barrier.
     let place = CallId { seq: 7, step: 0 };
     let inside =
         |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });

@@ -30,7 +30,7 @@ fn no_thread_gets_a_cause_before_the_peers() {
         let also = tell.clone();
         s.spawn(move || tell.send((fail("second"), one.failed())));
         s.spawn(move || also.send((one.cause().unwrap(), one.failed())));
-        // A thread that does not wait ends here.
+        // A thread that wrongly does not wait sends its result within this time.
         let early = told.recv_timeout(Duration::from_millis(100));
         drop(go);
         for (cause, is_visible) in early.into_iter().chain(told) {

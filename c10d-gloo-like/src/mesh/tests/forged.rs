@@ -1,4 +1,4 @@
-//! A rank that sends impossible frames: all ranks name this rank, whatever the frames claim.
+//! Tests in which a rank sends impossible frames. All ranks must name this rank, whatever the frames claim.
 
 use super::*;
 use crate::call_log::Position;
@@ -25,7 +25,7 @@ fn state(on: &[u32], op: u8, fingerprint: Option<Fingerprint>, why: Option<&str>
     Frame::State { id: 0, place: AT, doing, fingerprint }
 }
 
-/// Returns frames of rank 1 in a group of three that cannot be right.
+/// Returns impossible frames from rank 1 of a group of three ranks.
 fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
     let tell = |revoke: Revoke| Frame::Revoke(Box::new(revoke));
     let compared = |a, b| Some([(a, call(0, 1)), (b, call(0, 2))]);
@@ -108,7 +108,7 @@ fn a_rank_that_sends_impossible_frames_is_named_by_all() {
 fn a_report_in_the_name_of_another_rank_names_its_sender() {
     let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
     let causes = forged(&bytes);
-    // Rank 2 knows that it did not send the report, whichever rank forwarded it first.
+    // Rank 2 did not send the report, so rank 2 detects the forgery, whichever rank forwarded the report first.
     let cause = causes[2].as_ref().unwrap();
     assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{cause}");
     for cause in causes.iter().flatten() {

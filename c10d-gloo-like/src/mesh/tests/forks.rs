@@ -1,4 +1,5 @@
-//! Ranks that have forked: the end of such a rank is detected, even if a child still has copies of its sockets.
+//! Tests with ranks that have forked. The end of such a rank is detected, even if a child still has copies of its
+//! sockets.
 #![allow(unsafe_code)]
 
 use super::hosts::two_hosts;
@@ -92,7 +93,7 @@ fn another_user_is_turned_away_at_both_ends() {
     let stop = || false;
     let patience = socket::Patience { deadline: deadline_after(CAP), stop: &stop };
     let name = |end: &str| format!("c10d-test-{end}-{}", std::process::id());
-    // The system call itself changes only this thread.
+    // Unlike the C function, the system call changes the user of only this thread.
     //
     // SAFETY: the arguments are numbers.
     let become_other = || unsafe { libc::syscall(libc::SYS_setresuid, -1, OTHER, -1) } == 0;

@@ -45,7 +45,7 @@ fn bind(number: usize) {
     sched_setaffinity(None, &one).unwrap();
 }
 
-/// A launcher may bind each rank to one core, so that no rank sees a second one.
+/// A launcher may bind each rank to one core, so that no rank sees a second core.
 #[test]
 fn a_host_is_oversubscribed_only_if_its_ranks_have_fewer_cores_together() {
     let cores = std::thread::available_parallelism().unwrap().get();
@@ -112,7 +112,7 @@ fn an_abort_names_the_rank_that_aborted() {
 #[test]
 fn ranks_in_different_calls_get_a_mismatch() {
     for transport in BOTH {
-        // Rank 1 calls with another count; rank 3 comes last.
+        // Rank 1 calls with another count; rank 3 makes its call last.
         let causes = run(4, transport, |rank, mesh| {
             let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
@@ -154,7 +154,8 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
             if rank < 2 {
                 eventually("the mismatch", || mesh.health.failed());
             } else {
-                // The report has arrived, and nothing has failed yet, because this rank could still agree with either.
+                // The report has arrived, and nothing has failed yet, because this rank could still agree with either
+                // rank.
                 eventually("the report of the mismatch", || mesh.health.disputed());
                 assert!(!mesh.health.failed());
                 assert!(mesh.health.announce(&call(0, 1)).is_err());
