@@ -28,9 +28,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A client of a TCPStore server, PyTorch's or [`TcpStoreServer`]. Clones share their connections.
 ///
 /// The client puts `/` before each key, as PyTorch's client does. Calls from several threads run in parallel, each on
-/// its own connection. Writing methods return when the server has executed them. A connection that failed or timed out
-/// is replaced at the next call. A forked child that uses its copy opens a connection for each call. Dropping that copy
-/// affects neither the parent's client nor its server.
+/// its own connection. Methods that write return when the server has executed the request. A connection that failed or
+/// timed out is replaced at the next call. A forked child that uses its copy opens a connection for each call. Dropping
+/// that copy affects neither the parent's client nor its server.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
 
@@ -125,7 +125,7 @@ impl TcpStore {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         let addrs = resolve(host, port, deadline)?;
         for (i, addr) in addrs.iter().copied().enumerate() {
-            // An address that drops packets must leave time for the next one.
+            // If an address drops packets, there must still be time for the next address.
             let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - i) as u32;
             match Link::open(addr, Instant::now() + share) {
                 Ok(link) => return Ok((addr, link)),
@@ -135,8 +135,8 @@ impl TcpStore {
         Err(last)
     }
 
-    /// Returns a client that owns the server. The server lives as long as this client or a clone of it. Then it serves
-    /// the other clients until they have left, for at most five seconds.
+    /// Returns a client that owns the server. The server lives as long as this client or a clone of it. After that, the
+    /// server serves the other clients until they have left, for at most five seconds.
     pub fn hosting(server: TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(&server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], Some(server)))

@@ -23,7 +23,7 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Bytes that were received but not parsed yet, because the client's turn was over, or because there was no room
+    /// Bytes that were received but not parsed yet, because the client's turn had ended, or because there was no room
     /// for more answers.
     backlog: Vec<u8>,
     /// The number of bytes of `out` that were sent.
@@ -37,15 +37,17 @@ pub(super) struct Connection {
     pub(super) accounted: usize,
     /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// When the client's last request was worked on; at first, when the client connected.
+    /// The time at which the server last worked on a request of the client; at first, the time at which the client
+    /// connected.
     pub(super) active: Instant,
-    /// When the client connected.
+    /// The time at which the client connected.
     pub(super) since: Instant,
     /// Whether the client has changed a key, or waited for one.
     pub(super) member: bool,
     /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
-    /// The work that the client did beyond its turns.
+    /// The work that the server has done for the client beyond its turns. While this is above 0, the client gets no
+    /// turn.
     pub(super) debt: usize,
 }
 

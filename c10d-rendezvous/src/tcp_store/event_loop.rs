@@ -34,8 +34,9 @@ const ACCEPTS_PER_TURN: usize = 16;
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// When the busy clients have used this much CPU time without a pause, they get only half of a core. A server that never
-/// sleeps would lose its core to other programs, or keep another client on this host from that core, for milliseconds.
+/// When the busy clients have used this much CPU time without a pause, they get only half of a core. A server that
+/// never sleeps would lose its core to other programs for milliseconds, or would keep another client on this host from
+/// that core.
 const BURST: Duration = Duration::from_millis(100);
 /// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
 /// descriptors takes the place of the oldest client that has used no key (that is, has not changed or waited for a
@@ -68,7 +69,7 @@ pub(super) struct EventLoop {
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
     /// have had a turn. So a client with few requests does not wait for clients with many requests.
     busy: VecDeque<usize>,
-    /// When the busy clients will have waited as long as their turns took.
+    /// The time at which the busy clients have waited as long as their turns took.
     even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
@@ -83,9 +84,9 @@ pub(super) struct EventLoop {
     warned: Option<Instant>,
     /// A spare descriptor, which is closed to accept a client when there is no other.
     spare: Option<File>,
-    /// The client that was accepted with the spare descriptor and waits until another descriptor is free, and (in
-    /// `scarce`) since when no descriptor has been free.
+    /// The client that was accepted with the spare descriptor and waits until another descriptor is free.
     held: Option<(TcpStream, SocketAddr)>,
+    /// The time since which no descriptor has been free.
     scarce: Option<Instant>,
 }
 
@@ -306,7 +307,7 @@ impl EventLoop {
         self.even_at = self.even_at.max(now) + 2 * cpu_time().saturating_sub(before);
     }
 
-    /// Gives one of the busy clients a turn, unless it must first make up for an earlier turn.
+    /// Reduces the debt of the next busy client by the work of one turn. If no debt remains, gives this client a turn.
     fn serve_busy(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -358,9 +359,9 @@ impl EventLoop {
         }
     }
 
-    /// Returns the connection that is due first, among those that hold at least half of the average of the buffered
-    /// bytes. If none of these is due, returns the connection that holds the most bytes. A request of a well-behaved
-    /// client is complete soon, so such a client is rarely chosen.
+    /// Returns the connection with the earliest due time, among those that hold at least half of the average number of
+    /// buffered bytes. If none of these has a due time, returns the connection that holds the most bytes. A request of
+    /// a well-behaved client is complete soon, so such a client is rarely chosen.
     fn holder(&self) -> Option<usize> {
         let large =
             |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);
@@ -385,8 +386,8 @@ impl EventLoop {
         }
     }
 
-    /// Reads, executes and answers until there is nothing to do now, or until the turn is over. Returns whether the
-    /// turn is over.
+    /// Reads, executes and answers until there is nothing to do now, or until the turn has ended. Returns whether the
+    /// turn has ended.
     fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
         let EventLoop { keyspace, woken, buffer, .. } = self;
         let (task, member) = (client.task.take(), client.member);

@@ -30,9 +30,9 @@ pub(crate) struct Keyspace {
     consumers: HashMap<Key, Waiters>,
     /// For each barrier, the clients that wait at it.
     barriers: HashMap<Key, Waiters>,
-    /// What each waiting client waits for.
+    /// For each waiting client, the keys or the barrier for which it waits.
     waiting: HashMap<ClientId, Waiting>,
-    /// The waits that are over but still have entries in `consumers`: ticket, owner and the keys of these entries.
+    /// The waits that have ended but still have entries in `consumers`: ticket, owner and the keys of these entries.
     stale: Vec<(u64, Owner, Vec<Key>)>,
     arrivals: u64,
     accounts: Accounts,
@@ -69,7 +69,7 @@ impl Keyspace {
         }
     }
 
-    /// Registers a client and its address, whose share of the store it uses.
+    /// Registers a client. The client uses a part of its address's share of the store.
     pub(crate) fn welcome(&mut self, client: ClientId, home: Home) {
         self.accounts.welcome(client, home);
     }
@@ -80,9 +80,9 @@ impl Keyspace {
         self.accounts.leave(client);
     }
 
-    /// Executes a request. The answer is appended to `reply`. Clients whose wait is over are appended to `woken`, and
-    /// each of them must get a [`STOP_WAITING`]. A request about many keys is returned, to be continued by
-    /// [`Keyspace::go_on`].
+    /// Executes a request. The answer is appended to `reply`. Clients whose wait has ended are appended to `woken`, and
+    /// each of them must get a [`STOP_WAITING`]. A request about many keys returns a `Task`, which the caller must
+    /// continue by [`Keyspace::go_on`].
     pub(crate) fn apply(
         &mut self,
         client: ClientId,

@@ -3,9 +3,10 @@
 /// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's limits where
 /// PyTorch has a limit.
 ///
-/// An address (for IPv6, a network of 64 bits) may use half of the free part of `total` and `keys`. A connection may
-/// use half of the part that is left to its address. In an empty store, that is half for an address and a quarter for a
-/// connection. An entry is charged to the client that wrote it last.
+/// The share of an address (for IPv6, of a network with a 64-bit prefix) is half of the part of `total` and `keys` that
+/// the other addresses leave free. The share of a connection is half of the part of its address's share that the other
+/// connections of that address leave free. In an empty store, the share of an address is one half, and that of a
+/// connection is one quarter. An entry is charged to the client that wrote it last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {

@@ -11,7 +11,7 @@ pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
 /// The answer to PING if the server has no descriptor for another client. The server's limit of descriptors follows.
-/// Other answers are process ids, and no process has this number.
+/// Any other answer is the process id that the PING contained, and no process has this number as its id.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
 /// The answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
@@ -318,7 +318,7 @@ pub(crate) trait Write {
     fn command(&mut self, command: Command);
     fn integer(&mut self, value: i64);
     fn string(&mut self, bytes: &[u8]);
-    /// VALIDATE and PING, which a client sends first, in one write, as PyTorch's server requires.
+    /// Writes VALIDATE and PING. A client sends both first, in one write, because PyTorch's server requires this.
     fn hello(&mut self, nonce: u32);
     fn ping(&mut self, nonce: u32);
 }

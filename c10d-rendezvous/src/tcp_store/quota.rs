@@ -1,15 +1,17 @@
 //! Accounts for the memory of each client, so that no client can fill the store.
 //!
-//! An address may use half of the free part of the store, and a client half of the part that is left to its address. So
-//! one address gets at most half of an empty store, and one connection at most a quarter. There is always room for
-//! another client, but each further client gets less.
+//! An address may use half of the part of the store that the other addresses leave free: this is the share of the
+//! address. A client may use half of the part of this share that the address's other clients leave free. So one address
+//! gets at most half of an empty store, and one connection at most a quarter. There is always room for another client,
+//! but each further client gets less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// The server's number of a connection.
 pub(crate) type ClientId = usize;
-/// An address for quotas: an IPv4 address, or a network of 64 bits in IPv6, in which one host can use any address.
+/// An address for quotas: an IPv4 address, or an IPv6 network with a 64-bit prefix, in which one host can use any
+/// address.
 pub(crate) type Home = u64;
 
 pub(super) fn home(ip: IpAddr) -> Home {

@@ -1,5 +1,5 @@
-//! The client's requests, checked against the server's limits, since a refusal by the server would close the
-//! connection.
+//! Makes the client's requests, and checks them against the server's limits, since a server that refuses a request
+//! closes the connection.
 
 use c10d_core::{Error, ErrorKind, Result};
 

@@ -1,4 +1,4 @@
-//! Host names to addresses, with a deadline.
+//! Resolves host names to addresses, with a deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

@@ -161,7 +161,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes at most `budget` entries of waits that are over from the lists of waiting clients.
+    /// Removes at most `budget` entries of waits that have ended from the lists of waiting clients.
     pub(crate) fn tidy(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some((ticket, owner, keys)) = self.stale.last_mut() else { return };
@@ -176,7 +176,7 @@ impl Keyspace {
         }
     }
 
-    /// Whether waits that are over still have entries in the lists of waiting clients.
+    /// Whether waits that have ended still have entries in the lists of waiting clients.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
