@@ -61,8 +61,8 @@ fn server(descriptors: Option<usize>) -> ServerProcess {
     ServerProcess::start_as(command)
 }
 
-/// A set and a get: how long they took together, and the times of the server's threads and of the client's thread
-/// meanwhile.
+/// The measurement of one set and one get: how long both took together, and the times of the server's threads and of
+/// the client's thread in this period.
 #[derive(Clone, Copy, Default)]
 struct Round {
     took: Duration,
@@ -185,8 +185,8 @@ fn held_by(server: &ServerProcess) -> usize {
 }
 
 /// Attacks the store with requests that announce 8 MiB and lack the last byte, until the server holds almost
-/// `size.unfinished` bytes, but for a minute at most. Then sends further such requests over new connections until the
-/// measurement is over.
+/// `size.unfinished` bytes, for at most a minute. Then sends further such requests over new connections until the
+/// measurement ends.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

@@ -1,5 +1,5 @@
 //! A stand-alone store for clients of PyTorch and of this library: `store_server ADDR:PORT`. It prints its address, and
-//! ends at the end of its standard input.
+//! ends when its standard input ends.
 
 use std::io::Read;
 

@@ -1,5 +1,5 @@
-//! Finds rank, size and store as any c10d program does, meets the other ranks, and prints the result. Start it with
-//! `c10d run`, torchrun, mpirun or srun, or with an init method as its argument.
+//! Finds rank, size and store as any c10d program does, exchanges process ids with the other ranks, and prints the
+//! result. Start it with `c10d run`, torchrun, mpirun or srun, or with an init method as its argument.
 
 use std::time::{Duration, Instant};
 

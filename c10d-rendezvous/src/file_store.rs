@@ -20,7 +20,7 @@ use crate::log::{self, Change};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// The key that counts the users of a file that the last user removes.
+/// The key with the number of users. Only a file that its last user removes has this key.
 const USERS: &str = "c10d/users";
 
 /// A [`Store`] in a file, which is a log of changes guarded by `flock`. Clones share one open file.

@@ -1,4 +1,4 @@
-//! Stores in forked children, made by real forks of this test program.
+//! Tests of stores in forked children. The tests fork this test program.
 #![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};

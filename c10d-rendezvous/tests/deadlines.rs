@@ -14,7 +14,7 @@ use rustix::process::Signal;
 /// A call that takes longer than this fails the test.
 const HANG: Duration = Duration::from_secs(10);
 
-/// Calls one method, by this deadline. The call must fail: returns its error, or `None` if it succeeded.
+/// Calls one method with this deadline. The call must fail: returns its error, or `None` if it succeeded.
 type Verb = fn(&TcpStore, Instant) -> Option<Error>;
 
 /// Every method, by name.

@@ -1,5 +1,5 @@
-//! Tests with PyTorch, if it is installed. `C10D_TORCH_PYTHON` names a Python that has it; otherwise `python3` is
-//! tried.
+//! Tests with PyTorch, if it is installed. `C10D_TORCH_PYTHON` names a Python interpreter that has PyTorch; without
+//! this variable, the tests try `python3`.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! Tests of what clients outside of the job cannot do to the job's clients.
+//! Tests that clients outside of the job cannot disturb the job's clients.
 
 use crate::common;
 
@@ -50,8 +50,8 @@ fn requests_without_end_do_not_slow_the_others() {
     }
 }
 
-/// Clients with endless requests get at most half of a core. So the server's thread often sleeps, and the honest clients
-/// of its host do not wait long for its core.
+/// Clients with endless requests get at most half of a core. So the server's thread often sleeps, and honest clients on
+/// the same host do not wait long for the thread's core.
 #[test]
 fn endless_requests_use_at_most_half_of_a_core() {
     let server = ServerProcess::start();
@@ -108,7 +108,7 @@ fn a_request_about_many_keys_does_not_block_other_clients() {
         });
         println!("{what}: {answered} others' requests were answered meanwhile");
         assert!(answered > 0, "{what}");
-        // The data that the stranger leaves behind does not slow down an honest client either.
+        // The stranger's data, which stays after the stranger has left, does not slow down an honest client either.
         drop(raw);
         stays_fast(what, &server);
     }

@@ -11,7 +11,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use crate::tcp_store::{WeakStore, resolve};
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
-/// How long the end of this process waits for other ranks that still use one of its servers.
+/// How long this process, before it ends, waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A server that this process runs until the process ends. The server outlives this process's groups, because other
@@ -29,7 +29,7 @@ static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 /// use the same server.
 pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
     if port == 0 {
-        // No other process can know this port.
+        // No other process can know this port, so the server may end with its client.
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
     let addresses = addresses(host, port, deadline).map_err(|e| failed(host, port, e))?;

@@ -41,8 +41,8 @@ fn private(dir: &Path) -> Result {
     Ok(())
 }
 
-/// Returns a name for the parent process, the launcher, which all ranks of one host share. The start time distinguishes
-/// it from an earlier process with the same id.
+/// Returns a name for the launcher, which is the parent process of all ranks on this host. The start time in the name
+/// distinguishes the launcher from an earlier process with the same id.
 fn parent(size: u32) -> Result<String> {
     let pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if pid == 0 && size > 1 {
@@ -51,7 +51,7 @@ fn parent(size: u32) -> Result<String> {
         return Err(Error::new(ErrorKind::Rendezvous, what));
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name is in parentheses and may contain spaces; the start time is the 20th field after it.
+    // The process name is in parentheses and may contain spaces; the start time is the 20th field after the name.
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("0");
     Ok(format!("parent-{pid}-{start}"))
 }

@@ -7,8 +7,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The leader of the process group of all ranks. When the launcher dies for any reason, its end of the pipe closes, and
-/// the guardian kills the group, including itself.
+/// The leader of the process group of all ranks. When the launcher dies for any reason, the launcher's end of the pipe
+/// closes, and the guardian kills the group, including itself.
 pub(super) struct Guardian {
     child: Child,
     group: Pid,

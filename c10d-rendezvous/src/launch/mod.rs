@@ -39,9 +39,9 @@ type PerRank<T> = Box<dyn Fn(u32) -> T + Send>;
 
 /// The settings of a job: a program, its arguments, and the number of ranks.
 ///
-/// The ranks get torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, ..), so `init("env://")` and
-/// PyTorch's `init_process_group` find each other through the launcher's store. When a rank fails, the others get
-/// SIGTERM and, after a grace time, SIGKILL. No rank outlives the launcher.
+/// The ranks get torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, ..), so ranks that call
+/// `init("env://")` or PyTorch's `init_process_group` find each other through the launcher's store. When a rank fails,
+/// the others get SIGTERM and, after a grace time, SIGKILL. No rank outlives the launcher.
 ///
 /// ```no_run
 /// use c10d_rendezvous::launch::Launch;
@@ -145,14 +145,15 @@ impl Launch {
         self
     }
 
-    /// Sets which ranks must succeed; all unless set. With any other choice, the other ranks go on when a rank fails.
+    /// Sets which ranks must succeed; all unless set. With any choice other than [`Success::All`], the other ranks
+    /// continue when a rank fails.
     pub fn success(mut self, success: Success) -> Launch {
         self.success = success;
         self.keep_going |= success != Success::All;
         self
     }
 
-    /// Lets the other ranks go on when a rank fails.
+    /// Lets the other ranks continue when a rank fails.
     pub fn keep_going(mut self) -> Launch {
         self.keep_going = true;
         self

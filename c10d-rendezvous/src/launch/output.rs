@@ -1,4 +1,4 @@
-//! The ranks' output. It is read as it comes, kept up to a limit, and printed in whole lines.
+//! The ranks' output. The launcher reads it as it arrives, keeps it up to a limit, and prints it in whole lines.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -99,8 +99,8 @@ struct Printer<'a> {
     requests: &'a Requests,
     /// The stream that printed an unfinished line last.
     open: Option<(usize, Channel)>,
-    /// Whether writing to standard output and to standard error has failed. After a failure, nothing more is written
-    /// there.
+    /// Whether writing to standard output and to standard error has failed. After a failure, nothing more is written to
+    /// that stream.
     lost: [bool; 2],
 }
 
@@ -112,7 +112,8 @@ impl Printer<'_> {
         if text.is_empty() || self.lost[channel as usize] {
             return;
         }
-        // On a terminal, the line of another stream replaces an unfinished line. In a file, it begins on the next line.
+        // On a terminal, the line of another stream replaces an unfinished line. In a file, the other line begins on
+        // the next line.
         let between: &[u8] = match self.open {
             Some(open) if open != me && is_terminal(channel) => b"\x1b[K",
             Some(open) if open != me && open.1 == channel => b"\n",

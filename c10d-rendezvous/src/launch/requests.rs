@@ -21,7 +21,7 @@ pub(super) struct Requests {
     news: OwnedFd,
     /// Whether all ranks of this host have ended.
     done: AtomicBool,
-    /// Whether the owner of the job has given it up.
+    /// Whether the owner of the job has abandoned the job.
     over: AtomicBool,
 }
 
@@ -72,7 +72,7 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Reports that a rank failed on this host, or another reason on this host for which the job ends. The first report
+    /// Reports why the job ends: a rank failed on this host, or there is another reason on this host. The first report
     /// counts.
     pub(super) fn failed_here(&self, what: String) {
         self.here.lock().get_or_insert(what);
@@ -85,7 +85,7 @@ impl Requests {
         raise(&self.news);
     }
 
-    /// Reports that the job is given up.
+    /// Reports that the owner has abandoned the job.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Release);
         raise(&self.news);
@@ -113,10 +113,11 @@ impl Requests {
     }
 
     /// Takes the reports: the failure on this host (once), whether all its ranks have ended, and whether the job is
-    /// given up.
+    /// abandoned.
     pub(super) fn take_news(&self) -> (Option<String>, bool, bool) {
         let _ = rustix::io::read(&self.news, &mut [0; 8]);
-        // The flags are read first: a failure that was reported before a flag is then seen with the flag.
+        // The flags are read first. So if a failure was reported before a flag was set, the flag is not returned
+        // without the failure.
         let (done, over) = (self.done.load(Ordering::Acquire), self.over.load(Ordering::Acquire));
         (self.here.lock().take(), done, over)
     }

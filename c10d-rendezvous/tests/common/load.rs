@@ -1,4 +1,5 @@
-//! Attacks by strangers (clients that are no ranks of the job) on a store, and the speed of honest clients meanwhile.
+//! Attacks by strangers (clients that are no ranks of the job) on a store, and measurements of honest clients during
+//! the attacks.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -105,7 +106,8 @@ pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R 
                 }
             });
         }
-        // `f` begins when the server processes all four. Some requests have no answer.
+        // `f` begins when the server has answered on all four connections, or after 200 ms, since some requests have no
+        // answer.
         let begun = Instant::now();
         let processed = || answered.iter().all(|answered| answered.load(Ordering::Relaxed));
         while !processed() && begun.elapsed() < Duration::from_millis(200) {

@@ -166,7 +166,7 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Waits until something holds that another thread or process will do.
+/// Waits until a condition holds that another thread or process will make true.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = soon();
     while !holds() {
@@ -175,8 +175,8 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Returns a port at which no process listens, and which the system does not assign. `None` means that this host has no
-/// such address.
+/// Returns a port at which no process listens, and which the system never chooses by itself. `None` means that this
+/// host has no such address.
 pub fn free_port(ip: &str) -> Option<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let usable = std::net::TcpListener::bind((ip, 0)).is_ok();

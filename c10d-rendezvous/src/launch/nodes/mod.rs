@@ -31,9 +31,9 @@ const ENDING: Duration = Duration::from_secs(10);
 /// The key under which host 0 publishes its port and token.
 const SIGN: &str = "link";
 
-/// What the launcher of this host knows about the job's hosts.
+/// The information that the launcher of this host has about the job's hosts.
 pub(super) struct Node {
-    /// The host of the store, as the ranks get it.
+    /// The host name or address of the store that the ranks get.
     pub(super) host: String,
     /// The port of the store.
     pub(super) port: u16,
@@ -131,8 +131,8 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the other hosts that all ranks of this host have ended. The host that serves the store also waits for the
-    /// other hosts.
+    /// Reports to the other hosts that all ranks of this host have ended. The host that serves the store also waits for
+    /// the other hosts.
     pub(super) fn finish(&self, mut report: JobReport, deadline: Option<Instant>) -> JobReport {
         let Some(watch) = &self.watch else { return report };
         watch.requests.done();

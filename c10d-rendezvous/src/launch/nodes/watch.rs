@@ -1,4 +1,5 @@
-//! Receives messages from the launchers of other hosts, and sends them what happens on this host.
+//! Receives messages from the launchers of other hosts, and reports to them failures and the end of the ranks on this
+//! host.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Runs until the owner gives up the job, or until the ranks have ended: on host 0 the ranks of all hosts, on any
+    /// Runs until the owner abandons the job, or until the ranks have ended: on host 0 the ranks of all hosts, on any
     /// other host its own ranks. Host 0 forwards the failures that it receives.
     pub(super) fn run(mut self) {
         let mut told_done = false;
@@ -27,7 +28,7 @@ impl Watch {
                 told_done = true;
                 self.send_to_all(None, &Word::Done);
             }
-            // Host 0 serves the store, so it stays until the other hosts are done.
+            // Host 0 serves the store, so its launcher waits until the other hosts are done.
             let finished = done && (self.node > 0 || self.links.iter().all(|link| link.done));
             if over || finished || self.links.is_empty() && done {
                 return;

@@ -9,8 +9,8 @@ use signal_hook::low_level::signal_name;
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
-/// A second SIGINT that comes at least this time after the first is a new request. A second SIGINT that comes earlier
-/// is the first one, delivered twice (to the process and to its group).
+/// A second SIGINT that arrives at least this time after the first is a new request. A second SIGINT that arrives
+/// earlier is the first one, delivered twice (to the process and to its group).
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -18,7 +18,7 @@ impl Supervisor {
     pub(super) fn pass_on(&mut self, signal: Signal) {
         match signal {
             Signal::INT | Signal::TERM => self.asked_to_end(signal),
-            // Ranks that handle or ignore SIGHUP go on, as without a launcher.
+            // Ranks that handle or ignore SIGHUP continue, as they would without a launcher.
             Signal::HUP => {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);

@@ -93,7 +93,7 @@ impl Supervisor {
             self.kill_if_due();
         }
         let elapsed = self.started.elapsed();
-        // This ends processes that the ranks left behind, which may hold their output open.
+        // This ends child processes that the ranks left behind, which may hold the ranks' output open.
         self.guardian = None;
         if let Some(stop) = &self.feeder {
             raise(stop);
@@ -217,8 +217,8 @@ impl Supervisor {
         failed
     }
 
-    /// Waits for the rest of the output. The ranks have ended, so the pipes are at their ends, unless a process outside
-    /// of the group holds them.
+    /// Waits for the rest of the output. The ranks have ended, so the pipes have ended, too, unless a process outside
+    /// of the process group still holds one open.
     fn finish_output(&mut self) {
         let Some((printed, stop)) = self.printer.take() else { return };
         let patience = Duration::from_secs(1);
