@@ -285,8 +285,8 @@ fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
     head
 }
 
-/// Writes an item into the mailbox, or into the ring if the item is too large for the mailbox or if the mailbox is
-/// still full after the last check of `looks`. Returns `false` if there is no room in the ring either.
+/// Writes an item into the mailbox. Writes the item into the ring instead if it is too large for the mailbox, or if the
+/// mailbox is still full after the last check of `looks`. Returns `false` if there is no room in the ring either.
 ///
 /// # Safety
 /// The bytes of `block` are readable.

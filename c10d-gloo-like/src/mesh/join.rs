@@ -30,7 +30,7 @@ pub(super) struct Connections {
     pub(super) pairs: Vec<Pair>,
     /// The process of each rank, by rank.
     pub(super) processes: Vec<Token>,
-    /// Whether the host has more ranks of the group than cores that they may use.
+    /// Whether the ranks of the group on this host may use fewer cores than there are ranks.
     pub(super) oversubscribed: bool,
 }
 
@@ -176,8 +176,8 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     }
 }
 
-/// Makes this rank's segment. Returns `None` if no peer is on this host, if the transport is tcp, or, with a warning,
-/// if the segment cannot be made and TCP can replace it.
+/// Makes this rank's segment. Returns `None` if no peer is on this host, or if the transport is tcp. Also returns
+/// `None`, with a warning, if the segment cannot be made and TCP can replace it.
 fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<Option<Arc<Segment>>> {
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);

@@ -4,7 +4,7 @@
 //! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
 //! store is not needed. These hellos are separate from the hellos of `c10d-core`, by which ranks agree on their
 //! backends. Meshes for staging, for the side channel of NCCL and for sparse lanes are made later, so they need hellos
-//! of their own in any case. One common hello would save each rank 4 of its 17 requests to the store, but then every
+//! of their own in any case. One common hello would save each rank 4 of its 17 requests to the store. But then every
 //! rank would have to listen for connections before it knows which backends the group uses.
 //!
 //! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
@@ -63,7 +63,7 @@ pub(crate) struct Mesh {
     pub(crate) topology: Topology,
     /// This rank's segment, with the doorbell; `None` if no peer shares memory with this rank.
     pub(crate) segment: Option<Arc<Segment>>,
-    /// Whether this host has more ranks than cores that they may use.
+    /// Whether the ranks on this host may use fewer cores than there are ranks.
     pub(crate) oversubscribed: bool,
     /// The group's health.
     pub(crate) health: Arc<Health>,

@@ -20,8 +20,8 @@ const PHASES: [Phase; 6] =
 /// The first cause of a group's failure, as the rank that found the cause reports it to the other ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
-    /// The rank that found the cause. Every rank forwards the first report that it gets, so that a rank that leaves
-    /// because of a failure has sent the cause to all ranks before its goodbye.
+    /// The rank that found the cause. Every rank forwards the first report that it gets. So a rank that leaves because
+    /// of a failure has sent the cause to all ranks before its goodbye.
     pub(crate) by: u32,
     /// The first rank that forwarded the report; `None` if rank `by` itself sent the report. A forwarded report is
     /// unverified.

@@ -18,7 +18,7 @@ pub(crate) enum Adopted {
     /// The error, which is this rank's first cause, too.
     Cause(Error),
     /// Two ranks disagree about a call that this rank has not made yet. This rank's own call will show with which of
-    /// them it disagrees.
+    /// the two ranks this rank disagrees.
     Later,
 }
 

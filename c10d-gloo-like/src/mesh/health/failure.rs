@@ -102,8 +102,8 @@ impl Health {
         cause
     }
 
-    /// Sets the flag by which peers that share memory with this rank learn that the memory it lent them may change from
-    /// now on.
+    /// Sets a flag for the peers that share memory with this rank. It means that the memory that this rank lent them
+    /// may change from now on.
     fn take_back(&self) {
         if let Some(segment) = self.call_logs.get().and_then(CallLogs::segment) {
             segment.header().revoked.store(1, Ordering::Release);

@@ -1,9 +1,9 @@
 //! Decides, when a connection ended without a goodbye, whether the peer has ended or only the connection.
 //!
 //! This rank asks the other ranks whether their connections to the peer have ended, too, since all connections of a
-//! process end with the process. If the peer's process is watched, the watcher notices its end, too. If the peer turns
-//! out to be alive, only the connection broke. In this case, the error is between the two ranks, and all ranks name
-//! both.
+//! process end with the process. If the peer's process is watched, the watcher also notices the end of the process. If
+//! the peer turns out to be alive, only the connection broke. In this case, the error is between the two ranks, and all
+//! ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -41,7 +41,7 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
     }
 }
 
-/// Returns the session of the ranks that use this store. The first rank that asks makes it.
+/// Returns the session of the ranks that use this store. The first rank that asks makes the session.
 fn session(store: &dyn Store) -> [u8; 16] {
     let fresh: [u8; 16] = c10d_core::process::random().unwrap();
     let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
