@@ -39,8 +39,8 @@ pub(super) const BYTES_PER_TURN: usize = 64 << 10;
 /// that core.
 const BURST: Duration = Duration::from_millis(100);
 /// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
-/// descriptors takes the place of the oldest client that has used no key (that is, has not changed or waited for a
-/// key).
+/// descriptors takes the place of the oldest client that has used no key. A client uses a key when it changes the key
+/// or waits for it.
 const RESERVE: usize = 256;
 /// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
