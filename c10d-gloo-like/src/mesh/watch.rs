@@ -1,7 +1,7 @@
 //! The watcher: one thread per process that sleeps until there is an event on a control connection of any group.
 //!
-//! It answers peers' questions whatever the other threads do, and notices at once when a peer's process ends. It starts
-//! with the first connection. A forked child has a watcher of its own.
+//! The watcher answers questions of peers even while all other threads are busy, and notices at once when a peer's
+//! process ends. A process starts its watcher with its first connection. A forked child has a watcher of its own.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,14 +16,15 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// How long a closed connection stays open for the peer to read the goodbye: longer than any scheduling delay.
+/// How long the watcher keeps a connection that this side has closed, so that the peer can read the goodbye. This is
+/// longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long other ranks have to report whether the peer of an ended connection is alive. The end of a watched process
-/// is noticed within this time, too.
+/// How long other ranks have to report whether the peer of an ended connection is alive. The watcher also notices the
+/// end of a watched process within this time.
 const UNSURE: Duration = Duration::from_millis(80);
 
-/// The number of a connection at the watcher.
+/// The watcher's number for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
 
@@ -35,20 +36,20 @@ pub(super) trait Watched: Send + Sync {
     fn life(&self) -> Option<BorrowedFd<'_>>;
     /// Handles an event on the connection.
     fn ready(&self, readable: bool, writable: bool) -> Next;
-    /// Handles the end of the peer's process. Reads what the peer had sent before.
+    /// Handles the end of the peer's process. First reads the bytes that the peer has sent.
     fn peer_ended(&self) -> Next;
-    /// Handles the end of the 80 ms after [`Next::Unsure`].
+    /// Decides whether the peer is alive. The watcher calls this 80 ms after [`Next::Unsure`].
     fn must_decide(&self);
     /// Handles an error after which the watcher forgets the connection.
     fn failed(&self, error: Error);
 }
 
-/// What the watcher is to do with a connection after an event.
+/// The watcher's next action for a connection after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Watch,
     Forget,
-    /// No more bytes will come. [`Watched::must_decide`] follows after 80 ms.
+    /// No more bytes will arrive. [`Watched::must_decide`] follows after 80 ms.
     Unsure,
 }
 
@@ -66,7 +67,7 @@ struct Watch {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
-    /// The actions to run later.
+    /// The actions to run later, with their times.
     later: Vec<(Instant, Act)>,
 }
 
@@ -90,7 +91,7 @@ struct Start {
     starting: Mutex<()>,
 }
 
-/// The process's watcher. If starting it fails, the next group tries again.
+/// Returns the process's watcher, and starts it if there is none. If starting it fails, the next group tries again.
 fn watcher() -> Result<&'static Arc<Watch>> {
     static START: PerProcess<Start> = PerProcess::new();
     let start = START.get();
@@ -115,7 +116,7 @@ fn watcher() -> Result<&'static Arc<Watch>> {
     Ok(start.watch.get_or_init(|| watch))
 }
 
-/// Puts the connection that `make` builds under watch.
+/// Starts to watch the connection that `make` builds.
 pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Result<Arc<C>> {
     let watch = watcher()?;
     let mut table = watch.connections.lock();
@@ -127,8 +128,8 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // The descriptor that the peer sent is not one of a process, or memory is short. The end of the peer's process
-        // still ends the connection.
+        // The descriptor that the peer sent is not that of a process, or memory is short. Even then, the end of the
+        // peer's process ends the connection.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
@@ -139,20 +140,20 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
 pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     if let Ok(watch) = watcher() {
         let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
-        // This fails only for a connection that is forgotten already.
+        // This call fails only if the watcher has already dropped the connection.
         let _ =
             epoll::modify(&watch.epoll, fd, EventData::new_u64(token.0), EventFlags::IN | EventFlags::RDHUP | write);
     }
 }
 
-/// Lets the watcher drop a connection that this side has closed, as soon as the peer has closed its side, too, or after
-/// [`LINGER`].
+/// Lets the watcher drop a connection that this side has closed. The watcher drops it when the peer has closed its
+/// side, too, and at the latest after [`LINGER`].
 pub(super) fn linger(token: Token) {
     if let Ok(watch) = watcher() {
         if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {
             entry.until = Some(Instant::now() + LINGER);
         }
-        // The write fails only if the watcher is about to check its deadlines anyway.
+        // The write fails only if the counter is full. Then the watcher wakes up in any case.
         let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
     }
 }
@@ -215,7 +216,7 @@ impl Watch {
         }
     }
 
-    /// Handles a connection that has ended without a goodbye: for 80 ms, only the peer's process is watched.
+    /// Handles a connection that has ended without a goodbye. For 80 ms, the watcher watches only the peer's process.
     fn unsure(&self, token: u64) {
         let mut table = self.connections.lock();
         let end = Instant::now() + UNSURE;
@@ -237,7 +238,8 @@ impl Watch {
         }
     }
 
-    /// Drops connections whose time is over, and runs due actions. Returns the time at which this must run again.
+    /// Drops connections whose deadline has passed, and runs due actions. Returns the time at which this must run
+    /// again.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (late, due, next) = {

@@ -68,7 +68,7 @@ pub(crate) struct Wiring {
     pub(crate) size: u32,
     /// A random value that is the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
-    /// The part of a store that belongs to this group and session alone.
+    /// The part of a store that only this group and session use.
     pub(crate) store: Arc<dyn Store>,
     /// The failure reports of ranks that cannot join.
     pub(crate) reports: Arc<Reports>,
@@ -81,7 +81,7 @@ pub(crate) struct Wiring {
     /// How long a peer's host may be silent over TCP before the peer counts as dead. A stopped or late peer is not
     /// silent: its kernel answers.
     pub(crate) silence: Duration,
-    /// Returns the ranks that the parent group knows to be gone.
+    /// Returns the ranks that have left the parent group or died, as far as the parent group knows.
     pub(crate) lost: Lost,
     /// The time after which a waiting op is reported; `None`: never.
     pub(crate) warn_after: Option<Duration>,

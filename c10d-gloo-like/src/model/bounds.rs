@@ -1,4 +1,4 @@
-//! Lower bounds on the cost of a call, whatever the algorithm.
+//! Lower bounds on the cost of a call, for all algorithms.
 
 use c10d_core::OpKind;
 
@@ -8,9 +8,10 @@ use super::scenario::Scenario;
 /// Lower bounds on the cost of a call on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// The time in seconds: the start of the call, plus the largest of three times. The first is what a message without
-    /// bytes costs, for as many messages one after the other as there are rounds. The second is that of the busiest
-    /// host's bytes on the network. The third is that of the busiest rank's bytes on its core.
+    /// The time in seconds: the time before the first step ([`Cluster::start`]), plus the largest of these times:
+    /// - the time of one empty message per round, one after the other;
+    /// - the time that the network of the busiest host needs for its bytes;
+    /// - the time that the core of the busiest rank needs for its bytes.
     pub seconds: f64,
     /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound
     /// for gather, scatter and all_to_all is 1, since these ops need no forwarding.
@@ -25,8 +26,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // `sent`: the bytes that the busiest rank sends. `rank`, `host`: the bytes that the busiest rank, and the
-        // busiest host, sends or receives, whichever is more.
+        // `sent`: the bytes that the busiest rank sends. `rank`: the bytes that the busiest rank sends, or those that
+        // it receives if they are more. `host`: the same for the busiest host.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),

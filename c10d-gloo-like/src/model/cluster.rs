@@ -12,13 +12,13 @@ pub const MOST_RANKS: u32 = 1 << 16;
 pub struct Link {
     /// The time from the end of sending a piece until the receiver can take it.
     pub latency: f64,
-    /// The time of a core per message, on either side.
+    /// The core time per message, which is the same for the sender and the receiver.
     pub message: f64,
-    /// The time of the sender's core per byte.
+    /// The core time of the sender per byte.
     pub send: f64,
-    /// The time of the receiver's core per byte.
+    /// The core time of the receiver per byte.
     pub receive: f64,
-    /// The time of the receiver's core per byte that is received and reduced.
+    /// The core time of the receiver per byte that is received and reduced.
     pub reduce: f64,
     /// The time of a host's network per byte, in each direction.
     pub wire: f64,
@@ -67,7 +67,7 @@ impl Cluster {
         self.hosts.saturating_mul(self.per_host)
     }
 
-    /// Returns the fabric of the cluster, as in the table.
+    /// Returns the kind of the cluster's connections, by which a table chooses algorithms.
     pub fn fabric(&self) -> Fabric {
         match (self.hosts, self.per_host, self.shm) {
             (1, _, true) => Fabric::Shm,

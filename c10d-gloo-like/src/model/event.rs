@@ -14,22 +14,24 @@ struct Progress {
     done: u32,
     /// Whether the step's next piece is in the queue.
     queued: bool,
-    /// For `After::All` and `After::Trail`: the time at which all steps for which this step waits were over, and the
-    /// longest chain of messages that led to one of them. `None` before that time.
+    /// For `After::All` and `After::Trail`: the time at which the last of the steps for which this step waits was done,
+    /// and the length of the longest chain of messages that led to one of these steps. `None` while one of them is not
+    /// done.
     released: Option<(f64, u32)>,
-    /// The longest chain of messages that leads to the step.
+    /// The length of the longest chain of messages that leads to the step.
     rounds: u32,
 }
 
-/// The front of a rank's sends, or of all its other steps: all steps of that kind before the front are over.
+/// The front of a rank's sends, or the front of its other steps. A front is the first step of its kind that is not
+/// over.
 #[derive(Clone, Copy, Default)]
 struct Front {
-    /// The first step of that kind that is not over.
+    /// The front's index; the end of the rank's steps if all steps of that kind are over.
     next: u32,
     /// The time at which the last step before the front was over.
     time: f64,
     rounds: u32,
-    /// The first step that may still have to wait for the front.
+    /// The first step that may wait for the front. No step before this one does.
     waiting: u32,
 }
 
@@ -50,7 +52,8 @@ struct Simulation<'a> {
     at: Vec<f64>,
     /// The fronts of the sends, and those of the other steps, by rank.
     fronts: [Vec<Front>; 2],
-    /// For each core: whether it works, and the steps that wait for it, each with the time from which it waits.
+    /// For each core: whether it is busy, and the steps that wait for it, each with the time at which the step was
+    /// ready.
     cores: Vec<Core>,
     /// The time from which the network of each host is free, for sending and for receiving.
     networks: Vec<[f64; 2]>,
@@ -125,7 +128,8 @@ impl Simulation<'_> {
             After::Nothing => {}
             After::Follow(d) => {
                 let source = self.node(d);
-                // The last byte of the piece, and the piece of the source that has it.
+                // `end`: the end of the piece in the bytes of the source. `needed`: the number of pieces of the source
+                // that contain the bytes up to `end`.
                 let end = node.offset + node.bytes * u64::from(progress.done + 1) / u64::from(node.pieces);
                 let needed = (end * u64::from(source.pieces)).div_ceil(source.bytes.max(1)).max(1);
                 let needed = (needed as u32).min(source.pieces);
@@ -189,15 +193,15 @@ impl Simulation<'_> {
                 let node = *self.node(id);
                 let host = self.host(self.node(node.target).rank);
                 let busy = self.networks[host][1] + piece_bytes(&node, number) * self.cluster.between.wire;
-                // A piece arrives over the network while it is sent, so its arrival takes time only if the network is
-                // busy.
+                // The networks of both hosts carry a piece at the same time, so the receiving network delays a piece
+                // only if it is busy with earlier pieces.
                 self.networks[host][1] = busy.max(time);
                 self.arrive(&node, number, self.networks[host][1]);
             }
         }
     }
 
-    /// Does the next piece of a step on its core, from `time` on.
+    /// Simulates the next piece of a step on the core of its rank, beginning at `time`.
     fn work(&mut self, time: f64, id: u32) {
         let node = *self.node(id);
         let progress = self.progress[id as usize];
@@ -231,7 +235,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Returns the seconds that a piece takes of a core.
+    /// Returns the seconds for which a piece occupies a core.
     fn cost(&self, node: &Node, bytes: f64, first: bool) -> f64 {
         let (inside, between) = (&self.cluster.inside, &self.cluster.between);
         let each = |per: &dyn Fn(&Link) -> f64, inner: u32, outer: u32| {
@@ -256,7 +260,7 @@ impl Simulation<'_> {
         self.host(rank) * cores as usize + (rank % self.cluster.per_host % cores) as usize
     }
 
-    /// Handles the arrival of a piece of a send, which its receiver can take from `time` on.
+    /// Handles the arrival of a piece of a send. The receiver can take the piece from `time` on.
     fn arrive(&mut self, node: &Node, number: u32, time: f64) {
         let piece = (self.node(node.target).first_piece + number) as usize;
         self.arrived[piece] += 1;

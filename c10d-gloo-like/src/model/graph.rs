@@ -1,8 +1,9 @@
 //! The plans of all ranks as one graph of steps and messages.
 //!
-//! A world that is too large is represented by the ranks of one host, if it looks the same from every host. In such a
-//! world, rank `r` of each host does what rank `r` of host 0 does. Where the latter has a peer on host `p`, rank `r` of
-//! host `h` has the peer with the same position on host `p + h`, counted in a circle.
+//! A world that is too large is represented by the ranks of host 0, if the world looks the same from every host. This
+//! means that the rank at position `r` on every host has the same steps as the rank at position `r` on host 0. Only the
+//! peers differ: where a rank of host 0 has a peer on host `p`, the rank at the same position on host `h` has the
+//! corresponding peer on host `p + h`, modulo the number of hosts.
 
 use c10d_core::{Error, Result};
 
@@ -49,7 +50,7 @@ pub(super) struct Node {
     pub(super) after: After,
     /// The offset of this step's bytes in the bytes of the step that this step follows.
     pub(super) offset: u64,
-    /// For a send: the step that receives, and the sends to the same peer before and after it.
+    /// For a send: the step that receives, and the previous and next sends to the same peer.
     pub(super) target: u32,
     pub(super) previous: u32,
     pub(super) next: u32,
@@ -109,8 +110,8 @@ impl Graph {
     }
 }
 
-/// Whether the ranks of other hosts do the same as those of the first, with peers at the same distances. Lengths may
-/// differ by the remainder of a division.
+/// Whether the ranks of other hosts have the same steps as those of the first, with peers at the same distances. This
+/// compares three other hosts. Lengths may differ by the remainder of a division.
 fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
     let (world, each) = (cluster.ranks(), cluster.per_host);
     let (mut here, mut there) = (Plan::default(), Plan::default());
@@ -155,8 +156,8 @@ impl Building {
             let kind = match step.action {
                 Action::Send { peer, .. } => {
                     sent += step.action.len() as u64;
-                    // `stand_in` is the rank of the graph that represents the peer, and `from` is the sender from whose
-                    // position `stand_in` receives.
+                    // `stand_in` is the rank of the graph that represents the peer. `from` is the sender at the same
+                    // distance from `stand_in` as this rank is from the peer.
                     let stand_in = peer % kept;
                     let from = (rank + world - (peer - stand_in)) % world;
                     self.sends.push((key(stand_in, from), id));

@@ -2,8 +2,8 @@
 //!
 //! A message costs its sender and its receiver a fixed time of a core, and a time per byte. The message arrives after
 //! the latency of its link. Between hosts, it also takes a time per byte on the networks of both hosts. Ranks share the
-//! cores and the network of their host. Long messages are sent in pieces, so that steps that follow each other byte by
-//! byte overlap. Receivers have room for everything that is sent.
+//! cores and the network of their host. Long messages are sent in pieces. So a rank can forward the first pieces of a
+//! message before it has the last ones. Receivers have room for all bytes that are sent to them.
 
 mod bounds;
 mod cluster;
@@ -53,8 +53,8 @@ pub struct Outcome {
 /// Simulates a call with `algorithm`, or, if that is `None`, with the algorithm that the table chooses.
 ///
 /// # Errors
-/// The op is not simulated. The cluster is invalid or too large. The plans have too many steps, and the world does not
-/// look the same from every host.
+/// The op is not simulated. The cluster is invalid or too large. The plans have too many steps, and the ranks of one
+/// host cannot represent all ranks because the hosts have different steps.
 pub fn simulate(scenario: Scenario, cluster: &Cluster, table: &Table, algorithm: Option<Algorithm>) -> Result<Outcome> {
     cluster.check()?;
     if !OPS.contains(&scenario.op) {

@@ -19,7 +19,7 @@ fn a_message_costs_the_times_of_its_link() {
     let seconds = |hosts, each| cost(OpKind::Broadcast, 8, &cluster(hosts, each), Algorithm::Direct).seconds;
     assert_eq!(seconds(1, 2), (10.0 + 8.0) + 100.0 + (10.0 + 16.0));
     assert_eq!(seconds(2, 1), (20.0 + 24.0) + 56.0 + 1000.0 + (20.0 + 40.0));
-    // A chain forwards what it has received, so two messages follow each other.
+    // Rank 1 forwards the message to rank 2 after it has received all of it.
     let chain = cost(OpKind::Broadcast, 8, &cluster(1, 3), Algorithm::Ring);
     assert_eq!((chain.seconds, chain.rounds, chain.sent), (2.0 * (18.0 + 100.0 + 26.0), 2, 8));
     // Two ranks on one core take turns.
@@ -32,8 +32,8 @@ fn a_message_costs_the_times_of_its_link() {
 
 #[test]
 fn the_network_of_a_host_is_shared() {
-    // Both ranks of a host send all their bytes to a rank of the other host. The network carries the bytes of one rank
-    // after those of the other.
+    // Both ranks of host 1 send their bytes to rank 0 on host 0. The network carries the bytes of one rank after those
+    // of the other.
     let c = cluster(2, 2);
     let alone = cost(OpKind::Gather, 40, &cluster(2, 1), Algorithm::Direct);
     let shared = cost(OpKind::Gather, 80, &c, Algorithm::Direct);
@@ -104,7 +104,7 @@ fn invalid_clusters_are_rejected() {
     assert!(simulate(send, &cluster(2, 2), &Table::builtin(), None).is_err());
 }
 
-/// Returns clusters of all shapes, with numbers of ranks that are powers of two and others.
+/// Returns clusters of all shapes. Their numbers of ranks are powers of two and other numbers.
 fn shapes() -> Vec<Cluster> {
     let network = |hosts, each| Cluster::new(hosts, each, 12.5e9, 5e-6);
     let flat = [2, 3, 6, 8, 12, 24, 32, 64, 100].map(|hosts| network(hosts, 1));
