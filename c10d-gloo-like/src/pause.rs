@@ -1,8 +1,9 @@
-//! Waits between two checks of the links: the thread first spins, since data may come within a microsecond, then lingers
-//! for a while, then sleeps until a peer rings the doorbell or a socket is ready.
+//! The wait of a thread between two checks of the links. The thread first spins, since data may arrive within a
+//! microsecond. Then it lingers for 100 µs: it yields or spins. Then it sleeps until a peer rings the doorbell or a
+//! socket is ready.
 //!
-//! A thread that lingers yields if the peer may need its core. Otherwise it spins: if it yielded, a foreign program on
-//! its core would run for milliseconds, and the peer would wait as long.
+//! A thread that lingers yields if a peer may need the thread's core. Otherwise it spins: if it yielded, a program that
+//! does not belong to the group could occupy the core for milliseconds, and the peer would have to wait for this rank.
 
 use std::hint;
 use std::mem;
@@ -19,15 +20,16 @@ use crate::shm::{CorePair, Doorbell};
 const SPINS: u32 = 200;
 /// After this many checks while spinning, a thread finds out whether it shares a core with a peer. If so, it yields.
 const SPINS_ALONE: u32 = 16;
-/// If there are more ranks than cores: the number of checks that a thread makes before it waits with a [`Pause`]. The
+/// The number of checks that a thread makes before it waits with a [`Pause`], if there are more ranks than cores. The
 /// thread yields before each check. The number is small, since a yield may last as long as the other threads of the
 /// core run.
 const LOOKS: u32 = 4;
-/// How long to linger before sleeping. This is longer than a peer that sleeps needs to wake up.
+/// How long to linger before sleeping. This is longer than a sleeping peer needs to wake up.
 const LINGER: Duration = Duration::from_micros(100);
-/// The longest sleep on sockets only.
+/// The longest sleep if the thread waits only for sockets.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest sleep on sockets if shared memory is watched, too, since a bell does not end a poll.
+/// The longest sleep if the thread waits for sockets and for peers in shared memory. It is short, since a doorbell does
+/// not end a poll.
 const MIXED_SLICE: Duration = Duration::from_micros(200);
 
 /// The events of one link that a thread waits for.
@@ -50,12 +52,12 @@ impl<'a> Interest<'a> {
     }
 }
 
-/// The waiting of one thread. The thread checks for data. It calls [`Pause::wait`] if there was no data, and
-/// [`Pause::reset`] if there was some.
+/// The waiting of one thread. The thread checks for data. If there is none, it calls [`Pause::wait`] and checks again.
+/// If there is some, it calls [`Pause::reset`].
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
-    /// Whether to yield in any case while lingering.
+    /// Whether a thread that lingers always yields.
     yields: bool,
     looks: Looks,
     state: PauseState,
@@ -67,21 +69,21 @@ pub(crate) struct Pause {
 enum PauseState {
     Spinning(u32),
     Lingering(Instant),
-    /// The thread is announced to the peers as a sleeper. The number is the bell's value before the last check.
+    /// The doorbell is armed, so peers ring it. The number is the bell's value before the last check.
     Sleeping(u32),
 }
 
 impl Pause {
-    /// Makes a pause. `oversubscribed` means that there are more ranks than cores, so a rank that spins keeps others
-    /// from running. `bell` is this rank's doorbell, if it has peers in shared memory.
+    /// Makes a pause. `oversubscribed` means that there are more ranks than cores, so a rank that spins occupies a core
+    /// that another rank needs. `bell` is this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
         let (looks, state) = (Looks::new(oversubscribed), PauseState::Spinning(0));
         Pause { bell, spins, yields: oversubscribed, looks, state, set: Vec::new() }
     }
 
-    /// Sets whether this thread works beside another thread of its program, to which it yields while it lingers. If there
-    /// are more ranks than cores, it yields in any case.
+    /// Sets whether another thread of this program works at the same time. If so, this thread yields while it lingers.
+    /// If there are more ranks than cores, it yields in any case.
     pub(crate) fn beside_others(&mut self, beside: bool) {
         self.yields = beside || self.spins == 0;
     }
@@ -92,7 +94,7 @@ impl Pause {
         self
     }
 
-    /// Returns the checks that a thread makes before it is willing to sleep.
+    /// Returns the checks that a thread makes before it calls [`Pause::wait`].
     #[inline]
     pub(crate) fn looks(&self) -> Looks {
         self.looks
@@ -109,8 +111,9 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits briefly for these events. The iterator is used rarely. The caller checks for data again after each call.
-    /// From a few microseconds of waiting on, each call returns the time, which the caller compares with its deadline.
+    /// Waits briefly for these events. Most calls do not use the iterator. The caller checks for data again after each
+    /// call. While the thread spins, a call returns `None`. Each later call returns the time, which the caller compares
+    /// with its deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>> + Clone) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state
@@ -176,14 +179,14 @@ impl Pause {
             }
         }
         set.clear();
-        // The vector is empty, so no borrow is left in it; collecting keeps the allocation.
+        // The vector is empty, so it holds no borrow. `collect` reuses its allocation.
         self.set = set.into_iter().map(|_| unreachable!()).collect();
     }
 }
 
-/// Returns whether one of these peers shares its core with this thread, so that it runs only if this thread yields.
+/// Returns whether one of these peers shares its core with this thread. Such a peer runs only if this thread yields.
 fn shares_a_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>) -> bool {
-    // All pairs are looked at, since a look records this thread's core.
+    // This calls `is_one_core` for every peer, since each call also records this thread's core for that peer.
     interest.into_iter().filter_map(|i| i.cores).filter(|cores| cores.is_one_core()).count() > 0
 }
 
@@ -192,7 +195,7 @@ fn a_peer_may_need_the_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>
     interest.into_iter().filter(|i| i.cores.is_none_or(CorePair::is_one_core)).count() > 0
 }
 
-/// The number of checks that a thread still makes before it gives up or waits with a [`Pause`].
+/// The number of checks that a thread still makes before it stops or waits with a [`Pause`].
 #[derive(Clone, Copy)]
 pub(crate) struct Looks {
     left: u32,
@@ -204,7 +207,7 @@ impl Looks {
     /// No checks at all.
     pub(crate) const NONE: Looks = Looks { left: 0, yields: false };
 
-    /// Makes the checks. For `oversubscribed`, see [`Pause::new`].
+    /// Returns the checks for a new wait. For `oversubscribed`, see [`Pause::new`].
     #[inline]
     pub(crate) fn new(oversubscribed: bool) -> Looks {
         Looks { left: if oversubscribed { LOOKS } else { SPINS }, yields: oversubscribed }

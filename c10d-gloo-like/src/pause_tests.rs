@@ -9,8 +9,9 @@ use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use super::*;
 use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
-/// A ping-pong in which each side sleeps while it waits for an answer. A sleep also ends after some milliseconds, so
-/// this checks the bell itself: if a check after the sleeper's announcement finds no data, the data must ring the bell.
+/// Two sides send data to each other in turn, and each side sleeps until it has data. A sleep also ends after some
+/// milliseconds without a ring, so this test checks the bell's value: if a side finds no data after it has armed its
+/// bell, the next data must ring the bell.
 #[test]
 fn no_wake_up_is_lost() {
     const ROUNDS: u64 = 400;
@@ -31,7 +32,7 @@ fn no_wake_up_is_lost() {
         let mut link = Link::Shm(ShmLink::new(1 - me as u32, RingKind::Collective, (own, 0), (theirs, 0)));
         for i in 0..ROUNDS {
             if i % 2 == me as u64 {
-                // In half of the rounds, the other side may go to sleep just now.
+                // In half of the rounds, the other side sleeps. In the other half, it may be about to sleep.
                 let began = Instant::now();
                 let soon = Duration::from_micros(5 * (i % 64));
                 until("the other side sleeps", &|| match i % 4 {
@@ -42,7 +43,7 @@ fn no_wake_up_is_lost() {
                 assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0) }.unwrap(), 8);
                 continue;
             }
-            // The bell also rings when the other side has read. These rings are over.
+            // The bell also rings when the other side reads. Wait until these rings are past.
             until("the other side has read", &|| read.load(Ordering::Acquire) >= i);
             let mut announced = None;
             pause.reset();
@@ -67,7 +68,7 @@ fn no_wake_up_is_lost() {
 /// A thread that waits on the core of its peer spins only briefly, and then yields.
 #[test]
 fn a_thread_makes_room_for_a_peer_on_its_core() {
-    // The test has a thread of its own, since it binds the thread to a core.
+    // The test runs on a thread of its own, since it binds the thread to a core.
     thread::spawn(|| {
         let mut one = CpuSet::new();
         one.set(sched_getcpu());

@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::slice;
 
-/// One of the op's three address spaces. `Input` and `Output` are the op's tensors end to end (rank by rank if the op
-/// has one block per rank); `Scratch` is memory of the backend.
+/// One of the op's three address spaces. `Input` and `Output` are the op's tensors, one after the other (in rank order
+/// if the op has one block per rank). `Scratch` is memory of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Space {
     Input,
@@ -47,7 +47,7 @@ pub(crate) enum Action {
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
     /// the region has. `peers` is an ascending range of [`Plan::peers`]. `last` means that no later step adds values to
-    /// `to`, so this step divides the sum of an average.
+    /// `to`, so for an average, this step also divides the sum.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
     /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },
@@ -87,14 +87,15 @@ impl Action {
 /// without a dependency, the peers' messages force the order of these steps. The simulator in `schedule` checks this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
-    /// Nothing.
+    /// The step has no dependency.
     Nothing,
-    /// This step follows that step byte by byte. The source of this step lies in the target of that step.
+    /// This step may process a byte as soon as that step has written it. The source of this step lies in the target of
+    /// that step.
     Follow(StepId),
     /// This step overwrites the bytes that earlier sends read. So it writes the byte at an offset of its target only
     /// when every send up to and including that step has sent the byte at the same offset of its source.
     Trail(StepId),
-    /// This step starts when every step up to and including that step is done, except sends.
+    /// This step starts when all steps up to and including that step are done. It does not wait for sends.
     All(StepId),
 }
 
@@ -105,7 +106,7 @@ pub(crate) struct Step {
     pub(crate) after: After,
 }
 
-/// The steps of one rank in one op. A plan is kept between ops, so that its vectors keep their memory.
+/// The steps of one rank in one op. A backend reuses its plan, so that the vectors need no new memory.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
@@ -115,7 +116,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Removes the steps, and keeps the memory.
+    /// Removes the steps. The vectors keep their allocations.
     pub(crate) fn clear(&mut self) {
         self.steps.clear();
         self.peers.clear();
@@ -171,8 +172,8 @@ impl Plan {
 
     /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends its steps,
     /// `rank` maps a rank of the smaller world to one of this world, and `offset` is where the smaller world's output
-    /// begins in this world's output. New steps without a dependency wait for all steps that were in the plan before,
-    /// except sends.
+    /// begins in this world's output. A new step without a dependency waits for all earlier steps of this plan, except
+    /// sends.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);

@@ -18,10 +18,10 @@ use crate::pause::Looks;
 enum Attempt {
     /// The message was sent or received.
     Done,
-    /// The message to receive has not come yet.
+    /// The message to receive has not arrived yet.
     Nothing,
-    /// The call cannot be done here: other messages are in flight, the link cannot take the message at once, or another
-    /// message came.
+    /// This function cannot run the call: other messages are in flight, the link cannot take the message at once, or a
+    /// different message has arrived.
     Other,
 }
 
@@ -35,8 +35,8 @@ impl Messages {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));
             }
-            // If another thread holds the lock, this call becomes a job: that thread moves the messages in flight, and
-            // this call may need one of them.
+            // If another thread holds the lock, this call becomes a job. The other thread is moving messages, and this
+            // call may depend on one of them.
             let found = self.state.try_lock()?.at_once(request);
             match found {
                 Attempt::Done => return Some(Ok(())),
@@ -110,8 +110,8 @@ impl MessageState {
 }
 
 impl Peer {
-    /// Receives the next message from the ring or the connection of the link, if all of the message has come, and if it
-    /// has this header.
+    /// Receives the next message from the ring or the connection of the link, if all of the message has arrived, and if
+    /// it has this header.
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Attempt::Nothing) };

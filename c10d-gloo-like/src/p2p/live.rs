@@ -1,4 +1,4 @@
-//! What the backend keeps about a job in flight.
+//! The backend's record of a job in flight.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::mesh::Wait;
 /// A call with a timeout of this length or more counts as a call without a deadline (see [`Live::endless`]).
 pub(super) const ENDLESS: Duration = Duration::from_secs(1 << 29);
 
-/// A receive whose message has not come.
+/// A receive whose message has not arrived.
 pub(super) struct Posted {
     pub(super) ticket: Ticket,
     /// The sender; `None`: any rank.
@@ -19,7 +19,7 @@ pub(super) struct Posted {
     pub(super) job: Job,
 }
 
-/// What the backend keeps about a job in flight.
+/// The backend's record of a job in flight.
 pub(super) struct Live {
     pub(super) ticket: Ticket,
     /// Whether no thread waits inside the call.
@@ -28,17 +28,18 @@ pub(super) struct Live {
     pub(super) fingerprint: Fingerprint,
     pub(super) peer: Option<u32>,
     pub(super) deadline: Option<Instant>,
-    /// The time at which the job was first found waiting.
+    /// The time at which a thread first found the job waiting.
     pub(super) since: Option<Instant>,
     /// Whether the job's wait has been reported.
     pub(super) reported: bool,
-    /// Whether the job's timeout is so long that its message may never come. The wait of such a job is not reported.
+    /// Whether the job's timeout is at least [`ENDLESS`]. Its message may never arrive, so this backend does not report
+    /// its wait.
     pub(super) endless: bool,
 }
 
 impl Live {
     /// Returns the job's wait, as it is reported to other ranks. A send and its receive have the same fingerprint, so
-    /// this takes the op from the job.
+    /// this method takes the op from the job.
     pub(super) fn wait(&self) -> Wait {
         let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }

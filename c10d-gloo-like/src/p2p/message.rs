@@ -9,8 +9,8 @@ use crate::link::Link;
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
-/// The largest number of bytes of a message that is sent and received at once. A larger one is sent in pieces, so that
-/// the receiver works at the same time as the sender.
+/// The largest number of bytes of a message that is sent and received at once. A larger message is sent in pieces, so
+/// that the receiver copies the first pieces while the sender writes the next ones.
 pub(super) const AT_ONCE: usize = 16 << 10;
 
 /// The header before a message's bytes.
@@ -157,8 +157,8 @@ impl Incoming {
         };
         let mut moved = false;
         while self.done < len {
-            // SAFETY: these are the remaining bytes of the receive's buffer, which stays writable while the job is held
-            // here, or of the vector.
+            // SAFETY: these are the remaining bytes of the vector, or of the receive's buffer. The buffer stays
+            // writable while the job is held here.
             let n = unsafe { link.read(at.add(self.done), len - self.done, false) }?;
             if n == 0 {
                 return Ok((moved, false));
@@ -171,12 +171,12 @@ impl Incoming {
     }
 }
 
-/// Copies a message that was kept into the buffer of a receive of the same length.
+/// Copies a kept message into the buffer of a receive of the same length.
 pub(super) fn deliver(kept: &[u8], job: &Job) {
     let span = span(job);
     if let Some(at) = span.host_ptr() {
         let len = kept.len().min(span.bytes());
-        // SAFETY: the job is held here, so its buffer is writable, and `len` exceeds neither side.
+        // SAFETY: the job is held here, so its buffer is writable, and both sides have at least `len` bytes.
         unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), at, len) };
     }
 }

@@ -38,10 +38,10 @@ use waits::Long;
 /// sending to each other, each waiting for the other to receive.
 const STALL: Duration = Duration::from_millis(1);
 
-/// How long nothing moves before the peers are asked about their calls.
+/// After this long without progress, a thread asks the peers about their calls.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A started message of up to this many bytes may be complete before `start` returns.
+/// For a started message of up to this many bytes, `submit` checks a few times whether the message is complete.
 const BRIEF: usize = 128 << 10;
 
 /// How long [`Messages::waits`] waits for threads that use the links.
@@ -50,11 +50,12 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
-/// The time after which the thread for started ops looks for messages that were left to it without a notification.
+/// The thread for started ops sleeps this long before it looks for messages that were left to it without a
+/// notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The longest such time while other threads move the messages.
+/// The longest such sleep while other threads move the messages.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
-/// The longest such time while another thread waits long for a message.
+/// The longest such sleep while another thread waits for a message for a long time.
 const REST: Duration = Duration::from_millis(10);
 
 /// A thread that moves messages while it waits for a started message.
@@ -99,7 +100,7 @@ impl Messages {
         Messages { state, health, segment, oversubscribed, sockets, cores, news: Condvar::new() }
     }
 
-    /// Returns the waits of the calls in flight, and how many calls were made so far. Returns `None` if other threads use
+    /// Returns the waits of the calls in flight, and the number of calls so far. Returns `None` if other threads use
     /// the links for more than 1 ms.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
@@ -124,16 +125,17 @@ impl Messages {
         if waits {
             self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
-            // With more ranks than cores, the caller of a brief message will probably wait for it before the thread
-            // could run.
+            // With more ranks than cores, the caller will probably wait for a brief message before the thread could
+            // run. So the thread need not begin at once.
             self.leave_to_thread(!(brief && self.oversubscribed));
         }
     }
 
-    /// Checks a few times whether a started message is complete. This costs less than to wake the thread for started
-    /// ops. That thread takes over if the message takes longer.
+    /// Checks a few times whether a started message is complete. This costs less than waking the thread for started
+    /// ops, which moves the message if it takes longer.
     fn ends_soon(&self, ticket: Ticket) -> bool {
-        // A caller that starts a message does not want to wait, so this thread does not yield.
+        // With more ranks than cores, each check yields. The caller of `start` does not want to wait that long, so
+        // there are no checks.
         let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
         loop {
             let mut finished = Finished::new();
@@ -154,8 +156,8 @@ impl Messages {
         }
     }
 
-    /// Leaves the started messages to their thread, which is started if necessary. If they are not urgent, the thread
-    /// begins after a nap, unless another thread helps.
+    /// Leaves the started messages to their thread, which is started if necessary. If the messages are not urgent, the
+    /// thread begins after a short sleep, unless a thread that waits for a message moves them.
     fn leave_to_thread(self: &Arc<Self>, urgent: bool) {
         let mut finished = Finished::new();
         let notify = {
@@ -177,13 +179,13 @@ impl Messages {
     /// deadline passes.
     pub(crate) fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         self.state.lock().helpers += 1;
-        // The count is right also if a waker panics.
+        // The drop of this value decreases the count again, even if a waker panics.
         let _helping = Helping(self);
         self.attend(false, |_| is_done() || Instant::now() >= deadline);
     }
 
-    /// Moves messages until `over` is true. `over` is called under the lock.
-    /// `beside` is that of [`Pause::beside_others`].
+    /// Moves messages until `over` returns `true`. `over` is called under the lock. For `beside`, see
+    /// [`Pause::beside_others`].
     fn attend(&self, beside: bool, mut over: impl FnMut(&MessageState) -> bool) {
         let mut pause = Pause::new(self.oversubscribed, self.segment.clone().map(Doorbell::new));
         pause.beside_others(beside);
@@ -224,8 +226,8 @@ impl Messages {
         }
     }
 
-    /// Handles a time without progress: ends jobs that cannot be completed any more. Returns whether something moved
-    /// after all, since data that a peer sent before it left or died counts.
+    /// Handles a time without progress. If a peer that a job needs is gone, or the group has failed, this first moves
+    /// the data that peers have sent. If any data moved, it returns `true`. Otherwise it ends all jobs with the error.
     fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
@@ -262,7 +264,7 @@ impl Messages {
         }
     }
 
-    /// Returns whether this peer cannot run now, because it last waited on the core of this thread.
+    /// Returns whether this peer last waited on the core of this thread, so that it cannot run now.
     fn is_on_core_of(&self, peer: u32) -> bool {
         self.cores.get(peer as usize).and_then(Option::as_ref).is_some_and(CorePair::is_one_core)
     }

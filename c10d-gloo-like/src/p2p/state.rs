@@ -17,7 +17,8 @@ use crate::mesh::Health;
 /// The largest number of bytes of unexpected messages (that no receive has asked for) that are kept for one peer. A
 /// message beyond this is not read until there is room, or until a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of unexpected messages that are kept for one peer, since short messages cost memory, too.
+/// The largest number of unexpected messages that are kept for one peer. It limits the memory for the records of short
+/// messages.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.
@@ -32,7 +33,7 @@ pub(super) struct Wants {
 pub(super) struct MessageState {
     /// The peers, by rank; `None` for this rank.
     pub(super) peers: Vec<Option<Peer>>,
-    /// The receives whose message has not come, in the order in which they were posted.
+    /// The receives whose message has not arrived, in the order in which they were posted.
     pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
     /// The number of calls so far, and the ticket of the next job.
@@ -47,7 +48,7 @@ pub(super) struct MessageState {
     pub(super) closed: bool,
     /// The number of started messages so far that were left to the thread for started ops.
     pub(super) left_to_thread: u64,
-    /// Whether the thread for started ops must begin at once, and not after a nap.
+    /// Whether the thread for started ops must begin at once, without a sleep before.
     pub(super) urgent: bool,
     /// Whether the thread for started ops waits for long, so that it must be notified.
     pub(super) asleep: bool,
@@ -94,7 +95,7 @@ impl MessageState {
     }
 
     /// Whether a started message is likely to be complete soon. This is true if one of the last 4 started messages was
-    /// complete soon, and otherwise for every 16th message, to find out whether this has changed.
+    /// complete soon. Otherwise it is true for every 16th message, so that a change is noticed.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }
@@ -159,7 +160,7 @@ impl MessageState {
         finished.push((job, result));
     }
 
-    /// Moves all data that can move. With `all`, unexpected messages are received, too. Returns whether anything moved.
+    /// Moves all data that can move. With `all`, also receives unexpected messages. Returns whether anything moved.
     pub(super) fn pump(&mut self, health: &Health, all: bool, finished: &mut Finished) -> bool {
         let mut moved = false;
         for rank in 0..self.peers.len() as u32 {
@@ -169,8 +170,8 @@ impl MessageState {
         moved
     }
 
-    /// Puts into `list` the links whose events a thread must wait for if it made no progress. With `all`, the thread
-    /// waits for unexpected messages, too, as in [`MessageState::pump`].
+    /// Puts into `list` the links on which a thread without progress must wait for events. With `all`, the thread waits
+    /// for unexpected messages, too, as in [`MessageState::pump`].
     pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
@@ -290,7 +291,8 @@ impl MessageState {
         true
     }
 
-    /// Handles a complete message that no receive had asked for when it began. A receive may have been posted since.
+    /// Handles a complete message for which no receive was posted when its header arrived. A receive may have been
+    /// posted since.
     fn arrived(&mut self, rank: u32, header: Header, bytes: Vec<u8>, health: &Health, finished: &mut Finished) {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         let Some(at) = self.posted.iter().position(wants) else {
@@ -369,8 +371,8 @@ fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     Ok(())
 }
 
-/// Handles a broken link. If the peer's connection has ended, this finds out why and fails the group. Any other error
-/// fails the group at once.
+/// Handles a broken link. If the peer's connection has ended, this function finds out why and fails the group. Any
+/// other error fails the group at once.
 fn broken(rank: u32, error: &Error, health: &Health) {
     match error.kind() {
         ErrorKind::PeerDead { how } => drop(health.lost(rank, how)),

@@ -1,5 +1,5 @@
-//! Tests of messages of all sizes, and of cancelling several messages at once. The second test uses a backend of its
-//! own, since a group's handles cannot cancel several messages at once.
+//! Tests of messages of all sizes, of cancelling several messages at once, of rejected calls and of started messages. A
+//! group's handles cannot cancel several messages at once, so the test of cancelling calls a backend directly.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Barrier};
@@ -10,7 +10,7 @@ use c10d_core::backend::{Backend, Capabilities, Job, JobId, Provider, Registrati
 use c10d_core::sync::Mutex;
 use c10d_core::{Builder, DispatchKey, Error, ErrorKind, Result, Status, op};
 
-/// A backend that passes all jobs on, and records the messages that it gets.
+/// A backend that passes all jobs to another backend, and records the ids of the point-to-point jobs.
 struct Spy {
     inner: Arc<dyn Backend>,
     seen: Mutex<Vec<JobId>>,
@@ -58,7 +58,7 @@ static PROVIDER: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Messages go through a mailbox, at once through the ring, or in pieces after the header.
+/// Depending on its size, a message goes through a mailbox, at once through the ring, or in pieces after the header.
 #[test]
 fn messages_of_all_sizes_arrive_whole() {
     let sizes = [0, 1000, 1 << 10, AT_ONCE, AT_ONCE + 1, 200_000, (5 << 20) + 5];
@@ -98,7 +98,7 @@ fn all_messages_are_taken_back_or_none() {
             while !b.is_done() {
                 std::thread::yield_now();
             }
-            // Receive `b` has its message, so receive `a` stays, too.
+            // Receive `b` has its message, so the backend returns neither of the two receives.
             assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
             let jobs = spy.cancel(&[id_c, id_a])?;
             let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
@@ -119,8 +119,8 @@ fn all_messages_are_taken_back_or_none() {
     SPIES.lock().clear();
 }
 
-/// A rank rejects a call of its own. An error on another rank says so, but only until the rank makes another call, even
-/// if that call was complete at once.
+/// A rank rejects a call of its own. A later error on another rank reports this rejection, unless the first rank has
+/// made another call since. This holds even if that other call was complete at once.
 #[test]
 fn a_later_message_makes_a_rejection_old() {
     for sends in [false, true] {
@@ -148,8 +148,9 @@ fn a_later_message_makes_a_rejection_old() {
     }
 }
 
-/// With more ranks than cores, a thread that waits for a started message moves all messages meanwhile, and then leaves
-/// the others to the thread for started ops. That thread also ends messages for which no thread waits.
+/// With more ranks than cores, a thread that waits for a started message moves all messages. When its own message is
+/// complete, it leaves the unfinished ones to the thread for started ops. That thread also completes messages for which
+/// no thread waits.
 #[test]
 fn started_messages_end_whoever_waits() {
     let size = 2 * std::thread::available_parallelism().map_or(1, usize::from) as u32 + 1;

@@ -21,7 +21,7 @@ pub(super) struct Long {
 }
 
 impl MessageState {
-    /// Returns a peer that has left although a job still needs data from it. `quiet` is the time since anything moved.
+    /// Returns a peer that has left although a job still needs data from it. `quiet` is the time since data last moved.
     pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
         let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
         let all_left = || {
@@ -35,8 +35,8 @@ impl MessageState {
         })
     }
 
-    /// Returns the waits of the calls in flight, and how many calls were made so far. If a thread waits inside a
-    /// call, started calls are left out: a program may start a call long before the other rank makes its own.
+    /// Returns the waits of the calls in flight, and the number of calls so far. If a thread waits inside a call, the
+    /// result omits started calls: a program may start a call long before the other rank makes its own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);
@@ -49,8 +49,8 @@ impl MessageState {
         self.live.iter().any(|l| !l.endless)
     }
 
-    /// Marks the calls that have waited for `after` and were not reported as reported. Returns the first of them, and
-    /// the number of the others.
+    /// Finds the calls that have waited for `after` and whose wait has not been reported, and marks them as reported.
+    /// Returns the first of these calls, and the number of the others.
     pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
         let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let long = |l: &&mut Live| !l.reported && !l.endless && waited(l) >= after;
