@@ -12,8 +12,8 @@ use crate::plan::Plan;
 pub enum Fabric {
     /// One host, shared memory.
     Shm,
-    /// One host, where not all ranks share memory: usually, all use TCP. The ranks share its cores, so the processor
-    /// time of a message matters more than its latency.
+    /// One host, where not all ranks share memory: usually, all use TCP. The ranks share the host's cores, so the
+    /// processor time of a message matters more than its latency.
     Loopback,
     /// Several hosts, where each has one rank, or where not all ranks of a host share memory: usually, all use TCP.
     Tcp,
@@ -55,14 +55,14 @@ impl Fabric {
 }
 
 /// Whether every element must be reduced in one step, in rank order, and rounded once, so that the result does not
-/// depend on the algorithm. This holds for 16-bit floats, whose rounded partial sums would lose too much, and for
-/// pre-multiplied sums, whose factors must be applied once.
+/// depend on the algorithm. This holds for 16-bit floats, whose rounded partial sums would lose too much precision, and
+/// for pre-multiplied sums, whose factors must be applied exactly once.
 pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
 
-/// An algorithm. The methods append plans. By default they append the direct plan, for ops for which the algorithm has
-/// no plan of its own.
+/// An algorithm. Its methods append steps to plans. The default methods append the steps of the direct algorithm; an
+/// algorithm keeps these defaults for the ops for which it has no plan of its own.
 ///
 /// Ops whose counts may differ between ranks are always direct, so that each pair can check its own count.
 pub(crate) trait Schedule {
@@ -110,14 +110,14 @@ pub(crate) trait Schedule {
         direct::all_gather(me, blocks, plan);
     }
 
-    /// Barrier. It moves no data.
+    /// Barrier. The messages are empty.
     fn barrier(me: Member, plan: &mut Plan) {
         direct::barrier(me, plan);
     }
 }
 
-/// Every rank sends each block of its data directly to the rank that needs it. It is used for all calls that no other
-/// algorithm takes.
+/// Every rank sends each block of its data directly to the rank that needs it. All calls for which the table has no
+/// rule use this algorithm.
 pub(crate) struct Direct;
 
 impl Schedule for Direct {

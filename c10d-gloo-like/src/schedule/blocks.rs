@@ -7,7 +7,7 @@ use crate::plan::{Region, Space};
 /// The bytes of a space, divided into one block per rank.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Blocks<'a> {
-    /// The first `rem` blocks have `q + 1` units, the others `q`; the last unit may be cut short.
+    /// A unit has `unit` bytes; the last one may be shorter. The first `rem` blocks have `q + 1` units, the others `q`.
     Even { total: usize, unit: usize, q: usize, rem: usize },
     /// The offset of each block, and the end of the last block.
     Listed(&'a [usize]),

@@ -27,15 +27,16 @@ impl Schedule for Bruck {
 
 /// All-gather in which the number of blocks that a rank has doubles in each round.
 ///
-/// `ceil(log2(world))` rounds; each rank sends `world - 1` blocks, its own and those of the ranks after it.
+/// Takes `ceil(log2(world))` rounds. Each rank sends `world - 1` blocks in all. In each round, it sends its own block
+/// and blocks of the ranks after it.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let copied = plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
     exchange(me, blocks, After::All(copied), plan);
 }
 
-/// The rounds of [`all_gather`]. They begin when `after` allows it, which must be when this rank's block is in the
-/// output.
+/// Appends the rounds of [`all_gather`]. The first sends depend on `after`, which must ensure that this rank's block is
+/// in the output.
 pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for distance in (0..doublings(me.world)).map(|k| 1 << k) {
         let count = distance.min(me.world - distance);
@@ -51,7 +52,7 @@ pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &
 /// Barrier by dissemination: in round `k` every rank sends a message to the rank at distance `2^k`. The message means
 /// that the sender, and all ranks from which the sender has heard directly or indirectly, have entered the barrier.
 ///
-/// `ceil(log2(world))` rounds; each rank sends one empty message per round.
+/// Takes `ceil(log2(world))` rounds. Each rank sends one empty message per round.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {
     let nothing = Space::Output.at(0, 0);
     let mut after = After::Nothing;

@@ -8,8 +8,8 @@ use crate::plan::{After, Plan, Space};
 
 /// Each rank reduces its block of the result and sends it to all others.
 ///
-/// 2 rounds; each rank sends all blocks but its own, and then sends its block `world - 1` times: about `2 * bytes *
-/// (world - 1) / world`.
+/// Takes 2 rounds. Each rank sends all blocks except its own, and then sends its block `world - 1` times: about
+/// `2 * bytes * (world - 1) / world`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);
@@ -27,7 +27,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
 
 /// Each rank sends its data to the root, which reduces the data of all ranks.
 ///
-/// 1 round; each rank but the root sends `bytes`.
+/// Takes 1 round. Each rank except the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let input = Space::Input.at(0, bytes);
     if me.rank == root {
@@ -39,7 +39,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
 
 /// The root sends its data to all others.
 ///
-/// 1 round; the root sends `(world - 1) * bytes`.
+/// Takes 1 round. The root sends `(world - 1) * bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     if me.rank == root {
@@ -53,7 +53,7 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
 
 /// Each rank sends to every other rank that rank's block, and reduces its own block.
 ///
-/// 1 round; each rank sends all blocks except its own.
+/// Takes 1 round. Each rank sends all blocks except its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     for p in me.others() {
         plan.send(p, blocks.region(Space::Input, p), After::Nothing);
@@ -64,7 +64,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
 
 /// Each rank sends its block to all others.
 ///
-/// 1 round; each rank sends `world - 1` times its block.
+/// Takes 1 round. Each rank sends its block `world - 1` times.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     for p in me.others() {
@@ -78,7 +78,7 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
 
 /// Each rank sends its block to the root. Only the root reads `blocks`; the others send `own` bytes.
 ///
-/// 1 round; each rank but the root sends its block.
+/// Takes 1 round. Each rank except the root sends its block.
 pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
     let input = Space::Input.at(0, own);
     if me.rank != root {
@@ -93,7 +93,7 @@ pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan
 
 /// The root sends each rank its block. Only the root reads `blocks`; the others receive `own` bytes.
 ///
-/// 1 round; the root sends all blocks except its own.
+/// Takes 1 round. The root sends all blocks except its own.
 pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
     let output = Space::Output.at(0, own);
     if me.rank != root {
@@ -106,9 +106,9 @@ pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, pla
     plan.copy(blocks.region(Space::Input, root), output, After::Nothing);
 }
 
-/// Each rank sends a different block to every other rank. The divisions of input and output may differ.
+/// Each rank sends a different block to every other rank. Input and output may be divided differently.
 ///
-/// 1 round; each rank sends all but the block that it keeps.
+/// Takes 1 round. Each rank sends all blocks except the one that it keeps.
 pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
     for p in me.others() {
         plan.send(p, input.region(Space::Input, p), After::Nothing);
@@ -121,7 +121,7 @@ pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan
 
 /// Each rank sends an empty message to every other rank.
 ///
-/// 1 round; each rank sends `world - 1` empty messages.
+/// Takes 1 round. Each rank sends `world - 1` empty messages.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {
     let nothing = Space::Output.at(0, 0);
     for p in me.others() {

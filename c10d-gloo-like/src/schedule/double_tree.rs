@@ -1,5 +1,5 @@
 //! Two binary trees, each for one half of the bytes. A rank with children in one tree is a leaf of the other (except
-//! one rank of an odd world), so each rank sends about as many bytes as it has, in few rounds.
+//! one rank of an odd world), so the work is divided almost equally. The trees need few rounds.
 
 use c10d_core::OpKind;
 
@@ -27,7 +27,7 @@ impl Schedule for DoubleTree {
     }
 }
 
-/// A node of one of the two trees. Each node has a number, its place.
+/// A node of one of the two trees. The nodes of a tree are numbered; the number of a node is its place.
 #[derive(Debug, PartialEq)]
 struct Node {
     parent: Option<u32>,
@@ -53,8 +53,8 @@ impl Node {
         Node { parent: Some(inside(up).unwrap_or(v ^ bit)), children: [low, high] }
     }
 
-    /// Returns the node at place `v` of `n` in tree `which` (0 or 1). In the second tree, odd and even places are
-    /// exchanged.
+    /// Returns the node at place `v` of `n` in tree `which` (0 or 1). The second tree is the first one, mirrored if `n`
+    /// is even, and shifted by one place if `n` is odd. So leaves of the first tree are inner nodes of the second.
     fn new(which: usize, v: u32, n: u32) -> Node {
         let (there, back): (u32, &dyn Fn(u32) -> u32) = match (which, n.is_multiple_of(2)) {
             (0, _) => (v, &|v| v),
@@ -78,7 +78,7 @@ fn halves(bytes: usize, elem: usize, space: Space) -> [Region; 2] {
 
 /// Reduces each half towards the root of its tree, and broadcasts the result from this root.
 ///
-/// About `4 * log2(world)` rounds; each rank sends at most `2.5 * bytes`.
+/// Takes about `4 * log2(world)` rounds. Each rank sends at most `2.5 * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let nodes = [0, 1].map(|t| Node::new(t, me.rank, me.world));
     let halves = halves(bytes, elem, Space::Output);
@@ -100,10 +100,10 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     }
 }
 
-/// Reduces each half, in a tree of all ranks but the op's root, towards the root of the tree, which sends its result to
-/// the op's root.
+/// Each half has a tree of all ranks except the op's root. The ranks reduce the half towards the root of its tree,
+/// which sends the result to the op's root.
 ///
-/// About `2 * log2(world)` rounds; each rank but the root sends `bytes`.
+/// Takes about `2 * log2(world)` rounds. Each rank except the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let (from, to) = (halves(bytes, elem, Space::Input), halves(bytes, elem, Space::Output));
     let others = me.world - 1;
@@ -135,9 +135,10 @@ fn top(which: usize, n: u32) -> Option<u32> {
     })
 }
 
-/// The op's root sends each half to the root of a tree of all other ranks, which broadcasts this half in its tree.
+/// Each half has a tree of all ranks except the op's root. The op's root sends the half to the root of its tree, which
+/// broadcasts the half in the tree.
 ///
-/// About `2 * log2(world)` rounds; no rank sends more than `1.5 * bytes`.
+/// Takes about `2 * log2(world)` rounds. No rank sends more than `1.5 * bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world - 1;
     let rank = |place: u32| me.at(place + 1, root);

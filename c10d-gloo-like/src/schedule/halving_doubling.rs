@@ -19,9 +19,9 @@ impl Schedule for HalvingDoubling {
     }
 }
 
-/// In each round, a rank and its partner split the part of the vector that they share, and each of them reduces one
-/// half. From round to round, the partners are nearer. Then each rank exchanges reduced parts with the same partners,
-/// in reverse order.
+/// First the halving: in each round, a rank and its partner divide the part of the vector that both have, and each of
+/// them reduces one half of this part. The distance between partners halves from round to round. Then the doubling:
+/// each rank exchanges reduced parts with the same partners, in reverse order.
 ///
 /// Let `n` be the largest power of two that is at most the world size. There are `2 * log2(n)` rounds, and 2 more if
 /// the world is larger than `n`. `n` ranks take part in the halving and doubling, and each of them sends about `2 *

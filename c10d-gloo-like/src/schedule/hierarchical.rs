@@ -23,8 +23,8 @@ impl Schedule for Hierarchical {
 /// The first rank of each host, its leader, reduces for its host. The leaders all-reduce directly, and send the result
 /// to the ranks of their hosts.
 ///
-/// Up to 4 rounds. A rank that is not a leader sends `bytes`. With `n` hosts, a leader sends
-/// about `2 * bytes * (n - 1) / n` to other hosts, and `bytes` to each other rank of its host.
+/// Takes up to 4 rounds. A rank that is not a leader sends `bytes`. With `n` hosts, a leader sends about
+/// `2 * bytes * (n - 1) / n` to other hosts, and `bytes` to each other rank of its host.
 pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let (host, count) = (hosts.of(me.rank), hosts.count());
@@ -55,7 +55,8 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
     for (_, leader) in leaders() {
         plan.send(leader, own, after);
     }
-    // Every block goes to the ranks of the host as soon as it has arrived, in the order of the blocks.
+    // The leader sends each block to the ranks of its host as soon as the block has arrived, in the order of the
+    // blocks.
     for other in 0..count {
         let ready = if other == host { after } else { After::Follow(plan.recv(hosts.leader(other), block(other))) };
         for member in mine() {

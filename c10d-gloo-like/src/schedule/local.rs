@@ -1,4 +1,4 @@
-//! A world of one: nothing is sent.
+//! A world of one rank, which sends nothing.
 
 use c10d_core::OpKind;
 

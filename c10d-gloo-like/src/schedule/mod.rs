@@ -139,14 +139,14 @@ macro_rules! algorithms {
 }
 
 algorithms! {
-    /// A world of one: nothing is sent.
+    /// A world of one rank, which sends nothing.
     local::Local,
     /// Every rank sends all its data to every other rank in one round.
     one_shot::OneShot,
     /// Reduces inside each host, then between the first ranks of the hosts. The first rank of each host sends the
     /// result to the other ranks of the host.
     hierarchical::Hierarchical,
-    /// The work of a root is divided among the ranks.
+    /// Each rank does a part of the root's work.
     scatter_gather::ScatterGather,
     /// Every rank communicates with ranks at distances that double.
     bruck::Bruck,
@@ -156,13 +156,13 @@ algorithms! {
     tree::Tree,
     /// Two binary trees, each for half of the bytes.
     double_tree::DoubleTree,
-    /// First inside each host, then between hosts, then inside each host again.
+    /// Ranks communicate first inside each host, then between hosts, then inside each host again.
     two_level::TwoLevel,
-    /// Recursive halving with nearer and nearer partners, then doubling.
+    /// Recursive halving, then recursive doubling with the same partners in reverse order.
     halving_doubling::HalvingDoubling,
-    /// Whole vectors with partners at distances that double or halve.
+    /// Recursive doubling with whole vectors; for a reduce-scatter, recursive halving.
     recursive::Recursive,
-    /// Every rank sends each block of its data directly to the rank that needs it; an all-reduce takes two rounds. It
-    /// is used for all calls that no other algorithm takes.
+    /// Every rank sends each block of its data directly to the rank that needs it; an all-reduce takes two rounds. All
+    /// calls for which the table has no rule use this algorithm.
     algorithm::Direct,
 }

@@ -22,7 +22,7 @@ impl Schedule for OneShot {
 
 /// Each rank sends its data to all others and reduces everything.
 ///
-/// 1 round; each rank sends `(world - 1) * bytes`.
+/// Takes 1 round. Each rank sends `(world - 1) * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     for p in me.others() {

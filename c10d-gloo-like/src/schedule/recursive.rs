@@ -1,4 +1,5 @@
-//! Recursive doubling and halving of whole vectors: few rounds and few messages, for small data.
+//! Recursive doubling and halving of whole vectors. These algorithms need few rounds and few messages, so they suit
+//! small data.
 //!
 //! In round `k` of a doubling, the set of ranks that share a result doubles: each rank communicates with the rank whose
 //! number differs in bit `k`. A halving takes these rounds in reverse order.
@@ -35,10 +36,10 @@ impl Schedule for Recursive {
     }
 }
 
-/// In each round, a rank and its partner exchange what they have reduced so far. Worlds whose size is not a power of
-/// two use a tree.
+/// In each round, a rank and its partner exchange their partial results. Worlds whose size is not a power of two use a
+/// tree.
 ///
-/// `log2(world)` rounds; each rank sends `bytes` in each round.
+/// Takes `log2(world)` rounds. Each rank sends `bytes` in each round.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     if !me.world.is_power_of_two() {
         return tree::all_reduce(me, bytes, plan);
@@ -55,7 +56,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
 /// In each round, every rank that has the data sends it to a rank that does not have it. Ranks are counted from the
 /// root.
 ///
-/// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
+/// Takes `floor(log2(world))` rounds. Each rank sends `bytes` to each rank that receives the data from it.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);
@@ -70,17 +71,17 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// In each round, a rank and its partner split the blocks that they share, and each of them reduces the blocks of one
-/// half. Worlds whose size is not a power of two send directly.
+/// In each round, a rank and its partner divide the blocks that both have, and each of them reduces the blocks of one
+/// half. Worlds whose size is not a power of two use the direct algorithm.
 ///
-/// `log2(world)` rounds; each rank sends all blocks but its own.
+/// Takes `log2(world)` rounds. Each rank sends all blocks except its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     if !me.world.is_power_of_two() || me.world == 1 {
         return direct::reduce_scatter(me, blocks, plan);
     }
     let mut after = After::Nothing;
     let (mut low, mut high) = (0, me.world);
-    // The first round reads the input. Later rounds read the blocks that the round before kept.
+    // The first round reads the input. Later rounds read the result of the previous round.
     let mut kept = None;
     while high - low > 1 {
         let middle = low.midpoint(high);

@@ -1,7 +1,7 @@
 //! Each rank communicates only with its two neighbours, around the circle. This sends the fewest bytes and needs the
 //! most rounds.
 //!
-//! A block is forwarded while it arrives, so the rounds overlap.
+//! A rank forwards a block while it receives the block, so the rounds overlap.
 
 use c10d_core::OpKind;
 
@@ -34,10 +34,11 @@ impl Schedule for Ring {
     }
 }
 
-/// Reduces each block once around the circle, then passes the results once around.
+/// Each block goes around the circle once, and each rank reduces its data into the block. Then each reduced block goes
+/// around once.
 ///
-/// `2 * (world - 1)` rounds; each rank sends every block but its own, and every block but its next neighbour's:
-/// about `2 * bytes * (world - 1) / world`.
+/// Takes `2 * (world - 1)` rounds. In the first half of the rounds, each rank sends every block except its own, and in
+/// the second half every block except its next neighbour's: about `2 * bytes * (world - 1) / world`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);
@@ -55,9 +56,10 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     pass_around(me, blocks, after, plan);
 }
 
-/// Reduces each block once around the circle, so that it ends at the rank to which it belongs.
+/// Each block goes around the circle once, and each rank reduces its data into the block. The last of these ranks is
+/// the one to which the block belongs.
 ///
-/// `world - 1` rounds; each rank sends every block but its own.
+/// Takes `world - 1` rounds. Each rank sends every block except its own.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = |p| blocks.region(Space::Input, p);
     let output = Space::Output.at(0, blocks.len(me.rank));
@@ -84,9 +86,9 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// Passes each block once around the circle.
+/// Each block goes around the circle once.
 ///
-/// `world - 1` rounds; each rank sends every block but its next neighbour's.
+/// Takes `world - 1` rounds. Each rank sends every block except its next neighbour's.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let target = blocks.region(Space::Output, me.rank);
@@ -103,8 +105,8 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// Passes this rank's block of the output (from the time that `after` allows) and all arriving blocks once around the
-/// circle.
+/// Appends the steps that pass each block of the output once around the circle. The send of this rank's own block
+/// depends on `after`.
 fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for s in 0..me.world - 1 {
         plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), after);
@@ -114,7 +116,7 @@ fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan
 
 /// A chain from the root: each rank forwards the arriving bytes to the next rank.
 ///
-/// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
+/// Takes `world - 1` rounds. Each rank except the last of the chain sends `bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);

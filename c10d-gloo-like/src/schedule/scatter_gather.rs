@@ -25,7 +25,8 @@ impl Schedule for ScatterGather {
 
 /// Each rank reduces its block of the result and sends it to the root.
 ///
-/// 2 rounds; each rank sends all blocks but its own, and then each rank but the root sends its block: `bytes` in all.
+/// Takes 2 rounds. Each rank sends all blocks except its own, and then each rank except the root sends its block:
+/// `bytes` in all.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     for p in me.others() {
@@ -46,7 +47,8 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mu
 
 /// The root sends a different part to each other rank, and these ranks send their parts to each other.
 ///
-/// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
+/// Takes 2 rounds. The root sends `bytes`, and each other rank sends its part of about `bytes / (world - 1)` to
+/// `world - 2` ranks.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world.saturating_sub(1).max(1);
     let blocks = Blocks::split(bytes, others, elem);

@@ -146,8 +146,8 @@ impl World {
         (0..self.ranks.len()).filter_map(|r| steps(r).next().map(|s| (r, s))).collect()
     }
 
-    /// Returns how many bytes of the step may have been done by now, given the progress of the steps on which it
-    /// depends. Returns `None` if the step may not begin, not even with its header.
+    /// Returns how many bytes of the step may be moved by now, given the progress of the steps on which the step
+    /// depends. Returns `None` if the step may not even send or receive its header.
     fn limit(&self, r: usize, s: usize) -> Option<usize> {
         let rank = &self.ranks[r];
         let steps = &rank.plan.steps;

@@ -28,17 +28,17 @@ pub struct Rule {
     pub algorithm: Algorithm,
 }
 
-/// The algorithm of a call is that of the first rule that fits, or `direct` if none does. A rule whose algorithm does
-/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, pre-multiplied sums). A
-/// rule also does not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose size is
-/// a power of two.
+/// The algorithm of a call is that of the first rule that fits, or `direct` if no rule fits. A rule whose algorithm
+/// does not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, pre-multiplied
+/// sums). A rule also does not fit worlds for which its algorithm has no plan: `recursive` reduces only in worlds whose
+/// size is a power of two.
 ///
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// The rules. The first rule that fits a call decides.
     pub rules: Vec<Rule>,
-    /// The file from which the table was read, if it was read from one.
+    /// The name of the file from which the table was read; `None` if it was not read from a file.
     pub(crate) file: Option<String>,
 }
 
@@ -102,7 +102,7 @@ const SOME: (u32, u32) = (3, 8);
 const MANY: (u32, u32) = (9, ANY_WORLD);
 
 /// Some rules follow another rule for the same worlds and sizes. The later rules are for sums that must be rounded
-/// once: such calls skip rules whose algorithms do not reduce in rank order.
+/// once. Calls with such sums skip rules whose algorithms do not reduce in rank order.
 #[rustfmt::skip]
 const BUILTIN: &[Rule] = &[
     rule(AllReduce, Shm, TWO, 8 * K, OneShot),

@@ -64,7 +64,8 @@ impl Node {
 
 /// Reduces towards rank 0, which broadcasts the result.
 ///
-/// `2 * floor(log2(world))` rounds; each rank but 0 sends `bytes` up, and each sends `bytes` down to every child.
+/// Takes `2 * floor(log2(world))` rounds. Each rank except 0 sends `bytes` up, and each sends `bytes` down to every
+/// child.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, 0);
     let all = Space::Output.at(0, bytes);
@@ -83,7 +84,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
 
 /// Reduces towards the root.
 ///
-/// `floor(log2(world))` rounds; each rank but the root sends `bytes`.
+/// Takes `floor(log2(world))` rounds. Each rank except the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, root);
     let input = Space::Input.at(0, bytes);
@@ -104,7 +105,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
 
 /// Broadcasts from the root.
 ///
-/// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
+/// Takes `floor(log2(world))` rounds. Each rank sends `bytes` to every child.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, root);
     let all = Space::Output.at(0, bytes);

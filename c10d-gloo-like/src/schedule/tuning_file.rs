@@ -14,7 +14,7 @@ use super::{Algorithm, Fabric, Rule, Table};
 
 /// The value of `format` in a file.
 const FORMAT: &str = "c10d-gloo-like tuning 1";
-/// The largest number of bytes of a file that are read.
+/// The largest size of a file in bytes. A larger file is rejected.
 const MOST: u64 = 1 << 20;
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ impl Row {
 }
 
 impl Table {
-    /// Reads a tuning file. Its rules come before those of the built-in table, so the file need not cover all calls.
+    /// Reads a tuning file. Its rules precede those of the built-in table, so the file need not cover all calls.
     ///
     /// # Errors
     /// The file cannot be read, or is not a tuning file. The error names the file and the line.

@@ -24,8 +24,8 @@ impl Schedule for TwoLevel {
 }
 
 /// Each rank reduces one part of the vector for its host. The ranks with the same index on their hosts all-reduce their
-/// part. Then the parts are gathered inside each host. If the hosts have different numbers of ranks, the hierarchical
-/// algorithm is used.
+/// part. Then each rank sends its part to the other ranks of its host. If the hosts have different numbers of ranks,
+/// this appends the plan of the hierarchical algorithm.
 ///
 /// With `h` hosts of `k` ranks, there are 2 rounds inside the hosts. Between hosts, there are `2 * log2(h)` rounds if
 /// `h` is a power of two, and about twice as many otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside its
@@ -66,10 +66,10 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
 
 /// The first rank of each host gathers the blocks of its host. The first ranks of all hosts exchange these blocks in
 /// rounds, and then broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have
-/// the same number of consecutive ranks, Bruck's algorithm is used.
+/// the same number of consecutive ranks, this appends the plan of Bruck's algorithm.
 ///
-/// `log2(h)` rounds between the hosts, and 3 inside them. The first rank of a host sends every byte once to another
-/// host, and once inside its own.
+/// Takes `log2(h)` rounds between the hosts, and 3 rounds inside the hosts. The first rank of a host sends every byte
+/// once to another host, and once inside its own host.
 pub(crate) fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
     let each = hosts.each().filter(|_| hosts.are_consecutive() && blocks.are_equal());
     let Some(each) = each else { return bruck::all_gather(me, blocks, plan) };

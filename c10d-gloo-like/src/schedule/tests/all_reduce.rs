@@ -27,8 +27,8 @@ fn all_reduce_one_shot() {
     }
 }
 
-/// Returns the bytes that an all_reduce by blocks sends in two passes: all bytes but a block of length `first`, and
-/// then all bytes but a block of length `second`.
+/// Returns the bytes that an all_reduce by blocks sends in two passes: all bytes except a block of length `first`, and
+/// then all bytes except a block of length `second`.
 fn twice_around(bytes: usize, first: usize, second: usize) -> usize {
     2 * bytes - first - second
 }
@@ -39,7 +39,7 @@ fn all_reduce_direct() {
         for bytes in sizes(world) {
             let blocks = Blocks::split(bytes, world, ELEM);
             let sent = |r| bytes - blocks.len(r) + (world as usize - 1) * blocks.len(r);
-            // A block that is empty on all ranks but one still takes two rounds.
+            // The algorithm takes two rounds even if all blocks but one are empty.
             let promise = Promise { rounds: 2, sent: &sent, once: true };
             check_all_reduce(world, bytes, &promise, &|me, p| direct::all_reduce(me, bytes, ELEM, p));
         }

@@ -59,8 +59,8 @@ fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     }
 }
 
-/// What is expected of one run of an algorithm: the rounds, the bytes that each rank sends, and whether each byte is
-/// reduced in one step and in rank order (`once`).
+/// The expected properties of one run: the rounds, the bytes that each rank sends, and whether each byte is reduced in
+/// one step and in rank order (`once`).
 struct Promise<'a> {
     rounds: u32,
     sent: &'a dyn Fn(u32) -> usize,
