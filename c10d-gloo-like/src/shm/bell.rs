@@ -1,10 +1,12 @@
-//! Sleeping until a peer has written or read: one futex word per rank, and the number of threads that sleep on it.
+//! The bell on which a rank sleeps until a peer has written or read. A bell has two words in shared memory: a futex
+//! word, and the number of threads that sleep on it.
 //!
 //! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
-//! value. The writer publishes, executes a fence and then checks for sleepers. So one of the two sees the other. A
-//! fence in the writer would make the writer wait, on every write, until the reader's core has released the cursor's
-//! cache line. So the sleeper fences for both: `membarrier` makes every registered process execute a fence. Where
-//! `membarrier` is not available, writers fence, or sleepers sleep only briefly.
+//! value. The writer publishes, executes a fence and then checks for sleepers. So the sleeper sees the published bytes,
+//! or the writer sees the sleeper. A fence in the writer would make the writer wait, on every write, until the reader's
+//! core has released the cursor's cache line. So the sleeper causes both fences: `membarrier` makes every registered
+//! process execute a fence. A writer that cannot register executes its own fence. A sleeper that cannot call
+//! `membarrier` sleeps only briefly, since it may miss a ring.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};

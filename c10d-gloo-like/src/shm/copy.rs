@@ -1,9 +1,10 @@
 //! Copies with ordinary or with non-temporal stores, into shared memory and out of it.
 //!
 //! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
-//! the writer's core fetches them back in the next round. If the cores share a cache, this is two to three times faster
-//! than copies through memory. If they do not, this is several times slower. Virtual cores may move to other cores, so
-//! the writer decides by the measured cost of its own stores.
+//! the writer's core fetches them back in the next round. If the cores share a cache, ordinary stores are two to three
+//! times faster than non-temporal stores, which go to memory. If the cores do not share a cache, ordinary stores are
+//! several times slower. Virtual cores may move to other cores, so the writer decides by the measured cost of its own
+//! stores.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -11,7 +12,8 @@ use std::ptr;
 /// Below this many bytes stores are always ordinary, since the measured time of short non-temporal stores does not
 /// include their completion.
 const LARGE: usize = 16 << 10;
-/// After this many copies, the other kind of stores is tried once. A try costs at most the time of a few copies.
+/// After this many copies, the writer tries the other kind of stores once. A try costs at most the time of a few
+/// copies.
 const TRY_EVERY: u32 = 256;
 
 /// The kind of stores that the writer of a ring uses, and the measured costs.
@@ -67,19 +69,22 @@ impl Stores {
             k => (7 * k + cost.min(2 * k)) / 8,
         };
         let [ordinary, non_temporal] = self.cost;
-        // With non-temporal stores the reader must also read from memory.
+        // With non-temporal stores the reader must also read from memory. So they must be clearly cheaper.
         self.streaming = non_temporal != 0 && non_temporal < ordinary / 4 * 3;
     }
 }
 
-/// If the tensors of all ranks of a collective together have at least this many bytes, copies to the output bypass the
-/// cache on a rank that shares memory with all others, and whose plan does not use the output any more (see
-/// `Plan::only_copies`). The number is twice the size of the last-level cache of the machine on which this was
-/// measured. With fewer bytes, many of them are still in the cache when the next op needs them.
+/// A rank's copies to the output bypass the cache under three conditions:
+/// - The tensors of all ranks of the collective together have at least this many bytes.
+/// - The rank shares memory with all others.
+/// - The rank's plan never reads the bytes that it writes (see `Plan::only_copies`).
+///
+/// The number is twice the size of the last-level cache of the machine on which this was measured. With fewer bytes,
+/// many of them are still in the cache when the next op needs them.
 pub(crate) const PAST_CACHE: usize = 64 << 20;
 
 /// Copies `n` bytes. With `past_cache`, the stores are non-temporal: they do not first read the cache lines that they
-/// overwrite, and they leave the cache to the bytes that are still to be read.
+/// overwrite, and they do not displace bytes in the cache that are still to be read.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.
@@ -143,7 +148,8 @@ mod x86 {
     macro_rules! streaming {
         ($name:ident, $feature:literal, $load:ident, $store:ident, $vector:ty) => {
             /// # Safety
-            /// The feature is there, `b` is 64-byte aligned, both ranges are valid for `lines` times 64 bytes.
+            /// The processor has the feature, `b` is 64-byte aligned, and both ranges are valid for `lines` times 64
+            /// bytes.
             #[target_feature(enable = $feature)]
             pub(super) unsafe fn $name(a: *const u8, b: *mut u8, lines: usize) {
                 const PARTS: usize = 64 / size_of::<$vector>();
@@ -224,7 +230,7 @@ mod tests {
         ] {
             let mut to = Lines([0; 640]);
             if there {
-                // SAFETY: the feature is there; 1 + 640 bytes of `from`, 640 of the aligned `to`.
+                // SAFETY: the processor has the feature. `from` has 1 + 640 bytes, and the aligned `to` has 640.
                 unsafe { f(from.as_ptr().add(1), to.0.as_mut_ptr(), 10) };
                 assert_eq!(to.0[..], from[1..]);
             }

@@ -1,10 +1,10 @@
-//! Whether two ranks run on the same core. Then a rank that spins keeps the other rank, for which it waits, from
-//! running.
+//! Finds out whether two ranks run on the same core. If they do, a rank that spins while it waits for the other rank
+//! keeps that rank from running.
 //!
 //! Each rank that waits records its core in its segment. If a peer last waited on the core of this rank, the peer is
-//! not running now. If the kernel has moved the peer since then, the record is out of date. In that case a rank yields
-//! although its peer runs, which costs little, or spins although its peer cannot run, until the peer waits and records
-//! its new core.
+//! not running now. If the kernel has moved the peer since then, the record is out of date. Until the peer waits again
+//! and records its new core, this rank may yield although the peer runs, which costs little, or spin although the peer
+//! cannot run.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl CorePair {
     /// Records the core of the calling thread, and returns whether the peer last waited on the same core.
     #[cold]
     pub(crate) fn is_one_core(&self) -> bool {
-        // The function of rustix crashes under valgrind.
+        // `sched_getcpu` of rustix crashes under valgrind.
         // SAFETY: the function has no requirements.
         let here = unsafe { libc::sched_getcpu() };
         let Ok(here) = u32::try_from(here) else { return false };

@@ -1,5 +1,4 @@
-//! Sleeping until a peer has written or read: the side of the sleeping rank. [`super::bell`] explains why no wake-up is
-//! lost.
+//! The sleeping rank's side of a bell. [`super::bell`] explains why no wake-up is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -16,8 +15,8 @@ const SLICE: Duration = Duration::from_millis(10);
 /// The longest sleep if a wake-up may be missed.
 const SHORT_SLICE: Duration = Duration::from_micros(500);
 
-/// This rank's bell. The order of use is: [`Doorbell::arm`], check once more, [`Doorbell::sleep`] or
-/// [`Doorbell::value`] and check again, ..., [`Doorbell::disarm`].
+/// This rank's bell. A thread calls [`Doorbell::arm`] and checks for data. As long as there is none, it calls
+/// [`Doorbell::sleep`] and [`Doorbell::value`], and checks again. At the end it calls [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
     /// Whether all writers had executed a fence when the bell was armed.
@@ -34,8 +33,8 @@ impl Doorbell {
         &self.segment.header().bell
     }
 
-    /// Announces a sleeper. If a check after this does not see data, the writer of that data will ring the bell.
-    /// Returns the value to sleep on.
+    /// Announces a sleeper. If the next check finds no data, the peer that writes the next data rings the bell. Returns
+    /// the value to sleep on.
     pub(crate) fn arm(&mut self) -> u32 {
         self.bell().sleepers.fetch_add(1, Ordering::SeqCst);
         self.sure = membarrier(MembarrierCommand::GlobalExpedited).is_ok();
@@ -52,7 +51,7 @@ impl Doorbell {
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };
-        // The wait may have ended for any reason: the caller checks again in each case.
+        // The wait may end for any reason. The caller checks again in each case.
         let _ = futex::wait(&self.bell().rings, Flags::empty(), seen, Some(&slice));
     }
 

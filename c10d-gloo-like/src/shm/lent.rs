@@ -1,6 +1,6 @@
-//! Lent bytes: payload in memory that the peer can read (a window) is not copied into the ring. The ring gets only a
-//! record with the position of the bytes in the window. The writer waits until the peer has read the bytes, so a caller
-//! that gets its buffer back may write to it.
+//! Lending of bytes. A rank does not copy payload into the ring if the payload is in memory that the peer can read (a
+//! window). The rank writes only a record into the ring, with the position of the bytes in the window. The writer waits
+//! until the peer has read the bytes, so a caller that gets its buffer back may write to it.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(super) const RECORD: usize = 24;
 /// The smallest number of bytes of a collective that is lent. Fewer bytes are copied through the ring, since that is
 /// faster.
 const LEAST: usize = 32 << 10;
-/// The largest number of lent bytes that is copied before other steps get their turn.
+/// The largest number of lent bytes that a rank copies before it continues with other steps.
 const CHUNK: usize = 256 << 10;
 
 fn to_bytes(place: &Place) -> [u8; RECORD] {

@@ -9,7 +9,7 @@ use crate::shm::{Segment, ShmLink};
 
 const KIND: RingKind = RingKind::Collective;
 
-/// Returns two links that face each other, and the segment of the first.
+/// Returns the two ends of a link, and the segment of the first end.
 fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
     let [a, b] = [(); 2].map(|()| Arc::new(Segment::create(Layout::new(1)).unwrap()));
     let me = token().unwrap();

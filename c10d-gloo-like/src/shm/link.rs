@@ -52,7 +52,8 @@ impl ShmLink {
         }
     }
 
-    /// Sets the process of the peer. Bytes in memory that this process can read are lent, and not copied into the ring.
+    /// Sets the process of the peer. The link lends bytes that this process can read in place, and does not copy them
+    /// into the ring.
     pub(crate) fn with_reader(mut self, process: Token) -> ShmLink {
         self.lender.reader = Some(process);
         self
@@ -166,7 +167,7 @@ impl ShmLink {
                 return Ok(shown);
             }
             let shown = self.into.peek()?;
-            // If an item of the mailbox comes before the bytes of the ring, it is visible by now.
+            // If an item of the mailbox precedes the bytes of the ring, it is visible by now.
             if shown.1 > 0
                 && let Some(shown) = self.peek_mail()?
             {
@@ -186,7 +187,7 @@ impl ShmLink {
             return Ok(None);
         }
         let shown = self.into.peek()?;
-        // If an item of the mailbox comes before the bytes of the ring, it is visible by now.
+        // If an item of the mailbox precedes the bytes of the ring, it is visible by now.
         let whole = self.into.ready() >= len && self.peek_mail()?.is_none();
         Ok(whole.then_some(shown))
     }
@@ -209,8 +210,8 @@ impl ShmLink {
             None if self.mail => self.inbox.consume(n),
             None => self.into.consume(n),
             Some(borrowed) => {
-                // A peer that gives up the group sets this flag before its caller gets the buffers back. So bytes that
-                // were read before the flag is set are those that the peer sent.
+                // If the group fails on the peer, the peer sets this flag before it returns the buffers to its caller.
+                // So the bytes that this rank has read are those that the peer sent, unless the flag is set now.
                 fence(Ordering::Acquire);
                 if self.theirs.header().revoked.load(Ordering::Acquire) != 0 {
                     return false;

@@ -1,6 +1,6 @@
 //! Slots for small items, beside a ring. The word that announces an item is in the same cache line as the beginning of
-//! the item. So a small item costs its reader one cache line, where a ring would cost two. An item that does not fit,
-//! or finds no free slot, goes through the ring.
+//! the item. So the reader of a small item loads one cache line. With a ring, it would load two. An item that does not
+//! fit, or finds no free slot, goes through the ring.
 //!
 //! Both ends count the items of the mailbox. Each slot records the line of the ring (64 bytes, see
 //! [`ring`](super::ring)) at which its item would have begun. So the items of the mailbox and of the ring together are
@@ -16,7 +16,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use super::segment::{RingKind, Segment};
 use super::slots::{MOST, Slot, Taken, Word};
 
-/// What the writing and the reading end have in common.
+/// The common part of the writing end and the reading end.
 struct End {
     taken: *const Taken,
     first: *const Slot,
@@ -73,7 +73,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Makes the end that writes to `peer`, in this rank's segment, where the peer has this index.
+    /// Makes the end that writes to `peer`. The mailbox is in this rank's segment, at the peer's index.
     pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
         Writer { end: End::new(own, index, kind, peer), taken: 0 }
     }
@@ -104,13 +104,13 @@ impl Writer {
         Ok(true)
     }
 
-    /// Asks the processor for the cache line of the next slot, so that the next item need not wait until the reader's
-    /// core has given up this line. In an exchange in both directions, this costs more than it saves: the reader waits
-    /// for the line, and takes it back.
+    /// Prefetches the cache line of the next slot, so that the next write need not wait until the reader's core has
+    /// released this line. If both ranks exchange items, this costs more than it saves: the reader polls the line, and
+    /// so fetches it back.
     #[inline]
     pub(super) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint, which touches neither memory nor registers, wherever the address leads.
+        // SAFETY: the instruction is a hint, which changes neither memory nor registers, for any address.
         unsafe {
             std::arch::asm!("prefetchw [{}]", in(reg) self.end.next().1, options(nostack, preserves_flags));
         }
@@ -137,7 +137,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Makes the end that reads from `peer`, in the peer's segment, where this rank has this index.
+    /// Makes the end that reads from `peer`. The mailbox is in the peer's segment, at this rank's index.
     pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
         Reader { end: End::new(theirs, index, kind, peer), len: 0, done: 0 }
     }

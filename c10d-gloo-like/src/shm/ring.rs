@@ -18,7 +18,8 @@ use super::segment::{RingKind, Segment};
 
 /// The length of a line in bytes, which is the alignment of items.
 const LINE: u64 = 64;
-/// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
+/// A long write is published in pieces of this size, so that the reader copies a piece while the writer writes the next
+/// one.
 const PIECE: usize = 16 << 10;
 /// The size of the pieces of a write of more than [`LONG`] bytes. The reader then begins later, but both ends copy
 /// faster.
@@ -26,7 +27,7 @@ const LARGE_PIECE: usize = 32 << 10;
 /// See [`LARGE_PIECE`].
 const LONG: usize = 128 << 10;
 
-/// What the writing and the reading end have in common.
+/// The common part of the writing end and the reading end.
 struct End {
     cursors: *const Cursors,
     data: *mut u8,
@@ -93,12 +94,12 @@ pub(super) struct Reader {
 }
 
 impl Writer {
-    /// Makes the end that writes to `peer`, in this rank's segment, where the peer has this index.
+    /// Makes the end that writes to `peer`. The ring is in this rank's segment, at the peer's index.
     pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
         Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
     }
 
-    /// Returns for how many of `want` bytes there is room.
+    /// Returns how many of `want` bytes fit into the free room.
     #[inline]
     pub(super) fn free(&mut self, want: usize) -> Result<usize> {
         let end = &mut self.end;
@@ -115,8 +116,7 @@ impl Writer {
     fn look(&mut self) -> Result {
         let end = &mut self.end;
         let tail = end.cursors().tail.0.load(Ordering::Acquire);
-        // The reader may be ahead of the writer only by the padding after the last item, if it has read that item to
-        // its end.
+        // The reader's position may exceed the writer's position only by the padding after the last item.
         if tail < end.other || tail > end.at.next_multiple_of(LINE) {
             return Err(end.corrupt("tail", tail));
         }
@@ -217,19 +217,19 @@ impl Writer {
 }
 
 impl Reader {
-    /// Makes the end that reads from `peer`, in the peer's segment, where this rank has this index.
+    /// Makes the end that reads from `peer`. The ring is in the peer's segment, at this rank's index.
     pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
         Reader { end: End::new(theirs, index, kind, peer), published: 0 }
     }
 
-    /// Returns how many bytes can be read now. The writer's cursor is read only if the known bytes are used up, or if
+    /// Returns how many bytes can be read now. Reads the writer's cursor only if all known bytes are consumed, or if
     /// `more` is set.
     #[inline]
     fn available(&mut self, more: bool) -> Result<usize> {
         let end = &mut self.end;
         if more || end.other <= end.at {
             let head = end.cursors().head.0.load(Ordering::Acquire);
-            // The reader may be ahead of the writer by the padding after the last item.
+            // The reader's position may exceed the writer's position by the padding after the last item.
             let (behind, ahead) = (end.at.saturating_sub(head), head.saturating_sub(end.at));
             if head < end.other || behind >= LINE || ahead > end.capacity {
                 return Err(end.corrupt("head", head));
@@ -248,13 +248,13 @@ impl Reader {
         Ok((here, n.min(until_end)))
     }
 
-    /// Returns how many bytes the last [`Reader::peek`] found, those after the ring's end included.
+    /// Returns how many bytes the last [`Reader::peek`] found, including those that continue at the ring's beginning.
     #[inline]
     pub(super) fn ready(&self) -> usize {
         self.before_record(self.end.other.saturating_sub(self.end.at) as usize)
     }
 
-    /// Returns how many of the next `n` bytes come before a record.
+    /// Returns how many of the next `n` bytes precede the next record.
     #[inline]
     fn before_record(&self, n: usize) -> usize {
         let ahead = self.end.cursors().head.1.load(Ordering::Relaxed).wrapping_sub(1).wrapping_sub(self.end.at);

@@ -1,8 +1,8 @@
 //! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
-//! The first page has the [`Header`] with the rank's state. The rest has, for each peer on the host, the rings that the
-//! rank writes and that peer reads, one for each [`RingKind`], each with a mailbox: first the cursors of all rings,
-//! then all mailboxes, then the bytes of all rings.
+//! The first page has the [`Header`] with the rank's state. The rest has two rings for each peer on the host, one for
+//! each [`RingKind`]. The rank writes to these rings, and the peer reads from them. Each ring has a mailbox. The order
+//! is: the cursors of all rings, all mailboxes, the bytes of all rings.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -20,10 +20,10 @@ use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
-/// Rings are not made smaller than this because of many peers.
+/// With many peers, rings are smaller, but not smaller than this.
 const SMALLEST_RING: usize = 16 << 10;
-/// The size of a segment grows with the number of peers up to this limit. With more peers, the rings are smaller. With
-/// so many peers that all rings have the smallest size, a segment is larger than this.
+/// The size of a segment grows with the number of peers up to this limit. With more peers, the rings are smaller. If
+/// the rings have the smallest size already, a segment may be larger than this.
 const LARGEST_SEGMENT: usize = 4 << 20;
 /// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
@@ -155,7 +155,7 @@ impl Segment {
         let mut options = MmapOptions::new();
         options.len(layout.size());
         // With few peers, page faults happen now and not in the first operations. With many peers, most rings are never
-        // used.
+        // used, so their pages are not mapped here.
         if layout.peers <= FEW_PEERS {
             options.populate();
         }

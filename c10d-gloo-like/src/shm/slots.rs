@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The number of items that can wait for their reader, if a rank has few peers: enough that ranks which share a core
-/// seldom have to take turns.
+/// The number of items that can wait for their reader, if a rank has few peers: with so many, ranks that share a core
+/// seldom have to wait for each other.
 pub(super) const MANY: u32 = 32;
 /// The number of items that can wait for their reader if a rank has many peers, so that its segment stays small.
 pub(super) const FEW: u32 = 8;
@@ -29,7 +29,7 @@ pub(super) const fn size(slots: u32) -> usize {
     size_of::<Taken>() + slots as usize * size_of::<Slot>()
 }
 
-/// What a slot records about its item.
+/// The data about an item that its slot contains besides the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word {
     /// The number of the item, counted from 1; 0 if the slot has had no item.

@@ -16,8 +16,8 @@ use super::unacknowledged;
 
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// If fewer bytes than this are buffered, they are moved to the start of the buffer, so that a header or an element
-/// becomes contiguous. Neither a header nor an element has more bytes than this.
+/// If the buffer has fewer bytes than this, they are moved to its start, so that a header or an element becomes
+/// contiguous. Neither a header nor an element has more bytes than this.
 const LITTLE: usize = 64;
 /// The number of buffered bytes that a [`TcpLink::glance`] needs: those of a header.
 const ENOUGH: usize = 32;
@@ -79,7 +79,7 @@ impl TcpLink {
 
     /// See [`crate::link::Link::finish`].
     pub(crate) fn finish(&self) {
-        // This fails only if the connection has ended anyway.
+        // This fails only if the connection has already ended.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
@@ -174,7 +174,7 @@ impl TcpLink {
         n
     }
 
-    /// Receives once into `to`. Further bytes go into the buffer, which must be empty unless `to` is. Returns the
+    /// Receives once into `to`. Further bytes go into the buffer, which must be empty unless `to` is empty. Returns the
     /// number of bytes in `to`.
     fn receive(&mut self, to: &mut [u8]) -> Result<usize> {
         if self.gone.is_some() || self.drained && !self.is_ready() {
@@ -215,7 +215,7 @@ impl TcpLink {
     /// Whether a read would return at once.
     fn is_ready(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // After an error, the read is tried.
+        // If the poll fails, this returns `true`, so that the caller tries to read.
         poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)) != Ok(0)
     }
 

@@ -103,7 +103,7 @@ fn the_end_comes_after_the_last_byte() {
         link.consume(n);
         got += n;
     }
-    // The last byte can be seen any number of times, since the caller may wait for bytes of other peers.
+    // The link shows the last byte as often as the caller asks. The caller may be waiting for bytes of other peers.
     for _ in 0..3 {
         assert_eq!(wait(&mut link, 0).unwrap(), 1);
         assert_eq!(link.glance().len(), 1);

@@ -11,10 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// The shortest silence that [`end_when_silent`] can tell from a living connection, since the kernel counts idle time
-/// in seconds.
+/// The shortest silence that [`end_when_silent`] can detect, since the kernel counts idle time in seconds.
 pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
-/// The interval for trying again after a temporary failure (no descriptors left, no listener yet).
+/// The time between two attempts after a temporary failure (no descriptors left, no listener yet).
 const RETRY: Duration = Duration::from_millis(20);
 /// The largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -51,14 +50,14 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// Accepts the next connection, tunes it and makes it non-blocking. Returns `None` if no connection came by the
+    /// Accepts the next connection, tunes it and makes it non-blocking. Returns `None` if no connection arrived by the
     /// deadline. With a deadline in the past, this does not wait.
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             match self.socket.accept() {
                 Ok((stream, from)) => match tune(&stream) {
                     Ok(()) => return Ok(Some((stream, from))),
-                    // The connection ended while it waited.
+                    // The connection ended while it waited to be accepted.
                     Err(_) => continue,
                 },
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -70,7 +69,7 @@ impl Listener {
                 }
                 Err(e) if exhausted(&e) && Instant::now() < deadline => std::thread::sleep(RETRY),
                 Err(e) if exhausted(&e) => return Err(refused("a peer's connection cannot be accepted".into(), e)),
-                // The connection failed before it was accepted, or a signal came.
+                // The connection failed before it was accepted, or a signal arrived.
                 Err(e) if is_transient(&e) => {}
                 Err(e) => return Err(refused("accepting a connection failed".into(), e)),
             }
@@ -144,14 +143,14 @@ pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Resu
     socket.set_tcp_keepalive(&probes)
 }
 
-/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: a wait for them
-/// ends at the op's deadline, and the control connection shows whether the peer's host is alive.
+/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: a thread waits
+/// for their data until the op's deadline, and the control connection shows whether the peer's host is alive.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    // Congestion control algorithms that pace by time halve the speed of loopback, where there is no congestion.
-    // Not every system allows this change, which affects only speed.
+    // Congestion control algorithms that pace by time halve the speed of loopback, where there is no congestion. The
+    // result is ignored: not every system allows this change, and it affects only the speed.
     let (own, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
     if peer.is_loopback() || peer == own {
         let _ = socket.set_tcp_congestion(b"reno");
