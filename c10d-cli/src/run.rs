@@ -15,8 +15,8 @@ const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.
 ///
-/// Every output line is prefixed by its rank. When a rank fails, the others are ended. The exit code is then that of
-/// the rank that failed first, or 128 + signal if a signal killed it. If SIGINT or SIGTERM came and not all ranks
+/// Every output line is prefixed by its rank. When a rank fails, `c10d run` ends the others. The exit code is then that
+/// of the rank that failed first, or 128 + signal if a signal killed it. If SIGINT or SIGTERM arrived and not all ranks
 /// succeeded, the exit code is 130 or 143. The exit code is 124 if the time limit has passed, and 141 if nobody reads
 /// the output any more.
 #[derive(clap::Args)]
@@ -132,7 +132,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
 }
 
-/// Prints why the job ended as it did.
+/// Prints the reason for the end of the job.
 fn tell(report: &JobReport) {
     if let Some(failure) = &report.failure {
         let all = report.exit_code() == 0;

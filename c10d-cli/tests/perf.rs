@@ -228,7 +228,7 @@ fn a_running_job_is_joined() {
     for more in [&[][..], &["-n", "3", "--pin"]] {
         let ended = job(&["-n", "3"], more);
         assert!(ended.status.success(), "{}", ended.stderr);
-        // The header and a row per op, only from rank 0.
+        // Only rank 0 prints: the header and a row per op.
         let rows: Vec<&str> = ended.stdout.lines().filter_map(|line| line.strip_prefix("[0] ")).collect();
         assert!(rows.len() == 3 && ended.stdout.lines().count() == 3, "{}", ended.stdout);
         assert!(rows[1..].iter().all(|row| row.split(',').nth(3) == Some("3") && row.ends_with(",0")), "{rows:?}");

@@ -271,9 +271,9 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     assert!(out.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// Runs an all-reduce of `[1, 1]` on one rank. The result tells which plugin ran it: a plugin built with `WRONG`
+/// Runs an all-reduce of `[1, 1]` on one rank. The result shows which plugin ran it: a plugin built with `WRONG`
 /// returns `[2, 1]`, and a plugin built with `ADDRESS` returns the address of the numbers that it got. The flag says
-/// whether that is the address of the caller's numbers, and not of a copy.
+/// whether this is the address of the caller's numbers. If not, the plugin got a copy.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];

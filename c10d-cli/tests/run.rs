@@ -100,7 +100,7 @@ fn a_rank_that_ignores_the_signal_is_killed_after_the_grace_time() {
         assert_eq!(ended.status.code(), Some(code), "{}", ended.stderr);
         assert!(ended.stderr.contains("ranks [0, 1] did not end within the grace time"), "{}", ended.stderr);
     }
-    // A rank that has left the launcher's process group is also reached.
+    // The signal also reaches a rank that has left the launcher's process group.
     let leaves = idle("trap '' TERM");
     let mut running = start(&["run", "-n", "1", "--grace", "0.2", "--", "setsid", "sh", "-c", &leaves]);
     running.until_said("ready");

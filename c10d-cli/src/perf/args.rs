@@ -74,9 +74,9 @@ pub(crate) struct Args {
     /// The time for all batches of a point together, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
-    /// Measure gloo-like's algorithms, and write to FILE which algorithm is the fastest up to which size. An existing
-    /// FILE keeps its rules for other ops, numbers of ranks and connections between ranks. Groups use the file if the
-    /// variable `C10D_TUNING` names it.
+    /// Measure gloo-like's algorithms, and write rules to FILE that choose the fastest algorithm for each size. An
+    /// existing FILE keeps its rules for other ops, numbers of ranks and kinds of connections. Groups use the file if
+    /// the variable `C10D_TUNING` names it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
@@ -84,8 +84,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) plot: Option<PathBuf>,
     /// Simulate a cluster of HOSTS hosts with RANKS ranks each (`1024x8`, at most 65536 ranks), without starting any
-    /// rank: the plans of gloo-like's algorithms are run over a model of latencies, bandwidths and the time of
-    /// reductions.
+    /// rank: a model computes the time of gloo-like's algorithms from latencies, bandwidths and the time of reductions.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks", "plot"])]
     pub(super) simulate: Option<Shape>,

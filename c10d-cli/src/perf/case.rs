@@ -55,7 +55,7 @@ pub(super) struct Case<'a, 'm, T> {
     patterns: Patterns,
     inputs: Vec<&'m mut [T]>,
     outputs: Vec<&'m mut [T]>,
-    /// The number of messages that came from a wrong rank.
+    /// The number of messages whose source was not the expected rank.
     strays: u64,
 }
 
@@ -70,7 +70,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     /// Runs the op once on known values. Returns the number of wrong elements.
     pub(super) fn verify(&mut self) -> Result<u64> {
         self.fill();
-        // This iteration of `broadcast_rotating` has another root than `broadcast`.
+        // With this iteration number, `broadcast_rotating` has the last rank as its root, unlike `broadcast`.
         let last = self.set.pg.size() - 1;
         self.step(last.into())?;
         Ok(self.wrong(last, false))

@@ -1,10 +1,11 @@
 //! The values that ranks put into their buffers, and the expected results.
 //!
-//! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on the
-//! rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or position.
-//! The numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every element type.
-//! Averages and scaled sums are compared with a tolerance. At each place of a sum or an average, at most [`TERMS`] or
-//! [`AVERAGED`] ranks have a number other than 0, so that this holds for any number of ranks.
+//! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on
+//! the rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or
+//! position. The numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every
+//! element type. Averages and scaled sums are compared with a tolerance. At each place of a sum, at most [`TERMS`]
+//! ranks have a number other than 0. For an average, the limit is [`AVERAGED`] ranks. So the numbers stay small for any
+//! number of ranks.
 
 use c10d::{DType, ReduceOp};
 
@@ -12,10 +13,10 @@ use super::sample::Sample;
 
 /// The period of the pattern. It is prime, so that a shift by any chunk size is noticed.
 const PERIOD: usize = 251;
-/// The number of terms of a sum other than 0. Each is at most 4, so the sum is at most 256. `bf16` can represent all
-/// whole numbers up to 256.
+/// The largest number of terms of a sum that are not 0. Each is at most 4, so the sum is at most 256. `bf16` can
+/// represent all whole numbers up to 256.
 const TERMS: u32 = 64;
-/// The number of terms of an average other than 0. Each of their additions may round the sum.
+/// The largest number of terms of an average that are not 0. There are few, since each addition may round the sum.
 const AVERAGED: u32 = 4;
 
 /// Returns the number at index `i` of piece `piece` of `rank`'s buffers.
@@ -76,8 +77,8 @@ impl Patterns {
         value as i64
     }
 
-    /// Returns 1 if this rank has a number other than 0 at this place of a sum, else 0. At each place, `most` ranks do.
-    /// A rank that does not exist has one at every place.
+    /// Returns 1 if this rank may have a number other than 0 at this place of a sum, and 0 otherwise. At each place,
+    /// this holds for `most` ranks. For a rank that does not exist, it holds at every place.
     fn weight(&self, rank: u32, piece: usize, i: usize, most: u32) -> u64 {
         let turn = u64::from(rank) + piece as u64 + i as u64 * u64::from(most);
         u64::from(rank >= self.ranks || turn % u64::from(self.ranks) < u64::from(most))

@@ -38,8 +38,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Returns the layout for a nominal size of `count` elements. The nominal size is that of the only buffer, or of
-    /// the buffer that has a chunk per rank. A chunk has at least one element.
+    /// Returns the layout for a nominal size of `count` elements. The nominal size is the size of the only buffer, or
+    /// of the buffer that has a chunk per rank. A chunk has at least one element.
     pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
         let n = ranks as usize;
         let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };

@@ -1,6 +1,6 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
-//! If the budget is a time, calibration comes first, which is also the warm-up. Then batches of back-to-back ops are
+//! If the budget is a time, a calibration runs first, which is also the warm-up. Then the batches of back-to-back ops
 //! run. The time of a batch is that of its slowest rank. All ranks get this same time, so they make the same decisions
 //! here.
 
@@ -58,8 +58,8 @@ pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f6
     Ok(Timing { median, min, too_slow: per_op > TOO_SLOW, iterations: plan.iter().sum() })
 }
 
-/// Increases the iterations until a batch takes long enough to measure. Returns the iterations of a full batch, and the
-/// seconds of one iteration.
+/// Increases the iterations until a batch takes long enough to measure. Returns the number of iterations of a full
+/// batch, and the seconds of one iteration.
 fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -> Result<(u64, f64), E> {
     let mut n = 1;
     loop {

@@ -25,7 +25,7 @@ impl<T: Sample> Memory<T> {
         room.try_reserve_exact(length)
             .map_err(|_| Error::no_memory(format!("no memory for a buffer of {bytes} bytes")).rejected())?;
         room.resize(length, T::whole(0));
-        // Memory without elements has no meaningful address, so any start will do.
+        // Memory without elements has no meaningful address, so any start is valid.
         let start = room.as_ptr().align_offset(align).min(room.len() - list.elements());
         Ok(Memory { room, start, list })
     }
@@ -41,8 +41,8 @@ impl<T: Sample> Memory<T> {
     }
 }
 
-/// Rejects buffers that need more memory than this host has left, or than a process may map. `of_one` is the number of
-/// bytes that one rank needs, and `ranks` the number of ranks on this host.
+/// Rejects buffers that need more memory than this host has available, or than a process may map. `of_one` is the
+/// number of bytes that one rank needs, and `ranks` the number of ranks on this host.
 pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::Result<(), String> {
     let of_all = of_one * u128::from(ranks);
     match (left(), address_space()) {

@@ -37,12 +37,12 @@ use crate::{Bad, Outcome, exit_code};
 /// The command by which `perf` starts itself as a rank.
 pub(crate) const RANK_VERB: &str = "perf-rank";
 
-/// The variables by which launchers (`c10d run`, torchrun, mpirun, srun) tell a process its rank.
+/// The variables in which launchers (`c10d run`, torchrun, mpirun, srun) give a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
-/// The variables by which launchers tell a process its number among the ranks of its host.
+/// The variables in which launchers give a process its number among the ranks of its host.
 const LOCAL_RANK_VARIABLES: [&str; 5] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];
-/// The variables by which launchers tell a process the number of ranks on its host.
+/// The variables in which launchers give a process the number of ranks on its host.
 const LOCAL_SIZE_VARIABLES: [&str; 4] =
     ["LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"];
 
@@ -136,7 +136,7 @@ fn joined(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Binds this rank to a core, if requested. The binding comes before everything else, so that every thread of the rank
+/// Binds this rank to a core, if requested. The binding precedes everything else, so that every thread of the rank
 /// inherits it.
 fn pin(args: &Args) -> c10d::Result {
     if args.pin { rank::pin(number(&LOCAL_RANK_VARIABLES).unwrap_or(0)) } else { Ok(()) }

@@ -50,8 +50,8 @@ impl PerfOp {
         self.kind().row().shape == Shape::Nothing
     }
 
-    /// Returns the factor by which nccl-tests multiplies the algorithm bandwidth to make it comparable to that of the
-    /// hardware.
+    /// Returns the factor between the algorithm bandwidth and the bus bandwidth, as in nccl-tests. The bus bandwidth is
+    /// comparable to the bandwidth of the hardware.
     pub(crate) fn bus_factor(self, ranks: u32) -> f64 {
         let n = f64::from(ranks);
         match self.kind() {

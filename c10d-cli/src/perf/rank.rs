@@ -98,7 +98,7 @@ fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row
     Ok(())
 }
 
-/// What was measured at one point.
+/// The result of one point.
 #[derive(Clone, Copy)]
 struct Measured {
     timing: Timing,
@@ -109,7 +109,7 @@ struct Measured {
 }
 
 /// Checks and times one op at one size in each group. Several groups take turns several times, so that a disturbance of
-/// the machine affects all.
+/// the machine affects all groups.
 fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: usize) -> Result<Vec<Measured>> {
     const TURNS: usize = 3;
     let mut results = vec![Vec::new(); groups.len()];

@@ -61,7 +61,7 @@ pub(super) struct PerfReport<'a> {
 }
 
 impl<'a> PerfReport<'a> {
-    /// Starts a report. `points` is the number of rows if none is left out.
+    /// Starts a report. `points` is the number of rows if no size is left out.
     pub(super) fn new(args: &'a Args, points: usize) -> io::Result<PerfReport<'a>> {
         let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {

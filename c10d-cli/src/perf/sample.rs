@@ -1,4 +1,4 @@
-//! Element types, as `perf` fills and compares them.
+//! How `perf` fills and compares elements of each type.
 
 use c10d::types::{Element, F8E4M3, F8E5M2};
 use half::{bf16, f16};
@@ -9,7 +9,8 @@ pub(super) trait Sample: Element + PartialEq {
     /// Returns the element for `value`. Integers wrap. An 8-bit float, which no op reduces, gets the low bits of
     /// `value`.
     fn whole(value: i64) -> Self;
-    /// Whether this equals `other` within the relative `tolerance`. Types without fractions must be equal.
+    /// Whether this equals `other` within the relative `tolerance`. The default ignores `tolerance`: the elements must
+    /// be equal.
     fn is_near(self, other: Self, tolerance: f64) -> bool {
         let _ = tolerance;
         self == other

@@ -1,5 +1,5 @@
-//! `--simulate`: the cost of the ops on a cluster. The plans of gloo-like's algorithms are run over a model of the
-//! cluster.
+//! `--simulate`: the cost of the ops on a cluster. A model of the cluster computes the time of the plans of gloo-like's
+//! algorithms.
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -17,7 +17,8 @@ use super::sample::Sample;
 struct Inputs {
     point: SparsePoint,
     ranks: u32,
-    /// The entries of the result, sorted by place: the place, and the one rank that has it, or `None` if all have it.
+    /// For each entry of the result, in the order of places: the place, and the rank that has an entry there. `None`
+    /// means that all ranks have one.
     entries: Vec<(usize, Option<u32>)>,
 }
 
@@ -58,7 +59,7 @@ impl Inputs {
     }
 }
 
-/// Returns the value of a rank in column `i` at a place. It is small, so that sums are exact.
+/// Returns the value of a rank in column `i` at a place. The value is small, so that sums are exact.
 fn value(place: usize, i: usize, rank: u32) -> i64 {
     ((place + i) % 5) as i64 + i64::from(rank % 2)
 }

@@ -33,7 +33,8 @@ pub(super) fn checked(path: &Path, limit: Limit) -> Result<Vec<Row>, Box<dyn std
     Ok(rows)
 }
 
-/// Whether a device of the plugin reduces by itself. Only the device's runtime knows that, so the runtime is opened.
+/// Whether a device of the plugin reduces by itself. Only the device's runtime can report this, so this opens the
+/// runtime.
 fn reduces(providers: &[&'static Provider]) -> bool {
     let devices = providers.iter().flat_map(|p| p.devices);
     devices.filter_map(|device| (device.open)().ok()).any(|runtime| {
@@ -43,7 +44,7 @@ fn reduces(providers: &[&'static Provider]) -> bool {
     })
 }
 
-/// Loads one plugin and prints the decision. This is what the child process runs.
+/// Loads one plugin and prints the decision. The child process runs this function.
 pub(crate) fn load(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
     let mut row = report.decisions.first().map(Row::from).ok_or("nothing was decided")?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The number of kinds of failures that are shown for one world size.
 const KINDS: usize = 4;
-/// The number of cases that are shown of each kind, and of lines that are shown of each case.
+/// The number of cases that are shown of each kind, and the number of lines that are shown of each case.
 const CASES: usize = 2;
 
 /// The failures with one world size, grouped by reason.

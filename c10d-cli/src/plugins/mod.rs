@@ -27,8 +27,8 @@ pub(crate) const SUITE_VERB: &str = "plugins-suite";
 /// Show, check or test plugins.
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Show what a file or directory offers, by the checks that need no loading. Without a path, show what the
-    /// environment variables and the standard directories offer.
+    /// Show what a file or directory offers, without loading it. Without a path, show what the environment variables
+    /// and the standard directories offer.
     List {
         /// A plugin, or a directory of plugins.
         path: Option<PathBuf>,
@@ -36,7 +36,8 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Check a plugin, or all plugins of a directory, and load each in a process of its own. Fails if one is refused.
+    /// Check a plugin, or all plugins of a directory, and load each in a process of its own. Fails if a plugin is
+    /// refused.
     Check {
         /// A plugin, or a directory of plugins.
         path: PathBuf,

@@ -6,12 +6,12 @@ use std::time::Duration;
 use c10d::backend::{Provider, Registry};
 use c10d::device::DeviceBuffer;
 
-/// The lengths of the round trips in bytes. Some are odd, so that copies are not only of whole words.
+/// The lengths of the round trips in bytes. Some are odd, so that some copies end inside a word.
 const LENGTHS: [usize; 6] = [1, 7, 64, 4097, (64 << 10) + 3, (1 << 20) + 1];
 /// The time limit of one copy.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The time limit of all copies together. They run on a separate thread, since a call that does not return cannot be
-/// ended.
+/// The time limit of all copies together. They run on a separate thread, since this program cannot end a call that does
+/// not return.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Copies bytes to the first device of this name and back. An error says what was wrong.

@@ -37,7 +37,7 @@ impl Row {
         self.verdict == verdict.name()
     }
 
-    /// Returns the row of the same file, but refused.
+    /// Returns a row for the same file with the verdict `refused`.
     pub(super) fn refused(&self, rule: Rule, detail: String) -> Row {
         Row { verdict: Verdict::Refused.name().into(), rule: Some(rule.name().into()), detail, ..self.clone() }
     }

@@ -70,7 +70,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a suite: first the copies, then one world size after the other, until one of them has failures or no case.
+/// Runs a suite: first the copies, then one world size after the other, until a world size has failures or no case.
 fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let Named { title, device, suite } = named;
     let mut out = std::io::stdout();

@@ -197,7 +197,7 @@ pub(crate) struct Outside {
 }
 
 /// Returns an address of this host at which a server may listen. The returned socket is bound to the address, but does
-/// not listen. So the kernel assigns the port to nobody else, and a server that binds to it by number with
+/// not listen. So the kernel assigns the port to no other socket, and a server that binds to it by number with
 /// `SO_REUSEADDR` can still listen there.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
