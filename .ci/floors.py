@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Fails if a module imports from a higher floor than its own.
 
-A crate's top-level modules have a fixed order, lowest first. The script follows every `use`, `crate::`, `super::` and
-`self::` path of a file through re-exports to the module that has the item. Tests may use everything, so they are not
-checked.
+`FLOORS` has the top-level modules of each crate in a fixed order, lowest first. The script follows every `use`,
+`crate::`, `super::` and `self::` path of a file through re-exports to the module that has the item. Tests may import
+from every module, so tests are not checked.
 
-The list can also name a folder inside a crate. Then each file of the folder has its own floor. `mod` is the folder's
+`FLOORS` can also name a folder inside a crate. Then each file of the folder has its own floor. `mod` is the folder's
 `mod.rs`. `*` is the floor of all modules that the list does not name.
 
     .ci/floors.py            checks all crates and folders
-    .ci/floors.py --print    shows, for each of them, which module imports which
+    .ci/floors.py --print    also shows which module imports from which
 """
 
 import os
@@ -131,7 +131,10 @@ class Crate:
         return at
 
     def imports(self, folder):
-        """Yields every import between two floors of a folder: (module, its floor, module that it imports from, its floor, path)."""
+        """Yields every import between two floors of a folder.
+
+        Each import is (module, floor of this module, imported module, floor of the imported module, path).
+        """
 
         def floor(module):
             return module[len(folder)] if len(module) > len(folder) else "mod"
@@ -139,7 +142,7 @@ class Crate:
         for module, text in sorted(self.text.items()):
             if module[: len(folder)] != folder or not module:
                 continue
-            # A re-export of the folder does not count as an import.
+            # A re-export in the folder's `mod.rs` does not count as an import.
             paths = [path for public, tree in ITEM.findall(text) if module != folder or not public for path in leaves(tree)]
             paths += PATH.findall(ITEM.sub("", text))
             for path in sorted(set(paths)):

@@ -46,7 +46,7 @@ class Places:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
             self.anchors[path] = anchors_of_markdown(text) if path.endswith(".md") else anchors_of_html(text)
-        # In HTML an anchor may be encoded as in the link, or decoded.
+        # In HTML, an anchor may be percent-encoded, as in the link, or not.
         return anchor in self.anchors[path] or unquote(anchor) in self.anchors[path]
 
 
@@ -66,7 +66,7 @@ def pages():
     """Yields (page, link) for every link."""
     names = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
-        # rustdoc resolves the links of these files, so they are checked in its HTML.
+        # rustdoc resolves the links of these files, so these links are checked in rustdoc's HTML.
         if "src" in name.split("/"):
             continue
         page = os.path.join(ROOT, name)
@@ -99,7 +99,7 @@ def main():
         # Of a link to lines of a source file, only the file is checked.
         if re.search(r"\.rs\.html#\d+(-\d+)?$", link):
             link = link.partition("#")[0]
-        # rustdoc copies this link from the documentation of a trait of `tracing` that every type implements.
+        # Every type implements a trait of `tracing` whose documentation has this link, and rustdoc copies the link.
         if link == "dispatcher#setting-the-default-subscriber":
             continue
         if dead(places, page, link):
