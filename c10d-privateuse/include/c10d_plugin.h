@@ -4,12 +4,12 @@
  *   - has one line  C10D_PLUGIN_NOTE("name");  which puts the name and the ABI's version where c10d can read them
  *     without running any code of the plugin;
  *   - exports one function, c10d_plugin_v1, which returns a c10d_plugin table with a `device` part (memory, copies,
- *     streams), a `collectives` part, or both. With only a device part, every collective works on the device's
+ *     streams), a `collectives` part, or both. If it has only a device part, every collective works on the device's
  *     buffers: c10d copies them through host memory.
  *
  * General rules:
  *   - Every struct begins with its size. Minor versions only append fields: read and write only the fields that both
- *     sides have (the minimum of the sizes). If a function is missing or null, its feature is missing.
+ *     sides have (up to the smaller size). If a function is missing or null, its feature is missing.
  *   - Codes are fixed-width integers. Answer a code that you do not know with C10D_UNSUPPORTED.
  *   - Text is UTF-8, given by pointer and length, without a nul at the end. The callee copies it during the call.
  *   - Neither side frees the memory of the other.
@@ -34,13 +34,13 @@ extern "C" {
 
 /* ---- Codes -------------------------------------------------------------------------------------------------- */
 
-/* Status. C10D_OK is the only success. */
+/* Status. C10D_OK is the only success. The guilty ranks are the ranks at fault, which c10d_result lists. */
 #define C10D_OK 0
 #define C10D_INVALID 1     /* The call is not valid. Nothing was sent. */
-#define C10D_UNSUPPORTED 2 /* The call is valid, but not offered. Nothing was sent. */
+#define C10D_UNSUPPORTED 2 /* The call is valid, but the callee does not offer it. Nothing was sent. */
 #define C10D_MISMATCH 3    /* The guilty rank issued a different call. */
-#define C10D_PEER_DEAD 4   /* The guilty rank is gone. */
-#define C10D_TIMEOUT 5     /* The deadline passed while waiting for the guilty ranks. */
+#define C10D_PEER_DEAD 4   /* The guilty rank is dead, or has left the group. */
+#define C10D_TIMEOUT 5     /* The deadline passed while this rank waited for the guilty ranks. */
 #define C10D_ABORTED 6     /* The group was aborted. */
 #define C10D_RESOURCE 7    /* Memory, descriptors, threads or ports ran out; or a buffer of the caller is too small. */
 #define C10D_DEVICE 8      /* The device, or the software that drives it, failed. */
@@ -77,7 +77,8 @@ extern "C" {
 #define C10D_BIT(code) (1u << (code))
 #define C10D_ALL_DTYPES 0x1ffffu
 
-/* Reduce operations. Integer sums and products wrap; NaN propagates in min and max; f16 and bf16 add in f32. */
+/* Reduce operations. Integer sums and products wrap. NaN propagates in min and max. Sums of f16 and bf16 are computed
+ * in f32. */
 #define C10D_SUM 0
 #define C10D_AVG 1
 #define C10D_PRODUCT 2
@@ -111,14 +112,14 @@ extern "C" {
 #define C10D_ALL_TO_ALL 16         /* in: one per rank; out: one per rank. Their lengths may differ. */
 #define C10D_ALL_TO_ALL_SINGLE 17  /* in: 1; out: 1; divided by the splits, or into n equal parts if there are none. */
 #define C10D_BARRIER 18            /* No spans. */
-#define C10D_MONITORED_BARRIER 19  /* No spans. Its error names the first missing rank, or all of them
-                                    * (C10D_WAIT_ALL_RANKS). CPU only. */
+#define C10D_MONITORED_BARRIER 19  /* No spans. Its error names the first missing rank, or with
+                                    * C10D_WAIT_ALL_RANKS all missing ranks. CPU only. */
 #define C10D_ALL_OPS 0xfffffu
 #define C10D_OPS 20
 
 /* Request flags. */
 #define C10D_WAIT_ALL_RANKS 1u
-#define C10D_CALLER_WAITS 2u /* The caller waits for the op: latency matters more than overlap. */
+#define C10D_CALLER_WAITS 2u /* The caller waits for the op: its latency matters more than overlap with other work. */
 
 /* Levels of log lines. */
 #define C10D_LOG_ERROR 1
@@ -139,9 +140,9 @@ typedef struct c10d_why {
 
 /* The elements of one contiguous tensor. On the CPU, `data + offset` is their address (null if there are none). On
  * a device, `data` is the value that the device's `allocate` returned, and the elements begin `offset` bytes after
- * the start of this allocation. On CUDA, `data + offset` is the address of the elements, and `data` is the beginning of
- * the buffer as its owner knows it. In an array of spans, the next span is `struct_size` bytes further, see
- * c10d_span_at. */
+ * the start of this allocation. On CUDA, `data + offset` is the address of the elements, and `data` is the address at
+ * which the caller's buffer begins. In an array of spans, each span begins `struct_size` bytes after the previous span,
+ * see c10d_span_at. */
 typedef struct c10d_span {
     uint32_t struct_size;
     uint32_t dtype; /* C10D_U8 .. */
@@ -180,8 +181,7 @@ typedef struct c10d_request {
     const uint64_t *output_splits;
     /* The fingerprint: 24 bytes of the call on which all ranks must agree. Exchange it with the peers before using
      * their payload. If a peer's fingerprint differs, end the operation with C10D_MISMATCH and pass the peer's bytes in
-     * c10d_result. If a rank receives nothing in an op, c10d itself compares this rank's call with those of the peers.
-     * */
+     * c10d_result. For an op in which this rank receives nothing, c10d itself compares the calls of the ranks. */
     uint8_t fingerprint[24];
 } c10d_request;
 
@@ -209,19 +209,19 @@ typedef struct c10d_result {
 
 typedef struct c10d_host c10d_host;
 
-/* Ends an operation. Call it exactly once for each operation that `submit` accepted with C10D_OK, from any thread, also
- * inside `submit`. Never call it for an operation for which `submit` returned an error. Afterwards, do not touch the
- * operation's memory. */
+/* Ends an operation. Call it exactly once for each operation that `submit` or `submit_batch` accepted with C10D_OK. You
+ * may call it from any thread, also before `submit` returns. Never call it for an operation for which `submit` returned
+ * an error. After the call, do not touch the operation's memory. */
 typedef void (*c10d_done)(const c10d_host *host, uint64_t token, const c10d_result *result);
 
-/* The host's functions: one table per plugin, valid until the process ends. Every function that can wait has a timeout,
- * and returns before this timeout is over. */
+/* The host's functions: one table per plugin, valid until the process ends. Every function that can wait has the
+ * parameter `timeout_ns`, and returns within this time. */
 struct c10d_host {
     uint32_t struct_size;
     uint32_t abi_minor;
     void (*log)(const c10d_host *host, uint32_t level, const char *text, uint64_t len);
-    /* The store of a group, which its ranks share (c10d_group_init.store). The plugin may use any keys, except
-     * those that begin with "c10d.". */
+    /* The store_ functions use the store that the ranks of a group share. Pass c10d_group_init.store for `store`. The
+     * plugin may use any keys, except those that begin with "c10d.". */
     int32_t (*store_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, const void *value,
                          uint64_t len, uint64_t timeout_ns, c10d_why *why);
     /* Waits for the key. Sets `len` to the value's length. Returns C10D_RESOURCE if the length is above `capacity`. */
@@ -229,12 +229,13 @@ struct c10d_host {
                          uint64_t capacity, uint64_t *len, uint64_t timeout_ns, c10d_why *why);
     int32_t (*store_wait)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                           uint64_t timeout_ns, c10d_why *why);
-    /* Adds `delta` to the decimal number that is the key's value (0 if the key does not exist), and sets `sum`. */
+    /* Adds `delta` to the decimal number that is the key's value (0 if the key does not exist). Sets `sum` to the new
+     * value. */
     int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
                          int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     /* Sets the key to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
-     * Writes the value that is stored afterwards to `value`. If this value is longer than `capacity`, the function
-     * returns C10D_RESOURCE, but the key may have been set. */
+     * Then writes the key's value to `value`. If this value is longer than `capacity`, the function returns
+     * C10D_RESOURCE, although it may have set the key. */
     int32_t (*store_compare_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                                  const void *expected, uint64_t expected_len, const void *desired,
                                  uint64_t desired_len, void *value, uint64_t capacity, uint64_t *len,
@@ -254,26 +255,30 @@ struct c10d_host {
 /* ---- What a plugin offers ----------------------------------------------------------------------------------- */
 
 /* A device runtime. `index` is the number of the device. Work on one stream runs in the order in which it was
- * enqueued. Work on different streams runs in any order, unless an event orders it. No function waits for the device.
- * Required are count, allocate, free, copy_in, copy_out and copy. Either all seven functions of streams and events
- * are present, or none. Without them there is one stream, 0, and every copy is complete when its function returns.
- * `retain` and `release`, `allocate_host` and `free_host`, and `reduces` and `reduce` come in pairs, too. c10d counts
- * the owners of the memory that it allocated, so it calls `free` only when no operation can use the memory any more,
- * perhaps inside `done`. c10d cannot count the owners of other memory, such as a tensor of another library: for this
- * memory, a plugin whose collectives serve its device needs `retain` and `release`. */
+ * enqueued. Work on different streams runs in any order, unless an event orders it. The functions that enqueue work do
+ * not wait for the device.
+ *   - The functions count, allocate, free, copy_in, copy_out and copy are required.
+ *   - The seven functions of streams and events are either all present or all missing. If they are missing, there is
+ *     only stream 0, and every copy is complete when its function returns.
+ *   - Each of these pairs is either present or missing: `retain` and `release`, `allocate_host` and `free_host`,
+ *     `reduces` and `reduce`.
+ * c10d counts the owners of the memory that it allocated. It calls `free` when no operation can use the memory any
+ * more. It may make this call inside `done`. c10d cannot count the owners of other memory, such as a tensor of another
+ * library: for this memory, a plugin whose collectives serve its device needs `retain` and `release`. */
 typedef struct c10d_device {
     uint32_t struct_size;
     /* C10D_DEVICE_PRIVATE or 0: the plugin's own device. C10D_DEVICE_CUDA: the plugin drives CUDA devices, and its
-     * bases are CUDA addresses. c10d then uses the plugin as the runtime of CUDA devices only if there is no other, and
-     * always uses its `retain` and `release` for operations. Plugins for ABI 1.0 and 1.1 have 0 here. */
+     * bases are CUDA addresses. c10d then uses the plugin as the runtime of CUDA devices only if there is no other
+     * runtime. For the plugin's own operations, it always uses the plugin's `retain` and `release`. Plugins for ABI 1.0
+     * and 1.1 have 0 here. */
     uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
     /* Allocates memory, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0. `base` is an
      * address or any handle except null; c10d never reads through it. */
     int32_t (*allocate)(uint32_t index, uint64_t bytes, void **base, c10d_why *why);
     void (*free)(uint32_t index, void *base);
-    /* These three enqueue copies: from the host to the device, to the host, and inside the device. On the device, `to`
-     * and `from` are bases. */
+    /* These three functions enqueue copies: from the host to the device, from the device to the host, and inside the
+     * device. For memory of the device, `to` and `from` are bases. */
     int32_t (*copy_in)(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
                        uint64_t bytes, c10d_why *why);
     int32_t (*copy_out)(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t from_offset,
@@ -284,18 +289,19 @@ typedef struct c10d_device {
     void (*destroy_stream)(uint32_t index, uint64_t stream);
     int32_t (*create_event)(uint32_t index, uint64_t *event, c10d_why *why);
     void (*destroy_event)(uint32_t index, uint64_t event);
-    /* Records the event after all work that was enqueued on the stream so far. An earlier record is forgotten. */
+    /* Records the event after all work that was enqueued on the stream so far. The record is reached when this work is
+     * complete. It replaces an earlier record of the event. */
     int32_t (*record)(uint32_t index, uint64_t event, uint64_t stream, c10d_why *why);
     /* Makes all later work on the stream wait until the event's last record is reached. */
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
     /* Sets `reached` to 1 if the event's last record is reached, else to 0. Returns an error if earlier work failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* For memory that c10d did not allocate: keeps it until `release`, even if its owner frees it meanwhile. If
-     * `retain` has not returned by the end of the operation's time, the owner may free the memory while `retain` still
-     * runs. `release` may be called from inside `done`. */
+    /* Keeps memory that c10d did not allocate valid until `release`, even if its owner frees it meanwhile. If `retain`
+     * has not returned at the operation's time limit, the owner may free the memory while `retain` still runs. c10d may
+     * call `release` inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
-    /* Allocates host memory that the device copies fast. Returns null if there is none left. */
+    /* Allocates host memory that the device copies fast. Returns null if the allocation fails. */
     void *(*allocate_host)(uint64_t bytes);
     void (*free_host)(void *base, uint64_t bytes);
     /* Returns the bits of the element types that `reduce` accepts with this operation. c10d asks for sum, product, min,
@@ -305,14 +311,14 @@ typedef struct c10d_device {
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
                       uint64_t acc_offset, const void *with, uint64_t with_offset, uint64_t count,
                       c10d_why *why); /* since 1.1 */
-    /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. By this text
-     * ranks notice that they share a device. Sets `len` to the text's length. Returns C10D_RESOURCE if the length is
-     * above `capacity`, and C10D_UNSUPPORTED if the device has no such text. If no device has one, `identity` may be
-     * null. */
+    /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. Ranks compare
+     * these texts to find out whether they share a device. Sets `len` to the text's length. Returns C10D_RESOURCE if
+     * the length is above `capacity`, and C10D_UNSUPPORTED if the device has no such text. If no device has such a
+     * text, `identity` may be null. */
     int32_t (*identity)(uint32_t index, char *text, uint64_t capacity, uint64_t *len, c10d_why *why); /* since 1.2 */
 } c10d_device;
 
-/* The ops and types that the collectives offer on one kind of device. c10d submits no others. */
+/* The ops and types that the collectives offer on one kind of device. c10d submits no other ops and types. */
 typedef struct c10d_capabilities {
     uint32_t struct_size;
     /* C10D_DEVICE_CPU; or C10D_DEVICE_PRIVATE or C10D_DEVICE_CUDA, if the plugin has a device part of this type. */
@@ -333,11 +339,11 @@ typedef struct c10d_group_init {
     uint32_t reserved;
     const char *name; /* The same on all ranks. */
     uint64_t name_len;
-    uint8_t session[16]; /* Random: the same on all ranks, different for every group that is ever made. */
+    uint8_t session[16]; /* A random number. It is the same on all ranks, and differs from that of any other group. */
     uint64_t store;      /* The argument `store` of the host's functions, valid until destroy_group has returned. */
     uint64_t timeout_ns; /* How long making the group may take. */
-    /* Becomes 1 when all operations in flight must end with C10D_ABORTED. Read it with an atomic load whenever you
-     * wait. It is valid until destroy_group has returned. */
+    /* Becomes 1 when all operations in flight must end with C10D_ABORTED. While you wait, read it again and again with
+     * an atomic load. The pointer is valid until destroy_group has returned. */
     const uint32_t *aborted;
 } c10d_group_init;
 
@@ -345,40 +351,44 @@ typedef struct c10d_group_init {
 typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
-    const c10d_capabilities *capabilities; /* One per kind of device; the next is struct_size further on. */
+    const c10d_capabilities *capabilities; /* One per kind of device, each struct_size bytes after the previous one. */
     /* Returns C10D_OK if the plugin can work on this machine. If the pointer is null, c10d assumes that it can. The
      * function must be cheap and have no side effects. */
     int32_t (*probe)(c10d_why *why);
     /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its
-     * own, of any size, rank 0 makes it and stores it (store_set), and the others read it (store_get). */
+     * own, rank 0 can make an id of any size and write it to the store (store_set). The other ranks read it
+     * (store_get). */
     int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
-    /* Destroys a group. No operation is in flight, and `done` must not be called any more. */
+    /* Destroys a group. c10d calls this when no operation is in flight. The plugin must not call `done` for this group
+     * any more. */
     void (*destroy_group)(void *group);
-    /* Takes an operation, and runs it here or on a thread of the plugin. The operation must end by the request's
-     * timeout, with an error that names the ranks for which it waited. c10d submits the collectives of a group one at a
-     * time, in the same order on all ranks. Meanwhile other threads submit point-to-point operations, in order for each
-     * peer, direction and tag. */
+    /* Takes an operation, and runs it on this thread or on a thread of the plugin. The operation must end within the
+     * request's timeout. If it cannot succeed in this time, it must end with an error that names the ranks for which it
+     * waited. c10d submits the collectives of a group one at a time, in the same order on all ranks. Meanwhile, other
+     * threads may submit point-to-point operations, in order for each peer, direction and tag. */
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
-    /* Ends all operations in flight, and tells the peers. Other calls may be running meanwhile. */
+    /* Ends all operations in flight, and reports the abort to the peers. Other functions may run at the same time. */
     void (*abort)(void *group, const char *cause, uint64_t len);
-    /* Tells the peers that this rank leaves, so that they do not report it as dead. No operation is in flight. */
+    /* Tells the peers that this rank leaves the group, so that they do not report it as dead. c10d calls this when no
+     * operation is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Makes a group of some ranks of a group, if this is cheaper than create_group. `ranks` has `init->size` ranks
-     * of `group`, in the order of their numbers in the new group. c10d calls it on every rank of the list. On a rank
-     * that is in no new group, c10d calls it with null for `ranks`, `init` and `part`. destroy_group destroys the new
-     * group, before or after the group that it came from. If `split` returns C10D_UNSUPPORTED, it must do so on all
-     * ranks, and c10d then uses create_group. c10d may call `split` while operations run. */
+    /* Makes a new group of some ranks of `group`. Offer this function if it is cheaper than create_group. `ranks` has
+     * `init->size` ranks of `group`, in the order of their numbers in the new group. c10d calls `split` on every rank
+     * of this list. On a rank that is in no new group, c10d calls it with null for `ranks`, `init` and `part`.
+     * destroy_group destroys the new group, before or after `group` itself is destroyed. If `split` returns
+     * C10D_UNSUPPORTED, it must do so on all ranks, and c10d then uses create_group. c10d may call `split` while
+     * operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
     /* Takes several point-to-point operations that may depend on each other. On success it takes all of them, on an
-     * error none. Each ends separately, by its own token. They are in order with the operations of `submit`, for each
-     * peer, direction and tag. */
+     * error none. Call `done` for each operation separately, with the operation's own token. For each peer, direction
+     * and tag, the operations of `submit_batch` and `submit` are in one common order. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
-    /* Returns an error of the group, such as a dead peer, that occurred while no operation was waiting, or C10D_OK if
-     * there is none. c10d calls it from time to time, and it must return at once. `guilty` has room for as many ranks
-     * as the group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of a mismatch at
-     * its own call, with the field that differs. */
+    /* Returns an error of the group, such as a dead peer, that occurred while no operation was waiting. Returns C10D_OK
+     * if there is no such error. c10d calls this function regularly, and the function must return at once. `guilty` has
+     * room for all ranks of the group, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank's own
+     * call fails with the mismatch, and names the field that differs. */
     int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
 
@@ -399,9 +409,9 @@ typedef struct c10d_plugin {
 #define C10D_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* The entry. c10d calls it once per process, after the checks, on a thread of its own. Return null if the plugin
- * cannot work at all, and log the reason with the host's `log`. If the entry, `probe` or `identity` does not return
- * within 10 seconds, c10d no longer waits for it and reports an error. */
+/* The entry. After c10d has checked the file, it calls the entry once per process, on a separate thread. Return null if
+ * the plugin cannot work at all, and log the reason with the host's `log`. If the entry, `probe` or `identity` does not
+ * return within 10 seconds, c10d no longer waits for it and reports an error. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */

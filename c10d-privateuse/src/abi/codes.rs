@@ -6,11 +6,11 @@ use c10d_core::{DType, DTypeSet, Error, ErrorKind};
 pub const OK: i32 = 0;
 /// The call is not valid; nothing was sent.
 pub const INVALID: i32 = 1;
-/// The call is not offered; nothing was sent.
+/// The callee does not offer the call; nothing was sent.
 pub const UNSUPPORTED: i32 = 2;
 /// The guilty rank issued a different call.
 pub const MISMATCH: i32 = 3;
-/// The guilty rank is gone.
+/// The guilty rank is dead, or has left the group.
 pub const PEER_DEAD: i32 = 4;
 /// The deadline passed.
 pub const TIMEOUT: i32 = 5;

@@ -1,5 +1,5 @@
-//! The layout of the structs in version 1.2, which never changes. It is asserted at compile time. The test `layout.rs`
-//! compares it with the layout of the structs in the C header.
+//! Asserts at compile time the layout that the structs have in version 1.2. This layout never changes. The test
+//! `layout.rs` compares it with the layout of the structs in the C header.
 
 use std::mem::offset_of;
 

@@ -1,7 +1,7 @@
 //! The Rust mirror of `include/c10d_plugin.h`. The header is the contract and documents everything.
 //!
-//! Every struct is valid if all of its bytes are zero. So the struct of an older plugin, which may be shorter, is
-//! copied into a struct of zeros, and the fields that it lacks stay zero.
+//! Every struct is valid if all of its bytes are zero. The struct of an older plugin may be shorter. So c10d copies it
+//! into a struct of zeros, in which the missing fields stay zero.
 #![allow(unsafe_code)]
 #![allow(missing_docs, reason = "the header documents each field once")]
 
@@ -47,14 +47,14 @@ pub const fn size<T>() -> u32 {
 /// Makes a struct whose first field has the struct's size, and whose other fields are zero.
 pub fn empty<T: Sized32>() -> T {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: `Sized32` guarantees that zeros are valid and that the size comes first.
+    // SAFETY: `Sized32` guarantees that zeros are valid and that the size is the first field.
     unsafe {
         value.as_mut_ptr().cast::<u32>().write(size::<T>());
         value.assume_init()
     }
 }
 
-/// Returns the first 64 KiB of the text with this pointer and length. Null is an empty text.
+/// Returns the first 64 KiB of the text with this pointer and length. If the pointer is null, the text is empty.
 ///
 /// # Safety
 /// `data` is null or points to `len` bytes.

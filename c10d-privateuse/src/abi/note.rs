@@ -17,7 +17,7 @@ pub struct Note {
     pub name: [u8; NAME],
 }
 
-/// The number of bytes for the name and a zero.
+/// The size of the field for the name. At least its last byte is zero.
 pub(crate) const NAME: usize = 52;
 
 /// Makes the note of a plugin with this name, for a `static` in section `.note.c10d`.

@@ -69,7 +69,7 @@ pub struct Plugin {
     pub collectives: *const Collectives,
 }
 
-// SAFETY: a table is not written any more after it was handed out.
+// SAFETY: after the plugin has returned a table, nobody writes to it.
 unsafe impl Sync for Plugin {}
 // SAFETY: the same as for `Sync`.
 unsafe impl Send for Plugin {}
