@@ -1,4 +1,4 @@
-//! What a vendor exports as a plugin, and its statics.
+//! The trait for a backend or device that a vendor exports as a plugin, and the static variables of the plugin.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,8 @@ use c10d_core::{Error, Result};
 use super::rows::CapabilityRows;
 use crate::abi;
 
-/// What a vendor exports as a plugin. The macros `export_backend` and `export_device` implement this trait.
+/// A backend or device that a vendor exports as a plugin. The macros `export_backend` and `export_device` implement
+/// this trait.
 pub trait Exported: 'static {
     /// The plugin's name, as in the note.
     const NAME: &'static str;
@@ -18,11 +19,11 @@ pub trait Exported: 'static {
     const VERSION: &'static str;
     /// Returns the provider in which the backend and the device are registered.
     fn provider() -> &'static Provider;
-    /// Returns the plugin's statics.
+    /// Returns the plugin's static variables.
     fn statics() -> &'static Statics;
 }
 
-/// The statics of a plugin.
+/// The static variables of a plugin.
 pub struct Statics {
     pub(super) tables: OnceLock<Tables>,
     pub(super) runtime: OnceLock<Result<Arc<dyn DeviceRuntime>>>,
@@ -37,13 +38,13 @@ pub(super) struct Tables {
     pub(super) plugin: OnceLock<abi::Plugin>,
 }
 
-// SAFETY: the tables point to each other and to statics, and are not written any more after they were made.
+// SAFETY: the tables point to each other and to static variables, and nobody writes to them after they were made.
 unsafe impl Sync for Tables {}
 // SAFETY: the same as for `Sync`.
 unsafe impl Send for Tables {}
 
 impl Statics {
-    /// Empty statics.
+    /// Makes the static variables, without values.
     #[allow(clippy::new_without_default, reason = "made by macros alone, in statics")]
     pub const fn new() -> Statics {
         Statics { tables: OnceLock::new(), runtime: OnceLock::new() }

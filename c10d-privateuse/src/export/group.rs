@@ -1,4 +1,4 @@
-//! One rank's part of a group, as a group in the plugin's own copy of core.
+//! One rank's part of a group. The plugin has its own copy of core, and makes a group in this copy.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl ExportedGroup {
         self.inner.no_split();
     }
 
-    /// Returns the error with which the group has failed. A mismatch is not returned: ranks learn of a mismatch at
-    /// their own calls, with the field that differs.
+    /// Returns the error with which the group has failed. A mismatch is not returned: each rank's own call fails with
+    /// the mismatch, and names the field that differs.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.group.as_ref()?.failure()?;
         (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())
@@ -87,7 +87,7 @@ impl ExportedGroup {
         let group = self.group()?;
         // SAFETY: the caller guarantees it.
         let (op, params, timeout, spans) = unsafe { self.call(group, request)? };
-        // SAFETY: the memory stays valid until `done` is called. The reporter calls it when the work is over.
+        // SAFETY: the memory stays valid until `done` is called. The reporter calls `done` after the work has ended.
         let work = unsafe { group.submit_raw(op, params, timeout, spans) };
         self.report(token, done, work);
         Ok(())

@@ -1,8 +1,8 @@
 //! The plugin's side of the ABI, for plugins in Rust. It makes a plugin's tables from the registrations of a vendor's
 //! crate.
 //!
-//! Use the macros in a small crate of their own, whose only crate type is `cdylib`: two libraries that export the entry
-//! cannot be linked into one program.
+//! Use the macros in a separate small crate, whose only crate type is `cdylib`: two libraries that export the entry
+//! function cannot be linked into one program.
 
 mod catch;
 mod collectives;
@@ -43,7 +43,7 @@ macro_rules! export_backend {
 }
 
 /// Exports the device that has this name in a [`Provider`](c10d_core::backend::Provider) as a plugin. Every op works on
-/// the buffers of this device, through host memory.
+/// the buffers of this device: c10d copies them through host memory.
 ///
 /// A panic of the device becomes an error.
 ///
@@ -83,7 +83,7 @@ macro_rules! __export {
             #[unsafe(link_section = ".note.c10d")]
             static NOTE: $crate::abi::Note = $crate::abi::note($name);
 
-            /// The entry of `c10d_plugin.h`.
+            /// The entry function of `c10d_plugin.h`.
             #[unsafe(no_mangle)]
             pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
                 // SAFETY: by the ABI, `host` is the table of the host.

@@ -1,7 +1,7 @@
-//! The thread that tells the host which operations are done.
+//! The thread that reports completed operations to the host.
 //!
-//! Operations are not reported on the thread that completes them. A reported failure may abort the group, which takes
-//! locks of the backend, and the completing thread may hold these.
+//! The thread that completes an operation does not report it. The report of a failure may abort the group. The abort
+//! takes locks of the backend, and the completing thread may hold these locks.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;

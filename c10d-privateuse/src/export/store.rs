@@ -7,8 +7,8 @@ use c10d_core::{Error, ErrorKind, Result, Store};
 
 use crate::abi::{Host, Why, codes};
 
-/// A copy of the part of the host's table that both sides know, and the table's address, which the host's functions
-/// need.
+/// The host's table: a copy of the fields that both sides have, and the address of the original. The host's functions
+/// take this address as an argument.
 #[derive(Clone, Copy)]
 pub(super) struct HostTable {
     table: Host,
@@ -25,7 +25,8 @@ impl HostTable {
     /// `host` is the table that the host passed to the entry.
     pub(super) unsafe fn new(host: *const Host) -> HostTable {
         let mut table = crate::abi::empty::<Host>();
-        // SAFETY: the caller guarantees that the table has `size` bytes, and no more than both sides have is copied.
+        // SAFETY: the caller guarantees that the table has the size in its first field. The copy is not longer than the
+        // host's table or the struct `Host`.
         unsafe {
             let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
             std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);

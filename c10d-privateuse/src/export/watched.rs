@@ -12,8 +12,8 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// Arguments and result of making a backend. They are passed through a thread-local, since core makes the backend on
-/// the thread that builds the group.
+/// The further arguments and the result of the function that makes a backend. They are in a thread-local variable. Core
+/// calls the function on the thread that builds the group, so both sides use the same variable.
 #[derive(Default)]
 pub(super) struct Making {
     /// For a part of an existing group: the backend of the existing group, and the ranks that the members of the part
@@ -70,7 +70,7 @@ impl Watched {
     }
 }
 
-// SAFETY: every call is passed on to the inner backend, which gives the guarantees.
+// SAFETY: `Watched` passes every call to the inner backend, which gives the guarantees.
 unsafe impl Backend for Watched {
     fn name(&self) -> &'static str {
         self.inner.name()
