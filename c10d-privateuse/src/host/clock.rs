@@ -1,5 +1,6 @@
 //! The clock of all plugins' operations: one thread, which starts with the first group. Groups and operations set
-//! alarms. At an alarm the thread calls a function of a higher module, which ends the operations whose time is over.
+//! alarms. At an alarm the thread calls the function that `start` was called with. This function ends the operations
+//! whose time is over.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -34,8 +35,8 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
         let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(move || run(end_overdue));
         result = spawned.map(drop);
     });
-    // A failed start is not tried again. Groups without a clock would not be watched, so later groups are rejected,
-    // too.
+    // A failed start is not tried again. Without the clock, nothing would end overdue operations, so later groups are
+    // rejected, too.
     let mut failed = clock.failed.lock();
     *failed |= result.is_err();
     match (result, *failed) {
@@ -67,7 +68,7 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // The alarm is cleared before the check, so that an operation that starts meanwhile sets a new one.
+                // The alarm is cleared before the check. So an operation that starts during the check sets a new alarm.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

@@ -104,7 +104,7 @@ unsafe impl DeviceRuntime for PluginDevice {
         if self.owners.more(index, base as usize) {
             return true;
         }
-        // The memory comes from another allocator. The plugin may know it.
+        // The memory comes from another allocator. The plugin may be able to retain it.
         let Some(retain) = self.functions.retain else { return false };
         // SAFETY: the caller's guarantee is the same as the ABI's.
         let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });

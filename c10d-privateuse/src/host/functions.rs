@@ -15,8 +15,8 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// Makes the data of a plugin with this name and file, with a table of the functions of this module. `patience` is
-    /// how long the plugin's code may take outside operations.
+    /// Makes the host's data about the plugin with this name and file. The table in this data has the functions of this
+    /// module. `patience` is the time limit for code of the plugin that runs outside an operation.
     pub(crate) fn new(name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         Hosted::leak(table(), name, path, patience)
     }
@@ -59,7 +59,7 @@ unsafe extern "C" fn now(_: *const Host) -> u64 {
     u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs a method of the store with this number. An error is written to `why`.
+/// Runs a method of the store with this number. Writes the reason of an error to `why`.
 fn verb(
     store: u64,
     key: *const c_char,

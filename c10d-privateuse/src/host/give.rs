@@ -34,8 +34,9 @@ pub(super) fn give(tokens: &[Token]) {
     let (handle, functions) = (group.handle(), group.functions());
     let (status, why) = match (&requests[..], functions.submit, functions.submit_batch) {
         ([request], Some(submit), _) => {
-            // SAFETY: the function was validated. A request stays until its operation is done, and is leaked if the
-            // operation is given up. The plugin may end it during the call, and by the ABI does not read it afterwards.
+            // SAFETY: the function was validated. The request is freed only after its operation has ended, and is
+            // leaked if the host gives the operation up. The plugin may end the operation during the call, and by the
+            // ABI does not read the request afterwards.
             Why::ask(|why| unsafe { submit(handle, *request, Some(done::done), tokens[0], why) })
         }
         (several, _, Some(submit)) => {
@@ -61,8 +62,7 @@ pub(super) fn give(tokens: &[Token]) {
     }
 }
 
-/// Asks the plugin to keep the operation's device memory. Returns `None` if the clock has ended the operation
-/// meanwhile.
+/// Asks the plugin to retain the operation's device memory. Returns `None` if the operation has ended.
 fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     let (group, running, allocations) = slots::look_at_waiting(token, |operation| {
         let allocations = lend::to_retain(operation.group.plugin(), &operation.job);
@@ -79,7 +79,7 @@ fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     Some(retained.map(Some))
 }
 
-/// Checks whether the ranks made the same calls. If not, the group fails. Returns `None` if the operation is over.
+/// Checks whether the ranks made the same calls. If not, the group fails. Returns `None` if the operation has ended.
 fn compare(token: Token) -> Option<()> {
     let (group, op, root) = slots::look_at_waiting(token, |operation| {
         let request = operation.job.request();
@@ -96,7 +96,7 @@ fn compare(token: Token) -> Option<()> {
 fn prepare(token: Token) -> Option<Prepared> {
     compare(token)?;
     let retained = retain(token)?;
-    // If the operation's time is over, the clock has already taken it out of its slot.
+    // If the operation's time is over, the clock may have taken the operation out of its slot.
     let mut taken = slots::take_out(token)?;
     let operation = &mut taken.0;
     let group = operation.group.clone();
@@ -126,7 +126,8 @@ fn prepare(token: Token) -> Option<Prepared> {
     *running.lock() = Some("submit");
     let open = group.open_operation_call();
     taken.give();
-    // The clock could not see the operation while it was outside its slot, and may have missed its alarm.
+    // While the operation was outside its slot, the clock could not see it. An alarm in this time had no effect on the
+    // operation, so the alarm is set again.
     clock::at(limit.min(group.limit()));
     Some(Prepared { token, group, op, request, running, open })
 }

@@ -32,7 +32,7 @@ pub(super) struct Group {
     /// The flag `aborted` of `c10d_group_init`. It is set when all operations must end.
     pub(super) aborted: AtomicU32,
     failed: OnceLock<Error>,
-    /// The time at which all operations in flight are given up; `None` until the group fails.
+    /// The time at which the host gives up all operations in flight; `None` until the group fails.
     limit: Mutex<Option<Instant>>,
     pub(super) queues: Arc<SubmitQueues>,
     in_use: Mutex<InUse>,
@@ -46,13 +46,13 @@ pub(super) struct Group {
 #[derive(Default)]
 struct InUse {
     operations: usize,
-    /// The number of calls of the plugin that have not returned.
+    /// The number of calls of the plugin's functions that have not returned.
     calls: usize,
     /// Whether the object is destroyed, or about to be.
     destroyed: bool,
 }
 
-/// A call of the plugin that has not returned. The plugin's object is not destroyed meanwhile.
+/// A call of a plugin's function that has not returned. Until it returns, the plugin's object is not destroyed.
 pub(super) struct OpenCall(pub(super) Arc<Group>);
 
 impl Drop for OpenCall {
@@ -68,14 +68,14 @@ impl Drop for Group {
     }
 }
 
-/// Returns how long after its deadline an operation is given up: half of the time that a backend has for releasing a
-/// job. The host needs the other half.
+/// Returns how long after its deadline the host gives up an operation: half of the time that a backend has for
+/// releasing a job. The host needs the other half to end the operation.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
 
 impl Group {
-    /// Makes a group without the plugin's object. Its operations are queued in `queues`.
+    /// Makes a group without the plugin's object. The group's operations wait in `queues`.
     pub(super) fn new(
         loaded: &'static LoadedPlugin,
         init: &GroupInit,
@@ -133,7 +133,7 @@ impl Group {
         offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Whether this operation still waits in its queue because the plugin is busy with an earlier one.
+    /// Whether this operation still waits in its queue because the plugin is busy with an earlier operation.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         self.queues.is_behind(token)
     }
@@ -142,13 +142,13 @@ impl Group {
         self.failed.get().cloned()
     }
 
-    /// Returns the time at which all operations in flight are given up.
+    /// Returns the time at which the host gives up all operations in flight.
     pub(super) fn limit(&self) -> Instant {
         self.limit.lock().unwrap_or_else(|| deadline_after(Duration::MAX))
     }
 
-    /// Ends all operations in flight, and makes later ones fail. Only the first cause counts. This never waits for the
-    /// plugin.
+    /// Tells the plugin to end all operations in flight, and makes later operations fail. The clock ends operations
+    /// that the plugin does not end. Only the first cause is stored. This function never waits for the plugin.
     pub(super) fn fail(self: &Arc<Self>, cause: &Error) {
         if self.failed.set(cause.clone()).is_err() {
             return;
@@ -160,7 +160,8 @@ impl Group {
         clock::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
         let (Some(me), text) = (self.open_call(), cause.to_string()) else { return };
-        // If no thread can be started, the flag is set anyway, and the clock ends the operations in flight.
+        // If no thread can be started, the plugin's `abort` is not called. But the flag `aborted` is set, and the clock
+        // ends the operations in flight.
         let _ = spawn_detached(move || {
             // SAFETY: the function was validated, and the object is not destroyed while `me` counts this call.
             unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
@@ -195,8 +196,9 @@ impl Group {
         }
     }
 
-    /// Called when the backend is dropped. Started operations still run, then the plugin's object is destroyed. If a
-    /// call of the plugin never returns, the object is never destroyed.
+    /// Destroys the plugin's object, on another thread, after all operations have ended and all calls of the plugin's
+    /// functions have returned. If such a call never returns, the object is never destroyed. The backend calls `retire`
+    /// when it is dropped.
     pub(super) fn retire(self: &Arc<Self>) {
         self.queues.close();
         let me = self.clone();
@@ -218,7 +220,7 @@ impl Group {
         });
     }
 
-    /// Called when the time of an operation of a trusted plugin is over. The group fails. The caller's call returns
+    /// Makes the group fail because the time of an operation of a trusted plugin is over. The operation itself ends
     /// only when the plugin releases the caller's memory.
     pub(super) fn is_late(self: &Arc<Self>) {
         self.fail(
@@ -251,7 +253,7 @@ impl Group {
         }
     }
 
-    /// Counts a call of the plugin on this group. Returns `None` if the plugin's object is destroyed.
+    /// Counts a call of a plugin's function on this group. Returns `None` if the plugin's object is destroyed.
     pub(super) fn open_call(self: &Arc<Self>) -> Option<OpenCall> {
         let mut in_use = self.in_use.lock();
         if in_use.destroyed {
@@ -261,8 +263,8 @@ impl Group {
         Some(OpenCall(self.clone()))
     }
 
-    /// Counts a call for an operation in flight, or the call that makes the object. During such a call the object
-    /// cannot be destroyed already, so this cannot fail.
+    /// Counts a call that belongs to an operation in flight, or the call that makes the plugin's object. In both cases
+    /// the object cannot be destroyed yet, so this cannot fail.
     pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
         self.in_use.lock().calls += 1;
         OpenCall(self.clone())

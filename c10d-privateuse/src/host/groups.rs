@@ -23,7 +23,7 @@ pub(super) fn of(plugin: &Hosted) -> Vec<Arc<Group>> {
     groups.iter().filter(|(of, _)| std::ptr::eq(*of, plugin)).filter_map(|(_, group)| group.upgrade()).collect()
 }
 
-/// Ends all groups of a plugin that broke its contract in a way that concerns no known group.
+/// Makes all groups of a plugin fail. The plugin broke its contract, but the host does not know in which group.
 pub(super) fn end_all(plugin: &Hosted, error: Error) {
     plugin.set_broken(&error);
     for group in of(plugin) {

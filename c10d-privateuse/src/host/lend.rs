@@ -40,14 +40,14 @@ unsafe impl Send for Arena {}
 /// Device memory: the index of the device, and the base.
 type Allocation = (u16, usize);
 
-/// Device memory that the plugin keeps until this value is dropped.
+/// Device memory that the plugin retains until this value is dropped.
 pub(super) struct Retained {
     runtime: Arc<dyn DeviceRuntime>,
     allocations: Vec<Allocation>,
 }
 
-/// Returns the device memory that the plugin must keep while the job runs. Returns `None` if there is no device memory,
-/// or if all of it is CUDA memory that the operation owns.
+/// Returns the device memory that the plugin must retain while the job runs. Returns `None` if there is no device
+/// memory, or if all of it is CUDA memory that the operation owns.
 pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocation>>> {
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
@@ -97,7 +97,7 @@ pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Re
 }
 
 impl Lent {
-    /// The address that the plugin gets for span `i`, if it differs from the span's own.
+    /// The address that the plugin gets for span `i`, if it differs from the span's own address.
     pub(super) fn address(&self, i: usize) -> Option<*mut u8> {
         match self {
             Lent::Copied(arena) => Some(arena.at(i)),
@@ -129,7 +129,7 @@ impl Lent {
     pub(super) fn write_off(self, job: Job, error: Error) -> u64 {
         match self {
             // The clock does not end operations with `Trusted` memory, so the plugin has already called `done` for
-            // this one.
+            // this operation.
             Lent::None | Lent::Trusted => {
                 job.complete(Err(error));
                 0
@@ -209,7 +209,7 @@ impl Drop for Arena {
 }
 
 impl Retained {
-    /// Asks the plugin to keep the memory. The call may take any time.
+    /// Asks the plugin to retain the memory. The plugin may take any time to return.
     pub(super) fn take(
         plugin: &Hosted,
         runtime: Option<Arc<dyn DeviceRuntime>>,

@@ -71,7 +71,7 @@ impl Group {
         let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
         let Some(me) = self.open_call() else { return };
         let told = call_until(Instant::now() + patience, move || {
-            // SAFETY: the same as in `split`; on a rank in no part, the ABI has null for these arguments.
+            // SAFETY: the same as in `split`; on a rank that is in no part, these arguments are null by the ABI.
             Why::ask(|why| unsafe {
                 split(me.0.handle(), std::ptr::null(), std::ptr::null(), std::ptr::null_mut(), why)
             })

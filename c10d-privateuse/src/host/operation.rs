@@ -16,7 +16,7 @@ use super::token::Token;
 /// The name of the plugin's function that is running for an operation: `retain`, then `submit`. `None` if none is.
 pub(super) type RunningFunction = Arc<Mutex<Option<&'static str>>>;
 
-/// An operation, its lent memory, and its group. Only the thread that takes it out of its slot may end it.
+/// An operation, its lent memory, and its group. Only the thread that takes the operation out of its slot may end it.
 pub(super) struct Operation {
     pub(super) token: Token,
     pub(super) job: Job,
@@ -24,7 +24,7 @@ pub(super) struct Operation {
     /// The request that the plugin reads; `None` until the plugin gets the operation.
     pub(super) request: Option<Box<PluginRequest>>,
     pub(super) group: Arc<Group>,
-    /// The time at which the operation is ended even if the plugin has not ended it.
+    /// The time at which the clock ends the operation if the plugin has not ended it.
     pub(super) limit: Instant,
     pub(super) running: RunningFunction,
 }
@@ -34,18 +34,18 @@ impl Operation {
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // If the group has failed, an operation that fails has the cause of the group's failure as its error.
+        // If the operation and the group have failed, the operation's error is the cause of the group's failure.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job, group.rank);
         }
         job.complete_with(result);
         group.operation_ended();
-        // This comes last, since the plugin's `release` may hang, and nothing depends on it.
+        // This may call the plugin's `release`, which may hang. So it is the last step: no other step waits for it.
         drop((lent, request));
     }
 
-    /// Ends the operation because its time is over. The lent memory is leaked.
+    /// Ends the operation because its time is over or the plugin broke the contract. The lent memory is leaked.
     pub(super) fn give_up(self) {
         let error = self.group.failure().unwrap_or_else(|| self.why_late());
         let Operation { job, lent, request, group, running, .. } = self;

@@ -1,4 +1,5 @@
-//! Counts the owners of device memory. Memory that is freed while an operation uses it stays until the operation ends.
+//! Counts the owners of device memory. Memory that its owner frees while an operation uses it remains allocated until
+//! the operation ends.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

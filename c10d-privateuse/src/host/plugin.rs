@@ -1,5 +1,5 @@
-//! What the host stores about a plugin: among other things the table of host functions that the plugin got, and how the
-//! plugin first broke its contract.
+//! The data that the host stores about a plugin. It includes the table of host functions that the plugin got, and the
+//! error of the plugin's first contract violation.
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// What the host stores about a plugin. It is never freed. The table is the first field, so the address of the table is
-/// also the address of the struct.
+/// The data that the host stores about a plugin. It is never freed. The table is the first field, so the address of the
+/// table is also the address of the struct.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,
@@ -34,7 +34,7 @@ pub(crate) struct Hosted {
     pub(super) given_up: AtomicU64,
 }
 
-// SAFETY: the table is not written any more after it was made, and all other fields are `Sync`.
+// SAFETY: nobody writes to the table after it was made, and all other fields are `Sync`.
 unsafe impl Sync for Hosted {}
 // SAFETY: the table has only function pointers and numbers, and all other fields are `Send`.
 unsafe impl Send for Hosted {}
@@ -43,7 +43,7 @@ unsafe impl Send for Hosted {}
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Hosted {
-    /// Makes the data of a plugin, with the table of functions that the plugin gets. It is leaked.
+    /// Makes the data about a plugin, with the table of functions that the plugin gets. The data is leaked.
     pub(super) fn leak(table: abi::Host, name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
             table,
@@ -65,7 +65,7 @@ impl Hosted {
         std::ptr::from_ref(self).cast()
     }
 
-    /// Returns the data of the plugin that got this table, or `None` if no plugin got it.
+    /// Returns the data about the plugin that got this table, or `None` if no plugin got it.
     pub(super) fn of(table: *const abi::Host) -> Option<&'static Hosted> {
         let known = TABLES.lock().contains(&(table as usize));
         // SAFETY: `table` is the address of a `Hosted`, which is never freed.
@@ -78,7 +78,7 @@ impl Hosted {
         Error::new(ErrorKind::Plugin, what)
     }
 
-    /// Runs code of the plugin outside an operation, on a thread of its own. If the code takes too long, the thread is
+    /// Runs code of the plugin outside an operation, on a separate thread. If the code takes too long, the thread is
     /// abandoned.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match call_until(Instant::now() + self.patience, f)? {

@@ -1,5 +1,5 @@
-//! Queues of operations, and the threads that give them to the plugin: one at a time from each queue, from several
-//! queues at once.
+//! Queues of operations, and the threads that give the operations to the plugin. The threads serve several queues at
+//! once. From each queue, they give the plugin one batch at a time.
 //!
 //! All collectives are in one queue. Point-to-point operations have a queue for each direction, peer and tag. So a
 //! `recv` that waits inside the plugin does not delay a `send`, and operations whose order matters stay in order. A
@@ -148,12 +148,13 @@ impl SubmitQueues {
             let Some(batch) = state.batches.get_mut(&number) else { break };
             batch.behind -= 1;
             if batch.behind > 0 {
-                // The thread that reaches the batch last, in another queue, takes it, and frees this queue, too.
+                // The batch waits for another queue. The thread that serves the last of its queues gives the batch to
+                // the plugin, and then lets this queue continue.
                 return state;
             }
             let Some(batch) = state.batches.remove(&number) else { break };
             drop(state);
-            // The queue continues even if this panics.
+            // A panic must not stop the queue.
             contain("giving operations to a plugin", || (self.run)(&batch.tokens));
             state = self.state.lock();
             for other in &batch.queues {
@@ -223,7 +224,7 @@ mod tests {
         BEGUN.wait();
         queues.push(&[(QueueKey::Collectives, 2)]).unwrap();
         queues.push(&[(QueueKey::Collectives, 3), (message(0), 4)]).unwrap();
-        // This is the state that `push` leaves before a thread begins.
+        // This is the state after `push`, before a thread serves the queue.
         queues.state.lock().by_key.insert(message(1), VecDeque::from([99]));
         queues.state.lock().batches.insert(99, Batch { tokens: vec![5], queues: vec![message(1)], behind: 1 });
         assert_eq!([1, 2, 3, 4, 5, 6].map(|token| queues.is_behind(token)), [false, true, true, true, false, false]);

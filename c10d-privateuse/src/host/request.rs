@@ -1,4 +1,4 @@
-//! Converts a request to the form of the ABI. The result stays until the operation is done.
+//! Converts a request to the form of the ABI. The result stays valid until the operation is done.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct PluginRequest {
     _splits: [Box<[u64]>; 2],
 }
 
-// SAFETY: the pointers lead to the boxes in the other fields, and to memory that is lent to the operation.
+// SAFETY: the pointers point into the boxes in the other fields, and into memory that is lent to the plugin.
 unsafe impl Send for PluginRequest {}
 
 pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration) -> Box<PluginRequest> {

@@ -41,7 +41,7 @@ pub(super) enum AnswerTo {
     Operation(Box<Operation>),
     /// The operation was answered before, so the plugin has answered twice.
     AnsweredBefore(Option<Arc<Group>>),
-    /// The operation's time was over before the answer came.
+    /// The operation's time was over before the plugin answered.
     GivenUp,
     /// There is no such operation, or the plugin was not given it.
     Unknown,
@@ -50,8 +50,8 @@ pub(super) enum AnswerTo {
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    /// The empty slots, first in, first out. So a slot is reused as late as possible, and until then a second answer
-    /// for its last operation can be attributed to the group.
+    /// The empty slots, first in, first out. So a slot is reused as late as possible. Until then, a second answer for
+    /// its last operation can be attributed to the operation's group.
     free: VecDeque<u32>,
 }
 
@@ -99,12 +99,13 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
     }
 }
 
-/// An operation that a thread is giving to the plugin. Copying its memory would hold the lock of all slots too long. So
-/// the operation is taken out of its slot, and neither the clock nor an answer can end it meanwhile.
+/// An operation that a thread is giving to the plugin. The thread must not hold the lock of all slots while it copies
+/// the operation's memory. So it takes the operation out of its slot. Until the operation is back in the slot, neither
+/// the clock nor an answer can end it.
 #[must_use = "the slot stays reserved until `give` or `keep`"]
 pub(super) struct TakenOut(pub(super) Operation);
 
-/// Takes out an operation that is about to be given to the plugin. Returns `None` if it was given up.
+/// Takes out an operation that is about to be given to the plugin. Returns `None` if the operation was given up.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
     SLOTS.get().lock().take(token, |_| Content::TakenOut).map(TakenOut)
 }
@@ -128,8 +129,8 @@ impl TakenOut {
     }
 }
 
-/// Finds what the plugin's answer with this token refers to. `mine` tells whether a group belongs to the plugin that
-/// answered.
+/// Finds the operation to which the plugin's answer with this token refers. `mine` returns whether a group belongs to
+/// the plugin that answered.
 pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> AnswerTo {
     let mut all = SLOTS.get().lock();
     let Some(slot) = all.find(token) else { return AnswerTo::Unknown };
@@ -153,7 +154,7 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
 pub(super) struct Overdue {
     /// The operations whose time is over.
     pub(super) operations: Vec<Operation>,
-    /// The groups of operations that cannot be ended without the plugin, since the plugin has the caller's memory.
+    /// The groups of overdue operations that only the plugin can end, since it has the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
     /// The time at which the next operation's time is over.
     pub(super) next: Option<Instant>,
@@ -176,7 +177,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // This slot is not reused, so that a late answer can always be recognised, however late it comes.
+            // This slot is never reused, so that a late answer can be recognised at any time.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

@@ -1,4 +1,5 @@
-//! The stores of groups, by number. A number that a plugin uses too late finds no store, instead of freed memory.
+//! The stores of groups, by number. If a plugin uses a number after the group's end, the number has no store, and the
+//! plugin gets an error. A pointer would lead to freed memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use c10d_core::panics::contain;
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 
-/// The last number that was given out, and the stores by number.
+/// The last number that was assigned, and the stores by number.
 type Numbered = (u64, BTreeMap<u64, Arc<dyn Store>>);
 
 static STORES: PerProcess<Mutex<Numbered>> = PerProcess::new();

@@ -1,4 +1,4 @@
-//! Takes jobs. Each is put into a slot, and queued for the plugin.
+//! Takes jobs, puts each job into a slot, and queues it for the plugin.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Calls that are rare and may hang. Each runs on a thread of its own, which is abandoned when the time is over.
+//! Calls that are rare and may hang. Each call runs on a separate thread. If the call does not return by its deadline,
+//! the thread is abandoned.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
@@ -12,7 +13,7 @@ pub(super) enum TimedCall<T> {
     Hangs,
 }
 
-/// Runs `f` on a thread of its own, and waits for its result until the deadline.
+/// Runs `f` on a separate thread, and waits for its result until the deadline.
 pub(super) fn call_until<T: Send + 'static>(
     deadline: Instant,
     f: impl FnOnce() -> T + Send + 'static,
