@@ -1,4 +1,4 @@
-//! Why a file is not loaded.
+//! The reasons for not loading a file.
 
 use std::fmt;
 
@@ -127,14 +127,14 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A refusal: the broken rule, and what exactly was found.
+/// A refusal: the broken rule, and the details.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{rule}: {detail}")]
 #[non_exhaustive]
 pub struct Refusal {
     /// The rule.
     pub rule: Rule,
-    /// What exactly was found, and where it helps, what to do.
+    /// The details, and in some cases advice.
     pub detail: String,
 }
 

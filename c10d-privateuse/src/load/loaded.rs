@@ -7,7 +7,8 @@ use c10d_core::sync::Mutex;
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
-/// A file whose entry was called. An entry is called once. The file stays mapped, so no other file can get its inode.
+/// A file whose entry was called. An entry is called once. The file stays mapped, so no other file can get its inode,
+/// and device and inode identify the file.
 pub(super) struct CalledFile {
     device: u64,
     inode: u64,

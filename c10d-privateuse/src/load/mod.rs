@@ -1,4 +1,4 @@
-//! Makes a provider from a path: the checks come first, the system's loader last.
+//! Makes a provider from the path of a plugin. The file is checked before the system's loader loads it.
 
 mod elf;
 mod filter;

@@ -17,10 +17,10 @@ type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
 /// Loads the file permanently, and returns its entry.
 ///
-/// The path that the system's loader gets goes through the directory's descriptor. So the checked path cannot be
-/// redirected, and `$ORIGIN` still finds the plugin's own libraries.
+/// The system's loader gets a path that begins with the descriptor of the checked directory (`/proc/self/fd/..`). So
+/// nobody can redirect the loader to another directory, and `$ORIGIN` still finds the plugin's own libraries.
 pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
-    // The descriptor stays open: `$ORIGIN` may be looked up again whenever the plugin loads something.
+    // The descriptor stays open, because the loader may need `$ORIGIN` again whenever the plugin loads a library.
     let fd = dir.fd().try_clone_to_owned();
     let fd = fd.map_err(|e| Refusal::new(Rule::Link, format!("cannot keep {:?} open: {e}", dir.path())))?;
     let path: PathBuf = ["/proc/self/fd".as_ref(), fd.as_raw_fd().to_string().as_ref(), name].iter().collect();
@@ -32,17 +32,17 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
         Refusal::new(Rule::Link, what)
     })?;
     std::mem::forget(fd);
-    // The library is never unloaded, since its threads and thread-local destructors would outlive its code.
+    // The library is never unloaded: its threads and thread-local destructors may run at any later time.
     let library = std::mem::ManuallyDrop::new(library);
     unchanged(dir, name, file)?;
-    // SAFETY: the ABI gives the function of this name this type.
+    // SAFETY: by the ABI, the function with this name has this type.
     let entry = unsafe { library.get::<Entry>(abi::ENTRY.as_bytes()) };
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
 /// Calls the entry, which is the first code of the plugin after its constructors.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
-    // SAFETY: the ABI gives the entry this type, and the host's table lives as long as the process.
+    // SAFETY: by the ABI, the entry has this type. The host's table is valid until the process ends.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
     let table = entered.map_err(|e| Refusal::new(Rule::Crash, e.report().what.clone()))?;
     Ok(table as *const abi::Plugin)

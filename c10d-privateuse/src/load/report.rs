@@ -46,7 +46,7 @@ pub struct Decision {
     pub name: Option<String>,
     /// The ABI version that the plugin was built for, if its note could be read.
     pub abi: Option<(u16, u16)>,
-    /// What exactly was found.
+    /// The details: for a loaded plugin its version and parts, otherwise the finding of the check.
     pub detail: String,
 }
 
@@ -69,7 +69,8 @@ impl Decision {
     }
 
     pub(super) fn refused(path: impl Into<PathBuf>, refusal: Refusal) -> Decision {
-        // These rules mean that the plugin is loaded already or not wanted. The file is not at fault.
+        // These rules do not mean that a file is at fault. The plugin is already loaded or not wanted, or a variable or
+        // directory was ignored.
         let skipped = matches!(refusal.rule, Rule::Duplicate | Rule::Filter | Rule::Privileged);
         let verdict = if skipped { Verdict::Skipped } else { Verdict::Refused };
         Decision { rule: Some(refusal.rule), detail: refusal.detail, ..Decision::new(path, verdict) }
@@ -78,8 +79,8 @@ impl Decision {
     pub(super) fn log(&self) {
         match self.verdict {
             Verdict::Refused => tracing::warn!(target: "c10d::plugin", "{self}"),
-            // Without a plugin's name, the decision is about a variable or directory that was ignored, or about a
-            // listed name that matches no plugin.
+            // A decision without a plugin's name is about a variable or directory that was ignored, or about a listed
+            // name that matches no plugin.
             Verdict::Skipped if self.name.is_none() => tracing::warn!(target: "c10d::plugin", "{self}"),
             _ => tracing::info!(target: "c10d::plugin", "{self}"),
         }
@@ -90,7 +91,7 @@ impl Decision {
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
-    /// Every decision, in the order in which it was taken.
+    /// All decisions, in the order in which they were made.
     pub decisions: Vec<Decision>,
     /// The providers of the loaded plugins, for the group builder.
     pub providers: Vec<&'static Provider>,

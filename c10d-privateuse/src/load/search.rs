@@ -19,10 +19,10 @@ use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
-/// The plugins of directories to load: `a,b` means only these, `^a,b` all except these.
+/// The names of the plugins that are loaded from directories: `a,b` means only these, `^a,b` all except these.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
-/// The files and directories to search, in order. Nothing is searched that the caller did not add.
+/// The files and directories to search, in order. Only those that the caller added are searched.
 ///
 /// ```no_run
 /// use c10d_privateuse::Search;
@@ -58,7 +58,7 @@ impl Default for Search {
     }
 }
 
-/// How much is done with a file.
+/// Whether files are only checked (`Look`) or also loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Look,
@@ -66,21 +66,21 @@ enum Depth {
 }
 
 impl Search {
-    /// An empty search.
+    /// Makes an empty search.
     pub fn new() -> Search {
         Search::default()
     }
 
-    /// An empty search. A backend or device of this registry takes precedence over a plugin of the same name.
+    /// Makes an empty search. A backend or device of this registry takes precedence over a plugin of the same name.
     pub fn beside(linked: &Registry) -> Search {
         let backends = linked.backends().map(|(r, source)| (r.name, source));
         let devices = linked.devices().map(|(d, source)| (d.name, source));
-        // A plugin that was listed by hand does not conflict with itself.
+        // The registry may already have plugins, which the caller listed. They do not conflict with themselves.
         let linked = backends.chain(devices).filter(|(_, source)| !is_plugin(source));
         linked.fold(Search::new(), |search, (name, source)| search.taken(name, source))
     }
 
-    /// Adds this file, whatever its name. The path must be absolute.
+    /// Adds this file, which may have any name. The path must be absolute.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Search {
         self.files.push(path.into());
         self
@@ -117,8 +117,8 @@ impl Search {
 
     /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without copies of borrowed
     /// memory. Like every linked backend, the plugin must then release memory in time. If it does not, the group fails
-    /// in time, but the call that lent the memory returns only when the plugin has released the memory. This holds for
-    /// the life of the process. A name that no plugin has is reported.
+    /// in time, but the call that lent the memory returns only when the plugin has released the memory. The plugin is
+    /// trusted until the process ends. If no plugin has this name, the report says so.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
@@ -328,8 +328,8 @@ impl Pass<'_> {
         came_to.map(|loaded| self.bring(loaded))
     }
 
-    /// Adds a plugin's provider to the report. A program has one runtime for CUDA devices, so only the first plugin
-    /// that drives them adds its device part.
+    /// Adds a plugin's provider to the report. A program has one runtime for CUDA devices. So the device part of a
+    /// plugin that drives CUDA devices is added only if no earlier runtime drives them.
     fn bring(&mut self, loaded: Loaded) -> String {
         let hosted = loaded.plugin.hosted;
         let cuda = loaded.plugin.drives() == Some(DispatchKey::Cuda);

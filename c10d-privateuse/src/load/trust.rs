@@ -17,8 +17,8 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// An open directory that was checked, like all directories above it: nobody except root and this user can replace a
-/// file in it that belongs to root or to this user.
+/// An open directory. It and all directories above it were checked: only root and this user can replace those of its
+/// files that belong to root or to this user.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,

@@ -1,4 +1,4 @@
-//! The memory map of this process. A plugin's pointers are checked against it before they are followed.
+//! The memory map of this process. c10d checks a plugin's pointers against it before it reads through them.
 
 use c10d_core::library::{Mapping, mappings};
 

@@ -1,4 +1,4 @@
-//! Reads a plugin's structs: only mapped memory, and only the fields that both sides know.
+//! Reads a plugin's structs: only mapped memory, and only the fields that both sides have.
 #![allow(unsafe_code)]
 
 use super::mappings::Mappings;
@@ -8,7 +8,7 @@ use crate::refusal::{Refusal, Rule};
 /// The largest size of a table in any version.
 const MOST_BYTES: usize = 4096;
 
-/// A reader of the plugin's memory that reads only what is mapped.
+/// A reader of the plugin's memory that reads only mapped memory.
 pub(super) struct PluginMemory {
     mappings: Mappings,
 }
@@ -33,7 +33,7 @@ impl PluginMemory {
         if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {
             return Err(bad(format!("{what} is at {from:p}, which is not aligned or not readable")));
         }
-        // SAFETY: the check above ensures that it is aligned and readable.
+        // SAFETY: the check above ensures that the first field is aligned and readable.
         let size = unsafe { from.cast::<u32>().read() } as usize;
         if size < T::LEAST || size > MOST_BYTES {
             return Err(bad(format!("{what} has size {size} in its first field; version 1.0 has {}", T::LEAST)));
@@ -42,7 +42,7 @@ impl PluginMemory {
             return Err(bad(format!("{what} has size {size} in its first field, but not all of it is readable")));
         }
         let mut value = abi::empty::<T>();
-        // SAFETY: `size` bytes are readable, and no more than `value` has are copied. The struct has numbers and
+        // SAFETY: `size` bytes are readable, and the copy is not longer than `value`. The struct has numbers and
         // pointers, for which all bytes are valid.
         unsafe {
             let len = size.min(size_of::<T>());
@@ -72,7 +72,7 @@ impl PluginMemory {
         if size > 256 || (size > 0 && !self.mappings.readable(data as usize, size)) {
             return Err(bad(format!("{what} has {len} bytes at {data:p}: more than 256, or not readable")));
         }
-        // SAFETY: the check above ensures that it is readable, unless it is empty.
+        // SAFETY: the check above ensures that the text is readable, unless it is empty.
         Ok(if size == 0 { String::new() } else { unsafe { abi::text(data, len) }.into_owned() })
     }
 }

@@ -1,4 +1,4 @@
-//! A plugin's table, which is validated field by field before anything in it is used.
+//! Reads a plugin's table, and validates all its fields before c10d uses anything in the table.
 
 mod mappings;
 mod memory;
@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 use memory::{PluginMemory, bad};
 use offer::Offer;
 
-/// A copy of a plugin's table, so that the plugin cannot change it any more.
+/// A copy of a plugin's table, which the plugin cannot change.
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) minor: u32,

@@ -81,7 +81,7 @@ fn capabilities(memory: &PluginMemory, row: &abi::Capabilities) -> Result<Capabi
         return Err(bad(format!("`by_op` has {} entries at {place:#x}: too many, or not readable", row.op_count)));
     }
     for (i, types) in offers.by_op.iter_mut().enumerate().take(row.op_count as usize) {
-        // SAFETY: the checks above ensure that it is aligned and readable, and that the index is in range.
+        // SAFETY: the checks above ensure that the list is aligned and readable, and that the index is in range.
         *types = codes::dtypes(unsafe { row.by_op.add(i).read() });
     }
     Ok(offers)

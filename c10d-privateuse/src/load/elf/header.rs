@@ -39,7 +39,7 @@ impl Headers {
         self.segments.iter().filter(move |s| s.kind == kind)
     }
 
-    /// Returns the offset in the file of an address in the loaded library.
+    /// Returns the offset in the file of the byte that has this address in the loaded library.
     pub(super) fn offset(&self, address: u64, what: &str) -> Result<u64, Refusal> {
         let within = |s: &&Segment| address.checked_sub(s.address).is_some_and(|d| d < s.in_file);
         let found = self.of(LOAD).find(within);
@@ -84,7 +84,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
             return Err(Refusal::new(Rule::Truncated, what));
         }
     }
-    // If the header is missing, the loader makes every stack of the process executable, too.
+    // The system's loader makes the stacks of the process executable also if this header is missing.
     if headers.of(GNU_STACK).next().is_none_or(|s| s.flags & EXECUTE != 0) {
         let what = "it asks for an executable stack; link it with -z noexecstack";
         return Err(Refusal::new(Rule::ExecutableStack, what));

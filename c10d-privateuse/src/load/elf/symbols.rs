@@ -83,7 +83,7 @@ impl Table<'_> {
         Err(endless())
     }
 
-    /// Whether this symbol is the function that is looked for, and is defined in the library and visible.
+    /// Whether this symbol is a visible function with the name `self.name`, and is defined in the library.
     fn is_it(&self, index: u32) -> Result<bool, Refusal> {
         const WHAT: &str = "the table of symbols";
         let address = self.d.symbols.saturating_add(24 * u64::from(index));
