@@ -24,7 +24,7 @@ fn load(path: &Path, name: &str) -> Builder {
 fn bad(mode: &str) -> Builder {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = common::directory();
-    // The name of a plugin is taken for the life of the process.
+    // Each plugin that a process loads needs a new name.
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let word = mode.split(' ').next().unwrap_or_default();
     let name = format!("bad-{}-{n}", word.to_lowercase().replace('_', "-"));
@@ -38,15 +38,15 @@ fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
     }
 }
 
-/// Whether the error may come from an overloaded machine, where the plugin's or the test's thread got no time, instead
-/// of from the plugin's fault.
+/// Whether the cause of the error may be an overloaded machine, on which a thread ran too late, and not the plugin's
+/// fault.
 fn starved(e: &Error) -> bool {
     let words = e.to_string();
     *e.kind() == ErrorKind::Timeout || ["has not released", "did not release"].iter().any(|late| words.contains(late))
 }
 
-/// Runs an op that must fail by its deadline. If the machine was overloaded, the op is repeated with a later deadline,
-/// a few times.
+/// Runs an op that must fail by its deadline. If the machine may have been overloaded, runs the op again with a longer
+/// timeout, at most a few times.
 fn fails(attempt: impl Fn(Duration) -> Vec<Error>) -> Vec<Error> {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -120,7 +120,7 @@ fn a_batch_keeps_the_order_of_messages() {
         .run_ranks(2, |pg| {
             let other = 1 - pg.rank();
             for _ in 0..20 {
-                // With one tag, messages arrive in the order of their start, separately or in a batch.
+                // Messages with one tag arrive in the order in which they were started, in a batch or not.
                 let first = pg.start(op::recv(vec![0f32], other, 2));
                 let (_, second) = pg.batch::<Vec<f32>, _>(Vec::new(), vec![op::recv(vec![0f32], other, 2)]);
                 let third = pg.start(op::recv(vec![0f32], other, 2));
@@ -184,7 +184,8 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
             .map(drop)
             .map_err(Error::from)
     });
-    // The late answer is accepted, but the group has failed, because of the plugin's timeout or the caller's.
+    // The late answer is accepted. But the group has failed already: the host or the waiting caller has reported that
+    // the plugin is late.
     assert!(done.is_ok(), "{done:?}");
     let e = pg.barrier().unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::Plugin | ErrorKind::Internal), "{e}");
@@ -227,7 +228,7 @@ fn a_waiting_receive_does_not_delay_a_send() {
     builder
         .run_ranks(2, |pg| {
             let other = 1 - pg.rank();
-            // Both ranks wait for the other's message before they send their own.
+            // Each rank waits for the other's message before it sends its own.
             let got = pg.start(op::recv(vec![0f32; 2], other, 0));
             pg.send(&[pg.rank() as f32; 2], other, 0)?;
             assert_eq!(got.wait()?, [other as f32; 2]);
@@ -236,7 +237,7 @@ fn a_waiting_receive_does_not_delay_a_send() {
         .unwrap();
 }
 
-/// Runs one op in each form on a plugin with this fault, each in a group of its own. Returns the errors.
+/// Runs one op by `run`, one by `start` and one in a scope, each in a new group. Returns the errors.
 fn each_form(builder: &Builder) -> Vec<Error> {
     let group = || builder.clone().build().unwrap();
     fails(|timeout| {
@@ -363,7 +364,7 @@ fn a_plugin_that_answers_an_unknown_token_is_named_and_not_used_again() {
     let builder = bad("UNKNOWN_TOKEN");
     let pg = builder.clone().build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
-    // After this, the plugin is not used any more.
+    // The host refuses to make further groups with this plugin.
     names_it(&builder.build().unwrap_err(), &ErrorKind::Plugin, &["bad-unknown-token"]);
 }
 
@@ -423,7 +424,7 @@ fn abort_from_another_thread_ends_an_op_that_hangs() -> Result {
     Ok(())
 }
 
-/// A waker that panics. It is called on the plugin's thread that reports the end of the operation.
+/// A waker that panics. The plugin's thread that reports the end of the operation calls it.
 struct Alarm;
 
 impl std::task::Wake for Alarm {
@@ -442,7 +443,7 @@ fn wakers_that_panic_do_not_affect_later_ops() {
         let mut woken = 0;
         while woken < 3 {
             let mut work = pg.start(op::all_reduce(vec![1f32; 1000], ReduceOp::Sum));
-            // If the op ended before the poll, no waker is called. `woken` sums over both ranks, so that both ranks
+            // If the op ended before the poll, no waker is called. `woken` is a sum over both ranks, so that both ranks
             // make the same number of calls.
             let late = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_pending();
             let mut all = [u32::from(late) as f32];

@@ -71,8 +71,8 @@ fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Resu
     pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().map(|x| x.data).map_err(|e| e.error)
 }
 
-/// Runs an op that must fail with this text. If the machine was too busy to call the plugin, the op is repeated with
-/// more time.
+/// Runs an op that must fail with this text. If the machine was too busy to call the plugin, runs the op again with a
+/// longer timeout.
 fn fails(how: &str, attempt: impl Fn(Duration) -> Error) -> Error {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -106,7 +106,7 @@ fn calls_end_although_release_hangs() {
             let name = if blocking { "releases-blocking" } else { "releases-owned" };
             let pg = plugin(name, "release").build().unwrap();
             let x = run(&pg, name, blocking, CAP).unwrap();
-            // The plugin is still busy with `release` when the next call comes.
+            // The plugin is still busy with `release` when the next call starts.
             (x, run(&pg, name, blocking, Duration::from_secs(1)).unwrap_err())
         });
         assert_eq!(x, [1.0; 8]);

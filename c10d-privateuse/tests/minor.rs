@@ -47,7 +47,7 @@ fn newer(header: &str) -> String {
         "} c10d_span;",
         "} c10d_request;",
         "} c10d_result;",
-        // The end of c10d_host, whose name is at its beginning.
+        // This is the end of c10d_host. The name of this struct is at its beginning.
         "};\n\n/* ---- What a plugin offers",
         "} c10d_device;",
         "} c10d_capabilities;",
@@ -55,7 +55,7 @@ fn newer(header: &str) -> String {
         "} c10d_collectives;",
         "} c10d_plugin;",
     ];
-    // The note has its own size, and is read before the plugin's code may run.
+    // `c10d_note` also has a `struct_size`, but is not in the list: it is read before the plugin's code may run.
     let tables = header.matches("    uint32_t struct_size;").count();
     assert_eq!(tables, ends.len() + 1, "a struct of the header is missing in `ends`");
     ends.into_iter().fold(text, longer)
@@ -121,7 +121,7 @@ fn adds_parts_of_an_allocation(device: &dyn DeviceRuntime) {
     assert_eq!(out, [1.0, 52.0, 63.0, 40.0, 50.0, 60.0]);
 }
 
-/// Loads `sum.c`, and uses it. `splits` is what the plugin writes to the store for a sub-group.
+/// Loads `sum.c`, and uses it. `splits` is the value that the plugin writes to the store for a sub-group.
 fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let report = load("sum.c", name, header, minor, definitions);
     let builder = Builder::new().providers(&report.providers).backend(&format!("cpu:{name}"));

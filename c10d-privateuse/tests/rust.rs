@@ -36,7 +36,7 @@ fn a_backend_works_as_a_plugin() {
             pg.all_reduce(&mut x, ReduceOp::Avg)?;
             assert_eq!(x, vec![1f64; 100_000]);
             let all = pg.start(op::all_gather_into(vec![me as i32; 5], vec![0i32; 15]));
-            // Rank r sends r, 1 and 2 elements to the ranks in order.
+            // Rank r sends r elements to rank 0, 1 element to rank 1 and 2 elements to rank 2.
             let given = [me as usize, 1, 2];
             let got = if me == 0 { [0, 1, 2] } else { [me as usize; 3] };
             let mut parts = vec![0u8; got.iter().sum()];
@@ -240,8 +240,8 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
-    // If memory cannot be retained, this is not an error: the call then waits for the op. The plugin is asked only
-    // about memory that the host did not allocate.
+    // A panic in `retain` is not an error: the memory counts as not retained, and calls on it wait for their ops. The
+    // host asks the plugin only about memory that the host did not allocate.
     asked.panics(Some(c"retain"));
     // SAFETY: the device panics before it uses the address.
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });

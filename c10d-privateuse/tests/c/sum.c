@@ -1,5 +1,5 @@
 /* A plugin that does all_reduce(f32, sum), barrier, send and recv through the host's store. MODE selects the way in
- * which it misbehaves. NAME is the plugin's name. With DEVICE it also serves a device (device.h). GATE is the path of a
+ * which it misbehaves; NAME is its name. With DEVICE it also serves a device (device.h). GATE is the path of a
  * file: with the modes LATER and LATE, the plugin answers when this file exists, and with LATE it then makes the file
  * GATE.answered. With REFUSED, the entry appends a byte to GATE. */
 #include "c10d_plugin.h"
@@ -204,7 +204,7 @@ static int32_t split(void *whole, const uint32_t *ranks, const c10d_group_init *
     return make(g->host, init, "split", part, why);
 }
 
-/* Runs all sends before all receives, since a receive waits for the message of a peer, which may be waiting, too. */
+/* Runs all sends before all receives. If ranks began with receives, each would wait for the other's message. */
 static int32_t submit_batch(void *group_, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why) {
     group *g = group_;

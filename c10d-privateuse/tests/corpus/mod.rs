@@ -1,5 +1,5 @@
-//! Bad plugins: each is rejected by its rule, and good ones beside them are loaded. No code of the bad plugins runs,
-//! except the constructors and entries of those in `tables`.
+//! Tests with bad plugins. The loader rejects each bad plugin by the expected rule, and loads the good plugins in the
+//! same directory. No code of the bad plugins runs, except the constructors and entries of those in `tables`.
 
 mod elf;
 mod files;

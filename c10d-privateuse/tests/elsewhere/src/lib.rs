@@ -32,8 +32,8 @@ struct Elsewhere {
     inner: Arc<dyn Backend>,
     group: Arc<str>,
     rank: u32,
-    /// For a sub-group: the ranks of its members in the parent group, and how many times the parent group has been
-    /// divided (`split` and `no_split`), including this time.
+    /// For a sub-group: the ranks of its members in the parent group, and the number of divisions of the parent group
+    /// (`split` and `no_split`) up to and including this division.
     part: Option<(Vec<u32>, u32)>,
     divisions: AtomicU32,
     used: AtomicBool,
