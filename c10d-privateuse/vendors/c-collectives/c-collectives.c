@@ -48,7 +48,7 @@ C10D_PLUGIN_NOTE(NAME);
 #define BIT(rank) ((uint64_t)1 << (rank))
 #define LANES 2 /* One for collectives, one for point-to-point messages. */
 
-/* ---- The shared memory. All ranks run this program on this machine, so structs are stored as they are. --- */
+/* ---- The shared memory. All ranks run this code on this machine, so they use the same layout of structs. --- */
 
 struct seat {
     _Alignas(64) atomic_int pid; /* 0 until the rank has taken the seat. */
@@ -123,7 +123,7 @@ struct transfer { /* One message to a rank, or from any of several ranks. */
     int out, over;
     uint64_t ranks;
     struct header header;
-    struct piece head, body; /* The bytes that are not written yet. When receiving, `body` is where they belong. */
+    struct piece head, body; /* To send: the bytes that are not written yet. To receive: `body` is the destination. */
     struct message *got;
 };
 
@@ -142,8 +142,8 @@ static uint64_t now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Returns the time at which a wait ends: a little before the timeout, so that the answer is in time on a busy machine.
- * */
+/* Returns the time at which a wait ends: a little before the timeout, so that the answer is in time also on a busy
+ * machine. */
 static uint64_t later(uint64_t timeout) {
     uint64_t begin = now(), early = timeout / 16 < 50000000 ? timeout / 16 : 50000000;
     timeout -= early;
@@ -192,8 +192,8 @@ static int fail(struct group *g, int32_t status, uint64_t guilty, const char *te
     return fail_with(g, &why);
 }
 
-/* Finds the ranks that have died, and those that have left. Call it before reading messages: what these ranks sent
- * before is still valid. */
+/* Finds the ranks that have died, and those that have left. Call this before you read messages: then no message that
+ * these ranks sent is missed. */
 static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     struct pollfd lives[MAX_RANKS];
     memcpy(lives, g->lives, g->size * sizeof *lives);
@@ -205,7 +205,7 @@ static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     }
 }
 
-/* Returns 0 if an operation that waits for these ranks can go on waiting. */
+/* Returns 0 if an operation that waits for these ranks can continue to wait. */
 static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_t dead, uint64_t left) {
     const c10d_request *r = op->request;
     if (atomic_load(&g->shared->failed) == 2) return -1;
@@ -215,19 +215,19 @@ static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_
     if (dead & waiting) return fail(g, C10D_PEER_DEAD, dead & waiting, "its process has ended");
     if (left) return fail(g, C10D_PEER_DEAD, left, "it has left the group");
     if (now() < op->deadline) return 0;
-    if (r->op == C10D_MONITORED_BARRIER && !(r->flags & C10D_WAIT_ALL_RANKS)) waiting &= ~waiting + 1; /* The first. */
+    if (r->op == C10D_MONITORED_BARRIER && !(r->flags & C10D_WAIT_ALL_RANKS)) waiting &= ~waiting + 1; /* First rank. */
     return fail(g, C10D_TIMEOUT, waiting, "no answer in time");
 }
 
 /* ---- The device: heap memory behind handles. A copy is complete when it returns, so there is one stream. - */
 
 struct memory {
-    atomic_uint owners; /* The allocation itself until it is freed, and every operation that uses the memory. */
+    atomic_uint owners; /* 1 until the memory is freed, and 1 for each operation that uses it. */
     _Alignas(64) char data[];
 };
 
-/* A handle is an address with the highest bit inverted. No process has memory there, so the host cannot use a handle by
- * mistake. */
+/* A handle is an address with the highest bit inverted. No process has memory at such an address. So code that uses a
+ * handle as an address by mistake crashes at once. */
 #define FAR ((uintptr_t)1 << 63)
 static struct memory *memory_of(const void *handle) { return (struct memory *)((uintptr_t)handle ^ FAR); }
 
@@ -272,7 +272,8 @@ static int32_t identity(uint32_t index, char *text, uint64_t capacity, uint64_t 
 
 /* ---- Messages. The caller of these functions holds the lane's lock. -------------------------------------- */
 
-/* Writes to a rank or reads from it as much as is possible now, and shortens the piece by this. */
+/* Writes as many bytes of the piece as possible to a rank, or reads as many as possible from it. The piece then has
+ * only the remaining bytes. */
 static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece *piece, int out) {
     const uint32_t from = out ? g->rank : peer, to = out ? peer : g->rank;
     const size_t index = ((size_t)(lane - g->lanes) * g->size + from) * g->size + to;
@@ -293,7 +294,8 @@ static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece
 
 static struct piece head(struct header *header) { return (struct piece){(char *)header, sizeof *header}; }
 
-/* Reads what has arrived from one rank. If too many bytes from the rank are unclaimed, it begins no further message. */
+/* Reads the bytes that have arrived from one rank. If too many bytes of this rank are unclaimed, begins no further
+ * message. */
 static int read_from(struct group *g, struct lane *lane, uint32_t from) {
     struct inbox *in = &lane->inboxes[from];
     for (;;) {
@@ -346,7 +348,7 @@ static uint64_t elements(const c10d_request *r, uint64_t bytes) {
     return any ? bytes / (any->type_bits / 8) : 0;
 }
 
-/* Looks for a message that is expected, and checks that it belongs to this call. */
+/* Looks for an expected message, and checks that it belongs to this call. */
 static int get(struct group *g, const c10d_request *r, struct lane *lane, struct transfer *t) {
     struct message *m = t->got = take(lane, t->ranks, t->header.tag);
     if (!m) return 0;
@@ -371,7 +373,7 @@ static int get(struct group *g, const c10d_request *r, struct lane *lane, struct
     }                                                                                                                  \
     return
 
-/* Sums and products are unsigned, so that they wrap. Only NaN differs from itself. */
+/* Sums and products of integers are computed as unsigned numbers, so that they wrap. `a != a` is true only for NaN. */
 #define NUMBERS(T, WRAPPING)                                                                                           \
     switch (r->reduce) {                                                                                               \
     case C10D_SUM:                                                                                                     \
@@ -396,8 +398,8 @@ static void average(const c10d_request *r, void *acc, uint64_t bytes, uint32_t s
     else for (uint64_t i = 0; i < bytes / 8; i++) ((double *)acc)[i] /= (double)size;
 }
 
-/* Called when all messages have arrived. Their contents are copied to the outputs, or reduced there. The messages of
- * one tensor are in rank order, and include the one of this rank to itself. */
+/* Copies the contents of the messages, which have all arrived, to the outputs, or reduces them there. The messages of
+ * one tensor are in rank order, and include the message of this rank to itself. */
 static void finish(const struct group *g, struct op *op) {
     const c10d_request *r = op->request;
     for (uint64_t i = 0; i < op->count; i++) {
@@ -421,8 +423,8 @@ static struct piece part(const c10d_span *span, uint64_t first, uint64_t count) 
     return (struct piece){base + span->offset + first * size, count * size};
 }
 
-/* Which part of the tensors goes to a rank or comes from it: the whole tensor, the rank's tensor of a list, its block,
- * or its split. In rooted ops, messages go only from the root or only to the root. */
+/* The part of the tensors that is sent to a rank or received from it: nothing, the whole tensor, the rank's tensor of a
+ * list, its block, or its split. In rooted ops, data goes only from the root or only to the root. */
 enum cut { NONE, WHOLE, EACH_ONE, BLOCK, SPLIT };
 enum root { ANY, FROM_ROOT, TO_ROOT };
 static const struct { uint8_t to, from, root; } WAYS[C10D_OPS] = {
@@ -443,7 +445,7 @@ static const struct { uint8_t to, from, root; } WAYS[C10D_OPS] = {
     [C10D_ALL_TO_ALL_SINGLE] = {SPLIT, SPLIT, ANY},
 };
 
-/* Returns the part of tensor i (or of list i) that goes to rank p or comes from it. */
+/* Returns the part of tensor i (or of list i) that is sent to rank p or received from it. */
 static struct piece cut(const struct group *g, const c10d_span *spans, const uint64_t *splits, enum cut how, uint64_t i,
                         uint32_t p) {
     if (how == NONE) return (struct piece){NULL, 0};
@@ -455,7 +457,7 @@ static struct piece cut(const struct group *g, const c10d_span *spans, const uin
     return part(span, first, splits[p]);
 }
 
-/* Whether tensors go from one rank to another. */
+/* Whether the op sends data from one rank to the other. */
 static int goes(const c10d_request *r, uint32_t from, uint32_t to) {
     return WAYS[r->op].root == FROM_ROOT ? from == r->root : WAYS[r->op].root == TO_ROOT ? to == r->root : 1;
 }
@@ -514,8 +516,8 @@ static int begin(struct group *g, struct op *op, const c10d_request *r) {
 
 /* ---- Operations ------------------------------------------------------------------------------------------ */
 
-/* Continues an operation as far as possible. Returns 1 if it has ended, 0 if it must wait, -1 if the group has failed.
- * */
+/* Continues an operation as far as possible. Returns 1 if the operation has ended, 0 if it must wait, and -1 if the
+ * group has failed. */
 static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left) {
     uint64_t waiting = 0;
     int failed = 0;
@@ -619,7 +621,7 @@ static int32_t async_error(void *group, uint32_t *guilty, uint32_t *guilty_count
     look(g, &dead, &left);
     if (dead) fail(g, C10D_PEER_DEAD, dead, "its process has ended");
     if (atomic_load(&g->shared->failed) != 2) return C10D_OK;
-    /* Each rank learns of a mismatch at its own call, with the field that differs. */
+    /* A mismatch is not reported here: each rank's own call fails with it, and names the field that differs. */
     if (g->shared->failure.status == C10D_MISMATCH) return C10D_OK;
     for (uint32_t p = 0; p < g->size; p++)
         if (g->shared->failure.guilty & BIT(p)) guilty[(*guilty_count)++] = p;
@@ -664,7 +666,7 @@ static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32
     if (!whole && init->rank == 0) return host->store_set(host, init->store, "id", 2, id, len, init->timeout_ns, why);
     if (!whole) return host->store_get(host, init->store, "id", 2, id, len, &len, init->timeout_ns, why);
     if (open_op(whole, &op, words, init->size)) return c10d_fail(why, C10D_RESOURCE, "no memory for an id");
-    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. The session tells them apart. */
+    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. Each has its own session and tag. */
     if (init->rank > 0) add(&op, 0, BIT(ranks[0]), tag, piece);
     else for (uint32_t p = 1; p < init->size; p++) add(&op, 1, BIT(ranks[p]), tag, piece);
     return run(whole, &op, 1, NULL, NULL) ? explain(whole, why) : C10D_OK;

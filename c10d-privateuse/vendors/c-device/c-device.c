@@ -2,8 +2,8 @@
  * host memory.
  *
  * The device is simulated: its memory is the heap of this process. A copy is complete when it returns, so the device
- * needs no streams and no events. A plugin for a real device calls its driver where this one calls malloc and memcpy.
- * */
+ * needs no streams and no events. Where this plugin calls malloc and memcpy, a plugin for a real device calls its
+ * driver. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +20,8 @@ struct memory {
     unsigned char data[];
 };
 
-/* A handle is the bitwise complement of an address. No process has memory there, so the host cannot use a handle by
- * mistake. */
+/* A handle is the bitwise complement of an address. No process has memory at such an address. So code that uses a
+ * handle as an address by mistake crashes at once. */
 static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
 
 /* Returns the address of these bytes of a buffer, or null if they are not inside a buffer of this device. */
