@@ -62,7 +62,7 @@ impl Guarded {
         self.log.so_far()
     }
 
-    /// Returns the number of allocations, including freed ones that are still retained.
+    /// Returns the number of allocations, including freed allocations that are still retained.
     pub fn allocations(&self) -> usize {
         self.memory.count()
     }

@@ -29,8 +29,8 @@ impl Event {
         self.state.lock().recorded
     }
 
-    /// Called when a stream reaches a record of the event. `error` is an earlier failure on the stream, if there was
-    /// one.
+    /// Marks a record of the event as reached. The stream calls this. `error` is an earlier failure on the stream, if
+    /// there was one.
     pub(crate) fn reach(&self, record: u64, error: Option<&str>) {
         let mut state = self.state.lock();
         state.reached = state.reached.max(record);

@@ -71,7 +71,8 @@ impl Faults {
         self.asked.lock().hanging
     }
 
-    /// Called at the start of each call. Waits while the call must hang.
+    /// Waits while this call must hang, then panics or returns an error if a test requested that. Each call starts with
+    /// this function.
     pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         let mut asked = self.asked.lock();
         let key = (index, call.to_owned());
@@ -87,7 +88,7 @@ impl Faults {
         }
     }
 
-    /// Called before each piece of work on a stream. Waits while the device must stall or must hold this kind of work.
+    /// Waits while the device must stall or must hold this kind of work. A stream calls this before each piece of work.
     pub(crate) fn pass(&self, index: u16, what: Option<What>) {
         let mut asked = self.asked.lock();
         while asked.stalls.contains(&index) || what.is_some_and(|what| asked.held.contains(&(index, what))) {

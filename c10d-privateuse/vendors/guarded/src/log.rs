@@ -30,7 +30,7 @@ pub struct Entry {
     pub bytes: usize,
     /// The number of the piece of work. Work that was enqueued later has a larger number.
     pub number: u64,
-    /// Whether the entry says that the work has finished; otherwise, that it was enqueued.
+    /// `true`: the work has finished. `false`: the work was enqueued.
     pub ran: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The device's memory. Its addresses cannot be accessed by the host. The same pages are mapped a second time, at
-//! addresses that only streams use.
+//! The device's memory. The host cannot access its addresses. The same pages are mapped a second time, at addresses
+//! that only streams use.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ struct Space {
 pub(crate) struct Block {
     start: usize,
     len: usize,
-    /// `None` after the memory was freed and is not retained any more.
+    /// `None` when the memory is freed and no longer retained.
     pages: RwLock<Option<Pages>>,
     life: Mutex<Life>,
 }
@@ -43,14 +43,14 @@ struct Life {
     retained: u64,
 }
 
-/// Pages that are mapped twice: at `face`, where nothing can access them, and at `inside`, where streams do.
+/// Pages that are mapped twice: at `face`, where nothing can access them, and at `inside`, where streams access them.
 struct Pages {
     face: *mut std::ffi::c_void,
     inside: *mut std::ffi::c_void,
     len: usize,
 }
 
-// SAFETY: only streams access the contents. Their users keep the accesses in order, as on a real device.
+// SAFETY: only streams access the contents. The program that uses the streams orders the accesses, as on a real device.
 unsafe impl Send for Pages {}
 // SAFETY: the same as for `Send`.
 unsafe impl Sync for Pages {}
@@ -75,7 +75,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: `new` mapped both; no stream uses them any more; the addresses at `face` stay reserved.
+        // SAFETY: `new` made both mappings, and no stream uses them any more. The addresses at `face` stay reserved.
         let _ = unsafe {
             munmap(self.inside, self.len).and(mmap_anonymous(self.face, self.len, ProtFlags::empty(), flags))
         };
@@ -170,7 +170,7 @@ impl Memory {
         })
     }
 
-    /// Changes the owners. If none is left, the memory is freed.
+    /// Removes an owner by `change`. If the memory then has no owner, frees it.
     fn ends(&self, block: &Arc<Block>, change: impl FnOnce(&mut Life) -> Result) -> Result {
         let mut life = block.life.lock();
         change(&mut life)?;

@@ -1,4 +1,4 @@
-//! The registration of the devices. Besides the runtime, a vendor's crate needs nothing else.
+//! The registration of the devices. A vendor's crate needs only a runtime and such a registration.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,13 +20,13 @@ pub static PROVIDER: Provider = Provider {
 
 c10d_core::submit!(PROVIDER);
 
-/// Returns the runtime of `guarded-reduces`. There is one per process.
+/// Returns the runtime of `guarded-reduces`. A process has one such runtime.
 pub fn reducing() -> Arc<Guarded> {
     static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded-reduces").with_reduction())).clone()
 }
 
-/// Returns the runtime of `guarded`. There is one per process.
+/// Returns the runtime of `guarded`. A process has one such runtime.
 pub fn runtime() -> Arc<Guarded> {
     static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded"))).clone()

@@ -1,4 +1,4 @@
-//! Reductions in device memory, as streams run them.
+//! The reductions that streams run in device memory.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, DTypeSet, Element, ReduceOp};
@@ -6,10 +6,10 @@ use c10d_core::{DType, DTypeSet, Element, ReduceOp};
 /// Combines the elements at the second address into those at the first. The last argument is the number of bytes.
 ///
 /// # Safety
-/// There is this number of bytes at both addresses, and nothing else uses them meanwhile.
+/// There is this number of bytes at both addresses, and nothing else uses the bytes during the call.
 pub(crate) type Reducer = unsafe fn(*mut u8, *const u8, usize);
 
-/// Returns the types that the device reduces. The host reduces the others.
+/// Returns the types that the device reduces. The host reduces the other types.
 pub(crate) fn types(op: ReduceOp) -> DTypeSet {
     let of: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| reducer(op, *dtype).is_some()).collect();
     DTypeSet::of(&of)

@@ -9,7 +9,7 @@ use crate::reduce;
 use crate::runtime::Guarded;
 use crate::stream::Task;
 
-// SAFETY: the guarantees are those of the runtime: a stream runs its work in order, on memory that exists.
+// SAFETY: the runtime gives the guarantees: a stream runs its work in order, on memory that exists.
 unsafe impl DeviceReduce for Guarded {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         reduce::types(op)

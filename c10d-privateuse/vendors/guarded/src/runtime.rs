@@ -114,8 +114,8 @@ fn said(result: Result) {
     }
 }
 
-// SAFETY: addresses are never reused; memory exists until it is freed and no longer retained; only the work of a copy
-// uses host memory, before its stream continues; a stream reaches an event after all earlier work.
+// SAFETY: addresses are never reused. Memory exists until it is freed and no longer retained. Only copies use host
+// memory, and a stream continues only after its copy has ended. A stream reaches an event after all earlier work.
 unsafe impl DeviceRuntime for Guarded {
     fn name(&self) -> &'static str {
         self.name

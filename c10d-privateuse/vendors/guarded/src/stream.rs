@@ -55,7 +55,7 @@ struct TaskQueue {
     closed: bool,
 }
 
-/// What a stream's thread needs besides its queue.
+/// The data that a stream's thread needs besides its queue.
 pub(crate) struct Env {
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
@@ -122,7 +122,7 @@ fn fill_target(task: &Task) {
     }
 }
 
-/// Waits a random time, usually none.
+/// Waits for a random time, which is often zero.
 fn delay(seed: &mut u64) {
     *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
     match *seed >> 59 {

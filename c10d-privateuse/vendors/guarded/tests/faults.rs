@@ -1,5 +1,5 @@
-//! Tests with devices that hang, stall or fail in the middle of an op: in time, the caller gets an error that names the
-//! device.
+//! Tests with devices that hang, stall or fail in the middle of an op. In time, the caller must get an error that names
+//! the device.
 
 use crate::common;
 
@@ -11,13 +11,13 @@ use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
-/// A deadline that is long enough on a machine that is not overloaded, and passes in these tests.
+/// A timeout that expires in these tests. On a machine that is not overloaded, the op reaches the faulty call before.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The calls of the device runtime that an op makes.
 const CALLS: [&str; 9] =
     ["retain", "create_stream", "create_event", "allocate_host", "record", "wait", "copy_out", "query", "copy_in"];
-/// The calls that come before the device gets any data of the op.
+/// The calls that an op makes before the device gets any data of the op.
 const EARLY: [&str; 2] = ["create_stream", "create_event"];
 
 fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
@@ -30,7 +30,7 @@ fn alone(builder: &Builder) -> ProcessGroup {
 }
 
 /// Runs an op that fails by its deadline with this text. If the machine was too busy to call the device, the error is
-/// different, and the op is repeated with a later deadline. After each attempt the device recovers.
+/// different, and the op runs again with a longer timeout. After each attempt the device recovers.
 fn fails(
     runtime: &Arc<Guarded>,
     how: &str,
@@ -88,7 +88,7 @@ fn the_error_names_the_device_and_the_call_that_hang() {
                     "owned" => {
                         let op = op::all_reduce(x, ReduceOp::Sum).timeout(timeout);
                         let failed = pg.start(op).wait().unwrap_err();
-                        // The device keeps the memory that it got.
+                        // The device may still use the memory that it got, so the memory is leaked.
                         let early = EARLY.contains(&call) || !failed.error.to_string().contains(&stuck);
                         assert!(failed.buffer.is_none() || early, "{call}: {failed}");
                         failed.error

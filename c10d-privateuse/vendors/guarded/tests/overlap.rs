@@ -1,4 +1,4 @@
-//! Tests that copies run while the CPU backend transfers. The CPU backend of these tests waits for the copies, and
+//! Tests that copies run while the CPU backend transfers data. The CPU backend of these tests waits for the copies, and
 //! fails the op if they do not run in time.
 #![allow(unsafe_code)]
 
@@ -29,7 +29,7 @@ struct Holding {
     first: usize,
 }
 
-/// Waits until the log has this entry.
+/// Waits until the log has the expected entry.
 fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     let end = Instant::now() + CAP;
     while !reached() {
@@ -45,7 +45,7 @@ fn count(runtime: &Runtime, what: What, ran: bool) -> usize {
     runtime.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
 }
 
-// SAFETY: it completes a job after the wait, which has a time limit, and does not use the memory afterwards.
+// SAFETY: the backend completes a job after the wait, which has a time limit. It does not use the memory afterwards.
 unsafe impl Backend for Holding {
     fn name(&self) -> &'static str {
         "holding"
@@ -105,7 +105,7 @@ static PROVIDER: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Runs `body` on a group of one and a device that delays its copies, and checks the copies.
+/// Runs `body` on a group of one rank and a device that delays its copies, and checks the copies.
 fn copies_overlap(runtime: &Runtime, map: &str, body: impl FnOnce(&ProcessGroup, DeviceBuffer) -> DeviceBuffer) {
     let chunk = (EACH * 4).to_string();
     let builder = Builder::new().providers(&[&PROVIDER]).backend(map).hint("staged.chunk", &chunk);
@@ -149,8 +149,8 @@ fn an_op_begins_after_the_earlier_work_of_its_stream() {
     for turn in 0..20u32 {
         let values: Vec<[u32; 64]> = (0..20).map(|i| [turn * 100 + i; 64]).collect();
         for value in &values {
-            // SAFETY: both places have this number of bytes, and exist until the op below has ended. The op is ordered
-            // after this work.
+            // SAFETY: both places have this number of bytes, and exist until the op below has ended. The op runs after
+            // this work.
             unsafe { device.copy_in(0, 0, DevicePtr { base, offset: 0 }, value.as_ptr().cast(), 256) }.unwrap();
         }
         pg.all_gather_into(&x, &mut y).unwrap();

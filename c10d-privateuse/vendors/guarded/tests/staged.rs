@@ -112,7 +112,7 @@ fn messages_of_one_sender_keep_their_order() {
             while !runtime.log().iter().any(out) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // A pipeline that does not keep the order of messages would send the second one within this time.
+            // A pipeline that does not keep the order of messages would send the second message within this time.
             std::thread::sleep(Duration::from_millis(20));
             runtime.recover();
             works.into_iter().try_for_each(|work| work.wait().map(drop))?;
@@ -137,7 +137,7 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
                 runtime.start_log();
                 runtime.hold(1, What::CopyIn);
                 pg.barrier()?;
-                // Everything arrives, although no copy to the receiver's device runs.
+                // The whole message arrives, although no copy to the receiver's device runs.
                 pg.send(&x, 1, 5)?;
                 let of = |what, ran| runtime.log().iter().filter(|e| e.what == what && e.ran == ran).count();
                 assert_eq!((of(What::CopyOut, true), of(What::CopyIn, true)), (5, 0));
@@ -171,8 +171,8 @@ fn the_first_message_is_received_completely_before_the_next() {
                 (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
                 return pg.shutdown();
             }
-            // Three receives from any source wait at the same time, before any message is sent. The messages that they
-            // do not receive are then received from each rank in turn.
+            // Three receives from any source wait at the same time, before any message is sent. Afterwards, rank 0
+            // receives the other messages, first those of rank 1, then those of rank 2.
             let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
             let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
             pg.barrier()?;
@@ -291,7 +291,7 @@ fn back<R>(work: Work<R>) -> R {
 fn a_cancelled_message_returns_its_buffer() {
     let (runtime, builder) = staged!("taken-back");
     let device: Arc<dyn DeviceRuntime> = runtime.clone();
-    // Some messages need one round, some many.
+    // The short messages need one round, the long messages need many rounds.
     for count in [10, 3000] {
         builder
             .clone()
@@ -318,7 +318,7 @@ fn a_cancelled_message_returns_its_buffer() {
                 }
                 pg.barrier()?;
                 pg.recv(on(7)?, 1, 9)?;
-                // A send does not begin while another op uses the path to the CPU backend.
+                // The copies to the host are held, so the CPU backend cannot send either message yet.
                 runtime.start_log();
                 runtime.hold(index, What::CopyOut);
                 let (one, two) = (pg.start(op::send(on(1)?, 1, 5)), pg.start(op::send(on(2)?, 1, 5)));
@@ -328,7 +328,8 @@ fn a_cancelled_message_returns_its_buffer() {
                 while enqueued() <= of_one && Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // The device may still read the buffer, so the buffer cannot be returned yet. The op ends by itself.
+                // The device may still read the buffer, so the buffer cannot be returned yet. The op ends as cancelled
+                // when its copies are complete.
                 let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device may still read it") };
                 assert!(!two.is_done());
                 runtime.recover();
@@ -385,7 +386,7 @@ fn cancelling_races_with_messages_and_loses_none() {
     }
 }
 
-/// A rank that gives up waiting for its started op gets an error that names the rank for which it waited.
+/// If a started op has not ended when the shutdown times out, the error names the rank for which the op waited.
 #[test]
 fn a_shutdown_names_whom_it_waited_for() {
     let (runtime, builder) = staged!("named");
