@@ -35,7 +35,7 @@ impl Gpu {
     /// `from` has `bytes` readable bytes.
     pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Region, from: *const u8, bytes: usize) -> Result {
         self.check()?;
-        // Earlier copies of the stream may still have to write this host memory. This waits for them.
+        // Earlier copies of the stream may still have to write this host memory. So this call waits for them.
         let range = from.addr()..from.addr() + bytes;
         for arrival in self.streams.lock().overlapping(stream, &range) {
             while !arrival.is_done() {
@@ -96,8 +96,8 @@ impl Gpu {
                 match view.and_then(|()| mapped.get_mapped_range(..).map_err(|e| e.to_string())) {
                     Ok(view) => {
                         let to = std::ptr::with_exposed_provenance_mut::<u8>(to);
-                        // SAFETY: the caller keeps the memory until the stream has finished the copy, which is not
-                        // before `finish` is called below.
+                        // SAFETY: the caller keeps the memory until the stream has finished the copy. The copy counts
+                        // as finished only after the call of `finish` below.
                         unsafe { to.copy_from_nonoverlapping(view[skip..].as_ptr(), piece) };
                     }
                     Err(what) => drop(failure.set(format!("a copy to the host failed: {what}"))),

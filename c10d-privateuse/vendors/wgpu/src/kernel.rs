@@ -2,7 +2,7 @@
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 
-/// What a kernel does with each element.
+/// The operation of a kernel on each element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
     /// Copies a byte of the other operand.

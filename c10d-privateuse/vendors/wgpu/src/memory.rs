@@ -22,8 +22,8 @@ impl Memory {
     /// # Safety
     /// `place.base` is a handle that still has an owner.
     pub(crate) unsafe fn buffer(place: DevicePtr) -> wgpu::Buffer {
-        // SAFETY: the caller guarantees that it is a handle with an owner, and `into_handle` makes handles from this
-        // type.
+        // SAFETY: the caller guarantees that the base is a handle with an owner, and `into_handle` makes handles from
+        // this type.
         unsafe { (*place.base.cast_const().cast::<Memory>()).buffer.clone() }
     }
 

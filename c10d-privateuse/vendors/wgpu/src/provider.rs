@@ -22,7 +22,7 @@ static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
 /// The program's own error handler gets errors of these devices.
 ///
 /// # Errors
-/// Fails if the process already uses devices of this crate, so call it before all other functions of the crate.
+/// Fails if the process already uses devices of this crate. So call `adopt` before all other functions of the crate.
 pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     let mine = Arc::new(Wgpu::adopt(devices));
     match RUNTIME.set(Ok(mine.clone())) {
@@ -31,12 +31,12 @@ pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     }
 }
 
-/// Returns the runtime of [`PROVIDER`]. There is one per process. Unless the program gave its own devices by [`adopt`],
-/// the devices are all GPUs of the machine, or a software implementation if there is no GPU. `WGPU_BACKEND` selects
-/// Vulkan, Metal or DX12.
+/// Returns the runtime of [`PROVIDER`]. A process has one such runtime. Unless the program gave its own devices by
+/// [`adopt`], the devices are all GPUs of the machine, or a software implementation if there is no GPU. `WGPU_BACKEND`
+/// selects Vulkan, Metal or DX12.
 ///
 /// # Errors
-/// `Unsupported`: there is no GPU and no software implementation. `Device`: none of them could be opened.
+/// `Unsupported`: there is no GPU and no software implementation. `Device`: no device could be opened.
 pub fn runtime() -> Result<Arc<Wgpu>> {
     RUNTIME.get_or_init(|| Wgpu::open().map(Arc::new)).clone()
 }

@@ -21,7 +21,7 @@ impl Wgpu {
     /// Opens all GPUs, or a software implementation if there is no GPU. Devices that cannot be opened are left out.
     ///
     /// # Errors
-    /// `Unsupported`: there is neither a GPU nor a software implementation. `Device`: none of them could be opened.
+    /// `Unsupported`: there is no GPU and no software implementation. `Device`: no device could be opened.
     pub(crate) fn open() -> Result<Wgpu> {
         let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
@@ -52,7 +52,8 @@ impl Wgpu {
     }
 }
 
-/// Returns the devices that could be opened, and the errors of the others. It is an error if none could be opened.
+/// Returns the devices that could be opened, and the errors of the others. Returns an error if no device could be
+/// opened.
 fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>)> {
     let (mut open, mut closed) = (Vec::new(), Vec::new());
     for one in all {
@@ -156,7 +157,7 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 }
 
-// SAFETY: the guarantees are those of the runtime.
+// SAFETY: the same as for `DeviceRuntime`.
 unsafe impl DeviceReduce for Wgpu {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         kernel::reduces(op)

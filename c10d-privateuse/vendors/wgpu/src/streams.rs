@@ -1,4 +1,4 @@
-//! The work that is not finished. A device has one queue, so its work is ordered. But a copy to host memory is not
+//! The unfinished work of a device. A device has one queue, so its work is ordered. But a copy to host memory is not
 //! finished yet when the queue reports it as done: a callback must still write the data to the host memory.
 
 use std::collections::HashMap;

@@ -82,8 +82,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-// SAFETY: the memory exists until the value is dropped, and does not move with it. A clone of the buffer can access it
-// only through the queue, which orders the accesses.
+// SAFETY: the memory exists until the value is dropped, and does not move when the value moves. A clone of the buffer
+// can access the memory only through the queue, which orders the accesses.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         self.all()

@@ -91,7 +91,7 @@ fn copies_inside_one_buffer_and_over_many_pieces_are_exact() {
     unsafe { gpu.free(0, base) };
 }
 
-/// Returns special values, then ordinary ones.
+/// Returns the bytes of 200 values: special values, mixed with random values.
 fn bits(dtype: DType, seed: u64) -> Vec<u8> {
     let special: &[u32] = match dtype {
         DType::F32 => {
@@ -122,7 +122,7 @@ fn float(op: ReduceOp, a: f32, b: f32) -> f32 {
     match op {
         _ if a.is_nan() || b.is_nan() => f32::NAN,
         ReduceOp::Sum => a + b,
-        // Of two zeros, the negative one is the smaller.
+        // -0.0 is smaller than 0.0.
         ReduceOp::Min => {
             if b.total_cmp(&a).is_lt() {
                 b
@@ -191,7 +191,7 @@ fn every_reduction_equals_the_reference() {
         for dtype in gpu.reduces(op).iter() {
             kinds += 1;
             let size = dtype.size();
-            // The operands begin at elements 1 and 2 words from the start, so that small types begin inside a word.
+            // The operands begin at elements 5 and 514 of their buffers, for small types inside a word.
             let (acc, with) = (bits(dtype, 3), bits(dtype, 4));
             let (at, other) = (put(&gpu, 5 * size, &acc), put(&gpu, 514 * size, &with));
             // SAFETY: both ranges are inside their buffers.
