@@ -38,7 +38,7 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
     }
     let mut order = room_for(keys.len())?;
     order.extend(keys.into_iter().zip(0..));
-    // No two pairs are equal, since the positions differ, so equal keys keep their order.
+    // Pairs with the same key are sorted by their positions, so equal keys keep their order.
     order.sort_unstable();
     let mut keys: Vec<K> = room_for(order.len())?;
     keys.extend(order.iter().map(|(key, _)| *key));

@@ -81,7 +81,7 @@ impl Kernel<'_> {
         Ok(DeviceCoo::new(&*layout.shape, layout.sparse_dim, indices, values)?.assume_coalesced())
     }
 
-    /// Reduces elements of a type that has no minimum and maximum.
+    /// Runs a sum or a product, the operations that all element types have.
     fn unordered<V: Value>(&self) -> Result<Outcome>
     where
         Sum: Combine<V::Wide>,

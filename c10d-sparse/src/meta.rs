@@ -1,5 +1,5 @@
-//! The first exchange: each rank sends the head of its tensor. After the head, it sends the whole tensor if the tensor
-//! is small, or else a sample of the tensor's keys.
+//! The first exchange: each rank sends the head of its tensor ([`SparseHeads`]). After the head, it sends the whole
+//! tensor if the tensor is small, or else a sample of the tensor's keys.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -53,8 +53,8 @@ impl Meta {
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
             // Every rank has the same heads, so every rank finds the mismatch. If a rank returned the error and left
-            // the group before its peers have read the heads, the peers would report that rank as the cause. So all
-            // ranks make one more exchange before they return the error.
+            // the group before its peers had read the heads, the peers would report that the rank left. So all ranks
+            // make one more exchange before they return the error.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };

@@ -55,7 +55,7 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // This rank reached its deadline before it could send its own error to the others.
+            // This rank reached its deadline before it could send its own error to the other ranks.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
@@ -80,8 +80,8 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Reduces a tensor whose result has coordinates that all ranks know: only a dense sum of the rows is needed. `by`
-    /// is the sum, since no other operation allows known coordinates.
+    /// Reduces tensors whose result has the coordinates in `indices`, which all ranks have given: only a dense sum of
+    /// the rows is needed. `by` is the sum, since only sums allow given coordinates.
     fn sum_known<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -136,7 +136,7 @@ impl Call<'_> {
         let per_rank = meta.bytes_per_pair().div_ceil(CHUNK).clamp(1, MOST_CHUNKS);
         let ranges = Ranges::new(space, &samples.collect::<Result<Vec<_>>>()?, per_rank);
         let range = ranges.of(me);
-        // The positions of this rank's entries in each chunk of each rank.
+        // The positions of this rank's entries in each chunk of each rank's range.
         let cuts: Vec<Range<usize>> = ranges.chunks().iter().map(|chunk| within(&local.keys, chunk)).collect();
 
         let counts = self.counts(meta, &ranges, &cuts)?;
@@ -173,7 +173,7 @@ impl Call<'_> {
             let pieces: Vec<(Piece<'_, K>, &[V])> =
                 pieces.iter().enumerate().map(|(rank, piece)| (piece.part(&range, chunk), rows(rank))).collect();
             (by.fold)(chunk, union.part(&range, chunk), &pieces, row, results[of_chunk(me)])?;
-            // The chunk's rows are still in the cache.
+            // The reduced rows of the chunk are still in the cache, so they are gathered now.
             let results = (0..ranks).map(|rank| std::mem::take(&mut results[of_chunk(rank)])).collect();
             self.ctx.run_step(self.request, 7, op::all_gather_in_place(results, me as u32))?;
         }

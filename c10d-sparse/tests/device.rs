@@ -111,8 +111,9 @@ fn known_indices_are_those_of_the_result() {
         .unwrap();
 }
 
-/// Runs a sum in which a copy from or to the victim's device fails, and returns the errors of all ranks. If `first`,
-/// this is the first sum of the group, which also connects the ranks. Otherwise, another sum has succeeded before.
+/// Runs a sum for which `spoil` makes copies of the victim's device fail or stall. Returns the errors of all ranks. If
+/// `first`, this is the first sum of the group, which also connects the ranks. Otherwise, another sum has succeeded
+/// before.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
     let errors = errors_of(builder_over(&runtime), |pg| {

@@ -48,8 +48,8 @@ struct Lie {
     added: bool,
 }
 
-/// gloo-like, except that on one rank, one word of the data that this rank received from the forging rank in one step
-/// is changed.
+/// gloo-like with one change: in one step, the receiver replaces one word of the data that it received from the forging
+/// rank.
 struct Forged {
     inner: Arc<dyn Backend>,
     lie: Option<Lie>,
@@ -121,8 +121,8 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
 fn results_with(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
-        // No rank leaves before all have their results: otherwise, a rank could report that a peer left instead of
-        // the forged data.
+        // No rank leaves before all ranks have their results. Otherwise, a rank could report that a peer has left, and
+        // not the forged data.
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };

@@ -111,7 +111,7 @@ fn large_rows_go_in_chunks() {
     }
 }
 
-/// Tests keys that are far apart, many of which several ranks have.
+/// Tests keys that are far apart. Several ranks have the same keys.
 #[test]
 fn keys_that_are_far_apart_and_shared_are_summed() {
     let mut random = Random(5);
@@ -127,7 +127,7 @@ fn keys_that_are_far_apart_and_shared_are_summed() {
     }
 }
 
-/// Makes tensors for several groups of ranks, large and small.
+/// Makes the tensors of several groups: small tensors for the first group, large tensors for the others.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);
     let worlds = [vec![3, 0, 5], vec![900, 1100, 0, 2000], vec![3000, 2500]];

@@ -1,4 +1,4 @@
-//! Calls that are not valid are rejected before anything is sent.
+//! Tests that calls that are not valid are rejected before anything is sent.
 
 use crate::common;
 

@@ -12,7 +12,7 @@ use c10d_guarded::Guarded;
 /// The time limit of a copy. Only a copy that hangs reaches this limit.
 pub const CAP: Duration = Duration::from_secs(20);
 
-/// The devices of this test program. Each rank uses the device with its number.
+/// The devices of this test program. Rank r uses device r.
 pub static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::cuda()));
 static PROVIDER: Provider = Provider {
     source: "cuda",
