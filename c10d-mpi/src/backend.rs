@@ -27,11 +27,11 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that sets which threads call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// If a separate thread exchanges the goodbyes: how long the leaving thread waits for it after the time limit of this
-/// exchange.
+/// The exchange of goodbyes has a time limit. If a separate thread exchanges them, the leaving thread waits for that
+/// thread this much longer than the limit.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for the goodbyes of its peers, and how long it then waits until its communicator
-/// is freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
+/// A rank that leaves waits at most this long for the goodbyes of its peers, and then at most this long again until its
+/// communicator is freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
@@ -46,7 +46,7 @@ struct Rank {
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
     /// Whether only threads of the backend call MPI, never threads of callers. Over a network, a function of MPI may
-    /// wait for a dead peer, and would keep the caller beyond the deadline.
+    /// wait for a dead peer. A thread of a caller would then return only after the deadline.
     own_thread: bool,
     /// The point-to-point messages; `None` if the group has one rank only.
     messages: Option<Arc<Messages>>,
@@ -60,7 +60,7 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // MPI is not started. Otherwise its world would have one rank for as long as the process runs.
+            // A group of one rank does not start MPI. Otherwise MPI's world would have one rank until the process ends.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
@@ -115,7 +115,7 @@ fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     }
 }
 
-/// Connects the channel through which the ranks watch each other, since MPI does not report the death of a peer.
+/// Connects the channel through which the ranks watch each other. MPI itself does not report the death of a peer.
 fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     const OVER: &str = "gloo-like";
     match init.hint(SIDE) {

@@ -18,7 +18,7 @@ use crate::room::{ALONE, Room, room};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorldRank {
     /// The name of the world: the session of the group for which MPI was started, or `the launcher's` or `the
-    /// program's` if MPI was started by these.
+    /// program's` if the launcher or the program started MPI.
     pub(crate) world: String,
     pub(crate) rank: u32,
     pub(crate) size: u32,
@@ -128,7 +128,7 @@ pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
     fit(&(0..).zip(&texts).map(card).collect::<Result<Vec<Card>>>()?)
 }
 
-/// Checks the cards of all ranks, and computes what follows from them. All ranks get the same result or error.
+/// Checks the cards of all ranks, and computes an [`Agreed`] from them. All ranks get the same result or error.
 fn fit(cards: &[Card]) -> Result<Agreed> {
     let unfit = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
     let mut processes = BTreeMap::new();
@@ -199,7 +199,8 @@ fn fits_into_memory(cards: &[Card], hosts: &[u32]) -> Result {
         let most = if ranks.len() == 1 { ALONE } else { u64::MAX };
         let rooms = || here().filter_map(|(_, card)| card.room);
         let needed: u64 = rooms().map(|room| room.needed.min(most)).fold(0, u64::saturating_add);
-        // All ranks of a host have the same `/dev/shm`. They looked at different times, so the smallest value counts.
+        // All ranks of a host have the same `/dev/shm`. They read its free space at different times, so the check uses
+        // the smallest value.
         if let Some(left) = rooms().map(|room| room.left).min().filter(|left| *left < needed) {
             let what = format!(
                 "/dev/shm has too little space for MPI: {left} bytes are left (limit: the size of this file system), \

@@ -21,7 +21,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The size in bytes, padded so that the data behind the header is aligned.
+    /// The size in bytes, padded so that the data after the header are aligned.
     pub(crate) const SIZE: usize = 64;
 
     pub(crate) fn put(&self, out: &mut [u8]) {
@@ -34,7 +34,7 @@ impl Header {
         out[44] = u8::from(self.last);
     }
 
-    /// Reads a header, whatever the bytes are. Returns `None` if there are too few.
+    /// Reads a header. Any byte values give a header. Returns `None` if there are too few bytes.
     pub(crate) fn read(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..Self::SIZE)?;
         let u64_at = |i: usize| Some(u64::from_le_bytes(bytes.get(i..i + 8)?.try_into().ok()?));

@@ -14,7 +14,7 @@ use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 /// peer may have done its part of them.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// The text of an error whose guilty ranks differ from the majority of the ranks whose calls are known.
+/// The text of an error that a majority has decided: the guilty ranks do not make the call that the majority makes.
 pub(crate) const BY_MOST: &str = "most ranks make the same call, and the named ranks make a different one";
 
 /// Whether any group of this process has failed.
@@ -41,7 +41,8 @@ pub(crate) struct Health {
 #[derive(Default)]
 struct HealthState {
     cause: Option<Error>,
-    /// Set when a peer's program has ended without leaving: the error for later operations, and when it was noticed.
+    /// Set when a peer's program has ended without leaving the group: the error for later operations, and the time at
+    /// which this rank noticed the end.
     ended: Option<(Error, Instant)>,
     closed: bool,
 }
@@ -138,8 +139,8 @@ impl Health {
         state.cause.clone()
     }
 
-    /// Returns a function that finds out which ranks do not answer or have left. Returns `None` unless the side channel
-    /// goes through a CPU backend.
+    /// Returns a function that finds out which ranks do not answer or have left. Returns `None` if there is no side
+    /// channel, or if it goes through the store.
     pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.side.as_ref()?.messages()?.waits()
     }
@@ -165,7 +166,7 @@ impl Health {
 
 /// Converts a peer's error from the side channel. A mismatch names both the rank that reports it and the other rank,
 /// since only these two know both calls. If a majority of the ranks found the guilty ranks, the reporting rank is
-/// right, so it is removed from the list.
+/// right, so this function removes it from the list.
 fn by_majority(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {

@@ -1,5 +1,5 @@
-//! The tensors of a call as one sequence of bytes, rank by rank, with copies and reductions of ranges of this sequence.
-//! The MPI library never gets the addresses of tensors.
+//! A [`Space`] presents the tensors of a call as one sequence of bytes, rank by rank. Here are the copies and
+//! reductions of ranges of spaces. The MPI library never gets the addresses of tensors.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -135,23 +135,23 @@ impl Space {
 
 /// Returns the memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
-    // that thread closes the gate before. The space is only read.
+    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
+    // before it completes the job. The space is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
 /// Returns the memory into which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
-    // that thread closes the gate before. No other code uses the job's outputs.
+    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
+    // before it completes the job. No other code uses the job's outputs.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
 /// Returns the input and output tensors of a collective, each as one space, rank by rank.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
-    // SAFETY: the spans are valid until the job is completed. If a thread other than the working one completes the job,
-    // that thread closes the gate before. No other code uses the job's outputs. The input space is only read.
+    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
+    // before it completes the job. No other code uses the job's outputs. The input space is only read.
     unsafe {
         let input = match task.op {
             OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),
@@ -179,7 +179,8 @@ pub(crate) struct Reduction {
 }
 
 impl Reduction {
-    /// Makes the reduction of one value per rank of the `world`. Returns `None` if `op` is not defined for the type.
+    /// Makes a reduction that combines one value from each of the `world` ranks. Returns `None` if `op` is not defined
+    /// for the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         Some(Reduction { kernel: kernel(op, dtype, true)?, scale, elem: dtype.size() })

@@ -18,8 +18,8 @@ const WINDOW: usize = 1 << 20;
 const ALL: usize = 64 << 20;
 /// In an all-reduce of up to this many bytes, or of two ranks, each rank sends all its data to all others.
 const DIRECT: usize = 8 << 10;
-/// A size that every library sends without a handshake. If the library uses a handshake for larger messages, it is
-/// faster to send up to [`EAGER_STEPS`] times this size in steps of this size.
+/// Every library sends a message of this size without a handshake. If the library uses a handshake for larger messages,
+/// it is faster to send up to [`EAGER_STEPS`] times this size in steps of this size.
 const EAGER: usize = 4 << 10;
 const EAGER_STEPS: usize = 4;
 
@@ -174,9 +174,9 @@ impl Collectives {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// For an op in which not all ranks receive from each other: adds empty blocks so that each rank receives at least
-    /// from the two ranks before it. Then every disagreement is noticed, and if one of three ranks makes another call,
-    /// the other two know which rank it is.
+    /// Adds empty blocks for an op in which not all ranks receive from each other. With these blocks, each rank
+    /// receives a header at least from the two ranks before it. So the ranks notice every disagreement. If one of three
+    /// ranks makes a different call, the other two know which rank it is.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -190,7 +190,7 @@ impl Collectives {
         }
     }
 
-    /// Returns the largest number of bytes between two ranks in one step.
+    /// Returns the largest number of bytes that one rank sends to another in one step.
     fn window(&self) -> usize {
         (ALL / (2 * self.size as usize)).clamp(SHORT, WINDOW) & !63
     }

@@ -21,9 +21,10 @@ pub static PROVIDER: Provider = Provider {
     backends: &[Registration {
         name: crate::NAME,
         keys: &[DispatchKey::Cpu],
-        // Lower than gloo-like's, so a map that names no backend does not choose `mpi` if gloo-like is linked.
+        // This priority is lower than gloo-like's. So `mpi` is not chosen if gloo-like is linked and the map names no
+        // backend.
         priority: 50,
-        // The probe does not load the library, since loading would leave signal handlers even in programs that do not
+        // The probe does not load the library, since loading would install signal handlers even in programs that do not
         // use MPI.
         probe: &Library::probe,
         create: &create,

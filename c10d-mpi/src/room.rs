@@ -3,13 +3,13 @@
 
 use crate::mpi::{Kind, Library};
 
-/// The bytes that each of several ranks of a host needs. Four ranks of MPICH 5.0.2 use 22 MB, but sometimes hang if only
-/// 24 MiB are free; those of Intel MPI 2021.18 use 15 MB.
+/// The bytes that each of several ranks of a host needs. Four ranks of MPICH 5.0.2 use 22 MB, but sometimes hang if
+/// only 24 MiB are free. Four ranks of Intel MPI 2021.18 use 15 MB.
 pub(crate) const SHARED: u64 = 8 << 20;
 /// The bytes that a rank needs if it shares no memory with other ranks: MPICH makes a segment of 1.1 MB even then.
 pub(crate) const ALONE: u64 = 2 << 20;
 
-/// The bytes of `/dev/shm` that are left, and those that this rank needs if its host has other ranks.
+/// The free bytes of `/dev/shm`, and the bytes that this rank needs if its host has other ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Room {
     pub(crate) left: u64,

@@ -124,7 +124,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
             let name = hex(&init.session);
             let progress = Arc::<Progress>::default();
             let server = Server {
-                // MPI uses the store until the process ends, so possibly longer than this group lives.
+                // MPI uses the store until the process ends, possibly after this group has ended.
                 store: Arc::new(PrefixStore::new("pmi", init.lasting_store())),
                 rank: init.rank,
                 size: init.size,
@@ -137,7 +137,8 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     };
     let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
-    // The tag is computed from the session, since one process may make several groups at the same time.
+    // One process may make several groups at the same time. Their tags should differ, so each is computed from the
+    // session.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
     let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {

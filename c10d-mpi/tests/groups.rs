@@ -118,7 +118,7 @@ pub(crate) fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Internal, what)
 }
 
-/// Checks that each member gets the sum `want`, to which this member adds `mine`.
+/// Runs an all-reduce to which this member contributes `mine`, and checks that the sum is `want`.
 fn sums_to(group: &ProcessGroup, mine: u32, want: u32) -> Result {
     let mut x = vec![mine; 30_000];
     group.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -129,7 +129,7 @@ fn subgroups() -> Result {
     let pg = join()?;
     let rank = pg.rank();
     sums_to(&pg, rank, 6)?;
-    // The other ranks are not members, and continue.
+    // The other two ranks get no group, and continue at once.
     if let Some(pair) = pg.new_group(&[1, 3])? {
         sums_to(&pair, rank, 4)?;
     }

@@ -5,7 +5,7 @@
 #   run.sh build DIR        builds the programs, and puts them and these scripts into DIR, to be copied to a machine
 #   run.sh DIR [PART..]     runs them there and prints a table. Parts: suite two ends torch world1 staged (default: all)
 #
-# C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If there is no other NCCL, PyTorch's is used.
+# C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If they select none, and none is installed, PyTorch's NCCL is used.
 # C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
 # C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).
 # C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120), so that a row that hangs does not use up
@@ -29,7 +29,7 @@ if [ "${1:-}" = build ]; then
     cp "${file:?cargo names no $name}" "$dir/$name" || exit 1
   done
   rm "$dir/tests.json"
-  # The programs are going to be copied, and half of their size is debug information.
+  # Half of the programs' size is debug information, which need not be copied to the other machine.
   for name in c10d hardware $tests; do
     ! command -v strip >/dev/null || strip --strip-debug "$dir/$name"
   done

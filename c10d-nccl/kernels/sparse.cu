@@ -7,7 +7,7 @@
 /* The number of values that one thread sums. */
 #define CHUNK 64
 
-/* Returns the quotient, by a division of 32 bits if they suffice. */
+/* Returns the quotient. If both numbers have at most 32 bits, uses the faster division of 32 bits. */
 INLINE u64 over(u64 a, u64 b) {
     return (a | b) >> 32 ? a / b : (u32)a / (u32)b;
 }

@@ -27,7 +27,7 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Derives another communicator from this one. NCCL begins this after the ops that were submitted before.
+    /// Derives another communicator from this one. NCCL begins to derive it after the ops that were submitted earlier.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = StartOptions::of(init, *device)?;
@@ -57,11 +57,11 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
     Ok(all.iter().all(|answer| answer == &[1]))
 }
 
-// SAFETY: 1. A job is completed when its stream has finished its last call, or after a failure when the communicators
-// were aborted. It is completed earlier only if its memory is retained until then, or if the operation owns the memory,
-// which is then leaked. 2. The deadline watch ends every job in time, except one with borrowed memory that cannot be
-// retained; such a job waits for the abort. The watch calls neither CUDA nor NCCL, and holds no lock while it completes
-// a job.
+// SAFETY: 1. A job is completed when its stream has finished its last call or, after a failure, when the abort of the
+// communicators is finished. It is completed earlier only if its memory is retained until then, or if the operation
+// owns the memory, which is then leaked. 2. The deadline watch ends every job in time, except one with borrowed memory
+// that cannot be retained; such a job waits for the abort. The watch calls neither CUDA nor NCCL, and holds no lock
+// while it completes a job.
 unsafe impl Backend for Nccl {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -151,7 +151,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave(Instant::now());
         self.0.jobs.close();
-        // Started jobs still run.
+        // Started jobs may still be running. The thread closes the communicators when these jobs have ended.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });
     }
 }

@@ -20,7 +20,7 @@ use crate::task::Task;
 
 /// How often a communicator with unfinished work is checked for errors.
 const ASK: Duration = Duration::from_millis(20);
-/// The maximum pause between two checks whether the id of a pair is in the store.
+/// The maximum pause between two checks whether a communicator's ids are in the store.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The resources that all channels of a backend share.
@@ -40,8 +40,8 @@ pub(crate) struct Resources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Participants {
     All,
-    /// The communicator for messages from the first rank to the second. It delays neither collectives nor messages in
-    /// the other direction. In the dialect `TorchLegacy` it serves both directions.
+    /// The communicator for messages from the first rank to the second. These messages delay neither collectives nor
+    /// messages in the other direction. In the dialect `TorchLegacy` it serves both directions.
     Two {
         first: u32,
         second: u32,
@@ -51,7 +51,8 @@ pub(crate) enum Participants {
 /// Work for a channel. The channel runs its work in order of arrival.
 pub(crate) enum ChannelWork {
     Run(Task),
-    /// Derives another communicator from this one. `None` means that this rank is not a member of the new communicator.
+    /// Derives another communicator from this one. Without an [`Heir`], this rank is not a member of the new
+    /// communicator.
     Derive(Derive, Option<Heir>),
 }
 
@@ -59,7 +60,7 @@ pub(crate) enum ChannelWork {
 pub(crate) enum Derive {
     /// The ranks are divided.
     Split {
-        /// The lowest rank of this rank's part; `None` if it is in no part.
+        /// The lowest rank of this rank's part; `None` if this rank is in no part.
         color: Option<u32>,
         /// This rank's number in its part.
         key: u32,
@@ -123,7 +124,7 @@ impl Channel {
         Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
-    /// Makes the channel of a communicator that is still being made.
+    /// Makes the channel of a communicator that may still be connecting.
     pub(crate) fn over(resources: &Resources, member: (u32, u32), comm: Communicator) -> Result<Channel> {
         Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
@@ -187,7 +188,7 @@ impl Channel {
         self.is_ready() && self.queue.is_empty() && self.flights.is_empty()
     }
 
-    /// Does what can be done now. Returns whether there was anything to do.
+    /// Makes the progress that is possible now. Returns whether there was any.
     pub(crate) fn step(&mut self, resources: &Resources) -> Result<bool> {
         let ended = self.collect(resources)?;
         let moved = match &self.state {
@@ -277,7 +278,7 @@ impl Channel {
         };
         let made = child.take();
         if let (Some(comm), Some(heir)) = (&self.comm, heir) {
-            // The receiver may have given up.
+            // The receiver may have stopped waiting.
             let _ = heir.answer.send(comm.made(made, &heir.comms)?);
         }
         Ok(true)
@@ -340,7 +341,7 @@ impl Channel {
     }
 }
 
-/// Makes those checks of a task's tensors and stream for which CUDA must be called.
+/// Makes the checks of a task's tensors and stream that need calls of CUDA.
 fn check(resources: &Resources, line: &WorkStream, task: &Task) -> Result {
     resources.jobs.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {

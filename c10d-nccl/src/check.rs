@@ -95,8 +95,8 @@ impl Checks {
         made.inspect(|to_compare| drop(received.insert(peer, to_compare.clone())))
     }
 
-    /// Waits until the fingerprints of all issued calls are sent. The peers that compare them cannot end their calls
-    /// before they have received them.
+    /// Waits until the fingerprints of all issued calls are sent. The peers cannot end their calls before they have
+    /// received these fingerprints.
     pub(crate) fn all_sent(&self, deadline: Instant) {
         let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
         // If a fingerprint is not sent in time, the peer that waits for it reports this.
@@ -165,7 +165,7 @@ fn start_comparing(
 
 fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, calls: Receiver<Issued>) -> Result {
     for Issued { id, fingerprint, timeout } in calls {
-        // If no fingerprint comes, this thread ends without an error: the deadline watch reports a late rank, and the
+        // If no fingerprint arrives, this thread ends without an error: the deadline watch reports a late rank, and the
         // side channel reports a dead rank.
         let Ok(mut theirs) = side.receive_fingerprint(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {

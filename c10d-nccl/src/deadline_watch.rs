@@ -15,7 +15,7 @@ use crate::jobs::{JobTable, Stage};
 
 /// How long to wait for a running call before the communicators are aborted. A longer call is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
-/// How long an abort may take before the communicators are given up.
+/// How long an abort may take. If it takes longer, the communicators are leaked.
 const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct DeadlineWatch {

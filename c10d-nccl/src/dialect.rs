@@ -1,6 +1,6 @@
-//! Which ranks are in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are
-//! exchanged and calls are made as PyTorch does it. PyTorch has two implementations of its backend for NCCL, which are
-//! called its first and second engine here.
+//! Which ranks are in the communicator: only ranks of this crate, or also ranks of PyTorch. With ranks of PyTorch, this
+//! crate exchanges ids and makes calls as PyTorch does. PyTorch has two implementations of its backend for NCCL. Here,
+//! they are called its first and second engine.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl Dialect {
         *self == Dialect::Native
     }
 
-    /// Returns the part of the store in which the ranks meet.
+    /// Returns the part of the store through which the ranks exchange ids.
     pub(crate) fn store(&self, init: &GroupInit) -> Arc<dyn Store> {
         if self.is_native() {
             return init.store.clone();

@@ -62,8 +62,8 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // Wait for the side channel's error, which names the peer. If it does not come in time, NCCL's error is
-                // still better than a timeout.
+                // Wait for the side channel's error, which names the peer. If it does not arrive in time, NCCL's error
+                // is still better than a timeout.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }
@@ -102,7 +102,7 @@ impl Engine {
             if channels.get(&Participants::All).is_none_or(Channel::is_ready)
                 && let Some(ready) = self.ready.take()
             {
-                // The thread that makes the backend may have given up.
+                // The thread that makes the backend may have stopped waiting.
                 let _ = ready.send(());
             }
             let idle = channels.values().all(Channel::is_idle);

@@ -14,7 +14,7 @@ const ENDED: Duration = Duration::from_secs(1);
 /// The pause between two checks whether the jobs have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How far a job has come.
+/// The progress of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing was sent to the device.
@@ -148,7 +148,7 @@ impl JobTable {
         }
     }
 
-    /// Called when the fingerprint for which a job waited was received and is the same.
+    /// Called when the fingerprint for which a job waited was received and agrees with this rank's.
     pub(crate) fn checked(&self, id: u64) {
         let passed = self.jobs.lock().slots.get_mut(&id).is_some_and(|slot| {
             slot.awaits = None;
@@ -159,7 +159,7 @@ impl JobTable {
         }
     }
 
-    /// Fails all unfinished and later jobs. Only the first cause counts.
+    /// Fails all unfinished and later jobs with this cause. After the first failure, later causes are ignored.
     pub(crate) fn fail(&self, cause: Error) {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_none() {

@@ -9,7 +9,7 @@ use crate::scratch::Scratch;
 use crate::task::{DeviceSpan, Task};
 use crate::types::reduction;
 
-/// A task and what is needed to issue its calls.
+/// A task, with everything that is needed to issue its calls.
 pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) task: &'t Task,
     pub(crate) rank: usize,
@@ -84,7 +84,7 @@ impl Plan<'_, '_, '_> {
     }
 
     /// Issues one call for each of `calls`, in one NCCL group. With `TorchNccl2`, the calls are not in a group, since
-    /// PyTorch's second engine makes them so.
+    /// PyTorch's second engine makes them without one.
     fn each<T>(
         &mut self,
         calls: impl Iterator<Item = T>,
@@ -114,8 +114,9 @@ impl Plan<'_, '_, '_> {
         self.reducing(|plan, op| plan.issuer.reduce(buffer, buffer, op, root))
     }
 
-    /// Each rank broadcasts its input to its output on all ranks. Lengths may differ, and no scratch memory is needed.
-    /// In the dialect `TorchLegacy`, tensors of one length go through scratch memory, as in PyTorch.
+    /// Each rank broadcasts its input to all ranks. Each rank receives it in the output for the sender. Lengths may
+    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, tensors of one length go through scratch
+    /// memory, as in PyTorch.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {

@@ -16,8 +16,8 @@ use crate::cuda::failed;
 ///
 /// # Order
 /// The op runs after the work that was enqueued on the slice's stream before the call, and after the uses of the slice
-/// on other streams that cudarc knows. When the call returns, or the work is done, the device has finished the op, so
-/// any stream may use the slice. If the stream is capturing a graph, the call is rejected.
+/// on other streams, if cudarc has recorded them. When the call returns, or the work is done, the device has finished
+/// the op, so any stream may use the slice. If the stream is capturing a graph, the call is rejected.
 ///
 /// [`Call::on_stream`](c10d_core::Call::on_stream) is not needed. If it is used, it must give the slice's own stream.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ macro_rules! buf {
         unsafe impl<$($generics)*> Buf for OnDevice<$type> {
             fn span(&mut self) -> Span {
                 let (own, count) = (self.slice.stream().clone(), self.slice.len());
-                // This makes the slice's stream wait for the uses of the slice that cudarc knows.
+                // This makes the slice's stream wait for the uses of the slice that cudarc has recorded.
                 let (at, record) = self.slice.$pointer(&own);
                 std::mem::forget(record);
                 span::<T>(at, count, &own)

@@ -22,10 +22,10 @@ use crate::nccl::NcclApi;
 
 /// The hint that can disable the comparison of calls.
 const CHECK: &str = "nccl.check";
-/// How long a wait for NCCL lasts before the reports of other ranks are checked.
+/// While a thread waits for NCCL, it checks the reports of other ranks at this interval.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// What a backend and its threads share.
+/// The data that a backend and its threads share.
 pub(crate) struct Running {
     pub(crate) jobs: Arc<JobTable>,
     pub(crate) orders: Sender<Order>,
@@ -56,7 +56,7 @@ pub(crate) struct StartOptions {
     pub(crate) reports: Arc<Reports>,
 }
 
-/// Why nothing was received.
+/// The reason why no message was received.
 pub(crate) enum Silence {
     Late,
     /// The sender was dropped.
@@ -65,7 +65,7 @@ pub(crate) enum Silence {
     Reported(Error),
 }
 
-/// Waits until the deadline for a message, unless another rank reports that it cannot make the group.
+/// Waits for a message until the deadline. Returns earlier if another rank reports that it cannot make the group.
 pub(crate) fn await_from<T>(receiver: &Receiver<T>, reports: &Reports, deadline: Instant) -> Result<T, Silence> {
     loop {
         let slice = deadline.min(Instant::now() + SLICE);

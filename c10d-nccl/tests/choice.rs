@@ -1,4 +1,4 @@
-//! Which backend serves CUDA buffers if the backend map names none for CUDA.
+//! Tests which backend serves CUDA buffers if the backend map names none for CUDA.
 
 use crate::common;
 

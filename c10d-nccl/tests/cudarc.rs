@@ -33,7 +33,7 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // Nothing but the op waits for the copy.
+            // Only the op waits for the copy.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
@@ -154,7 +154,7 @@ fn the_slices_own_stream_may_be_given() {
     });
 }
 
-/// c10d cannot keep cudarc's memory from being freed, so the call returns only when the device has finished with it.
+/// c10d cannot prevent cudarc's memory from being freed. So the call returns only when the device has finished with it.
 #[test]
 fn a_slice_comes_back_when_the_device_has_let_go() {
     with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {

@@ -254,7 +254,7 @@ fn ordered(groups: Builder) {
     assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }
 
-/// Several ranks share a stream, and no rank's op waits for another rank's op because of this stream.
+/// Several ranks share a stream. The shared stream does not make one rank's op wait for another rank's op.
 #[test]
 fn threads_on_one_gpu_share_its_default_stream() {
     with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {

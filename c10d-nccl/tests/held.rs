@@ -1,4 +1,4 @@
-//! The memory of a sparse call that ended at its deadline, while the device may still use the memory. The fake ends the
+//! Tests of sparse calls that end at their deadline while the device may still use their memory. The fake ends the
 //! process if memory is freed before an event has shown that the device has finished with it.
 
 use crate::common;

@@ -1,5 +1,5 @@
-//! Compares the kernels that reduce and scale, for each type, with their definition: the real sources, through the real
-//! loader, on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
+//! Compares the kernels that reduce and scale, for each type, with their definition. The real sources run through the
+//! real loader on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -75,7 +75,8 @@ integers! {
     reduce_i64 i64;
 }
 
-/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. All NaN count as equal, whatever their bits.
+/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. All NaN are treated as equal, whatever their
+/// bits.
 macro_rules! floats {
     ($($reduce:ident $scale:ident $t:ty, $uint:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         #[test]

@@ -32,7 +32,7 @@ unsafe impl Backend for Late {
         self.inner.capabilities()
     }
     fn submit(&self, job: Job) {
-        // The message that says that a rank leaves has one byte.
+        // A fingerprint has several bytes. The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
             // The fingerprint is sent when the rank already leaves, or a little later.

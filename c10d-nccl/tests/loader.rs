@@ -1,4 +1,4 @@
-//! Which libnccl is loaded, and what the error is if none can be loaded.
+//! Tests which libnccl is loaded, and which error is returned if none can be loaded.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
 
-/// Returns what a process with this environment prints about its libnccl.
+/// Starts a process with this environment. Returns its output about its libnccl.
 fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));

@@ -1,5 +1,5 @@
-//! What the other ranks learn of a rank's failure. They learn it through the CPU backend (or through the store), and
-//! before any deadline, which would give a `Timeout` instead.
+//! Tests that the other ranks learn of a rank's failure, through the CPU backend or through the store. They must learn
+//! of it before any deadline. At a deadline, the error would be a `Timeout` instead.
 
 use crate::common;
 
@@ -20,10 +20,10 @@ const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 /// The rank that dies.
 const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
-/// How the rank dies: it is killed, or its program ends.
+/// How the rank dies: its process aborts, or its program ends.
 const END: &str = "C10D_NCCL_TEST_END";
 
-/// Rank 1 aborts while all are in a call that hangs. Returns the ranks' errors.
+/// Rank 1 aborts while all ranks are in a call that hangs. Returns the ranks' errors.
 fn aborted(builder: Builder) -> Vec<Error> {
     let errors = within(CAP, || {
         builder.run_ranks(3, |pg| {
@@ -106,11 +106,11 @@ fn rank() {
         if rank == mortal {
             std::process::exit(0);
         }
-        // Jobs in flight would have been ended within this time.
+        // If jobs were in flight, they would have failed within this time.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
-        // The first rank whose call needs the missing rank tells the other rank. So neither makes its call before both
-        // have printed that they are well.
+        // The first rank whose call needs the missing rank fails, and sends its error to the other rank. So neither
+        // rank makes its call before both have printed that they are well.
         store.set(&format!("asked/{rank}"), b"", soon).unwrap();
         store.wait(&["asked/0", "asked/1"], soon).unwrap();
         let e: Error = pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).map(drop).expect_err("a rank is gone");
@@ -291,7 +291,7 @@ fn roots_that_differ_are_a_mismatch() {
     });
 }
 
-/// The receiver compares the calls, and tells the sender. Tags are not compared, since NCCL has none.
+/// The receiver compares the calls, and reports a mismatch to the sender. Tags are not compared, since NCCL has none.
 #[test]
 fn messages_that_differ_are_a_mismatch() {
     with_fake("messages_that_differ_are_a_mismatch", "hang=2", || {

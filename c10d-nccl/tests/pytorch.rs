@@ -1,4 +1,4 @@
-//! Communicators with a rank of PyTorch: torch's stores have the ids, and the rank of PyTorch (torch/peer.py) makes
+//! Communicators with a rank of PyTorch: the ids are in torch's stores. The rank of PyTorch (torch/peer.py) makes
 //! torch's calls, with the fake library. `C10D_TORCH_PYTHON` is a Python that has torch; the default is `python3`.
 
 use crate::common;
@@ -85,7 +85,7 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     if done.is_err() {
         let _ = child.as_mut().map(|c| c.kill());
     }
-    // This closes the process's standard input.
+    // This closes the process's standard input, so that its rank ends.
     let said = child.take().map(|c| c.wait_with_output().unwrap()).unwrap();
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(done.is_ok() && out.contains("all ops succeeded"), "{dialect}, rank {rank}: {done:?}\n{out}\n{err}");

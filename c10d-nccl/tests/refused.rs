@@ -7,7 +7,7 @@ use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use common::{builder, on, place, with_cpu, with_fake};
 
-/// Four floats that are declared to be on this device, wherever they really are.
+/// Four floats that are declared to be on this device, whatever device they are really on.
 struct SaidToBeOn(u16, DeviceBuffer);
 
 // SAFETY: the memory exists, and only the value uses it. The backend must detect that it belongs to another device.
@@ -62,8 +62,9 @@ fn a_stream_of_another_device_is_rejected() {
     });
 }
 
-/// Rank 1 rejects its first call: if `said`, because of the device that its span names, or else because the driver
-/// reports another device. Rank 1's next call has the same shape. Returns the kinds of this rank's errors.
+/// Rank 1 rejects its first call. If `said` is true, the reason is the device that its span names. Otherwise the reason
+/// is that the driver reports another device than the span. Rank 1's next call has the same shape. Returns the kinds of
+/// this rank's errors.
 fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     if pg.rank() == 1 {

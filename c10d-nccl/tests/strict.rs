@@ -52,7 +52,7 @@ fn met(size: c_int) -> Vec<Comm> {
     type GetId = unsafe extern "C" fn(*mut UniqueId) -> c_int;
     type Init = unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int;
     type State = unsafe extern "C" fn(Comm, *mut c_int) -> c_int;
-    // From here on, device 0 is the current device of this thread.
+    // This makes device 0 the current device of this thread.
     memory(0);
     let mut id = UniqueId([0; 128]);
     // SAFETY: the call writes one value.

@@ -38,7 +38,7 @@ fn gathers_that_need_more_memory_do_not_wait_for_a_message() {
             let mine = [1, 100, 1].map(|count| on(rank, &vec![rank as f32; count]));
             let alls = [1, 100, 1].map(|count| (0..2).map(|_| on(rank, &vec![9f32; count])).collect::<Vec<_>>());
             let mut message = on(rank, &[rank as f32]);
-            // The pair is connected, so the next receive is put on the stream at once.
+            // This message connects the pair, so the next receive is put on the stream at once.
             if rank == 0 { pg.recv(&mut message, 1, 0).map(drop) } else { pg.send(&message, 0, 0).map(drop) }?;
             let gather = |(mine, all)| pg.all_gather(mine, all);
             let gathers = mine.into_iter().zip(alls);

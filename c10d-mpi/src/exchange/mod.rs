@@ -22,9 +22,10 @@ use verdict::{TIE, garbled, late};
 /// The tags of collectives: [`HEAD`] for headers with short data, [`BODY`] for long data.
 const HEAD: u16 = 0;
 const BODY: u16 = 1;
-/// The largest data that is sent together with its header.
+/// The largest number of data bytes that a rank sends in the same MPI message as the header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// After a function of MPI has failed, how long to wait for a report that a peer has died, which may be the reason.
+/// A function of MPI may fail because a peer has died. After a failure, a rank waits at most this long for a report of
+/// such a death.
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
@@ -71,7 +72,7 @@ impl Received {
 enum Receiving {
     /// The header, with the data if they are short, has not arrived. The second flight receives long data.
     Head(Flight, Option<Flight>),
-    /// The header has arrived and fits; the long data have not arrived.
+    /// The header has arrived and matches this call; the long data have not arrived.
     Body(Flight),
     /// The header has arrived and belongs to another call.
     Differs,
@@ -79,7 +80,7 @@ enum Receiving {
     Here(Received),
 }
 
-/// The calls that the peers make, as far as their headers have arrived.
+/// The calls of the peers whose headers have arrived.
 #[derive(Default)]
 struct PeerCalls {
     calls: Few<(u32, Fingerprint)>,
@@ -214,7 +215,8 @@ impl Exchange {
         Ok(sending.len() < before)
     }
 
-    /// Begins to receive a transfer. The memory for long data is given to MPI at once, before the header arrives.
+    /// Begins to receive a transfer. If the data are long, MPI gets the memory for them at once, before the header
+    /// arrives.
     fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
         let (len, peer) = (recv.range.len(), recv.peer);
         let memory = self.memory(Header::SIZE + SHORT);

@@ -86,7 +86,7 @@ impl Exchange {
         let missing: Vec<u32> = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         self.keep(Some(memory));
         if missing.is_empty() {
-            // All ranks have reached the barrier, so all headers are on their way.
+            // All ranks have reached the barrier, so all headers have been sent.
             self.finish(step, &mut heads)?;
         }
         Ok(missing)

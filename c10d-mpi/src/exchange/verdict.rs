@@ -1,4 +1,4 @@
-//! Errors when ranks make different calls, or do not make a call.
+//! The errors for ranks that make different calls, or that do not make a call.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,13 @@ use c10d_core::{Error, ErrorKind, OpKind, Phase};
 use super::{Exchange, Step, Transfer};
 use crate::health::BY_MOST;
 
-/// How long a rank whose call differs from those of its peers waits for more calls or for the report of a third rank,
-/// if no majority shows which rank is wrong.
+/// If calls differ and no majority shows which rank is wrong, a rank waits this long for more calls or for the report
+/// of a third rank.
 pub(super) const TIE: Duration = Duration::from_millis(400);
 
 impl Exchange {
-    /// Fails the group, since a rank sends another number of bytes than this rank expects. Returns the error.
+    /// Fails the group because a rank announces a number of bytes that differs from the number that this rank expects.
+    /// Returns the error.
     pub(super) fn uneven(&self, step: &Step<'_>, recv: &Transfer, theirs: u64) -> Error {
         let field = match OpKind::from_code(step.fingerprint.op) {
             Some(OpKind::AllToAll | OpKind::AllToAllSingle) => "splits",
@@ -28,9 +29,9 @@ impl Exchange {
         self.health.fail_and_send(error.guilty([recv.peer]), &sent)
     }
 
-    /// Fails the group, since ranks make different calls. Returns the error, or `None` if more calls must be known
-    /// first. The call that the majority makes is right; this rank's call counts, too. If `all` is true, no more calls
-    /// are expected: if there is no majority, this function waits briefly for the report of a third rank.
+    /// Fails the group because ranks make different calls. Returns the error, or `None` if more calls must be known
+    /// first. The call that the majority of the ranks, including this rank, makes is right. If `all` is true, no more
+    /// calls are expected. Without a majority, this function then waits briefly for the report of a third rank.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];
         votes.extend(heard.iter().copied());
@@ -72,7 +73,7 @@ pub(super) fn garbled(peer: u32, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
 }
 
-/// Adds the call to an error, since later calls get the same error, which must still name the call that failed.
+/// Adds the failed call to an error. Later calls get the same error, and it must still name the call that failed.
 fn called(step: &Step<'_>, mut error: Error) -> Error {
     let report = error.report_mut();
     (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));

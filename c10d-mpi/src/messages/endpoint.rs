@@ -10,7 +10,8 @@ pub(super) const HEAD: u16 = 2;
 /// The first tag for the data of long messages, and the number of such tags. Every library supports these tags.
 const BODY: u16 = 1 << 14;
 const BODIES: u32 = 1 << 14;
-/// The size of a piece of a long message in bytes, and the number of its pieces in transfer at the same time.
+/// The size of a piece of a long message in bytes, and the largest number of pieces of one message that are in transfer
+/// at the same time.
 pub(super) const PIECE: usize = 1 << 20;
 pub(super) const AHEAD: usize = 2;
 

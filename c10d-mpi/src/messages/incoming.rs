@@ -37,7 +37,7 @@ impl Arrived {
             && self.header.fingerprint.root == task.params.tag
     }
 
-    /// Returns an error, and fails the group, unless the message fits its receive.
+    /// Fails the group and returns an error if the message does not fit its receive.
     fn fits(&self, task: &Task, endpoint: &Endpoint) -> Result {
         let (from, header) = (self.from, &self.header);
         let bytes = task.outputs.first().map_or(0, |span| span.bytes() as u64);
@@ -60,7 +60,8 @@ pub(super) struct Incoming {
     pub(super) from: u32,
     space: Space,
     tag: u16,
-    /// The number of bytes that were received or for which a receive was posted, and the number of bytes received.
+    /// The number of bytes that have been received or for which a receive is posted, and the number of bytes that have
+    /// been received.
     asked: usize,
     received: usize,
     flights: VecDeque<Flight>,

@@ -1,5 +1,5 @@
-//! Point-to-point messages. The headers from one rank arrive in the order in which that rank sent them. Headers are
-//! matched with receives here, by sender and tag. The data of a long message follow its header in pieces.
+//! Point-to-point messages. The headers from one rank arrive in the order in which that rank sent them. This module
+//! matches headers with receives, by sender and tag. The data of a long message follow its header in pieces.
 
 mod endpoint;
 mod incoming;
@@ -68,7 +68,7 @@ impl Messages {
     }
 
     /// Accepts jobs that may depend on each other. If the caller waits for all of these jobs, and threads of callers
-    /// call MPI, this returns when the jobs are done.
+    /// may call MPI, this function returns only when the jobs are done.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
         if let Err(cause) = self.health().begin() {
             return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
@@ -197,7 +197,7 @@ impl Messages {
     /// which the caller must complete.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
-        // A thread holds the lock for longer only if a call of MPI does not return.
+        // A thread holds the lock for longer than `SOON` only if a call of MPI does not return.
         let (Some(ids), Some(mut transfers)) = (ids, self.transfers.try_lock_for(SOON)) else { return Vec::new() };
         if self.begin(&mut transfers).is_err() {
             return Vec::new();
@@ -208,7 +208,7 @@ impl Messages {
         taken.iter().filter_map(|posted| self.ledger.take(posted.id)).collect()
     }
 
-    /// Waits until no job is unfinished. If some are unfinished at the deadline, returns their peers as an error.
+    /// Waits until all jobs are finished. If some are unfinished at the deadline, returns their peers as an error.
     pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
         let mut pause = Pause::new(true);
         while !self.ledger.is_empty() {

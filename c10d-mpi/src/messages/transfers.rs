@@ -1,4 +1,4 @@
-//! All messages of a rank that are in transfer. Headers are matched with receives here.
+//! All messages of a rank that are in transfer. This module matches headers with receives.
 
 use std::collections::{BTreeMap, VecDeque};
 

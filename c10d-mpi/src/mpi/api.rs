@@ -1,5 +1,5 @@
-//! MPI's functions for ranks and communicators. The functions here whose documentation says that they may block must be
-//! called on threads that can stay blocked.
+//! MPI's functions for ranks and communicators. The documentation of some functions here says that they may block. Such
+//! functions must be called on threads that may stay blocked.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;

@@ -12,7 +12,7 @@ use super::library::{Kind, Library};
 use super::mapped::{is_fabric, mappings};
 
 /// Runs `call` while some environment variables have other values (`None` removes a variable). Restores the variables
-/// afterwards, since children of this process must not inherit the other values. This is not sound if another thread
+/// afterwards, since children of this process must not inherit the other values. A call is unsound if another thread
 /// reads or writes the environment by functions of C at the same time. Rust's own functions use a lock.
 /// `docs/cluster.md` tells users how to avoid such accesses.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {

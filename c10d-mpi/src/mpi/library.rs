@@ -18,7 +18,7 @@ use super::types::{
 
 /// The major version of the ABI to which the declarations here belong.
 const ABI: c_int = 1;
-/// Keeps a library loaded after its handle is closed, since MPI leaves threads and signal handlers behind.
+/// Keeps a library loaded after its handle is closed, since threads and signal handlers of MPI may still exist then.
 const RTLD_NODELETE: c_int = 0x1000;
 
 macro_rules! functions {
@@ -225,7 +225,7 @@ impl Library {
     }
 }
 
-/// Returns what a user can do who has no usable library.
+/// Returns advice for a user who has no usable library.
 fn remedy() -> String {
     format!(
         "MPI 5.0's standard ABI (libmpi_abi.so.1) is in MPICH 5 (`pip install mpich`), in Intel MPI 2021.17 \
@@ -234,7 +234,7 @@ fn remedy() -> String {
     )
 }
 
-/// Returns why a library is not used if the process already has another MPI library.
+/// Returns the reason for not using a library in a process that already has another MPI library.
 fn second(other: &Mapping) -> String {
     format!(
         "another MPI library, {}, is in this process already; both would use the same connection to the launcher, so \

@@ -44,14 +44,14 @@ impl Surroundings {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
-        // A name without a folder, which the dynamic linker searches: module systems of clusters set LD_LIBRARY_PATH.
+        // The dynamic linker searches for a name without a folder, also in LD_LIBRARY_PATH, which module systems of
+        // clusters set.
         out.push(PathBuf::from(SONAME));
         out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
         Ok(out)
     }
 
-    /// Returns an error unless one of the [`candidates`](Self::candidates) exists, as far as can be told without
-    /// loading it.
+    /// Returns an error if none of the [`candidates`](Self::candidates) seems to exist. Loads no library.
     pub(super) fn found(&self) -> Result<(), String> {
         let candidates = self.candidates()?;
         let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();

@@ -10,7 +10,7 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier of PMI after the first one may take, even if the deadline of MPI's start comes earlier. Libraries
+/// How long a barrier of PMI after the first one may take, even if the deadline of MPI's start is earlier. Libraries
 /// run such barriers when they make the first communicator, and when MPI is finalized.
 const LATE: Duration = Duration::from_secs(300);
 
@@ -53,8 +53,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers until the library closes the socket. The library may ask for barriers until the process ends, so this
-    /// thread runs until then.
+    /// Answers until the library closes the socket. The library may still ask for barriers when the process ends, so
+    /// the server does not stop earlier.
     pub(crate) fn run(self, socket: UnixStream) {
         if let Err(e) = self.answer(socket) {
             tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
@@ -90,8 +90,8 @@ impl Server {
                 }
                 Some(Ask::Barrier) => {
                     if let Err(e) = self.barrier(round, &std::mem::take(&mut put), &mut known) {
-                        // An error as the answer would make the library end the process. So the library gets no answer,
-                        // and the thread that waits for MPI's start gives up at its deadline.
+                        // If the answer were an error, the library would end the process. So the library gets no
+                        // answer, and the thread that waits for MPI's start returns an error at its deadline.
                         *self.progress.waits.lock() = Some((round, Some(e)));
                         let _ = lines.read_line(&mut line)?;
                         return Ok(());

@@ -1,6 +1,7 @@
 //! The lines of PMI-1.
 
-/// The longest key, and the longest value, that the library is told to use.
+/// The lengths of the longest key and of the longest value that the library may use. The server sends them to the
+/// library.
 pub(super) const MAX_KEY: usize = 64;
 pub(super) const MAX_VALUE: usize = 1024;
 /// The longest line: a value, a key, a name, and the words between them.
@@ -60,7 +61,7 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
 }
 
 /// The packed values of the ranks, round by round. A value is unpacked only when the library asks for it, since the
-/// library never asks for most of them.
+/// library never asks for most values.
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 

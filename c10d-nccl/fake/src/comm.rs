@@ -22,7 +22,8 @@ pub(crate) struct Comm {
     pub(crate) rank: u32,
     pub(crate) size: u32,
     pub(crate) device: u16,
-    /// The port of the store at which its ranks met. Derived communicators have the port of their parent.
+    /// The port of the store through which the communicator's ranks connected. A derived communicator has the port of
+    /// its parent.
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
@@ -51,7 +52,7 @@ pub(crate) fn take(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().remove(&handle)
 }
 
-/// Makes a store at which ranks can meet. Returns its port.
+/// Makes a store through which ranks can connect. Returns its port.
 pub(crate) fn meeting() -> Result<u16> {
     let server = TcpStoreServer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ServerOptions::default())?;
     let port = server.local_addr().port();
@@ -103,8 +104,8 @@ impl Comm {
         comm.entered()
     }
 
-    /// Begins to derive a communicator. If this rank is a member of the new communicator, the new handle is written to
-    /// `new` later: by another thread, and not before the caller has asked whether this communicator is ready again.
+    /// Begins to derive a communicator. If this rank is a member of the new communicator, another thread writes the new
+    /// handle to `new`. It does so only after the caller has asked whether this communicator is ready again.
     ///
     /// # Safety
     /// `new` is valid until this communicator is ready again, or for ever if it never is.

@@ -146,12 +146,12 @@ pub extern "C" fn cuCtxSynchronize() -> c_int {
 /// Waits until a stream has finished its work, and records that the host knows this.
 fn pass(stream: u64) {
     if let Some(clock) = reach(stream) {
-        // What the host knows to be finished comes before all work that is enqueued later.
+        // Work that the host knows to be finished precedes all work that is enqueued later.
         WORLD.lock().saw(&clock);
     }
 }
 
-/// Waits until a stream has finished its work, and returns what was finished.
+/// Waits until a stream has finished its work, and returns the clock of the finished work.
 fn reach(stream: u64) -> Option<Clock> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let tell = move || {

@@ -120,7 +120,7 @@ pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
         // end of this function.
         works.push(unsafe { group.submit_raw(op, params, None, spans) });
     }
-    // All works are waited for, even if one fails, so that nothing uses the memory afterwards.
+    // This function waits for all works, even if one fails, so that nothing uses the memory afterwards.
     let results: Vec<Result> = works.into_iter().map(|w| w.wait().map(drop).map_err(Into::into)).collect();
     results.into_iter().collect()
 }

@@ -7,7 +7,7 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// What is known to be finished: for each stream, the number of its finished pieces of work.
+/// For each stream, the number of its pieces of work that are known to be finished.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
@@ -52,7 +52,7 @@ pub(crate) struct World {
     allocations: BTreeMap<u64, Allocation>,
     streams: HashMap<u64, Stream>,
     events: HashMap<u64, Event>,
-    /// What the host knows to be finished.
+    /// The work that the host knows to be finished.
     host: Clock,
     /// The threads that have used their own default stream (`CU_STREAM_PER_THREAD`).
     threads: Vec<ThreadId>,
@@ -144,7 +144,7 @@ impl World {
         self.streams.iter().filter(|(_, s)| s.device == device).map(|(handle, _)| *handle).collect()
     }
 
-    /// Returns what is finished before the stream's next work.
+    /// Returns the work that is finished before the stream's next work begins.
     pub(crate) fn clock(&self, stream: u64) -> Clock {
         self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default()
     }
@@ -162,7 +162,7 @@ impl World {
     pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
         let World { allocations, streams, host, .. } = self;
         let s = streams.get_mut(&stream).ok_or("no such stream")?;
-        // What the host knows to be finished comes before this work.
+        // Work that the host knows to be finished precedes this work.
         join(&mut s.clock, host);
         s.tick += 1;
         s.clock.insert(stream, s.tick);

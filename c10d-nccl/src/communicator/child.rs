@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::nccl::Comm;
 
-/// The memory to which NCCL writes the new communicator, on its own thread, before the old communicator is ready again.
-/// If the old one never becomes ready, NCCL may still write, so the memory is leaked.
+/// The memory to which a thread of NCCL writes the new communicator, before the old communicator is ready again. If the
+/// old communicator never becomes ready, NCCL may still write, so the memory is leaked.
 #[derive(Default)]
 pub(crate) struct Child(ManuallyDrop<Arc<AtomicPtr<c_void>>>);
 
@@ -17,7 +17,7 @@ impl Child {
         self.0.as_ptr().cast()
     }
 
-    /// Returns the new communicator. The old one must be ready again.
+    /// Returns the new communicator. The old communicator must be ready again.
     pub(crate) fn take(self) -> Comm {
         Comm(ManuallyDrop::into_inner(self.0).load(Ordering::Acquire))
     }

@@ -9,7 +9,7 @@ use c10d_core::sync::Mutex;
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, NcclApi, NcclResult};
 
-/// The communicators of a backend that exist.
+/// The existing communicators of a backend.
 pub(crate) struct Comms {
     nccl: Arc<dyn NcclApi>,
     cuda: Arc<dyn CudaApi>,
@@ -56,7 +56,7 @@ impl Comms {
         }
     }
 
-    /// Reports a call that failed. Nothing else can be done, since the communicators are given up.
+    /// Reports a call that failed. Nothing else can be done, since the communicators are not used any more.
     fn report(&self, call: &str, result: NcclResult) {
         if !result.is_accepted() {
             let why = self.nccl.error_string(result);

@@ -32,8 +32,8 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
         Ok(())
     }
 
-    /// Launches a kernel on the stream with `threads` logical threads. If there are fewer real threads, each does
-    /// several.
+    /// Launches a kernel on the stream with `threads` logical threads. If there are fewer real threads, each runs
+    /// several logical threads.
     ///
     /// # Safety
     /// The arguments fit the kernel. The memory to which they refer meets the requirements of [`DeviceRuntime::copy`].

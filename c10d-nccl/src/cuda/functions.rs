@@ -22,7 +22,7 @@ const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
 /// The maximum number of blocks, which is enough for any device. If there are more elements than threads, each thread
-/// does several.
+/// processes several elements.
 const MOST_BLOCKS: usize = 4096;
 
 /// The loaded modules and functions.

@@ -3,7 +3,7 @@
 
 use super::CudaApi;
 
-/// Holds the allocation that contains this address. Returns `false` if it does not belong to this runtime.
+/// Holds the allocation that contains this address. Returns `false` if the allocation does not belong to this runtime.
 ///
 /// The address must belong to a job that is not completed, so that its memory is not freed yet.
 pub(crate) fn retain(cuda: &dyn CudaApi, device: u16, address: u64) -> bool {

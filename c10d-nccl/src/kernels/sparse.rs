@@ -47,9 +47,10 @@ macro_rules! keyed {
 keyed!(KEYED_U32, "u32");
 keyed!(KEYED_U64, "u64");
 
-/// Sums numbers by chunk. Parameters: the numbers, how many; the sum of each chunk.
+/// Sums numbers by chunk. Parameters: the numbers, their count; the sum of each chunk.
 pub(crate) static SUMS: Kernel = kernel("c10d_sparse_sums", 3);
-/// Replaces numbers by prefix sums. Parameters: the sum before each chunk, or null; the numbers (in place), how many.
+/// Replaces numbers by prefix sums. Parameters: the sum before each chunk, or null; the numbers (in place), their
+/// count.
 pub(crate) static SCAN: Kernel = kernel("c10d_sparse_scan", 3);
 /// The number of elements of a chunk. It must be the same in `kernels/sparse.cu`.
 pub(crate) const CHUNK: usize = 64;
@@ -67,8 +68,8 @@ static SCATTER: [Kernel; 4] = [
     kernel("c10d_sparse_scatter_64", 5),
 ];
 
-/// Returns the kernel that fills elements of 1, 2, 4 or 8 bytes. Parameters: the bits of the value; the elements, how
-/// many.
+/// Returns the kernel that fills elements of 1, 2, 4 or 8 bytes. Parameters: the bits of the value; the elements, their
+/// count.
 pub(crate) fn fill(size: usize) -> &'static Kernel {
     &FILL[size.trailing_zeros() as usize & 3]
 }

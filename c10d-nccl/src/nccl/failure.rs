@@ -8,7 +8,7 @@ use super::types::{Comm, NcclResult};
 /// The function by which NCCL registers memory with a network adapter. It locks the memory.
 const REGISTER: &str = "ibv_reg_mr";
 
-/// Makes an error with the library's own description. NCCL does not tell which peer is lost.
+/// Makes an error with the library's own description. NCCL does not report which peer is lost.
 pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
     let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
     let last = if last.is_empty() { String::new() } else { format!(": {last}") };

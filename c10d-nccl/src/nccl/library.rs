@@ -17,7 +17,7 @@ use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version}
 /// The oldest version that is accepted. The backend needs non-blocking calls (2.14) and `ncclCommSplit` (2.18).
 const OLDEST: Version = Version::new(2, 18, 0);
 
-/// The beginning of the file name of a libnccl, but not of its plugins.
+/// The file name of each libnccl begins with this text. The file names of its plugins do not.
 const SONAME: &str = "libnccl.so";
 
 macro_rules! functions {

@@ -135,14 +135,14 @@ impl fmt::Debug for UniqueId {
 }
 
 /// The settings of a communicator, in the layout of NCCL 2.28. An older library reads only the fields that it knows. A
-/// newer library uses its defaults for the fields that were added later, since `version` tells which fields exist.
+/// newer library finds out from `version` which fields exist, and uses its defaults for the other fields.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Config {
     size: usize,
     magic: u32,
     version: u32,
-    /// 0: calls return immediately, and `ncclCommGetAsyncError` tells whether they are done.
+    /// 0: calls return immediately, and `ncclCommGetAsyncError` reports whether they are done.
     pub(crate) blocking: i32,
     cga_cluster_size: i32,
     min_ctas: i32,

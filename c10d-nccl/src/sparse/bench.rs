@@ -16,7 +16,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Elements in device memory. The memory belongs to the bench, or to the caller during the whole call.
+/// Elements in device memory. The bench owns the memory, or the caller keeps it during the whole call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensor {
     pub(super) at: u64,

@@ -94,8 +94,8 @@ pub(super) fn locate(
     unsafe { bench.launch(&space.kernels().locate, keys.count, &arguments) }
 }
 
-/// Returns, for each position of the lists, how many keys before it are in no earlier list than their own. The last
-/// number is the total.
+/// Returns, for each position in the lists, how many keys before it count. A key counts only in the first list that has
+/// it. The last number is the total.
 pub(super) fn number(bench: &mut Bench, space: Space, lists: Lists) -> Result<Tensor> {
     let places = lists.keys.count;
     fits(places == lists.longest * lists.count() && lists.keys.dtype == space.dtype())?;
@@ -142,7 +142,7 @@ pub(super) fn place(
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// Writes the union of the lists to `all`. The lists must be checked before, and the last of `numbers` must be the
+/// Writes the union of the lists to `all`. The lists must have been checked, and the last of `numbers` must be the
 /// number of keys in `all`.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;

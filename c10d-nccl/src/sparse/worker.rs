@@ -16,7 +16,7 @@ type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
 /// The handle of the thread. When it is dropped, the thread frees the resources and ends.
 pub(super) struct Worker {
     orders: Sender<Order>,
-    /// The time at which a CUDA call is given up.
+    /// The time at which the caller stops waiting for a CUDA call.
     patience: Instant,
     pub(super) index: u16,
     /// The error if the request's tensors cannot be used.
@@ -24,8 +24,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. The thread keeps the memory of the request's tensors from being freed until the device has
-    /// finished with them.
+    /// Starts the thread. The thread retains the memory of the request's tensors until the device has finished with it.
     pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
         let index = request.inputs().first().map_or(0, |span| span.device().index());
         let mut refused = None;
@@ -62,7 +61,7 @@ impl Worker {
                 Ok(bench) => order(bench),
                 Err(e) => Err(e.clone()),
             };
-            // The caller may have given up.
+            // The caller may have stopped waiting.
             let _ = answer.send(done);
         };
         let gone = || Error::new(ErrorKind::Internal, "the thread that calls CUDA for a sparse call ended early");

@@ -12,7 +12,7 @@ use crate::communicator::Comms;
 use crate::nccl::{Comm, NcclResult};
 use warnings::Warnings;
 
-/// Several communicators are aborted in one NCCL group, whose end tells whether that failed.
+/// Several communicators are aborted in one NCCL group. The result of `ncclGroupEnd` shows whether an abort failed.
 #[test]
 fn a_group_of_aborts_that_fails_is_reported() {
     for (group_end, reported) in [(None, false), (Some(NcclResult::REMOTE_ERROR), true)] {

@@ -1,4 +1,4 @@
-//! Tests that a rank that cannot make its part of the group is named by the other ranks at once, whatever they wait
+//! Tests of a rank that cannot make its part of the group. The other ranks name this rank at once, whatever they wait
 //! for.
 
 use std::sync::Arc;

@@ -208,7 +208,7 @@ fn barrier() {
     assert_eq!(logs, vec![between(&["all_reduce 1xf32 sum on 1"]); 2]);
 }
 
-/// The library divides the group. A rank that is in no part must take part in the call, too.
+/// The library divides the group. A rank that is in no part must make the call, too.
 #[test]
 fn the_library_divides_a_group() {
     let builder = Builder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");

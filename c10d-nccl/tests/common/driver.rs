@@ -17,7 +17,7 @@ fn function<T>(name: &str) -> Symbol<'static, T> {
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()
 }
 
-/// A gate in a stream. Work that is enqueued behind the gate runs only when the gate is opened.
+/// A gate in a stream. Work that is enqueued after the gate runs only when the gate is open.
 pub(crate) struct Gate(Sender<()>);
 
 impl Gate {

@@ -63,8 +63,8 @@ fn a_sparse_call_runs_after_the_callers_stream() {
     });
 }
 
-/// The captured call does not run, and the capture is not invalidated. All ranks learn the reason, and the group can
-/// still be used.
+/// The call is rejected, and the capture is not invalidated. All ranks learn the reason, and the group can still be
+/// used.
 #[test]
 fn a_stream_that_records_a_graph_is_refused() {
     with_fake("a_stream_that_records_a_graph_is_refused", "", || {

@@ -105,8 +105,8 @@ fn every_operation_on_floats() {
     });
 }
 
-/// Entries of one rank with the same coordinates are combined in their order: 16-bit floats in f32, NaN propagates, and
-/// a bool is 0 or 1.
+/// Entries of one rank with the same coordinates are combined in their order. 16-bit floats are combined in f32, NaN
+/// propagates, and a bool stays 0 or 1.
 #[test]
 fn duplicates_are_added_in_order() {
     with_fake("duplicates_are_added_in_order", "", || {
@@ -114,7 +114,7 @@ fn duplicates_are_added_in_order() {
         let values: Vec<f32> = (0..1000).map(|i| 1.0 / (i as f32 + 1.0)).collect();
         let sum = values.iter().copied().reduce(|a, b| a + b).unwrap();
         let halves = Coo::new([9], 1, vec![4; 3], [2048.0, 1.0, 1.0].map(f16::from_f32).to_vec()).unwrap();
-        // There is one rank alone, or another rank that has no entries.
+        // Rank 0 is alone, or there is another rank without entries.
         for world in [1, 2] {
             let results = builder().run_ranks(world, |pg| {
                 let mine = |nnz: usize, values: Vec<f32>| {

@@ -1,6 +1,6 @@
 """A rank of PyTorch, as NCCL and the store see it: it uses torch's own stores, and makes the calls of torch's engines.
 
-peer.py LIBRARY PORT RANK DIALECT: world of two; the library has both the driver and NCCL.
+peer.py LIBRARY PORT RANK DIALECT: there are two ranks; LIBRARY is both the driver and NCCL.
 """
 
 import ctypes
@@ -122,7 +122,7 @@ check("all_reduce", x.values(), [3.0, 20.0])
 token = Tensor([0.0])
 call("ncclAllReduce", token.at, token.at, size(1), F32, SUM, *on(comm))
 
-# A list of tensors of equal length.
+# The next two ops have lists of tensors of equal length.
 x, flat = Tensor([float(rank), 5.0]), Tensor([0.0] * 4)
 if legacy:
     call("ncclAllGather", x.at, flat.at, size(2), F32, *on(comm))
