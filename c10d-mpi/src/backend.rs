@@ -1,4 +1,4 @@
-//! The backend: accepts jobs and runs each of them, on the caller's thread if possible.
+//! The backend accepts jobs and runs each of them, on the caller's thread if possible.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
 use crate::world::{Member, free, join};
 
-/// The hint that sets how the ranks watch each other.
+/// The hint that selects the channel through which the ranks watch each other.
 pub(crate) const SIDE: &str = "mpi.side";
-/// The hint that sets which threads call MPI.
+/// The hint that selects the threads that call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
 /// The exchange of goodbyes has a time limit. If a separate thread exchanges them, the leaving thread waits for that
 /// thread this much longer than the limit.
@@ -101,7 +101,7 @@ impl MpiBackend {
 }
 
 /// Whether only threads of the backend call MPI. If all ranks share memory, the functions of MPI return at once, even
-/// if a peer is dead, so callers may call them.
+/// if a peer is dead, so threads of callers may call them.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {
@@ -123,7 +123,7 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
         Some(OVER) => SideChannel::connect(init, Some(OVER), crate::NAME),
         Some(other) => Err(Error::invalid(format!("{SIDE} is {other:?}; it must be {OVER} or store"))),
         None => match SideChannel::connect(init, Some(OVER), crate::NAME) {
-            // gloo-like is not linked into this program. All ranks decide the same, since their programs link the same
+            // gloo-like is not linked into this program. All ranks take this branch, since their programs link the same
             // backends.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidArgument) => {
                 SideChannel::connect(init, None, crate::NAME)
@@ -150,7 +150,7 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            // Only this thread completes the job, so its gate may stay open.
+            // Only this thread completes the job, so the job's gate may stay open.
             let task = Task::of(request, Gate::OPEN);
             let result = self.0.run(&task, || request.deadline());
             job.complete(result);
@@ -223,7 +223,7 @@ impl Drop for MpiBackend {
 impl Rank {
     /// Runs a collective to its end, but does not complete its job. `own` is the deadline of the job.
     fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
-        // The deadline of this collective is at most the earliest deadline of the jobs queued behind it.
+        // The deadline of this collective is at most the earliest deadline of the jobs that are queued after it.
         let earliest = || self.queue.least(|queued| queued.deadline);
         let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
@@ -274,8 +274,8 @@ impl Rank {
         let until = deadline.min(Instant::now() + FAREWELL);
         let farewell = {
             let rank = self.clone();
-            // Another thread's collective may hold the lock. If it still holds the lock at the limit, no goodbye is
-            // sent.
+            // Another thread's collective may hold the lock. If that thread still holds the lock at the limit, no
+            // goodbye is sent.
             move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
         };
         if self.own_thread {
@@ -292,8 +292,8 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator, which
-    /// takes at most until the deadline and at most [`FAREWELL`].
+    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator. This
+    /// takes at most [`FAREWELL`], and ends at the deadline at the latest.
     fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;

@@ -34,13 +34,13 @@ pub(crate) struct Card {
     library: String,
     /// The cores that the process may use.
     cores: Cores,
-    /// The free and the needed space in `/dev/shm`; `None` if they are not to be compared (see [`room`]).
+    /// The free and the needed space in `/dev/shm`; `None` if the space need not be checked (see [`room`]).
     room: Option<Room>,
     /// The process's rank in MPI's world; `None` if MPI is not started yet.
     world_rank: Option<WorldRank>,
 }
 
-/// What the ranks compute from all cards. It is the same on all ranks.
+/// The data that each rank computes from all cards. They are the same on all ranks.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     /// For each rank, the number that identifies its host. Hosts are numbered in the order of their first rank.

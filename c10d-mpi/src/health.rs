@@ -105,8 +105,8 @@ impl Health {
         self.fail_and_send(cause.clone(), &cause)
     }
 
-    /// Like [`fail`](Health::fail), but sends another error to the peers. No thread of this rank gets the cause before it
-    /// has been sent. Otherwise that thread could end the program before the peers know the cause.
+    /// Like [`fail`](Health::fail), but sends a different error to the peers. No thread of this rank gets the cause
+    /// before it has been sent. Otherwise that thread could end the program before the peers know the cause.
     pub(crate) fn fail_and_send(&self, cause: Error, sent: &Error) -> Error {
         let _telling = self.telling.lock();
         if let Some(first) = self.cause() {

@@ -19,7 +19,7 @@ pub(crate) struct Space {
     gate: Gate,
 }
 
-// SAFETY: a space has only addresses and numbers. The memory behind the addresses belongs to the job, which is `Send`.
+// SAFETY: a space has only addresses and numbers. The memory at the addresses belongs to the job, which is `Send`.
 unsafe impl Send for Space {}
 
 impl Space {

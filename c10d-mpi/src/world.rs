@@ -34,7 +34,7 @@ pub(crate) struct World {
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,
-    /// What the ranks computed from their cards.
+    /// The data that the ranks computed from their cards.
     pub(crate) agreed: Agreed,
 }
 

@@ -195,7 +195,7 @@ fn launched() -> Result {
     let rank = pg.rank();
     sums_to(&pg, rank, 1)?;
     pg.shutdown()?;
-    // One process ends before the other. The launcher must not take this for a crash.
+    // One process ends before the other. The launcher must not treat this as a crash.
     std::thread::sleep(Duration::from_millis(300) * rank);
     println!("all is well");
     Ok(())

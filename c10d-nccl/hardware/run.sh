@@ -51,8 +51,8 @@ mkdir -p "$out" || exit 1
 # All rows use one GPU.
 export C10D_HARDWARE=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 
-# Prints PyTorch's version, the libnccl that it loads, and whether it has both of its implementations of NCCL, called
-# engines here. If PyTorch cannot be used, prints why.
+# Prints PyTorch's version, the libnccl that it loads, and whether it has both implementations of its backend for NCCL
+# (called engines here). If PyTorch cannot be used, prints why.
 python=${C10D_TORCH_PYTHON:-python3}
 unset TORCH_DIST_USE_NCCL2
 torch=$("$python" - 2>"$out/torch.err" <<'END'
@@ -183,7 +183,7 @@ if part torch; then
   fi
 fi
 
-# theirs NAME COMMAND..: the same as `lines` for PyTorch, if there is one
+# theirs NAME COMMAND..: the same as `lines`, for a program of PyTorch; if PyTorch cannot be used, prints why
 theirs() {
   if [ -n "$torch" ]; then
     lines "$@"

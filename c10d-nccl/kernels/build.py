@@ -4,7 +4,8 @@
     build.py          writes generated/NAME.ptx for each NAME.cu
     build.py --check  fails if any generated/NAME.ptx differs from the PTX that NVRTC makes now
 
-This needs NVRTC of CUDA 12.0, so that all drivers since CUDA 12.0 accept the PTX. It needs no GPU, and nothing else of CUDA:
+This needs NVRTC of CUDA 12.0, so that all drivers since CUDA 12.0 accept the PTX. It needs no GPU, and no other part of
+CUDA:
 
     python3 -m venv DIR && DIR/bin/pip install --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 && DIR/bin/python build.py
 """

@@ -18,7 +18,7 @@ use crate::ops::Plan;
 use crate::scratch::Scratch;
 use crate::task::Task;
 
-/// How often a communicator with unfinished work is checked for errors.
+/// The interval at which a communicator with unfinished work is checked for errors.
 const ASK: Duration = Duration::from_millis(20);
 /// The maximum pause between two checks whether a communicator's ids are in the store.
 const LOOK: Duration = Duration::from_millis(20);
@@ -261,7 +261,7 @@ impl Channel {
     }
 
     /// Begins to derive another communicator from the channel's communicator. The channel's communicator cannot be used
-    /// until NCCL has finished this.
+    /// until NCCL has derived the new communicator.
     fn derive(&mut self, resources: &Resources, how: &Derive, heir: Option<Heir>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         let child = match how {

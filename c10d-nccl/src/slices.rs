@@ -81,7 +81,7 @@ impl<B> OnDevice<B> {
 /// Makes the default stream wait for a slice's stream. An op runs after the default stream, unless the call gives
 /// another stream.
 fn lead(own: &CudaStream) -> Result {
-    // cudarc stores errors of its own events until `check_err`.
+    // cudarc stores errors of its own events until `check_err` is called.
     let done = own.context().check_err().and_then(|()| match own.cu_stream().is_null() {
         true => Ok(()),
         false => own.context().default_stream().join(own),

@@ -94,7 +94,7 @@ fn an_op_runs_after_other_streams_work_on_the_slice() {
     });
 }
 
-/// Captured work does not run, so no op can wait for it. The capture succeeds.
+/// Captured work does not run, so no op can wait for it. The calls are rejected, and the capture succeeds.
 #[test]
 fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     with_fake("a_slice_of_a_stream_that_records_a_graph_is_refused", "", || {

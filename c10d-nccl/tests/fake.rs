@@ -197,7 +197,7 @@ fn calls_are_in_progress_for_a_while() {
     });
 }
 
-/// NCCL makes the group without some ranks, after the ops that are running. The old and the new group both work.
+/// NCCL makes a group without some ranks, after the running ops have ended. The old and the new group both work.
 #[test]
 fn a_group_is_shrunk() {
     with_fake("a_group_is_shrunk", "", || {

@@ -189,7 +189,7 @@ impl Exchange {
         Ok(receiving.into_iter().filter_map(here).collect())
     }
 
-    /// Pauses unless something moved. Returns whether the deadline of the call has passed.
+    /// Pauses if nothing moved. Returns whether the deadline of the call has passed.
     fn is_late(&mut self, step: &Step<'_>, moved: bool) -> Result<bool> {
         if moved {
             self.pause.reset();

@@ -1,5 +1,5 @@
 //! The environment in which the MPI library starts: the process's environment variables, and libfabric, which is loaded
-//! here if the MPI library could not find it by itself.
+//! here if the MPI library would not find it by itself.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;

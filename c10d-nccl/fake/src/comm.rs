@@ -27,7 +27,7 @@ pub(crate) struct Comm {
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
-    /// The work that runs when the state has been queried this number of times.
+    /// Work that runs after this number of further queries of the state.
     later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
     /// The number of launches whose work is not finished.

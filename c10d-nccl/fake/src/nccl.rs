@@ -338,7 +338,7 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let work = move || {
         if hangs || errs || unregistered {
             this.stick();
-            // An aborted call leaves unknown data.
+            // After an aborted call, the contents of its outputs are unknown.
             for call in &calls {
                 let (_, writes) = call.ranges(this.rank, this.size);
                 // SAFETY: the range is device memory, which was checked at the call and exists until the work is

@@ -23,7 +23,7 @@ use crate::kernels::{Kernel, sparse};
 
 /// The CUDA devices of this process. Each is used through its primary context, which it shares with other libraries.
 pub(crate) struct Driver {
-    /// The contexts by device. They are retained at the first use and never released.
+    /// The contexts by device. Each is retained at its first use and never released.
     contexts: Vec<OnceLock<Context>>,
     ledger: Ledger,
     functions: Functions,
@@ -80,8 +80,8 @@ impl Driver {
         Relaxed::begin()
     }
 
-    /// The same as `call`, for calls that belong to no device. This selects a device that is in use already, since
-    /// making the context of another device would need memory on that device.
+    /// The same as `call`, for calls that belong to no device. This function selects a device that is in use already,
+    /// since making the context of another device would need memory on that device.
     fn call_any(&self) -> Result<Relaxed> {
         let used = self.contexts.iter().position(|context| context.get().is_some());
         self.call(used.ok_or_else(|| Error::invalid("no CUDA device is in use yet"))? as u16)

@@ -66,7 +66,7 @@ impl WorkStream {
         unsafe { self.cuda.query(self.device, mark.0) }
     }
 
-    /// Takes back a mark that was reached. Its event is reused.
+    /// Ends the use of a mark that the device has reached. The event of the mark is reused.
     pub(crate) fn forget(&mut self, mark: Mark) {
         self.free.push(mark.0);
     }

@@ -49,7 +49,7 @@ impl Worker {
         self.refused.clone().map_or(Ok(()), Err)
     }
 
-    /// Runs a function on the thread, and returns its result. If the result comes too late, the thread drops it.
+    /// Runs a function on the thread, and returns its result. If the result arrives too late, the thread drops it.
     pub(super) fn call<T: Send + 'static>(
         &self,
         what: &'static str,

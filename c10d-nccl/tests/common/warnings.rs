@@ -1,11 +1,11 @@
-//! A tracing subscriber that keeps the words of warnings. A unit test uses this file, too.
+//! A tracing subscriber that stores the texts of warnings. A unit test uses this file, too.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use c10d_core::sync::Mutex;
 
-/// The words of all warnings so far. Clones share them.
+/// The texts of all warnings so far. Clones share the texts.
 #[derive(Clone, Default)]
 pub(super) struct Warnings(pub(super) Arc<Mutex<String>>);
 
