@@ -11,8 +11,8 @@ use crate::within::Within;
 
 /// The maximum length of the text about a failure, in bytes.
 const TEXT: usize = 400;
-/// The size of the header in bytes. It has the result of the step and the length of the text. After the header comes
-/// the text, or the rank's data.
+/// The size of the header in bytes. The header has the result of the step and the length of the text. The text, or the
+/// rank's data, follows the header.
 const HEAD: usize = 3;
 
 /// Why a step failed on this rank.
@@ -92,8 +92,8 @@ const ABORTED: u8 = 1;
 const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
-/// Returns the code of a failure of this rank, from which the other ranks make their error. Kinds without a code of
-/// their own are sent as `ABORTED`: they describe a call of this rank, and would be wrong on other ranks.
+/// Returns the code of a failure of this rank. The other ranks make their error from this code. A kind without a code
+/// of its own is sent as `ABORTED`: it describes a call of this rank, and would be wrong on other ranks.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

@@ -1,4 +1,4 @@
-//! The facade's entry points: core's builder, given the providers that are linked into this build.
+//! The facade's entry points. They use core's builder with the providers that are linked into this build.
 
 use c10d_core::{Builder, ProcessGroup, Result};
 

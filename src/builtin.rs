@@ -32,7 +32,7 @@ pub fn builtin() -> &'static [&'static Provider] {
     BUILTIN
 }
 
-/// Two backends as one: shared memory within a host, MPI between hosts.
+/// One backend that uses two: `gloo-like` for shared memory within a host, and MPI between hosts.
 #[cfg(all(feature = "gloo-like", feature = "mpi"))]
 static TIERED: Provider = {
     const NAME: &str = "gloo-like+mpi";
@@ -41,9 +41,9 @@ static TIERED: Provider = {
         backends: &[Registration {
             name: NAME,
             keys: &[DispatchKey::Cpu],
-            // Both backends have higher priorities, so this one is used only if the backend map names it.
+            // Both of these backends have higher priorities, so this one is used only if the backend map names it.
             priority: 10,
-            // The probes do not know the hints of a group. A map that names the pair does not ask them.
+            // The probes do not know the hints of a group. If the backend map names this pair, core calls no probe.
             probe: &|| {
                 let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
                 both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())

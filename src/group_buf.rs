@@ -15,11 +15,11 @@ use crate::plain::Plain;
 use crate::within::Within;
 
 const BUFFER: &str = "buffer of the group";
-/// The size of a page. A mapping begins at a page boundary, so no larger alignment is possible.
+/// The size of a page. A mapping begins at a page boundary, so it need not have a larger alignment.
 const ALIGNED: usize = 4096;
 
-/// A buffer of fixed length in memory that the other ranks of the host can read. An op on this buffer lets them read
-/// the elements in place. (An op on a `Vec` first copies the elements into memory that two ranks share.)
+/// A buffer of fixed length in memory that the other ranks of the host can read. In an op on this buffer, these ranks
+/// read the elements in place. (An op on a `Vec` first copies the elements into memory that two ranks share.)
 /// [`GroupMemory::alloc`] makes such a buffer.
 ///
 /// The buffer dereferences to a slice. Ops accept the buffer, and slices of it, like any other buffer. No other process
@@ -61,7 +61,7 @@ unsafe impl<T: Plain + Element> Buf for GroupBuf<T> {
 // SAFETY: the value owns the memory. Peers have it mapped read-only, and read only the bytes that an op sends them.
 unsafe impl<T: Plain + Element> BufMut for GroupBuf<T> {}
 
-// SAFETY: the same memory, which stays mapped for as long as the borrow lasts.
+// SAFETY: the borrowed value keeps the memory mapped for as long as the borrow lasts.
 unsafe impl<T: Plain + Element> Buf for &mut GroupBuf<T> {
     fn span(&mut self) -> Span {
         Span::host(self.as_mut_ptr(), self.len)
@@ -70,7 +70,7 @@ unsafe impl<T: Plain + Element> Buf for &mut GroupBuf<T> {
 // SAFETY: the borrow is exclusive.
 unsafe impl<T: Plain + Element> BufMut for &mut GroupBuf<T> {}
 
-// SAFETY: the same memory. There is no `BufMut` for a shared borrow, so ops only read it.
+// SAFETY: as above. There is no `BufMut` for a shared borrow, so ops only read the memory.
 unsafe impl<T: Plain + Element> Buf for &GroupBuf<T> {
     fn span(&mut self) -> Span {
         Span::host(self.as_ptr().cast_mut(), self.len)
@@ -103,12 +103,13 @@ pub trait GroupMemory {
     /// # Errors
     /// All ranks get one of these errors together, and the group can still be used:
     ///
-    /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on the rank that caused it, if `len` elements are more
-    ///   than any memory can have, if `T` has a size of 0, or if its alignment is larger than a page (4096 bytes). The
-    ///   other ranks get [`Aborted`](crate::ErrorKind::Aborted), which names that rank and has its reason.
+    /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on the rank that caused it, if `len` elements do not
+    ///   fit into the address space, if `T` has a size of 0, or if its alignment is larger than a page (4096 bytes).
+    ///   The other ranks get [`Aborted`](crate::ErrorKind::Aborted), which names that rank and has the text of its
+    ///   error.
     /// - [`Resource`](crate::ErrorKind::Resource) if ranks do not have enough memory or descriptors. On the other
     ///   ranks, the error names these ranks.
-    /// - [`Protocol`](crate::ErrorKind::Protocol) if memory could not be passed from one rank to another.
+    /// - [`Protocol`](crate::ErrorKind::Protocol) if a rank could not pass its memory to another rank.
     ///
     /// Other errors are those of [`all_gather_into`](ProcessGroup::all_gather_into).
     fn alloc<T: Plain>(&self, len: usize) -> Result<GroupBuf<T>>;
@@ -160,7 +161,7 @@ fn begin<T: Plain>(len: usize) -> Result<(Inbox, Window)> {
     Ok((Inbox::open()?, Window::new(bytes)?))
 }
 
-/// What a rank tells the others about its buffer.
+/// The data about its buffer that a rank sends to the others.
 struct Claim {
     host: HostId,
     inbox: Address,

@@ -5,14 +5,14 @@
 //! use c10d::{ReduceOp, op};
 //!
 //! # fn main() -> c10d::Result<()> {
-//! // Four ranks as threads. A process calls `c10d::builder().init("env://").build()?` instead.
+//! // Starts four ranks as threads. A rank that is a process calls `c10d::builder().init("env://").build()?` instead.
 //! c10d::run_ranks(4, |pg| {
 //!     // A blocking call on a borrowed buffer.
 //!     let mut x = [pg.rank() as f32; 8];
 //!     pg.all_reduce(&mut x, ReduceOp::Sum)?;
 //!     assert_eq!(x, [6.0; 8]);
 //!
-//!     // A started call owns its buffers until `wait` (or `await`) gives them back.
+//!     // A started call owns its buffers until `wait` (or `await`) returns them.
 //!     let work = pg.start(op::all_gather_into(vec![pg.rank()], vec![0u32; 4]));
 //!     let (_input, all) = work.wait()?;
 //!     assert_eq!(all, [0, 1, 2, 3]);
@@ -26,9 +26,9 @@
 //! | term | meaning |
 //! | --- | --- |
 //! | group | The ranks that communicate together, numbered from 0. A [`ProcessGroup`] is one rank's handle of its group; every op is a method of it. |
-//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made (for plugins and some backends also later), and no payload. |
+//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. While a group is made, it carries a few small keys. Plugins and some backends also use it later. It never carries payload. |
 //! | rendezvous | The step in which ranks find each other through the store and form a group. [`Builder::build`] does this. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
-//! | lane | One backend of a group, which serves one kind of memory, and the order of the calls on it. All ranks make the same collectives in the same order on each lane. |
+//! | lane | One backend of a group, together with the order of the calls on this backend. A backend serves one kind of memory. On each lane, all ranks make the same collectives in the same order. |
 //! | rejected | An error after which the group can still be used. A single call returns such an error only before anything was sent. |
 //! | failed | An error after data was sent. The group cannot be used any more on any rank, and each later call returns the first error. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that are still alive. |
 //!

@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The ranks of a group on a grid with named axes. For each axis there is a group of this rank and the ranks that
-/// differ from this rank only in the coordinate on that axis. A clone is cheap.
+/// The ranks of a group on a grid with named axes. Each axis has a group of this rank and the ranks that differ from
+/// this rank only in the coordinate on that axis. A clone is cheap.
 ///
 /// ```
 /// use c10d::{Mesh, ReduceOp};
@@ -58,7 +58,7 @@ impl Mesh {
     }
 
     /// Makes a mesh with the axes `host` and `local`: the hosts, and the ranks of each host. Hosts are ordered by their
-    /// first ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
+    /// lowest ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
     /// The first rank of each host has the coordinate 0 in `local`, and its `mesh.group("host")` has the first rank of
     /// every host. Every rank calls this function.
     ///
@@ -128,9 +128,9 @@ impl Mesh {
         Ok(&self.0.axes[self.axis(axis)?].group)
     }
 
-    /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole): the neighbour for a
-    /// halo exchange or a pipeline. Past the end of the axis the result is `None`. If `wraps` is true, counting
-    /// continues at the other end instead.
+    /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole). This is, for
+    /// example, the neighbour in a halo exchange or a pipeline. If `wraps` is true, counting continues at the other end
+    /// of the axis; otherwise the result beyond an end is `None`.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.
@@ -246,7 +246,7 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
     // A rank sends at most this many bytes of the text, and a hash of the whole text. The hash distinguishes longer
-    // texts.
+    // texts that begin alike.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()

@@ -2,8 +2,8 @@
 //!
 //! An [`Element`](crate::Element) is a number type that c10d knows. Any other type of a fixed size without padding or
 //! pointers can be [`Plain`]: field elements, pairs of value and index, small matrices. [`plain`] wraps a slice of such
-//! elements as a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines such elements by a
-//! closure.
+//! elements as a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines such elements with
+//! a closure.
 #![allow(unsafe_code)]
 
 use bytemuck::Pod;
@@ -87,13 +87,13 @@ pub struct PlainBuf<B> {
 }
 
 impl<B> PlainBuf<B> {
-    /// Returns the wrapped buffer, for example after a call that owned it has given it back.
+    /// Returns the wrapped buffer, for example after a call that owned it has returned it.
     pub fn into_inner(self) -> B {
         self.buffer
     }
 
-    /// Wraps elements for a call whose fingerprint also has the hash of the name `by`: the operation that reduces the
-    /// elements, or what the elements are (such as `objects`).
+    /// Wraps elements for a call whose fingerprint also has the hash of `by`. `by` is the name of the operation that
+    /// reduces the elements, or the name of the data (such as `objects`).
     pub(crate) fn reduced_by(buffer: B, by: &'static str) -> PlainBuf<B> {
         PlainBuf { buffer, by }
     }

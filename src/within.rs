@@ -13,7 +13,7 @@ pub(crate) struct Within<'a> {
 impl<'a> Within<'a> {
     /// Starts an operation with this time limit; `None` means the group's timeout.
     pub(crate) fn new(pg: &'a ProcessGroup, timeout: Option<Duration>) -> Within<'a> {
-        // A limit beyond what the clock can represent counts as no limit.
+        // An `Instant` cannot represent very large limits, so all limits above this one (68 years) are reduced to it.
         const FOREVER: Duration = Duration::from_secs(1 << 31);
         Within { pg, end: Instant::now() + timeout.unwrap_or(pg.timeout()).min(FOREVER) }
     }
@@ -23,12 +23,13 @@ impl<'a> Within<'a> {
         Ok(self.pg.run(call.timeout(self.left()))?)
     }
 
-    /// Returns the time that is left, or zero.
+    /// Returns the remaining time, or zero if the time limit has passed.
     pub(crate) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Completes an error that ends only this operation: no rank waits for another, and the group can still be used.
+    /// Marks an error as rejected, and fills in its rank and group. The error ends only this operation: no rank waits
+    /// for another, and the group can still be used.
     pub(crate) fn ended(&self, error: Error) -> Error {
         let mut error = error.rejected();
         error.report_mut().rank = Some(self.pg.rank());

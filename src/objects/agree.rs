@@ -1,5 +1,5 @@
-//! The first step of every collective of objects: the ranks exchange headers. All ranks have the same headers, so all
-//! of them make the same decision whether the call continues.
+//! The first step of every collective of objects: the ranks exchange headers. After that all ranks have the same
+//! headers, so either all of them continue the call, or all of them reject it.
 
 use std::any::type_name;
 

@@ -1,4 +1,4 @@
-//! Converts objects to bytes and back, and defines the header that a rank sends before them.
+//! Converts objects to bytes and back, and defines the header that a rank sends before the objects.
 
 use std::any::Any;
 use std::any::type_name;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 /// The largest number of bytes of a text about an object: the name of its type, or why it cannot be sent.
 pub(super) const TEXT: usize = 1000;
 
-/// What a rank tells the others about its objects before it sends them.
+/// The data about its objects that a rank sends to the others before the objects.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     /// The hash of the name of the object's type.
@@ -26,7 +26,7 @@ pub(super) struct Header {
     pub(super) limit: u64,
 }
 
-/// How many numbers a header consists of.
+/// The number of `u64` values in a header.
 pub(super) const NUMBERS: usize = 5;
 
 impl Header {
@@ -48,7 +48,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Makes the value for a rank that only receives: it has no object.
+    /// Makes the value for a rank that only receives, and so has no object.
     pub(super) fn nothing<T>() -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(type_name::<T>().to_owned()), failed: false, panic: None }
     }

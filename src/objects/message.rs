@@ -14,8 +14,8 @@ use crate::within::Within;
 /// The size of a piece in bytes.
 const PIECE: usize = 4 << 20;
 
-/// Sends the object of `out`. If there is no object, or if the object is too large, only the reason is sent, and the
-/// receiver returns the reason as its error.
+/// Sends the object of `out`. If the object cannot be sent or is too large, sends only the reason, which the receiver
+/// returns as its error.
 pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32, tag: u32) -> Result {
     let mut out = out;
     let length = out.bytes.first().map_or(0, Vec::len);
@@ -54,7 +54,8 @@ pub(super) fn recv<T: DeserializeOwned>(
     let text = (header.text as usize).min(TEXT);
     let total = (text as u64).saturating_add(if header.failed { 0 } else { header.length });
 
-    // A rejected object is received, too, and dropped piece by piece, because the next object with this tag follows it.
+    // This rank also receives the pieces of an object that it rejects, because the next object with this tag follows
+    // them. It drops each piece.
     let refused = header.failed || header.identity != own.identity || header.length > limit as u64;
     let room = if refused { (total as usize).min(PIECE) } else { total as usize };
     let mut body = vec![0u8; room];

@@ -27,14 +27,14 @@ pub struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Sets the largest number of bytes of an object; 64 MiB unless set. The size of an object is checked before memory
-    /// is allocated. In a collective the smallest limit of all ranks counts.
+    /// Sets the largest number of bytes of an object. The default is 64 MiB. The size of an object is checked before
+    /// memory is allocated. In a collective, the smallest limit of all ranks applies.
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         Objects { limit, ..self }
     }
 
-    /// Sets how long a whole call may take. Without it the group's timeout counts.
+    /// Sets how long a whole call may take. The default is the group's timeout.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Objects { timeout: Some(timeout), ..self }
@@ -45,9 +45,9 @@ impl Objects<'_> {
     }
 }
 
-/// Collectives and messages of objects: structs, strings, maps and other types that serde can serialize. Objects travel
-/// in the format of the crate postcard over the group's CPU backend. For slices of numbers the ops are faster. Ranks in
-/// Python cannot take part, since Python sends pickles.
+/// Collectives and messages of objects: structs, strings, maps and other types that serde can serialize. Objects are
+/// sent in the format of the crate postcard over the group's CPU backend. For slices of numbers, the ops of
+/// [`ProcessGroup`] are faster. Ranks in Python cannot take part, because Python sends pickles.
 ///
 /// All ranks must pass or expect the same type. Ranks compare the type's name. This finds most mistakes, but does not
 /// prove that the types are equal. Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and
@@ -214,7 +214,7 @@ impl ObjectCollectives for Objects<'_> {
 }
 
 impl Objects<'_> {
-    /// Calls [`agree`], then continues a panic of the serialization.
+    /// Calls [`agree`], then resumes a panic of the serialization.
     fn agree<T>(&self, within: &Within<'_>, out: &mut Outgoing) -> Result<Vec<usize>> {
         let agreed = agree::<T>(within, out, self.limit);
         match out.panic.take() {
@@ -240,7 +240,7 @@ fn no_object<T>(rank: u32, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, what).guilty([rank])
 }
 
-/// Returns the root's rank, or an error if it is not a rank of the group. Nothing is sent before this check.
+/// Returns the root's rank, or an error if it is not a rank of the group. The callers send nothing before this check.
 fn is_rank(pg: &ProcessGroup, rank: u32) -> Result<u32> {
     if rank < pg.size() {
         return Ok(rank);

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 /// The number of bytes that one rank receives in a round, from all ranks together (more if elements are very large).
-/// These bytes are few enough to stay in the cache until they are combined, but enough that the start of a round costs
-/// little compared with the round itself.
+/// The number is small enough that the bytes stay in the cache until they are combined. It is large enough that the
+/// start of a round costs little compared with the round itself.
 const ROUND_BYTES: usize = 512 << 10;
 
 /// The lengths of the parts and pieces.

@@ -1,5 +1,5 @@
-//! The steps that all reductions by a closure share. In each round, a rank collects its piece from all ranks and
-//! combines them in rank order. At the end every rank learns whose closure panicked.
+//! The steps that all reductions by a closure share. In each round, a rank collects the elements of its piece from all
+//! ranks and combines them in rank order. At the end every rank learns whose closure panicked.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -68,7 +68,7 @@ impl<'a> Exchange<'a> {
 
     /// Runs all rounds: collects the pieces of `x`, then calls `body`, which combines and sends them. If the closure
     /// panics, this rank still takes part in all rounds, so that no rank waits for it. At the end all ranks learn whose
-    /// closure panicked, and the panic is resumed on its rank.
+    /// closure panicked, and the rank of this closure resumes the panic.
     pub(super) fn run<T: Plain, X: AsRef<[T]>, F: FnMut(&mut [T], &[T])>(
         &self,
         mut x: X,
@@ -83,7 +83,7 @@ impl<'a> Exchange<'a> {
         match (fold.panic, outcome) {
             (None, outcome) => outcome.and_then(|()| self.tell(false)),
             (Some(panic), outcome) => {
-                // This rank returns its own panic, whatever the outcome of the exchange is.
+                // This rank resumes its own panic, whatever the outcome of the exchange is.
                 let _ = outcome.and_then(|()| self.tell(true));
                 resume_unwind(panic)
             }
@@ -104,7 +104,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// One row for each rank, which has that rank's piece of the round.
+/// One row for each rank, with that rank's elements of the piece that this rank combines in the round.
 pub(super) struct Pieces<T> {
     rows: Vec<Vec<T>>,
     len: usize,
@@ -128,7 +128,7 @@ impl<T: Plain> Pieces<T> {
         &self.rows[rank][..self.len]
     }
 
-    /// Copies `piece` into the row of this rank.
+    /// Copies `piece` into the row of `rank`.
     pub(super) fn set(&mut self, rank: usize, piece: &[T]) {
         self.rows[rank][..self.len].copy_from_slice(piece);
     }
@@ -167,7 +167,7 @@ impl<F> Fold<F> {
         }
     }
 
-    /// Replaces each row by the combination of all rows up to it, in rank order.
+    /// Replaces each row by the combination of all rows up to and including it, in rank order.
     pub(super) fn prefixes<T: Plain>(&mut self, rows: &mut Pieces<T>)
     where
         F: FnMut(&mut [T], &[T]),

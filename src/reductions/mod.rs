@@ -10,7 +10,7 @@ use c10d_core::{Element, Error, ProcessGroup, ReduceOp, Result, Root, op, reduce
 use crate::plain::Plain;
 use exchange::Exchange;
 
-/// The name of a reducing closure, and how long the call may take. A string literal converts into it.
+/// The name of a reducing closure, and how long the call may take. A string literal converts into an `Operation`.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Operation {
@@ -45,9 +45,9 @@ impl From<&'static str> for Operation {
 /// `acc[i] = acc[i] ∘ x[i]`. The operation ∘ must be associative. It need not be commutative, since the ranks' elements
 /// are combined in rank order from the left: 0 ∘ 1 ∘ 2 and so on. The closure is called on the caller's thread, with
 /// pieces of the slices in any order, and may borrow from the caller. All ranks get the same bits, because each element
-/// is combined on one rank only. The work is divided evenly, and as many bytes travel as in a built-in reduction.
+/// is combined on one rank only. The work is divided evenly, and ranks send as many bytes as in a built-in reduction.
 ///
-/// If the closure panics, the panic continues in its caller. On the other ranks the call ends with
+/// If the closure panics, the method panics on that rank. On the other ranks the call ends with
 /// [`Aborted`](crate::ErrorKind::Aborted), which names the rank whose closure panicked, and the group can still be
 /// used. As after every error, the contents of the slices are unspecified.
 ///

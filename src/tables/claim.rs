@@ -1,5 +1,5 @@
-//! A claim: the first data that a rank sends to the others, which says on which host the rank is, and which table it
-//! asks for.
+//! A claim is the first data that a rank sends to the others. It says on which host the rank is, and which table the
+//! rank asks for.
 
 use c10d_core::ErrorKind;
 use c10d_core::host::HostId;

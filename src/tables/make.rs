@@ -1,5 +1,5 @@
-//! Makes a table. One rank of each set of ranks that share memory, or only the root, fills the table, and the other
-//! ranks get it.
+//! Makes a table. Without a root, one rank of each set of ranks that share memory fills the table of this set. With a
+//! root, only the root fills the table, and each set gets a copy of it.
 
 use std::marker::PhantomData;
 use std::ops::DerefMut;
@@ -18,7 +18,7 @@ use crate::plain::{Plain, plain};
 use crate::within::Within;
 
 const TABLE: &str = "shared table";
-/// The size of a page. A mapping begins at a page boundary, so no larger alignment is possible.
+/// The size of a page. A mapping begins at a page boundary, so it need not have a larger alignment.
 const ALIGNED: usize = 4096;
 
 /// Makes a table. Every rank calls this function. Without a root, each set of ranks that share memory fills its own
@@ -69,7 +69,8 @@ pub(super) fn make<T: Plain>(
     Ok(SharedTable { memory: Arc::new(mapped?), len, elements: PhantomData })
 }
 
-/// Broadcasts the root's table to the leaders of the other sets. All ranks call it; only leaders have a `table`.
+/// Broadcasts the root's table to the leaders of the other sets. All ranks call this function; only leaders have a
+/// `table`.
 fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Option<&mut [T]>) -> Result {
     let group = within.pg.new_group_within(leaders, within.left())?;
     let from = leaders.iter().position(|leader| *leader == root);
@@ -79,8 +80,8 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
     Ok(())
 }
 
-/// This rank's set of ranks that share memory, and the leader of each set. Only leaders make memory; the other ranks of
-/// a set get it from their leader.
+/// This rank's set of ranks that share memory, and the leader of each set. Only a leader makes memory; the other ranks
+/// of its set get the memory from the leader.
 struct Sharers {
     /// The ranks that get the memory from this rank, with their inboxes. The list is empty unless this rank is a
     /// leader.
@@ -156,7 +157,7 @@ fn elements<T: Plain>(memory: &mut Fresh, bytes: usize) -> &mut [T] {
 
 /// Calls the closure that fills the table, and catches its panic.
 fn call<T>(fill: impl FnOnce(&mut [T]) -> FillResult, table: &mut [T]) -> Result<(), Failure> {
-    // After a panic the table is dropped before any other rank has seen it.
+    // After a panic the table is dropped, and no other rank sees it.
     match catch_unwind(AssertUnwindSafe(|| fill(table))) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => {

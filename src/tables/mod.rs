@@ -16,7 +16,8 @@ use c10d_core::{ProcessGroup, Result};
 use crate::plain::Plain;
 use make::make;
 
-/// The result of a closure that fills a table: `Ok(())`, or why it failed. The operator `?` converts any error.
+/// The result of a closure that fills a table: `Ok(())`, or why the closure failed. The operator `?` converts any
+/// error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
 /// A read-only array. The ranks of a host share one copy of it. The methods of [`SharedTables`] make a table. A table
@@ -34,7 +35,7 @@ pub struct SharedTable<T> {
 impl<T: Plain> Deref for SharedTable<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // A mapping begins at a page, and no element has a larger alignment.
+        // A mapping begins at a page boundary, and `make` rejects elements with a larger alignment.
         bytemuck::cast_slice(&self.memory[..self.len * size_of::<T>()])
     }
 }
@@ -80,8 +81,8 @@ impl Tables<'_> {
 /// `broadcast` if not all ranks can share memory. All ranks must call the same method, with the same length, element
 /// type and root. Ranks that can share memory share one copy of the table. Two ranks cannot share memory if they are on
 /// different hosts, run as different users, or are in containers with different networks or user namespaces.
-/// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can share memory. Large
-/// pages are used if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a
+/// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can share memory. Tables
+/// use large pages if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a
 /// stronger setting).
 ///
 /// Besides the errors of the ops, a call has the errors below. If one of them occurs, every rank gets an error (or,
@@ -94,7 +95,7 @@ impl Tables<'_> {
 ///   panicked, the panic is resumed on that rank after the other ranks have learned of it.
 /// - [`Resource`](crate::ErrorKind::Resource): the named ranks do not have enough memory or descriptors. The error says
 ///   which limit was reached.
-/// - [`Protocol`](crate::ErrorKind::Protocol): memory could not be passed from one rank to another.
+/// - [`Protocol`](crate::ErrorKind::Protocol): a rank could not pass the memory of the table to another rank.
 ///
 /// ```
 /// use c10d::SharedTables;
