@@ -1,4 +1,4 @@
-"""What `torch.distributed` calls: the registration, and the function that makes a group."""
+"""The functions that `torch.distributed` calls to register the backend and to make a group."""
 
 import atexit
 import functools
@@ -23,10 +23,10 @@ LEAVE_WITHIN_MS = 3000
 
 
 class BackendError(dist.DistBackendError):
-    """An error of the library. Its text says which rank, which op, in which phase, after how long, and what to do.
+    """An error of the library. Its text names the rank, the op and the phase, and says after how long, and what to do.
 
     Attributes: ``kind`` (a name such as ``"PeerDead"``), ``guilty_ranks`` (ranks of the group), ``guilty_global_ranks``
-    (the same ranks in the default group), ``op``, ``seq``, ``phase``, ``rank`` (the rank that reports), and
+    (the same ranks, numbered as in the default group), ``op``, ``seq``, ``phase``, ``rank`` (the reporting rank), and
     ``group_failed`` (False: the group can still be used).
     """
 
@@ -72,13 +72,14 @@ def _shim_of(pid):
             )
             return None
         shim.set_error_class(BackendError)
-        # At the end of the interpreter, peers are told that this rank leaves, and callbacks no longer ask for the GIL.
+        # When the interpreter ends, the shim tells the peers that this rank leaves. After that, the shim's callbacks no
+        # longer acquire the GIL.
         atexit.register(_leave, shim)
         return shim
 
 
 def shim():
-    """The C++ shim, or None if it cannot be built. It is loaded at the first group or options, never at import."""
+    """The C++ shim, or None if it cannot be built. The first group or `Options` loads it; the import does not."""
     return _shim_of(os.getpid())
 
 
@@ -112,8 +113,8 @@ _ATTEMPT = re.compile(r"^/?worker/attempt_\d+$")
 def meeting(store, prefixes):
     """Returns how many of the outer prefixes of a group's keys are PyTorch's own, and the prefix that replaces them.
 
-    Ranks in Rust do not know PyTorch's prefixes. With `env://` their keys begin with ``c10drs/<run>``. So PyTorch's
-    prefixes are replaced by this one, and the prefixes that a program added stay.
+    Ranks in Rust do not know PyTorch's prefixes. With `env://` their keys begin with ``c10drs/<run>``. So the caller
+    replaces PyTorch's prefixes by this prefix, and keeps the prefixes that a program added.
     """
     if "default_pg" not in prefixes:
         return 0, ""
@@ -127,8 +128,8 @@ def meeting(store, prefixes):
 def _devices():
     """Returns the types of the devices whose tensors the group gives to this backend.
 
-    PyTorch does not pass these types to the function that makes a backend. So they are read from a local variable of
-    PyTorch's function that calls it.
+    PyTorch does not pass these types to `_create`. So this function reads them from a local variable of the function of
+    PyTorch that calls `_create`.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -155,7 +156,7 @@ def _serve(options, devices, bound):
 
 
 def _create(opts, options):
-    """Makes the backend of one group. `torch.distributed` calls it on every member."""
+    """Makes the backend of one group. `torch.distributed` calls this function on every member."""
     native = shim()
     if native is None:
         from ._fallback import create
@@ -164,7 +165,7 @@ def _create(opts, options):
     if options is None or isinstance(options, dict):
         options = native.Options({str(k): str(v) for k, v in (options or {}).items()})
     elif not isinstance(options, native.Options):
-        # For example, the options of another backend of the same group.
+        # These options are not for this backend, for example those of another backend of the same group.
         options = native.Options()
     else:
         given, options = options, native.Options(dict(options.hints))
@@ -187,6 +188,6 @@ def _create(opts, options):
 
 
 def register():
-    """Registers the backend. It is the entry point of ``torch.distributed.backends``, and starts and builds nothing."""
+    """Registers the backend, and starts and builds nothing. PyTorch finds it by the entry point of the package."""
     if NAME.upper() not in dist.Backend._plugins:
         dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

@@ -41,7 +41,8 @@ def key():
 
 
 def folders():
-    """The folders for shims, best first: one in the user's cache, and the user's own in the temporary directory."""
+    """The folders for shims, best first: that of `C10D_RS_CACHE`, or one in the user's cache and one in the system's
+    temporary directory."""
     told = os.environ.get("C10D_RS_CACHE")
     if told:
         return [told]
@@ -50,7 +51,7 @@ def folders():
 
 
 def _usable(folder):
-    """Whether the folder is the user's, and only the user may write to it."""
+    """Whether the folder belongs to the user, and only the user may write to it."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         status = os.stat(folder, follow_symlinks=True)
@@ -97,7 +98,7 @@ def command(source, output):
 
 
 def build(say=lambda words: None):
-    """Returns the path of the shim, which is built if it does not exist. Other ranks wait for the rank that builds it."""
+    """Builds the shim if it does not exist, and returns its path. Other processes wait for the one that builds it."""
     folder = next(filter(_usable, folders()), None)
     if folder is None:
         raise CannotBuild(f"none of {', '.join(folders())} is a folder that only this user may write to")

@@ -1,6 +1,7 @@
 """The backend without a C++ shim: pure Python over the same library, for CPU tensors.
 
-PyTorch wraps the works of such a backend, and forwards only `wait` and `get_future`, so the rest of `Work` is missing.
+PyTorch wraps the `Work` objects of a backend in Python, and forwards only `wait` and `get_future` to them. So the other
+methods of `Work` are missing.
 """
 
 import ctypes as c
@@ -194,7 +195,7 @@ class Backend(_Base):
         handle = self._lib.start(self._group, c.byref(call), NOTHING, None, c.byref(error))
         outcome = None if handle else self._lib.failure(error, self._ranks)
         work = _Work(self, lent, list(results), outcome, handle)
-        # An op continues if the program drops its work, so its tensors are kept here.
+        # An op continues even if the program drops its work. So this list keeps the works, and with them the tensors.
         self._running = [w for w in self._running if w.runs()]
         self._running.append(work)
         return work

@@ -24,10 +24,10 @@ typedef struct c10drs_text {
   size_t len;
 } c10drs_text;
 
-/* Receives bytes, instead of a return value. */
+/* A function of the caller that receives a result of any length. */
 typedef void (*c10drs_put)(void* sink, const void* bytes, size_t len);
 
-/* Strings end with a zero byte. All pointers are valid as long as the error. Private fields follow. */
+/* Strings end with a zero byte. All pointers are valid until the error is freed. Private fields follow. */
 typedef struct c10drs_error {
   const char* text;
   const char* kind;
@@ -44,7 +44,7 @@ typedef struct c10drs_error {
 /* The requests to a store. The arguments are keys, followed by values. */
 enum {
   C10DRS_SET = 0,
-  C10DRS_GET = 1,  /* waits until the key exists; puts its value */
+  C10DRS_GET = 1,  /* waits until the key exists; passes its value to `put` */
   C10DRS_WAIT = 2, /* any number of keys */
   C10DRS_ADD = 3,  /* adds `number`; writes the sum to *out */
   C10DRS_COMPARE_SET = 4,
@@ -54,8 +54,9 @@ enum {
   C10DRS_COUNT = 8   /* writes the number of keys to *out */
 };
 
-/* Another library's store. `call` returns within `timeout_ms`, or slightly later. It returns 0, or puts the reason of
- * its failure and returns another number. `release` is called once, when the store is no longer used. */
+/* Another library's store. `call` returns within `timeout_ms`, or slightly later. On success it returns 0. On failure
+ * it passes the reason to `put` and returns another number. The library calls `release` once, when it no longer uses
+ * the store. */
 typedef struct c10drs_store {
   void* context;
   int (*call)(void* context, uint32_t verb, const c10drs_text* args, size_t len, int64_t number, int64_t timeout_ms,
@@ -74,7 +75,7 @@ typedef struct c10drs_init {
   c10drs_text url;          /* an init method, instead of rank, size and store; may be empty */
   const c10drs_text* hints; /* names and values, alternating */
   size_t hints_len;
-  const c10drs_store* store; /* the library takes it over, even on errors; may be null for one rank, or with a url */
+  const c10drs_store* store; /* the library takes ownership, even on errors; may be null for one rank, or with a url */
   uint32_t device_kind;      /* the device of the rank, with DLPack's code; 0 if it is not specified */
   uint32_t device_index;
   c10drs_text private_use1; /* c10d's name of the device of kind 12; empty: the default device */
@@ -175,21 +176,21 @@ typedef void (*c10drs_give)(void* context, const int64_t* indices, size_t indice
 
 /* C10DRS_ABI of the library. */
 uint32_t c10drs_abi(void);
-/* Puts a text: the library's version, its backends and plugins, and the backend of each op. */
+/* Passes a text to `put`: the library's version, its backends and plugins, and the backend of each op. */
 void c10drs_info(void* sink, c10drs_put put);
 
 /* Makes a group. Blocks until all ranks have joined. */
 int c10drs_open(const c10drs_init* init, c10drs_group** group, c10drs_error** error);
-/* This rank, and the number of ranks. */
+/* Return this rank's number, and the number of ranks. */
 uint32_t c10drs_rank(const c10drs_group* group);
 uint32_t c10drs_size(const c10drs_group* group);
-/* The group's failure, which the caller frees, or null. */
+/* Returns the error that failed the group, which the caller frees, or null. */
 c10drs_error* c10drs_failure(const c10drs_group* group);
 /* Fails the group on all ranks. */
 void c10drs_abort(const c10drs_group* group, c10drs_text why);
 /* Waits for unfinished calls and leaves the group, within timeout_ms. */
 int c10drs_shutdown(const c10drs_group* group, int64_t timeout_ms, c10drs_error** error);
-/* Makes a group of the ranks that are not in `lost`. All ranks of the new group call it. */
+/* Makes a group of the ranks that are not in `lost`. All ranks of the new group call this function. */
 int c10drs_shrink(const c10drs_group* group, const uint32_t* lost, size_t lost_len, c10drs_group** left,
                   c10drs_error** error);
 /* Leaves the group if it was not shut down, and frees it. May block: it waits for peers that have not yet received what
@@ -199,9 +200,9 @@ void c10drs_error_free(c10drs_error* error);
 
 /* Runs a call on this thread. For recv_any_source it writes the sender's rank to *source. */
 int c10drs_run(const c10drs_group* group, const c10drs_call* call, uint32_t* source, c10drs_error** error);
-/* Starts a call. The tensors' memory must remain valid and unchanged until the library calls release(owner). It always
- * does so once, possibly before this function returns. If the call cannot be started, the result is null and *error is
- * set. c10drs_work_wait returns all other errors of the call. */
+/* Starts a call. The tensors' memory must remain valid and unchanged until the library calls release(owner). The
+ * library always calls this function once, possibly before c10drs_start returns. If the call cannot be started, the
+ * result is null and *error is set. c10drs_work_wait returns all other errors of the call. */
 c10drs_work* c10drs_start(const c10drs_group* group, const c10drs_call* call, void (*release)(void*), void* owner,
                           c10drs_error** error);
 /* Runs a sparse all-reduce on this thread. If it succeeds, it calls `give` once, before it returns. */

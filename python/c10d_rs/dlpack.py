@@ -1,4 +1,4 @@
-"""Tensors between PyTorch and Rust by DLPack, without a copy.
+"""Passes tensors between PyTorch and Rust by DLPack, without a copy.
 
 This module is for Rust programs that embed Python, and for extension modules in Rust. The two sides exchange the
 address of a ``DLManagedTensorVersioned``: ``c10d::dlpack::Imported::versioned`` accepts one, and
@@ -49,8 +49,8 @@ def to_address(tensor):
 def from_address(address):
     """Makes a ``torch.Tensor`` of a buffer of Rust.
 
-    ``address`` is the result of ``c10d::dlpack::export``. The function takes ownership even on errors. The buffer is freed
-    with the last tensor that uses it.
+    ``address`` is the result of ``c10d::dlpack::export``. The function takes ownership even on errors. The buffer is
+    freed when the last tensor that uses it is freed.
     """
     capsule = _new(address, _FULL, None)
     try:

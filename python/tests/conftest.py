@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes long; not part of CI")
-    # The shim is built here, so that the time of the build does not count for the time limit of the first test.
+    # The shim is built here, so that the build does not count towards the time limit of the first test.
     from c10d_rs import _build
 
     if os.environ.get("C10D_RS_SHIM", "1") not in ("0", "off"):

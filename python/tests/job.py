@@ -16,7 +16,7 @@ from multiprocessing import connection
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", "c10d_rs", "job"])
 
-# The timeout of ops, unless a test sets another. It is long, because only ops that hang take so long.
+# The timeout of ops, unless a test sets another. It can be long, because only ops that hang reach it.
 TIMEOUT = 120
 
 # PyTorch 2.10 has limits, which docs/pytorch.md lists.

@@ -1,8 +1,8 @@
-//! A rank in Rust of the jobs of `test_mixed.py`, whose other ranks are in Python.
+//! A rank in Rust of the jobs of `test_mixed.py`, which have ranks in Rust and in Python.
 //!
-//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault, and the other ranks make a call in this
-//! form. The folder has the files by which the ranks wait for each other. The program prints the error of the call in
-//! one line: `kind|guilty ranks|op|time|text`.
+//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault, and the other ranks make a call in the
+//! form `FORM`: `blocking`, `async` or `subgroup`. The folder has the files by which the ranks wait for each other. The
+//! program prints the error of the call in one line: `kind|guilty ranks|op|time|text`.
 
 use std::fs;
 use std::ops::Range;
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let whole = c10d::builder().init("env://").timeout(LONG).build()?;
     let first = u32::from(form == "subgroup");
     let pg = if form == "subgroup" {
-        // All ranks except rank 0 are members of the first group that the Python ranks make.
+        // All ranks except rank 0 are members of the sub-group. PyTorch names it "1".
         let store = c10d::init("env://", LONG)?.store;
         c10d::builder().name("1").rank(whole.rank() - 1).size(whole.size() - 1).store(store).timeout(LONG).build()?
     } else {

@@ -144,7 +144,7 @@ def leaves_a_torn_store(r, folder):
     r.meet("torn", range(r.world))
     dist.group.WORLD._get_backend(torch.device("cdev")).shutdown()
     r.meet("left", range(r.world))
-    # PyTorch's own use of the store would hang here.
+    # At a normal exit, PyTorch would use the store and hang.
     os._exit(0)
 
 
@@ -190,7 +190,7 @@ def test_cuda_without_a_driver_is_an_error():
         pytest.skip("skipped: this machine has a GPU")
     for raised in job.outcomes(no_driver, 2):
         assert raised.type == "BackendError", raised
-        # A library that was built in a checkout may lack the feature.
+        # A library that was built in a checkout may lack the cargo feature `nccl`.
         assert "libcuda.so.1" in raised.words or 'no backend is named "nccl"' in raised.words, raised
 
 
@@ -242,7 +242,7 @@ def on_cuda(r, folder):
     made_of = []
     x = tensor([float(me), 1.0, 2.0])
     assert x.device == torch.device("cuda", me)
-    # The op must come after the copy on the stream. Otherwise the simulated driver reports a race.
+    # The op must run after the copy on the stream. Otherwise the simulated driver reports a race.
     dist.all_reduce(x)
     assert values(x) == [float(sum(range(n))), n, 2.0 * n]
     work = dist.all_reduce(x, async_op=True)
@@ -258,7 +258,7 @@ def on_cuda(r, folder):
 
 
 def whole_nccl(fake, folder):
-    """A library with the simulated NCCL and, since PyTorch does not load without them, all other functions of NCCL."""
+    """A library with the simulated NCCL, and with the other functions that PyTorch links. A call of these aborts."""
     cuda = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cuda.so")
     named = lambda which, file: {
         line.split()[-1].split("@")[0]
@@ -283,7 +283,7 @@ def test_cuda_tensors_work_over_a_simulated_driver(built, tmp_path):
         pytest.skip("skipped: the simulated driver is not built (cargo build -p c10d-fake-nccl)")
     os.symlink(fake, tmp_path / "libcuda.so.1")
     os.symlink(whole_nccl(fake, tmp_path), tmp_path / "libnccl.so.2")
-    # Some releases of PyTorch load NCCL from the first such folder of `sys.path`.
+    # Some releases of PyTorch load NCCL from the first folder `nccl/lib` in `sys.path`.
     (tmp_path / "nccl" / "lib").mkdir(parents=True)
     os.symlink(tmp_path / "libnccl.so.2", tmp_path / "nccl" / "lib" / "libnccl.so.2")
     # The linker must find the simulated libraries before PyTorch's own, so these ranks are not forked from the tests'

@@ -1,4 +1,4 @@
-"""A rank that is killed, is stopped, raises, leaves, or calls another op is named on all others. No rank crashes or hangs."""
+"""A rank is killed or stopped, raises, leaves, or calls another op. All other ranks name it. None crashes or hangs."""
 
 import datetime
 import os
@@ -24,7 +24,7 @@ def survive(r, fault, form):
     dist.barrier()
     out = net(torch.ones(2, 64)).sum() if net else None
     if fault == "stopped":
-        # Ranks may start late, so the short timeout is set only now. All ranks meet before the call.
+        # Ranks may start late, so the short timeout is set only now. All ranks wait for each other before the call.
         if CAN_SET_TIMEOUT:
             dist.set_timeout(datetime.timedelta(seconds=8))
         r.meet("ready", range(r.world))
@@ -76,7 +76,7 @@ def test_the_guilty_rank_is_named(fault, form):
 def abort(r):
     r.init()
     dist.barrier()
-    # After this meeting, no rank is in the barrier any more.
+    # When all ranks have called `meet`, no rank is in the barrier any more.
     r.meet("there", range(r.world))
     if r.rank == 0:
         dist.distributed_c10d._abort_process_group()
@@ -92,7 +92,7 @@ def test_abort():
     assert found[1:] == [("Aborted", (0,))] * 2, found
 
 
-# PyTorch before 2.15 looks for no entry points.
+# PyTorch before 2.15 does not look for entry points, so the program must import the package.
 IMPORT = "" if CAN_SET_TIMEOUT else "import c10d_rs\n"
 SCRIPT = """
 import datetime, os, sys
@@ -131,7 +131,7 @@ LONG = pytest.mark.long
 @pytest.mark.parametrize("what", ["raises", "leaves", "in flight"])
 @pytest.mark.parametrize("form", ["blocking", pytest.param("async", marks=LONG), pytest.param("ddp", marks=LONG)])
 def test_the_interpreter_ends(form, what, world, tmp_path):
-    """The interpreter ends without a hang or crash, whatever ops are in flight. The errors of other ranks name rank 0."""
+    """The interpreter ends without a hang or crash, even if ops are running. The errors of other ranks name rank 0."""
     script = tmp_path / "script.py"
     script.write_text(IMPORT + SCRIPT)
     ranks = [

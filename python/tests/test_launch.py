@@ -1,4 +1,4 @@
-"""torchrun and `c10d run` start jobs, also with ranks in Python and in Rust."""
+"""torchrun and `c10d run` start jobs, also jobs that have ranks in Python and ranks in Rust."""
 
 import os
 import subprocess

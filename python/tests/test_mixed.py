@@ -1,4 +1,4 @@
-"""Faults in a job with ranks in Rust and in Python: a rank of either kind is named on all others, of both kinds."""
+"""Faults in a job with ranks in Rust and in Python. All other ranks, of both kinds, name the guilty rank."""
 
 import datetime
 import os
@@ -15,11 +15,11 @@ import torch.distributed as dist
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RUST = os.environ.get("RANK_IN_RUST") or os.path.join(ROOT, "target", "release", "examples", "rank_in_rust")
-# Whether a rank of the four is in Rust: the survivors are of both kinds, whichever of the ranks 1 and 2 has the fault.
+# For each of the four ranks, whether it is in Rust. Rank 1 or rank 2 has the fault, so ranks of both kinds survive.
 IN_RUST = (False, True, False, True)
 WORLD = len(IN_RUST)
 # The timeout of the call if a rank is stopped, and the time within which all other faults are reported. The second time
-# is many times the usual time, and far below the usual timeout of the call.
+# is many times longer than a report usually takes, and far below the usual timeout of the call.
 SHORT, SOON = 8, 20
 CAN_SET_TIMEOUT = hasattr(dist, "set_timeout")
 
@@ -89,7 +89,7 @@ def one(r, port, fault, guilty, form, folder):
     arguments = [fault, str(guilty), form, folder]
     program = [RUST] if IN_RUST[r.rank] else [sys.executable, os.path.abspath(__file__)]
     if IN_RUST[r.rank] or r.rank == guilty and fault in ("exited", "raised"):
-        # The process becomes this program. What it prints is the rank's result.
+        # The process becomes this program. The program's output is the rank's result.
         file = os.open(os.path.join(folder, f"printed-{r.rank}"), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
         os.execv(program[0], program + arguments)
@@ -125,7 +125,7 @@ def test_a_guilty_rank_is_named_on_ranks_of_both_kinds(fault, guilty, form, tmp_
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release -p c10d-python --example rank_in_rust)")
     found = faulty(fault, guilty, form, tmp_path)
     begin = float((tmp_path / "fault").read_text())
-    # In the sub-group, the number of each rank is one less.
+    # In the sub-group, the number of each rank is one less than in the whole group.
     members = range(1, WORLD) if form == "subgroup" else range(WORLD)
     named = guilty - members[0]
     for rank in (k for k in members if k != guilty):

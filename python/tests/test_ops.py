@@ -12,7 +12,7 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 COMPLEX = [torch.complex64, torch.complex128]
 EIGHTS = [torch.float8_e4m3fn, torch.float8_e5m2]
 REDUCED = INTEGERS + FLOATS + COMPLEX + [torch.bool]
-# The library does not have some of these types, and moves their bytes.
+# The library does not have some of these types. It moves tensors of such a type as bytes.
 MOVED = REDUCED + EIGHTS + [torch.complex32, torch.float8_e4m3fnuz, torch.float8_e8m0fnu]
 
 
@@ -102,7 +102,8 @@ def reductions(r):
     x = mine(r.rank)
     dist.all_reduce(x, op=dist._make_nccl_premul_sum(0.5))
     same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32) / 2, "premul_sum")
-    # A type that is only moved, and an operation that is not defined, are rejected. The group can still be used.
+    # The library rejects a type that it only moves, and an operation that is not defined on the type. The group can
+    # still be used.
     for bad, op in ((of([1.0], torch.float8_e4m3fn), dist.ReduceOp.SUM), (mine(0), dist.ReduceOp.BAND)):
         try:
             dist.all_reduce(bad, op=op)

@@ -41,7 +41,7 @@ def init(r):
 
 
 def users(r):
-    """What programs do with a group: reductions, DDP, a sub-group, works and futures."""
+    """Uses a group as programs do: reductions, DDP, a sub-group, works and futures."""
     init(r)
     n, me = r.world, r.rank
     for dtype in (torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64):
@@ -79,7 +79,7 @@ def users(r):
     dist.barrier()
 
 
-# `test_ops.reductions` is not among them, since the plugin reduces only five types.
+# The list lacks `test_ops.reductions`, because the plugin reduces only five types.
 BODIES = [users, test_ops.movements, test_ops.lists]
 
 

@@ -219,7 +219,7 @@ def splits(r):
     if me == 0:
         assert job.TORCH_2_10 or backend(given).options.hints == {"gloo-like.transport": "shm"}
         assert summed(given) == 1
-    # A group that was split from a part. Its errors also have the ranks of the default group.
+    # This group is split from a sub-group. Its errors also have the numbers of the ranks in the default group.
     if me in second:
         last = dist.split_group(half, split_ranks=[list(range(len(second)))])
         assert summed(last) == len(second)
@@ -231,7 +231,7 @@ def splits(r):
 
 
 def merges(r):
-    """Ranks of two groups that know nothing of each other make one of both."""
+    """The ranks of two unrelated groups merge them into one group."""
     n, me = r.world, r.rank
     own = list(range(n // 2)) if me < n // 2 else list(range(n // 2, n))
     group = job.Rank(own.index(me), len(own), r.folder)
@@ -264,7 +264,7 @@ def shrinks(r):
     assert e.value.guilty_ranks == (gone,)
     left = dist.shrink_group(list(e.value.guilty_ranks), group=pair)
     assert dist.get_world_size(left) == n - 1 and summed(left, me) == sum(range(n - 1))
-    # The default group. PyTorch ends all other groups with it.
+    # This shrinks the default group, and PyTorch ends all other groups.
     whole = dist.shrink_group([gone])
     assert dist.get_world_size() == n - 1 and summed(whole) == n - 1
     net = nn.parallel.DistributedDataParallel(model())

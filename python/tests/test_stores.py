@@ -1,4 +1,4 @@
-"""PyTorch's stores under our backend, and our store under PyTorch's Gloo."""
+"""Our backend over PyTorch's stores, and PyTorch's Gloo over our store."""
 
 import os
 import subprocess

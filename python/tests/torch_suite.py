@@ -33,7 +33,7 @@ class _Source(importlib.abc.SourceLoader):
         with open(path, "rb") as file:
             text = file.read()
         # PyTorch skips its tests of all_to_all on CPU tensors unless the backend is MPI. Here they run with every
-        # backend. With Gloo, those with uneven lists fail.
+        # backend. With Gloo, the tests with uneven lists fail.
         pairs = [(b'BACKEND != "mpi", "Only MPI', b'False, "Only MPI')]
         if os.environ["BACKEND"] != "gloo":
             pairs += [(b'"gloo"', b'"c10d_rs"'), (b"Backend.GLOO", b"Backend.C10D_RS")]

@@ -1,7 +1,7 @@
 //! c10d's ops behind a C interface, for the Python package `c10d_rs`: its C++ shim and its `ctypes` fallback both call it.
 //!
 //! The interface is `c10d_rs.h` of the package. `abi` has its functions and structs, and `memory` has tensors of other
-//! libraries. Both contain unsafe code, and nothing else does. No panic leaves the library.
+//! libraries. Only these two modules contain unsafe code. No panic unwinds into the caller.
 
 pub mod abi;
 mod call;

@@ -32,13 +32,15 @@ pub(crate) enum Verb {
     Count = 8,
 }
 
-/// How long after its deadline a request may be answered. PyTorch's `FileStore` counts whole seconds.
+/// How long this rank waits for an answer after the deadline of the request. PyTorch's `FileStore` measures time in
+/// whole seconds, so it may answer late.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A store of PyTorch.
 ///
 /// A store of PyTorch can ignore a deadline. For example, `FileStore` reads in an endless loop if a rank died while it
-/// wrote to the file. So each request has a thread of its own, which is abandoned if the store does not answer in time.
+/// wrote to the file. So each request runs on a thread of its own, which is abandoned if the store does not answer in
+/// time.
 pub(crate) struct Foreign(Arc<StoreCall>);
 
 impl Foreign {
@@ -47,7 +49,7 @@ impl Foreign {
     }
 
     fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
-        // The time is rounded up, so that the store does not give up before the deadline: an error that comes before
+        // The time is rounded up, so that the store does not time out before the deadline: an error that occurs before
         // the deadline does not count as a timeout.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let millis = left.as_millis().min(i64::MAX as u128) as i64;

@@ -56,7 +56,7 @@ impl Started {
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let Some(handle) = inner.handle.take() else {
-                // Another thread has the handle, and notifies this one.
+                // Another thread has the handle, and will notify this thread.
                 if left.is_some_and(|left| left.is_zero()) {
                     return None;
                 }

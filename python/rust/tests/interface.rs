@@ -72,7 +72,7 @@ fn one_rank_runs_starts_and_is_notified() {
     let tensor = Tensor::new(data.as_mut_ptr().cast(), 2, DType::F32 as u32);
     let (released, told) = (std::sync::atomic::AtomicU32::new(0), std::sync::atomic::AtomicU32::new(0));
     let mut error = null_mut();
-    // SAFETY: the data outlives the works, which are waited for.
+    // SAFETY: the data outlives the work, because this test waits for it.
     unsafe {
         let mut call = CallSpec::new(OpKind::AllReduce as u32);
         call.set_outputs(&tensor, 1);

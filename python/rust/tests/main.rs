@@ -1,4 +1,4 @@
-//! The C interface, as C would use it.
+//! Tests the C interface as a C program would use it.
 #![allow(unsafe_code)]
 
 mod interface;

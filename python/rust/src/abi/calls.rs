@@ -55,8 +55,8 @@ pub unsafe extern "C" fn c10drs_run(
     source: *mut u32,
     error: *mut *mut CError,
 ) -> c_int {
-    // SAFETY: the caller guarantees that the pointers and the tensors are valid until this function returns, and the
-    // buffers are dropped before.
+    // SAFETY: the caller guarantees that the pointers and the tensors are valid until this function returns. The
+    // buffers are dropped before it returns.
     let result = guarded(|| unsafe {
         let Group { group, vendor } = &*group;
         let call = described(&*spec, *vendor);

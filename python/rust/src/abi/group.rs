@@ -35,7 +35,7 @@ unsafe fn text(text: &Text) -> String {
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut CError) -> c_int {
-    // This function owns the store from here on, also if it fails, and drops it in every case.
+    // From here on the library owns the store, even if this function fails.
     // SAFETY: the caller guarantees that `init` is valid, and does not use the store again.
     let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
     // SAFETY: the caller guarantees that the texts and lists of `init` are valid.

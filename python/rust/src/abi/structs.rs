@@ -43,7 +43,7 @@ unsafe impl Send for StoreCall {}
 unsafe impl Sync for StoreCall {}
 
 impl StoreCall {
-    /// Sends a request to the store. Returns the number and the bytes of the answer, or the reason why it failed.
+    /// Sends a request to the store. Returns the number and the bytes of the answer, or why the request failed.
     pub(crate) fn call(&self, verb: Verb, args: &[&[u8]], number: i64, millis: i64) -> Result<(i64, Vec<u8>), String> {
         unsafe extern "C" fn put(sink: *mut c_void, bytes: *const c_void, len: usize) {
             // SAFETY: the sink is the vector below, and the store passes valid bytes.
