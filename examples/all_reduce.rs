@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
     assert_eq!(x, [sum; 1024]);
 
-    // The buffer goes into the call and comes back with its result.
+    // The call owns the buffer until `wait` returns it with the result.
     let work = pg.start(op::all_reduce(vec![rank; 1024], ReduceOp::Sum));
     // The program can do other work here.
     let y = work.wait()?;

@@ -12,9 +12,10 @@
  *                 ranks, or up to 8 KiB, each rank sends all of its elements to all others. Otherwise each rank reduces
  *                 a block and sends the result to all others.
  *
- * If a caller may stop waiting for a call, the call needs internal buffers, which MPI can use after the caller has left.
- * The protocol is the same as in `c10d perf`: five batches of ops, each after a barrier. The time of a batch is the time
- * of its slowest rank. The result is the median of the batches. The result of every way is checked.
+ * If a caller may stop waiting for a call, the call needs internal buffers: MPI may use them after the caller has
+ * stopped waiting. The measurement is the same as in `c10d perf`: five batches of ops, each after a barrier. The time
+ * of a batch is the time of its slowest rank. The program prints the median of the batches. It checks the sums that
+ * every way computes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

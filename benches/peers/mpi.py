@@ -16,7 +16,7 @@ SIZES = "8,64,1024,8192,65536,262144,1048576,4194304,16777216,67108864"
 
 
 def answer(line, state, rank, ranks):
-    """Returns the answer to one line of a rank in the protocol PMI-1. `None` means that the answer comes later."""
+    """Returns the answer to one line of a rank in the protocol PMI-1. `None` means that the caller answers later."""
     ask = dict(word.split("=", 1) for word in line.split(" value=")[0].split(" ") if "=" in word)
     command, values = ask.get("cmd"), state["values"]
     if command == "init":

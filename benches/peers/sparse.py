@@ -3,13 +3,14 @@
     python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
 
 Python needs torch and numpy. Gloo and `c10d perf` do the same for each op: copy the input, run a barrier, then time the
-op. The time of a batch is the time of its slowest rank. A result is the median of --batches batches (default 3), and
-then of --repeat repetitions (default 3). The ranks of `c10d perf` are bound to cores. Gloo runs once with ranks that
-are bound to cores and once with ranks that are not, and the better result is shown.
+op. The time of a batch is the time of its slowest rank. The result of a repetition is the median of --batches batches
+(default 3). The table shows the median of --repeat repetitions (default 3). The ranks of `c10d perf` are bound to
+cores. Gloo runs once with ranks that are bound to cores and once with ranks that are not, and the better result is
+shown.
 
 A point is a combination of ranks, nnz (the entries of a rank), row (the elements of an entry) and overlap. A point is
-left out if its sum needs more than --limit MiB (default 1024), or if the inputs of all ranks, which Gloo gathers on
-each rank, need more than 8 times as much on all ranks together.
+left out if its sum needs more than --limit MiB (default 1024). It is also left out if Gloo needs more than 8 times this
+limit on all ranks together for the inputs of all ranks, which Gloo gathers on each rank.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time

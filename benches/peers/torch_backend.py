@@ -3,14 +3,15 @@
     python benches/peers/torch_backend.py [--ranks 2,4] [--bytes 8,64,..] [--ops all_reduce,..] [--models mlp-1m,..]
 
 Python needs torch, c10d_rs and a C++ compiler. The time over the first backend is torch's own cost: the dispatcher,
-Python, and a `Work` object. All backends are measured in turns, by the same protocol: --batches batches of ops, each
-after a barrier. The time of a batch is the time of its slowest rank. A cell has the median of the batches, and then of
---repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are not bound, and the better
-result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as many cores as ranks. The
-results of Gloo and c10d_rs are checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is
-Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost. `direct` is a backend that
-passes each call to the library at once, without keeping tensors alive, results, errors, timeouts or asynchronous calls.
-`bridge` is the time of c10d_rs minus that of `direct`: what the package adds to torch's own cost and the library's call.
+Python, and a `Work` object. All backends are measured in turns, in the same way: --batches batches of ops, each after a
+barrier. The time of a batch is the time of its slowest rank. The result of a repetition is the median of its batches,
+and a cell has the median of --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are
+not bound, and the better result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as
+many cores as ranks. The results of Gloo and c10d_rs are checked. Times are µs per op; the time of `send_recv` is half a
+round trip. `cost` is Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost.
+`direct` is a backend that passes each call to the library at once. It has no results, errors, timeouts or asynchronous
+calls, and does not keep tensors alive. `bridge` is the time of c10d_rs minus that of `direct`: the time that the
+package adds to torch's own cost and to the library's call.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
 share of the all-reduce time that computation hides: 100 % means that the step takes no longer than over the backend
@@ -453,7 +454,7 @@ def main():
 
 
 def asked(args, jobs, *point):
-    """Returns the medians of the repetitions: nothing, Gloo (bound or not), c10d_rs, and `direct` if it is in `jobs`."""
+    """Returns the medians over nothing, Gloo (the better of bound or not), c10d_rs, and `direct` if it is in `jobs`."""
     found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
     none, bound, free, *rest = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
     return none, min(bound, free), *rest

@@ -9,8 +9,8 @@ use c10d::launch::Launch;
 /// The variables by which launchers (`c10d run`, torchrun, mpirun, srun) tell a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
 
-/// Joins this rank's group. A program that was not launched by a launcher first launches itself as four ranks, and ends
-/// when they have ended.
+/// Joins this rank's group. If no launcher started the program, this function starts the program again as four ranks,
+/// and ends this process when the ranks have ended.
 pub(crate) fn group() -> Result<ProcessGroup, Box<dyn Error>> {
     if RANK_VARIABLES.iter().all(|name| std::env::var_os(name).is_none()) {
         let report = Launch::new(std::env::current_exe()?, std::env::args_os().skip(1)).ranks(4).run()?;

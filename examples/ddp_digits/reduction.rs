@@ -67,7 +67,7 @@ impl OpTimes {
                 Progress::Ended(outcome) => outcome?,
             });
             let end = reduction.ended.0.get().copied().unwrap_or_else(Instant::now);
-            // Time during which two ops run counts once.
+            // The time during which two ops run is counted once.
             let start = before.map_or(reduction.started, |before| reduction.started.max(before));
             self.total += end.saturating_duration_since(start);
             self.hidden += end.min(computed).saturating_duration_since(start);

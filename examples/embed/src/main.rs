@@ -6,7 +6,8 @@
 //! $ c10d run -n 2 -- examples/embed/target/debug/embed
 //! ```
 //!
-//! Python must find torch and `c10d_rs` (`PYTHONPATH`). An extension module can do the same with tensors that it gets.
+//! Python must find torch and `c10d_rs` (`PYTHONPATH`). An extension module can do the same with the tensors that
+//! Python passes to it.
 
 use std::error::Error;
 use std::ptr::NonNull;
@@ -24,7 +25,7 @@ fn from_python(tensor: &Bound<'_, PyAny>) -> Result<Imported, Box<dyn Error>> {
     Ok(unsafe { Imported::versioned(tensor) }?)
 }
 
-/// Makes a Python tensor of a buffer. The buffer is freed with the last tensor that uses it.
+/// Makes a Python tensor of a buffer. The buffer is freed when the last tensor that uses it is freed.
 fn to_python<'py>(py: Python<'py>, values: Vec<f32>, shape: &[usize]) -> Result<Bound<'py, PyAny>, Box<dyn Error>> {
     let address = export(values, shape)?.as_ptr() as usize;
     Ok(py.import("c10d_rs.dlpack")?.call_method1("from_address", (address,))?)
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let torch = py.import("torch")?;
         let tensor = torch.call_method1("full", ((2, 3), f64::from(rank)))?;
         let buffer = from_python(&tensor)?.writable()?;
-        // While Rust waits for its peers, other threads may use Python.
+        // While this thread waits for the peers, other threads may use Python.
         drop(py.detach(|| pg.all_reduce(buffer, ReduceOp::Sum))?);
         let sum: f64 = tensor.call_method0("sum")?.call_method0("item")?.extract()?;
         assert_eq!(sum, f64::from(6 * size * (size - 1) / 2));
