@@ -1,4 +1,4 @@
-//! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the errors come.
+//! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the survivors get them.
 //!
 //! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, or, for kills,
 //! each op in turn. One process has the fault. The other two report which ranks their errors name, and when they got
@@ -77,7 +77,7 @@ fn rank(part: &str) -> Result {
     Ok(())
 }
 
-/// Makes calls until one of them returns an error, and reports the error. Gives up after [`CAP`].
+/// Makes calls until one of them returns an error, and reports the error. Stops after [`CAP`].
 fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     let begin = Instant::now();
     while begin.elapsed() < CAP {

@@ -1,4 +1,4 @@
-//! A case: all that a rank must know to run it.
+//! A case: the data that a rank needs to run it.
 
 use std::fmt;
 
@@ -117,7 +117,7 @@ impl Case {
         self.len(0, from + 2 * to)
     }
 
-    /// Returns the bytes of the largest buffer, which is what `ProcessGroup::algorithm` takes.
+    /// Returns the number of bytes of the largest buffer, which `ProcessGroup::algorithm` takes as its argument.
     pub(crate) fn bytes(&self) -> usize {
         let flat = matches!(
             self.op.row().shape,

@@ -26,7 +26,7 @@ impl Selection {
     }
 }
 
-/// The dimensions besides op, element type and reduce operation.
+/// The dimensions of cases besides op, element type and reduce operation.
 pub(crate) struct Space<'a> {
     pub(crate) worlds: &'a [u32],
     /// The size in bytes from which the backend divides transfers into chunks.
@@ -44,7 +44,8 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
         let variants = variants(op, space);
         match space.selection {
             Selection::Cover => {
-                // Both lists can be the longer one. The longer list is used once, and the other is repeated.
+                // There is a list of kinds and a list of variants. The longer list is used once, and the other is
+                // repeated.
                 let rounds = kinds.len().max(cover_len(op, space));
                 for i in 0..rounds {
                     let (dtype, reduce) = kinds[i % kinds.len()];
@@ -84,7 +85,7 @@ fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     meaningful.filter(|pair| offered(op, pair) && partner(op).is_none_or(|other| offered(other, pair))).collect()
 }
 
-/// Returns every reduce operation. The factor is one that no type can represent exactly.
+/// Returns every reduce operation. No type can represent the factor exactly.
 pub(crate) fn reduce_ops() -> Vec<ReduceOp> {
     (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 0.3)).collect()
 }

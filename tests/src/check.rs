@@ -1,4 +1,4 @@
-//! Compares the output of a rank with the expected one.
+//! Compares the output of a rank with the expected output.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};

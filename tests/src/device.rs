@@ -1,4 +1,4 @@
-//! A device in whose memory the tensors of a case are.
+//! The device whose memory contains the tensors of a case.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The definition of reductions: one element after another, in rank order.
+//! The definition of reductions: the elements of the ranks are combined one after another, in rank order.
 
 use bytemuck::{AnyBitPattern, NoUninit, pod_read_unaligned};
 use c10d_core::{DType, ReduceOp};

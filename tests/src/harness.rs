@@ -72,7 +72,8 @@ impl Program {
     }
 
     /// If this process was started as a rank of a suite, runs that rank and ends the process; otherwise does nothing.
-    /// [`main`](Program::main) calls it. A program whose tests start it again for other purposes must call it first.
+    /// [`main`](Program::main) calls this method. A program whose tests start the program again for other purposes must
+    /// call it first.
     pub fn serve_rank(&self) {
         let Ok(name) = std::env::var(SUITE) else { return };
         if let Some((_, suite, _)) = self.suites.iter().find(|(n, ..)| *n == name) {
@@ -102,7 +103,7 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
             if !arguments.list {
                 trials = in_turn(trials);
             }
-            // More tests run at once than there are cores, since ranks that are processes mostly wait, for deadlines
+            // More tests run at once than there are cores, because ranks that are processes mostly wait for deadlines
             // and for each other.
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             arguments.test_threads = arguments.test_threads.or(Some(2 * cores));

@@ -143,8 +143,8 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    // The tag is made from the case's name: a sender may be ahead, and a receive from any source must not get a message
-    // of a later case.
+    // The tag is made from the case's name: a sender may already run a later case, and a receive from any source must
+    // not get a message of that case.
     let name = case.to_string();
     let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;

@@ -11,9 +11,9 @@ use c10d_rendezvous::launch::{Launch, Output};
 use crate::run::{Verdict, run as run_cases};
 use crate::suite::{Suite, Verdicts, no_group};
 
-/// The variable whose value `world:begin` means: run a rank of this world, from this case on.
+/// The variable that makes this program run a rank. Its value `world:begin` is the world size and the first case.
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
-/// The name of the suite, in a program with several.
+/// The variable with the name of the suite, in a program with several suites.
 pub(crate) const SUITE: &str = "C10D_CONFORMANCE_SUITE";
 /// The prefix of the lines that the harness reads. Other lines are for people.
 const MARK: &str = "c10d-conformance ";
@@ -26,7 +26,7 @@ impl Suite {
     /// must be the same as in the process that started this one.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
-        // The test harness may have written the beginning of a line.
+        // The test harness may have written the beginning of a line, so this begins a new line.
         println!();
         let code = match self.rank(&role) {
             Ok(()) => 0,
@@ -74,7 +74,8 @@ fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
     let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));
     let launch = suite.environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
-    // `run` is not used here, since a signal that ends this program must also end the ranks.
+    // `Launch::run` would pass signals on to the ranks. After `spawn`, a signal ends this program, and thereby the
+    // ranks.
     let report = launch.output(Output::Captured).keep_going().spawn()?.wait(Instant::now() + LIMIT)?;
     let ranks = report.output.iter().zip(&report.exits).map(|(output, exit)| {
         let mut verdicts = Vec::new();

@@ -60,7 +60,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
         let inputs = ins.iter().map(&mut *part).collect();
         let outputs = outs.iter().map(part).collect();
         let spans = RawSpans { inputs, outputs, output_row: row };
-        // SAFETY: the tensors exist until the wait returns, and are not used before.
+        // SAFETY: the tensors exist until the wait returns, and nothing else uses them before.
         unsafe { pg.submit_raw(case.op, params, None, spans) }.wait()
     };
     match device {

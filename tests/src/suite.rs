@@ -196,7 +196,7 @@ impl Suite {
     }
 }
 
-/// The results of one rank, and the reason why there are no more.
+/// The results of one rank, and the reason why the rank gave no more results.
 pub(crate) struct Verdicts {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) end: String,

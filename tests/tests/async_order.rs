@@ -14,7 +14,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Both ranks start five ops, and then make a blocking call. Rank 1 does so when rank 0 has started its ops.
+/// Both ranks start five ops, and then make a blocking call. Rank 1 starts its ops after rank 0 has started its own.
 #[test]
 fn a_blocking_op_runs_after_those_started_before() {
     c10d::run_ranks(2, |pg| {
@@ -158,7 +158,7 @@ fn wait_timeout_returns_the_handle_of_an_unfinished_op() {
     .unwrap();
 }
 
-/// An op that fails gives its buffer back.
+/// An op that fails returns its buffer.
 #[test]
 fn buffers_come_back_from_failures() {
     c10d::run_ranks(2, |pg| {
@@ -217,7 +217,7 @@ fn wakers_that_panic_do_not_affect_later_ops() {
     .unwrap();
 }
 
-/// One rank polls a finished op again; the other ranks do not notice.
+/// One rank polls a finished op again. The other ranks are not affected.
 #[test]
 fn polling_a_finished_op_again_is_the_callers_error() {
     let outcome = c10d::run_ranks(3, |pg| {
@@ -240,7 +240,7 @@ fn polling_a_finished_op_again_is_the_callers_error() {
     assert_eq!(outcome.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
 }
 
-/// The elapsed time of an op counts from its call, even if the op waited for other ops.
+/// The elapsed time of an op begins at its call, even if the op then waited for other ops.
 #[test]
 fn elapsed_counts_from_the_call() {
     c10d::run_ranks(2, |pg| {
@@ -280,7 +280,7 @@ impl Wake for Last {
     fn wake(self: Arc<Self>) {
         let begin = Instant::now();
         drop(self.0.lock().unwrap().take());
-        // After the first report, the receiver may be gone.
+        // After the first report, the receiver may have been dropped.
         let _ = self.1.lock().unwrap().send(begin.elapsed());
     }
 }
@@ -292,7 +292,7 @@ fn the_last_handle_may_be_dropped_by_a_waker() {
         for message in [false, true] {
             let Some(group) = pg.new_group(&[0, 1])? else { panic!("all ranks are members") };
             if pg.rank() == 1 {
-                // The other rank is waiting now.
+                // After this, the other rank is waiting.
                 pg.store().get(&format!("waits {message}"), soon())?;
             }
             let mut work: Pin<Box<dyn Future<Output = bool>>> = match (message, pg.rank()) {

@@ -1,5 +1,5 @@
-//! Which rank an error names if a rank waits for a rank that is itself waiting: chains of messages, circles, rejected
-//! calls.
+//! Tests which rank an error names if a rank waits for a rank that is itself waiting: chains of messages, circles, and
+//! rejected calls.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     Ok(())
 }
 
-/// What the ranks do.
+/// A situation, with the calls that each rank makes in it.
 struct Scene {
     name: &'static str,
     act: fn(&ProcessGroup) -> Result,
@@ -113,7 +113,7 @@ fn chains(transport: &str) -> Result<(), Failed> {
             }
             words.push(failure.message);
         }
-        // If rank 1, which waits for the stopped rank itself, timed out first, no error describes a chain.
+        // Rank 1 waits for the stopped rank directly. If rank 1 timed out first, no error describes a chain.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -141,7 +141,7 @@ const CIRCLES: [Scene; 3] = [
             _ => Ok(group.run(op::barrier(BarrierOptions::default()).timeout(TIMEOUT))?),
         },
     },
-    // Rank 1 makes an invalid call, and then none.
+    // Rank 1 makes an invalid call, and then no other call.
     Scene {
         name: "refused",
         act: |group| match group.rank() {

@@ -1,4 +1,4 @@
-//! Counts the bytes that ops send, so that no op is implemented by a more expensive one.
+//! Checks how many bytes ops send. An op that is implemented by a more expensive op would send more.
 
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
@@ -68,8 +68,8 @@ fn each_op_sends_what_it_must() {
     check("barrier", 0, 0, |pg| pg.barrier());
 }
 
-/// Several tensors at once cost as much as one tensor of their total size: the same headers and the same
-/// synchronisation.
+/// A call with several tensors costs as much as a call with one tensor of their total size: the same headers and the
+/// same synchronisation.
 #[test]
 fn a_coalesced_call_sends_as_much_as_one_call() {
     for transport in ["shm", "tcp"] {

@@ -17,7 +17,7 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use samples::Sample;
 
 const PLUGIN: &str = "c-collectives";
-/// gloo-like within simulated hosts, and gloo-like or MPI between them.
+/// Two tiers: gloo-like within simulated hosts, and gloo-like (`TIERED`) or MPI (`TIERED_MPI`) between them.
 const TIERED: &str = "tiered";
 const TIERED_MPI: &str = "tiered_mpi";
 /// A time limit that only a hang reaches.
@@ -53,8 +53,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
-        // These parts make twenty groups of four backends each, which takes long. Both pairs of tiers use the same code
-        // for these faults, so only one pair is tested.
+        // These parts make twenty groups with four backends each, which takes long. Both pairs of tiers use the same
+        // code for these faults, so only one pair is tested.
         for part in ["stop", "absent"].into_iter().filter(|_| transport != TIERED_MPI) {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {
@@ -194,7 +194,8 @@ fn stand_still(part: &str) -> Result {
             for (op, group) in some {
                 s.spawn(move || {
                     let begin = Instant::now();
-                    // Small data can be sent to a rank that does not read, until the buffers are full.
+                    // Small data can be sent to a rank that does not read, until the buffers are full. So the first
+                    // calls may succeed.
                     while begin.elapsed() < CAP {
                         if let Err(e) = act(group, &Arguments::of(*op, 50_000, OP_TIMEOUT)) {
                             report_error(op.name(), &e);
@@ -208,7 +209,7 @@ fn stand_still(part: &str) -> Result {
     Ok(())
 }
 
-/// Runs the part until all but the victim have ended.
+/// Runs the part until all ranks but the victim have ended, and then kills the victim.
 fn still(part: &str, transport: &str) -> Result<JobReport, String> {
     let job = ranks(part, transport).spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
@@ -227,8 +228,8 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
         // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
         let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
         let others_excused = failure.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
-        // On a busy machine c10d may also give up an operation of the plugin, on this rank or on another, before the
-        // plugin has reported for which ranks it waits.
+        // On a busy machine c10d may also end an operation of the plugin, on this rank or on another, before the plugin
+        // has reported for which ranks it waits.
         let given_up =
             failure.kind == "Plugin" && failure.message.contains("did not return within the operation's time");
         if given_up || failure.kind == "Aborted" && failure.message.contains(": Plugin: plugin \"c-collectives\"") {
@@ -309,8 +310,8 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let failure = only(report, rank, &format!("{op}/{field}"))?;
-        // If the op allows counts that differ between ranks, the length that one rank sends to another is checked for
-        // each pair of ranks.
+        // If the op allows counts that differ between ranks, each pair of ranks compares the length that one sends to
+        // the other. The field can then be `count` or `splits`.
         let field_right =
             failure.field == field || (op.is_uneven() && matches!(failure.field.as_str(), "count" | "splits"));
         // If two ranks disagree about a transfer between them, a third rank cannot know which of them is wrong.

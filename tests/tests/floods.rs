@@ -1,4 +1,5 @@
-//! Many messages that nobody receives yet: their sender must wait, and the receiver must keep only a limited amount.
+//! Many messages that nobody receives yet: the sender must wait, and the receiving rank must store only a limited
+//! amount.
 
 use crate::jobs;
 
@@ -13,8 +14,8 @@ const TAGS: u32 = 7;
 /// Messages whose number is a multiple of this have contents. All others are empty.
 const FULL: u32 = 1000;
 const GO: u32 = 99;
-/// A size in KiB that is more than what a receiver with a limit keeps, and far less than what the messages would need
-/// without a limit.
+/// A size in KiB. A receiver that stores a limited amount needs less memory. Without a limit, the messages would need
+/// far more.
 const MEMORY: usize = 16 << 10;
 
 pub(crate) fn run_part(part: &str) -> Result {

@@ -1,4 +1,4 @@
-//! Ranks that fork: the child is not a member of the group, and the group does not notice the child.
+//! Ranks that fork: the child is not a member of the group, and does not affect the group.
 #![allow(unsafe_code)]
 
 use crate::{jobs, samples};
@@ -72,7 +72,7 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
     }
 }
 
-/// Forks a child that runs `body`, and ends like a program that returns from main.
+/// Forks a child. The child runs `body`, and ends like a program that returns from main.
 pub(crate) fn fork(body: impl FnOnce() -> Result) -> Pid {
     // SAFETY: the other threads of this program wait for peers or for work, so none of them holds a lock that the child
     // needs.
@@ -216,7 +216,7 @@ fn dies(pg: &ProcessGroup) -> Result {
 fn died(report: &JobReport) -> Result<(), Failed> {
     let child = lines(report, 1).iter().find_map(|line| line.strip_prefix("child ")?.parse().ok());
     let child = child.and_then(Pid::from_raw).ok_or_else(|| shown(report))?;
-    // The child is still alive after the run.
+    // The child must still be alive after the run.
     let lived = test_kill_process(child);
     let _ = kill_process(child, Signal::KILL);
     lived.map_err(|e| format!("the run ended only after the child ({e})\n{}", shown(report)))?;

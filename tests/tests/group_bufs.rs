@@ -149,7 +149,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     let pg = join(CAP)?;
     let Some((_, grouped)) = GROUPED.iter().find(|(name, _)| *name == part) else { return killed(&pg) };
     let said = ops(&pg, grouped)?;
-    // The same ops in another group of these ranks, in reverse order.
+    // The same ops run in another group, which has these ranks in reverse order.
     let ranks: Vec<u32> = (0..pg.size()).rev().collect();
     let said = match (said, pg.new_group(&ranks)?) {
         (None, Some(group)) => ops(&group, grouped)?,

@@ -69,7 +69,7 @@ fn deaths() -> Result {
         begin
     };
     let begin = timed("op", pg.barrier());
-    // Both deaths have been noticed by now, or will be very soon.
+    // This rank has learned of both deaths, or will learn of them very soon.
     while pg.lost() != DEAD && begin.elapsed() < CAP / 2 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -159,7 +159,7 @@ fn made_again(way: &str) -> Result<(), Failed> {
     rounds_of(start)
 }
 
-/// Settings with white space, like the output of a command.
+/// Uses settings with white space around their values, as in the output of a command.
 fn spaces_around_the_address() -> Result<(), Failed> {
     let port = free_port()?;
     rounds_of(|rank| {
@@ -206,7 +206,7 @@ fn contradictions() -> Result<(), String> {
     let cases = [
         (init().rank(5).build().map(drop), vec!["rank", "5", "says 0", url]),
         (init().size(9).build().map(drop), vec!["size", "9", "says 1", url]),
-        // This error comes before the rank waits for another rank.
+        // The rank gets this error before it waits for another rank.
         (c10d::builder().init("tcp://127.0.0.1:1?rank=1&world_size=2").rank(0).build().map(drop), vec!["says 1"]),
         (init().store(store()).build().map(drop), vec!["store", url]),
         (init().run_ranks(2, |_| Ok(())).map(drop), vec!["2 threads", url]),

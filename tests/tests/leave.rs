@@ -1,5 +1,5 @@
-//! Ranks that are late, that leave, and that end without leaving. The tests check that completed data arrives, that no
-//! living rank is declared dead, and that missing ranks are named.
+//! Ranks that are late, that leave, and that end without leaving. The tests check that the data of completed ops
+//! arrives, that no living rank is declared dead, and that errors name the missing ranks.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::samples::{self, Sample};
 const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(30);
-/// The time of silence after which a link counts as cut, in these tests.
+/// The seconds of silence after which a link counts as cut, in these tests.
 const LINK: &str = "1";
 /// How late a living rank is: more than twice the time of `LINK`. Such a rank must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
@@ -78,7 +78,7 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
     if well { Ok(()) } else { Err(shown(report).into()) }
 }
 
-// A rank is late for longer than a link may be silent.
+// A rank is late by more than the time for which a link may be silent.
 
 const SIZES: [usize; 3] = [8, 1 << 20, 64 << 20];
 
@@ -121,7 +121,7 @@ fn late() -> Result<(), Failed> {
 fn be_taken(way: &str) -> Result {
     let pg = KEPT.get_or_init(|| join().expect("a group"));
     let other = pg.new_group(&[0, 1])?.expect("all ranks are members");
-    // Over TCP this is more than the receiver's buffers hold; over shared memory it is less than a ring holds.
+    // Over TCP the data is more than the receiver's buffers hold; over shared memory it is less than a ring holds.
     let tcp = std::env::var("C10D_TRANSPORT").is_ok_and(|t| t == "tcp");
     let mut x = vec![7u8; if tcp { 300_000 } else { 100_000 }];
     pg.barrier()?;
@@ -158,7 +158,7 @@ fn taken(way: &str, transport: &str) -> Result<(), Failed> {
     all_well(&run(&format!("taken:{way}"), 2, transport)?)
 }
 
-// A rank is stopped when another one leaves.
+// A rank is stopped while another rank leaves.
 
 fn be_stopped(way: &str) -> Result {
     let pg = builder().drop_within(Duration::from_millis(300)).build()?;
@@ -228,14 +228,15 @@ fn be_missed() -> Result {
     }
     named(started.failure().expect("the started op needs the rank that ended"));
     named(&work.wait().unwrap_err().error);
-    // No op of this group needs the rank yet.
+    // No op of this group needs the ended rank yet.
     if unused.failure().is_some() {
         report_line("failed although no op needed the rank");
     }
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
     unused.recv(&mut [0u8], pair, 0)?;
-    // The first op that needs the rank fails the group on both ranks, so both must have the message by then.
+    // The first op that needs the ended rank fails the group on both ranks, so both must have received their message
+    // before.
     let soon = Instant::now() + CAP;
     unused.store().set(&format!("heard/{}", pg.rank()), b"", soon)?;
     unused.store().wait(&["heard/0", "heard/2"], soon)?;
@@ -273,7 +274,7 @@ fn be_missed_by_a_plugin() -> Result {
             report_error("not named", e);
         }
     };
-    // One op waits when the rank ends, and one is called later.
+    // The started op waits while the rank ends. The op on `pg` is called afterwards.
     let work = started.start(op::broadcast(vec![1i32], VICTIM));
     named(&work.wait().unwrap_err().error);
     named(started.failure().expect("a failed group"));

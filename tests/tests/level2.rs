@@ -51,7 +51,7 @@ fn a_ring_of_messages_completes_on_the_host() {
         .unwrap();
 }
 
-/// Messages and sums on the device, in the group and in parts of it.
+/// Tests messages and sums on the device, in the group and in sub-groups.
 fn on_device(map: &str, name: &str) {
     let runtime = device(name);
     builder(map)

@@ -1,5 +1,5 @@
-//! Limits of the system: a rank that reaches a limit works around it or gets an error, and no signal ends it. Nothing
-//! is left behind.
+//! Limits of the system: a rank that reaches a limit works around it or gets an error, and no signal ends it. After all
+//! ranks are killed, no files or processes remain.
 
 use crate::jobs;
 
@@ -80,7 +80,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const NO_SHARED_MEMORY: &str = "no shared memory";
 
-/// The limit on the bytes of a file, less than a shared segment has.
+/// The limit on the size of a file in bytes. A shared segment is larger.
 const SMALL_FILE: u64 = 64 << 10;
 
 fn limit(resource: Resource, value: u64) {
@@ -145,7 +145,8 @@ fn worked(report: &JobReport, rank: u32) -> bool {
     report.exits[rank as usize].success() && lines(report, rank).contains(&"done".to_owned())
 }
 
-/// Checks that all ranks, which have the same limit, ended by themselves and said what they ran out of.
+/// Checks that all ranks, which have the same limit, ended by themselves and reported the resource that they ran out
+/// of.
 fn all_lack(report: &JobReport, words: &[&str]) -> Result<(), Failed> {
     for rank in ranks(report) {
         let reported = failures(report, rank);
@@ -287,7 +288,7 @@ fn a_rank_without_tasks() -> Result<(), Failed> {
     result
 }
 
-/// Checks that all ranks named the limited rank and what it ran out of.
+/// Checks that all ranks named the limited rank and the resource that it ran out of.
 fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
     for rank in ranks(report) {
         let reported = failures(report, rank);
@@ -362,7 +363,8 @@ fn new_group() -> Option<PathBuf> {
     std::fs::create_dir(&place).ok()?;
     let limited = ["memory.max", "memory.limit_in_bytes"].iter().any(|file| place.join(file).exists());
     if limited {
-        // In version 2, child groups have the controller only if this file enables it; in version 1 they always do.
+        // In cgroups version 2, child groups have the controller only if this file enables it; in version 1 they always
+        // have it.
         let _ = std::fs::write(place.join("cgroup.subtree_control"), "+memory");
         Some(place)
     } else {
@@ -408,7 +410,7 @@ fn in_tight_cgroups(
     judge(&report)
 }
 
-// What is left behind.
+// Files and processes that remain.
 
 fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()

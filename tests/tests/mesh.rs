@@ -1,4 +1,4 @@
-//! Grids of ranks and groups by host, compared with their coordinates.
+//! Grids of ranks, whose groups are compared with the ranks' coordinates, and groups by host.
 
 use c10d::launch::JobReport;
 use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};

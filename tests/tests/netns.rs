@@ -59,7 +59,7 @@ fn work() -> Result {
     pg.shutdown()
 }
 
-/// Collectives and messages over MPI or two tiers. MPI's processes find each other through the file.
+/// Runs collectives and messages over MPI or two tiers. MPI's processes find each other through the file store.
 fn work_over_mpi() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
@@ -78,8 +78,8 @@ fn work_over_mpi() -> Result {
         assert_eq!(y, vec![3; count]);
     }
     let (next, before) = ((pg.rank() + 1) % 4, (pg.rank() + 3) % 4);
-    // Several rounds, since the defect of MPICH's receive from any rank (see `docs/cluster.md`) loses only some
-    // messages.
+    // There are several rounds, because the defect of MPICH's receive from any rank (see `docs/cluster.md`) loses only
+    // some messages.
     for round in 0..20 {
         let sent = pg.start(c10d::op::send(vec![pg.rank() + round; 100_000], next, 7));
         let mut got = vec![0; 100_000];
@@ -99,9 +99,9 @@ fn be_cut_off() -> Result {
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=2");
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
-    // A tenth of the default.
+    // This is a tenth of the default.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
-    // A late rank must not count as cut off. More data than the buffers hold waits for it.
+    // A late rank must not count as cut off. Rank 0 sends it more data than the buffers hold.
     let mut x = vec![7u8; 8 << 20];
     if pg.rank() == 0 {
         pg.send(&x, 1, 0)?;
@@ -162,7 +162,7 @@ impl Namespaces {
         Ok(namespaces)
     }
 
-    /// Runs a job with the same number of ranks in each namespace. A file is its store.
+    /// Runs a job with the same number of ranks in each namespace. The job uses a file store.
     fn run(&self, job: Launch, ranks: u32) -> Result<JobReport, Failed> {
         let (names, devices) = (self.0.clone(), self.1.clone());
         let store = std::env::temp_dir().join(format!("c10d-netns-{}", names[0]));
@@ -192,7 +192,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// The kernel makes a device usable some time after it was told to.
+/// Waits until a device is up. The kernel makes a device usable some time after `ip link set` has returned.
 fn wait_until_up(namespace: &str, device: &str) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(10);
     while !ip(&["-n", namespace, "link", "show", "dev", device])?.contains("state UP") {

@@ -175,7 +175,7 @@ fn types(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg)
 }
 
-/// An object that cannot be serialized, and one that cannot be deserialized.
+/// Tests an object that cannot be serialized, and an object that cannot be deserialized.
 fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     for call in all_calls() {

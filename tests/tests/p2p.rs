@@ -82,7 +82,7 @@ fn any_source_names_the_sender() {
 fn receives_and_sends_start_in_either_order() {
     c10d::run_ranks(2, |pg| {
         let other = 1 - pg.rank();
-        // Both ranks receive first, which only started ops can do.
+        // Both ranks receive first. With blocking receives, they would wait for each other.
         let receive = pg.start(op::recv(vec![0i32; 1000], other, 1));
         let any = pg.start(op::recv_any_source(vec![0i32; 7], 2));
         pg.barrier()?;

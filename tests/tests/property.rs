@@ -1,4 +1,4 @@
-//! Random shapes and splits, compared with the definition of the ops.
+//! Ops with random shapes and splits, whose results are compared with the definitions of the ops.
 
 use crate::jobs;
 

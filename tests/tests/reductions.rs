@@ -1,5 +1,5 @@
-//! Element types and reductions of the program, compared with a fold of all ranks' values on one rank; also ranks that
-//! differ, whose closure panics, or that die.
+//! Element types and reductions of the program, compared with a fold of all ranks' values on one rank; also ranks whose
+//! calls differ, ranks whose closure panics, and ranks that die.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use crate::jobs::{failures, join, lines, report_line};
 /// Lengths: no elements, fewer elements than ranks, some elements, and enough for several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
-/// A matrix of two rows. The product of matrices is not commutative.
+/// A 2 × 2 matrix. The product of matrices is not commutative.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Matrix([u32; 4]);
@@ -262,7 +262,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     of_values("reductions", values, &PARTS, judge)
 }
 
-/// Checks what all ranks, or all except the victim, reported.
+/// Checks the reports of all ranks, or, in the part `killed`, of all ranks except the victim.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
@@ -328,7 +328,7 @@ pub(crate) fn run_part(part: &str) -> Result {
 
 /// The victim's call differs in one respect.
 fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
-    // An error can only show names that the process has used itself.
+    // An error can show only names that the process itself has used, so all ranks first use all names.
     pg.broadcast(plain(&mut [Matrix::zeroed()]), 0)?;
     pg.broadcast(plain(&mut [Quad::zeroed()]), 0)?;
     for name in ["product", "difference"] {

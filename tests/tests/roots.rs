@@ -16,7 +16,7 @@ use crate::{jobs, samples};
 
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
-/// In place of a transport: the collectives of a plugin, in which a root does not wait.
+/// The value that selects, in place of a transport, the collectives of a plugin in which a root does not wait.
 const PLUGIN: &str = "plugin";
 /// A world size with which not all ranks exchange data with each other.
 const LARGE: u32 = 10;
@@ -141,7 +141,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         }
         say(&pg, &format!("early/{me}"))?;
         await_key(&pg, "enters")?;
-        // If the call does not return, it is waiting for this rank.
+        // If the odd rank's call does not return in this time, it waits for this rank.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
             std::thread::sleep(Duration::from_millis(1));
@@ -247,7 +247,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
 }
 
-/// Rank 0 makes more calls than the call log stores before the other ranks make any.
+/// Before the other ranks make any call, rank 0 makes more calls than the call log can store.
 fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -275,7 +275,7 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
 }
 
-/// If a disagreement is found in a later call, the error is about the call in which the ranks differ, and its text has
+/// If a disagreement is found in a later call, the error is about the call in which the ranks differ. Its text names
 /// the call in which the disagreement was found.
 fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
@@ -334,7 +334,7 @@ fn processes(transport: &str) -> Result<(), Failed> {
     nothing((0..WORLD).flat_map(|rank| lines(&report, rank)).collect())
 }
 
-/// Two ranks send to each other, and drop the group.
+/// Two ranks pass each other as the root of `reduce`, so that both only send, and then drop the group.
 fn drop_in_disagreement() -> Result {
     let pg = join(CAP)?;
     let me = pg.rank();

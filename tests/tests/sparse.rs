@@ -35,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ["shm", "tcp"].into_iter().flat_map(|transport| of_parts("sparse", transport, &parts, judge)).collect()
 }
 
-/// Checks what all ranks, or all except a killed one, reported.
+/// Checks the reports of all ranks, or, in the part `killed`, of all ranks except the victim.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));

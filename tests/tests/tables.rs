@@ -253,8 +253,8 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg, true)
 }
 
-/// One rank has not enough address space for a large table: in one case the rank that makes it, in another a rank that
-/// maps it.
+/// One rank does not have enough address space for a large table: in one case the rank that makes the table, in another
+/// case a rank that maps it.
 fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
     const BYTES: usize = 256 << 20;
     for poor in [0, VICTIM] {

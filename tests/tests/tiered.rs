@@ -1,4 +1,4 @@
-//! Two backends as one, among threads of this process.
+//! Two backends as one (two tiers), with threads of this process as ranks.
 
 use crate::jobs::PAIR;
 

@@ -1,4 +1,5 @@
-//! Two vendors linked into one program, each with its own name: one group with buffers of both and in host memory.
+//! Two vendors linked into one program, each with its own name. One group uses buffers of both vendors and buffers in
+//! host memory.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

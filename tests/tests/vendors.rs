@@ -1,5 +1,5 @@
-//! The suite over the sample vendors in every form of a plugin: built as a vendor builds it, loaded by explicit path or
-//! from a directory, with ranks as threads and as processes.
+//! The suite over the sample plugins. They are built as a vendor builds them, and loaded by their path or from a
+//! directory. Ranks are threads and processes.
 
 mod samples;
 

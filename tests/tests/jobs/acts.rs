@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     pub(crate) wide: bool,
     pub(crate) reduce: ReduceOp,
     pub(crate) root: u32,
-    /// Whether the input splits of `all_to_all_single` differ from what the other ranks expect.
+    /// Whether the input splits of `all_to_all_single` differ from those that the other ranks expect.
     pub(crate) shifted: bool,
     pub(crate) timeout: Duration,
     /// Whether the op is started, and its handle dropped.

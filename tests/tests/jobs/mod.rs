@@ -70,7 +70,7 @@ pub(crate) fn launch(part: &str, ranks: u32, transport: &str) -> Launch {
     launch_of(&module(Location::caller()), part, ranks, transport)
 }
 
-/// The same as [`launch`], with a part of the module that is given.
+/// Does the same as [`launch`], with a part of `module`.
 pub(crate) fn launch_of(module: &str, part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
@@ -157,7 +157,7 @@ pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Failure> {
     lines(report, rank).into_iter().map(parse).collect()
 }
 
-/// Describes how all ranks ended, with their output, for messages.
+/// Describes for error messages how all ranks ended, with their output.
 pub(crate) fn shown(report: &JobReport) -> String {
     let mut text = String::new();
     for (exit, output) in report.exits.iter().zip(&report.output) {

@@ -18,8 +18,8 @@ pub(crate) type Values = fn(&ProcessGroup) -> Result<Option<String>>;
 /// Checks the reports of a part that ran with this number of ranks. The error says what is wrong.
 pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
 
-/// Makes the tests of a module: `values` in groups of several sizes, over threads and as the part `values`, and the
-/// other parts.
+/// Makes the tests of a module: `values` in groups of several sizes, with threads as ranks and with processes as ranks
+/// (the part `values`), and the other parts.
 pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
     let mut trials = vec![over_threads(format!("{module}/threads/values"), 1..=5, values)];
     for transport in ["shm", "tcp"] {
@@ -100,7 +100,7 @@ pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: 
     (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
 }
 
-/// Makes a call in which the victim differs in one thing from the others, and reports its error.
+/// Makes a call in which the victim differs in one respect from the others, and reports the error of the call.
 pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     match call() {
         Err(e) => report_error("differs", &e),

@@ -86,7 +86,7 @@ fn for_tests(sample: Sample) {
     succeed(&mut cc);
 }
 
-/// Copies the plugin that cargo built beside this program, since the tests depend on it.
+/// Copies the plugin. Cargo has built it beside this program, because the tests depend on it.
 fn in_rust(sample: Sample) {
     let program = std::env::current_exe().expect("the program has a path");
     let _ = std::fs::remove_file(sample.file());
