@@ -10,8 +10,9 @@ use c10d_core::{DispatchKey, backend::Registration, tiered, tiered::Tiered};
 /// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
 /// methods.
 ///
-/// The crates with backends or kernels also submit their providers at link time. This list is still needed, because the
-/// linker drops a crate that nothing refers to, and because a `staticlib` loses its constructors.
+/// The crates with backends or kernels also submit their providers by constructors, which run before `main`. This list
+/// is still needed, because the linker drops a crate that nothing refers to, and because a `staticlib` loses its
+/// constructors.
 pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]

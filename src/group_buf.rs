@@ -101,7 +101,7 @@ pub trait GroupMemory {
     /// a `Vec`.
     ///
     /// # Errors
-    /// All ranks get one of these errors together, and the group can still be used:
+    /// If a rank gets one of these errors, all ranks get an error, and the group can still be used:
     ///
     /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on the rank that caused it, if `len` elements do not
     ///   fit into the address space, if `T` has a size of 0, or if its alignment is larger than a page (4096 bytes).

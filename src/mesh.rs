@@ -46,7 +46,7 @@ impl Mesh {
     /// The last axis varies fastest: ranks 0 and 1 differ in it. Every rank calls this function with the same axes.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes`, which names the ranks that gave other axes.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes`, which names the ranks that gave other axes than this rank.
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the product of the sizes is not the world size, or if
     /// two axes have one name. All ranks get these errors, and `pg` can still be used. Other errors are those of
     /// [`split`](ProcessGroup::split).

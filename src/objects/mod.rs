@@ -60,12 +60,13 @@ impl Objects<'_> {
 /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialized, or is larger than the
 ///   limit. The error names the ranks of these objects. In a collective all ranks get the error. With a message, both
 ///   ranks get the error; if the object exceeds only the receiver's limit, only the receiver gets it.
-/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. The error names these ranks. In a
-///   collective all ranks get the error; with a message, only the receiver gets it.
+/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. The error names the ranks that
+///   use another type than this rank. In a collective all ranks get the error; with a message, only the receiver gets
+///   it.
 /// - [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be deserialized. Only the ranks that deserialize this
 ///   object get the error.
 ///
-/// If the serialization panics, the other ranks get an error, and then the method panics.
+/// If the serialization panics, the other ranks get an error. After that, the method panics on this rank.
 ///
 /// ```
 /// use c10d::{ObjectCollectives, Root};

@@ -104,7 +104,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// One row for each rank, with that rank's elements of the piece that this rank combines in the round.
+/// The piece that this rank combines in a round: one row for each rank, with the elements of that rank.
 pub(super) struct Pieces<T> {
     rows: Vec<Vec<T>>,
     len: usize,

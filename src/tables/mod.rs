@@ -85,8 +85,8 @@ impl Tables<'_> {
 /// use large pages if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a
 /// stronger setting).
 ///
-/// Besides the errors of the ops, a call has the errors below. If one of them occurs, every rank gets an error (or,
-/// where the closure panicked, the panic), and the group can still be used.
+/// Besides the errors of the ops, a call has the errors below. If one of them occurs, every rank gets an error (a rank
+/// whose closure panicked gets the panic instead), and the group can still be used.
 ///
 /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument): no memory can have this size, the element type has a size
 ///   of 0 or an alignment above 4096, or the root is not a rank of the group.
