@@ -18,12 +18,12 @@ NAME = "c10d_rs"
 # backend.
 _BACKENDS = {"cpu": "gloo-like", "cuda": "nccl"}
 
-# How long the interpreter waits at its end for peers that have not yet received what this rank sent.
+# How long the interpreter, before it ends, waits for peers that have not yet received the data of this rank.
 LEAVE_WITHIN_MS = 3000
 
 
 class BackendError(dist.DistBackendError):
-    """An error of the library. Its text names the rank, the op and the phase, and says after how long, and what to do.
+    """An error of the library. Its text has the rank, the op, the phase, the elapsed time, and what to do.
 
     Attributes: ``kind`` (a name such as ``"PeerDead"``), ``guilty_ranks`` (ranks of the group), ``guilty_global_ranks``
     (the same ranks, numbered as in the default group), ``op``, ``seq``, ``phase``, ``rank`` (the reporting rank), and
@@ -93,7 +93,7 @@ def Options(hints=None, timeout=None, backends=""):
 
     ``hints`` are settings of the backends, such as ``{"gloo-like.transport": "tcp"}``. ``backends`` names the library's
     backend for each device, such as ``"cpu:gloo-like,cuda:nccl"``. Without ``backends``, each device that the program
-    named in ``init_process_group`` has its usual backend.
+    named in ``init_process_group`` is served by its default backend.
     """
     native = shim()
     hints = {str(name): str(value) for name, value in (hints or {}).items()}
@@ -188,6 +188,6 @@ def _create(opts, options):
 
 
 def register():
-    """Registers the backend, and starts and builds nothing. PyTorch finds it by the entry point of the package."""
+    """Registers the backend, and starts and builds nothing. PyTorch finds this function as an entry point."""
     if NAME.upper() not in dist.Backend._plugins:
         dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

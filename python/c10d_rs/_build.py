@@ -41,8 +41,11 @@ def key():
 
 
 def folders():
-    """The folders for shims, best first: that of `C10D_RS_CACHE`, or one in the user's cache and one in the system's
-    temporary directory."""
+    """The folders for shims, best first.
+
+    If `C10D_RS_CACHE` is set, it is the only folder. Otherwise there is one in the user's cache, and one in the
+    system's temporary directory.
+    """
     told = os.environ.get("C10D_RS_CACHE")
     if told:
         return [told]

@@ -123,6 +123,6 @@ class Library:
 
 
 def text(value):
-    """Makes a string for the library. Its bytes exist as long as the returned value, or a struct that contains it."""
+    """Makes a string for the library. The bytes are valid while the returned value, or a struct that has it, exists."""
     data = value.encode()
     return Text(c.cast(c.c_char_p(data), c.c_void_p), len(data))

@@ -184,7 +184,7 @@ int c10drs_open(const c10drs_init* init, c10drs_group** group, c10drs_error** er
 /* Return this rank's number, and the number of ranks. */
 uint32_t c10drs_rank(const c10drs_group* group);
 uint32_t c10drs_size(const c10drs_group* group);
-/* Returns the error that failed the group, which the caller frees, or null. */
+/* Returns the error that failed the group, or null. The caller frees the error. */
 c10drs_error* c10drs_failure(const c10drs_group* group);
 /* Fails the group on all ranks. */
 void c10drs_abort(const c10drs_group* group, c10drs_text why);
@@ -201,11 +201,11 @@ void c10drs_error_free(c10drs_error* error);
 /* Runs a call on this thread. For recv_any_source it writes the sender's rank to *source. */
 int c10drs_run(const c10drs_group* group, const c10drs_call* call, uint32_t* source, c10drs_error** error);
 /* Starts a call. The tensors' memory must remain valid and unchanged until the library calls release(owner). The
- * library always calls this function once, possibly before c10drs_start returns. If the call cannot be started, the
+ * library always calls release(owner) once, possibly before c10drs_start returns. If the call cannot be started, the
  * result is null and *error is set. c10drs_work_wait returns all other errors of the call. */
 c10drs_work* c10drs_start(const c10drs_group* group, const c10drs_call* call, void (*release)(void*), void* owner,
                           c10drs_error** error);
-/* Runs a sparse all-reduce on this thread. If it succeeds, it calls `give` once, before it returns. */
+/* Runs a sparse all-reduce on this thread. If the op succeeds, this function calls `give` once before it returns. */
 int c10drs_sparse_all_reduce(const c10drs_group* group, const c10drs_call* call, const c10drs_sparse* tensor,
                              c10drs_give give, void* context, c10drs_error** error);
 

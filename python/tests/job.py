@@ -1,7 +1,8 @@
 """Runs a function once per rank, each in its own process, with a time limit.
 
-The processes are forked from a server that has imported PyTorch, so they start quickly. The caller gets what each rank
-returned or raised. A job that takes too long is killed, and the error names the ranks that were not finished.
+The processes are forked from a server that has imported PyTorch, so they start quickly. The caller gets the value that
+each rank returned, or the exception that it raised. A job that takes too long is killed, and the error names the ranks
+that were not finished.
 """
 
 import datetime
@@ -92,7 +93,7 @@ class Raised:
 
 
 def outcomes(body, world, *args, limit=600, env=None, gone=()):
-    """Returns what each rank returned, or `Raised` or `Died` for the rank. Does not wait for the ranks in `gone`."""
+    """Returns for each rank its return value, `Raised` or `Died`. Does not wait for the ranks in `gone`."""
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []
         for rank in range(world):
@@ -137,7 +138,7 @@ def _collect(ranks, limit, gone):
 
 
 def run(body, world, *args, **more):
-    """Returns what each rank returned. Fails if a rank raised or died."""
+    """Returns the return value of each rank. Fails if a rank raised or died."""
     found = outcomes(body, world, *args, **more)
     bad = [f"rank {i}: {value!r}" for i, value in enumerate(found) if isinstance(value, (Raised, Died))]
     assert not bad, "\n".join(bad)

@@ -100,7 +100,7 @@ where
     Ok(())
 }
 
-/// Waits until all of these ranks are here, like `Rank.meet` of `job.py`.
+/// Waits until all of these ranks have called this function, like `Rank.meet` of `job.py`.
 fn meet(folder: &Path, rank: u32, ranks: Range<u32>) {
     fs::write(folder.join(format!("ready-{rank}")), "").expect("this rank is marked as ready");
     let begin = Instant::now();

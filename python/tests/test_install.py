@@ -186,7 +186,7 @@ def test_type_stubs_match_the_modules(name):
             assert [arg.arg for arg in node.args.args] == names, node.name
 
 
-# Methods of PyTorch's backends that the shim leaves to PyTorch, and why.
+# Methods of PyTorch's backends that the shim does not override, with the reason.
 LEFT = {
     "PyTorch calls the method with the older name": """all_gather_single all_gather_single_coalesced gather_single
         reduce_scatter_single reduce_scatter_single_coalesced all_to_all_single""",

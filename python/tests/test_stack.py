@@ -231,7 +231,7 @@ def splits(r):
 
 
 def merges(r):
-    """The ranks of two unrelated groups merge them into one group."""
+    """The ranks of two unrelated groups merge the groups into one."""
     n, me = r.world, r.rank
     own = list(range(n // 2)) if me < n // 2 else list(range(n // 2, n))
     group = job.Rank(own.index(me), len(own), r.folder)

@@ -1,7 +1,8 @@
-//! c10d's ops behind a C interface, for the Python package `c10d_rs`: its C++ shim and its `ctypes` fallback both call it.
+//! A C interface to c10d's ops, for the Python package `c10d_rs`. The package's C++ shim and its `ctypes` fallback call
+//! this interface.
 //!
-//! The interface is `c10d_rs.h` of the package. `abi` has its functions and structs, and `memory` has tensors of other
-//! libraries. Only these two modules contain unsafe code. No panic unwinds into the caller.
+//! The interface is `c10d_rs.h` of the package. `abi` has its functions and structs, and `memory` has buffers in the
+//! tensors of other libraries. Only these two modules contain unsafe code. No panic unwinds into the caller.
 
 pub mod abi;
 mod call;

@@ -17,7 +17,7 @@ use crate::work::Started;
 /// Returns the arguments of a call as slices of the caller's lists.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`. The lists must be valid as long as the result is used.
+/// The caller must satisfy the requirements of `c10d_rs.h`. The lists must be valid as long as the result is used.
 unsafe fn described(spec: &CallSpec, vendor: u8) -> Described<'_> {
     // SAFETY: the caller guarantees that the lists are valid.
     unsafe {
@@ -47,7 +47,7 @@ unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
 /// Runs a call on this thread and returns when it is finished. Returns 0, or 1 and an error.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_run(
     group: *const Group,
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn c10drs_run(
 /// `c10drs_work_wait`. In every case `release(owner)` is called once, when the library no longer uses the memory.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_start(
     group: *const Group,
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn c10drs_start(
 /// Otherwise returns 1 and an error.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     group: *const Group,

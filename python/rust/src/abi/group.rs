@@ -23,7 +23,7 @@ pub struct Group {
 /// Copies a text. Bytes that are not UTF-8 are replaced.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 unsafe fn text(text: &Text) -> String {
     // SAFETY: the caller guarantees that `data` points to `len` bytes.
     String::from_utf8_lossy(unsafe { slice(text.data.cast::<u8>(), text.len) }).into_owned()
@@ -32,7 +32,7 @@ unsafe fn text(text: &Text) -> String {
 /// Makes a group. Blocks until all ranks have joined. Returns 0, or 1 and an error.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut CError) -> c_int {
     // From here on the library owns the store, even if this function fails.
@@ -50,7 +50,7 @@ pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, 
 /// Builds the group of [`c10drs_open`].
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<Group> {
     if init.bytes != size_of::<Init>() {
         let what = format!("c10drs_init has {} bytes, not {}: the versions differ", size_of::<Init>(), init.bytes);
@@ -90,7 +90,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<Group> {
 /// Returns the error that failed the group, or null if it has not failed.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut CError {
     // SAFETY: the caller guarantees that `group` is valid.
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut CError {
 /// Fails the group on all ranks, with the reason `why`.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
     // SAFETY: the caller guarantees that `group` is valid.
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
 /// Waits for unfinished calls and leaves the group, within `timeout_ms` milliseconds. Returns 0, or 1 and an error.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut CError) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, e
 /// Makes a group of the ranks that are not in `lost`. Returns 0, or 1 and an error.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shrink(
     group: *const Group,
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn c10drs_shrink(
 /// Returns this rank's number in the group.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees that `group` is valid.
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
 /// Returns the group's world size.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees that `group` is valid.
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
 /// Leaves the group if it was not shut down, and frees it. `group` may be null.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_close(group: *mut Group) {
     if !group.is_null() {

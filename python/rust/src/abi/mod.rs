@@ -59,7 +59,7 @@ pub extern "C" fn c10drs_abi() -> u32 {
 /// Passes a text with the library's version, its backends and plugins, and the backend of each op to `put`.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
     let words = guarded(info).unwrap_or_else(|e| e.to_string());
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
 /// Frees an error, which may be null.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_error_free(error: *mut CError) {
     if !error.is_null() {

@@ -15,18 +15,18 @@ pub struct WorkHandle(pub(super) Arc<Started>);
 /// Returns 1 if the op is finished, else 0.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_done(work: *const WorkHandle) -> c_int {
     // SAFETY: the caller guarantees that `work` is valid.
     c_int::from(unsafe { &(*work).0 }.is_done())
 }
 
-/// Waits for at most `timeout_ms` milliseconds, or, if that is -1, as long as the op takes. Returns 0 if the op
-/// succeeded, 1 and the error if it failed, and 2 if it is not finished.
+/// Waits for at most `timeout_ms` milliseconds, or, if `timeout_ms` is -1, until the op is finished. Returns 0 if the
+/// op succeeded, 1 and the error if it failed, and 2 if it is not finished.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_wait(
     work: *const WorkHandle,
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn c10drs_work_wait(
 /// the op is already finished; then the function is not called.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_notify(
     work: *const WorkHandle,
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn c10drs_work_notify(
 /// more.
 ///
 /// # Safety
-/// The requirements of `c10d_rs.h`.
+/// The caller must satisfy the requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_free(work: *mut WorkHandle) {
     if !work.is_null() {
