@@ -1,6 +1,6 @@
-//! Measures all-reduce between threads: by a built-in operation and by a closure, blocking and started, in one group
-//! and in two groups at the same time: `cargo bench --bench collectives`. To measure ranks as processes, use `c10d
-//! perf`.
+//! Measures all-reduce between threads: `cargo bench --bench collectives`. It compares a built-in operation with a
+//! closure, blocking with started calls, and one group with two groups at the same time. To measure ranks as processes,
+//! use `c10d perf`.
 
 use std::time::{Duration, Instant};
 
@@ -75,8 +75,8 @@ fn together(pg: &ProcessGroup, x: &mut [f32]) -> Result {
     })
 }
 
-/// Compares two groups of the same ranks, used by two threads at the same time, with one group in which one thread
-/// makes all these calls.
+/// Compares two groups of the same ranks, in which two threads make calls at the same time, with one group in which one
+/// thread makes all these calls.
 fn groups(c: &mut Criterion) {
     let mut group = c.benchmark_group("groups/gloo-like/f32");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));

@@ -81,8 +81,8 @@ fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     total.filter(|_| ran.is_ok_and(|ran| ran.success()))
 }
 
-/// The backend, the world size and the instructions of one call, counted with Rust 1.95 on x86-64. A commit that
-/// changes these numbers must say why.
+/// The backend, the world size and the instructions of one call, counted with Rust 1.95 on x86-64. The message of a
+/// commit that changes these numbers must say why.
 const BASELINES: [(&str, u32, f64); 3] = [("gloo-like", 1, 980.0), ("gloo-like", 2, 1310.0), ("nothing", 1, 508.0)];
 
 fn main() -> Result<()> {

@@ -1,7 +1,7 @@
 //! Sums a vector over all ranks in three ways: blocking, started with an owned buffer, and started with a borrowed
 //! buffer.
 //!
-//! `cargo run --release --example all_reduce`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example all_reduce`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

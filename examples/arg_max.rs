@@ -1,6 +1,6 @@
 //! Finds the largest value and its position: a reduction of pairs, which MPI calls MAXLOC.
 //!
-//! `cargo run --release --example arg_max`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example arg_max`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

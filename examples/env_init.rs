@@ -1,6 +1,6 @@
 //! Shows how a process learns its rank and finds the other ranks with any launcher, and how the ranks use their store.
 //!
-//! `cargo run --release --example env_init`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example env_init`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

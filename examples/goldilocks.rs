@@ -1,7 +1,7 @@
 //! Runs collectives of field elements, as provers do: a sum over all ranks, products in an extension of the field, and
 //! the running product of a permutation argument whose rows are divided among the ranks.
 //!
-//! `cargo run --release --example goldilocks`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example goldilocks`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

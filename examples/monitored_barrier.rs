@@ -1,7 +1,7 @@
 //! A barrier that names missing ranks: the last rank does not call it, and all other ranks get an error that names the
 //! last rank.
 //!
-//! `cargo run --release --example monitored_barrier`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example monitored_barrier`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

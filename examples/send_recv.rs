@@ -1,7 +1,7 @@
 //! Messages between two ranks: a token is passed around a ring of all ranks; then rank 0 receives from any rank, in the
 //! order in which the messages arrive.
 //!
-//! `cargo run --release --example send_recv`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example send_recv`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! A table for a prover: the powers of a root of unity. All ranks need it for their transforms, and each host has one
 //! copy.
 //!
-//! `cargo run --release --example shared_table`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example shared_table`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Makes groups of some of the ranks: by color, and by a list of ranks.
 //!
-//! `cargo run --release --example subgroups`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example subgroups`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

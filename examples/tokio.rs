@@ -1,6 +1,6 @@
 //! Collectives and messages under tokio: many tasks, `select!`, and a timeout that cancels a receive.
 //!
-//! `cargo run --release --example tokio`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example tokio`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 mod common;
 

@@ -9,8 +9,8 @@ cores. Gloo runs once with ranks that are bound to cores and once with ranks tha
 shown.
 
 A point is a combination of ranks, nnz (the entries of a rank), row (the elements of an entry) and overlap. A point is
-left out if its sum needs more than --limit MiB (default 1024). It is also left out if Gloo needs more than 8 times this
-limit on all ranks together for the inputs of all ranks, which Gloo gathers on each rank.
+left out if its sum needs more than --limit MiB (default 1024). Gloo gathers the inputs of all ranks on each rank. A
+point is also left out if these copies need, on all ranks together, more than 8 times this limit.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time

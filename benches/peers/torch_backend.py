@@ -14,9 +14,9 @@ calls, and does not keep tensors alive. `bridge` is the time of c10d_rs minus th
 package adds to torch's own cost and to the library's call.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
-share of the all-reduce time that computation hides: 100 % means that the step takes no longer than over the backend
-that does nothing. 0 % means that the step takes longer by at least the time of the gradients' all-reduces alone. The
-difference can exceed this time, because ranks also wait for each other.
+share of the all-reduce time that computation hides. 100 % means that the step takes no longer than over the backend
+that does nothing. 0 % means that the step takes longer than over that backend, by at least the time that the
+all-reduces of the gradients take alone. The difference can exceed this time, because ranks also wait for each other.
 """
 
 import argparse
@@ -454,7 +454,7 @@ def main():
 
 
 def asked(args, jobs, *point):
-    """Returns the medians over nothing, Gloo (the better of bound or not), c10d_rs, and `direct` if it is in `jobs`."""
+    """Returns the median times over `nothing`, Gloo (bound or not, the better), c10d_rs, and `direct` if measured."""
     found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
     none, bound, free, *rest = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
     return none, min(bound, free), *rest

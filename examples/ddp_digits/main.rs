@@ -1,7 +1,7 @@
 //! Trains a classifier on four processes. They divide each batch, and all-reduce their gradients while they compute
 //! more gradients.
 //!
-//! `cargo run --release --example ddp_digits`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+//! Start it by `cargo run --release --example ddp_digits`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
 #[path = "../common/mod.rs"]
 mod common;

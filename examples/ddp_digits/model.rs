@@ -10,7 +10,7 @@ const HIDDEN_BUCKETS: usize = 4;
 pub(crate) const BUCKETS: usize = 1 + HIDDEN_BUCKETS;
 const BUCKET_ROWS: usize = HIDDEN / HIDDEN_BUCKETS;
 
-/// The weights: a row for each unit, whose last element is the bias.
+/// The weights: a row for each unit. The last element of a row is the bias.
 pub(crate) struct Model {
     hidden: Vec<[f64; PIXELS + 1]>,
     output: Vec<[f64; HIDDEN + 1]>,
