@@ -9,8 +9,8 @@ use crate::case::{Case, Form, Size};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {
-    /// Every combination of op, element type and reduce operation once; for each op every world size, size class, form
-    /// and evenness.
+    /// Every combination of op, element type and reduce operation once, and for each op every world size, size class
+    /// and form, with even and with uneven lengths.
     Cover,
     /// All cases.
     Full,
@@ -96,8 +96,8 @@ fn sizes(op: OpKind) -> &'static [Size] {
     if op.row().shape == Shape::Nothing { &[Size::Zero] } else { &Size::ALL }
 }
 
-/// Returns whether an op can have different lengths. A receiver from any source cannot, because it does not know the
-/// next sender's length. Flat exchanges can, by their splits.
+/// Returns whether the lengths in an op may differ between ranks. In a receive from any source they may not, because
+/// the receiver does not know the next sender's length. In flat exchanges they may, by the splits.
 fn may_be_uneven(op: OpKind) -> bool {
     op.is_uneven()
 }

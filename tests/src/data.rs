@@ -20,8 +20,8 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     let tile = count.min(PERIOD) * size;
     for (i, bytes) in tensor.bytes_mut()[..tile].chunks_exact_mut(size).enumerate() {
         let r = mix(seed ^ i as u64);
-        // In sums and products, at each position at most one rank has a value that absorbs others, so that the order of
-        // the reduction does not matter.
+        // In sums and products, at each position at most one rank has a value that absorbs others, such as NaN or an
+        // infinity. So the order of the reduction does not matter.
         let special = style == Style::Any || i as u64 % u64::from(case.world) == u64::from(rank);
         element(case.dtype, r, style, special, bytes);
     }

@@ -1,4 +1,4 @@
-//! Runs one rank of a list of cases.
+//! Runs a list of cases on one rank.
 
 use c10d_core::{ProcessGroup, Result};
 
@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// Runs the cases in order and reports each. Stops at the first error of an op.
+/// Runs the cases in order and reports each result. Stops at the first error of an op.
 pub(crate) fn run(
     pg: &ProcessGroup,
     cases: &[Case],

@@ -45,7 +45,7 @@ fn restrict(what: &str) {
     }
 }
 
-/// The variable with the start of the name of a file that each rank makes after its first calls.
+/// The variable with a prefix of file names. Each rank makes a file with this prefix after its first calls.
 const STARTED: &str = "C10D_TEST_STARTED";
 
 pub(crate) fn trials() -> Vec<Trial> {

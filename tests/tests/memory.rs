@@ -27,7 +27,7 @@ fn note() {
     }
 }
 
-// SAFETY: every method only calls that of the system's allocator with the same arguments.
+// SAFETY: every method only calls the same method of the system's allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();

@@ -20,7 +20,7 @@ const CAP: Duration = Duration::from_secs(20);
 const PLUGIN: &str = "plugin";
 /// A world size with which not all ranks exchange data with each other.
 const LARGE: u32 = 10;
-/// The largest number of collectives that a rank that only sends may complete before it gets the error.
+/// A rank that only sends may complete at most this many collectives before it gets the error.
 const AT_MOST: u32 = 8;
 
 pub(crate) fn run_part(part: &str) -> Result {
@@ -53,7 +53,7 @@ struct Case {
     odd: u32,
     usual: Which,
     other: Which,
-    /// The number of calls that ranks that only send make before the odd rank makes its only call.
+    /// The ranks that only send make this many calls before the odd rank makes its only call.
     early: u32,
 }
 
