@@ -195,7 +195,7 @@ fn invalid_arguments_are_rejected_before_anything_runs() {
         (&["--reduce", "plus"], "sum"),
         (&["-n", "0"], "0"),
         (&["--iters", "0"], "0"),
-        (&["--ops", "all_reduce", "--reduce", "band"], "band has no meaning on f32"),
+        (&["--ops", "all_reduce", "--reduce", "band"], "band is not defined on f32"),
         (&["--ops", "send_recv", "-n", "1"], "needs two ranks"),
         (&["-n", "4000000000", "--ops", "barrier"], "16384"),
         (&["-n", "4000000000", "--mode", "threads"], "16384"),

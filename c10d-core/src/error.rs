@@ -321,7 +321,7 @@ impl fmt::Display for Error {
             f.write_str(" (")?;
             ranks(f, &r.guilty)?;
             if !r.guilty_global.is_empty() {
-                f.write_str(", globally ")?;
+                f.write_str("; global ")?;
                 ranks(f, &r.guilty_global)?;
             }
             f.write_str(")")?;

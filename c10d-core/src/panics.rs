@@ -49,5 +49,5 @@ fn words(payload: Box<dyn Any + Send>) -> String {
 #[cold]
 fn tell(what: &str, words: &str) {
     // The subscriber is foreign code, too. Its panic cannot be reported anywhere.
-    let _ = caught(|| tracing::error!(target: "c10d", "{what} panicked: {words}; c10d goes on"));
+    let _ = caught(|| tracing::error!(target: "c10d", "{what} panicked: {words}; c10d continues"));
 }

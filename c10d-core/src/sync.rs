@@ -138,7 +138,7 @@ impl<T: ?Sized> Deref for MutexGuard<'_, T> {
     fn deref(&self) -> &T {
         match &self.inner {
             Some(inner) => inner,
-            None => unreachable!("a guard is used while its lock is given up"),
+            None => unreachable!("a guard is used while its lock is released"),
         }
     }
 }
@@ -148,7 +148,7 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match &mut self.inner {
             Some(inner) => inner,
-            None => unreachable!("a guard is used while its lock is given up"),
+            None => unreachable!("a guard is used while its lock is released"),
         }
     }
 }

@@ -229,7 +229,7 @@ fn undefined_reduce_operations_are_rejected() {
                     result.unwrap();
                     assert!(all.reached());
                 } else {
-                    all.refuses(result, "has no meaning on");
+                    all.refuses(result, "is not defined on");
                 }
             }
             // Ops that do not reduce ignore the reduce operation.

@@ -46,7 +46,7 @@ fn operations_that_are_undefined_for_sparse_tensors_are_rejected() {
         sum",
     );
     let complex = Coo::new([9], 1, vec![3], vec![num_complex::Complex32::new(1.0, 2.0)]).unwrap();
-    refused(&complex, AllReduceOptions::new(ReduceOp::Max).with_absent(Absent::Ignored), "no meaning");
+    refused(&complex, AllReduceOptions::new(ReduceOp::Max).with_absent(Absent::Ignored), "not defined");
     let known = |indices: &[i64], op| AllReduceOptions::new(op).with_sparse_indices(Some(indices.into()));
     refused(&one(), known(&[3], ReduceOp::Max).with_absent(Absent::Ignored), "sums only");
     refused(&one(), known(&[3, 2], ReduceOp::Sum), "sorted");

@@ -248,14 +248,14 @@ impl Args {
         }
         #[cfg(feature = "gloo-like")]
         if self.tune.is_some() && !matches!(op, PerfOp::Table(op) if c10d_gloo_like::TUNED.contains(&op)) {
-            return Some("it has no choice of algorithms".into());
+            return Some("it has only one algorithm".into());
         }
         let op = op.kind();
         if op.is_p2p() && self.ranks() < 2 {
             return Some("it needs two ranks".into());
         }
         if op.reduces() && !self.reduce.is_defined_on(self.dtype) {
-            return Some(format!("{} has no meaning on {}", self.reduce, self.dtype));
+            return Some(format!("{} is not defined on {}", self.reduce, self.dtype));
         }
         None
     }

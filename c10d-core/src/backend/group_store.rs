@@ -56,7 +56,10 @@ impl GroupStore {
 
     fn check_not_left(uses: &Uses) -> Result {
         match uses.left {
-            true => Err(Error::new(ErrorKind::Shutdown, "this rank has left the group whose store this is")),
+            true => {
+                let what = "this rank has left the group, so it can no longer use the group's store";
+                Err(Error::new(ErrorKind::Shutdown, what))
+            }
             false => Ok(()),
         }
     }

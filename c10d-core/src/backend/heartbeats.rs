@@ -140,7 +140,7 @@ impl Heartbeats {
             false => ("dead", format!("no heartbeat for {SILENCE:?}"), "its heartbeat stopped"),
         };
         self.write_cause(word, self.next, what);
-        Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
+        Error::new(ErrorKind::PeerDead { how }, "noticed through heartbeats in the store").guilty([self.next])
     }
 
     /// Reports to the peers why this rank aborts. A separate thread writes the cause, since the store may be slow.

@@ -58,7 +58,7 @@ impl Drop for UntilDone<'_> {
         if self.frame.is_done() || self.frame.wait_until(request.deadline() + overdue(request.timeout)) {
             return;
         }
-        let what = "the backend has not released the memory of a step in time, so the call has to wait longer; this \
+        let what = "the backend has not released the memory of a step in time, so the call continues to wait; this \
             is a bug in the backend";
         let error = self.frame.described(Error::new(ErrorKind::Internal, what));
         self.backend.abort(&error);

@@ -37,7 +37,7 @@ pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
     }
     let reduce = request.params.reduce;
     if !reduce.is_defined_on(values.dtype()) {
-        return Err(Error::invalid(format!("{reduce} has no meaning on {}", values.dtype())));
+        return Err(Error::invalid(format!("{reduce} is not defined on {}", values.dtype())));
     }
     match (reduce, request.params.absent()) {
         (ReduceOp::Sum, _) => {}

@@ -37,7 +37,7 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
             lists(request, (0, 0), (1, 1))?;
             match op {
                 crate::OpKind::RecvAnySource if size == 1 => {
-                    return Err(Error::invalid("there is no other rank from which a message could come"));
+                    return Err(Error::invalid("the group has only one rank, so no other rank can send a message"));
                 }
                 crate::OpKind::RecvAnySource => {}
                 _ => peer(params.peer, rank, size)?,
@@ -121,7 +121,7 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
     if let (true, Some(dtype)) = (op.reduces(), request.dtype())
         && !params.reduce.is_defined_on(dtype)
     {
-        return Err(Error::invalid(format!("{} has no meaning on {dtype}", params.reduce)));
+        return Err(Error::invalid(format!("{} is not defined on {dtype}", params.reduce)));
     }
     overlap::check(request, me)
 }
@@ -173,7 +173,7 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
         let elements = span.count() / span.identity().map_or(1, Identity::bytes);
         if !elements.is_multiple_of(n) {
             return Err(Error::invalid(format!(
-                "{name} has {elements} elements, which do not divide evenly by {n} ranks; give split sizes"
+                "{name} has {elements} elements, which is not a multiple of the number of ranks ({n}); pass split sizes"
             )));
         }
         return Ok(span.count() / n);

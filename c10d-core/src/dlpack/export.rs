@@ -113,7 +113,7 @@ unsafe fn release<B, M>(context: *mut c_void) {
     // SAFETY: the caller guarantees it.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };
     // A panic must not unwind into another library's code.
-    contain("freeing a buffer that was handed out by DLPack", || {
+    contain("freeing a buffer that was exported through DLPack", || {
         let Exported { buffer, shape, strides, .. } = *exported;
         drop((buffer, shape, strides));
     });

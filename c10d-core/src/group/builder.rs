@@ -231,8 +231,8 @@ impl Builder {
         let what = match (self.rank, self.size, &self.store, &self.init) {
             (.., Some(url)) => {
                 format!(
-                    "run_ranks runs {size} threads as the ranks, so the init method {url:?}, by which this process \
-                        would be one rank, must not be set"
+                    "the init method {url:?} is set, but run_ranks runs all {size} ranks as threads of this process; \
+                        do not set an init method"
                 )
             }
             (Some(rank), ..) => format!("rank is set to {rank}, but run_ranks gives each thread its own rank"),

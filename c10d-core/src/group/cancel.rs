@@ -122,7 +122,7 @@ impl<'a, R> Handle<'a, R> {
             return Err(refused(Error::unsupported(what)));
         }
         let Some(group) = self.state.group().upgrade() else {
-            let what = "the group was dropped; the op ends by itself, by its deadline";
+            let what = "the group was dropped; the op ends at its deadline at the latest";
             return Err(refused(Error::new(ErrorKind::Shutdown, what)));
         };
         if !group.is_home() {

@@ -93,7 +93,8 @@ impl Deferred {
         if let Progress::Over(Err(e)) = &*state {
             return Err(e.clone());
         }
-        let lost = || Error::new(ErrorKind::Internal, "the backend of a sparse lane is gone");
+        let what = "the backend of a sparse lane does not exist although it was made";
+        let lost = || Error::new(ErrorKind::Internal, what);
         self.shared.made.get().ok_or_else(lost)
     }
 }
@@ -139,8 +140,8 @@ unsafe impl Backend for Deferred {
         let reduce = request.params.reduce;
         if request.dtype().is_some_and(|dtype| !backend.capabilities_on(request.key).offers(request.op, dtype, reduce))
         {
-            let what =
-                format!("backend {} does not offer {}, which ops on sparse tensors need", self.backend, request.op);
+            let (backend, op) = (self.backend, request.op);
+            let what = format!("backend {backend} does not offer {op}, but ops on sparse tensors need {op}");
             return job.complete(Err(Error::unsupported(what)));
         }
         backend.submit(job);

@@ -64,8 +64,8 @@ impl Lane {
         let mut next = match self.next.try_lock() {
             Some(next) => next,
             None => self.next.try_lock_until(request.deadline()).ok_or_else(|| {
-                let what = "another thread's collective on this group was not given to the backend before the timeout \
-                    of this collective";
+                let what = "this collective reached its timeout while it waited for its turn: the backend has not yet \
+                    accepted another thread's collective on this group";
                 Error::new(ErrorKind::Timeout, what).phase(Phase::Validate).rejected()
             })?,
         };

@@ -36,7 +36,10 @@ impl Group {
                 let Err(error) = lane.leave(deadline) else { return };
                 if failed.is_none() && !patience.is_zero() {
                     let error = lane.info.described(error);
-                    tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "dropped too early: {error:?}");
+                    tracing::error!(
+                        target: "c10d", group = %self.name, rank = self.rank,
+                        "the last handle was dropped, and leaving the group failed: {error:?}"
+                    );
                     complain(&error);
                 }
             });

@@ -83,7 +83,9 @@ impl Routes {
             routes.set(word, |key| {
                 let kernel = |op: OpKind| spec.registry.kernel(op, key, backend).map(|k| k.0);
                 if !OpKind::ALL.iter().any(|op| kernel(*op).is_some()) {
-                    return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
+                    return Err(format!(
+                        "{key} is declared without a kernel: the crate that provides the kernel is not linked"
+                    ));
                 }
                 if key.is_sparse() {
                     // A kernel that was registered for all backends uses the CPU backend; a kernel that was registered

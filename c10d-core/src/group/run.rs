@@ -281,7 +281,7 @@ impl Group {
         let (op, after) = (request.op, after.as_secs_f64());
         let number = if op.is_p2p() { ("tag", u64::from(request.params.tag)) } else { ("seq", request.seq) };
         let text = format!(
-            "has waited {after:.1} s in {op} {} {} on backend {backend}, and gives up in {left:.1} s",
+            "has waited {after:.1} s in {op} {} {} on backend {backend}, and times out in {left:.1} s",
             number.0, number.1
         );
         let whom = lane.and_then(|lane| lane.backend.waits());
@@ -308,7 +308,7 @@ impl Group {
         }
         let error = frame.described(Error::new(
             ErrorKind::Internal,
-            "the backend has not released borrowed memory in time, so the call has to wait longer; this is a bug in \
+            "the backend has not released borrowed memory in time, so the call continues to wait; this is a bug in \
                 the backend",
         ));
         self.fail(&error);

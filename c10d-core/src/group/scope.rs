@@ -136,7 +136,7 @@ impl Drop for AllOver<'_> {
             let until = limit.max(Instant::now() + Duration::from_secs(1));
             if self.count.none.wait_until(&mut state, until).timed_out() && state.count > 0 {
                 let what = format!(
-                    "{} operations of a scope are not done after their deadline, so the scope has to wait longer; \
+                    "{} operations of a scope are not done after their deadline, so the scope continues to wait; \
                         this is a bug in the backend",
                     state.count
                 );

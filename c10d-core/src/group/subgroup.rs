@@ -156,8 +156,8 @@ impl ProcessGroup {
         let host = |(rank, bytes): (u32, &Vec<u8>)| {
             let bytes: &[u8; HostId::SIZE] = bytes.as_slice().try_into().map_err(|_| {
                 let what = format!(
-                    "rank {rank} called another kind of split at this point; all ranks must call \
-                    new_group, split and hosts in the same order"
+                    "rank {rank} called a different function than this rank; all ranks must call new_group, split, \
+                    hosts, split_by_host and split_by_memory in the same order"
                 );
                 Error::new(ErrorKind::Rendezvous, what).guilty([rank])
             })?;
@@ -211,17 +211,17 @@ impl ProcessGroup {
             let soon = Instant::now() + NAMING;
             let absent = |r: &u32| !matches!(store.check(&[keys[*r as usize]], soon), Ok(true));
             if lost.iter().any(absent) {
-                let how = "it died or left before it called the split".to_owned();
+                let how = "died or left before the split was complete".to_owned();
                 let e = Error::new(
                     ErrorKind::PeerDead { how },
-                    "call shrink or shrink_to_survivors to make a group without it",
+                    "call shrink or shrink_to_survivors to make a group without the guilty ranks",
                 );
                 return Err(e.guilty(lost).phase(Phase::Rendezvous));
             }
             if reminder.is_due() {
                 let missing: Vec<u32> = (0..size).filter(absent).collect();
                 let (rank, name) = (self.0.rank, &self.0.name);
-                reminder.say(&format!("rank {rank} divides group {name:?}: {} missing", ranks_are(&missing)));
+                reminder.say(&format!("rank {rank} splits group {name:?}: {} missing", ranks_are(&missing)));
             }
             if slice == deadline || Instant::now() < slice {
                 let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks called the split in time: {e}"));

@@ -210,7 +210,9 @@ fn reduce(
     device.call("reduce", |runtime| match runtime.reduction() {
         // SAFETY: both ranges are in the scratch memory and do not overlap.
         Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, elements, acc, with) },
-        None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
+        None => {
+            Err(Error::new(ErrorKind::Device, "the device's runtime offered reductions before, and now offers none"))
+        }
     })
 }
 
@@ -218,6 +220,8 @@ fn scale(device: &Watched<'_>, stream: u64, by: Scale, elements: Elements, at: D
     device.call("scale", |runtime| match runtime.reduction() {
         // SAFETY: the range is in the scratch memory.
         Some(reduction) => unsafe { reduction.scale(device.index, stream, by, elements, at) },
-        None => Err(Error::new(ErrorKind::Device, "the device's runtime returned no reduction any more")),
+        None => {
+            Err(Error::new(ErrorKind::Device, "the device's runtime offered reductions before, and now offers none"))
+        }
     })
 }

@@ -122,7 +122,8 @@ fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     let keys: Vec<String> = (0..init.size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let read = |(rank, bytes): (u32, Vec<u8>)| {
-        let unclear = || Error::new(ErrorKind::Protocol, "the record of its host cannot be read").guilty([rank]);
+        let unclear =
+            || Error::new(ErrorKind::Protocol, format!("the host record of rank {rank} cannot be read")).guilty([rank]);
         let (host, theirs) = bytes.split_first_chunk().ok_or_else(unclear)?;
         if theirs != settings.as_bytes() {
             let theirs = harmless(&String::from_utf8_lossy(theirs), MOST_SHOWN);

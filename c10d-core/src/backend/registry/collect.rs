@@ -138,7 +138,7 @@ impl Registry {
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
             let advice = self.providers.iter().flat_map(|p| p.absent).find(|(absent, _)| *absent == name);
             let advice = advice.map_or_else(String::new, |(_, advice)| format!("; {advice}"));
-            Error::unsupported(format!("no backend is named {name:?}; linked here: {have}{advice}"))
+            Error::unsupported(format!("no backend is named {name:?}; available: {have}{advice}"))
         })
     }
 
@@ -156,7 +156,7 @@ impl Registry {
         let (registration, _) = found.ok_or_else(|| {
             let have: Vec<_> = self.devices.iter().map(|(d, _)| d.name).collect();
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
-            Error::unsupported(format!("no device is named {name:?}; linked here: {have}"))
+            Error::unsupported(format!("no device is named {name:?}; available: {have}"))
         })?;
         open(registration)
     }
@@ -194,7 +194,9 @@ impl Registry {
                 let backend = chosen[key as usize].as_ref();
                 let kernel = self.kernel(op, key, backend.map_or("", |b| b));
                 let why = match (&kernel, backend) {
-                    (None, _) => Some("declared without a kernel: the crate that has it is not linked".to_owned()),
+                    (None, _) => {
+                        Some("declared without a kernel: the crate that provides the kernel is not linked".to_owned())
+                    }
                     (_, Err(why)) => Some(why.clone()),
                     _ => None,
                 };

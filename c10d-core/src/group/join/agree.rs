@@ -65,8 +65,8 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
             let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.text)).map(|r| r as u32).collect();
             if !without.is_empty() {
                 let what = format!(
-                    "the backend map of a rank asks for {} on {}: the guilty ranks do not have it, or their backend \
-                        maps do not allow it",
+                    "the backend map of a rank asks for {} on {}, but the guilty ranks do not have that backend, or \
+                        their backend maps do not allow it",
                     harmless(asked.text, 100),
                     harmless(word, 100)
                 );

@@ -125,7 +125,7 @@ impl Join<'_> {
             _ => {}
         }
         let what = harmless(parts.next().unwrap_or("no reason given"), 1024);
-        Err(Error::new(ErrorKind::Rendezvous, format!("the leader gave up making the group: {what}")).guilty(guilty))
+        Err(Error::new(ErrorKind::Rendezvous, format!("the leader could not make the group: {what}")).guilty(guilty))
     }
 
     /// Checks that the hello of `rank`, if the store has it, describes the same group as this rank's hello.

@@ -65,7 +65,8 @@ impl Hello {
     /// Checks that `theirs`, the encoded hello of `rank`, describes the same group.
     pub(super) fn agrees(&self, theirs: &[u8], rank: u32) -> Result {
         let Some(theirs) = Hello::decode(theirs) else {
-            let what = "its entry in the store cannot be read; check that all ranks have the same version of c10d";
+            let what = "the entry of the guilty rank in the store cannot be read; check that all ranks have the same \
+                version of c10d";
             return Err(Error::new(ErrorKind::Rendezvous, what).guilty([rank]));
         };
         let (field, mine, theirs) = if theirs.version != self.version {

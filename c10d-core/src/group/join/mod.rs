@@ -309,10 +309,10 @@ impl Join<'_> {
     }
 
     fn lost_error(&self, lost: Vec<u32>) -> Error {
-        let how = "it died or left the parent group before the new group was made".to_owned();
+        let how = "died or left the parent group before the new group was made".to_owned();
         Error::new(
             ErrorKind::PeerDead { how },
-            "call shrink or shrink_to_survivors on the parent group to make a group without it",
+            "call shrink or shrink_to_survivors on the parent group to make a group without the guilty ranks",
         )
         .guilty(lost)
     }
