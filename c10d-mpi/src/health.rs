@@ -229,7 +229,7 @@ mod tests {
                 assert_eq!((fail("second"), first.join().unwrap()), ("first".to_owned(), "first".to_owned()));
                 early
             });
-            assert!(early.is_ok(), "{early:?} before the peers were sent it");
+            assert!(early.is_ok(), "{early:?} before the cause was sent to the peers");
             assert!(health.check().is_err());
         }
         Err(Error::unsupported("the test is over"))
@@ -267,7 +267,7 @@ mod tests {
     fn the_end_of_a_peer_fails_operations_that_begin_later() {
         let health = Health::default();
         health.ended(Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty([1]));
-        assert!(health.check().is_ok(), "operations in flight may go on for a moment");
+        assert!(health.check().is_ok(), "operations in flight may continue for a moment");
         assert_eq!(health.begin().unwrap_err().report().guilty, [1]);
         assert!(health.check().is_err(), "the group has failed");
     }
@@ -277,7 +277,7 @@ mod tests {
         let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
         let guilty = |what: String| by_majority(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
         assert_eq!(guilty(format!("reported by rank 2: {BY_MOST}")), [1]);
-        assert_eq!(guilty(format!("reported by rank 2 (as rank 0 says): {BY_MOST}")), [1]);
+        assert_eq!(guilty(format!("reported by rank 2 (report forwarded by rank 0): {BY_MOST}")), [1]);
         assert_eq!(guilty("reported by rank 2: two ranks disagree".into()), [1, 2]);
     }
 

@@ -279,8 +279,8 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
             return Err(Error::new(
                 ErrorKind::Rendezvous,
                 format!(
-                    "{} took this process for rank {} of {}, instead of rank {} of {}: it does not use PMI-1; start \
-                     the ranks by the library's own launcher, with the hint {BOOTSTRAP} = env",
+                    "{} reports that this process is rank {} of {}, but it is rank {} of {}: the library does not use \
+                     PMI-1; start the ranks by the library's own launcher, with the hint {BOOTSTRAP} = env",
                     mpi.library().version,
                     started.rank,
                     started.size,

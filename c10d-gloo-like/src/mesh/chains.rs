@@ -63,7 +63,7 @@ impl<'a> Reached<'a> {
 fn description(links: &[Link<'_>]) -> String {
     let mut words: Vec<String> = links.iter().take(SHOWN).map(Link::words).collect();
     if links.len() > SHOWN {
-        words.push(format!("and so on over {} more", links.len() - SHOWN));
+        words.push(format!("and so on ({} more)", links.len() - SHOWN));
     }
     words.join(", ")
 }

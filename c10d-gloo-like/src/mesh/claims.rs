@@ -15,9 +15,10 @@ pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<
     match frame {
         Frame::Query { .. } | Frame::Ask { .. } | Frame::Goodbye { .. } | Frame::Exited { .. } => None,
         // These frames are about a third rank, which is neither the sender nor the receiver.
-        Frame::Reach { of } | Frame::Reached { of, .. } if outside(*of) || *of == from || *of == me => {
-            Some(format!("it asked or answered about rank {of}, which is not a third rank of a group of {size}"))
-        }
+        Frame::Reach { of } | Frame::Reached { of, .. } if outside(*of) || *of == from || *of == me => Some(format!(
+            "it sent a question or an answer about rank {of}, which must be a rank of the group ({size} ranks) \
+                 other than the sender and the receiver"
+        )),
         Frame::Reach { .. } | Frame::Reached { .. } => None,
         Frame::State { place, doing, fingerprint, .. } => {
             if fingerprint.is_some_and(|f| CallId::of(&f) != *place) {

@@ -89,7 +89,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     }
     let sep = if revoke.what.is_empty() { "" } else { ": " };
     let said = match revoke.via {
-        Some(via) => format!(" (as rank {via} says)"),
+        Some(via) => format!(" (report forwarded by rank {via})"),
         None => String::new(),
     };
     let text = if named && matches!(kind, ErrorKind::Timeout) {

@@ -104,7 +104,7 @@ impl Graph {
         let building = if world > LARGE { part().or_else(|| fill(world)) } else { fill(world).or_else(part) };
         let what = || {
             let (op, name) = (scenario.op, how.name());
-            Error::invalid(format!("{name} {op} on {world} ranks has more steps than are simulated ({most})"))
+            Error::invalid(format!("{name} {op} on {world} ranks has too many steps to simulate (the limit is {most})"))
         };
         building.ok_or_else(what)?.finish()
     }
@@ -208,7 +208,7 @@ impl Building {
         self.sends.sort_unstable();
         self.receives.sort_unstable();
         if self.sends.len() != self.receives.len() {
-            return Err(Error::invalid("the plans of the ranks do not fit each other"));
+            return Err(Error::invalid("the plans of the ranks do not match"));
         }
         for i in 0..self.sends.len() {
             let ((pair, send), (other, receive)) = (self.sends[i], self.receives[i]);

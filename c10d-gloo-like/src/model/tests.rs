@@ -90,7 +90,7 @@ fn one_host_represents_all_hosts() {
     // A tree does not look the same from every host.
     let scenario = Scenario { op: OpKind::AllReduce, bytes: 64, elem: 1 };
     let error = Graph::new(scenario, &cluster(8, 2), Algorithm::Tree, 20).err().unwrap();
-    assert!(error.to_string().contains("tree all_reduce on 16 ranks has more steps"), "{error}");
+    assert!(error.to_string().contains("tree all_reduce on 16 ranks has too many steps"), "{error}");
 }
 
 #[test]

@@ -24,7 +24,8 @@ impl Listener for Health {
             // This rank has not reported a failure, so the report is false. If ranks forwarded the report, the first of
             // these ranks is named: the later ones may have believed it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
-            return self.broke_protocol(liar, "it reported a failure in the name of a rank that has reported none");
+            let what = format!("it sent a failure report of rank {}, which has reported no failure", self.rank);
+            return self.broke_protocol(liar, &what);
         }
         match frame {
             Frame::Query { id, place } => {

@@ -50,7 +50,7 @@ impl Health {
             let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
             let call = wait.call();
             let whom = health.whom(&wait, place);
-            format!("has waited {lasted:.1} s in {call}{more}, and gives up in {left:.1} s: {whom}")
+            format!("has waited {lasted:.1} s in {call}{more}, and times out in {left:.1} s: {whom}")
         });
     }
 
