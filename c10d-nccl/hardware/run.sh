@@ -107,7 +107,7 @@ row() {
     result=$(sed -n 's/^test result: //p; s/^.*\(ok: .*\)/\1/p' "$log" | tail -1)
   else
     result="failed ($code): $(grep -m1 -A2 '^---- ' "$log" | tail -1)$(sed -n 's/^.*\(failed: .*\)/\1/p' "$log" | head -1)"
-    [ $code != 124 ] || result="not over after $limit s"
+    [ $code != 124 ] || result="did not end within $limit s"
   fi
   say "$what" "$result ($((SECONDS - since)) s)"
 }

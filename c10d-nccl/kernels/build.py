@@ -26,7 +26,7 @@ def nvrtc():
     major, minor = ctypes.c_int(), ctypes.c_int()
     library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     if (major.value, minor.value) != (12, 0):
-        sys.exit(f"this is NVRTC {major.value}.{minor.value}; use 12.0, as older drivers refuse later PTX")
+        sys.exit(f"this is NVRTC {major.value}.{minor.value}; use 12.0, since older drivers reject newer PTX")
     return library
 
 

@@ -281,7 +281,8 @@ fn roots_that_differ_are_a_mismatch() {
                 })
             });
             for (op, error) in errors.unwrap() {
-                let e = error.unwrap_or_else(|| panic!("{usual:?} {other:?} in a world of {world}: {op} says nothing"));
+                let e = error
+                    .unwrap_or_else(|| panic!("{usual:?} {other:?} in a world of {world}: {op} returned no error"));
                 let (report, what) = (e.report(), format!("{usual:?} {other:?} in a world of {world}: {e}"));
                 assert!(matches!(report.kind, ErrorKind::Mismatch { field: "op" | "root", .. }), "{what}");
                 assert!(report.op == Some(usual.0) || report.op == Some(other.0), "{what}");

@@ -33,7 +33,10 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
     }
     if layout.coalesced {
         let at = keys.windows(2).position(|pair| pair[0] >= pair[1]).map_or(0, |at| at + 1);
-        let what = format!("the tensor is marked as coalesced, but entry {at} is not after the entry before it");
+        let what = format!(
+            "the tensor is marked as coalesced, but the coordinates of entry {at} are not greater than those of the \
+             entry before it"
+        );
         return Err(Error::invalid(what));
     }
     let mut order = room_for(keys.len())?;

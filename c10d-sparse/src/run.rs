@@ -150,7 +150,7 @@ impl Call<'_> {
             };
             let mut chunks = ranges.chunks_of(me).iter().zip(counts);
             let sound = |piece: &Piece<'_, K>| chunks.all(|(chunk, count)| piece.part(&range, chunk).len() == *count);
-            let what = "entries that are outside this rank's range, or not as announced";
+            let what = "entries that are outside the receiver's range, or whose number is not as announced";
             pieces.push(piece.filter(sound).ok_or_else(|| unsound(rank, what))?);
         }
         let union = Union::of(&range, &pieces)?;
@@ -264,7 +264,10 @@ impl Call<'_> {
             match Piece::<K>::read(&range, sizes[rank], wire) {
                 Some(Piece::List(keys)) => columns.list(keys),
                 Some(Piece::Bits(bits)) => columns.bits(&range, bits),
-                None => return Err(unsound(rank, "entries that are outside its range, or not as announced")),
+                None => {
+                    let what = "entries that are outside the sender's range, or whose number is not as announced";
+                    return Err(unsound(rank, what));
+                }
             }
         }
         Ok(())

@@ -212,7 +212,7 @@ pub unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
     // SAFETY: the caller guarantees that the pointer may be written.
-    unsafe { *text = c"the fake device says no".as_ptr() };
+    unsafe { *text = c"the simulated driver returned an error".as_ptr() };
     SUCCESS
 }
 

@@ -115,7 +115,7 @@ fn begin(id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64
         return Err(refuse(INVALID_ARGUMENT, "the settings were not initialised"));
     }
     if config.blocking != 0 {
-        return Err(refuse(INVALID_USAGE, "a blocking communicator: its calls may never come back"));
+        return Err(refuse(INVALID_USAGE, "the communicator is blocking, so its calls may never return"));
     }
     let Some(port) = port(id) else { return Err(refuse(INVALID_ARGUMENT, "no id of this library")) };
     let Some(device) = crate::cuda::current() else { return Err(refuse(INVALID_USAGE, "the thread has no device")) };
@@ -225,7 +225,7 @@ pub unsafe extern "C" fn ncclCommShrink(
 }
 
 fn ready(handle: u64) -> Result<Arc<Comm>, c_int> {
-    let comm = comm::get(handle).ok_or_else(|| refuse(INVALID_ARGUMENT, "a communicator that is gone"))?;
+    let comm = comm::get(handle).ok_or_else(|| refuse(INVALID_ARGUMENT, "the communicator does not exist"))?;
     match comm.state() {
         0 if comm.is_finalized() => Err(refuse(INVALID_USAGE, "the communicator was finalized")),
         0 => Ok(comm),
@@ -253,13 +253,13 @@ pub extern "C" fn ncclCommDestroy(comm: u64) -> c_int {
             drop(comm::take(comm));
             SUCCESS
         }
-        None => refuse(INVALID_ARGUMENT, "a communicator that is gone"),
+        None => refuse(INVALID_ARGUMENT, "the communicator does not exist"),
     }
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
-    let Some(comm) = comm::take(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
+    let Some(comm) = comm::take(comm) else { return refuse(INVALID_ARGUMENT, "the communicator does not exist") };
     if fault::is("abort", "hang", comm.rank) {
         fault::hang();
     }
@@ -272,7 +272,7 @@ pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_int {
-    let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
+    let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "the communicator does not exist") };
     // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *state = comm.ask() };
     SUCCESS
@@ -322,7 +322,10 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let own = |kind: Kind| calls.iter().filter(|c| c.kind == kind && c.peer == comm.rank).count();
     let messages = |c: &Call| matches!(c.kind, Kind::Send | Kind::Recv);
     if calls.iter().any(messages) && own(Kind::Send) != own(Kind::Recv) {
-        return refuse(INVALID_USAGE, "a message to itself without its other half in the group");
+        return refuse(
+            INVALID_USAGE,
+            "a message from a rank to itself needs its send and its receive in the same group",
+        );
     }
     let mut touches = Vec::new();
     for call in &calls {
@@ -505,7 +508,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
         Err(code) => return code,
     };
     if residence != 1 {
-        return refuse(INVALID_ARGUMENT, "the scalar is not the host's");
+        return refuse(INVALID_ARGUMENT, "the scalar is not in host memory");
     }
     // SAFETY: the caller guarantees that the scalar is one element of the type.
     let factor = unsafe {
@@ -534,7 +537,7 @@ fn half(bits: u32, fraction: u32, bias: i32) -> f64 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn ncclRedOpDestroy(op: c_int, comm: u64) -> c_int {
-    let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
+    let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "the communicator does not exist") };
     let mut factors = comm.factors.lock();
     match factors.get_mut((op as usize).wrapping_sub(5)).and_then(Option::take) {
         Some(_) => SUCCESS,

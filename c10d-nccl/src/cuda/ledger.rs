@@ -67,7 +67,7 @@ mod tests {
         ledger.add(0x1000, 64);
         ledger.add(0x2000, 64);
         assert!(ledger.retain(0x1010) && ledger.retain(0x1000), "any address in an allocation can be retained");
-        assert!(!ledger.retain(0x1040), "an address behind the allocation cannot be retained");
+        assert!(!ledger.retain(0x1040), "an address after the end of the allocation cannot be retained");
         assert!(!ledger.free(0x1000), "memory with holders is not freed");
         assert_eq!(ledger.release(0x1000), None);
         assert_eq!(ledger.release(0x1010), Some(0x1000));

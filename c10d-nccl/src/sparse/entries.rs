@@ -69,7 +69,10 @@ pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, E
     let entries = match said[1] {
         NONE => Entries { keys, rows: facts.values },
         at if layout.coalesced => {
-            let what = format!("the tensor is marked as coalesced, but entry {at} is not after the entry before it");
+            let what = format!(
+                "the tensor is marked as coalesced, but the coordinates of entry {at} are not greater than those of \
+                 the entry before it"
+            );
             return Err(Error::invalid(what));
         }
         _ => coalesce(bench, facts, keys)?,

@@ -13,8 +13,8 @@ fn wrong_indices() {
         let cases: [(Vec<i64>, bool, &str); 5] = [
             (vec![1, -1], false, "index -1 of entry 1"),
             (vec![1, 50], false, "index 50 of entry 1 is not within 0..50, dimension 0"),
-            (vec![2, 1], true, "marked as coalesced, but entry 1"),
-            (vec![1, 1], true, "marked as coalesced, but entry 1"),
+            (vec![2, 1], true, "marked as coalesced, but the coordinates of entry 1"),
+            (vec![1, 1], true, "marked as coalesced, but the coordinates of entry 1"),
             (vec![i64::MAX, i64::MIN], false, "of entry 0"),
         ];
         for groups in [builder(), with_cpu()] {
