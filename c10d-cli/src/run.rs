@@ -138,7 +138,7 @@ fn tell(report: &JobReport) {
         let all = report.exit_code() == 0;
         say(format_args!(
             "c10d run: {failure}{}",
-            if all { "\nc10d run: the job succeeded, since the ranks that must succeed did" } else { "" }
+            if all { "\nc10d run: the job succeeded, since the ranks that --success requires succeeded" } else { "" }
         ));
     } else if report.reader_gone {
         say("c10d run: nobody reads the output any more, so the ranks were ended");

@@ -52,8 +52,9 @@ pub(super) fn write(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let replaced = |rule: &Rule| found.iter().any(|r| (r.op, r.fabric, r.ranks) == (rule.op, rule.fabric, rule.ranks));
     table.rules.retain(|rule| !replaced(rule));
     table.rules.extend(found);
-    let head = "Written by `c10d perf --tune`: which algorithm is the fastest up to how many bytes (of a rank's block\n\
-                for all_gather_into and reduce_scatter_into). To use it, set C10D_TUNING to this file on all ranks.";
+    let head = "Written by `c10d perf --tune`: the fastest algorithm for each range of sizes. `up_to` counts bytes\n\
+                (of a rank's block for all_gather_into and reduce_scatter_into). To use the rules, set C10D_TUNING\n\
+                to this file on all ranks.";
     fs::write(path, table.to_toml(head))?;
     Ok(())
 }

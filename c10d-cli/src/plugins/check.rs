@@ -47,7 +47,7 @@ fn reduces(providers: &[&'static Provider]) -> bool {
 /// Loads one plugin and prints the decision. The child process runs this function.
 pub(crate) fn load(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
-    let mut row = report.decisions.first().map(Row::from).ok_or("nothing was decided")?;
+    let mut row = report.decisions.first().map(Row::from).ok_or("there was no decision about this file")?;
     if reduces(&report.providers) {
         row.detail += "; the device reduces";
     }

@@ -25,7 +25,7 @@ pub(super) fn check(providers: &[&'static Provider], device: &'static str) -> Re
     spawned.map_err(|e| format!("no thread for the copies: {e}"))?;
     told.recv_timeout(PATIENCE).unwrap_or_else(|e| {
         Err(match e {
-            RecvTimeoutError::Timeout => format!("the copies were not over after {} s", PATIENCE.as_secs()),
+            RecvTimeoutError::Timeout => format!("the copies did not complete within {} s", PATIENCE.as_secs()),
             RecvTimeoutError::Disconnected => "the copies panicked".to_owned(),
         })
     })

@@ -26,7 +26,11 @@ fn private(dir: &Path) -> Result {
     let failed = |why: &str| {
         Error::new(
             ErrorKind::Rendezvous,
-            format!("cannot meet in {}: {why}; set MASTER_ADDR and MASTER_PORT instead", dir.display()),
+            format!(
+                "the ranks cannot find each other through the directory {}: {why}; set MASTER_ADDR and MASTER_PORT \
+                 instead",
+                dir.display()
+            ),
         )
     };
     if let Err(e) = DirBuilder::new().mode(0o700).create(dir)

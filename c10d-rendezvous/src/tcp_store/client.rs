@@ -268,7 +268,10 @@ impl TcpStore {
                 self.absent(keys, link).map(Err)
             }
         })?;
-        found.map_err(|absent| self.timed_out(&absent, "no rank has set this"))
+        found.map_err(|absent| {
+            let these = if absent.len() == 1 { "this key" } else { "these keys" };
+            self.timed_out(&absent, &format!("no rank has set {these}"))
+        })
     }
 
     /// Returns the keys that do not exist, for the error of a wait that timed out. Only the first 256 keys are checked;

@@ -126,7 +126,7 @@ pub(crate) enum Refusal {
     ReplyTooLarge,
     #[error("the store, or the share of it that this connection or its address has, is full")]
     Full,
-    #[error("an add to a value that is not a decimal number, or a sum beyond 64 bits")]
+    #[error("the value to which the client adds is not a decimal number, or the sum exceeds 64 bits")]
     BadNumber,
     #[error("a second wait while one is pending")]
     AlreadyWaiting,

@@ -32,7 +32,12 @@ impl Supervisor {
             None
         };
         let guardian = Guardian::start()
-            .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process dies, children of ranks go on"))
+            .inspect_err(|e| {
+                tracing::warn!(
+                    error = %e,
+                    "cannot start the guardian process: if this process dies, child processes of the ranks keep running"
+                );
+            })
             .ok();
         let kept: CapturedOutput = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
         let mut supervisor = Supervisor {
