@@ -46,7 +46,7 @@ pub enum Rule {
     Name,
     /// The same file was loaded under another path.
     Duplicate,
-    /// A variable or directory is ignored, because the process has more rights than its user.
+    /// A variable or directory is ignored, because the process has more privileges than its user.
     Privileged,
     /// The file was replaced or modified while it was checked or loaded.
     Replaced,

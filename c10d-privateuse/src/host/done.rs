@@ -14,7 +14,7 @@ use crate::abi;
 /// The `c10d_done` function that plugins call.
 pub(super) unsafe extern "C" fn done(host: *const abi::Host, token: Token, result: *const abi::Result) {
     // A panic on the host's side must not unwind into the plugin.
-    contain("what follows the end of a plugin's operation", || end(host, token, result));
+    contain("the work after the end of a plugin's operation", || end(host, token, result));
 }
 
 fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
@@ -33,8 +33,8 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
         }
         AnswerTo::AnsweredBefore(None) | AnswerTo::Unknown => {
             let what = format!(
-                "it ended an operation that does not exist (token {token:#x}): it was never given that operation, or the \
-                 operation or its group ended already"
+                "it ended an operation that does not exist (token {token:#x}): c10d never gave it this operation, or \
+                 the operation or its group has already ended"
             );
             return groups::end_all(plugin, plugin.error("done", what));
         }

@@ -72,7 +72,7 @@ fn verb(
         let found = stores::find(store);
         let found = found.ok_or_else(|| Error::new(ErrorKind::Store, "the group has no store with this number"))?;
         if key.is_null() || key_len > 4096 {
-            return Err(Error::invalid("a key needs a pointer, and has at most 4096 bytes"));
+            return Err(Error::invalid("a key must not be null, and must have at most 4096 bytes"));
         }
         // SAFETY: by the ABI, the key has `key_len` bytes.
         let key = unsafe { abi::text(key, key_len) };
@@ -97,7 +97,7 @@ unsafe fn bytes<'a>(value: *const c_void, len: u64) -> Result<&'a [u8]> {
         Some(0) => Ok(&[]),
         // SAFETY: the caller guarantees it.
         Some(len) if !value.is_null() => Ok(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }),
-        _ => Err(Error::invalid("a value needs a pointer, and a length of at most isize::MAX")),
+        _ => Err(Error::invalid("a value must not be null, and must have at most isize::MAX bytes")),
     }
 }
 
@@ -112,7 +112,7 @@ unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> R
     // SAFETY: the caller guarantees it.
     unsafe { len.write(got.len() as u64) };
     if got.len() as u64 > capacity {
-        let what = format!("the value has {} bytes; there is room for {capacity}", got.len());
+        let what = format!("the value has {} bytes, but the buffer has only {capacity}", got.len());
         return Err(Error::new(ErrorKind::Resource, what));
     }
     if !got.is_empty() {

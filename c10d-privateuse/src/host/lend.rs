@@ -221,8 +221,7 @@ impl Retained {
             // SAFETY: the job has the memory. If the job is given up while this call runs, the memory may be freed; the
             // ABI tells plugins about this case.
             if !unsafe { retained.runtime.retain(allocation.0, allocation.1 as *mut ()) } {
-                let what =
-                    "it does not keep this memory for a running operation; start the call with buffers of its own";
+                let what = "it cannot retain this memory during an operation; start the call with owned buffers";
                 return Err(plugin.error("retain", what));
             }
             retained.allocations.push(allocation);

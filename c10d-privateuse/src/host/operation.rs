@@ -74,12 +74,14 @@ impl Operation {
         };
         match (*self.running.lock(), &self.request) {
             (Some(function), _) => broken(function, "it did not return"),
-            (None, Some(_)) => broken("submit", "it never said that the operation was done"),
-            (None, None) if self.group.is_behind(self.token) => {
-                plugin.error("submit", "it was still busy with an earlier operation when this one's time was over")
-            }
+            (None, Some(_)) => broken("submit", "it did not call `done`"),
+            (None, None) if self.group.is_behind(self.token) => plugin
+                .error("submit", "it was still busy with an earlier operation when this operation's time was over"),
             (None, None) => {
-                let what = format!("the time was over before plugin {:?} could be given the operation", plugin.name);
+                let what = format!(
+                    "the operation's time was over before c10d could give the operation to plugin {:?}",
+                    plugin.name
+                );
                 Error::new(ErrorKind::Timeout, what)
             }
         }

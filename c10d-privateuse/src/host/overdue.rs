@@ -17,10 +17,10 @@ fn end(now: Instant) -> Option<Instant> {
     let overdue = slots::take_overdue(now);
     // One thread ends all operations, so a panic at the end of one operation must not affect the other operations.
     for operation in overdue.operations {
-        contain("what follows the end of an operation", || operation.give_up());
+        contain("the work after the end of an operation", || operation.give_up());
     }
     for group in overdue.on_trust {
-        contain("what follows the end of a group", || group.is_late());
+        contain("the work after the end of a group", || group.is_late());
     }
     overdue.next
 }

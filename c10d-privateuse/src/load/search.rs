@@ -206,7 +206,7 @@ impl Pass<'_> {
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
             // A user can choose these directories by variables and by the location of the program's file.
-            let what = "ignored: the process has more rights than the user who started it";
+            let what = "ignored: the process has more privileges than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));
         }
@@ -215,8 +215,7 @@ impl Pass<'_> {
             self.out.decisions.push(Decision::refused(LIST_VARIABLE, refusal));
         }
         for name in self.search.trusted.iter().filter(|name| !self.names.iter().any(|(met, _)| met == *name)) {
-            let refusal =
-                Refusal::new(Rule::Filter, format!("{name:?}, which is trusted, matches no plugin that was found"));
+            let refusal = Refusal::new(Rule::Filter, format!("no plugin with the trusted name {name:?} was found"));
             self.out.decisions.push(Decision::refused("trust", refusal));
         }
     }
@@ -227,7 +226,7 @@ impl Pass<'_> {
         if !privileged() {
             return Some(value);
         }
-        let what = "ignored: the process has more rights than the user who set it";
+        let what = "ignored: the process has more privileges than the user who set the variable";
         self.out.decisions.push(Decision::refused(name, Refusal::new(Rule::Privileged, what)));
         None
     }

@@ -182,7 +182,7 @@ static int fail_with(struct group *g, const struct failure *why) {
 
 /* Returns the group's failure. If the rank that was writing the failure has died, the result says only that. */
 static struct failure first_failure(struct group *g) {
-    struct failure none = {.status = C10D_ABORTED, .text = "a rank failed, and died before it said why"};
+    struct failure none = {.status = C10D_ABORTED, .text = "a rank failed, and died before it wrote the reason"};
     return atomic_load(&g->shared->failed) == 2 ? g->shared->failure : none;
 }
 
@@ -690,7 +690,7 @@ static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks,
     if (g->rank > 0) {
         snprintf(path, sizeof path, "/proc/%d/fd/%d", id.pid, id.fd);
         *fd = open(path, O_RDWR | O_CLOEXEC);
-        if (*fd < 0) return c10d_fail(why, C10D_PEER_DEAD, "rank 0 is gone, or its memory cannot be opened");
+        if (*fd < 0) return c10d_fail(why, C10D_PEER_DEAD, "rank 0 has exited, or its memory cannot be opened");
     }
     void *shared = mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
     if (shared == MAP_FAILED) return c10d_fail(why, C10D_RESOURCE, "cannot map the shared memory");

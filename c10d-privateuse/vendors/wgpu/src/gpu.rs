@@ -78,7 +78,7 @@ impl Gpu {
             |why: String| Error::new(ErrorKind::Resource, format!("{}: no buffer of {bytes} bytes: {why}", self.name));
         let most = self.device.limits().max_buffer_size;
         let size = (bytes as u64).checked_next_multiple_of(GRAIN).filter(|size| *size <= most);
-        let size = size.ok_or_else(|| none(format!("the adapter's buffers have {most} at most")))?;
+        let size = size.ok_or_else(|| none(format!("the adapter allows at most {most} bytes")))?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {

@@ -47,7 +47,10 @@ impl Wgpu {
         self.gpus.get(usize::from(index)).ok_or_else(|| {
             let closed: Vec<String> = self.closed.iter().map(|e| format!("; {}", e.report().what)).collect();
             let have = self.gpus.len();
-            Error::invalid(format!("there is no wgpu device {index}; there are {have}, from 0{}", closed.concat()))
+            Error::invalid(format!(
+                "there is no wgpu device {index}; the devices are numbered from 0, and their number is {have}{}",
+                closed.concat()
+            ))
         })
     }
 }
