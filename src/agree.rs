@@ -49,7 +49,7 @@ pub(crate) fn agree<const N: usize>(
         Err(failure) => {
             let (kind, text) = match &failure {
                 Failure::Error(e) => (code(e.kind()), e.report().what.as_str()),
-                Failure::Panic(_) => (ABORTED, "the closure that fills it panicked"),
+                Failure::Panic(_) => (ABORTED, "the closure that fills the table panicked"),
             };
             let end = (0..=TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
             word[0] = kind;

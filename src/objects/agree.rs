@@ -51,7 +51,7 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
             Error::invalid(what).guilty(failed)
         }
         (_, [first, ..]) => mismatch::<T>(text(*first)).guilty(differ),
-        _ => Error::new(ErrorKind::Internal, "the types in the headers of objects differ and are equal"),
+        _ => Error::new(ErrorKind::Internal, "the headers of the objects contradict each other"),
     };
     Err(within.ended(error))
 }

@@ -170,7 +170,9 @@ pub trait ObjectCollectives {
         };
         within.run(op::scatter(from, PlainBuf::reduced_by(&mut bytes, OBJECTS)))?;
         match root {
-            Root::Me(all) => all.into_iter().nth(me as usize).ok_or_else(|| no_object::<T>(me, "it is gone")),
+            Root::Me(all) => {
+                all.into_iter().nth(me as usize).ok_or_else(|| no_object::<T>(me, "the root has no object for itself"))
+            }
             Root::At(_) => decode(&bytes).map_err(|why| within.ended(no_object::<T>(at, &why))),
         }
     }

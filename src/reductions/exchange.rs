@@ -98,8 +98,10 @@ impl<'a> Exchange<'a> {
         if guilty.is_empty() || panicked {
             return Ok(());
         }
-        let what =
-            format!("the closure of {:?} panicked there: the call failed, but the group can still be used", self.name);
+        let what = format!(
+            "the closure of {:?} panicked on the guilty ranks; the call failed, but the group can still be used",
+            self.name
+        );
         Err(self.within.ended(Error::new(ErrorKind::Aborted, what).guilty(guilty)))
     }
 }

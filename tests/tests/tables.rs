@@ -179,7 +179,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
             Err(panic) if pg.rank() == leader && panic.downcast_ref() == Some(&"as the test wants it") => {}
             Err(_) => return Ok(Some("another panic".into())),
             Ok(result) => {
-                let wrong = rejected(result, "Aborted", &[leader], &["the closure that fills it panicked"]);
+                let wrong = rejected(result, "Aborted", &[leader], &["the closure that fills the table panicked"]);
                 if pg.rank() == leader || wrong.is_some() {
                     return Ok(Some(wrong.unwrap_or_else(|| "no panic".into())));
                 }

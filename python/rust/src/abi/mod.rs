@@ -33,7 +33,8 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
         // The payload is leaked, because dropping it may panic, too.
         std::mem::forget(payload);
-        Err(Error::new(ErrorKind::Internal, "a defect of c10d_rs: the call panicked, as stderr shows"))
+        let what = "a defect of c10d_rs: the call panicked; standard error has the message";
+        Err(Error::new(ErrorKind::Internal, what))
     })
 }
 
