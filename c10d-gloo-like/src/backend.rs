@@ -65,6 +65,7 @@ impl GlooLike {
     pub(crate) fn connect(
         init: &GroupInit,
         transport: Transport,
+        cma: bool,
         silence: Duration,
         table: &Table,
     ) -> Result<GlooLike> {
@@ -76,6 +77,7 @@ impl GlooLike {
             store: init.store.clone(),
             reports: init.reports(),
             transport,
+            cma,
             tuning: table.tuning(),
             deadline: init.deadline,
             silence,

@@ -95,15 +95,22 @@ impl Link {
     }
 
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
-    /// (0: none). The link has accepted these bytes; the caller calls again with the rest.
+    /// (0: none). The link has accepted these bytes; the caller calls again with the rest. `lends_private` allows the
+    /// link to lend bytes of private memory (see `shm::lent`). Bytes that the peer reduces must not be lent in this way.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
     #[inline]
-    pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
+    pub(crate) unsafe fn write(
+        &mut self,
+        head: &[u8],
+        body: *const u8,
+        len: usize,
+        lends_private: bool,
+    ) -> Result<usize> {
         match self {
             // SAFETY: the caller guarantees that `body` is readable.
-            Link::Shm(l) => unsafe { l.write(head, body, len) },
+            Link::Shm(l) => unsafe { l.write(head, body, len, lends_private) },
             // SAFETY: the caller guarantees that `body` is readable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
         }
@@ -112,7 +119,7 @@ impl Link {
     /// Like [`Link::write`], for `head` alone.
     pub(crate) fn write_head(&mut self, head: &[u8]) -> Result<usize> {
         // SAFETY: the length is 0, so the pointer is not used.
-        unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0) }
+        unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0, false) }
     }
 
     /// Returns the bytes that can be read now, as far as they are contiguous. The bytes stay in place until they are

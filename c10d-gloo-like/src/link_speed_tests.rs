@@ -40,7 +40,7 @@ impl LinkEnd {
                 let at = sent.min(32);
                 let body = &self.block[sent - at..out];
                 // SAFETY: the pointer and the length are those of a slice.
-                let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len()) }.unwrap();
+                let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len(), false) }.unwrap();
                 sent += n;
                 progress += n;
                 if sent == out_total {

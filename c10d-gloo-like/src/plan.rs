@@ -209,9 +209,21 @@ impl Plan {
 
     /// Whether the plan receives bytes, reduces nothing, and never reads what it has written.
     pub(crate) fn only_copies(&self) -> bool {
-        let copies = |step: &Step| step.after == After::Nothing && !matches!(step.action, Action::Reduce { .. });
         let receives = |step: &Step| matches!(step.action, Action::Recv { .. });
-        self.steps.iter().all(copies) && self.steps.iter().any(receives)
+        self.is_independent() && self.steps.iter().any(receives)
+    }
+
+    /// Whether no step waits for another step or reduces, and some steps receive or copy bytes. So this rank has work
+    /// while its peers read the bytes that it sends.
+    pub(crate) fn has_other_work(&self) -> bool {
+        let works = |step: &Step| matches!(step.action, Action::Recv { .. } | Action::Copy { .. });
+        self.is_independent() && self.steps.iter().any(works)
+    }
+
+    /// Whether no step waits for another step or reduces.
+    fn is_independent(&self) -> bool {
+        let waits = |step: &Step| step.after != After::Nothing || matches!(step.action, Action::Reduce { .. });
+        !self.steps.iter().any(waits)
     }
 
     /// Returns the last step.

@@ -29,21 +29,23 @@ pub static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &create,
     }],
-    hints: &[TRANSPORT, LINK_TIMEOUT, TUNING],
-    variables: &[TRANSPORT_VARIABLE, TUNING_VARIABLE, IFNAME, ADDR],
+    hints: &[TRANSPORT, CMA, LINK_TIMEOUT, TUNING],
+    variables: &[TRANSPORT_VARIABLE, CMA_VARIABLE, TUNING_VARIABLE, IFNAME, ADDR],
     ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);
 
 const TRANSPORT: &str = "gloo-like.transport";
+const CMA: &str = "gloo-like.cma";
 const LINK_TIMEOUT: &str = "gloo-like.link_timeout";
 const TUNING: &str = "gloo-like.tuning";
 const TRANSPORT_VARIABLE: &str = "C10D_TRANSPORT";
+const CMA_VARIABLE: &str = "C10D_CMA";
 const TUNING_VARIABLE: &str = "C10D_TUNING";
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?, &table(init)?)?))
+    Ok(Arc::new(GlooLike::connect(init, transport(init)?, cma(init)?, silence(init)?, &table(init)?)?))
 }
 
 /// Returns the table by which algorithms are chosen.
@@ -65,6 +67,20 @@ fn silence(init: &GroupInit) -> Result<Duration> {
             longest.as_secs()
         ))
     })
+}
+
+/// Whether ranks on one host may read each other's private memory.
+fn cma(init: &GroupInit) -> Result<bool> {
+    let (name, value) = match (init.hint(CMA), std::env::var(CMA_VARIABLE)) {
+        (Some(value), _) => (CMA, value.to_owned()),
+        (None, Ok(value)) if !value.trim().is_empty() => (CMA_VARIABLE, value),
+        (None, _) => return Ok(true),
+    };
+    match value.trim() {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Error::invalid(format!("{name} is {value:?}; it must be auto or off"))),
+    }
 }
 
 fn transport(init: &GroupInit) -> Result<Transport> {

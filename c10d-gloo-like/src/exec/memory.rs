@@ -123,6 +123,8 @@ pub(crate) struct Spaces {
     memory: Scratch,
     /// Whether copies to the output bypass the cache.
     past_cache: bool,
+    /// Whether links may lend bytes of these spaces that are in private memory.
+    lends_private: bool,
     /// The sources of the reduction that is being set up or run, in rank order. A null pointer stands for this rank's
     /// own region.
     sources: Vec<*const u8>,
@@ -149,6 +151,7 @@ impl Spaces {
             scratch: Pieces::default(),
             memory: Scratch { at: ptr::null_mut(), len: 0 },
             past_cache: false,
+            lends_private: false,
             sources: Vec::new(),
             joined: Vec::new(),
         }
@@ -201,6 +204,12 @@ impl Spaces {
         self.past_cache = past_cache;
     }
 
+    /// Sets whether links may lend bytes that are in private memory.
+    #[inline]
+    pub(super) fn set_lends_private(&mut self, lends_private: bool) {
+        self.lends_private = lends_private;
+    }
+
     fn space(&self, space: Space) -> &Pieces {
         match space {
             Space::Input => &self.input,
@@ -245,7 +254,7 @@ impl Spaces {
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
             true => head.len() + n,
             // SAFETY: as above.
-            false => unsafe { link.write(head, at, n) }?,
+            false => unsafe { link.write(head, at, n, self.lends_private) }?,
         };
         Ok((taken, head.len() + n))
     }

@@ -125,6 +125,9 @@ impl Executor {
         let bytes = spaces.tensor_bytes().saturating_mul(self.links.len());
         let past_cache = bytes >= PAST_CACHE && plan.only_copies() && self.all_share_memory();
         spaces.set_past_cache(past_cache);
+        // The peer copies lent bytes while this rank does other work. Without other work, both ranks together are
+        // faster if they copy the bytes through the ring. So they are if copies bypass the cache.
+        spaces.set_lends_private(op.reduction.is_none() && plan.has_other_work() && !past_cache);
         self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();

@@ -64,6 +64,7 @@ fn ranks_with<T: Send>(
                         transport,
                         tuning: Default::default(),
                         deadline: Instant::now() + PATIENCE,
+                        cma: true,
                         silence: PATIENCE,
                         lost: Box::new(Vec::new),
                         warn_after: None,
@@ -463,7 +464,7 @@ fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
                 // SAFETY: the item has no body.
                 #[allow(unsafe_code)]
-                let written = unsafe { link.write(&[byte], std::ptr::null(), 0) };
+                let written = unsafe { link.write(&[byte], std::ptr::null(), 0, false) };
                 if written.is_err() || rank.mesh.health.failed() {
                     break;
                 }

@@ -66,7 +66,7 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let hosts = number(&ids, HostId::can_share_memory);
     let local: Vec<u32> = (0..size).filter(|r| hosts[*r as usize] == hosts[rank as usize]).collect();
     let layout = Layout::new(local.len() - 1);
-    let (segment, unshared) = match make_segment(transport, &local, layout) {
+    let (segment, unshared) = match make_segment(transport, &local, layout, wiring.cma) {
         Ok(segment) => (segment, None),
         Err(error) => (None, Some(error)),
     };
@@ -178,11 +178,17 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
 
 /// Makes this rank's segment. Returns `None` if no peer is on this host, or if the transport is tcp. Also returns
 /// `None`, with a warning, if the segment cannot be made and TCP can replace it.
-fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<Option<Arc<Segment>>> {
+fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) -> Result<Option<Arc<Segment>>> {
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);
     }
-    match Segment::create(layout) {
+    let made = Segment::create(layout).and_then(|mut segment| {
+        if cma {
+            segment.publish_process()?;
+        }
+        Ok(segment)
+    });
+    match made {
         Ok(segment) => Ok(Some(Arc::new(segment))),
         // TCP would need even more descriptors.
         Err(e) if transport == Transport::Shm || lacks_descriptors(&e) => Err(e.phase(Phase::Connect)),

@@ -74,6 +74,8 @@ pub(crate) struct Wiring {
     pub(crate) reports: Arc<Reports>,
     /// The transport.
     pub(crate) transport: Transport,
+    /// Whether ranks on one host may read each other's private memory.
+    pub(crate) cma: bool,
     /// The table by which algorithms are chosen.
     pub(crate) tuning: Tuning,
     /// The time by which all ranks must be connected.

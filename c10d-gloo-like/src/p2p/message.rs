@@ -85,7 +85,7 @@ impl Outgoing {
             // while this rank copies them.
             let alone = matches!(link, Link::Shm(_)) && !head.is_empty() && span.bytes() > AT_ONCE;
             // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
-            let n = unsafe { link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }) }?;
+            let n = unsafe { link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }, false) }?;
             if n == 0 {
                 return Ok((moved, false));
             }

@@ -2,18 +2,25 @@
 
 use std::sync::atomic::AtomicU64;
 
-/// One cursor, alone in a pair of cache lines, since processors prefetch lines in pairs.
-#[repr(C, align(128))]
-pub(super) struct Cursor(pub(super) AtomicU64);
-
-/// The writer's cursor, and in the same cache line the position of the last record plus 1, or 0 if there is no record
+/// The writer's cursor, and in the same pair of cache lines (since processors prefetch lines in pairs) the position of the last record plus 1, or 0 if there is no record
 /// yet. A record stands for bytes that the reader reads in place.
 #[repr(C, align(128))]
 pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
+
+/// The reader's cursor, alone in a pair of cache lines but for what the reader tells the writer about lent bytes.
+#[repr(C, align(128))]
+pub(super) struct Tail {
+    pub(super) at: AtomicU64,
+    /// Not 0 if the reader can read private memory of the writer.
+    pub(super) reads_private: AtomicU64,
+    /// The number of bytes at the end of the last record's bytes that the reader did not read, since it could not. The
+    /// writer must send these bytes through the ring.
+    pub(super) refused: AtomicU64,
+}
 
 /// The two cursors of a ring, in the writer's segment.
 #[repr(C)]
 pub(super) struct Cursors {
     pub(super) head: Head,
-    pub(super) tail: Cursor,
+    pub(super) tail: Tail,
 }

@@ -9,6 +9,7 @@ use c10d_core::process::Token;
 use c10d_core::shm::{PeerWindow, Place, find, place};
 
 use super::copy::copy;
+use super::peer_memory::PeerMemory;
 use super::segment::{Layout, RingKind};
 
 /// The size of a record in bytes.
@@ -31,15 +32,21 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
     Place { key: number(0), offset: number(1), len: number(2) }
 }
 
+/// The key of bytes that are not in a window. Their offset is their address in the writer's process. Windows have random
+/// keys, so no window has this key.
+const PRIVATE: u64 = 0;
+
 /// The part of a ring's writing end that lends bytes.
 pub(super) struct Lender {
-    /// The process that can read lent bytes. If it is `None`, nothing is lent.
+    /// The process that can read windows. If it is `None`, no bytes of windows are lent.
     pub(super) reader: Option<Token>,
     /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
     least: usize,
     /// The number of bytes that are lent now, and the position in the ring that the reader passes when it has read the
     /// lent bytes. `None` if no bytes are lent.
     pub(super) out: Option<(usize, u64)>,
+    /// Whether the peer has refused bytes of private memory. If it has, no private memory is lent any more.
+    pub(super) refused: bool,
 }
 
 impl Lender {
@@ -50,62 +57,84 @@ impl Lender {
             RingKind::Collective => LEAST,
             RingKind::PointToPoint => 2 * Layout::POINT_TO_POINT,
         };
-        Lender { reader: None, least, out: None }
+        Lender { reader: None, least, out: None, refused: false }
     }
 
     /// Returns the record that stands for these bytes in the ring. Returns `None` if there are too few bytes to be
-    /// lent, or if the peer cannot read them in place.
+    /// lent, or if the peer cannot read them in place. `private` tells whether the peer can and shall read private
+    /// memory.
     #[inline]
-    pub(super) fn record(&self, at: *const u8, len: usize) -> Option<[u8; RECORD]> {
-        if len < self.least { None } else { place(at, len, self.reader.as_ref()?).map(|place| to_bytes(&place)) }
+    pub(super) fn record(&self, at: *const u8, len: usize, private: bool) -> Option<[u8; RECORD]> {
+        if len < self.least {
+            return None;
+        }
+        let window = self.reader.as_ref().and_then(|reader| place(at, len, reader));
+        let memory = (private && !self.refused).then_some(Place { key: PRIVATE, offset: at as u64, len: len as u64 });
+        window.or(memory).map(|place| to_bytes(&place))
     }
 }
 
 /// Lent bytes that the reading end of a ring has not read yet.
 pub(super) struct Borrowed {
-    at: *const u8,
+    /// The address of the next byte: in this process if the bytes are in a window, otherwise in the peer's process.
+    at: usize,
     left: usize,
-    /// Keeps the memory mapped.
-    _window: Arc<PeerWindow>,
+    /// Keeps the memory mapped; `None` for private memory.
+    window: Option<Arc<PeerWindow>>,
 }
-
-// SAFETY: the pointer points into the mapping that `_window` keeps, which any thread may read. No thread of this rank
-// writes to the mapping.
-unsafe impl Send for Borrowed {}
 
 impl Borrowed {
     /// Returns the bytes for which this record stands. Returns `None` if there are no bytes, or if they are not in
-    /// memory that this process may read.
-    pub(super) fn of(record: &[u8; RECORD]) -> Option<Borrowed> {
+    /// memory that this process may read. `reads_private` tells whether it may read private memory of the peer.
+    pub(super) fn of(record: &[u8; RECORD], reads_private: bool) -> Option<Borrowed> {
         let place = from_bytes(record);
-        let window = find(place.key)?;
-        let at = window.at(&place)?;
-        (place.len > 0).then_some(Borrowed { at, left: place.len as usize, _window: window })
+        let (at, window) = if place.key == PRIVATE {
+            reads_private.then_some((place.offset as usize, None))?
+        } else {
+            let window = find(place.key)?;
+            (window.at(&place)? as usize, Some(window))
+        };
+        (place.len > 0).then_some(Borrowed { at, left: place.len as usize, window })
     }
 
-    pub(super) fn shown(&self) -> (*const u8, usize) {
-        (self.at, self.left)
+    /// Returns the number of bytes that are left.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Returns the bytes, if they are in a window.
+    pub(super) fn shown(&self) -> Option<(*const u8, usize)> {
+        self.window.is_some().then_some((self.at as *const u8, self.left))
     }
 
     /// Copies as many of the bytes as fit into `to`, but at most `CHUNK` bytes. With `past_cache`, the copy bypasses
-    /// the cache. Returns the number of bytes.
+    /// the cache. Returns the number of bytes, or `None` if the bytes cannot be read.
     ///
     /// # Safety
-    /// `to` is writable for `len` bytes.
-    pub(super) unsafe fn copy(&self, to: *mut u8, len: usize, past_cache: bool) -> usize {
+    /// `to` is writable for `len` bytes, and no other code uses them.
+    pub(super) unsafe fn copy(
+        &self,
+        memory: Option<&PeerMemory>,
+        to: *mut u8,
+        len: usize,
+        past_cache: bool,
+    ) -> Option<usize> {
         let n = len.min(self.left).min(CHUNK);
-        // SAFETY: at least `n` bytes are left. `to` is memory of this rank, and the lent bytes are memory of the peer,
-        // so they do not overlap.
-        unsafe { copy(self.at, to, n, past_cache) };
-        n
+        if self.window.is_some() {
+            // SAFETY: at least `n` bytes are left in the window. `to` is memory of this rank, and the lent bytes are
+            // memory of the peer, so they do not overlap.
+            unsafe { copy(self.at as *const u8, to, n, past_cache) };
+            return Some(n);
+        }
+        // SAFETY: the caller guarantees that `to` is writable.
+        unsafe { memory?.read(self.at, to, n) }.then_some(n)
     }
 
     /// Skips the first `n` bytes, which have been read. Returns whether all bytes have been read now.
     pub(super) fn advance(&mut self, n: usize) -> bool {
         debug_assert!(n <= self.left);
         self.left -= n;
-        // SAFETY: the sum is at most the end of the lent bytes.
-        self.at = unsafe { self.at.add(n) };
+        self.at += n;
         self.left == 0
     }
 }

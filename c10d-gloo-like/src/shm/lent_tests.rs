@@ -1,9 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use c10d_core::ErrorKind;
 use c10d_core::process::token;
 use c10d_core::shm::{Window, admit};
 
+use super::super::peer_memory::{Origin, PeerMemory};
 use super::*;
 use crate::shm::{Segment, ShmLink};
 
@@ -11,7 +13,18 @@ const KIND: RingKind = RingKind::Collective;
 
 /// Returns the two ends of a link, and the segment of the first end.
 fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
-    let [a, b] = [(); 2].map(|()| Arc::new(Segment::create(Layout::new(1)).unwrap()));
+    pair_of([true; 2])
+}
+
+/// Like [`pair`]. Each `published` tells whether that rank publishes its process.
+fn pair_of(published: [bool; 2]) -> (ShmLink, ShmLink, Arc<Segment>) {
+    let [a, b] = published.map(|published| {
+        let mut segment = Segment::create(Layout::new(1)).unwrap();
+        if published {
+            segment.publish_process().unwrap();
+        }
+        Arc::new(segment)
+    });
     let me = token().unwrap();
     let link = |peer, own: &Arc<Segment>, theirs: &Arc<Segment>| {
         ShmLink::new(peer, KIND, (own.clone(), 0), (theirs.clone(), 0)).with_reader(me)
@@ -30,7 +43,13 @@ fn window(len: usize) -> Window {
 
 fn write(link: &mut ShmLink, head: &[u8], body: &[u8]) -> usize {
     // SAFETY: the pointer and the length are those of a slice.
-    unsafe { link.write(head, body.as_ptr(), body.len()) }.unwrap()
+    unsafe { link.write(head, body.as_ptr(), body.len(), false) }.unwrap()
+}
+
+/// Like [`write`], but lends private memory.
+fn lend(link: &mut ShmLink, body: *const u8, len: usize) -> usize {
+    // SAFETY: the tests read `body` in this way only while it is readable.
+    unsafe { link.write(&[], body, len, true) }.unwrap()
 }
 
 fn read(link: &mut ShmLink, to: &mut [u8]) -> usize {
@@ -91,5 +110,128 @@ fn lent_bytes_in_memory_that_is_not_mapped_are_an_error() {
     assert_eq!(write(&mut here, &[], &window), 0);
     drop(window);
     assert!(there.peek().is_err_and(|e| e.report().guilty == [0]));
-    assert!(Borrowed::of(&[9; RECORD]).is_none());
+    assert!(Borrowed::of(&[9; RECORD], true).is_none());
+}
+
+#[test]
+fn private_memory_is_read_in_one_copy() {
+    let (mut here, mut there, _) = pair();
+    let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let mut to = vec![0; bytes.len()];
+    for len in [LEAST, 100_003, 1_000_000] {
+        assert_eq!(lend(&mut here, bytes.as_ptr(), len), 0, "the bytes are lent, not copied");
+        to.fill(0);
+        let mut done = 0;
+        while done < len {
+            assert_eq!(lend(&mut here, bytes.as_ptr(), len), 0, "the peer has not read all bytes");
+            done += read(&mut there, &mut to[done..len]);
+        }
+        assert_eq!(to[..len], bytes[..len]);
+        assert_eq!(lend(&mut here, bytes.as_ptr(), len), len);
+    }
+    assert_eq!(lend(&mut here, bytes.as_ptr(), LEAST - 1), LEAST - 1, "few bytes are copied");
+}
+
+#[test]
+fn private_memory_is_lent_only_if_both_ranks_published_their_processes() {
+    let bytes = vec![5; LEAST];
+    for published in [[true, false], [false, true], [false; 2]] {
+        let (mut here, mut there, _) = pair_of(published);
+        assert_eq!(lend(&mut here, bytes.as_ptr(), LEAST), LEAST);
+        let mut to = vec![0; LEAST];
+        assert_eq!(read(&mut there, &mut to), LEAST);
+        assert_eq!(to, bytes);
+    }
+}
+
+#[test]
+fn refused_bytes_are_sent_through_the_ring() {
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+    let (mut here, mut there, _) = pair();
+    let len = 1 << 20;
+    // SAFETY: this is a new mapping, which nothing else uses. Its second half cannot be read for now.
+    let at = unsafe {
+        let flags = ProtFlags::READ | ProtFlags::WRITE;
+        let at = mmap_anonymous(std::ptr::null_mut(), len, flags, MapFlags::PRIVATE).unwrap();
+        at.cast::<u8>().write_bytes(8, len);
+        mprotect(at.cast::<u8>().add(len / 2).cast(), len / 2, MprotectFlags::empty()).unwrap();
+        at
+    };
+    assert_eq!(lend(&mut here, at.cast(), len), 0);
+    let mut to = vec![0; len];
+    let mut got = 0;
+    while got < len / 2 {
+        got += read(&mut there, &mut to[got..]);
+    }
+    assert_eq!(read(&mut there, &mut to[got..]), 0, "the second half is refused");
+    assert_eq!(lend(&mut here, at.cast(), len), got);
+    // SAFETY: as above.
+    unsafe { mprotect(at, len, MprotectFlags::READ).unwrap() };
+    while got < len {
+        // SAFETY: the sum is inside the mapping.
+        assert!(lend(&mut here, unsafe { at.cast::<u8>().add(got) }, len - got) > 0, "the rest is not lent again");
+        got += read(&mut there, &mut to[got..]);
+    }
+    assert!(to.iter().all(|byte| *byte == 8));
+    // SAFETY: nothing uses the mapping any more.
+    unsafe { munmap(at, len).unwrap() };
+}
+
+#[test]
+fn private_bytes_of_a_peer_that_gave_up_are_discarded() {
+    let (mut here, mut there, segment) = pair();
+    let bytes = vec![5; 100_000];
+    assert_eq!(lend(&mut here, bytes.as_ptr(), bytes.len()), 0);
+    let mut to = vec![0; 100_000];
+    assert_eq!(read(&mut there, &mut to[..50_000]), 50_000);
+    segment.header().revoked.store(1, Ordering::Release);
+    assert_eq!(read(&mut there, &mut to[50_000..]), 0);
+    // The memory may be gone. Then nothing is refused, since the writer does not wait any more.
+    let (mut here, mut there, segment) = pair();
+    assert_eq!(lend(&mut here, std::ptr::without_provenance(4096), 100_000), 0);
+    segment.header().revoked.store(1, Ordering::Release);
+    assert_eq!(read(&mut there, &mut to), 0);
+    assert_eq!(lend(&mut here, std::ptr::without_provenance(4096), 100_000), 0);
+}
+
+#[test]
+fn private_bytes_that_must_be_seen_are_an_error() {
+    let (mut here, mut there, _) = pair();
+    let bytes = vec![5; 100_000];
+    assert_eq!(lend(&mut here, bytes.as_ptr(), bytes.len()), 0);
+    assert!(there.peek().is_err_and(|e| e.report().guilty == [0] && e.report().kind == ErrorKind::Protocol));
+}
+
+#[test]
+fn an_impossible_number_of_refused_bytes_is_an_error() {
+    let (mut here, mut there, segment) = pair();
+    let bytes = vec![5; 100_000];
+    assert_eq!(lend(&mut here, bytes.as_ptr(), bytes.len()), 0);
+    let mut to = vec![0; 100_000];
+    assert_eq!(read(&mut there, &mut to), 100_000);
+    // SAFETY: the pointer is valid as long as the segment.
+    unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(100_001, Ordering::Relaxed);
+    // SAFETY: the pointer and the length are those of a vector.
+    let error = unsafe { here.write(&[], bytes.as_ptr(), bytes.len(), true) }.unwrap_err();
+    assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
+}
+
+#[test]
+fn the_memory_of_another_process_is_not_taken_for_the_peers() {
+    let open = |change: &dyn Fn(&Origin)| {
+        let mut segment = Segment::create(Layout::new(1)).unwrap();
+        segment.publish_process().unwrap();
+        let origin = &segment.header().origin;
+        let own = Segment::create(Layout::new(1)).map(|mut own| own.publish_process().map(|()| own)).unwrap().unwrap();
+        change(origin);
+        PeerMemory::open(&own.header().origin, origin).is_some()
+    };
+    assert!(open(&|_| ()));
+    assert!(!open(&|origin| origin.mark[1].store(0, Ordering::Relaxed)));
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    assert!(!open(&|origin| origin.process.store(child.id(), Ordering::Relaxed)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!open(&|origin| origin.process.store(child.id(), Ordering::Relaxed)));
+    assert!(!open(&|origin| origin.process.store(u32::MAX, Ordering::Relaxed)));
 }

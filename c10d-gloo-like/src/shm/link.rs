@@ -10,6 +10,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::lent::{Borrowed, Lender};
 use super::mailbox;
+use super::peer_memory::PeerMemory;
 use super::ring::{Reader, Writer};
 use super::{CorePair, RingKind, Segment};
 
@@ -22,6 +23,8 @@ pub(crate) struct ShmLink {
     into: Reader,
     /// The bytes that the peer lends at the reader's position.
     borrowed: Option<Borrowed>,
+    /// The private memory of the peer, if this rank can read it.
+    memory: Option<PeerMemory>,
     inbox: mailbox::Reader,
     /// Whether the bytes that were shown last are in the mailbox.
     mail: bool,
@@ -38,13 +41,19 @@ impl ShmLink {
         (own, peer_index): (Arc<Segment>, usize),
         (theirs, own_index): (Arc<Segment>, usize),
     ) -> ShmLink {
+        let into = Reader::new(theirs.clone(), own_index, kind, peer);
+        let memory = PeerMemory::open(&own.header().origin, &theirs.header().origin);
+        if memory.is_some() {
+            into.allow_private();
+        }
         ShmLink {
             peer,
             lender: Lender::new(kind),
             borrowed: None,
+            memory,
             out: Writer::new(own.clone(), peer_index, kind, peer),
             outbox: mailbox::Writer::new(own.clone(), peer_index, kind, peer),
-            into: Reader::new(theirs.clone(), own_index, kind, peer),
+            into,
             inbox: mailbox::Reader::new(theirs.clone(), own_index, kind, peer),
             mail: false,
             cores: CorePair::new(own, theirs.clone()),
@@ -97,7 +106,8 @@ impl ShmLink {
     #[inline]
     pub(crate) unsafe fn write_whole(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         let total = head.len() + len;
-        if self.lender.out.is_some() || self.lender.record(body, len).is_some() || self.out.free(total)? < total {
+        let lends = || self.lender.record(body, len, false).is_some();
+        if self.lender.out.is_some() || lends() || self.out.free(total)? < total {
             return Ok(false);
         }
         // SAFETY: the caller guarantees that `body` is readable.
@@ -113,17 +123,22 @@ impl ShmLink {
     /// # Safety
     /// `body` is readable for `len` bytes.
     #[inline]
-    pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
+    pub(crate) unsafe fn write(
+        &mut self,
+        head: &[u8],
+        body: *const u8,
+        len: usize,
+        lends_private: bool,
+    ) -> Result<usize> {
         if let Some((lent, end)) = self.lender.out {
             // The caller calls again with the lent bytes, and perhaps with more after them.
             debug_assert!(head.is_empty() && len >= lent);
-            if !self.out.is_read(end)? {
-                return Ok(0);
-            }
+            let Some(refused) = self.out.is_read(end, lent)? else { return Ok(0) };
             self.lender.out = None;
-            return Ok(lent);
+            self.lender.refused |= refused > 0;
+            return Ok(lent - refused);
         }
-        if let Some(record) = self.lender.record(body, len) {
+        if let Some(record) = self.lender.record(body, len, lends_private && self.out.reads_private()) {
             let Some(end) = self.out.lend(head, &record)? else { return Ok(0) };
             self.lender.out = Some((len, end));
             self.wake();
@@ -159,25 +174,36 @@ impl ShmLink {
         Ok(if self.mail { Ok(shown) } else { Err(shown.1) })
     }
 
+    /// Returns the bytes that the mailbox or the ring shows.
+    #[inline]
+    fn peek_copied(&mut self) -> Result<(*const u8, usize)> {
+        if let Some(shown) = self.peek_mail()? {
+            return Ok(shown);
+        }
+        let shown = self.into.peek()?;
+        // If an item of the mailbox comes before the bytes of the ring, it is visible by now.
+        if shown.1 > 0
+            && let Some(shown) = self.peek_mail()?
+        {
+            return Ok(shown);
+        }
+        Ok(shown)
+    }
+
     /// See [`crate::link::Link::peek`].
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
         if self.borrowed.is_none() {
-            if let Some(shown) = self.peek_mail()? {
-                return Ok(shown);
-            }
-            let shown = self.into.peek()?;
-            // If an item of the mailbox precedes the bytes of the ring, it is visible by now.
-            if shown.1 > 0
-                && let Some(shown) = self.peek_mail()?
-            {
-                return Ok(shown);
-            }
-            if shown.1 > 0 || !self.borrow()? {
+            let shown = self.peek_copied()?;
+            if shown.1 > 0 || self.mail || !self.borrow()? {
                 return Ok(shown);
             }
         }
-        Ok(self.borrowed.as_ref().map_or((std::ptr::null(), 0), Borrowed::shown))
+        // Only values that are reduced are used in place.
+        self.borrowed.as_ref().and_then(Borrowed::shown).ok_or_else(|| {
+            let what = "the peer lent values that are reduced, but they are in memory that this rank has not mapped";
+            Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
+        })
     }
 
     /// See [`crate::link::Link::peek_whole`].
@@ -195,7 +221,7 @@ impl ShmLink {
     /// Takes the bytes that the peer lends, if a record for such bytes is next. Returns whether there is such a record.
     fn borrow(&mut self) -> Result<bool> {
         let Some(record) = self.into.record() else { return Ok(false) };
-        self.borrowed = Borrowed::of(&record);
+        self.borrowed = Borrowed::of(&record, self.memory.is_some());
         if self.borrowed.is_none() {
             let what = "the peer lent bytes in memory that this rank has not mapped";
             return Err(Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer));
@@ -203,23 +229,40 @@ impl ShmLink {
         Ok(true)
     }
 
+    /// Refuses the rest of the lent bytes, which could not be read. If the peer has given up the group, nothing happens:
+    /// its bytes may be gone, and this rank gets the cause of the failure soon.
+    #[cold]
+    fn refuse(&mut self) {
+        if self.is_revoked() {
+            return;
+        }
+        if let Some(borrowed) = self.borrowed.take() {
+            self.into.pass_record(borrowed.left());
+            self.wake();
+        }
+    }
+
+    /// Whether the group has failed on the peer. The peer sets this flag before its caller gets the buffers back. So
+    /// bytes that were read before the flag is set are those that the peer sent.
+    fn is_revoked(&self) -> bool {
+        fence(Ordering::Acquire);
+        self.theirs.header().revoked.load(Ordering::Acquire) != 0
+    }
+
     /// See [`crate::link::Link::consume`].
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) -> bool {
+        if self.borrowed.is_some() && self.is_revoked() {
+            return false;
+        }
         let news = match &mut self.borrowed {
             None if self.mail => self.inbox.consume(n),
             None => self.into.consume(n),
             Some(borrowed) => {
-                // If the group fails on the peer, the peer sets this flag before it returns the buffers to its caller.
-                // So the bytes that this rank has read are those that the peer sent, unless the flag is set now.
-                fence(Ordering::Acquire);
-                if self.theirs.header().revoked.load(Ordering::Acquire) != 0 {
-                    return false;
-                }
                 let over = borrowed.advance(n);
                 if over {
                     self.borrowed = None;
-                    self.into.pass_record();
+                    self.into.pass_record(0);
                 }
                 over
             }
@@ -237,7 +280,7 @@ impl ShmLink {
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<usize> {
         if self.borrowed.is_none() && self.into.line().is_some() {
-            let (at, there) = self.peek()?;
+            let (at, there) = self.peek_copied()?;
             if self.mail {
                 let n = there.min(len);
                 // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
@@ -255,9 +298,16 @@ impl ShmLink {
                 return Ok(n);
             }
         }
+        let memory = self.memory.as_ref();
         // SAFETY: the caller guarantees that `to` is writable.
-        let n = self.borrowed.as_ref().map_or(0, |borrowed| unsafe { borrowed.copy(to, len, past_cache) });
-        Ok(if self.consume(n) { n } else { 0 })
+        let copied = self.borrowed.as_ref().and_then(|borrowed| unsafe { borrowed.copy(memory, to, len, past_cache) });
+        match copied {
+            Some(n) => Ok(if self.consume(n) { n } else { 0 }),
+            None => {
+                self.refuse();
+                Ok(0)
+            }
+        }
     }
 
     /// See [`crate::link::Link::end_write`].

@@ -10,6 +10,7 @@ mod doorbell;
 mod lent;
 mod link;
 mod mailbox;
+mod peer_memory;
 mod ring;
 mod segment;
 mod slots;

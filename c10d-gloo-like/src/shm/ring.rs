@@ -115,7 +115,7 @@ impl Writer {
     /// Reads the reader's position.
     fn look(&mut self) -> Result {
         let end = &mut self.end;
-        let tail = end.cursors().tail.0.load(Ordering::Acquire);
+        let tail = end.cursors().tail.at.load(Ordering::Acquire);
         // The reader's position may exceed the writer's position only by the padding after the last item.
         if tail < end.other || tail > end.at.next_multiple_of(LINE) {
             return Err(end.corrupt("tail", tail));
@@ -141,12 +141,26 @@ impl Writer {
         Ok(Some(self.end.at))
     }
 
-    /// Whether the reader has reached this position.
-    pub(super) fn is_read(&mut self, at: u64) -> Result<bool> {
+    /// Returns how many of the lent bytes the reader has refused, if it has passed the record that ends at this
+    /// position. Returns `None` if it has not.
+    pub(super) fn is_read(&mut self, at: u64, lent: usize) -> Result<Option<usize>> {
         if self.end.other < at {
             self.look()?;
         }
-        Ok(self.end.other >= at)
+        if self.end.other < at {
+            return Ok(None);
+        }
+        let refused = self.end.cursors().tail.refused.load(Ordering::Relaxed);
+        match usize::try_from(refused) {
+            Ok(refused) if refused <= lent => Ok(Some(refused)),
+            _ => Err(self.end.corrupt("number of refused bytes", refused)),
+        }
+    }
+
+    /// Whether the reader can read private memory of this process.
+    #[inline]
+    pub(super) fn reads_private(&self) -> bool {
+        self.end.cursors().tail.reads_private.load(Ordering::Relaxed) != 0
     }
 
     /// Appends as many bytes of `head`, and then of the `len` bytes at `body`, as fit, and publishes them. Returns
@@ -279,8 +293,15 @@ impl Reader {
         Some(record)
     }
 
-    /// Passes the record at this end's position, whose lent bytes have been read, and publishes the new position.
-    pub(super) fn pass_record(&mut self) {
+    /// Tells the writer that this rank can read private memory of its process.
+    pub(super) fn allow_private(&self) {
+        self.end.cursors().tail.reads_private.store(1, Ordering::Relaxed);
+    }
+
+    /// Passes the record at this end's position, and publishes the new position. The lent bytes have been read, except
+    /// the last `refused` bytes.
+    pub(super) fn pass_record(&mut self, refused: usize) {
+        self.end.cursors().tail.refused.store(refused as u64, Ordering::Relaxed);
         self.end.at += RECORD as u64;
         self.publish();
     }
@@ -300,7 +321,7 @@ impl Reader {
     }
 
     fn publish(&mut self) {
-        self.end.cursors().tail.0.store(self.end.at, Ordering::Release);
+        self.end.cursors().tail.at.store(self.end.at, Ordering::Release);
         self.published = self.end.at;
     }
 

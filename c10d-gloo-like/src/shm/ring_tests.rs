@@ -93,7 +93,7 @@ fn cursors_out_of_range_are_the_peers_fault() {
         assert_eq!(write(&mut w, &[1; 512]).unwrap(), 512);
         // SAFETY: the segment exists, and the cursors are atomics.
         let cursors = unsafe { &*segment.ring(0, RingKind::Collective).0 };
-        cursors.tail.0.store(value, Ordering::Release);
+        cursors.tail.at.store(value, Ordering::Release);
         let error = write(&mut w, &[1]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Protocol);
         assert_eq!(error.report().guilty, [1]);
@@ -111,7 +111,7 @@ fn cursors_out_of_range_are_the_peers_fault() {
     r.peek().unwrap();
     // SAFETY: as above.
     let cursors = unsafe { &*segment.ring(0, RingKind::Collective).0 };
-    cursors.tail.0.store(511, Ordering::Release);
+    cursors.tail.at.store(511, Ordering::Release);
     cursors.head.0.store(700, Ordering::Release);
     assert!(write(&mut w, &[1]).is_err());
     assert!(r.peek().is_err());

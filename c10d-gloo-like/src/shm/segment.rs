@@ -16,6 +16,7 @@ use rustix::fs::SealFlags;
 
 use super::bell::Bell;
 use super::cursors::Cursors;
+use super::peer_memory::{Mark, Origin};
 use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
@@ -108,6 +109,8 @@ pub(crate) struct Header {
     pub(super) core: AtomicU32,
     /// Not 0 if the group has failed on the owner, so that the owner may change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,
+    /// How peers read the private memory of the owner.
+    pub(super) origin: Origin,
     /// The owner's latest calls.
     pub(crate) call_log: CallLog,
 }
@@ -119,6 +122,8 @@ pub(crate) struct Segment {
     map: MmapRaw,
     fd: OwnedFd,
     layout: Layout,
+    /// The mark in this process's memory, if this is its own segment.
+    mark: Option<Mark>,
 }
 
 impl Segment {
@@ -162,7 +167,16 @@ impl Segment {
         let map = options
             .map_raw(&file)
             .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").caused_by(e))?;
-        Ok(Segment { map, fd: file.into(), layout })
+        Ok(Segment { map, fd: file.into(), layout, mark: None })
+    }
+
+    /// Lets peers read the private memory of this process, as far as the kernel allows it. This must be called before the
+    /// descriptor is sent to the peers.
+    pub(crate) fn publish_process(&mut self) -> Result {
+        let mark = Mark::new()?;
+        mark.publish(&self.header().origin);
+        self.mark = Some(mark);
+        Ok(())
     }
 
     /// Returns the descriptor, to be sent to the peers.

@@ -1,0 +1,83 @@
+//! The private memory of a peer's process on this host. A rank reads it by a system call (`process_vm_readv`), which
+//! copies the bytes once. Through a ring, the bytes are copied twice: by the writer and by the reader.
+//!
+//! The kernel allows this call if this process might trace the peer: if both run as the same user, and the security
+//! modules of the kernel (such as Yama) permit it. So each rank tries it out when its links are made. The owner of a
+//! segment publishes its process ID, and the address and the value of a *mark*: random bytes in its private memory. Each
+//! call also reads the mark, in the same system call. If the mark is not the published one, the process ID belongs to
+//! another process: the peer has ended, or has a PID namespace of its own.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use c10d_core::Result;
+use c10d_core::process::random;
+
+/// The published part, in the header of the owner's segment.
+#[repr(C)]
+pub(super) struct Origin {
+    /// The process ID of the owner, or 0 if peers must not read its private memory.
+    pub(super) process: AtomicU32,
+    /// The address of the mark in the owner's process.
+    at: AtomicU64,
+    pub(super) mark: [AtomicU64; 2],
+}
+
+impl Origin {
+    fn process(&self) -> Option<libc::pid_t> {
+        self.process.load(Ordering::Acquire).try_into().ok().filter(|id| *id > 0)
+    }
+}
+
+/// The mark in the private memory of the owner.
+pub(super) struct Mark(Box<[u64; 2]>);
+
+impl Mark {
+    pub(super) fn new() -> Result<Mark> {
+        Ok(Mark(Box::new([u64::from_le_bytes(random()?), u64::from_le_bytes(random()?)])))
+    }
+
+    /// Publishes the mark. It must stay at its address until no peer reads memory of this process any more.
+    pub(super) fn publish(&self, origin: &Origin) {
+        origin.at.store(&raw const *self.0 as u64, Ordering::Relaxed);
+        origin.mark.iter().zip(*self.0).for_each(|(to, half)| to.store(half, Ordering::Relaxed));
+        origin.process.store(std::process::id(), Ordering::Release);
+    }
+}
+
+/// A peer's process, whose private memory this process may read.
+pub(super) struct PeerMemory {
+    process: libc::pid_t,
+    mark_at: usize,
+    mark: [u64; 2],
+}
+
+impl PeerMemory {
+    /// Returns the process of a peer. `own` and `theirs` are in the segments of this rank and the peer. Returns `None` if
+    /// one of the two ranks has not published its process, or if the kernel does not let this process read the peer's
+    /// memory.
+    pub(super) fn open(own: &Origin, theirs: &Origin) -> Option<PeerMemory> {
+        own.process()?;
+        let (process, origin) = (theirs.process()?, theirs);
+        let mark = [0, 1].map(|i| origin.mark[i].load(Ordering::Relaxed));
+        let memory = PeerMemory { process, mark_at: origin.at.load(Ordering::Relaxed) as usize, mark };
+        let mut byte = 0;
+        // SAFETY: `byte` is writable.
+        unsafe { memory.read(memory.mark_at, &raw mut byte, 1) }.then_some(memory)
+    }
+
+    /// Copies the `len` bytes at the address `from` of the peer's process to `to`. Returns `false` if they could not be
+    /// read, or if the process is not the peer. In this case, `to` may have been written to.
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes, and no other code uses these bytes.
+    pub(super) unsafe fn read(&self, from: usize, to: *mut u8, len: usize) -> bool {
+        let mut mark = [0u64; 2];
+        let part = |at: usize, len| libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len };
+        let local = [part(to as usize, len), part((&raw mut mark) as usize, size_of_val(&mark))];
+        let remote = [part(from, len), part(self.mark_at, size_of_val(&mark))];
+        // SAFETY: the kernel writes at most to the two local ranges, which are writable. It checks the remote ranges.
+        let n = unsafe { libc::process_vm_readv(self.process, local.as_ptr(), 2, remote.as_ptr(), 2, 0) };
+        n == (len + size_of_val(&mark)) as isize && mark == self.mark
+    }
+}
