@@ -2,7 +2,7 @@
 """Fails if docs/coverage.md names a test that does not exist.
 
 The last column of each table names tests in backticks: `module::test`, a module, a file, or a case of a generated suite
-(`faults/*`). Each must be in the sources, as a function, a module, a file, or a string in a test.
+(`faults/*`). Each must be in the sources, as a function, a module, a file, or a part of a string.
 """
 import fnmatch
 import pathlib

@@ -56,7 +56,8 @@ fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result
 }
 
 /// Returns the number of instructions of rank 0 in a group in which each rank makes `calls` calls, or `None` if
-/// valgrind fails. Rank 0 is slow under valgrind, so the items of rank 1 have arrived when rank 0 looks for them.
+/// valgrind fails. Only rank 0 runs under valgrind, which makes it slow. So the items of rank 1 have usually arrived
+/// when rank 0 looks for them, and rank 0 runs no instructions to wait.
 fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     let file = |what: &str| std::env::temp_dir().join(format!("c10d-instructions-{what}-{}", std::process::id()));
     let (counts, store) = (file("counts"), file("store"));
@@ -96,8 +97,8 @@ fn main() -> Result<()> {
     const MANY: u64 = 42_000;
     let mut risen = false;
     for (backend, world, baseline) in BASELINES {
-        // If the peer does not run at the moment, the wait for it adds instructions. The smallest count of several runs
-        // does not include these instructions.
+        // If the operating system does not run the peer for a while, rank 0 waits for its items, which takes
+        // instructions. The smallest count of several runs does not include these instructions.
         let least =
             |calls| (0..if world == 1 { 1 } else { 5 }).filter_map(|_| instructions(backend, world, calls)).min();
         match (least(FEW), least(MANY)) {

@@ -12,10 +12,10 @@
  *                 ranks, or up to 8 KiB, each rank sends all of its elements to all others. Otherwise each rank reduces
  *                 a block and sends the result to all others.
  *
- * If a caller may stop waiting for a call, the call needs internal buffers: MPI may use them after the caller has
- * stopped waiting. The measurement is the same as in `c10d perf`: five batches of ops, each after a barrier. The time
- * of a batch is the time of its slowest rank. The program prints the median of the batches. It checks the sums that
- * every way computes.
+ * A caller of c10d may stop waiting for a call, and MPI may use the call's buffers after that. So the backend `mpi`
+ * needs internal buffers, too. The measurement is the same as in `c10d perf`: five batches of ops, each after a
+ * barrier. The time of a batch is the time of its slowest rank. The program prints the median of the batches. It checks
+ * the sums that every way computes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -44,7 +44,8 @@ static int (*init_thread)(int *, char ***, int, int *), (*finalize)(void), (*com
     (*isend)(const void *, int64_t, void *, int, int, void *, void **),
     (*irecv)(void *, int64_t, void *, int, int, void *, void **), (*test)(void **, int *, void *);
 static int rank, size, crowded;
-/* The caller's memory; internal buffers for sending and receiving; the elements that came from each rank. */
+/* `user` is the caller's memory. `out` and `in` are the internal buffers for sending and receiving. `came[r]` has the
+ * elements that came from rank r. */
 static float *user, *out, *in, *came[MOST];
 
 static void fail(const char *what) {

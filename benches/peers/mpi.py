@@ -5,8 +5,8 @@
 Prints a Markdown table of times in µs: for each of the five ways to run the op, the shortest time of --rounds rounds
 (default 5). `mpi` / best is the time of `mpi` divided by the shorter of `messages` and `collective`. In a round, each
 way is timed for all sizes, with --budget ms (default 50) for each size. `c10d` must have the feature `mpi`, and
-the script needs a C compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session,
-because some kernels divide a core's time between sessions instead of processes.
+the script needs a C compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session of the
+operating system, because Linux may divide a core's time between sessions instead of processes.
 """
 
 import argparse, csv, io, os, selectors, socket, subprocess, sys, tempfile, uuid
@@ -16,7 +16,10 @@ SIZES = "8,64,1024,8192,65536,262144,1048576,4194304,16777216,67108864"
 
 
 def answer(line, state, rank, ranks):
-    """Returns the answer to one line of a rank in the protocol PMI-1. `None` means that the caller answers later."""
+    """Returns the answer to one line of a rank in the protocol PMI-1.
+
+    `None` means that the line begins a barrier. The caller answers all ranks when each has sent such a line.
+    """
     ask = dict(word.split("=", 1) for word in line.split(" value=")[0].split(" ") if "=" in word)
     command, values = ask.get("cmd"), state["values"]
     if command == "init":

@@ -20,7 +20,7 @@ LARGE = 256 << 20
 
 
 def shuffled(np, n):
-    """Returns the order in which entries are chosen. `c10d perf` uses the same order."""
+    """Returns the numbers below n in the order in which they become indices. `c10d perf` uses the same order."""
     u = np.uint64
     x = (np.arange(n, dtype=u) + u(1)) * u(0x9E3779B97F4A7C15)
     x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)

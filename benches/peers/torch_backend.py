@@ -7,11 +7,12 @@ Python, and a `Work` object. All backends are measured in turns, in the same way
 barrier. The time of a batch is the time of its slowest rank. The result of a repetition is the median of its batches,
 and a cell has the median of --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are
 not bound, and the better result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as
-many cores as ranks. The results of Gloo and c10d_rs are checked. Times are µs per op; the time of `send_recv` is half a
-round trip. `cost` is Gloo's time minus torch's own cost, divided by the time of c10d_rs minus torch's own cost.
-`direct` is a backend that passes each call to the library at once. It has no results, errors, timeouts or asynchronous
-calls, and does not keep tensors alive. `bridge` is the time of c10d_rs minus that of `direct`: the time that the
-package adds to torch's own cost and to the library's call.
+many cores as ranks. The results of all backends except the first are checked. Times are µs per op; the time of
+`send_recv` is half a round trip. `cost` is Gloo's time minus torch's own cost, divided by the time of c10d_rs minus
+torch's own cost. `direct` is a backend that passes each call to the library of c10d_rs and waits for it. Its `Work`
+objects hold no tensors and no errors, it ignores the timeouts of single calls, and it does not keep tensors alive.
+`bridge` is the time of c10d_rs minus that of `direct`: the time that the package adds to torch's own cost and to the
+library's call.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
 share of the all-reduce time that computation hides. 100 % means that the step takes no longer than over the backend
@@ -77,7 +78,7 @@ struct Nothing : Backend {
   Ref recv(Tensors&, int, int) override { return done(OpType::RECV); }
   Ref barrier(const BarrierOptions&) override { return done(OpType::BARRIER); }
 };
-// Passes every call to the library, and does nothing else.
+// Passes every call to the library of c10d_rs, waits for it, and does nothing else.
 struct Direct : Nothing {
   using List = std::vector<c10drs_tensor>;
   Direct(int rank, int size, const std::string& library, const std::string& url) : Nothing(rank, size) {

@@ -14,7 +14,7 @@ use crate::Outcome;
 #[cfg(feature = "plugins")]
 use crate::plugins::{Row, print_rows};
 
-/// Show the registration table (op × key → kernel → backend) and the backends.
+/// Show the registration table (op × dispatch key → kernel → backend) and the backends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON: `registrations` (60 rows), `backends`, `libraries`, and `plugins` (the decision about each file).

@@ -63,7 +63,7 @@ impl std::error::Error for Bad {}
 
 /// The exit code for bad arguments, which clap uses, too.
 const BAD_ARGUMENT: u8 = 2;
-/// The exit code if nobody reads the output any more, as after SIGPIPE.
+/// The exit code if nobody reads the output any more: the code that shells use for a program that SIGPIPE ended.
 const READER_GONE: u8 = 128 + 13;
 
 fn main() -> ExitCode {

@@ -167,8 +167,8 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     kill_process(victim.unwrap(), Signal::KILL).unwrap();
     let ended = running.end();
     assert!(!ended.status.success());
-    // The other ranks may notice the death first and fail, too. Then the report has the error of one of them,
-    // which names rank 1.
+    // Rank 0 or 2 may notice the death and fail before the launcher sees that rank 1 has ended. Then the report has the
+    // error of that rank, which names rank 1.
     let report = ended.stderr.split("\nc10d perf: ").last().unwrap();
     assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }
@@ -325,7 +325,7 @@ fn a_plot_has_a_line_for_each_op_with_bytes() {
     let ended = run(&["perf", "--ops", ops, "--bytes", "8,1K,64K", "--iters", "3", "--plot", path]);
     assert!(ended.status.success(), "{}", ended.stderr);
     let picture = std::fs::read_to_string(path).unwrap();
-    // Each op has a line in both charts, so its name occurs twice.
+    // An op with bytes has a line in both charts, so its name occurs twice. A barrier has no bytes and no line.
     let count = |text: &str| picture.lines().filter(|line| line.trim() == text).count();
     assert_eq!(["all_reduce", "broadcast", "barrier"].map(count), [2, 2, 0], "{picture}");
     for label in ["time of an op (µs, median)", "bus bandwidth (GB/s)", "bytes"] {

@@ -258,8 +258,8 @@ fn directories_are_looked_through_in_their_order() {
     assert_eq!(found(&["plugins", "list", "--json"], &[]), [first(&home, "passed"), later(own)]);
 }
 
-/// The name of a variable. If a test is run again by [`again`], this variable has the directory with the files of the
-/// test.
+/// The name of the variable in which [`again`] passes the directory with the test's files to the process in which the
+/// test runs again.
 const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 
 /// Runs the test of this name again, in a separate process with these variables.
@@ -273,7 +273,7 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
 
 /// Runs an all-reduce of `[1, 1]` on one rank. The result shows which plugin ran it: a plugin built with `WRONG`
 /// returns `[2, 1]`, and a plugin built with `ADDRESS` returns the address of the numbers that it got. The flag says
-/// whether this is the address of the caller's numbers. If not, the plugin got a copy.
+/// whether the result is the address of the caller's numbers. If not, a plugin built with `ADDRESS` got a copy.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];

@@ -18,7 +18,7 @@ fn the_example_goes_on_without_the_rank_that_dies() {
         assert!(ended.stdout.lines().any(|l| l == line), "{}{}", ended.stdout, ended.stderr);
     }
     assert!(ended.stderr.contains("rank 3 was killed by signal 6"), "{}", ended.stderr);
-    // Without the option, the launcher ends all ranks.
+    // Without `--keep-going`, the launcher ends all ranks.
     let ended = run(&["run", "-n", "4", "--", program]);
     assert_eq!(ended.status.code(), Some(128 + 6), "{}{}", ended.stdout, ended.stderr);
 }

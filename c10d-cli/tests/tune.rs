@@ -26,7 +26,7 @@ fn groups_use_the_tuned_table() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("table.toml");
     let name = file.to_str().unwrap();
-    // The rules for another world stay in the file.
+    // The rule for 7 to 9 ranks stays in the file, since the run has two ranks.
     let other = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [7, 9], algorithm = \"ring\" }";
     fs::write(&file, format!("{HEAD}rules = [{other}]\n")).unwrap();
     let tune =
@@ -39,7 +39,7 @@ fn groups_use_the_tuned_table() {
     let last = rules("\"all_reduce\"").last().unwrap().to_string();
     assert!(!last.contains("up_to") && rules("\"barrier\"").len() == 1, "{text}");
     assert!(last.contains(&format!("algorithm = {:?}", algorithm(&perf(name)))), "{text}");
-    // A second run replaces the rules for its own world.
+    // A second run replaces the rules for two ranks.
     assert!(run(&[&tune[..], &[name]].concat()).status.success());
     let again = fs::read_to_string(&file).unwrap();
     assert_eq!(again.lines().filter(|l| l.contains("\"barrier\"")).count(), 1, "{again}");
@@ -85,7 +85,7 @@ fn ranks_with_different_tables_do_not_meet() {
 fn simulated_times_respect_lower_bounds_and_invalid_clusters_are_rejected() {
     let simulate = |args: &[&str]| run(&[&["perf", "--simulate"], args].concat());
     // In each round of a barrier, the number of ranks whose messages have reached a rank (directly or through others)
-    // doubles.
+    // doubles. So a barrier of 1024 ranks needs 10 rounds.
     let ended =
         simulate(&["256x4", "--ops", "all_reduce,all_to_all_single,barrier", "--bytes", "64K", "--format", "json"]);
     assert!(ended.status.success(), "{}", ended.stderr);

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The number of ranks (2 unless set). Inside a job this must be the number of the job's ranks.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RANKS)))]
     pub(super) ranks: Option<u32>,
-    /// Start other ranks, even if this process is a rank of a job.
+    /// Start new ranks and time them, even if this process is a rank of a job.
     #[arg(long)]
     pub(super) alone: bool,
     /// The ops: `all`, or a list separated by commas.
@@ -75,8 +75,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
     /// Measure gloo-like's algorithms, and write rules to FILE that choose the fastest algorithm for each size. An
-    /// existing FILE keeps its rules for other ops, numbers of ranks and kinds of connections. Groups use the file if
-    /// the variable `C10D_TUNING` names it.
+    /// existing FILE keeps its rules for ops, numbers of ranks and kinds of connections that are not measured. Groups
+    /// use the file if the variable `C10D_TUNING` names it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
@@ -147,9 +147,9 @@ pub(super) enum Format {
     Json,
 }
 
-/// The longest time for a point.
+/// The largest value of `--budget-ms`.
 const A_DAY_MS: u64 = 24 * 3600 * 1000;
-/// The largest size.
+/// The largest size in `--bytes`.
 const MOST_BYTES: usize = 16 << 30;
 /// The largest number of entries, or of elements of an entry.
 const MOST_ENTRIES: usize = 1_000_000_000;
@@ -203,8 +203,8 @@ impl Args {
         }
     }
 
-    /// Rejects, before anything is allocated, sizes that are not whole elements, or that do not fit into this host's
-    /// memory for `local` ranks.
+    /// Rejects, before anything is allocated, sizes that are not whole elements, or whose buffers do not fit into this
+    /// host's memory. `local` is the number of ranks on this host.
     pub(super) fn check_sizes(&self, local: u32) -> Result<(), String> {
         let element = self.dtype.size();
         for op in self.ops()? {

@@ -76,7 +76,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         Ok(self.wrong(last, false))
     }
 
-    /// Fills inputs and outputs with this rank's values.
+    /// Fills the inputs with this rank's values, and the outputs as [`reset`](Case::reset) does.
     fn fill(&mut self) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         pieces(&mut self.inputs, self.set.layout.inputs, |p, piece| check::fill(piece, &patterns.given(rank, p)));
@@ -100,8 +100,9 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
     }
 
-    /// Fills the outputs with the values of a rank that does not exist, so that a call that writes nothing is noticed.
-    /// If the call has no separate inputs, as in an in-place op, the outputs get this rank's values instead.
+    /// Fills the outputs. With `zeros` they get zeros. If this rank has no inputs, as in an in-place op, they get this
+    /// rank's values. Otherwise they get the values of a rank that does not exist, so that a call that writes nothing
+    /// is noticed.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         let in_place = self.set.layout.inputs == TensorList::default();

@@ -78,7 +78,7 @@ impl Patterns {
     }
 
     /// Returns 1 if this rank may have a number other than 0 at this place of a sum, and 0 otherwise. At each place,
-    /// this holds for `most` ranks. For a rank that does not exist, it holds at every place.
+    /// the result is 1 for `most` ranks, or for all if there are fewer. For a rank that does not exist, it is always 1.
     fn weight(&self, rank: u32, piece: usize, i: usize, most: u32) -> u64 {
         let turn = u64::from(rank) + piece as u64 + i as u64 * u64::from(most);
         u64::from(rank >= self.ranks || turn % u64::from(self.ranks) < u64::from(most))
@@ -148,7 +148,7 @@ mod tests {
         assert!(errors(&piece, &p.given(0, 0), 0.0) > 2048);
     }
 
-    /// Sums the ranks' values in `bf16`, from rank `first` on, and rounds after each step.
+    /// Sums the values of `last` ranks in `bf16`, beginning with rank `first`, and rounds after each addition.
     fn summed(p: &Patterns, first: u32, last: u32) -> Vec<bf16> {
         let order = (0..p.ranks).map(|rank| p.given::<bf16>((rank + first) % p.ranks, 3)).take(last as usize);
         order.reduce(|a, b| a.iter().zip(&b).map(|(a, b)| bf16::from_f32(a.to_f32() + b.to_f32())).collect()).unwrap()

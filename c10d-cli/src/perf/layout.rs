@@ -33,13 +33,13 @@ impl TensorList {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) inputs: TensorList,
-    /// The outputs. In-place ops have only outputs.
+    /// The outputs. In-place ops, sends and receives have only outputs.
     pub(super) outputs: TensorList,
 }
 
 impl Layout {
     /// Returns the layout for a nominal size of `count` elements. The nominal size is the size of the only buffer, or
-    /// of the buffer that has a chunk per rank. A chunk has at least one element.
+    /// of the buffer that has a piece per rank. A piece has at least one element, unless `count` is 0.
     pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
         let n = ranks as usize;
         let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };

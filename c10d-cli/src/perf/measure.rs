@@ -1,8 +1,8 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
 //! If the budget is a time, a calibration runs first, which is also the warm-up. Then the batches of back-to-back ops
-//! run. The time of a batch is that of its slowest rank. All ranks get this same time, so they make the same decisions
-//! here.
+//! run. The time of a batch is that of its slowest rank. All ranks get this same time, so all compute the same number
+//! of iterations and batches.
 
 use std::time::Duration;
 

@@ -39,7 +39,8 @@ pub(crate) const RANK_VERB: &str = "perf-rank";
 
 /// The variables in which launchers (`c10d run`, torchrun, mpirun, srun) give a process its rank.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
-/// The variables in which launchers give a process its number among the ranks of its host.
+/// The variables in which launchers give a process its number among the ranks of its host. If a launcher sets none of
+/// the first four, `RANK` is used.
 const LOCAL_RANK_VARIABLES: [&str; 5] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];
 /// The variables in which launchers give a process the number of ranks on its host.

@@ -1,4 +1,4 @@
-//! The ops that `perf` can time: those of the table, and some others that are commonly measured.
+//! The ops that `perf` can time: those of the op table (`OpKind`), and some others that are commonly measured.
 
 use c10d::OpKind;
 use c10d::backend::Shape;
@@ -11,7 +11,7 @@ pub(crate) enum PerfOp {
     Table(OpKind),
     /// `broadcast` from root i mod n in iteration i, so that no root can run ahead of the other ranks.
     BroadcastRotating,
-    /// Half of a round trip between ranks 0 and 1.
+    /// A round trip between ranks 0 and 1. Half of its time is reported.
     SendRecv,
     /// `all_reduce` of sparse tensors. It is not part of `all`, because its sizes are set by other options.
     AllReduceSparse,

@@ -12,7 +12,7 @@ use super::report::{Row, size};
 /// The size of the picture in pixels. The picture has two charts side by side.
 const SIZE: (u32, u32) = (1400, 560);
 
-/// The points of one line of a chart: the size in bytes and the value.
+/// One line of a chart: the name of the op, and for each point the size in bytes and the value.
 type Curve<'a> = (&'a str, Vec<(f64, f64)>);
 
 /// Draws these rows into an SVG file. Ops without bytes, such as the barrier, are left out, since the charts show
@@ -36,7 +36,8 @@ pub(super) fn write(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the lines of a chart, in the order of the rows. Both axes are logarithmic, so values must be positive.
+/// Returns the lines of a chart, in the order of the rows. Both axes are logarithmic, so rows with a size or value of 0
+/// are left out.
 fn lines(rows: &[Row], value: impl Fn(&Row) -> f64) -> Vec<Curve<'_>> {
     let mut lines: Vec<Curve<'_>> = Vec::new();
     for row in rows.iter().filter(|row| row.bytes > 0 && value(row) > 0.0) {

@@ -13,8 +13,8 @@ pub(super) struct SparsePoint {
     pub(super) nnz: usize,
     /// The number of elements of an entry.
     pub(super) row: usize,
-    /// The share of the entries that all ranks have in common, in percent. Each of the other entries is on one rank
-    /// only.
+    /// The share of a rank's entries that all ranks have in common, in percent. No other rank has the remaining entries
+    /// of a rank.
     pub(super) overlap: usize,
 }
 

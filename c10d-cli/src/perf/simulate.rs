@@ -16,7 +16,7 @@ use super::ops::{PerfOp, compared};
 use super::report::{number, size};
 use crate::Bad;
 
-/// A result. Times are in microseconds.
+/// A result: an [`Outcome`], and after each value the lower bound for any algorithm. Times are in microseconds.
 #[derive(Serialize)]
 struct Row {
     op: &'static str,

@@ -45,7 +45,8 @@ fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     })
 }
 
-/// Writes the rules that follow from these rows. An existing file keeps its rules for other worlds, fabrics and ops.
+/// Writes the rules that follow from these rows. An existing file keeps its rules for each combination of op, fabric
+/// and number of ranks for which there is no new rule.
 pub(super) fn write(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let found = rules(rows);
     let mut table = if path.exists() { Table::of_file(path)? } else { Table::new(Vec::new()) };

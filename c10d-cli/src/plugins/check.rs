@@ -19,7 +19,8 @@ pub(super) fn check(path: &Path, limit: Limit, json: bool) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns every decision. Each plugin that passes the checks is loaded in a process of its own.
+/// Returns the decision about each plugin at this path. Each plugin that passes the checks is loaded in a process of
+/// its own.
 pub(super) fn checked(path: &Path, limit: Limit) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
     let mut rows = Vec::new();
     for row in inspect(path)?.decisions.iter().map(Row::from) {

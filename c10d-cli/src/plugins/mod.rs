@@ -109,7 +109,7 @@ fn list(path: Option<&Path>, json: bool) -> Outcome {
 fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     let path = whole(path)?;
     let is_directory = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
-    // A directory with the name of a plugin is reported as a bad plugin.
+    // A directory whose name ends in `.so` is not searched: it is reported as a bad plugin.
     let is_directory = is_directory && path.extension().is_none_or(|e| e != "so");
     let search = search()?;
     Ok(if is_directory { search.directory(path) } else { search.file(path) }.inspect())
@@ -120,7 +120,7 @@ fn one(path: &Path) -> Result<Search, Box<dyn std::error::Error>> {
     Ok(search()?.file(whole(path)?))
 }
 
-/// Returns the absolute path, without `.` and `..`. The directories in it are checked for links afterwards.
+/// Returns the absolute path, without `.` and `..`. It may still contain symbolic links, which the loader refuses.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let mut out = PathBuf::new();
     for part in std::path::absolute(path)?.components() {

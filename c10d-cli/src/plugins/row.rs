@@ -54,7 +54,7 @@ pub(crate) fn print_rows(rows: &[Row], json: bool) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(vec!["file", "verdict", "rule", "name", "abi", "detail"]);
     for row in rows {
-        // The name and the texts of a file may contain anything.
+        // A file's path, and the texts that a plugin contains, may have control characters. `plain` replaces them.
         let text = |t: &Option<String>| plain(t.as_deref().unwrap_or_default());
         let (rule, name, abi) = (text(&row.rule), text(&row.name), text(&row.abi));
         table.add_row(vec![

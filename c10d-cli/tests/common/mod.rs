@@ -197,8 +197,9 @@ pub(crate) struct Outside {
 }
 
 /// Returns an address of this host at which a server may listen. The returned socket is bound to the address, but does
-/// not listen. So the kernel assigns the port to no other socket, and a server that binds to it by number with
-/// `SO_REUSEADDR` can still listen there.
+/// not listen. So the operating system assigns the port to no other socket, but a server that binds to it by number
+/// with
+/// `SO_REUSEADDR` can listen there.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
