@@ -188,7 +188,7 @@ impl std::fmt::Display for OpKind {
     }
 }
 
-/// Returns the number of (op, key) pairs that the table declares for these keys.
+/// Returns the number of pairs of an op and a dispatch key that the table declares for these keys.
 pub const fn declared(keys: KeySet) -> usize {
     let (mut n, mut op) = (0, 0);
     while op < ROWS.len() {

@@ -38,7 +38,8 @@ impl Cores {
             quota = quota.min(cores.quota);
         }
         let bound: usize = bound.iter().map(|byte| byte.count_ones() as usize).sum();
-        // If it is not known to which cores the threads are bound, the limit is the number of cores of the host.
+        // If it is not known to which cores the threads are bound, `quota` is the number of cores that the standard
+        // library reports.
         if bound == 0 { quota.max(1) as usize } else { bound.min(quota.max(1) as usize) }
     }
 

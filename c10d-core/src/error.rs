@@ -26,7 +26,7 @@ pub const ENDED_WITHOUT_LEAVING: &str =
 pub enum ErrorKind {
     /// The call is not valid (shape, element type, root, or a reduce operation that is not defined on the type).
     InvalidArgument,
-    /// The call is valid, but the chosen backend does not offer it, or no backend serves the key.
+    /// The call is valid, but the chosen backend does not offer it, or no backend serves the dispatch key.
     Unsupported,
     /// The guilty rank made a different call: its call with the same number, or its message, differs from this rank's
     /// call or message.
@@ -86,7 +86,7 @@ pub enum Phase {
     Rendezvous,
     /// The ranks connect to each other.
     Connect,
-    /// The rank waits until the peers announce the call.
+    /// The rank waits until the peers announce the call: each sends the fingerprint of its call before the payload.
     Announce,
     /// The payload is sent and received.
     Transfer,

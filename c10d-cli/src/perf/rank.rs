@@ -170,7 +170,7 @@ fn time(pg: &ProcessGroup, args: &Args, mut step: impl FnMut(u64) -> Result) -> 
     })
 }
 
-/// Returns how often a step calls the op: a round trip is two messages.
+/// Returns how many ops one step runs, one after the other. A round trip counts as two ops, one per message.
 fn trips(op: PerfOp) -> u32 {
     if op == PerfOp::SendRecv { 2 } else { 1 }
 }

@@ -13,8 +13,8 @@ pub struct Capabilities {
     pub moves: DTypeSet,
     /// The element types that the backend can reduce, indexed by the code of the reduce operation.
     pub reduces: [DTypeSet; ReduceOp::COUNT],
-    /// A further limit, indexed by the op's code: the element types that the op accepts. A type must also be in `moves`
-    /// or `reduces`.
+    /// A further limit, indexed by the op's code: the element types that the op accepts. A type must also be in
+    /// `reduces` if the op reduces, else in `moves`.
     pub by_op: [DTypeSet; OpKind::ALL.len()],
 }
 

@@ -1,4 +1,4 @@
-//! Small messages between ranks that are not ops of their group.
+//! Small messages between ranks, besides the ops of their group.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

@@ -47,8 +47,8 @@ impl Fingerprint {
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
     /// The bit in `step` that marks calls with sparse tensors. In a call's own fingerprint, `rest` is then the hash of
-    /// the tensor's shape. In the fingerprint of a step of the call's kernel, `rest` combines the `rest`, the code and
-    /// the element type of the step's dense op.
+    /// the tensor's shape. In the fingerprint of a step of the call's kernel, `rest` combines three values of the
+    /// step's dense op: its own `rest`, its code and its element type.
     pub const SPARSE: u8 = 0x80;
 
     /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts instead of
@@ -104,7 +104,8 @@ impl Fingerprint {
     /// Returns how the lists of two calls differ. A fingerprint has only the number of tensors, the length of the first
     /// tensor and the sum of all lengths.
     ///
-    /// Returns `None` if the numbers of tensors are equal and one of these is true:
+    /// Returns `None` if the numbers of tensors are equal and one of these is true, so that
+    /// [`disagreement`](Fingerprint::disagreement) must compare further fields:
     /// - `count`, `seq` or `step` differs.
     /// - `root` is equal, and the difference in `rest` may come from a program's own type or a factor.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {

@@ -184,7 +184,7 @@ impl Frame {
                 frame.state.store(DONE, Ordering::Release);
                 break waiter;
             }
-            // The waiter has just registered or withdrawn, so both exchanges failed. Try again.
+            // Both failed, since the waiter withdrew between the two `compare_exchange`. Try again.
             std::hint::spin_loop();
         };
         if release.is_none() && waiter.is_none() {

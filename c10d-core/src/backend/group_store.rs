@@ -1,5 +1,5 @@
 //! The store that a backend gets for its group. A wait for a key ends early if another rank reports that it cannot make
-//! the group. After the rank has left the group, no thread of the rank uses the store any more.
+//! the group. After this rank has left the group, none of its threads uses the store any more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -32,7 +32,7 @@ impl JobId {
     }
 }
 
-/// Proof that the buffers of an operation were leaked.
+/// Proof that the buffers of an operation were leaked: the result of [`Job::fail_keeping`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WrittenOff;

@@ -16,7 +16,7 @@ use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 const PERIOD: Duration = Duration::from_secs(1);
 /// A rank that sends no heartbeat for this time is considered dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// The key of the cause: which rank aborted, died or ended first, and why.
+/// The key in the store under which the cause is: which rank aborted, died or ended first, and why.
 const CAUSE: &str = "cause";
 /// The word in a cause for a rank that aborted because it ran out of a resource.
 const LACKS: &str = "lacks";
@@ -72,9 +72,9 @@ impl Heartbeats {
         Heartbeats { me, next: (rank + 1) % size, size }
     }
 
-    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or any peer aborts.
-    /// Returns the error then. Returns `None` if this rank has left or aborted, or if the store does not answer any
-    /// more.
+    /// Sends heartbeats and reads those of the next rank, until that rank stops sending them or a peer has written a
+    /// cause. Then returns the error. Returns `None` if this rank has left or aborted, or if the store does not answer
+    /// any more.
     pub(crate) fn watch(&self) -> Option<Error> {
         let mut seen = LastBeat::at(Instant::now());
         loop {

@@ -13,7 +13,8 @@ pub struct KernelContext<'a> {
     pub(crate) info: &'a Arc<Origin>,
     pub(crate) backend: &'a Arc<dyn Backend>,
     pub(crate) size: u32,
-    /// The queue in which started calls run. `None` for a dense key, and for the calls that the queue's thread runs.
+    /// The queue in which started calls run. `None` if the call has a dense dispatch key, or if the queue's thread runs
+    /// the call.
     pub(crate) queue: Option<&'a SparseQueue>,
 }
 
@@ -22,13 +23,13 @@ pub struct KernelContext<'a> {
 pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
 
 impl KernelContext<'_> {
-    /// Returns the backend that serves the job's key in the job's group.
+    /// Returns the backend that serves the job's dispatch key in the job's group.
     #[inline]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
     }
 
-    /// Returns the runtime of the devices of the job's key.
+    /// Returns the runtime of the devices of the job's dispatch key.
     ///
     /// # Errors
     /// `Unsupported` if the backend has no runtime, because the key is for host memory.
@@ -51,8 +52,8 @@ impl KernelContext<'_> {
 
     /// Runs a kernel that consists of several dense ops, and completes the job with its result. If the caller waits,
     /// the kernel runs on the caller's thread, after all calls of the lane that were started before it. The kernel of a
-    /// started call runs on the thread of the lane's queue. Only the lanes of sparse keys have such a queue, so for a
-    /// dense key the job ends with an error.
+    /// started call runs on the thread of the lane's queue. Only the lanes of sparse dispatch keys have such a queue,
+    /// so for a dense dispatch key the job ends with an error.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),

@@ -89,7 +89,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Returns the ops and types that the backend offers. The result must not change, since core may keep a copy.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Returns the ops and types that the backend offers on the devices of one key, if they differ from
+    /// Returns the ops and types that the backend offers on the devices of one dispatch key, if they differ from
     /// [`capabilities`](Backend::capabilities).
     fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
         let _ = key;
@@ -189,8 +189,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find out these ranks
-    /// quickly. Another backend may run its ops on this backend. It calls `overdue` if its ops are still in flight at
-    /// the deadline of its `shutdown` or `leave`. The group does not fail because of that.
+    /// quickly. A second backend may run its ops on this backend. The second backend calls `overdue` if its ops are
+    /// still in flight at the deadline of its `shutdown` or `leave`. The error does not make the group fail.
     fn overdue(&self) -> Option<Error> {
         None
     }
@@ -216,8 +216,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Core calls `no_split` instead of `split` on a rank that is in no sub-group. So on each rank the backend gets one
-    /// call for each division of the group, in the same order.
+    /// Core calls `no_split` instead of `split` on a rank that is in no sub-group. So every division of the group makes
+    /// one call on each rank, and all ranks make these calls in the same order.
     fn no_split(&self) {}
 
     /// Returns the runtime of the devices whose buffers the backend accepts; `None` for host memory.

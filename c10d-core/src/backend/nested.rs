@@ -46,7 +46,8 @@ impl Outer {
     }
 }
 
-/// Waits on drop until the job is completed, so the job never outlives the stack frame, even if the backend panics.
+/// Waits on drop until the job is completed. So the job never outlives `frame`, which is on this thread's stack, even
+/// if the backend panics.
 struct UntilDone<'a> {
     frame: &'a Frame,
     backend: &'a dyn Backend,

@@ -6,8 +6,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// While a value of this type exists, this thread ends an operation. It may run foreign code (wakers, drops of buffers)
-/// for that.
+/// While a value of this type exists, this thread is ending an operation. To do so, it may run foreign code (wakers,
+/// drops of buffers).
 pub(super) struct Reporting(());
 
 impl Reporting {

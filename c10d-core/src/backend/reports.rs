@@ -13,9 +13,9 @@ use crate::sync::Mutex;
 use crate::text::harmless;
 use crate::{Error, ErrorKind};
 
-/// The key of the report.
+/// The key of the report in the store.
 const FAILED: &str = "failed";
-/// The key that counts the ranks that failed.
+/// The key of the counter in the store to which each rank that has failed adds 1.
 const OVER: &str = "failed/over";
 /// The largest length of a report's text in bytes.
 const TEXT: usize = 1024;
@@ -26,7 +26,7 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// How long the store may take to answer a request of a rank that has failed.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How long a rank waits for another rank's report, if its own failure may be a consequence of that rank's failure. The
-/// rank that wrote the report waits equally long until the other ranks have read it.
+/// rank that wrote the report waits at most as long for the other ranks to read it.
 const WORD: Duration = Duration::from_secs(1);
 
 /// The reports of one group that is being made.

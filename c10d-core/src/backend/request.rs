@@ -61,7 +61,7 @@ impl Request {
         }
     }
 
-    /// Returns the tensors that the op reads; empty for in-place ops.
+    /// Returns the tensors that the op reads; empty for in-place ops on dense tensors.
     #[inline]
     pub fn inputs(&self) -> &[Span] {
         &self.spans.inputs

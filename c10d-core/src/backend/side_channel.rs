@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 /// The tag of the message that a rank sends when it leaves.
 const GOODBYE: u32 = 1;
 
-/// The kind of operation that a fingerprint describes.
+/// The kind of operation that a fingerprint describes. The value is the tag of the message with the fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compared {
     /// A collective.
@@ -24,6 +24,7 @@ pub enum Compared {
 
 /// The timeout of the watch, which lasts as long as the group.
 const ALWAYS: Duration = Duration::MAX;
+/// The timeout of the message that a rank sends when it leaves.
 const SOON: Duration = Duration::from_secs(1);
 
 /// This rank's end of a side channel.

@@ -22,7 +22,7 @@ impl SparseQueue {
     }
 
     /// Waits until no call is queued or running. A blocking call holds the lane's turn while it waits here, so no other
-    /// thread pushes calls meanwhile.
+    /// thread pushes calls during the wait.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         if self.0.drain(deadline) {
             return Ok(());

@@ -38,7 +38,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
             mix(inputs.len() as u64);
             0
         }
-        // Counts that may differ between ranks are checked for each pair of ranks.
+        // A barrier has no count. The counts of the other ops may differ between ranks: the backend checks them for
+        // each pair of ranks.
         _ => 0,
     };
     if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {

@@ -136,8 +136,8 @@ impl<T> WorkerQueue<T> {
         self.news.notify_one();
     }
 
-    /// Marks the item that the previous call returned as finished, and waits for the next item. Returns `None` when the
-    /// queue is closed and empty.
+    /// Marks the item that the previous call of `next` returned as finished, and waits for the next item. Returns
+    /// `None` when the queue is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
         // If `serving` is not set, the current item (if any) belongs to a thread that helps, which also finishes it.
@@ -271,7 +271,8 @@ impl<T> WorkerQueue<T> {
         true
     }
 
-    /// Calls `look` with the queued items, in their order, unless an item is being run. No item is taken out meanwhile.
+    /// Calls `look` with the queued items, in their order, unless an item is being run. While `look` runs, no item is
+    /// taken out of the queue.
     pub fn look<R>(&self, look: impl FnOnce(&VecDeque<T>) -> R) -> Option<R> {
         let queued = self.queued.lock();
         (queued.current == CurrentItem::None).then(|| look(&queued.items))

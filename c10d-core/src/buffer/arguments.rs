@@ -24,7 +24,8 @@ impl Sink {
         self.inputs.push(span);
     }
 
-    /// Adds a tensor that the op writes. In-place ops have only outputs.
+    /// Adds a tensor that the op writes. A dense tensor that an in-place op such as `all_reduce` reads and writes is
+    /// added here only.
     #[inline]
     pub fn output(&mut self, span: Span) {
         self.outputs.push(span);
@@ -306,7 +307,7 @@ unsafe impl<B: Buf> Operands for AtRoot<B> {
 /// The spans of a call of [`ProcessGroup::submit_raw`](crate::ProcessGroup::submit_raw).
 #[derive(Clone, Debug, Default)]
 pub struct RawSpans {
-    /// The tensors that the op reads; empty for in-place ops.
+    /// The tensors that the op reads; empty for an in-place op such as `all_reduce`, which reads its outputs.
     pub inputs: Vec<Span>,
     /// The tensors that the op writes.
     pub outputs: Vec<Span>,

@@ -23,9 +23,9 @@ pub unsafe trait Buf: Send {
     /// Returns the span of the elements.
     fn span(&mut self) -> Span;
 
-    /// Returns the span of the elements, ready for a call. If work on another stream must finish before the buffer is
-    /// ready, this function makes the device's default stream wait for that work. If that is not possible, it returns
-    /// an error.
+    /// Returns the span of the elements, ready for a call. If the buffer is ready only after work on a stream that is
+    /// not the device's default stream, this function makes the default stream wait for that work. If that is not
+    /// possible, it returns an error.
     fn ready(&mut self) -> Result<Span> {
         Ok(self.span())
     }

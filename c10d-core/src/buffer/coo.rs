@@ -175,7 +175,7 @@ impl<T: Element> Coo<T> {
     }
 }
 
-/// The data of a call with a sparse tensor that the call's spans do not contain.
+/// What the spans of a call with a sparse tensor do not contain.
 #[derive(Debug)]
 pub(crate) struct SparseCall {
     pub(crate) layout: CooLayout,

@@ -46,7 +46,7 @@ pub enum Memory {
     /// A vendor's own object and a byte offset into it. The object is valid while the buffer exists. The vendor must
     /// compare `vendor` with its own slot before it casts the handle.
     Opaque {
-        /// The vendor's slot.
+        /// The vendor's slot: the number that `device::vendor` gives to the vendor's name.
         vendor: u8,
         /// The vendor's object.
         handle: *mut (),
@@ -170,8 +170,8 @@ impl Span {
             && (self.count == 0 || !at.is_null() && at.addr() & (self.dtype.align() - 1) == 0)
     }
 
-    /// Makes every element of a `bool` span in host memory 0 or 1, since a peer may have sent other bytes, which are
-    /// invalid `bool`s. Other spans do not change.
+    /// Makes every element of a `bool` span in host memory 0 or 1: a peer may have sent other bytes, which are invalid
+    /// `bool`s. A span that is not of `bool`, or not in host memory, does not change.
     ///
     /// # Safety
     /// The span's memory is writable, and no other code uses it during the call.

@@ -18,8 +18,8 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Returns the index of the rank's device among the runtime's devices. `of` is the key and vendor slot of these
-    /// devices. `None` if any of the devices may be used.
+    /// Returns the index of the rank's device among the runtime's devices. `of` is the dispatch key and the vendor's
+    /// slot of these devices. `None` if the rank may use any of the devices.
     pub(crate) fn index(&self, of: (DispatchKey, u8), runtime: &dyn DeviceRuntime) -> Result<Option<u16>> {
         match self.bound {
             Some(device) if (device.key(), device.vendor()) == of => Ok(Some(device.index())),

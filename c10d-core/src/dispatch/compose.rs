@@ -16,8 +16,8 @@ impl KernelContext<'_> {
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
-        // The step has the deadline of the call, so its errors report the time since the outer call began, not since
-        // the step began.
+        // The step has the deadline and the timeout of the call. Errors compute the elapsed time from these, so they
+        // report the time since the outer call began, not since the step began.
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {

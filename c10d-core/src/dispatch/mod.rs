@@ -1,4 +1,4 @@
-//! The path from a call to a kernel: key, validation, fingerprint, and the steps of composed kernels.
+//! The path from a call to a kernel: dispatch key, validation, fingerprint, and the steps of composed kernels.
 
 mod compose;
 mod overlap;

@@ -81,7 +81,7 @@ mod tests {
                 }
             }
         }
-        // Five of the tensors are valid. With them, 40 broadcasts, 30 all-reduces and 20 reductions are valid.
+        // Five of the tensors are valid. With them, 40 calls of broadcast, 30 of all_reduce and 20 of reduce are plain.
         assert_eq!(plain_ones, 90);
     }
 }

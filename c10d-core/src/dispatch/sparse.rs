@@ -1,4 +1,4 @@
-//! Calls with sparse tensors: their key and their validation.
+//! Calls with sparse tensors: their dispatch key and their validation.
 
 use crate::backend::Request;
 use crate::buffer::CooLayout;
@@ -6,7 +6,7 @@ use crate::options::Absent;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
 
-/// Returns the key of sparse tensors on the device of this dense key.
+/// Returns the dispatch key of sparse tensors on the devices whose dense tensors have the dispatch key `dense`.
 pub(crate) fn sparse_key(dense: DispatchKey) -> Result<DispatchKey> {
     match dense {
         DispatchKey::Cpu => Ok(DispatchKey::SparseCpu),

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use crate::types::{DType, Device, DeviceKind};
 use crate::{Error, Result};
 
-/// `DLPackVersion`. If `major` differs, the layout of [`ManagedTensorVersioned`] differs.
+/// `DLPackVersion`. Each major version has its own layout of [`ManagedTensorVersioned`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Version {

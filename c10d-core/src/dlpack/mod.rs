@@ -1,17 +1,14 @@
-//! Exchange of tensors with other libraries by DLPack. PyTorch, NumPy, JAX, CuPy and others can export their tensors
-//! and import tensors of this library without a copy.
+//! Tensors from and for other libraries, by DLPack. PyTorch, NumPy, JAX, CuPy and others can export their tensors to
+//! this library and import its tensors without a copy.
 //!
 //! ```no_run
 //! # use c10d_core::dlpack::{ManagedTensorVersioned, Imported, export};
 //! # use c10d_core::{ProcessGroup, ReduceOp};
 //! # fn f(pg: ProcessGroup, capsule: std::ptr::NonNull<ManagedTensorVersioned>) -> c10d_core::Result<()> {
-//! // SAFETY: the pointer was taken out of a capsule called "dltensor_versioned", and no other code uses the tensor now.
-//! let tensor = unsafe { Imported::versioned(capsule) }?.writable()?;
-//! let tensor = pg.all_reduce(tensor, ReduceOp::Sum)?;
-//! // This returns the tensor to its library.
-//! drop(tensor);
-//! // The other direction: the library that imports the tensor calls its deleter.
-//! let ours = export(vec![0f32; 6], &[2, 3])?;
+//! // SAFETY: the pointer was taken out of a capsule called "dltensor_versioned", and no other code uses the tensor
+//! now. let tensor = unsafe { Imported::versioned(capsule) }?.writable()?; let tensor = pg.all_reduce(tensor,
+//! ReduceOp::Sum)?; // This returns the tensor to its library. drop(tensor); // The other direction: the library that
+//! imports the tensor calls its deleter. let ours = export(vec![0f32; 6], &[2, 3])?;
 //! # Ok(()) }
 //! ```
 //!

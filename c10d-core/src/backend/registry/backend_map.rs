@@ -9,10 +9,10 @@ use crate::{Error, Result};
 /// - the name of one backend, which then serves every device that it can serve;
 /// - an empty text: each device gets its preferred backend.
 ///
-/// The devices are `cpu`, `cuda`, `privateuse1` (the default slot, which
-/// [`rename_private_use1`](crate::device::rename_private_use1) may have given another name) and the names of vendors'
-/// devices. A map may also name a CPU backend for another device. The buffers of that device are then staged through
-/// host memory.
+/// The devices are `cpu`, `cuda`, `privateuse1` and the names of vendors' devices. `privateuse1` means the default
+/// slot: PrivateUse1 devices without the name of a vendor. [`rename_private_use1`](crate::device::rename_private_use1)
+/// may have given the slot another name. A map may also name a CPU backend for a device that is not the CPU. The
+/// buffers of that device are then staged through host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,

@@ -27,7 +27,7 @@ pub struct Registry {
 pub struct TableRow {
     /// The op.
     pub op: OpKind,
-    /// The key.
+    /// The dispatch key.
     pub key: DispatchKey,
     /// The crate of the kernel.
     pub source: Option<&'static str>,
@@ -46,9 +46,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if two providers register the same backend, device, init method or (op, key, backend); the
-    /// error names both providers. `InvalidArgument` also if a name has characters that are not allowed, or if a kernel
-    /// is for an op and key that the op table does not declare.
+    /// `InvalidArgument` if two providers register the same backend, device, init method or (op, dispatch key,
+    /// backend); the error names both providers. `InvalidArgument` also if a name has characters that are not allowed,
+    /// or if a kernel is for an op and dispatch key that the op table does not declare.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
@@ -161,16 +161,16 @@ impl Registry {
         open(registration)
     }
 
-    /// Returns the kernel for this op and key in a group in which `backend` serves the key, and the name of the
-    /// kernel's crate.
+    /// Returns the kernel for this op and dispatch key in a group in which `backend` serves the key, and the name of
+    /// the kernel's crate.
     pub fn kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> Option<(Kernel, &'static str)> {
         let own = self.backends.iter().find(|(r, _)| r.name == backend);
         let own = own.and_then(|(r, _)| self.kernels.get(&(op, key, Some(r.name))));
         own.or_else(|| self.kernels.get(&(op, key, None))).copied()
     }
 
-    /// Returns whether there is a kernel for this op and key that was registered for this backend only. Such a kernel
-    /// runs its ops on this backend; a sparse kernel for all backends runs its ops on the CPU backend.
+    /// Returns whether there is a kernel for this op and dispatch key that was registered for this backend only. Such a
+    /// kernel runs its ops on this backend; a sparse kernel for all backends runs its ops on the CPU backend.
     pub(crate) fn has_own_kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> bool {
         self.kernels.keys().any(|(o, k, of)| (*o, *k, *of) == (op, key, Some(backend)))
     }

@@ -24,7 +24,7 @@ use crate::catalog::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 use crate::waiting;
 
-/// The kernel of every dense row. It passes the job to the backend of the key.
+/// The kernel of every row with a dense dispatch key. It passes the job to the backend that serves the key.
 pub(crate) fn forward(ctx: KernelContext<'_>, job: Job) {
     ctx.backend().submit(job);
 }

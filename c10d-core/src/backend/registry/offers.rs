@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// How a device is served.
 #[derive(Clone, Copy)]
 pub(crate) enum Choice {
-    /// By a backend that has the device's key.
+    /// By a backend that has the device's dispatch key.
     Native(&'static Registration),
     /// By a backend for the CPU, through host memory.
     Staged { device: &'static DeviceRegistration, cpu: &'static Registration },
@@ -112,7 +112,8 @@ fn serve(registry: &Registry, word: &str, key: DispatchKey, backend: &'static Re
     Ok(Choice::Staged { device, cpu: backend })
 }
 
-/// Returns the registered device with this word. For the default slot, returns the first device with the key.
+/// Returns the registered device with this word. For the word `privateuse1`, returns the first device with the dispatch
+/// key.
 fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static DeviceRegistration> {
     let default = word == DispatchKey::PrivateUse1.device_word();
     registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
@@ -127,7 +128,7 @@ fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
     backend.name == word || (device.is_some() && device == source(backend.name))
 }
 
-/// Returns all choices that are possible for this device: first backends that have its key, then staging.
+/// Returns all choices that are possible for this device: first backends that have its dispatch key, then staging.
 fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Choice>> {
     let mut refusals = Vec::new();
     let mut choices = Vec::new();

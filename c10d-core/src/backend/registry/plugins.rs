@@ -13,7 +13,7 @@ pub type PluginLoader = fn(&PluginSearch, &Registry) -> Result<Vec<&'static Prov
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PluginSearch {
-    /// Files, each of which must be loaded.
+    /// Files. If one of them cannot be loaded, the group is not made.
     pub files: Vec<PathBuf>,
     /// Directories whose plugins are loaded.
     pub directories: Vec<PathBuf>,

@@ -94,7 +94,7 @@ pub type Kernel = fn(KernelContext<'_>, Job);
 pub struct KernelRow {
     /// The op.
     pub op: OpKind,
-    /// The key.
+    /// The dispatch key.
     pub key: DispatchKey,
     /// If this field is `Some`, the row is used only in groups in which this backend serves the key. In these groups,
     /// the row has precedence over a row with `None`.

@@ -9,7 +9,7 @@ use crate::catalog::OpKind;
 use crate::{Error, ErrorKind, Phase};
 
 impl CallCheck {
-    /// Reports to all peers a disagreement about a collective, for example a disagreement that the library found.
+    /// Reports to all peers a disagreement about a collective, for example one that the backend's library found.
     pub fn report(&self, error: &Error) {
         let report = error.report();
         let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };

@@ -1,4 +1,4 @@
-//! The exchange of messages ("letters") between ranks through the group's store. Each rank has an inbox there: a
+//! Sends and receives messages ("letters") between ranks through the group's store. Each rank has an inbox there: a
 //! sequence of numbered keys, each of which holds a letter.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
