@@ -65,7 +65,8 @@ impl Group {
         Some(Aim { lane, kernel, forwards: route.forwarded.contains(request.op) })
     }
 
-    /// Returns the dispatch key and the vendor's slot by which a call is routed.
+    /// Returns the dispatch key and the vendor's slot (see [`vendor`](crate::device::vendor())) of a call. They decide
+    /// its route.
     #[inline]
     fn device_of(&self, request: &Request) -> (DispatchKey, u8) {
         match request.outputs().first().or(request.inputs().first()) {
@@ -86,8 +87,8 @@ impl Group {
         if request.params.device_ids().is_empty() {
             return bound.filter(served).or_else(|| first(&devices)).unwrap_or(devices[0]);
         }
-        // Device ids are numbers of accelerators. If no accelerator is served, the returned key has no route, and the
-        // call is rejected.
+        // Device ids are numbers of accelerators. If no accelerator is served, the returned dispatch key has no route,
+        // and so `aim` rejects the call.
         let accelerator = |device: &(DispatchKey, u8)| device.0 != DispatchKey::Cpu && served(device);
         bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }

@@ -84,8 +84,8 @@ impl<'a> Batch<'a> {
         let Some(ready) = ready else { return handle };
         let lane = ready.aim.lane;
         if !std::ptr::fn_addr_eq(ready.aim.kernel, forward as Kernel) {
-            // Only the backend can take several jobs at once. A kernel that a provider registered gets its calls one by
-            // one.
+            // A kernel that a provider registered takes one job at a time. Only a backend takes several at once, so
+            // only the jobs whose kernel is `forward` are collected.
             self.run(|| (ready.aim.kernel)(lane.context(self.group.size), ready.job));
             return handle;
         }

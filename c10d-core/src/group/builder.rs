@@ -64,8 +64,8 @@ impl Builder {
         Self::default()
     }
 
-    /// Sets the group's name, which must be the same on all ranks. Groups that are made through one store at the same
-    /// time need different names.
+    /// Sets the group's name, which must be the same on all ranks. Two groups that exist at the same time in one store
+    /// need different names.
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.into();
         self
@@ -211,9 +211,9 @@ impl Builder {
     /// order. Do not set rank, size, store or init method: each thread gets them from this function.
     ///
     /// # Errors
-    /// The error of the rank that failed first. An error that only reports that another rank ended or aborted the group
-    /// is returned only if there is no other error. If a rank panics, the panic continues in the caller after all
-    /// threads have ended.
+    /// The error of the rank that failed first. `PeerDead` and `Aborted` usually report only that another rank has
+    /// failed, so such an error is returned only if no rank has any other error. If a rank panics, the panic continues
+    /// in the caller after all threads have ended.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
         self.leaves_ranks_to_others(size)?;
         let builder = self.with_plugins()?;
@@ -226,7 +226,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Returns an error if rank, another world size, store or init method is set, since `run_ranks` sets these itself.
+    /// Returns an error if a rank, a store, an init method or a world size other than `size` is set: `run_ranks` sets
+    /// these itself.
     fn leaves_ranks_to_others(&self, size: u32) -> Result {
         let what = match (self.rank, self.size, &self.store, &self.init) {
             (.., Some(url)) => {
@@ -245,7 +246,7 @@ impl Builder {
         Err(Error::invalid(what))
     }
 
-    /// Makes the group of one rank, after the plugins were loaded.
+    /// Makes this rank's group. The caller has loaded the plugins.
     fn build_rank(mut self) -> Result<ProcessGroup> {
         if let Some(url) = self.init.take() {
             self = self.meet(&url)?;
@@ -340,7 +341,7 @@ pub(super) struct GroupSpec {
     pub(super) drop_within: Duration,
     pub(super) bound: Option<Device>,
     pub(super) global: Option<Arc<[u32]>>,
-    /// The store that the builder got.
+    /// The store that the builder or the init method gave, without this group's prefix.
     pub(super) store: Arc<dyn Store>,
     /// The prefix of this group's keys in the store.
     pub(super) key_prefix: String,

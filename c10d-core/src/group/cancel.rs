@@ -14,16 +14,16 @@ pub enum Cancel<R, W = Work<R>> {
     /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
     /// It is too late: the op is done, or its message is in transfer. The op continues. The variant contains the op's
-    /// handle, which returns the result. (If a device still uses the buffer, the op may still be cancelled after the
-    /// device has finished. The op then ends with [`ErrorKind::Aborted`], and has taken no message.)
+    /// handle, which returns the result. There is one exception: if a device still uses the buffer, the op may end as
+    /// cancelled later, when the device has finished. Then the handle returns [`ErrorKind::Aborted`], and the op has
+    /// taken no message.
     TooLate(W),
 }
 
 /// The error of an op that cannot be cancelled. The op continues.
 #[must_use = "the op continues, and the handle returns its result"]
 pub struct CancelError<W> {
-    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this rank, and for a
-    /// backend that cannot cancel.
+    /// The reason; see [`Work::cancel`].
     pub error: Error,
     /// The op's handle.
     pub work: W,
@@ -34,9 +34,9 @@ impl<R> Work<R> {
     /// says for certain whether the op took (or sent) a message. `cancel` does not wait for the message or for a peer.
     ///
     /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived. Then
-    /// the result is [`Cancel::TooLate`], and the op receives the rest. Otherwise the next matching receive gets a
-    /// message that arrives later. Cancelling ends the op on this rank only: the peer gets no notification, and its own
-    /// op stays pending.
+    /// the result is [`Cancel::TooLate`], and the op receives the rest. If no message was matched, the receive ends,
+    /// and a message that arrives later goes to the next matching receive. Cancelling ends the op on this rank only:
+    /// the peer gets no notification, and its own op stays pending.
     ///
     /// Use `cancel` to stop waiting for a message, for example after a timeout of an async runtime. It is not enough to
     /// drop the future: the op would continue and take a message, which would be lost.
@@ -71,7 +71,8 @@ impl<R> Work<R> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for collectives, and from backends that cannot cancel (NCCL, plugins). The op
+    /// [`ErrorKind::Unsupported`] for collectives, since the other ranks wait for this rank, and from backends that
+    /// cannot cancel (NCCL, plugins). [`ErrorKind::Shutdown`] if the group was dropped. In these cases the op
     /// continues, and the error contains the handle.
     pub fn cancel(self) -> Result<Cancel<R>, CancelError<Self>> {
         self.0.cancel(Work)

@@ -1,4 +1,4 @@
-//! The lane of a sparse key, whose backend object is made at the first call.
+//! The lane of a sparse dispatch key. The lane's backend object is made at the first call.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -16,8 +16,8 @@ use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// Makes the lane of a sparse key. A sparse call consists of dense ops, which run on a separate object of the backend
-/// `over`. So the ranks may run these ops and the program's dense calls in different orders. The error says why the lane
-/// cannot be made; if `over` is `None`, the reason is that the group has no backend for the CPU.
+/// `over`. So the order of these ops and the program's dense calls may differ between ranks. The error says why the
+/// lane cannot be made; if `over` is `None`, the reason is that the group has no backend for the CPU.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,
@@ -125,8 +125,8 @@ unsafe impl Backend for Deferred {
         self.backend
     }
 
-    /// Core does not use this value, since `submit` checks for each dense op of a sparse call whether the backend
-    /// offers it.
+    /// Core ignores this value for a sparse lane: for each dense op of a sparse call, `submit` checks whether the
+    /// backend offers the op.
     fn capabilities(&self) -> &Capabilities {
         self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
     }

@@ -15,7 +15,8 @@ pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 pub(crate) struct Lane {
     pub(crate) info: Arc<Origin>,
     pub(crate) backend: Arc<dyn Backend>,
-    /// The queue of started calls. Only the lane of a sparse key has one.
+    /// The queue of started calls, which a thread of core runs in order. Only the lane of a sparse dispatch key has
+    /// one.
     pub(crate) queue: Option<SparseQueue>,
     /// The number of the next collective. The thread that numbers a call holds the lock until the backend has the job
     /// of this call. So the backend gets calls in the order of their numbers.

@@ -10,9 +10,10 @@ use crate::{ErrorKind, backend};
 
 /// How long the drop of the last handle may wait if the builder does not set it.
 pub(super) const DROP_WITHIN: Duration = Duration::from_secs(10);
-/// How long the drop of the last handle of a failed group may wait for the group's jobs.
+/// How long the drop of the last handle of a failed group may wait. A shorter time that the builder set takes
+/// precedence.
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
-/// How long a rank that leaves may wait for store requests of its threads, if these requests change the store.
+/// How long a rank that leaves may wait for requests of its backends that are changing the store.
 pub(super) const WRITES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {

@@ -81,8 +81,9 @@ pub(crate) struct Group {
     lanes: Vec<Lane>,
     routes: Routes,
     failed: OnceLock<Error>,
-    // The fields from here on are needed to make sub-groups.
+    /// This group's part of the store; see [`ProcessGroup::store`].
     store: Arc<dyn Store>,
+    /// The whole store, which the sub-groups use with prefixes of their own.
     root: Arc<dyn Store>,
     /// The store that the backends use.
     backend_store: Arc<GroupStore>,
@@ -94,7 +95,7 @@ pub(crate) struct Group {
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
     /// The number of shrinks so far, which must be the same on all survivors. `next_subgroup` may differ between
-    /// survivors: a rank that got the error earlier may have made fewer sub-groups.
+    /// survivors: a rank on which the group failed earlier may have made fewer sub-groups.
     next_shrink: AtomicU64,
 }
 
@@ -303,8 +304,9 @@ impl Group {
         self.described(error)
     }
 
-    /// Fails the group, if it has not failed before. The thread that gets the error calls this function, and never
-    /// inside `Job::complete`: there the backend may hold locks, and this function calls the backend's `abort`.
+    /// Fails the group, if it has not failed before. `Job::complete` must not call this function: a backend may hold
+    /// locks while it completes a job, and this function calls the backend's `abort`. The thread that takes the error
+    /// calls it instead.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;

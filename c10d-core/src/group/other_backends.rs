@@ -13,7 +13,8 @@ pub(crate) struct Parent {
     pub(crate) backends: Backends,
     /// The members of the sub-group, by their numbers in the parent.
     pub(crate) ranks: Vec<u32>,
-    /// Whether a shrink makes the sub-group. In a shrink, the parent's other ranks do not take part.
+    /// Whether a shrink makes the sub-group. In a shrink, the ranks of the parent that are not members do not take
+    /// part, so `Backend::shrink` is called instead of `split`.
     pub(crate) shrinks: bool,
 }
 

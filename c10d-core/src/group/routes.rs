@@ -148,8 +148,8 @@ impl Routes {
         &lanes[route.lane]
     }
 
-    /// Returns the vendor slot that is used for PrivateUse1 if a call has no buffers: the default slot if it is served,
-    /// else the first slot that is served.
+    /// Returns the vendor slot for PrivateUse1 if no buffer or device names one (in a barrier, or in
+    /// `ProcessGroup::backend`): the default slot if it is served, else the first slot that is served.
     pub(super) fn some_vendor(&self) -> u8 {
         let served = self.vendors.iter().find(|(_, route)| route.is_ok()).map_or(0, |(vendor, _)| *vendor);
         if self.keys[DispatchKey::PrivateUse1 as usize].is_ok() { 0 } else { served }

@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind, OpError, Result, Status, waiting};
 impl ProcessGroup {
     /// Runs a call and waits for it.
     ///
-    /// Returns the buffers and the other results of the call.
+    /// Returns the buffers and whatever else the op returns, such as the sender's rank.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). The buffers are in [`OpError::buffer`]. In a function that returns

@@ -301,7 +301,8 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells this rank's backends that this rank is in none of the sub-groups that are made now. Returns `None`.
+    /// Tells this rank's backends that this rank is in no sub-group of the current `new_group` or `split`. Returns
+    /// `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

@@ -28,7 +28,7 @@ pub(crate) struct Counted<B> {
     /// The process in which the call was started.
     owner: Process,
     scope: Option<Arc<ScopeCount>>,
-    /// The value to which the frame's `lane` points.
+    /// The value to which the frame's `lane` points. This reference keeps it alive.
     _lane: Option<Arc<Origin>>,
 }
 

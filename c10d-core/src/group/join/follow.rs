@@ -30,8 +30,9 @@ impl Join<'_> {
                 match self.accept(&session) {
                     Some(id) if accepted == Some(id) => {}
                     Some(id) => {
-                        // The new session belongs to the next group of the same name if the leader has already joined
-                        // this group. In that case the store has `go` for the session that this rank accepted.
+                        // If the store has `go` for the session that this rank accepted, the leader has already joined
+                        // this group. Then the new session belongs to the next group of the same name, and this rank
+                        // does not accept it.
                         if !accepted.is_some_and(|old| self.is_there(&self.go_key(&old))) {
                             self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
                             self.acked.borrow_mut().push(id);

@@ -102,7 +102,8 @@ impl Join<'_> {
                 };
             }
             look = (look * 2).min(self.longest());
-            // If another nonce appears in a hello while this rank waits, the old hello was stale.
+            // If a rank has written a hello with a new nonce, its old hello was stale. Then the leader must publish a
+            // new session.
             let now = self.hellos(self.soon(LOOKS.0))?;
             let nonce = |h: &Option<Vec<u8>>| h.as_deref().map(|h| nonce_of(h).to_vec());
             if !now.iter().map(nonce).eq(hellos.iter().map(nonce)) {

@@ -110,7 +110,8 @@ struct Join<'a> {
     leader: u32,
     /// The ids of the ranks: their numbers in the group that the builder made. The keys of a rank contain its id.
     ids: Vec<u32>,
-    /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale.
+    /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale: those
+    /// of a sub-group have the session id of its parent in their prefix.
     first: bool,
     /// The group from which this group is made, if there is one. The parent knows which ranks are gone.
     parent: Option<&'a Parent>,
@@ -118,8 +119,8 @@ struct Join<'a> {
     every: Duration,
     /// The number of heartbeats so far, and the time of the last heartbeat.
     heartbeats: Cell<(u32, Instant)>,
-    /// The time at which this rank reads all hellos for the first time. At the deadline it reads them again, and finds
-    /// out which of them have not changed.
+    /// A quarter of the time limit. A rank that the leader has not put into a session by then reads all hellos. At the
+    /// deadline it reads them again: a rank whose hello has not changed counts as absent.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -131,7 +132,7 @@ struct Join<'a> {
 /// The encoded hello of each rank, if the store has one.
 type Hellos = Vec<Option<Vec<u8>>>;
 
-/// The shortest and the longest interval between two reads of other ranks' keys.
+/// The shortest and the longest interval between two reads of other ranks' keys; see also [`Join::longest`].
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The shortest and the longest time between two heartbeats (updates of the hello) of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -213,7 +214,8 @@ impl Join<'_> {
         self.deadline.max(Instant::now() + NAMING)
     }
 
-    /// Returns the longest time between two reads of other ranks' keys.
+    /// Returns the longest interval between two reads of other ranks' keys in this join: at most the interval of
+    /// heartbeats. With a parent it is shorter, since with each read this rank also asks the parent for lost ranks.
     fn longest(&self) -> Duration {
         let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
         longest.min(self.every)
