@@ -1,18 +1,18 @@
 //! Which ranks are on one host, and which ranks can share memory: ranks on one host cannot always share memory.
 //!
-//! A host is a running kernel, including all of its containers. Memory is shared through segments that are passed over
-//! abstract UNIX sockets, which are visible within one network namespace. So two containers with separate networks are
-//! on one host but cannot share memory. Two containers on the host's network can share memory, even if their process
-//! ids, mounts and System V memory are separate. Processes of different users cannot share memory, since a receiver
-//! accepts descriptors only from its own user. Processes in different user namespaces cannot, either: there the same
-//! user id may mean another user.
+//! A host is a running operating-system kernel, including all of its containers. Memory is shared through segments that
+//! are passed over abstract UNIX sockets, which are visible within one network namespace. So two containers with
+//! separate networks are on one host but cannot share memory. Two containers on the host's network can share memory,
+//! even if their process ids, mounts and System V memory are separate. Processes of different users cannot share
+//! memory, since a receiver accepts descriptors only from its own user. Processes in different user namespaces cannot,
+//! either: there the same user id may mean another user.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use crate::process::{PerProcess, random};
 
-/// A namespace of the kernel: the device and inode of its file under `/proc`.
+/// A Linux namespace, identified by the device and inode of its file under `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Namespace {
     device: u64,
@@ -48,7 +48,7 @@ impl HostId {
             );
         }
         let (boot, net) = known.unwrap_or_else(|| (alone(), NOWHERE));
-        // A kernel without user namespaces has no such file. There the user id alone identifies a user.
+        // Linux without user namespaces has no such file. There the user id alone identifies a user.
         let user = namespace("/proc/self/ns/user").unwrap_or(NOWHERE);
         HostId { boot, net, user, uid: rustix::process::geteuid().as_raw() }
     }
@@ -156,7 +156,7 @@ fn namespace(path: &str) -> Option<Namespace> {
     Some(Namespace { device: meta.dev(), inode: meta.ino() })
 }
 
-/// Returns the 16 bytes of a boot id as the kernel writes it (`01234567-89ab-...`).
+/// Returns the 16 bytes of a boot id as Linux writes it (`01234567-89ab-...`).
 fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
     let digits: Vec<u8> = text
         .trim()

@@ -9,7 +9,7 @@
 //! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
 //! [`Unsupported`](crate::ErrorKind::Unsupported). Then no result was written, and the group can still be used. No data
 //! was sent either, except in a sparse call: there the first exchange between the ranks may find the error. The status
-//! of any other error says whether the group has failed. The most frequent ones name the guilty ranks:
+//! of any other error says whether the group has failed. The most frequent of these errors name the guilty ranks:
 //! [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls, [`Timeout`](crate::ErrorKind::Timeout) if a
 //! rank did not make its call or answer in time, and [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank
 //! is gone, or the rank has left.

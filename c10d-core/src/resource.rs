@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// Returns a text that names the resource that ran out, or `None` if the cause is not such a system error.
+/// Returns a text that names the resource that ran out, or `None` if `cause` does not say that a resource ran out.
 pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     let code = match cause.downcast_ref::<io::Error>() {
         Some(e) => Errno::from_io_error(e)?,
@@ -42,8 +42,8 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// Returns a text that names the limit on threads and processes that was reached, or all such limits if it is not known
-/// which of them was reached. Call this function after a thread or process could not be started.
+/// Returns a text that names the limit on threads and processes that was reached. If that limit is not known, the text
+/// names all limits on threads and processes. Call this function after a thread or process could not be started.
 pub(crate) fn no_threads() -> String {
     if let Some((limit, place)) =
         pids().filter(|(limit, used, _)| used >= limit).map(|(limit, _, place)| (limit, place))

@@ -13,7 +13,7 @@ pub struct Params {
     pub reduce: ReduceOp,
     /// The rank that is the root.
     pub root: u32,
-    /// The index of the root's tensor in the list. It must be 0, as in c10d's backends.
+    /// The index of the tensor among several tensors of the root, as in PyTorch. It must be 0: a rank has one tensor.
     pub root_tensor: u32,
     /// The other rank of a point-to-point op.
     pub peer: u32,
@@ -26,7 +26,7 @@ pub struct Params {
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// The arguments that few calls have. They are boxed, so that other calls are small.
+/// The arguments that few calls have. They are boxed, so that calls without them are small.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) input_splits: Vec<usize>,

@@ -34,8 +34,8 @@ pub(crate) fn at_end(rank: Weak<dyn ExitNotice>) {
 }
 
 /// Runs at the end of the program, and lets all registered ranks send their exit notices. It waits for at most
-/// `PATIENCE` for the lock, and then for at most `PATIENCE` for the messages: if the process that serves the store has
-/// ended, the store never answers.
+/// `PATIENCE` for the lock, and then for at most `PATIENCE` for the messages. Some messages go through a store, which
+/// never answers if the process that serves it has ended.
 fn send_all() {
     let Some(mut ranks) = RANKS.get().try_lock_for(PATIENCE) else { return };
     let due: Vec<_> = ranks.drain(..).filter_map(|rank| rank.upgrade()).filter(|rank| rank.is_due()).collect();

@@ -1,8 +1,8 @@
 //! The word in memory that holds the token of the running process, and how it changes at a fork.
 //!
-//! The word is in a page that the kernel fills with zeros in every forked child. On kernels without such pages, a fork
-//! handler of the C library sets the word to zero. On these kernels, c10d does not notice a child that was forked
-//! without the C library.
+//! The word is in a page that the operating system's kernel fills with zeros in every forked child. On kernels without
+//! such pages, a fork handler of the C library sets the word to zero. On these kernels, c10d does not notice a child
+//! that was forked without the C library.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;

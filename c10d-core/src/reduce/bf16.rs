@@ -1,6 +1,6 @@
-//! Kernels for `bf16`. A 32-bit word holds two `bf16` values. The upper value becomes an `f32` if the lower half of the
-//! word is cleared. The lower value becomes an `f32` if the word is shifted left by 16. So plain loops over words need
-//! no shuffles, which would be necessary to widen and narrow values one by one.
+//! Reduction kernels for `bf16`. A 32-bit word holds two `bf16` values. The upper value becomes an `f32` if the lower
+//! half of the word is cleared. The lower value becomes an `f32` if the word is shifted left by 16. So plain loops over
+//! words need no shuffle instructions. Loops over single values would need them to widen and narrow vectors.
 
 use super::half;
 use super::operation::Operation;

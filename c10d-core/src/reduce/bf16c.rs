@@ -1,5 +1,5 @@
-//! Kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. The compiler does not generate
-//! this instruction by itself.
+//! Reduction kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. The compiler does not
+//! generate this instruction by itself.
 
 use std::arch::x86_64::*;
 
@@ -8,7 +8,8 @@ use super::operation::Operation;
 
 /// The number of elements of a vector of `f32`.
 const LANES: usize = 16;
-/// The number of vectors per iteration. They fit into registers, and their instructions overlap.
+/// The number of vectors per iteration. So many fit into the registers, and the processor executes their instructions
+/// at the same time.
 const VECTORS: usize = 4;
 const STEP: usize = LANES * VECTORS;
 

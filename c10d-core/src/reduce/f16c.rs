@@ -1,12 +1,13 @@
-//! Kernels for `f16` on machines with vector instructions that convert `f16` values. The compiler does not generate
-//! these instructions by itself.
+//! Reduction kernels for `f16` on machines with vector instructions that convert `f16` values. The compiler does not
+//! generate these instructions by itself.
 
 use std::arch::x86_64::*;
 
 use super::half;
 use super::operation::Operation;
 
-/// The number of vectors per iteration. They fit into registers, and their instructions overlap.
+/// The number of vectors per iteration. So many fit into the registers, and the processor executes their instructions
+/// at the same time.
 const VECTORS: usize = 4;
 
 macro_rules! kernels {

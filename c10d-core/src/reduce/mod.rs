@@ -1,5 +1,5 @@
 //! The arithmetic of reductions in host memory, for backends: it combines the values of several ranks in the given
-//! order, for every operation and type.
+//! order, for every operation and type. In this module, a kernel is a function that reduces (see [`Kernel`]).
 #![allow(unsafe_code)]
 
 mod bf16;

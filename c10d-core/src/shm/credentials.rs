@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 /// Returns the effective user id of the process at the other end, as seen from this process's user namespace.
 ///
-/// This function does not use that of rustix, which fails if the kernel reports no process id for the peer. The kernel
-/// reports none for a peer in a PID namespace that this process cannot see.
+/// The function of rustix fails if the peer is in a PID namespace that this process cannot see, since then the
+/// operating system reports no process id for the peer. So this function makes the system call itself.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;

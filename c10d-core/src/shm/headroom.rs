@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Returns how many bytes this process may still allocate: the smallest remainder among its memory cgroups and their
-/// ancestors. `None` if none of them has a limit.
+/// Returns how many bytes this process may still allocate: the smallest difference of limit and use among its memory
+/// cgroups and their ancestors. `None` if none of them has a limit.
 pub fn headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     headroom_in(Path::new("/sys/fs/cgroup"), &groups)

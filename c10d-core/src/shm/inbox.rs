@@ -1,8 +1,8 @@
 //! Passing descriptors from rank to rank.
 //!
-//! No function here waits. First the receiver opens an inbox. Then the sender connects to the inbox, and puts the
-//! descriptor into the queue of the socket. Then the receiver takes the descriptor. The ranks use other messages to
-//! learn that a step is done.
+//! First the receiver opens an inbox. Then the sender connects to the inbox, and puts the descriptor into the queue of
+//! the socket. Then the receiver takes the descriptor. No function here waits for a step of the other rank. So the
+//! ranks must tell each other when a step is done, by messages that do not go through the inbox.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

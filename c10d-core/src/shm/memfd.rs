@@ -35,9 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if a later use of memory of this size could end the process by a signal. `size` may be at most the
-/// remaining memory of the cgroup divided by `parts`, and at most the maximum size of a file. `what` names the memory
-/// in the error.
+/// Returns an error if a later use of memory of this size could end the process by a signal: if `size` is more than
+/// `headroom() / parts`, or more than the maximum size of a file. A caller passes 2 as `parts` to leave half of the
+/// cgroup's remaining memory to others. `what` names the memory in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()

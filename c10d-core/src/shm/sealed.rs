@@ -1,4 +1,4 @@
-//! Memory that one rank writes and that is read-only afterwards.
+//! Memory that one rank fills. Then it seals the memory, which is read-only from then on.
 #![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
@@ -21,8 +21,8 @@ pub struct Fresh {
 /// Memory to which no process can write any more, not even a process that has the descriptor.
 pub struct Sealed(Memfd);
 
-/// Sealed memory that is mapped read-only. The kernel frees the memory when no process has the memory mapped or has its
-/// descriptor. A forked child also has the mapping.
+/// Sealed memory that is mapped read-only. The operating system frees the memory when no process has it mapped or has
+/// its descriptor. A forked child also has the mapping.
 pub struct Mapped(Mmap);
 
 impl Fresh {

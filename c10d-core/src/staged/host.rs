@@ -9,10 +9,10 @@ use crate::{Error, Result};
 
 /// The alignment of tensors in host memory, in bytes.
 const ALIGN: usize = 64;
-/// The smallest size of a block, so that small ops of different sizes can use the same block one after the other.
+/// The smallest size of a block in bytes. So small ops of different sizes can use the same block one after the other.
 const LEAST: usize = 4096;
 
-/// A block of host memory. It comes from the device's `allocate_host`, or from the host's allocator if `allocate_host`
+/// A block of host memory. It comes from the runtime's `allocate_host`, or from Rust's allocator if `allocate_host`
 /// returns no aligned block. The block is freed on drop. If the device may still use the block, it must be leaked
 /// instead.
 pub(super) struct Host {

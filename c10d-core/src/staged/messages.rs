@@ -141,7 +141,7 @@ fn work(shared: &Arc<Shared>, kept: &mut MessageResources) {
     }
 }
 
-/// Ends a message for which nothing was sent or received.
+/// Ends a message that was cancelled before anything was sent or received.
 fn give_back(shared: &Shared, slot: &Arc<Slot>) {
     slot.give_back();
     shared.leave(slot);

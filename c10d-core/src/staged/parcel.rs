@@ -28,8 +28,8 @@ pub(super) struct Parcel {
     pub(super) retained: Vec<*mut ()>,
     /// Host memory for the whole message, so that rounds do not wait for each other's memory.
     pub(super) host: Arc<Host>,
-    /// Events on the stream to the host. A send has one event for each round, after the copy of the round. A receive
-    /// has one event, after the work that precedes the receive.
+    /// Events on the stream to the host. A send has one event for each round, recorded after the copy of the round. A
+    /// receive has one event, recorded after the work that was on the caller's stream before the receive.
     pub(super) outs: Vec<Event>,
     chunks: Vec<Chunk>,
     each: usize,

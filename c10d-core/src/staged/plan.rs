@@ -1,5 +1,5 @@
-//! Plans: the pieces of tensors that an op copies between device and host in each round. This module has only
-//! arithmetic.
+//! Plans: the pieces of tensors that an op copies between device and host in each round. This module only computes
+//! positions: it copies nothing.
 //!
 //! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. Otherwise, each
 //! tensor is cut separately, after the ranks have announced the lengths of their longest tensors; see
@@ -43,7 +43,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Returns the round, moved by this many bytes in the host memory.
+    /// Returns the same round with all its offsets in the host memory increased by `bytes`.
     pub(super) fn behind(mut self, bytes: usize) -> Chunk {
         self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
         self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);
@@ -82,7 +82,8 @@ const ALIGN: usize = 64;
 /// How the tensors of an op are cut into rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    /// The outputs are cut as one tensor, and are read or written in place.
+    /// The outputs are cut as one tensor. `read` says whether they are copied to the host, and `write` whether the
+    /// results are copied back.
     InPlace { read: bool, write: bool },
     /// The inputs are cut as one tensor; every rank gets the inputs of all ranks.
     Gather,

@@ -14,8 +14,8 @@ use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The number of rounds whose host memory is in use at once: one is copied to the host, one is at the CPU backend, one
-/// is copied to the device.
+/// The number of rounds whose host memory is in use at once: one round is copied to the host, one is at the CPU
+/// backend, and one is copied to the device.
 pub(super) const DEPTH: usize = 3;
 
 /// The streams and events on one device. They are kept between ops.
@@ -85,8 +85,8 @@ impl Watched<'_> {
         self.call("check_stream", |device| unsafe { device.check_stream(self.index, self.slot.call.stream) })
     }
 
-    /// Retains the memory of the op's spans, as far as the runtime supports that. The returned memory must be passed to
-    /// `release`.
+    /// Retains the memory of the op's spans, as far as the runtime supports that. The caller must pass the returned
+    /// addresses to `release`.
     pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
         let mut bases: Vec<*mut ()> = Vec::new();
         let call = &self.slot.call;
@@ -110,7 +110,7 @@ impl Watched<'_> {
     }
 
     /// Releases retained memory after the device has finished with the op. `release` may be called after the op is
-    /// completed, so that the caller does not wait for it.
+    /// completed, so that the program does not wait for the release.
     pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
             self.engine.does(Some("release"));

@@ -61,7 +61,7 @@ impl Shared {
         }
     }
 
-    /// Returns the error that ended the backend, and the time, if it has ended.
+    /// If the backend has ended, returns the error that ended it, and the time at which it ended.
     pub(super) fn death(&self) -> Option<&(Error, Instant)> {
         self.dead.get()
     }

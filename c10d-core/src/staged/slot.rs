@@ -92,7 +92,7 @@ impl Slot {
         Slot { id, call, at_cpu: AtomicBool::new(false), state, answered: Condvar::new() }
     }
 
-    /// Records which memory the device gets next.
+    /// Records which memory the device will be given.
     pub(super) fn hold(&self, hold: Hold) {
         self.state.lock().hold = hold;
     }
@@ -146,7 +146,8 @@ impl Slot {
         }
     }
 
-    /// Waits for the answer. If there is no answer by `until`, returns `None`, the same as for "too late".
+    /// Waits for the answer. If there is no answer by `until`, returns `None`, which also means "too late". A later
+    /// `give_back` then ends the op as cancelled.
     pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
         let mut state = self.state.lock();
         while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}

@@ -11,8 +11,8 @@ use crate::backend::let_go;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Returns the time at which the watchdog ends an op. This is the op's deadline (or the backend's end if that is
-/// earlier), plus a part of the time that a backend may keep a job. While the op is at the CPU backend, which watches
-/// the deadline itself, the part is larger.
+/// earlier), plus a part of the time that a backend may keep a job. The part is 7/8 while the op is at the CPU backend,
+/// which watches the deadline itself, and 2/8 otherwise.
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));

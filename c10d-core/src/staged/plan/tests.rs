@@ -13,6 +13,7 @@ struct World {
     size: usize,
 }
 
+/// The value of elements that no copy has written.
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
