@@ -23,7 +23,8 @@ pub struct Mutex<T: ?Sized> {
     inner: std::sync::Mutex<T>,
 }
 
-/// The longest sleep of a thread that waits with a deadline, in case it missed the unlock.
+/// The longest sleep of a thread that waits with a deadline. When a [`Condvar`] releases the mutex, such a thread is
+/// not notified, so it must look by itself.
 const LOOK: Duration = Duration::from_millis(5);
 
 impl<T> Mutex<T> {
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(*sum.lock(), THREADS * TIMES);
     }
 
-    /// Two threads pass a turn to each other through one condition; a lost notification would stop both.
+    /// Two threads pass a turn to each other through one condition variable. A lost notification would stop both.
     #[test]
     fn two_threads_alternate() {
         let (turn, changed) = (Mutex::new(0u32), Condvar::new());

@@ -3,9 +3,9 @@
 //!
 //! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
 //! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
-//! reports which ranks are missing: each time that this number of seconds has passed if these ranks have changed, else
-//! once a minute. Separate threads write the lines, so no waiting thread is delayed, and no lock is held while a line
-//! is written.
+//! finds out at intervals of this time which ranks are missing. It reports them if they differ from those in its last
+//! report, or if that report is a minute old. Separate threads write the lines, so no waiting thread is delayed, and no
+//! lock is held while a line is written.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -25,7 +25,7 @@ pub const VARIABLE: &str = "C10D_WARN_AFTER";
 
 const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The interval in which the same report is written at most once.
+/// The interval in which the ops of one rank, or the same missing ranks, are reported at most once.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The largest number of lines that one process writes per minute.
 const LINES: usize = 20;
@@ -59,7 +59,7 @@ struct Said {
     underway: AtomicUsize,
 }
 
-/// The times of the last reports: for each rank of a group, and in total.
+/// The times of the reports in the last minute: of each rank's report of an op, and of all lines of the process.
 #[derive(Default)]
 struct Times {
     ranks: HashMap<(String, u32), Instant>,

@@ -89,7 +89,7 @@ fn contiguous_tensors_are_taken_and_given_back_once() {
     let shapes: [Case; 6] = [
         (&[6], None, 6),
         (&[2, 3], Some(&[3, 1]), 6),
-        // Strides that are never used may have any value.
+        // The strides of dimensions of size 1, and of tensors without elements, may have any value.
         (&[1, 3, 1], Some(&[77, 1, 5]), 3),
         (&[], None, 1),
         (&[0, 3], Some(&[9, 9]), 0),

@@ -56,6 +56,7 @@ impl Refusals {
         unsafe { self.pg.submit_raw(op, params, None, spans) }.wait().map_err(Error::from)
     }
 
+    /// Returns whether the backend got a job since the last call of this function.
     fn reached(&self) -> bool {
         self.reached.swap(0, Ordering::SeqCst) > 0
     }
@@ -83,8 +84,8 @@ fn counts(op: OpKind) -> (usize, usize) {
     }
 }
 
-/// Returns whether c10d accepts these numbers of inputs and outputs. This is written independently of the
-/// implementation.
+/// Returns whether these numbers of inputs and outputs are valid for the op. `row` is the length of each inner list, if
+/// the outputs are a list of lists. This is written independently of the implementation.
 fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool {
     use OpKind::*;
     match op {
@@ -306,7 +307,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
     all.refuses(twice, "outputs 0 and 2");
 }
 
-/// The comparison of ten thousand tensors takes no noticeable time.
+/// Core checks quickly that ten thousand tensors do not overlap.
 #[test]
 fn long_lists_are_compared_quickly() {
     let pg = common::group(puppet(|job| job.complete(Ok(()))));
@@ -316,7 +317,7 @@ fn long_lists_are_compared_quickly() {
     });
 }
 
-/// A valid call that the backend does not offer gets a different error: `Unsupported`.
+/// A valid call that the backend does not offer gets `Unsupported` instead of `InvalidArgument`.
 #[test]
 fn calls_that_the_backend_does_not_offer_are_unsupported() {
     let mut limited = Capabilities::ALL;

@@ -128,7 +128,7 @@ fn vendors_are_distinguished() {
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
-    // The default slot is not served, so the key alone means the first vendor.
+    // The default slot is not served, so the dispatch key PrivateUse1 means the first vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
     // If the map names a vendor's backend for the default slot, this backend also serves that vendor's devices, but not
@@ -143,8 +143,8 @@ fn vendors_are_distinguished() {
     assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
 }
 
-/// The lane for sparse tensors is made between the lanes of the two backends. A later device must still find the lane
-/// of its backend.
+/// A group has its lanes in a list. Here the lane for sparse tensors is between the lanes of the two backends. Both
+/// devices of the second backend must find its lane behind the lane for sparse tensors.
 #[test]
 fn a_backend_of_two_devices_is_found_behind_the_lane_of_sparse_tensors() {
     let own = |name: &'static str, keys| {

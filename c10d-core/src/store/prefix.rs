@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::Store;
 use crate::Result;
 
-/// A view of another store in which every key is `prefix/key`. Prefixes nest as in PyTorch's PrefixStore.
+/// A view of another store: the view's key `key` is `prefix/key` in the other store. Prefixes nest as in PyTorch's
+/// PrefixStore.
 #[derive(Clone)]
 pub struct PrefixStore {
     prefix: String,

@@ -27,12 +27,13 @@ use crate::{Error, ErrorKind, Phase, Result};
 pub const HOST_HINT: &str = "tiered.ranks-per-host";
 /// The hint that sets the smallest size in bytes of a call that is done in two tiers. It must be the same on all ranks.
 pub const LEAST_HINT: &str = "tiered.least";
-/// The value of [`LEAST_HINT`] if it is not set. In all measurements, two tiers were faster from this size on.
+/// The value of [`LEAST_HINT`] if it is not set, in bytes. In all measurements, two tiers were faster than one from
+/// this size on.
 const LEAST: usize = 4 << 20;
-/// The interval at which the watch checks whether running steps must be ended.
+/// The interval at which the watch (a thread, see [`Watch`]) checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long this rank waits, after a tier was aborted, for the error by which the group failed. A call whose deadline
-/// is later waits until its deadline.
+/// The longest time for which a rank whose tier was aborted waits for the error by which the group failed. A call whose
+/// deadline is later waits until its deadline.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
@@ -43,7 +44,7 @@ const MOST_SHOWN: usize = 200;
 /// all calls use only the first backend. If each rank is on its own host, all calls use only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
-/// different call, the barrier returns the same error that this backend returns for any call.
+/// different call, the barrier returns the same error as a call in one tier.
 pub struct Tiered {
     name: &'static str,
     shared: Arc<Shared>,
@@ -201,7 +202,7 @@ impl Shared {
         cause
     }
 
-    /// Returns the error by which the group failed. `error` is the error of a tier.
+    /// The same as the function [`cause_of`], for this backend's group.
     fn cause_of(&self, error: Error, deadline: Instant) -> Error {
         cause_of(error, || self.flat.failure(), deadline)
     }

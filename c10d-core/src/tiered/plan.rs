@@ -18,7 +18,7 @@ pub(super) enum Tier {
 /// One step of an op, in place on its one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
-    /// The number of the step, counted from 1.
+    /// The number of the step, counted from 1: step 0 is the barrier with which the call begins.
     pub(super) number: u8,
     pub(super) tier: Tier,
     pub(super) op: OpKind,

@@ -103,7 +103,8 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     let op = request.op;
     nested(backend, None, request).map(drop).map_err(|mut error| {
         let report = error.report_mut();
-        // An earlier step has sent something, even if this step has not. So the call is not rejected, but failed.
+        // A rejected call has sent nothing. An earlier step may have sent data, even if this step has not, so the call
+        // has failed.
         report.status = Status::Failed;
         if report.op == Some(op) {
             report.op = None;
@@ -112,8 +113,9 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     })
 }
 
-/// The time between the deadlines of two consecutive steps. The ranks that wait directly for a late rank are in the
-/// earlier step. Its deadline passes first, so the error names the late rank.
+/// The time between the deadlines of two consecutive steps. The ranks that wait for a late rank are in an earlier step
+/// than the ranks that wait for these ranks. The deadline of the earlier step passes first, so the error names the late
+/// rank.
 fn patience(timeout: Duration) -> Duration {
     let_go(timeout) / 5
 }

@@ -23,7 +23,7 @@ pub struct Identity(u16);
 impl Identity {
     /// Returns the identity of the type `of` with elements of `bytes` bytes, reduced by the operation `by`, which is
     /// empty for calls that only move data. `None` if `bytes` is 0 or more than `u32::MAX`, or if the process has used
-    /// 1024 other names already.
+    /// 1024 other identities already.
     pub fn new(of: &'static str, bytes: usize, by: &'static str) -> Option<Identity> {
         let hash = hash(of, bytes, by);
         let name = Name { of, by, bytes: u32::try_from(bytes).ok().filter(|n| *n > 0)?, hash };

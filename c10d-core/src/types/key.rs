@@ -26,7 +26,7 @@ impl DispatchKey {
         DispatchKey::SparseCuda,
     ];
 
-    /// Returns the name that c10d has for the key.
+    /// Returns PyTorch's name of the key.
     pub const fn name(self) -> &'static str {
         match self {
             DispatchKey::Cpu => "CPU",
@@ -76,7 +76,7 @@ impl KeySet {
     pub const ALL: KeySet = KeySet(0b1_1111);
     /// The three dense keys.
     pub const DENSE: KeySet = KeySet(0b0_0111);
-    /// Only host memory.
+    /// Only the key of dense host memory.
     pub const CPU_ONLY: KeySet = KeySet(0b0_0001);
 
     /// Returns whether the set has this key.

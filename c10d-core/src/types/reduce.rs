@@ -3,7 +3,7 @@
 use super::dtype::Class;
 use super::{DType, DTypeSet};
 
-/// The operation that combines the values of ranks. The codes are the same as in c10d.
+/// The operation that combines the values of ranks. The codes are those of PyTorch.
 ///
 /// Not every operation is defined on every type, see [`ReduceOp::is_defined_on`]. Integer sums and products wrap. NaN
 /// propagates through min and max. f16 and bf16 are accumulated in f32. On `bool`, sum and max are "or", product and
@@ -37,7 +37,7 @@ impl ReduceOp {
     const NAMES: [&'static str; Self::COUNT] =
         ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"];
 
-    /// Returns the code of the operation in c10d, 0 to 8.
+    /// Returns PyTorch's code of the operation, 0 to 8.
     #[inline]
     pub const fn code(self) -> u8 {
         match self {
@@ -75,8 +75,8 @@ impl ReduceOp {
         Self::NAMES.get(code as usize).copied().unwrap_or("unknown")
     }
 
-    /// Returns whether this operation is defined on this type. If it is not, a call with both ends with
-    /// `InvalidArgument` on every rank before any byte is sent.
+    /// Returns whether this operation is defined on this type. If it is not, a call with this operation and this type
+    /// ends with `InvalidArgument` on every rank before any byte is sent.
     #[inline]
     pub const fn is_defined_on(self, dtype: DType) -> bool {
         Self::DEFINED[self.code() as usize].contains(dtype)

@@ -28,8 +28,8 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
     VENDORS.lock().get(at).copied()
 }
 
-/// Gives the default slot another name. This is possible once; a second call with the same name does nothing. The error
-/// says why the name is not accepted.
+/// Sets the name of the default slot, which is `privateuse1` until then. This is possible once; a second call with the
+/// same name does nothing. The error says why the name is not accepted.
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {

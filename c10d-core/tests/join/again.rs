@@ -19,8 +19,8 @@ fn used_store(size: u32) -> Arc<HashStore> {
 #[test]
 fn keys_of_an_earlier_run_are_ignored() {
     for earlier in [1, 2, 3, 5] {
-        // The ranks join one after another: 0, 2, 1. Ranks 2 and 1 wait until the previous rank has replaced its own
-        // key of the earlier run.
+        // `earlier` is the world size of the earlier run. The ranks join one after another: 0, 2, 1. Ranks 2 and 1 wait
+        // until the previous rank has replaced its own key of the earlier run.
         let store = used_store(earlier);
         let value = |key: &str| {
             let there = store.check(&[key], soon()).unwrap();

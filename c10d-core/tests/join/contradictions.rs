@@ -46,7 +46,7 @@ fn two_processes_with_one_rank_get_errors() {
             .collect();
         assert!(!errors.is_empty());
     }
-    // The process that joined first as rank 1 gets an error while it waits. The second process joins as rank 1.
+    // Two processes join as rank 1. The first gets an error while it waits for rank 0, and the second joins the group.
     let store = Arc::new(HashStore::new());
     let key = "group/default/hello/1";
     std::thread::scope(|s| {
@@ -71,7 +71,7 @@ fn invalid_ranks_and_sizes_are_rejected() {
         assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
     }
     assert!(builder().size(2).build().unwrap_err().to_string().contains("needs a store"));
-    // The values of the keys are data of another program.
+    // The store has these keys already, with values that another program wrote.
     let store = Arc::new(HashStore::new());
     for key in ["hello/1", "session/0"] {
         store.set(&format!("group/default/{key}"), b"\xff\xfe", soon()).unwrap();

@@ -29,7 +29,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// Builds the groups of these pairs of rank and size at once over one store.
+/// Joins one group as each of these ranks at once, over one store. Each item of `ranks` is a rank and its world size.
 fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec<Result<ProcessGroup>> {
     std::thread::scope(|s| {
         let b = |r, n| builder().timeout(timeout).rank(r).size(n).store(store.clone());
@@ -54,11 +54,12 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// A store in which nothing is deleted, and which cannot answer a `check` in less than the given time.
+/// A store in which nothing is deleted, and which rejects keys of more than 1024 bytes. A `check` fails if its deadline
+/// is less than `answers_in` away.
 struct Keeps {
     inner: Arc<HashStore>,
     answers_in: Duration,
-    /// How many checks were answered.
+    /// The number of checks that did not fail.
     checks: AtomicUsize,
 }
 

@@ -52,7 +52,7 @@ fn many_groups_at_once() {
     });
 }
 
-/// Stores limit the length of keys.
+/// The store fails if a key has more than 1024 bytes.
 #[test]
 fn keys_stay_short_for_nested_groups_and_long_names() {
     let store = keeps(Arc::default(), Duration::ZERO);
@@ -199,7 +199,7 @@ fn making_a_group_does_not_wait_for_dead_ranks() {
         .unwrap();
 }
 
-/// The ranks have noticed different deaths, and one rank is alive but calls `shrink_to_survivors` too late.
+/// Only rank 0 has noticed that ranks 1 and 2 died. Rank 5 is alive, but calls `shrink_to_survivors` too late.
 #[test]
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| move || if rank == 0 { vec![1, 2] } else { vec![] };
