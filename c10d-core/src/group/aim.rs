@@ -93,7 +93,8 @@ impl Group {
         bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }
 
-    /// Fills in the fields of the error of a call that no backend got, and tells the backends if the call was rejected.
+    /// Fills in the fields of the error of a call that no backend got. If the call was rejected, tells the backends, so
+    /// that they can tell peers that wait for this call.
     #[cold]
     pub(super) fn refused(&self, op: OpKind, error: Error) -> Error {
         let mut error = self.described(error);

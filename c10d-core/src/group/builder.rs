@@ -79,13 +79,13 @@ impl Builder {
         self
     }
 
-    /// Sets this rank. If [`init`](Builder::init) gives another rank, `build` fails.
+    /// Sets this process's rank. `build` fails if [`init`](Builder::init) gives a different one.
     pub fn rank(mut self, rank: u32) -> Self {
         self.rank = Some(rank);
         self
     }
 
-    /// Sets the number of ranks. If [`init`](Builder::init) gives another number, `build` fails.
+    /// Sets the number of ranks. `build` fails if [`init`](Builder::init) gives a different one.
     pub fn size(mut self, size: u32) -> Self {
         self.size = Some(size);
         self

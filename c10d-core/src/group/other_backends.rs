@@ -41,7 +41,7 @@ pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> 
 /// Backends with their names.
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
-/// The backends that a group has so far, and the data that are needed to make others.
+/// The backends that a group has so far, and the data that are needed to make more.
 pub(super) struct BackendCache {
     registry: Arc<Registry>,
     made: Arc<Mutex<Backends>>,

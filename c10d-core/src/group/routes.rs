@@ -88,8 +88,8 @@ impl Routes {
                     ));
                 }
                 if key.is_sparse() {
-                    // A kernel that was registered for all backends uses the CPU backend; a kernel that was registered
-                    // for one backend uses that backend.
+                    // A sparse kernel that was registered for all backends runs its dense ops on the CPU backend. One
+                    // that was registered for this backend runs them on this backend.
                     let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,

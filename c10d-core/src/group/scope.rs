@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::error::complain;
 use crate::{Error, ErrorKind};
 
-/// The operations of a scope that are not done.
+/// Counts the operations of a scope that are not done.
 #[derive(Default)]
 pub(crate) struct ScopeCount {
     state: Mutex<Pending>,

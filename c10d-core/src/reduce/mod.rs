@@ -23,8 +23,8 @@ use run::{Kernels, Machine};
 /// the type.
 ///
 /// `last` says whether the kernel makes the last reduction of the values. Only the last reduction of an average
-/// divides; the others are plain sums. A premultiplied sum multiplies every source by the factor, so its sources must
-/// not be partial sums.
+/// divides; those before it are plain sums. A premultiplied sum multiplies every source by the factor, so its sources
+/// must not be partial sums.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }

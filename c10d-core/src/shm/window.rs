@@ -58,7 +58,7 @@ pub struct PeerWindow {
     map: MmapRaw,
 }
 
-/// The windows that this process owns, and the windows of peers that it has mapped.
+/// The windows of this process that were opened to peers, and the windows of peers that this process has mapped.
 #[derive(Default)]
 struct Windows {
     own: Mutex<Vec<Own>>,

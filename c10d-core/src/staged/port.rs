@@ -31,8 +31,8 @@ pub(super) struct Port {
     pub(super) backs: [Event; DEPTH],
 }
 
-/// The device during one op. After the op was given up, no calls of the runtime are made. Each call is recorded, so
-/// that the watchdog can name a call that does not return.
+/// The device during one op. After the op was given up, [`Watched::call`] does not call the runtime. Each call is
+/// recorded, so that the watchdog can name a call that does not return.
 #[derive(Clone, Copy)]
 pub(super) struct Watched<'a> {
     pub(super) shared: &'a Shared,

@@ -40,8 +40,8 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
 
 /// Computes the agreement from the offers of all ranks. For each device, the agreement has the choice for which a
 /// backend map asks, or else the first choice that all ranks have. The order of preference is that of the lowest rank
-/// that has a choice for the device. If two ranks share a device, only staging is considered, unless a backend map asks
-/// for another choice.
+/// that has a choice for the device. If two ranks share a device (their devices have the same identity), and no backend
+/// map asks for a choice, only staging is considered.
 ///
 /// # Errors
 /// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. The error names these

@@ -73,8 +73,9 @@ impl Join<'_> {
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
-    /// Returns the error of a rank that is in no session at the deadline. A hello that is still the same as in
-    /// `earlier` is of an earlier run, so its rank is absent.
+    /// Returns the error of a rank that is in no session at the deadline. `earlier` has the hellos that this rank has
+    /// read before, and the time. A hello that has had no heartbeat since that time is of an earlier run, so its rank
+    /// is absent.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
         self.agrees_with(self.leader)?;
