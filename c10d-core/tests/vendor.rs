@@ -1,5 +1,5 @@
-//! Tests a vendor's crate, which registers a backend for every dense key. The backend records its jobs. Every op of
-//! every key is called through `ProcessGroup`, and the record must equal the caller's arguments.
+//! Tests a vendor's crate, which registers a backend for every dense dispatch key. The backend records its jobs. Every
+//! op of every such key is called through `ProcessGroup`, and the record must equal the caller's arguments.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -94,7 +94,7 @@ static PROVIDER: Provider = Provider {
 };
 c10d_core::submit!(PROVIDER);
 
-/// A vendor's tensor. Its span has a handle instead of an address, unless the device is the host.
+/// A vendor's tensor. Its span has a handle instead of an address, unless the device is the CPU.
 struct Tensor {
     object: Box<[u64]>,
     device: Device,

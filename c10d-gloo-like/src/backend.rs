@@ -25,12 +25,13 @@ use crate::shm::Doorbell;
 const IN_FLIGHT: &str = "operations that were started are still in flight";
 const MESSAGES: &str = "messages are still in flight";
 
-/// If the tensors of a started collective have at most this many bytes together, the queue's thread may begin it up to
-/// 100 µs late. A collective with this many bytes itself takes about 100 µs.
+/// If the tensors of a started collective have at most this many bytes together, the queue's thread need not be woken
+/// for it ([`WorkerQueue::push_quietly`]), and may begin it up to 100 µs late. A collective with this many bytes itself
+/// takes about 100 µs.
 const SHORT: usize = 256 << 10;
 
 /// The items of a started call are sent before its turn only if the calls that are queued before it have fewer bytes
-/// than this. The items of more calls would be evicted from the cache before the peers read them.
+/// than this together. The items of more calls would be evicted from the cache before the peers read them.
 const AHEAD: usize = 32 << 10;
 
 /// One rank of one group.
@@ -279,7 +280,8 @@ impl Rank {
             let what = format!("a started collective panicked: {words}");
             Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
         });
-        // The completion wakes a thread. For that thread, this job must not count as pending any more.
+        // The completion wakes a thread. If no other job is queued, that thread must find the queue idle: then it runs
+        // its next call itself, instead of queueing it.
         self.queue.settled();
         job.complete(result);
     }
@@ -293,7 +295,8 @@ impl Rank {
         if self.membership.lock().is_none() {
             return Ok(());
         }
-        // If the deadline has passed, the caller does not wait for the names of the missing ranks.
+        // If the deadline has already passed, this does not ask the peers which ranks are missing, since the answers
+        // take time.
         let patient = Instant::now() < deadline;
         let late = |what: &str, collective: bool, waiting_for: &[u32]| match patient {
             true => Err(self.health.overdue(what, collective, waiting_for)),
@@ -380,8 +383,8 @@ fn bytes(request: &Request) -> usize {
 }
 
 impl OnExit for Rank {
-    /// Whether a peer has yet to receive data of completed calls. The kernel drops undelivered data if a process ends
-    /// with unread bytes in a socket, or if the process was the last one in its network namespace.
+    /// Whether a peer has yet to receive data of completed calls. The operating system drops undelivered data if a
+    /// process ends with unread bytes in a socket, or if the process was the last one in its network namespace.
     fn holds_up(&self, waited: Duration) -> bool {
         let here = self.membership.try_lock().is_some_and(|m| m.is_some());
         if !here || waited >= self.drop_within || self.health.failed() {

@@ -114,7 +114,7 @@ impl CallLog {
             .find_map(|n| self.read(n).filter(|p| CallId::of(p) == place))
     }
 
-    /// Returns the position of this rank.
+    /// Returns the position of the rank whose call log this is.
     pub(crate) fn position(&self) -> Position {
         let ended = self.ended.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Acquire);
@@ -143,7 +143,7 @@ impl CallLog {
         self.read(n).map(|p| CallId::of(&p))
     }
 
-    /// Returns the entry of call `n`.
+    /// Returns what the call log contains for call `n`.
     #[inline]
     pub(crate) fn entry(&self, n: u64) -> Entered {
         let when = written(n);
@@ -169,8 +169,8 @@ impl CallLog {
         self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
-    /// Reads the slot of call `n`, whichever call is in it now. Returns the slot's version and contents, or `None` if
-    /// the slot is being written.
+    /// Reads the entry that is reserved for call `n`. It may contain an earlier or a later call. Returns the entry's
+    /// version and contents, or `None` if the entry is being written.
     #[inline]
     fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];
@@ -184,7 +184,7 @@ impl CallLog {
     }
 }
 
-/// Returns the version of a slot that contains call `n`. An odd version means that the slot is being written.
+/// Returns the version of an entry that contains call `n`. An odd version means that the entry is being written.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
 }

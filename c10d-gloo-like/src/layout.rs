@@ -313,7 +313,7 @@ fn list(starts: &mut Vec<usize>, lens: impl Iterator<Item = usize>) -> Blocks<'_
     Blocks::Listed(starts)
 }
 
-/// Returns the blocks of one side of an all-to-all.
+/// Returns the blocks that this rank sends in an all-to-all, or those that it receives.
 fn parts<'a>(
     starts: &'a mut Vec<usize>,
     single: bool,

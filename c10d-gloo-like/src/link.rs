@@ -49,7 +49,7 @@ impl Link {
     }
 
     /// Makes the processor fetch the memory into which the next [`Link::write_item`] writes. This saves time only if
-    /// the peer sends nothing back in the meantime.
+    /// the peer sends nothing to this rank before that write.
     #[inline]
     pub(crate) fn prefetch_item(&self) {
         if let Link::Shm(l) = self {
@@ -135,8 +135,8 @@ impl Link {
         }
     }
 
-    /// Like [`Link::peek`], for a caller that will not consume the bytes. Errors are not reported here: the next `peek`
-    /// shows the same bytes, and reports them.
+    /// Like [`Link::peek`], for a caller that does not need more bytes. Errors are not reported here: the next `peek`
+    /// shows the bytes that were not consumed, and reports the errors.
     pub(crate) fn glance(&mut self) -> (*const u8, usize) {
         match self {
             Link::Shm(l) => l.peek().unwrap_or((std::ptr::null(), 0)),

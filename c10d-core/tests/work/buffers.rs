@@ -112,7 +112,8 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
             }
         }
     }));
-    // An operation on borrowed memory cannot be ended while the backend keeps the memory.
+    // If the buffers are borrowed, `fail_keeping` only returns the job, since the call must not end while the backend
+    // keeps its memory.
     let mut x = [1f32; 4];
     pg.all_reduce(&mut x, SUM).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst));
@@ -121,7 +122,7 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
     let drops = Arc::new(AtomicUsize::new(0));
     let e = pg.start(op::all_reduce(Counted(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
-    // A late write goes to leaked memory, not to memory with another owner.
+    // A late write by the backend goes to leaked memory, not to memory with another owner.
     let span = held.lock().unwrap()[0];
     // SAFETY: the buffers are leaked, so they still exist.
     unsafe { *span.host_ptr().unwrap().cast::<f32>() = 7.0 };

@@ -8,7 +8,8 @@ use c10d_core::{Error, ErrorKind, op};
 
 use super::*;
 
-/// `submit` passes the job to a thread, then panics. The thread writes later, to a buffer that still exists.
+/// `submit` passes the job to a thread, then panics. The thread writes to the caller's buffer later, so the call must
+/// not return before the thread has completed the job.
 #[test]
 fn a_panic_in_submit_leaves_no_dangling_frame() {
     let left = Arc::new(AtomicBool::new(false));
@@ -19,8 +20,8 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
     let pg = group(puppet(move |job| {
         let (has_left, too_early, its_group) = (has_left.clone(), too_early.clone(), its_group.clone());
         std::thread::spawn(move || {
-            // After the panic is caught, the group fails. If the caller did not wait for the job, the call would return
-            // then.
+            // Core catches the panic and fails the group. A call that did not wait for its job would return soon after
+            // that, while this thread sleeps.
             let begun = std::time::Instant::now();
             while its_group.get().unwrap().failure().is_none() && begun.elapsed() < Duration::from_secs(20) {
                 std::thread::yield_now();
@@ -106,7 +107,7 @@ fn panics_of_foreign_code_do_not_end_a_completing_thread() {
         });
     });
     assert_eq!(work.wait().unwrap(), [1.0]);
-    // If the abort panics, the caller still gets its error.
+    // If the backend's `abort` panics, the caller still gets its error.
     let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Device, "gone")))).on_abort(|_| panic!("no")));
     assert_eq!(*pg.barrier().unwrap_err().kind(), ErrorKind::Device);
 }
@@ -130,8 +131,8 @@ impl tracing::Subscriber for Horrified {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// If a subscriber panics when the failure of a group is reported, the caller still gets its error, and the backend
-/// still ends.
+/// If a subscriber panics when the failure of a group is reported, the caller still gets its error, and core still
+/// aborts the backend.
 #[test]
 fn a_panicking_subscriber_does_not_hide_a_failure() {
     let aborts = Arc::new(AtomicUsize::new(0));

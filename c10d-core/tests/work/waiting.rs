@@ -56,7 +56,7 @@ fn an_owned_wait_is_bounded() {
     assert!(start.elapsed() >= timeout + let_go(timeout));
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Internal);
     assert!(e.error.report().elapsed.unwrap() >= timeout && pg.failure().is_some());
-    // The job can still be completed.
+    // The backend may complete the job after the wait has returned.
     at_once(jobs.recv().unwrap());
 }
 

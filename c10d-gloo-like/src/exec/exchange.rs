@@ -74,7 +74,7 @@ impl PerRank<'_> {
     }
 }
 
-/// Which of the other ranks take part.
+/// The other ranks to which this rank sends items in an exchange, or from which it receives items.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Others {
     /// No other rank.
@@ -146,7 +146,7 @@ impl Executor {
     ///
     /// # Safety
     /// All bytes that the exchange reads are readable, those that it writes are writable, and no other code uses them
-    /// meanwhile.
+    /// during this call.
     #[inline]
     pub(crate) unsafe fn exchange(
         &mut self,

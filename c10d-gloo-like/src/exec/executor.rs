@@ -62,7 +62,8 @@ pub(super) struct Direction {
     pub(super) head: usize,
     /// Whether the op has items in this direction.
     pub(super) used: bool,
-    /// The last sweep in which an item could not be finished, so that later items have to wait.
+    /// The last sweep (see [`Executor::sweep`]) in which an item could not be finished, so that later items have to
+    /// wait.
     pub(super) blocked: u32,
     /// The last sweep in which the link had too few bytes, or no room.
     pub(super) starved: u32,
@@ -79,8 +80,8 @@ pub(super) struct Traffic {
 /// the call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about the
-/// same time.
+/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
+/// long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
 /// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work in each call than
 /// this rank, and questions would delay the hub. This rank gains nothing if it is far ahead of the hub.
@@ -101,6 +102,7 @@ pub(crate) struct Executor {
     pub(super) done: Vec<usize>,
     /// The steps that are not done, in plan order.
     pub(super) pending: Vec<StepId>,
+    /// The number of the current sweep, that is, pass over the pending steps.
     pub(super) sweep: u32,
     pub(super) sent: u64,
     /// Whether the peers of the last exchange had room for its items.

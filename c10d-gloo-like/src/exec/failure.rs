@@ -10,7 +10,8 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long this rank waits for the peers to report their calls after a header of another call has arrived.
+/// How long this rank waits for the peers to report their calls after a header has arrived that does not belong to this
+/// rank's call.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {
@@ -26,7 +27,8 @@ impl Executor {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
-            // One of the two ranks is ahead of the other. The ranks disagree about the earlier of the two calls.
+            // One of the two ranks is ahead of the other. The ranks disagree about the earlier of the two calls,
+            // so this rank asks all peers for their call with the id of that call.
             self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {

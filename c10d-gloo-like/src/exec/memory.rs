@@ -27,7 +27,7 @@ struct Pieces {
 #[derive(Clone, Copy)]
 struct Piece {
     at: *mut u8,
-    /// The end of the piece in the space.
+    /// The offset in the space at which the piece ends.
     end: usize,
     len: usize,
 }
@@ -250,7 +250,7 @@ impl Spaces {
         }
         // If the header and all bytes of the region are sent together, they are a whole item.
         let whole = head.len() == HEADER && n == from.len;
-        // SAFETY: `part` or `join` returned `n` bytes, which are valid meanwhile.
+        // SAFETY: `part` or `join` returned `n` bytes, which are valid during the write.
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
             true => head.len() + n,
             // SAFETY: as above.
@@ -350,7 +350,7 @@ pub(super) fn peek(link: &mut Link) -> Result<Shown> {
     link.peek().map(|(at, len)| Shown { at, len })
 }
 
-/// Returns the bytes that the link shows, for a caller that will not consume them.
+/// Returns the bytes that the link shows now, without reporting errors (see [`Link::glance`]).
 pub(super) fn glance(link: &mut Link) -> Shown {
     let (at, len) = link.glance();
     Shown { at, len }

@@ -45,8 +45,8 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // If the call has a hub (the root of a reduce or gather), the hub has received something from every other
-            // rank. So only the hub sends notes.
+            // If the call has a hub (the root of a reduce or gather), the hub has compared its call with that of every
+            // other rank, since it has received a header from each. So only the hub sends notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);

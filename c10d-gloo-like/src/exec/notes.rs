@@ -19,7 +19,7 @@ use c10d_core::backend::Fingerprint;
 use super::announce::{HEADER, Header};
 use crate::link::Link;
 
-/// The op code of a note.
+/// The value that stands in the place of the op's code in a header that is a note.
 const NOTE: u8 = u8::MAX;
 /// Notes are sent at the end of the call with this number. Number 1 is the first call in which a peer received nothing
 /// from this rank.

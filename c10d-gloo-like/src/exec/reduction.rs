@@ -3,12 +3,12 @@
 use c10d_core::reduce::{self, Kernel};
 use c10d_core::{DType, ReduceOp};
 
-/// The kernels of one op.
+/// The functions that reduce the values of one op.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
-    /// The kernel for values to which more are added later.
+    /// The function for values to which more are added later.
     pub(super) partial: Kernel,
-    /// The kernel for the last values.
+    /// The function for the last values.
     pub(super) last: Kernel,
     /// The factor of a pre-multiplied sum, or the divisor of an average.
     pub(super) scale: f64,
@@ -21,7 +21,7 @@ impl Reduction {
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         let last = reduce::kernel(op, dtype, true)?;
-        // Only an average has a different kernel for the last values, which also divides.
+        // Only an average has two functions: that for the last values also divides.
         let partial = if op == ReduceOp::Avg { reduce::kernel(op, dtype, false)? } else { last };
         Some(Reduction { partial, last, scale, elem: dtype.size() })
     }

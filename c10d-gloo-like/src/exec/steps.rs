@@ -9,8 +9,8 @@ use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
 
-/// How many bytes are reduced or copied before other steps get their turn. It is large enough to be efficient, and
-/// small enough to stay in the cache.
+/// How many bytes a step reduces or copies before the sweep goes on to the next step. The number is large enough to be
+/// efficient, and small enough to stay in the cache.
 const CHUNK: usize = 64 << 10;
 
 impl Executor {

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One rank of a test.
 struct Rank {
-    /// This field is first, so that peers get the goodbye before the links break.
+    /// This field comes first, so that it is dropped first: peers get the goodbye before their links break.
     mesh: Mesh,
     me: Member,
     executor: Executor,
@@ -174,7 +174,7 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
                 let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
                 rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
             }
-            // The notes precede the headers of the barrier.
+            // On each link, the notes precede the header of the barrier, so this rank has the notes after the barrier.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
             rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
@@ -462,7 +462,7 @@ fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
             let header = Header { fingerprint, total: 4 * COUNT }.to_bytes();
             let link = rank.executor.links[0].as_mut().unwrap();
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
-                // SAFETY: the item has no body.
+                // SAFETY: the length of the body is 0, so the pointer is not used.
                 #[allow(unsafe_code)]
                 let written = unsafe { link.write(&[byte], std::ptr::null(), 0, false) };
                 if written.is_err() || rank.mesh.health.failed() {

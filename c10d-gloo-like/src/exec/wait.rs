@@ -54,8 +54,8 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // The deadline is read first: the first reading starts the op's timeout and the time that the op's error
-        // states.
+        // The deadline is read before the checks below, which may end the op: the first reading starts the op's
+        // timeout, and the time that the op's error states.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);

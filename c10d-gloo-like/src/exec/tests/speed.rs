@@ -1,8 +1,8 @@
 //! Measures the time of an op: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture
 //! exec::tests::speed`.
 //!
-//! Each of two ranks is pinned to a core. Four ranks are not pinned, and do not spin. The numbers are the median and
-//! the best of seven runs.
+//! In a world of two ranks, each rank is pinned to a core. In a world of four, the ranks are not pinned, and do not
+//! spin. The numbers are the median and the best of seven runs.
 
 use std::time::{Duration, Instant};
 
