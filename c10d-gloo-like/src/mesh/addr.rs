@@ -1,8 +1,8 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
 //! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, the
-//! rank listens only at that address or on those interfaces. Otherwise a job whose `MASTER_ADDR` is a loopback address
-//! uses only loopback. Any other job listens on loopback, for ranks on the same host, and on the addresses of its
+//! rank listens only at that address or on those interfaces. Otherwise, if `MASTER_ADDR` is a loopback address, the
+//! rank uses only loopback. If not, it listens on loopback, for ranks on the same host, and on the addresses of its
 //! interfaces. In the list of addresses, loopback is the first, and the address on the route to `MASTER_ADDR`, or on
 //! the default route, is the second. No rank listens on the wildcard address.
 
@@ -35,7 +35,7 @@ impl Wish {
 
 /// Returns the addresses to listen on, the best first.
 pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
-    // If the kernel does not list its addresses (in a sandbox without netlink), only loopback is used.
+    // If the operating system does not list its addresses (in a sandbox without netlink), only loopback is used.
     let local = netlink::addresses().unwrap_or_default();
     let towards = |to: IpAddr| route(to);
     select(wish, &local, towards)
@@ -69,8 +69,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     if master.is_some_and(|m| m.is_loopback()) {
         return Ok(list);
     }
-    // No packet is sent to these addresses. The kernel's route to them shows which local address peers can most likely
-    // reach.
+    // No packet is sent to these addresses. The operating system's route to them shows which local address peers can
+    // most likely reach.
     let documentation =
         [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
     let routed = master.into_iter().chain(documentation).filter_map(towards);
@@ -83,8 +83,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
 }
 
 /// Returns the addresses of the interfaces that `text` names, in the syntax of `NCCL_SOCKET_IFNAME`: comma-separated
-/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the parts
-/// of the list are exact names.
+/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the list
+/// has exact names instead of prefixes.
 fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
     let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
     let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
@@ -115,8 +115,8 @@ pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<
     }
 }
 
-/// Returns this host's address on the route to the address `to`: the kernel assigns this address to a UDP socket that
-/// is connected to `to`. `None` if there is no route.
+/// Returns this host's address on the route to the address `to`: the operating system assigns this address to a UDP
+/// socket that is connected to `to`. `None` if there is no route.
 fn route(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;

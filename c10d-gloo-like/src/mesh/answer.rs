@@ -17,5 +17,6 @@ pub(crate) enum Answer {
     At(Doing),
 }
 
-/// Waiting ranks ask each other more often than this. So a silence of this length is too long for a scheduling delay.
+/// A rank that has been silent for this long counts as stopped or unreachable, and not as late: waiting ranks ask each
+/// other more often than this, and no scheduling delay is that long.
 pub(super) const LONG: Duration = Duration::from_millis(400);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// The largest number of ranks at which the search for circles starts.
+/// The largest number of ranks from which the search for circles starts, one after the other.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
 const SHOWN: usize = 8;
@@ -134,7 +134,7 @@ impl<'a> Chains<'a> {
                         links.push(*before);
                     }
                     links.reverse();
-                    // Ranks inside one collective always wait for each other.
+                    // Ranks inside one collective always wait for each other, so such a circle is not a deadlock.
                     let same = links.iter().all(|l| (l.wait.op, l.wait.at) == (link.wait.op, link.wait.at));
                     return Some(links).filter(|_| link.wait.is_message() || !same);
                 }

@@ -1,8 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
 //! Any thread may send, and sending never blocks: data that the socket does not accept at once is kept, and the watcher
-//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too: the end
-//! of the process may not end the connection, because a forked child of the peer can have a copy of the socket.
+//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too: the
+//! connection can outlive the process, because a forked child of the peer can have a copy of the socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +24,8 @@ const BACKLOG: usize = 64 << 10;
 /// The largest number of bytes that are read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
 
-/// The reason of the end of a connection if the kernel got no answer from the peer's host for the configured time.
+/// The reason of the end of a connection if the operating system got no answer from the peer's host for the
+/// configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
 /// A control connection to one peer. See the module.
@@ -53,8 +54,8 @@ pub(super) trait Listener: Send + Sync {
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides whether the peer is alive, unless another rank has already reported this. `watched`: the peer's process
-    /// is watched, and has not ended.
+    /// Decides that the peer is alive if `watched` (its process is watched, and has not ended), and dead otherwise.
+    /// Does nothing if the answer of another rank has already decided this.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// Handles an error after which the connection is not watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);

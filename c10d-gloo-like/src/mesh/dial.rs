@@ -39,7 +39,7 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
-    /// A descriptor of this process, for the peers to watch; `None` if the kernel has no such descriptors.
+    /// A descriptor of this process, for the peers to watch; `None` if the operating system has none.
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,

@@ -117,7 +117,7 @@ fn clear(wiring: &Wiring) {
     }
 }
 
-/// Opens the listeners for peers, and makes the record of this rank.
+/// Opens the listeners for peers, and makes the hello of this rank.
 pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(JoinListener, Hello)> {
     let process = token()?;
     let mut unix = None;
@@ -190,7 +190,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) 
     });
     match made {
         Ok(segment) => Ok(Some(Arc::new(segment))),
-        // TCP would need even more descriptors.
+        // If no descriptors are left, TCP is no replacement: it needs even more descriptors.
         Err(e) if transport == Transport::Shm || lacks_descriptors(&e) => Err(e.phase(Phase::Connect)),
         Err(e) => {
             tracing::warn!("this rank uses TCP instead of shared memory: {e:?}");
@@ -225,7 +225,7 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
 }
 
 /// Waits until all ranks have set their key, or until the deadline, and returns `Ok` in both cases. Returns an error if
-/// the group has failed meanwhile, or if a rank that has not set its key is gone.
+/// the group has failed during the wait, or if a rank that has not set its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;
@@ -233,7 +233,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        // The lost ranks are read before the store, so that everything that they wrote is in the store by then.
+        // The lost ranks are read before the store, so that the store has everything that they wrote when it is read.
         let lost = lost();
         let slice = (*deadline).min(Instant::now() + SLICE);
         match store.wait(&keys, slice) {

@@ -11,7 +11,7 @@ use c10d_core::sync::{Condvar, Mutex};
 use super::health::Health;
 use crate::shm::Segment;
 
-/// The key of a group: session and name.
+/// What identifies a group in the table: its session and its name.
 type Group = ([u8; 16], Arc<str>);
 
 /// A rank that is joining.

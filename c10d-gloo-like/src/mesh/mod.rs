@@ -3,9 +3,10 @@
 //! Each rank publishes a [`hello`] in the store and reads the hellos of all ranks. Then each pair connects ([`dial`],
 //! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
 //! store is not needed. These hellos are separate from the hellos of `c10d-core`, by which ranks agree on their
-//! backends. Meshes for staging, for the side channel of NCCL and for sparse lanes are made later, so they need hellos
-//! of their own in any case. One common hello would save each rank 4 of its 17 requests to the store. But then every
-//! rank would have to listen for connections before it knows which backends the group uses.
+//! backends. Meshes for staging, for sparse lanes and for the connections over which ranks that use NCCL watch each
+//! other are made later, so they need hellos of their own in any case. One common hello would save each rank 4 of its
+//! 17 requests to the store. But then every rank would have to listen for connections before it knows which backends
+//! the group uses.
 //!
 //! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
 //! reports this to all ranks.

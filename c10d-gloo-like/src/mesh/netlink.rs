@@ -1,4 +1,4 @@
-//! The kernel's list of this host's addresses.
+//! The operating system's list of this host's addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const ALIGN: usize = 4;
 
-/// Returns every address of this host, in the kernel's order. The kernel normally answers at once; the wait ends after
-/// 1 s.
+/// Returns every address of this host, in the operating system's order. The operating system normally answers at once;
+/// the wait ends after 1 s.
 pub(super) fn addresses() -> Result<Vec<Local>> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -58,8 +58,8 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
         .collect())
 }
 
-/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, if the kernel
-/// reports an error, or if the datagram is malformed.
+/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, if the
+/// operating system reports an error, or if the datagram is malformed.
 fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     let mut rest = Reader(datagram);
     while !rest.0.is_empty() {

@@ -1,5 +1,5 @@
-//! Small exchanges on non-blocking sockets while joining. Each exchange ends at the deadline, or when the join has
-//! failed.
+//! Sends and receives small data on non-blocking sockets during a join. Each operation ends at the deadline, or when
+//! the join has failed.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -48,7 +48,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Why an exchange failed.
+/// Why an operation failed.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// The deadline passed.
@@ -178,7 +178,7 @@ impl Patience<'_> {
                 _ => None,
             });
             let descriptors = descriptors.flatten().collect::<Vec<OwnedFd>>();
-            // The kernel drops descriptors for which this process has no free number.
+            // The operating system drops descriptors for which this process has no free number.
             if got.flags.contains(ReturnFlags::CTRUNC) { Err(Errno::MFILE) } else { Ok((got.bytes, descriptors)) }
         })?;
         if n == 0 {

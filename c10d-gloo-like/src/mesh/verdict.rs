@@ -34,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // Messages have no number among the collectives, and only the two ranks of a message know that message.
+        // Only the two ranks of a message know that message, so this rank has no call to compare with it.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);

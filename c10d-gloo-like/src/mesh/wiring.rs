@@ -81,7 +81,7 @@ pub(crate) struct Wiring {
     /// The time by which all ranks must be connected.
     pub(crate) deadline: Instant,
     /// How long a peer's host may be silent over TCP before the peer counts as dead. A stopped or late peer is not
-    /// silent: its kernel answers.
+    /// silent: its operating system answers.
     pub(crate) silence: Duration,
     /// Returns the ranks that have left the parent group or died, as far as the parent group knows.
     pub(crate) lost: Lost,

@@ -12,8 +12,8 @@ use c10d_core::calls::CallId;
 
 impl Health {
     /// Begins a collective: writes the call into the call log. Fails the group and returns the error if the call cannot
-    /// succeed any more. In this case, the group has failed, a peer has left before this call, or two peers disagree
-    /// about this call. In a healthy group this takes some nanoseconds.
+    /// succeed any more: the group has already failed, a peer has left before this call, or two peers disagree about
+    /// this call. In a healthy group this takes some nanoseconds.
     #[inline]
     pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
         self.call_log().begin(fingerprint);

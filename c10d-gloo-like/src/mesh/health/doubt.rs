@@ -113,8 +113,8 @@ impl Health {
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
-        // If the group has failed on a peer, the peer has sent the cause. This rank can wait for the cause, since it
-        // has already sent its own part of the call.
+        // If the group has failed on a peer, the peer has sent the cause. This rank can wait for the cause: no peer
+        // waits for this rank, which has already sent its own part of the call.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.wait_for_cause(&mut doubts);
         }
@@ -207,8 +207,8 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. No rank disagrees with this rank about the other calls
-    /// of this rank.
+    /// Returns the calls of this rank that are still in doubt. The peers need not learn its remaining calls: no rank
+    /// disagrees about those.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)

@@ -79,7 +79,7 @@ impl Health {
             if let Some(cause) = &state.cause {
                 return cause.clone();
             }
-            // A disagreement that was reported earlier takes precedence.
+            // A disagreement about calls that was reported earlier takes precedence over an error of another kind.
             let (mut error, revoke) = match state.dispute.take() {
                 Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
                     (verdict::third_party(self.rank, &dispute), *dispute)

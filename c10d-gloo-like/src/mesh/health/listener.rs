@@ -64,7 +64,7 @@ impl Listener for Health {
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
-    /// The end of a connection after a goodbye is expected and changes nothing.
+    /// The end of a connection after a goodbye is expected, and is not a failure.
     fn hung_up(self: Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
         let unsure = {
             let mut state = self.state.lock();

@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long to wait after a death for further deaths, so that the error names all ranks that died together. This time
-/// is short compared to the time that a system takes to end a process.
+/// How long to wait after a death for further deaths, so that the error names all ranks that died together. This delay
+/// matters little: a system takes much longer to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {

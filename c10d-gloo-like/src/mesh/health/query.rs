@@ -19,9 +19,9 @@ use c10d_core::calls::CallId;
 /// machines within tens of milliseconds.
 const ANSWER: Duration = Duration::from_millis(80);
 /// The largest number of unanswered questions to a peer. Live peers answer at once. Questions must not fill the receive
-/// buffer of a peer that is stopped for long: the kernel would take the full buffer for silence of the host and end the
-/// connection, although a stopped peer is not dead. Besides questions, a connection carries only a few frames in its
-/// life.
+/// buffer of a peer that is stopped for long: the operating system would take the full buffer for silence of the host
+/// and end the connection, although a stopped peer is not dead. Besides questions, a connection carries only a few
+/// frames in its life.
 const UNANSWERED: u32 = 8;
 
 impl Health {

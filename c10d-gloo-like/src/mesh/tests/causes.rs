@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind};
 use super::*;
 use crate::mesh::health::Path;
 
-/// While one thread sends the cause to the peers, another thread finds an error of its own. That thread gets the cause
-/// only when the peers have been sent the cause.
+/// While one thread sends the cause to the peers, another thread finds an error of its own. This other thread gets the
+/// cause only when the peers have been sent the cause.
 #[test]
 fn no_thread_gets_a_cause_before_the_peers() {
     let [one, other] = [0, 1].map(|rank| Health::new("g".into(), rank, 2, None));

@@ -66,7 +66,7 @@ fn a_killed_rank_is_named_while_its_child_lives() {
         for transport in TRANSPORTS {
             is_named_while_its_child_lives(Job::start(scene, 4, transport), &format!("{scene}, {}", transport.name()));
         }
-        // The pairs of rank 2 use TCP, all others shared memory.
+        // The pairs of rank 2 use TCP, all other pairs use shared memory.
         let mixed = Job::start_with(scene, 4, Transport::Auto, &[(LIMITED, "2")]);
         is_named_while_its_child_lives(mixed, &format!("{scene}, mixed"));
     }

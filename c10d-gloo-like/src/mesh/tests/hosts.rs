@@ -75,7 +75,7 @@ pub(super) fn is_asked_often(me: &RankProcess) {
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
-/// The ranks are on two hosts. Between hosts, the kernel treats a full receive buffer like silence.
+/// The ranks are on two hosts. Between hosts, the operating system treats a full receive buffer like silence.
 #[test]
 fn a_stopped_rank_is_not_dead_however_often_it_is_asked() {
     let hosts = match two_hosts() {

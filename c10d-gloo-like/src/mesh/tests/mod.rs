@@ -49,7 +49,7 @@ fn session(store: &dyn Store) -> [u8; 16] {
     stored.try_into().unwrap()
 }
 
-/// Makes the fingerprint of a call, such as an all_reduce of `count` elements.
+/// Makes the fingerprint of an all_reduce of `count` elements.
 fn call(seq: u32, count: u64) -> Fingerprint {
     Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }

@@ -17,7 +17,7 @@ const SPARE: &str = "C10D_TEST_MESH_SPARE";
 pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
-/// The processes of a job, and the directory of their store. Dropping this kills the processes and deletes the
+/// One process for each rank, and the directory of their store. Dropping this kills the processes and deletes the
 /// directory.
 pub(super) struct Job {
     pub(super) ranks: Vec<Child>,
@@ -126,7 +126,8 @@ impl RankProcess {
     }
 }
 
-/// Runs a rank. The tests below start a process for each rank, which runs only this function. It is not a test.
+/// Runs a rank. The tests below start a process for each rank, and this process runs only this function. In the process
+/// of the tests themselves, this function does nothing.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
@@ -148,7 +149,7 @@ fn rank() {
         scene => forks::run_scene(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
-        // The other ranks may still ask this rank, so its process must not end yet.
+        // The other ranks may still ask this rank, so its process must not end before the test allows it.
         me.await_key("end");
     }
 }
@@ -185,7 +186,7 @@ fn processes_talk() {
     }
 }
 
-/// A job in which rank 1 cannot make a segment.
+/// Runs three ranks, of which rank 1 cannot make a segment. Returns the result of each rank.
 fn limited(transport: Transport) -> Vec<String> {
     let mut job = Job::start_with("talk", 3, transport, &[(LIMITED, "1")]);
     let results = job.await_all("result");
@@ -290,7 +291,7 @@ fn is_stopped(me: &RankProcess) {
         mesh.health.stalled(&fingerprint);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Each rank waits for its neighbour.
+    // Each rank waits for the next rank.
     me.report(&mesh.health.timeout(&fingerprint, &[(me.rank + 1) % me.size]));
 }
 

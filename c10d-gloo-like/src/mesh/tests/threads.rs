@@ -154,8 +154,8 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
             if rank < 2 {
                 eventually("the mismatch", || mesh.health.failed());
             } else {
-                // The report has arrived, and nothing has failed yet, because this rank could still agree with either
-                // rank.
+                // The report has arrived, and nothing has failed yet, because this rank could still agree with rank 0
+                // or with rank 1.
                 eventually("the report of the mismatch", || mesh.health.disputed());
                 assert!(!mesh.health.failed());
                 assert!(mesh.health.announce(&call(0, 1)).is_err());
@@ -180,7 +180,7 @@ fn an_absent_rank_is_named_by_all_that_wait() {
                 }
             }
             done.wait();
-            // Each rank waits for its neighbour; only rank 2 is the cause.
+            // Each rank waits for the next rank; only rank 2 has not made the call.
             let cause = (rank != 2).then(|| mesh.health.timeout(&call(3, 1), &[(rank + 1) % 4]));
             done.wait();
             cause
