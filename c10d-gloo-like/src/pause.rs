@@ -82,8 +82,8 @@ impl Pause {
         Pause { bell, spins, yields: oversubscribed, looks, state, set: Vec::new() }
     }
 
-    /// Sets whether another thread of this program works at the same time. If so, this thread yields while it lingers.
-    /// If there are more ranks than cores, it yields in any case.
+    /// Sets whether another thread of this program works while this thread waits. If so, this thread yields while it
+    /// lingers. If there are more ranks than cores, it yields in any case.
     pub(crate) fn beside_others(&mut self, beside: bool) {
         self.yields = beside || self.spins == 0;
     }

@@ -85,6 +85,8 @@ impl Action {
 /// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction do
 /// run in plan order. All other steps may overlap as far as their dependencies allow. If two steps touch the same bytes
 /// without a dependency, the peers' messages force the order of these steps. The simulator in `schedule` checks this.
+///
+/// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
     /// The step has no dependency.

@@ -71,8 +71,8 @@ struct Core {
 enum Event {
     /// A core has finished a piece.
     Free(u32),
-    /// A piece of a send, given by the step and the number, leaves its host (`Out`) or arrives at the other host
-    /// (`In`).
+    /// A piece of a send, given by the step and the piece's number, leaves the sender's host (`Out`) or arrives at the
+    /// receiver's host (`In`).
     Out(u32, u32),
     In(u32, u32),
     /// The next piece of a step can be done.

@@ -15,9 +15,9 @@ use crate::schedule::{Algorithm, Hosts, Member};
 
 /// The largest number of steps of a graph, and the largest number of its messages. Such a graph needs about 2 GiB.
 pub(super) const MOST: usize = 12 << 20;
-/// The largest number of pieces of messages of a graph.
+/// The largest number of pieces of all steps of a graph.
 const MOST_PIECES: u64 = 24 << 20;
-/// The size of the pieces of a long message, in bytes.
+/// The size of the pieces of a long message, in bytes. It is doubled until there are at most [`MOST_PIECES`] pieces.
 const PIECE: u64 = 64 << 10;
 /// In worlds with more ranks than this, one host represents all hosts if that is possible, even if a graph of all ranks
 /// would fit.

@@ -20,8 +20,8 @@ enum Attempt {
     Done,
     /// The message to receive has not arrived yet.
     Nothing,
-    /// This function cannot run the call: other messages are in flight, the link cannot take the message at once, or a
-    /// different message has arrived.
+    /// This function cannot run the call: other messages are in flight, the link cannot take the message at once, or
+    /// the message that has arrived has another header.
     Other,
 }
 

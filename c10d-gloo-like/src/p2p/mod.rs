@@ -50,12 +50,12 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
-/// The thread for started ops sleeps this long before it looks for messages that were left to it without a
-/// notification.
+/// How long the thread for started ops sleeps before it looks for messages that were left to it without a notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The longest such sleep while other threads move the messages.
+/// The longest such sleep after a sleep in which messages were left to the thread.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
-/// The longest such sleep while another thread waits for a message for a long time.
+/// The longest such sleep after a sleep in which no message was left to the thread, while other threads that wait for
+/// started messages move all messages. A message that is left to the thread ends a sleep of more than [`LONGEST_NAP`].
 const REST: Duration = Duration::from_millis(10);
 
 /// A thread that moves messages while it waits for a started message.
@@ -79,7 +79,8 @@ pub(crate) struct Messages {
     health: Arc<Health>,
     segment: Option<Arc<Segment>>,
     oversubscribed: bool,
-    /// The sockets to poll while other threads use the links, by rank; `None` for a peer in shared memory.
+    /// The sockets of the links, by rank; `None` for a peer in shared memory. A waiting thread polls them without the
+    /// lock, so that other threads can use the links.
     sockets: Vec<Option<Arc<TcpStream>>>,
     /// The cores of this rank and of each peer in shared memory, by rank.
     cores: Vec<Option<CorePair>>,
@@ -100,13 +101,12 @@ impl Messages {
         Messages { state, health, segment, oversubscribed, sockets, cores, news: Condvar::new() }
     }
 
-    /// Returns the waits of the calls in flight, and the number of calls so far. Returns `None` if other threads use
-    /// the links for more than 1 ms.
+    /// Returns the result of [`MessageState::waits`], or `None` if other threads use the links for more than 1 ms.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }
 
-    /// Takes a job. If its caller waits, the job runs to its end on this thread.
+    /// Takes a job. If its caller waits, this function returns when the job has ended.
     pub(crate) fn submit(self: &Arc<Self>, job: Job) {
         if let Err(cause) = self.health.check() {
             return job.complete(Err(cause));
@@ -125,8 +125,8 @@ impl Messages {
         if waits {
             self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
-            // With more ranks than cores, the caller will probably wait for a brief message before the thread could
-            // run. So the thread need not begin at once.
+            // If there are more ranks than cores, a thread that is woken gets a core late. By then, the caller of a
+            // brief message probably waits for the message, and moves it itself. So the thread need not begin at once.
             self.leave_to_thread(!(brief && self.oversubscribed));
         }
     }
@@ -134,8 +134,8 @@ impl Messages {
     /// Checks a few times whether a started message is complete. This costs less than waking the thread for started
     /// ops, which moves the message if it takes longer.
     fn ends_soon(&self, ticket: Ticket) -> bool {
-        // With more ranks than cores, each check yields. The caller of `start` does not want to wait that long, so
-        // there are no checks.
+        // With more ranks than cores, each check would yield the core to another rank. The caller of `start` does not
+        // want to wait that long, so there are no checks.
         let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
         loop {
             let mut finished = Finished::new();
@@ -335,8 +335,9 @@ impl Messages {
     }
 
     /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise returns
-    /// none of them. A message that is being received into memory of the backend is matched with a receive only when it
-    /// is complete. Also returns none of them if other threads use the links for more than 1 s.
+    /// none of them. A receive can be returned even while its message is being received into memory of the backend,
+    /// since that message is matched with a receive only when it is complete. Also returns none of the jobs if other
+    /// threads use the links for more than 1 s.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }

@@ -24,8 +24,8 @@ pub(crate) struct Unsettled {
 impl Messages {
     /// Waits until no message is in flight and the peers have received all data, but not longer than until `deadline`.
     /// Returns what is still unfinished. If no message is in flight, but peers have not received all data, this waits
-    /// no longer than the longest timeout of a send so far. Meanwhile this rank receives messages that no receive has
-    /// asked for, since a peer may have to send such messages before it can receive.
+    /// no longer than the longest timeout of a send so far. During the wait, this rank also receives messages that no
+    /// receive has asked for, since a peer may have to send such messages before it can receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();

@@ -50,7 +50,8 @@ pub(super) struct MessageState {
     pub(super) left_to_thread: u64,
     /// Whether the thread for started ops must begin at once, without a sleep before.
     pub(super) urgent: bool,
-    /// Whether the thread for started ops waits for long, so that it must be notified.
+    /// Whether the thread for started ops sleeps for long, so that it must be notified of each message that is left to
+    /// it.
     pub(super) asleep: bool,
     /// The number of threads that move messages while they wait for a started message.
     pub(super) helpers: usize,
@@ -245,7 +246,8 @@ impl MessageState {
                         moved = true;
                         header
                     }
-                    // The peer left after its last message. A receive from any rank then waits for the other ranks.
+                    // The peer left after its last message. From now on, a receive from any rank waits only for the
+                    // ranks that have not left.
                     Err(_) if !named && peer.partial.is_empty() => {
                         peer.ended = true;
                         return moved;

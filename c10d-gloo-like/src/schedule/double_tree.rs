@@ -35,9 +35,9 @@ struct Node {
 }
 
 impl Node {
-    /// Returns the node at place `v` of `n` in the first tree. Odd places are leaves. If `bit` is the lowest set bit of
-    /// `v`, the parent is that one of `v - bit` and `v + bit` in which the bit `2 * bit` is set, or `v - bit` if that
-    /// place does not exist.
+    /// Returns the node at place `v` of `n` in the first tree. Place 0 is the root, and odd places are leaves. Let
+    /// `bit` be the lowest set bit of `v`. If the bit `2 * bit` of `v` is set, too, the parent is `v - bit`. Otherwise
+    /// the parent is `v + bit`, or `v - bit` if place `v + bit` does not exist.
     fn first(v: u32, n: u32) -> Node {
         let inside = |v: u32| (v < n).then_some(v);
         if v == 0 {
@@ -78,7 +78,7 @@ fn halves(bytes: usize, elem: usize, space: Space) -> [Region; 2] {
 
 /// Reduces each half towards the root of its tree, and broadcasts the result from this root.
 ///
-/// Takes about `4 * log2(world)` rounds. Each rank sends at most `2.5 * bytes`.
+/// Takes about `4 * log2(world)` rounds. Each rank sends at most about `2 * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let nodes = [0, 1].map(|t| Node::new(t, me.rank, me.world));
     let halves = halves(bytes, elem, Space::Output);
@@ -138,7 +138,7 @@ fn top(which: usize, n: u32) -> Option<u32> {
 /// Each half has a tree of all ranks except the op's root. The op's root sends the half to the root of its tree, which
 /// broadcasts the half in the tree.
 ///
-/// Takes about `2 * log2(world)` rounds. No rank sends more than `1.5 * bytes`.
+/// Takes about `2 * log2(world)` rounds. Each rank sends at most about `bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world - 1;
     let rank = |place: u32| me.at(place + 1, root);
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     /// Both trees have all places and logarithmic depth. No place has more than three children in the two trees
-    /// together.
+    /// together. (None has more than two; this test does not check that.)
     #[test]
     fn the_trees_complement_each_other() {
         for n in 1..=130u32 {

@@ -4,9 +4,9 @@
 //! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
 //! value. The writer publishes, executes a fence and then checks for sleepers. So the sleeper sees the published bytes,
 //! or the writer sees the sleeper. A fence in the writer would make the writer wait, on every write, until the reader's
-//! core has released the cursor's cache line. So the sleeper causes both fences: `membarrier` makes every registered
-//! process execute a fence. A writer that cannot register executes its own fence. A sleeper that cannot call
-//! `membarrier` sleeps only briefly, since it may miss a ring.
+//! core has released the cache line of the ring's cursor. So the sleeper causes both fences: `membarrier` makes every
+//! registered process execute a fence. A writer that cannot register executes its own fence. A sleeper that cannot call
+//! `membarrier` sleeps only briefly, since it may miss the wake-up.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
