@@ -364,7 +364,7 @@ impl Rank {
     /// Sends the goodbye to the peers, unless it has been sent already.
     fn say_goodbye(&self) {
         let Some(membership) = self.membership.lock().take() else { return };
-        // If another thread runs an op, this thread does not end the streams: the op still needs them.
+        // If another thread runs an op, this thread does not end the streams of the links: the op still needs them.
         if let Some(collectives) = self.collectives.try_lock() {
             collectives.links().for_each(|(_, link)| link.finish());
         }

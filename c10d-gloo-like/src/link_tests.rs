@@ -1,4 +1,4 @@
-//! The same test for both kinds of link: items of random sizes in both directions at once, checked byte by byte.
+//! One test, which runs over each kind of link: items of random sizes in both directions at once, checked byte by byte.
 
 use std::time::{Duration, Instant};
 

@@ -23,7 +23,7 @@ fn no_wake_up_is_lost() {
             thread::yield_now();
         }
     };
-    // The number of the round in which a side sleeps, and the number of rounds whose data it has read.
+    // For each side, the number of the round in which it sleeps; and the number of rounds whose data has been read.
     let (asleep, read) = ([(); 2].map(|()| AtomicU64::new(u64::MAX)), AtomicU64::new(0));
     let run = |me: usize| {
         let (own, theirs) = (segments[me].clone(), segments[1 - me].clone());

@@ -45,7 +45,7 @@ fn at_once(job: Job) {
     job.complete(Ok(()));
 }
 
-/// Makes a group whose jobs are sent to a channel.
+/// Makes a group whose backend sends its jobs to a channel. Returns the group and the channel's receiver.
 fn held() -> (ProcessGroup, Receiver<Job>) {
     let (tx, rx) = channel();
     let tx: Mutex<Sender<Job>> = Mutex::new(tx);

@@ -62,8 +62,8 @@ pub(super) struct Direction {
     pub(super) head: usize,
     /// Whether the op has items in this direction.
     pub(super) used: bool,
-    /// The last sweep (see [`Executor::sweep`]) in which an item could not be finished, so that later items have to
-    /// wait.
+    /// The last sweep (a pass over the pending steps) in which an item could not be finished, so that later items have
+    /// to wait.
     pub(super) blocked: u32,
     /// The last sweep in which the link had too few bytes, or no room.
     pub(super) starved: u32,
@@ -76,8 +76,8 @@ pub(super) struct Traffic {
 }
 
 /// The number of collectives from one check of the calls of other ranks to the next. A check concerns ranks from which
-/// this rank received nothing. If a peer must be asked about a call, its answer has arrived by the second check after
-/// the call.
+/// this rank received nothing. If a peer must be asked about a call, its answer has arrived by the end of the second
+/// check after the call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
 /// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
@@ -102,7 +102,7 @@ pub(crate) struct Executor {
     pub(super) done: Vec<usize>,
     /// The steps that are not done, in plan order.
     pub(super) pending: Vec<StepId>,
-    /// The number of the current sweep, that is, pass over the pending steps.
+    /// The number of the current sweep.
     pub(super) sweep: u32,
     pub(super) sent: u64,
     /// Whether the peers of the last exchange had room for its items.

@@ -213,8 +213,8 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes which peers share memory with this rank, waits until each rank has published its own record, and returns
-/// the records of all ranks.
+/// Publishes which peers share memory with this rank, waits until each rank has published this, and returns what all
+/// ranks have published.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
@@ -224,8 +224,8 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
-/// Waits until all ranks have set their key, or until the deadline, and returns `Ok` in both cases. Returns an error if
-/// the group has failed during the wait, or if a rank that has not set its key is gone.
+/// Waits until all ranks have set their key in the store, or until the deadline, and returns `Ok` in both cases. Returns
+/// an error if the group has failed during the wait, or if a rank that has not set its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;

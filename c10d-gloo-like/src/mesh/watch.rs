@@ -129,7 +129,7 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
         // The descriptor that the peer sent is not that of a process, or memory is short. Even then, the end of the
-        // peer's process ends the connection.
+        // peer's process ends the connection, unless a forked child has a copy of the socket.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });

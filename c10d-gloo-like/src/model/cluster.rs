@@ -46,8 +46,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster of hosts whose ranks share memory, like the machine on which the built-in table was measured.
-    /// The network between hosts has this bandwidth, in bytes per second, and this latency, in seconds.
+    /// Makes a cluster of hosts that are like the machine on which the built-in table was measured: their ranks share
+    /// memory. The network between hosts has this bandwidth, in bytes per second, and this latency, in seconds.
     pub fn new(hosts: u32, per_host: u32, bytes_per_second: f64, latency: f64) -> Cluster {
         let wire = 1.0 / bytes_per_second;
         let between = Link { latency, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire };

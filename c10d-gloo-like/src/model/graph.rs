@@ -111,7 +111,7 @@ impl Graph {
 }
 
 /// Whether the ranks of other hosts have the same steps as those of the first, with peers at the same distances. This
-/// compares three other hosts. Lengths may differ by the remainder of a division.
+/// compares three other hosts. Lengths may differ by up to 128 bytes, as those of blocks do (`Blocks::split`).
 fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
     let (world, each) = (cluster.ranks(), cluster.per_host);
     let (mut here, mut there) = (Plan::default(), Plan::default());

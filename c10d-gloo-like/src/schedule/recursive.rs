@@ -2,7 +2,7 @@
 //! small data.
 //!
 //! In round `k` of a doubling, the set of ranks that share a result doubles: each rank communicates with the rank whose
-//! number differs in bit `k`. A halving takes these rounds in reverse order.
+//! number differs from its own in bit `k`. A halving takes these rounds in reverse order.
 
 use c10d_core::OpKind;
 

@@ -1,10 +1,10 @@
 //! Copies with ordinary or with non-temporal stores, into shared memory and out of it.
 //!
 //! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
-//! the writer's core fetches them back in the next round. If the cores share a cache, ordinary stores are two to three
-//! times faster than non-temporal stores, which go to memory. If the cores do not share a cache, ordinary stores are
-//! several times slower. Virtual cores may move to other cores, so the writer decides by the measured cost of its own
-//! stores.
+//! the writer's core fetches them back when it writes there again. If the cores share a cache, ordinary stores are two
+//! to three times faster than non-temporal stores, which go to memory. If the cores do not share a cache, ordinary
+//! stores are several times slower. Virtual cores may move to other physical cores, which may or may not share a cache.
+//! So the writer decides by the measured cost of its own stores.
 #![allow(unsafe_code)]
 
 use std::ptr;

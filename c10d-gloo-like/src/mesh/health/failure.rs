@@ -59,8 +59,8 @@ impl Health {
         }
     }
 
-    /// Keeps the first cause and returns it. The thread that sets the cause sends the report to all peers, unchanged
-    /// from the rank that found the cause. Only after that does the failure become visible on this rank. So the peers
+    /// Keeps the first cause and returns it. The thread that sets the cause sends the report of the rank that found the
+    /// cause to all peers, unchanged. Only after that does the failure become visible on this rank. So the peers
     /// know the cause before they notice that a rank has left because of it. If another thread is sending the report,
     /// this function does not wait for that thread. A thread that sends a report to a rank of the same process also
     /// runs this function for that rank, so two such threads could wait for each other.

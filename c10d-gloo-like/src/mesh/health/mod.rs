@@ -65,10 +65,11 @@ pub(crate) struct Health {
     /// This rank's call log, if the rank has no segment.
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
-    /// The calls in which this rank received nothing from a peer. While this is locked, no frame is sent and the group
-    /// is not failed.
+    /// The calls in which this rank received nothing from a peer. A thread that holds this lock sends no frame and does
+    /// not fail the group: a peer in this process handles a frame on the sender's thread, and the peer's answer could
+    /// lock this again.
     doubts: Mutex<Doubts>,
-    /// Signalled when a peer reports its calls.
+    /// Signalled when a peer reports its calls, and at the events that also wake the sleeping threads.
     answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
     state: Mutex<HealthState>,

@@ -20,6 +20,7 @@ pub(super) struct Own {
     pub(super) messages: OnceLock<Messages>,
     /// When this rank last asked its peers for their positions because one of its messages waited.
     pub(super) looked: Mutex<Option<Instant>>,
-    /// The last rejected call, and the numbers of collectives and of point-to-point calls before it.
+    /// The last rejected call, and the numbers of collectives and of point-to-point calls before it. If one of the
+    /// numbers has changed, this rank has made another call since, and does not report the rejection any more.
     pub(super) refused: Mutex<Option<(Refused, (u64, u64))>>,
 }

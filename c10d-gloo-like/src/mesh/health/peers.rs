@@ -37,7 +37,8 @@ pub(super) struct Peer {
     pub(super) unanswered: u32,
     /// How the control connection ended, while it is not known whether the peer has ended, too.
     pub(super) unsure: Option<String>,
-    /// The ranks that want to know whether the peer answers, each with the number of the query that was sent for it.
+    /// The ranks that want to know whether the peer answers, each with the number of the query that this rank sent to
+    /// the peer for that rank.
     pub(super) askers: Vec<(u32, u32)>,
 }
 

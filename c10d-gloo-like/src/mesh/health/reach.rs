@@ -38,7 +38,7 @@ impl Health {
         }
     }
 
-    /// Asks all other ranks whether they reach this peer. Returns `false` if there are no other ranks.
+    /// Asks all other ranks whether they reach this peer. Returns `false` if no other rank is still connected.
     pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
