@@ -201,8 +201,8 @@ unsafe impl Backend for MpiBackend {
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (dtype, reduce);
-        // With both algorithms, a rank that reduces an element has all contributions to it, and reduces them in rank
-        // order.
+        // With each algorithm that [`algorithm`] names, a rank that reduces an element has all contributions to it, and
+        // reduces them in rank order.
         algorithm(op, self.0.size, bytes).map(|name| AlgorithmInfo { name, reduces_in_rank_order: true })
     }
 }
@@ -223,7 +223,8 @@ impl Drop for MpiBackend {
 impl Rank {
     /// Runs a collective to its end, but does not complete its job. `own` is the deadline of the job.
     fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
-        // The deadline of this collective is at most the earliest deadline of the jobs that are queued after it.
+        // A queued job runs only after this collective. So this collective must end by the earliest deadline of the
+        // queued jobs, too.
         let earliest = || self.queue.least(|queued| queued.deadline);
         let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
@@ -274,8 +275,8 @@ impl Rank {
         let until = deadline.min(Instant::now() + FAREWELL);
         let farewell = {
             let rank = self.clone();
-            // Another thread's collective may hold the lock. If that thread still holds the lock at the limit, no
-            // goodbye is sent.
+            // Another thread's collective may hold the lock. If that thread still holds the lock at `until`, this rank
+            // sends no goodbye.
             move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
         };
         if self.own_thread {

@@ -20,7 +20,8 @@ pub(crate) const BY_MOST: &str = "most ranks make the same call, and the named r
 /// Whether any group of this process has failed.
 static ANY_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Returns whether no group of this process has failed. After a failure, `MPI_Finalize` could wait forever.
+/// Returns whether no group of this process has failed. After a failure, this crate does not call `MPI_Finalize`, which
+/// could wait forever.
 pub(crate) fn all_is_well() -> bool {
     !ANY_FAILED.load(Ordering::Acquire)
 }

@@ -161,7 +161,8 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // The keeper checks the health, since all working threads may be blocked in MPI.
+        // This fails the group if a peer's program has ended. The keeper makes this check, too, since all working
+        // threads may be blocked in MPI.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);

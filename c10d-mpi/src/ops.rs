@@ -12,9 +12,10 @@ use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
 
-/// The largest number of bytes that one rank sends to another in one step, and the largest number of bytes that one
-/// rank sends to and receives from all others in one step.
+/// The largest number of bytes that one rank sends to another in one step, if the group is small.
 const WINDOW: usize = 1 << 20;
+/// The largest number of bytes that one rank sends to all others and receives from them in one step, all together. If
+/// `2 * size * WINDOW` exceeds this, [`Collectives::window`] returns a smaller window, but at least [`SHORT`].
 const ALL: usize = 64 << 20;
 /// In an all-reduce of up to this many bytes, or of two ranks, each rank sends all its data to all others.
 const DIRECT: usize = 8 << 10;
@@ -190,12 +191,12 @@ impl Collectives {
         }
     }
 
-    /// Returns the largest number of bytes that one rank sends to another in one step.
+    /// Returns the window: the largest number of bytes that one rank sends to another in one step.
     fn window(&self) -> usize {
         (ALL / (2 * self.size as usize)).clamp(SHORT, WINDOW) & !63
     }
 
-    /// Moves blocks of any length, window by window.
+    /// Moves blocks of any length, in steps of at most one window per peer (see [`Collectives::window`]).
     fn stream(&mut self, call: &mut Call<'_>, from: &Space, sends: &[Block], to: &Space, recvs: &[Block]) -> Result {
         let window = self.window();
         let Some(exchange) = &mut self.exchange else { return Ok(()) };
@@ -268,7 +269,7 @@ impl Collectives {
     }
 
     /// Sends each rank its range of `from`, receives the data of all ranks for this rank, and reduces it into `to`.
-    /// `total` returns [`Transfer::total`] for the data of a rank.
+    /// `total` returns [`Transfer::total`] for the data that are sent to a rank.
     fn fold(
         &mut self,
         call: &mut Call<'_>,

@@ -21,8 +21,8 @@ pub static PROVIDER: Provider = Provider {
     backends: &[Registration {
         name: crate::NAME,
         keys: &[DispatchKey::Cpu],
-        // This priority is lower than gloo-like's. So `mpi` is not chosen if gloo-like is linked and the map names no
-        // backend.
+        // This priority is lower than gloo-like's. So `mpi` is not chosen if gloo-like is linked and the group's
+        // backend map names no backend for the CPU.
         priority: 50,
         // The probe does not load the library, since loading would install signal handlers even in programs that do not
         // use MPI.

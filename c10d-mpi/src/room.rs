@@ -1,5 +1,6 @@
 //! The free space (room) in `/dev/shm` for the MPI library's shared memory. The libraries do not check whether the
-//! space is enough: if a page does not fit, the kernel kills the rank (SIGBUS), or the start of MPI does not return.
+//! space is enough: if a page does not fit, the operating system kills the rank (SIGBUS), or the start of MPI does not
+//! return.
 
 use crate::mpi::{Kind, Library};
 

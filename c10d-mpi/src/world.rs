@@ -203,7 +203,7 @@ impl Drop for Free {
     }
 }
 
-/// Frees a communicator, which may wait for the other ranks. Returns when the communicator is freed, so that a program
+/// Frees a communicator. MPI may wait for the other ranks. Returns when the communicator is freed, so that a program
 /// that uses MPI itself can finalize MPI after it has left its groups. At `until`, this function returns even if the
 /// communicator is not freed yet. Then the thread that frees the communicator continues alone.
 pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {

@@ -129,7 +129,7 @@ fn subgroups() -> Result {
     let pg = join()?;
     let rank = pg.rank();
     sums_to(&pg, rank, 6)?;
-    // The other two ranks get no group, and continue at once.
+    // Ranks 0 and 2 get no group, and continue at once.
     if let Some(pair) = pg.new_group(&[1, 3])? {
         sums_to(&pair, rank, 4)?;
     }
@@ -220,7 +220,7 @@ fn library() -> Result {
     Err(wrong(format!("{} has the version text {version:?}", path.display())))
 }
 
-/// Runs a program that starts, uses and finalizes MPI itself, and uses groups of c10d meanwhile.
+/// Runs a program that starts, uses and finalizes MPI itself. Before it finalizes MPI, it also uses groups of c10d.
 fn beside() -> Result {
     const MULTIPLE: c_int = 4096;
     const WORLD: *mut c_void = 0x101 as *mut c_void;

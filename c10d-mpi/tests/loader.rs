@@ -11,7 +11,8 @@ const CHILD: &str = "C10D_TEST_LOADER";
 /// The source of a library that has only the function that the loader calls before it looks for the other functions.
 const ABI: &str = "int MPI_Abi_get_version(int *major, int *minor) { *major = MAJOR; *minor = MINOR; return RESULT; }";
 
-/// Compiles a library with this name. Returns `None` if there is no compiler.
+/// Compiles a library with this name. Its `MPI_Abi_get_version` gives the first two numbers of `version`, and returns
+/// the third. Returns `None` if there is no compiler.
 fn library(name: &str, version: [i32; 3]) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}", std::process::id(), version[0]));
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,5 +1,5 @@
-//! Ranks that share a `/dev/shm` with little space. Without this crate's check of the space, the kernel would kill the
-//! ranks inside MPI.
+//! Ranks that share a `/dev/shm` with little space. Without this crate's check of the space, the operating system would
+//! kill the ranks inside MPI.
 
 use std::process::Command;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) fn serve() {
     std::process::exit(0);
 }
 
-/// Starts the ranks inside the namespace of this process, so that they have the same `/dev/shm`.
+/// Starts the ranks inside the mount namespace of this process (see [`run`]), so that they have the same `/dev/shm`.
 fn launch() -> Result {
     let program = std::env::current_exe().map_err(|e| wrong(e.to_string()))?;
     let launch = Launch::new(program, std::iter::empty::<&str>()).ranks(RANKS).env(ROLE, "rank");

@@ -1,10 +1,10 @@
 //! Finds out whether two ranks run on the same core. If they do, a rank that spins while it waits for the other rank
 //! keeps that rank from running.
 //!
-//! Each rank that waits records its core in its segment. If a peer last waited on the core of this rank, the peer is
-//! not running now. If the kernel has moved the peer since then, the record is out of date. Until the peer waits again
-//! and records its new core, this rank may yield although the peer runs, which costs little, or spin although the peer
-//! cannot run.
+//! Each rank that waits records its core in its segment. If a peer last waited on the core on which this rank runs now,
+//! the peer cannot be running. If the operating system has moved the peer to another core since then, the record is out
+//! of date. Until the peer waits again and records its new core, this rank may yield although the peer runs, which
+//! costs little, or spin although the peer cannot run.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

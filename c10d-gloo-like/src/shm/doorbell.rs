@@ -10,16 +10,17 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use super::bell::Bell;
 use super::segment::Segment;
 
-/// The longest sleep without a check.
+/// The longest sleep before the caller checks for data again.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest sleep if a wake-up may be missed.
+/// The same, if a peer may write data without ringing the bell (see [`Doorbell::sure`]).
 const SHORT_SLICE: Duration = Duration::from_micros(500);
 
 /// This rank's bell. A thread calls [`Doorbell::arm`] and checks for data. As long as there is none, it calls
 /// [`Doorbell::sleep`] and [`Doorbell::value`], and checks again. At the end it calls [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
-    /// Whether all writers had executed a fence when the bell was armed.
+    /// Whether `membarrier` made all writers execute a fence when the bell was armed. If it failed, a writer may not
+    /// have seen the sleeper, and so may not ring.
     sure: bool,
 }
 
@@ -47,7 +48,7 @@ impl Doorbell {
         self.bell().rings.load(Ordering::Acquire)
     }
 
-    /// Sleeps until the bell's value differs from `seen`, or for 10 ms at most.
+    /// Sleeps until the bell's value differs from `seen`, but at most for [`SLICE`].
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };

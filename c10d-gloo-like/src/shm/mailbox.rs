@@ -68,7 +68,7 @@ impl End {
 /// The writing end.
 pub(super) struct Writer {
     end: End,
-    /// The number of items that the reader has taken, as last read.
+    /// The number of items that the reader has taken, as this end last read it.
     taken: u32,
 }
 
@@ -105,8 +105,8 @@ impl Writer {
     }
 
     /// Prefetches the cache line of the next slot, so that the next write need not wait until the reader's core has
-    /// released this line. If both ranks exchange items, this costs more than it saves: the reader polls the line, and
-    /// so fetches it back.
+    /// released this line. If the peer also sends items to this rank, this costs more than it saves: the peer soon
+    /// waits for this rank's next item, polls the line, and so fetches it back.
     #[inline]
     pub(super) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -156,7 +156,8 @@ impl Reader {
                 return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
             }
             self.len = len.into();
-            // The item cannot begin before the reader's position, nor further ahead than the length of the ring.
+            // A ring has far fewer than 2^15 lines. So if the difference modulo 2^16 is larger than that, the item
+            // would begin before the reader's position, which is impossible.
             if self.len > MOST || self.len == 0 || at.wrapping_sub(line as u16) > u16::MAX / 2 {
                 return Err(self.end.corrupt("word", seen));
             }

@@ -1,6 +1,6 @@
 //! Shared memory between ranks of one host. The memory has no name in a file system: a segment is a sealed memfd whose
-//! descriptor is sent over a UNIX socket. So the kernel frees the memory when the last rank that maps it ends, even
-//! after a crash.
+//! descriptor is sent over a UNIX socket. So the operating system frees the memory when the last rank that maps it
+//! ends, even after a crash.
 
 mod bell;
 mod copy;

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The number of items that can wait for their reader, if a rank has few peers: with so many, ranks that share a core
-/// seldom have to wait for each other.
+/// The number of slots of a mailbox if a rank has few peers. With so many slots, a writer that shares its core with the
+/// reader seldom has to wait until the reader has run.
 pub(super) const MANY: u32 = 32;
-/// The number of items that can wait for their reader if a rank has many peers, so that its segment stays small.
+/// The number of slots of a mailbox if a rank has many peers, so that the rank's segment stays small.
 pub(super) const FEW: u32 = 8;
 /// The size of a slot in bytes: 1 KiB of payload, the header and the word, in whole pairs of cache lines.
 const SLOT: usize = 1152;

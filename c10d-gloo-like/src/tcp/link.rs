@@ -19,9 +19,10 @@ const BUFFER: usize = 256 << 10;
 /// If the buffer has fewer bytes than this, they are moved to its start, so that a header or an element becomes
 /// contiguous. Neither a header nor an element has more bytes than this.
 const LITTLE: usize = 64;
-/// The number of buffered bytes that a [`TcpLink::glance`] needs: those of a header.
+/// If fewer bytes than those of a header are in the buffer, [`TcpLink::glance`] tries to receive more.
 const ENOUGH: usize = 32;
-/// Up to this many bytes are first copied into one buffer, since the kernel takes one buffer faster than several parts.
+/// Up to this many bytes are first copied into one buffer, since one `send` of one buffer is faster than a `sendmsg` of
+/// several parts.
 const SMALL: usize = 256;
 /// The largest number of further bytes that a large read puts into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
@@ -41,7 +42,8 @@ pub(crate) struct TcpLink {
     /// Whether the last read found nothing. If so, the socket is polled before the next read: a read locks the socket,
     /// so repeated reads delay the bytes that arrive.
     drained: bool,
-    /// How the connection ended, if it has ended. This is reported after all received bytes were read.
+    /// How the connection ended, if it has ended. The link reports this only after the caller has read all received
+    /// bytes.
     gone: Option<&'static str>,
 }
 
@@ -103,7 +105,7 @@ impl TcpLink {
                 Ok(n) => return Ok(n),
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
-                // The kernel is short of memory now. The op's deadline limits how long the caller tries again.
+                // The operating system is short of memory. The caller tries again, at most until the op's deadline.
                 Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
                 Err(e) => return Err(self.dead(how(e))),
             }

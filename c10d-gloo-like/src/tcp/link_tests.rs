@@ -71,7 +71,7 @@ fn items_of_any_size_arrive_over_ipv6() {
     run("::1".parse().unwrap());
 }
 
-/// Waits until there are bytes or an error, for at most ten seconds.
+/// Waits until the link shows more than `more_than` bytes, and returns their number. Panics after ten seconds.
 fn wait(link: &mut TcpLink, more_than: usize) -> Result<usize> {
     let end = Instant::now() + Duration::from_secs(10);
     while Instant::now() < end {
@@ -103,7 +103,8 @@ fn the_end_comes_after_the_last_byte() {
         link.consume(n);
         got += n;
     }
-    // The link shows the last byte as often as the caller asks. The caller may be waiting for bytes of other peers.
+    // The link shows the last byte as often as the caller asks, since a caller that waits for several peers asks again
+    // and again.
     for _ in 0..3 {
         assert_eq!(wait(&mut link, 0).unwrap(), 1);
         assert_eq!(link.glance().len(), 1);

@@ -1,4 +1,4 @@
-//! Sent data that the kernel still holds.
+//! Sent data that the peer's host has not acknowledged yet.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -6,14 +6,14 @@ use std::os::fd::BorrowedFd;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-/// For a TCP socket, the bytes that the peer's kernel has not acknowledged (SIOCOUTQ).
+/// For a TCP socket, this returns the number of sent bytes that the peer's host has not acknowledged (SIOCOUTQ).
 const UNACKNOWLEDGED: Opcode = libc::TIOCOUTQ as Opcode;
 
-/// Whether the peer's kernel has yet to acknowledge some of the sent data.
+/// Whether the peer's host has yet to acknowledge some of the sent data.
 ///
 /// Acknowledged data is in the peer's receive queue, and the peer's process can read this data whatever happens to this
-/// side. A socket that is closed with unread bytes sends a reset. The reset ends the connection and destroys data that
-/// is not acknowledged, but keeps the peer's receive queue.
+/// side. If this side closes its socket before it has read all received bytes, the socket sends a reset. The reset ends
+/// the connection and destroys data that is not acknowledged, but keeps the peer's receive queue.
 pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: this opcode writes one int, which is the type of the getter.
     let query = unsafe { Getter::<UNACKNOWLEDGED, c_int>::new() };

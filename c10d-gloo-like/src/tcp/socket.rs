@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// The shortest silence that [`end_when_silent`] can detect, since the kernel counts idle time in seconds.
+/// The shortest silence that [`end_when_silent`] can detect, since the operating system counts idle time in seconds.
 pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 /// The time between two attempts after a temporary failure (no descriptors left, no listener yet).
 const RETRY: Duration = Duration::from_millis(20);
@@ -126,11 +126,11 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
     }
 }
 
-/// Makes the kernel end this connection if the peer's host is silent for this long.
+/// Makes the operating system end this connection if the peer's host is silent for this long.
 ///
 /// This is for connections with little data whose reader always reads. On a connection with payload, a late peer does
-/// not read, and the kernel's user timeout counts the time in which the peer's window is full as silence. So a living
-/// peer would count as dead.
+/// not read, so its receive buffer becomes full. TCP's user timeout counts this time as silence, so a living peer would
+/// count as dead.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let silence = silence.max(SHORTEST_SILENCE);
@@ -143,8 +143,8 @@ pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Resu
     socket.set_tcp_keepalive(&probes)
 }
 
-/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: a thread waits
-/// for their data until the op's deadline, and the control connection shows whether the peer's host is alive.
+/// Sets the options that all connections need. Connections with payload have no user timeout of TCP: a thread waits for
+/// their data until the op's deadline, and the control connection shows whether the peer's host is alive.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;

@@ -24,8 +24,8 @@ const HEAD: u16 = 0;
 const BODY: u16 = 1;
 /// The largest number of data bytes that a rank sends in the same MPI message as the header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// A function of MPI may fail because a peer has died. After a failure, a rank waits at most this long for a report of
-/// such a death.
+/// A function of MPI may fail because a peer has died. After a failure, a rank waits this long for a report of such a
+/// death, or until the call's deadline if that is earlier, but at least half of [`let_go`].
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
@@ -56,7 +56,7 @@ pub(crate) struct Step<'a> {
     pub(crate) number: u32,
 }
 
-/// Received bytes, which begin after `skip` other bytes of the memory.
+/// Received data. They begin `skip` bytes after the start of the memory, behind the header if there is one.
 pub(crate) struct Received {
     memory: Staging,
     skip: usize,

@@ -62,8 +62,9 @@ impl Exchange {
         }
     }
 
-    /// Runs the part of another rank: sends a header to rank 0, and returns the missing ranks from rank 0's answer.
-    /// This rank also sends headers to the ranks in `next`, and receives headers from the ranks in `before`.
+    /// Runs the part of a rank other than 0: sends a header to rank 0, and returns the missing ranks from rank 0's
+    /// answer. This rank also sends headers to the ranks in `next`, and receives headers from the ranks in `before`, so
+    /// that it notices ranks that make a different call.
     pub(crate) fn report(&mut self, step: &Step<'_>, next: &[u32], before: &[u32]) -> Result<Vec<u32>> {
         let to: Vec<u32> = [0].iter().chain(next).copied().collect();
         let from: Vec<u32> = [0].iter().chain(before).copied().collect();

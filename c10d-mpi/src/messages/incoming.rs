@@ -60,9 +60,9 @@ pub(super) struct Incoming {
     pub(super) from: u32,
     space: Space,
     tag: u16,
-    /// The number of bytes that have been received or for which a receive is posted, and the number of bytes that have
-    /// been received.
+    /// The number of bytes for which a receive is posted or finished.
     asked: usize,
+    /// The number of bytes that have been received.
     received: usize,
     flights: VecDeque<Flight>,
 }

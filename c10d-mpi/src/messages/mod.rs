@@ -24,7 +24,7 @@ use endpoint::Endpoint;
 use posted::{Ended, Posted};
 use transfers::Transfers;
 
-/// How long to wait for the lock of the transfers, which a thread may hold during a call of MPI.
+/// How long [`Messages::take_back`] waits for the lock of the transfers, which a thread may hold during a call of MPI.
 const SOON: Duration = Duration::from_millis(50);
 
 /// The point-to-point messages of one rank of a group.
@@ -87,7 +87,7 @@ impl Messages {
                 let this = self.clone();
                 match spawn("c10d-mpi-messages", move || this.serve()) {
                     Ok(()) => inbox.has_thread = true,
-                    // The keeper completes the jobs, since the group has failed.
+                    // The ledger's keeper thread completes the jobs, since the group has failed.
                     Err(e) => drop(self.health().fail(e)),
                 }
             }
@@ -110,8 +110,8 @@ impl Messages {
         let begun = self.begin(transfers);
         let moved = begun.and_then(|()| health.check()).and_then(|()| transfers.advance(&self.endpoint, over));
         moved.unwrap_or_else(|e| {
-            // MPI's error after a peer's death does not name the peer, but the side channel will report the death a
-            // moment later.
+            // MPI's error after a peer's death does not name the peer. The channel through which the ranks watch each
+            // other will report the death a moment later.
             if *e.kind() == ErrorKind::Internal && health.cause().is_none() {
                 health.wait_for_cause(Duration::from_secs(1));
             }
@@ -187,7 +187,7 @@ impl Messages {
             }
         });
         if let Err(words) = served {
-            // The keeper completes the jobs, since the group has failed.
+            // The ledger's keeper thread completes the jobs, since the group has failed.
             let what = format!("the thread of messages panicked: {words}");
             let _ = self.health().fail(Error::new(ErrorKind::Internal, what));
         }
@@ -197,7 +197,7 @@ impl Messages {
     /// which the caller must complete.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
-        // A thread holds the lock for longer than `SOON` only if a call of MPI does not return.
+        // If this thread does not get the lock within `SOON`, a call of MPI does not return. Nothing is cancelled then.
         let (Some(ids), Some(mut transfers)) = (ids, self.transfers.try_lock_for(SOON)) else { return Vec::new() };
         if self.begin(&mut transfers).is_err() {
             return Vec::new();

@@ -87,7 +87,8 @@ impl Transfers {
             self.arrived.push_back(Arrived::read(memory, &over)?);
             moved = true;
             if self.arrived.len() > 64 && self.arrived.len() > 4 * self.waiting.len() {
-                // Many messages wait for their receives already. Further headers stay with MPI until the next call.
+                // Many messages wait for their receives already. MPI keeps the further headers until this function runs
+                // again.
                 break;
             }
         }

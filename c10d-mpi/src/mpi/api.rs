@@ -60,7 +60,7 @@ impl Mpi {
         let known = unsafe { (self.0.functions.error_string)(code, text.as_mut_ptr().cast(), &mut len) } == 0;
         let text =
             String::from_utf8_lossy(&text[..usize::try_from(len).unwrap_or(0).min(MAX_ERROR_STRING)]).into_owned();
-        // The first lines are wrong in some libraries; the last line has the most information.
+        // In some libraries, the first lines of the text are wrong. The last line has the most information.
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
         let words = last.filter(|_| known).unwrap_or("no description");
         Error::new(ErrorKind::Internal, format!("{what} of {} failed with error {code}: {words}", self.0.version))

@@ -161,7 +161,7 @@ impl Flight {
         if self.over.is_some() { self.memory.take() } else { None }
     }
 
-    /// Cancels a receive. If a message arrives in the meantime, it is lost.
+    /// Cancels a receive. If its message arrives before MPI has cancelled the receive, the message is lost.
     pub(crate) fn cancel(mut self) {
         let request = &mut self.request;
         // SAFETY: the request is from this library, and is unfinished.

@@ -28,7 +28,7 @@ impl Progress {
     }
 }
 
-/// Returns the store key of a rank's values in a round.
+/// Returns the store key of a rank's values in a round. The rounds are the barriers of PMI, counted from 0.
 fn key(round: u32, rank: u32) -> String {
     format!("{round}/{rank}")
 }
