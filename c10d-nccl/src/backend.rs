@@ -57,11 +57,11 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
     Ok(all.iter().all(|answer| answer == &[1]))
 }
 
-// SAFETY: 1. A job is completed when its stream has finished its last call or, after a failure, when the abort of the
-// communicators is finished. It is completed earlier only if its memory is retained until then, or if the operation
-// owns the memory, which is then leaked. 2. The deadline watch ends every job in time, except one with borrowed memory
-// that cannot be retained; such a job waits for the abort. The watch calls neither CUDA nor NCCL, and holds no lock
-// while it completes a job.
+// SAFETY: 1. A job is completed when the channel's stream has finished the job's last call of NCCL or, after a failure,
+// when the abort of the communicators is finished. It is completed earlier only if its memory is retained until then,
+// or if the operation owns the memory, which is then leaked. 2. The deadline watch ends every job in time, except one
+// with borrowed memory that cannot be retained; such a job waits for the abort. The watch calls neither CUDA nor NCCL,
+// and holds no lock while it completes a job.
 unsafe impl Backend for Nccl {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -138,7 +138,8 @@ unsafe impl Backend for Nccl {
     }
 
     fn no_split(&self) {
-        // If the thread has ended, the group has failed, and the other ranks notice the failure.
+        // The send fails only if the engine's thread has ended. Then the group has failed, and the other ranks, which
+        // wait for this rank in ncclCommSplit, notice the failure.
         let _ = self.0.orders.send(Order::Do(ChannelWork::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 
@@ -151,7 +152,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave(Instant::now());
         self.0.jobs.close();
-        // Started jobs may still be running. The thread closes the communicators when these jobs have ended.
+        // Started jobs may still be running. The engine's thread closes the communicators when these jobs have ended.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });
     }
 }

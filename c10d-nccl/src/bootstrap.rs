@@ -7,7 +7,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 use crate::dialect::Dialect;
 use crate::nccl::{NcclApi, Optional, UniqueId, failure};
 
-/// Returns the number of ids, and so of roots, of a communicator of this size.
+/// Returns the number of roots of a communicator of this size. Each root makes one id.
 pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
     if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }
 }

@@ -1,4 +1,4 @@
-//! A communicator with its stream and its unfinished tasks.
+//! A communicator with its stream and its unfinished tasks (the descriptions of jobs).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ pub(crate) struct Channel {
     line: WorkStream,
     comm: Option<Communicator>,
     state: ChannelState,
-    /// Each item, with a mark of the earlier work on the caller's stream if it is a task.
+    /// Each item. A task has a mark of the work that was on the caller's stream when the task was pushed.
     queue: VecDeque<(ChannelWork, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,

@@ -2,9 +2,9 @@
 //! or get wrong data.
 //!
 //! Each rank sends the fingerprint of a collective to the next rank, and compares the fingerprint from the previous
-//! rank with its own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. Fingerprints
-//! go through the side channel, which uses the group's CPU backend. A job is finished when both NCCL and the comparison
-//! are done.
+//! rank with its own, while NCCL runs the collective. The fingerprint of a message goes from its sender to its
+//! receiver. Fingerprints go through the side channel, which uses the group's CPU backend. A job is finished when both
+//! NCCL and the comparison are done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +76,8 @@ impl Checks {
             }
             OpKind::Recv => self.message_comparison(peer).map(|to_compare| drop(to_compare.send(issued()))),
             _ => {
-                // If the thread has ended, the group has failed.
+                // This fails only if the comparing thread has ended. Then the group has failed, or another thread will
+                // soon report the failure.
                 drop(self.collectives.1.send(issued()));
                 self.collectives.0.send(issued())
             }

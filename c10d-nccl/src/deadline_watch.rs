@@ -49,7 +49,8 @@ impl DeadlineWatch {
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
         }
-        // The memory is retained from here on, so that freed memory is not reused while a kernel still uses it.
+        // The memory is retained from here on, so that it is not reused while a CUDA kernel of NCCL still uses it, even
+        // if its owner frees it.
         let held: Vec<RunningJob> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
         let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
         let through = aborted.recv_timeout(grace / 4).is_ok();

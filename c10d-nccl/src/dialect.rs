@@ -9,12 +9,13 @@ use c10d_core::{Error, PrefixStore, Result, Store};
 
 /// The hint that names the dialect.
 pub(crate) const HINT: &str = "nccl.compat";
-/// The name of PyTorch's group.
+/// The hint with PyTorch's name of the group. Without this hint, the name is `0`.
 const GROUP: &str = "nccl.compat.group";
-/// The prefix of PyTorch's keys in its store. It is `default_pg` unless the program passed its own store.
+/// The hint with the prefix of PyTorch's keys in its store. Without this hint, the prefix is `default_pg`, as in
+/// PyTorch if the program does not pass its own store.
 const PREFIX: &str = "nccl.compat.prefix";
 
-/// A communicator with more ranks than this has several roots.
+/// A communicator with more ranks than this has several roots (ranks that make an id).
 const RANKS_PER_ROOT: u32 = 128;
 
 /// How ids are exchanged and calls are made.

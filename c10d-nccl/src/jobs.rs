@@ -44,13 +44,13 @@ struct Jobs {
     wakes: Option<Instant>,
     /// Whether the backend was dropped or shut down, or this rank has left the group.
     closed: bool,
-    /// Whether the thread that makes the calls has ended.
+    /// Whether the engine's thread has ended.
     over: bool,
     /// Set if a peer's program ended without leaving the group: the error of this rank's later calls.
     ended: Option<Error>,
 }
 
-/// The call that is running, on the thread that makes the calls.
+/// The call of CUDA, NCCL or the store that the engine's thread is making.
 #[derive(Default)]
 struct Calling {
     what: Option<(&'static str, Instant)>,
@@ -223,13 +223,13 @@ impl JobTable {
         self.changed.notify_all();
     }
 
-    /// Called when the thread that makes the calls ends.
+    /// Called when the engine's thread ends.
     pub(crate) fn over(&self) {
         self.jobs.lock().over = true;
         self.changed.notify_all();
     }
 
-    /// Waits until the thread that makes the calls has ended.
+    /// Waits until the engine's thread has ended.
     pub(crate) fn wait_over(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.over {

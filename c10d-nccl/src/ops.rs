@@ -9,15 +9,16 @@ use crate::scratch::Scratch;
 use crate::task::{DeviceSpan, Task};
 use crate::types::reduction;
 
-/// A task, with everything that is needed to issue its calls.
+/// A task (the description of a job), with everything that is needed to issue its NCCL calls.
 pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) task: &'t Task,
     pub(crate) rank: usize,
     pub(crate) size: usize,
     pub(crate) issuer: &'i mut Issuer<'a>,
-    /// The reduction that was made for this task, if any.
+    /// The NCCL operation that was made for this task's reduction, if any.
     pub(crate) made: Option<RedOp>,
-    /// The dialect. All ranks of a communicator must make the same calls, grouped in the same way.
+    /// Decides which calls are made, and how they are grouped: all ranks of a communicator must do this in the same
+    /// way.
     pub(crate) dialect: &'t Dialect,
     pub(crate) scratch: &'t mut Scratch,
 }
@@ -68,8 +69,8 @@ impl Plan<'_, '_, '_> {
         self.issuer.group(|i| i.recv(to, peer))
     }
 
-    /// Runs `body` with the task's reduction. If the reduction was made for this task, the channel destroys it when all
-    /// calls are on the stream.
+    /// Runs `body` with NCCL's operation for the task's reduction. If the operation was made for this task, the channel
+    /// destroys it when all calls are on the stream.
     fn reducing(&mut self, body: impl FnOnce(&mut Self, RedOp) -> Result) -> Result {
         let dtype = self.task.dtype.unwrap_or(DType::F32);
         let (op, made) = self.issuer.make(reduction(self.task.params.reduce, dtype))?;

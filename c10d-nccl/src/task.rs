@@ -1,5 +1,5 @@
-//! A job's description for the thread that makes the calls. The description is a copy, so that other threads can end
-//! the job while a call does not return.
+//! A job's description for the engine's thread, which makes the calls of CUDA and NCCL. The description is a copy, so
+//! that other threads can end the job while such a call does not return.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl DeviceSpan {
     }
 }
 
-/// A job for the thread that makes the calls.
+/// The description of a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     /// The job's number in the job table.

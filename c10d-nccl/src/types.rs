@@ -69,7 +69,7 @@ pub(crate) enum Reduction {
 
 /// Returns how NCCL computes a reduction. The type must be within the capabilities.
 pub(crate) fn reduction(op: ReduceOp, dtype: DType) -> Reduction {
-    // A bool is 0 or 1, so the sum is "or" and the product is "and".
+    // A bool is 0 or 1, so the sum is "or", which is the maximum, and the product is "and", which is the minimum.
     let bool = dtype == DType::Bool;
     Reduction::Is(match op {
         ReduceOp::Sum | ReduceOp::Bor if bool => RedOp::MAX,

@@ -60,8 +60,8 @@ impl<'a> Issuer<'a> {
         issued.and(self.checked("ncclGroupEnd", ended))
     }
 
-    /// Returns NCCL's operation for a reduction. If the operation was made for these calls, it is also the second
-    /// value, and must be destroyed later.
+    /// Returns NCCL's operation for a reduction. If this function made the operation, it is also the second value, and
+    /// the caller must destroy it later.
     pub(crate) fn make(&mut self, reduction: Reduction) -> Result<(RedOp, Option<RedOp>)> {
         match reduction {
             Reduction::Is(op) => Ok((op, None)),

@@ -16,7 +16,8 @@ pub(crate) use issue::Issuer;
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, Config, NcclApi, NcclResult, RedOp, UniqueId, failure};
 
-/// One rank's part of a communicator. If this value is dropped, the communicator exists until an abort.
+/// One rank's part of a communicator. If this value is dropped without [`destroy`](Self::destroy), the communicator
+/// stays in the [`Comms`], and exists until [`Comms::abort`].
 pub(crate) struct Communicator {
     nccl: Arc<dyn NcclApi>,
     comms: Arc<Comms>,
@@ -43,7 +44,8 @@ impl Communicator {
         Communicator { nccl: nccl.clone(), comms: comms.clone(), comm }
     }
 
-    /// Begins to divide this communicator. Every rank must call this, while no other call is running.
+    /// Begins to divide this communicator. Every rank must call this, while no other call is running on the
+    /// communicator.
     pub(crate) fn split(&self, color: Option<u32>, key: u32) -> Result<Child> {
         let (color, child) = (color.map(|c| c as i32), Child::default());
         // SAFETY: the communicator exists as long as this value. `Child` keeps its memory until NCCL has written to it.
@@ -51,8 +53,8 @@ impl Communicator {
         self.accepted("ncclCommSplit", begun).map(|()| child)
     }
 
-    /// Begins to derive a communicator without these ranks. Only the other ranks call this, while no other call is
-    /// running.
+    /// Begins to derive a communicator without these ranks. Only the ranks that stay call this, while no other call is
+    /// running on the communicator.
     pub(crate) fn shrink(&self, without: &[i32]) -> Result<Child> {
         let child = Child::default();
         // SAFETY: the same as in `split`.
@@ -83,10 +85,12 @@ impl Communicator {
         }
     }
 
-    /// Makes an issuer for the calls of one task, whose tensors have the type `dtype`.
+    /// Makes an issuer for the NCCL calls of one task (the description of a job). The task's tensors have the type
+    /// `dtype`.
     pub(crate) fn issuer<'a>(&'a self, cuda: &'a dyn CudaApi, device: u16, stream: u64, dtype: DType) -> Issuer<'a> {
-        // SAFETY: this value owns the communicator, and its channel owns the stream. The tensors belong to a job, which
-        // the job table keeps until the stream has finished with them, or until the abort.
+        // SAFETY: this value owns the communicator. The channel to which this value belongs owns the stream. The
+        // tensors belong to a job, which the job table keeps until the stream has finished with them, or until the
+        // abort.
         unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
     }
 

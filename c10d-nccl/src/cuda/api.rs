@@ -27,7 +27,7 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     fn has_kernels(&self) -> Result;
 
     /// Loads the kernels of sparse calls. Loading may wait for the whole device, and so for collectives that wait for a
-    /// peer.
+    /// peer. So the engine calls this before its first collective.
     fn load(&self, _index: u16) -> Result {
         Ok(())
     }

@@ -13,8 +13,8 @@ use super::failure::describe;
 /// The names of the driver's library.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// The functions of the driver that this crate calls. An older driver that lacks one is rejected here, since the call
-/// would panic.
+/// The functions of the driver that this crate calls. An older driver that lacks one is rejected here, since cudarc
+/// panics at the call of a missing function.
 const SYMBOLS: [&str; 33] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",

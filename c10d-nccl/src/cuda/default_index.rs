@@ -1,4 +1,4 @@
-//! The GPU of a rank for which the program chose none.
+//! The GPU of a rank if the group's builder was given no device.
 
 use std::collections::BTreeMap;
 

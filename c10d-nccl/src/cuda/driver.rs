@@ -73,8 +73,8 @@ impl Driver {
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was retained is missing"))
     }
 
-    /// Prepares a call of the driver: makes this the thread's current device, and protects graphs that other threads
-    /// capture.
+    /// Prepares a call of the driver: makes device `index` the thread's current device, and protects graphs that other
+    /// threads capture.
     fn call(&self, index: u16) -> Result<Relaxed> {
         self.enter(index)?;
         Relaxed::begin()
@@ -100,8 +100,8 @@ fn event(event: Event) -> sys::CUevent {
     event as *mut _
 }
 
-// SAFETY: memory comes from the driver, and the ledger says when its last owner is gone; streams, events and copies are
-// the driver's.
+// SAFETY: memory comes from the driver, and the ledger says when its owner has freed it and its last holder is gone;
+// streams, events and copies are the driver's.
 unsafe impl DeviceRuntime for Driver {
     fn name(&self) -> &'static str {
         "cuda"

@@ -1,4 +1,4 @@
-//! The kernels that were loaded. Each is loaded once per device, at its first use or before, and never unloaded.
+//! The CUDA kernels that were loaded. Each is loaded once per device, at its first use or before, and never unloaded.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ const OLDEST_DEVICE: i32 = 7;
 const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
-/// The maximum number of blocks, which is enough for any device. If there are more elements than threads, each thread
-/// processes several elements.
+/// The maximum number of blocks, which is enough to keep any device busy. If there are more elements than threads, each
+/// thread processes several elements.
 const MOST_BLOCKS: usize = 4096;
 
 /// The loaded modules and functions.

@@ -1,4 +1,4 @@
-//! Holds device memory that its owner may free meanwhile.
+//! Keeps device memory allocated as long as the device may use it, even if its owner frees it earlier.
 #![allow(unsafe_code)]
 
 use super::CudaApi;

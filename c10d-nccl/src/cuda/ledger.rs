@@ -21,7 +21,7 @@ impl Ledger {
         self.0.lock().insert(base, Allocation { bytes, holders: 0, freed: false });
     }
 
-    /// Called when the owner frees an allocation. Returns whether the memory must be freed now.
+    /// Called when the owner frees an allocation. Returns whether the caller must give the memory back to CUDA now.
     pub(crate) fn free(&self, base: u64) -> bool {
         let mut allocations = self.0.lock();
         match allocations.get_mut(&base) {
@@ -47,7 +47,7 @@ impl Ledger {
         }
     }
 
-    /// Removes a holder. Returns the base address if the memory must be freed now.
+    /// Removes a holder. Returns the base address if the caller must give the memory back to CUDA now.
     pub(crate) fn release(&self, address: u64) -> Option<u64> {
         let mut allocations = self.0.lock();
         let (base, a) = allocations.range_mut(..=address).next_back()?;

@@ -1,4 +1,4 @@
-//! The kernels of `kernels/` with their PTX.
+//! The CUDA kernels of the folder `kernels/`, with their PTX.
 
 mod reduce;
 pub(crate) mod sparse;

@@ -8,8 +8,8 @@ const fn kernel(name: &'static str, parameters: usize) -> Kernel {
     Kernel { module: Module::Sparse, name, parameters }
 }
 
-/// The kernels for one width of keys. The comments list their parameters: first the inputs, then (after ";") the
-/// outputs.
+/// The kernels for one width of keys (the coordinates of entries as numbers, see `kernels/sparse.cu`). The comments
+/// list the kernels' parameters: first the inputs, then (after ";") the outputs.
 pub(crate) struct Keyed {
     /// The indices, the number of entries, the sizes of the sparse dimensions, the number of these dimensions; the
     /// keys, the flags.
@@ -88,8 +88,9 @@ macro_rules! mergers {
 }
 mergers!(U8 "u8", I8 "i8", U32 "u32", I32 "i32", U64 "u64", I64 "i64", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// Returns the kernel that merges rows of this type, or `None` if there is none. Parameters: the code of the operation,
-/// the rows, their order, the starts of the segments, the number of segments, the elements per row; the merged rows.
+/// Returns the kernel that merges rows of this type, or `None` if there is none. The rows of one segment, which have
+/// the same coordinates, become one row. Parameters: the code of the operation, the rows, their order, the starts of
+/// the segments, the number of segments, the elements per row; the merged rows.
 pub(crate) fn merger(dtype: DType) -> Option<&'static Kernel> {
     MERGERS.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }

@@ -57,7 +57,7 @@ pub(crate) trait NcclApi: Send + Sync {
     /// Ends running calls, and frees the communicator.
     unsafe fn abort(&self, comm: Comm) -> NcclResult;
 
-    /// Begins a group of calls on this thread.
+    /// Begins an NCCL group of calls on this thread.
     fn group_start(&self) -> NcclResult;
     /// Ends the group and issues its calls.
     fn group_end(&self) -> NcclResult;

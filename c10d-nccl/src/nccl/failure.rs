@@ -5,7 +5,8 @@ use c10d_core::{Error, ErrorKind};
 use super::api::NcclApi;
 use super::types::{Comm, NcclResult};
 
-/// The function by which NCCL registers memory with a network adapter. It locks the memory.
+/// The function by which NCCL registers memory with a network adapter. It locks the memory, so it fails if no more
+/// memory may be locked.
 const REGISTER: &str = "ibv_reg_mr";
 
 /// Makes an error with the library's own description. NCCL does not report which peer is lost.

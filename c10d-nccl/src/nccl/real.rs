@@ -75,7 +75,7 @@ impl NcclApi for Library {
     }
 
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult {
-        /// Running calls are not aborted before the shrink.
+        /// The flag with which NCCL does not abort running calls before the shrink.
         const DEFAULT: i32 = 0;
         let (mut config, mut without) = (*config, without.to_vec());
         // SAFETY: the same as in `split`; the list has the given length, and the library copies it.
@@ -118,7 +118,7 @@ impl NcclApi for Library {
     }
 
     unsafe fn premul_sum(&self, scalar: &[u8], dtype: super::types::DataType, comm: Comm) -> Result<RedOp, NcclResult> {
-        /// The scalar is in host memory and is read before the call returns.
+        /// The scalar is in host memory, and NCCL reads it before the call returns.
         const HOST_IMMEDIATE: i32 = 1;
         let mut op = RedOp::SUM;
         let scalar = scalar.as_ptr().cast_mut().cast::<c_void>();

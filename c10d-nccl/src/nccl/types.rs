@@ -71,7 +71,7 @@ impl DataType {
     pub(crate) const BF16: DataType = DataType(9);
 }
 
-/// An operation of reductions. Operations that `premul_sum` makes have other numbers.
+/// An operation of reductions. Operations that `premul_sum` makes have numbers that are not listed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct RedOp(pub(crate) i32);

@@ -52,7 +52,7 @@ impl Tensor {
     }
 }
 
-/// A tensor that a step of the call uses.
+/// A tensor that a step (one dense op of the sparse call) uses.
 pub(super) struct Lent {
     tensor: Tensor,
     index: u16,

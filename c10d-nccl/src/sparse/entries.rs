@@ -1,4 +1,5 @@
-//! The entries of one rank: sorted keys without duplicates, with their rows.
+//! The entries of one rank: sorted keys without duplicates, with their rows. The key of an entry is its coordinates as
+//! one number.
 
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, E
     bench.is_open()?;
     let layout = &facts.layout;
     let sizes: Vec<u64> = layout.sparse_shape().iter().map(|size| *size as u64).collect();
-    // The product does not overflow: a layout with more possible keys was rejected earlier.
+    // The product does not overflow: `CooLayout::new` rejects a layout whose number of possible keys exceeds `usize`.
     let keys = sizes.iter().product();
     let space = Space { keys, dims: layout.sparse_dim, sizes: bench.upload_numbers(&sizes)? };
     let keys = bench.allocate(space.dtype(), layout.nnz)?;

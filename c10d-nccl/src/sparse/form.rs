@@ -1,4 +1,4 @@
-//! How kernels and NCCL treat element types and operations.
+//! How CUDA kernels and NCCL treat element types and operations.
 
 use c10d_core::{DType, Error, ReduceOp, Result};
 use half::{bf16, f16};
@@ -32,7 +32,7 @@ impl Form {
             DType::Complex128 => (DType::F64, 2),
             other => (other, 1),
         };
-        // A bool is 0 or 1, so the sum is "or" and the product is "and".
+        // A bool is 0 or 1, so the sum is "or", which is the maximum, and the product is "and", which is the minimum.
         let op = match reduce {
             ReduceOp::Sum if dtype == DType::Bool => ReduceOp::Max,
             ReduceOp::Product if dtype == DType::Bool => ReduceOp::Min,

@@ -69,8 +69,8 @@ impl Run<'_> {
         }
     }
 
-    /// Runs a step of the call, after all work that was enqueued on the stream before. The worker keeps the step's
-    /// tensors.
+    /// Runs one dense op as a step of the call, after all work that was enqueued on the stream before. The worker keeps
+    /// the step's tensors.
     fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
         // SAFETY: the stream belongs to the worker, which exists until the call has ended.
         let call = unsafe { call.on_stream(self.stream) };
@@ -78,8 +78,8 @@ impl Run<'_> {
     }
 
     fn lend(&self, tensor: Tensor) -> Lent {
-        // SAFETY: the worker keeps all tensors until the call has ended, and the call waits for each step. Meanwhile
-        // the device gets no other work that uses them.
+        // SAFETY: the worker keeps all tensors until the call has ended, and the call waits for each step. During a
+        // step, the device gets no other work that uses them.
         unsafe { Lent::new(tensor, self.worker.index) }
     }
 
@@ -98,9 +98,10 @@ impl Run<'_> {
         let words = self.worker.call("exchanging the headers", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // Every rank finds a mismatch in the headers, and reports it with its own call as `mine`. If a rank failed
-            // at once, it would send its report to ranks that have not read the headers yet. These ranks could return
-            // the report instead of their own errors. So all ranks make one more exchange before they fail.
+            // Every rank finds a mismatch in the headers, and reports it with its own value in the field `mine` of
+            // `ErrorKind::Mismatch`. If a rank failed at once, it would send its report to ranks that have not read the
+            // headers yet. These ranks could return the report instead of their own errors. So all ranks make one more
+            // exchange before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {

@@ -15,7 +15,7 @@ pub(super) const NONE: u64 = u64::MAX;
 /// first key that is not in order, and the first key that is not among the known keys.
 pub(super) const FLAGS: usize = 3;
 
-/// The sparse dimensions of a tensor, which define its keys.
+/// The sparse dimensions of a tensor, which define its keys: the key of an entry is its coordinates as one number.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
     /// The number of possible keys.

@@ -16,7 +16,8 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
     counts.iter().map(|count| buffer(*count)).collect()
 }
 
-/// Returns the calls that rank 0 of two makes to NCCL. Calls for streams and events are left out.
+/// Runs `body` on two ranks, with the value `yes` for each of `hints`. Returns the calls of NCCL and the copies of rank
+/// 0, without the calls for events.
 fn calls(dialect: &str, name: &str, hints: &[&str], body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<String> {
     let name = format!("{dialect} {name}");
     let builder = Builder::new().name(&name).providers(&[&PROVIDER]).backend("cuda:mock");

@@ -5,7 +5,8 @@ use c10d_core::{Builder, DType, ProcessGroup, ReduceOp, Result, Root, op};
 
 use super::mock::{PROVIDER, cuda, log};
 
-/// The collectives' communicator uses stream 1, and the caller uses stream 0.
+/// The lines before and after the NCCL calls of a collective: stream 1, which the communicator uses, waits for stream
+/// 0, which the caller uses.
 const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
 const AFTER: [&str; 1] = ["record on 1"];
 
@@ -217,7 +218,8 @@ fn the_library_divides_a_group() {
         log.take();
         let two = pg.new_group(&[2, 1])?;
         let parts = pg.split(Some(pg.rank() % 2), 10 - pg.rank())?;
-        // On ranks without a part, this runs after the call of ncclCommSplit.
+        // On a rank that is in no part, `new_group` may return before ncclCommSplit is called. The barrier ends only
+        // after that call, so the log has it.
         pg.barrier()?;
         drop((two, parts));
         Ok(log.take().into_iter().filter(|l| l.starts_with("split") || l.starts_with("init")).collect::<Vec<_>>())
@@ -240,7 +242,7 @@ fn a_shrunk_group_is_derived_or_made_anew() {
             if pg.rank() == 1 {
                 return Ok(Vec::new());
             }
-            // This op runs while the group is shrunk.
+            // This op is started before `shrink`, and waited for after it.
             let work = pg.start(op::all_reduce(buffer(5), ReduceOp::Sum));
             let rest = pg.shrink(&[1])?;
             work.wait()?;
