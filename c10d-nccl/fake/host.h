@@ -8,7 +8,8 @@ typedef struct {
     unsigned int x;
 } Place;
 
-/* The index of the kernel's thread that this host thread is running. */
+/* threadIdx and blockIdx are the index of the kernel's thread that this host thread is running. blockDim is the number
+ * of threads of a block, and gridDim is the number of blocks. */
 extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;
 
 /* This function need not be atomic, since only one thread of a kernel runs at a time. */

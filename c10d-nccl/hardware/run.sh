@@ -81,7 +81,7 @@ if ! usable; then
   "$bin/c10d" info | sed -n '/^ *nccl /p'
   exit 0
 fi
-# If times are compared, or if both are in one communicator, c10d and PyTorch use the same libnccl.
+# If their times are compared, or if they are in one communicator, c10d and PyTorch use the same libnccl.
 same=(env)
 [ "$torch_nccl" = - ] || same=(env "C10D_NCCL_LIB=$torch_nccl")
 

@@ -1,4 +1,4 @@
-"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. The format is as in `hardware staged`."""
+"""Measures all-reduce of CUDA tensors by PyTorch's Gloo, all ranks on one GPU. Prints lines like `hardware staged`."""
 
 import os
 import time

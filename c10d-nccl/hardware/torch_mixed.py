@@ -1,6 +1,6 @@
 """Rank 0 of a communicator whose rank 1 is `hardware mixed`. Runs the same ops as that rank.
 
-torch_mixed.py BACKEND: nccl, nccl-legacy.
+Usage: torch_mixed.py BACKEND, where BACKEND is `nccl` or `nccl-legacy`.
 """
 
 import sys

@@ -90,5 +90,5 @@ INLINE u16 to_bf16(f32 value) {
     return (u16)((all + 0x7fff + (all >> 16 & 1)) >> 16);
 }
 
-/* The conversion for types that are computed without a conversion. */
+/* The conversion for types that need none. */
 #define SAME(value) (value)

@@ -1,5 +1,6 @@
 /* Sparse tensors: converts coordinates to keys and back, computes the union of the ranks' sorted keys, and copies rows
- * to their positions in the union. */
+ * to their positions in the union. The key of an entry is its coordinates as one number: if the sparse dimensions are
+ * 5 x 10, the key of (2, 3) is 2 * 10 + 3. */
 
 #include "common.h"
 #include "combine.h"

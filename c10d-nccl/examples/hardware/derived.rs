@@ -7,7 +7,7 @@ use super::{MINUTE, SECOND, builder, on, same};
 pub(super) fn run() -> Result<()> {
     let me = c10d_rendezvous::init("env://", MINUTE)?;
     let pg = builder("cpu:gloo-like,cuda:nccl").rank(me.rank).size(me.size).store(me.store).build()?;
-    // The group is divided only after the running op has ended.
+    // The backend divides the group only after this op has ended.
     let work = pg.start(op::all_reduce(on(&vec![1f32; 1 << 20])?, ReduceOp::Sum));
     if let Some(reversed) = pg.split(Some(0), me.size - me.rank)? {
         let mut x = on(&[me.rank as f32])?;

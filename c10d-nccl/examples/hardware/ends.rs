@@ -1,4 +1,5 @@
-//! Two ranks whose ops do not end by themselves: a deadline, an abort, and the state afterwards.
+//! Ops of two ranks that do not end by themselves, since the other rank does not take part. One op ends at its
+//! deadline, and one by an abort. After that, the device must still be usable.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Prints times as comma-separated lines: name, bytes, microseconds (medians).
+//! Prints comma-separated lines: the op, its bytes, and one or more medians in microseconds.
 
 use std::time::Instant;
 
@@ -34,8 +34,8 @@ fn busy() -> f64 {
 }
 
 /// Measures NCCL alone: how long the caller needs to start an op, the CPU time of an op on all threads, and its total
-/// time. Another thread makes the calls of NCCL. So only the total time can be compared with PyTorch's, and the time to
-/// start an op cannot.
+/// time. The time to start an op cannot be compared with PyTorch's, since in c10d another thread makes the calls of
+/// NCCL.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");

@@ -1,5 +1,5 @@
-//! Streams that are capturing a graph, and the calls that are forbidden meanwhile, according to the driver's
-//! documentation. The captured work is dropped, since only the success of the capture is tested.
+//! Streams that are capturing a graph, and the calls that the driver's documentation forbids during a capture. No graph
+//! is made, since only the success of the capture is tested.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::cell::Cell;

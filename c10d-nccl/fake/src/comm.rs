@@ -27,7 +27,7 @@ pub(crate) struct Comm {
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
-    /// Work that runs after this number of further queries of the state.
+    /// Work that runs when the caller has queried the state this many more times.
     later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
     /// The number of launches whose work is not finished.
@@ -211,7 +211,8 @@ impl Comm {
         self.finalized.load(Ordering::Acquire)
     }
 
-    /// Waits until the other ranks in this process have made a later launch, or do not exist any more.
+    /// Waits until each other rank of the communicator in this process has made a later launch than this one, or does
+    /// not exist any more.
     pub(crate) fn let_others_go_on(&self, launch: u64) {
         let waits = |c: &Arc<Comm>| c.port == self.port && c.rank != self.rank && c.launches() <= launch + 1;
         while COMMS.lock().values().any(waits) {
@@ -236,7 +237,7 @@ impl Comm {
         if let Some(group) = self.group.lock().take() {
             group.abort("ncclCommAbort");
         }
-        // The real function also waits for its kernels.
+        // The real function also waits until the communicator's CUDA kernels have ended.
         let mut flying = self.flying.lock();
         while *flying > 0 {
             self.changed.wait(&mut flying);

@@ -7,9 +7,9 @@
 //! | `version=CODE` | `ncclGetVersion` returns this version |
 //! | `rank=R` | the faults below happen only on rank R, except `progress`, `locked`, `query`, `lost` and `freed`, which happen on every rank |
 //! | `init=hang` | the call that begins a communicator does not return |
-//! | `init=progress` | a communicator is in progress for ever |
-//! | `issue=N` | the N-th launch (from 0) is in progress for ever |
-//! | `progress=N` | each launch is in progress until its state was queried N times; then it is put on the stream |
+//! | `init=progress` | a communicator never becomes ready: its state is `ncclInProgress` for ever |
+//! | `issue=N` | after the N-th launch (from 0) of a communicator, its state is `ncclInProgress` for ever |
+//! | `progress=N` | each launch is put on the stream only when the caller has queried the communicator's state N times; until then, the state is `ncclInProgress` |
 //! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it sets all bits of its outputs |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `unregistered=N` | the N-th launch never ends, and the communicator reports that memory could not be registered |
@@ -19,7 +19,7 @@
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `abort=slow` | `ncclCommAbort` waits for a second before it begins |
 //! | `query=N` | `cuEventQuery` does not return on a thread that has made its N-th launch |
-//! | `lost=N` | the device is lost on a thread that has made its N-th launch |
+//! | `lost=N` | `cuEventQuery` reports that the device is lost, on a thread that has made its N-th launch |
 //! | `kernel=N` | the N-th `cuLaunchKernel` and all later ones do not return (if `rank=R` is given, only on device R) |
 //! | `freed=ends` | `cuMemFree` does not wait for the device; the process aborts if the host does not yet know, for example from an event, that the freed memory is unused |
 

@@ -48,7 +48,7 @@ struct Module {
     names: Vec<String>,
 }
 
-/// A function's device, and its index among all functions.
+/// A function's device, and its index in `KERNELS`.
 #[derive(Clone, Copy)]
 struct Function {
     device: u16,

@@ -1,4 +1,5 @@
-//! A simulated `libcuda.so.1` and `libnccl.so.2` in one library, for the loader.
+//! A simulated `libcuda.so.1` and `libnccl.so.2` in one library, which the tests of c10d-nccl load instead of the real
+//! ones.
 //!
 //! Device memory is host memory, streams are threads, kernels are the real sources compiled for the host, and each
 //! communicator has a CPU backend for collectives. The library is strict: where a real device would give a wrong result

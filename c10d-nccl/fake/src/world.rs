@@ -7,7 +7,8 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// For each stream, the number of its pieces of work that are known to be finished.
+/// For each stream, the number of its pieces of work that have finished before a point in time: before the host's next
+/// call, before a stream's next work, or before an event.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
