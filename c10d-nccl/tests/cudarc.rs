@@ -33,7 +33,7 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // Only the op waits for the copy.
+            // This thread does not wait for the copy. On the device, the op runs after it.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
@@ -66,8 +66,8 @@ fn parts_of_slices_and_half_floats_are_buffers() {
     });
 }
 
-/// The op runs after the work of other streams on the slice: because of cudarc's events, or because the caller requests
-/// it.
+/// The op runs after the work of other streams on the slice: because of cudarc's events, or because the caller names
+/// the other stream by `after`.
 #[test]
 fn an_op_runs_after_other_streams_work_on_the_slice() {
     with_fake("an_op_runs_after_other_streams_work_on_the_slice", "", || {
@@ -84,7 +84,7 @@ fn an_op_runs_after_other_streams_work_on_the_slice() {
             cuda(other.memcpy_htod(&[5f32, 6.0], &mut x))?;
             pg.all_reduce(on_device(&mut x).after(&other), ReduceOp::Sum)?;
             let mut seen = fetched(&s, &x)?;
-            // The slice's own stream need not be given.
+            // The slice's own stream need not be given to `after`.
             cuda(s.memcpy_htod(&[7f32, 8.0], &mut x))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             seen.extend(fetched(&s, &x)?);
@@ -102,7 +102,8 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| -> Result<()> {
                 let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
                 let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
-                // No other CUDA call is made during the capture.
+                // After this barrier, no rank still makes the CUDA calls above, which would invalidate the other rank's
+                // capture.
                 pg.barrier()?;
                 recording(s.cu_stream() as u64, || {
                     for refused in [
@@ -170,7 +171,7 @@ fn a_slice_comes_back_when_the_device_has_let_go() {
             let seen = unsafe { (at as *const [f32; 2]).read_volatile() };
             Ok(seen)
         });
-        // An aborted kernel leaves these values, and nothing is written later.
+        // The fake's aborted launch has set all bits, which gives NaN. It writes nothing after the call has returned.
         assert!(seen.unwrap().iter().flatten().all(|v| v.is_nan()));
     });
 }

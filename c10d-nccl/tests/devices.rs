@@ -23,7 +23,8 @@ fn a_rank_uses_the_gpu_of_the_builder_or_the_hint() {
     });
 }
 
-/// Communicators of sub-groups, such as those for sparse tensors, are on the GPU that the rank has in the whole group.
+/// The communicator of a sub-group, which the sparse call here uses, is on the GPU that the rank has in the whole
+/// group.
 #[test]
 fn sub_groups_use_the_same_gpu() {
     with_fake("sub_groups_use_the_same_gpu", "", || {

@@ -109,7 +109,7 @@ fn sub_groups_are_split_off() {
         let got = builder().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let mut seen = Vec::new();
             let mut sum = |pg: &c10d_core::ProcessGroup, device: u32| -> Result {
-                // The library's ranks have the same numbers as the group's.
+                // The numbers of the ranks in NCCL's communicator are the same as in the group.
                 let mut x = on(device, &[device as f32]);
                 pg.broadcast(&mut x, 0)?;
                 assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [pg.global_rank(0).unwrap() as f32]);
@@ -144,7 +144,7 @@ fn a_group_is_split_behind_what_is_in_flight() {
         let (started, goes_on) = crossbeam_channel::bounded(1);
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             if pg.rank() == 1 {
-                // Rank 0's op waits for this rank. Meanwhile rank 0 requests its split.
+                // Rank 0 has started its op, which waits for this rank. While this rank sleeps, rank 0 calls `split`.
                 let _ = goes_on.recv();
                 std::thread::sleep(SECOND / 10);
             }

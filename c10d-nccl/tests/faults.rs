@@ -11,7 +11,7 @@ use common::{SECOND, builder, on, with_fake, within};
 const CAP: Duration = Duration::from_secs(100);
 /// A timeout for ops that the script does not let end.
 const SHORT: Duration = Duration::from_secs(2);
-/// A timeout for ops that must end earlier, even on a busy machine.
+/// A timeout for ops that must end, by success or by an error, before the timeout, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Makes a group of two ranks, and runs `body` on each. Returns the results, or the error for both ranks if the group
@@ -116,7 +116,8 @@ fn calls_end_although_an_abort_hangs() {
                 let x = on(pg.rank(), &[1f32; 1000]);
                 let ended = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(SHORT)).wait();
                 let e = ended.expect_err("the script hangs it");
-                // The device does not reuse the memory, so the buffer may be returned.
+                // The backend has retained the buffer's memory, so the memory is not reused, and the buffer may be
+                // returned.
                 assert!(e.buffer.is_some());
                 Err(e.error)
             })

@@ -34,7 +34,8 @@ fn wait_for_the_free(places: [u64; 2]) {
     }
 }
 
-/// The tensor is read after the earlier work on its stream.
+/// The call's work runs after the gate, which is earlier on the stream. So the device reads the tensor only after the
+/// call has ended at its deadline.
 #[test]
 fn a_tensor_stays_until_it_was_read() {
     with_fake("a_tensor_stays_until_it_was_read", "freed=ends", || {
@@ -52,7 +53,7 @@ fn a_tensor_stays_until_it_was_read() {
     });
 }
 
-/// The third launch of a sparse call reduces the rows. This launch hangs, so NCCL uses the rows for ever.
+/// The third launch of NCCL in a sparse call (number 2) reduces the rows. It hangs, so NCCL uses the rows for ever.
 #[test]
 fn memory_is_kept_if_an_abort_never_ends() {
     with_fake("memory_is_kept_if_an_abort_never_ends", "freed=ends,hang=2,abort=hang", || {

@@ -1,5 +1,5 @@
-//! Compares the kernels that reduce and scale, for each type, with their definition. The real sources run through the
-//! real loader on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
+//! Compares the CUDA kernels that reduce and scale, for each type, with their definition. The real sources run through
+//! the real loader on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -142,7 +142,7 @@ fn all_halves_are_read_and_written() {
     });
 }
 
-/// The host reduces if the driver is too old, or if kernels are disabled.
+/// The host reduces if CUDA kernels cannot run, here because the driver is too old.
 #[test]
 fn without_kernels_the_host_reduces() {
     with_fake("without_kernels_the_host_reduces", "driver=11080", || {

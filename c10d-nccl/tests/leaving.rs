@@ -14,7 +14,7 @@ use common::{SECOND, on, with_fake};
 /// The number of the last rank, which sends its fingerprints to the first one.
 const LATE: u32 = 2;
 
-/// Whether the last rank has made its last call.
+/// Whether the last rank's last call has ended, so that the rank leaves now.
 static LEAVES: AtomicBool = AtomicBool::new(false);
 
 /// A CPU backend that delays the fingerprints of one rank.
@@ -35,7 +35,8 @@ unsafe impl Backend for Late {
         // A fingerprint has several bytes. The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
-            // The fingerprint is sent when the rank already leaves, or a little later.
+            // Waits until the rank begins to leave, but at most 300 ms, and then 20 ms more. Then it sends the
+            // fingerprint.
             let begun = Instant::now();
             while !LEAVES.load(Ordering::Acquire) && begun.elapsed() < Duration::from_millis(300) {
                 std::thread::sleep(Duration::from_millis(1));

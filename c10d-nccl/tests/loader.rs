@@ -9,7 +9,8 @@ use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
 
-/// Starts a process with this environment. Returns its output about its libnccl.
+/// Runs the test `probe` in a process whose environment `set` changes. Returns its output, which says which libnccl was
+/// loaded or why none was.
 fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));
@@ -34,7 +35,8 @@ fn probe() {
     }
 }
 
-/// Copies the fake under another name, optionally changed. Returns its path.
+/// Copies the fake to the path `to`. Each occurrence of the first text of `change` is replaced by the second. Returns
+/// the path.
 fn copy(to: &Path, change: Option<(&[u8], &[u8])>) -> PathBuf {
     let mut bytes = std::fs::read(fake()).unwrap();
     if let Some((from, to)) = change {
@@ -68,7 +70,7 @@ fn only_the_file_in_the_variable_is_tried() {
         c.env("C10D_NCCL_LIB", fake());
     });
     assert!(said.contains(&format!("loaded 2.28.9 from {}", fake().canonicalize().unwrap().display())), "{said}");
-    // The dynamic linker would find the library in this folder.
+    // Without the variable, the dynamic linker would find the fake in this folder.
     let other = folder("variable");
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "/nowhere/libnccl.so.2").env("LD_LIBRARY_PATH", &other);

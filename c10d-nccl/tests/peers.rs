@@ -18,9 +18,10 @@ use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
 const CAP: Duration = Duration::from_secs(100);
 const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
-/// The rank that dies.
+/// The variable with the number of the rank that dies.
 const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
-/// How the rank dies: its process aborts, or its program ends.
+/// The variable that says how the rank dies. With `abort`, its process aborts. Otherwise its program ends: with `idle`
+/// while no op runs, and with `without cpu` in a group without a CPU backend.
 const END: &str = "C10D_NCCL_TEST_END";
 
 /// Rank 1 aborts while all ranks are in a call that hangs. Returns the ranks' errors.
@@ -47,7 +48,7 @@ fn an_abort_reaches_the_peers() {
     });
 }
 
-/// The same as the test above, without a CPU backend: the ranks learn of the abort through the store.
+/// Without a CPU backend, too, an abort reaches the peers: the ranks learn of the abort through the store.
 #[test]
 fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
@@ -165,7 +166,7 @@ fn an_ended_program_is_named_by_running_ops() {
     }
 }
 
-/// The same, without a CPU backend.
+/// A program ends without dropping its groups, while an op runs, in a group without a CPU backend.
 #[test]
 fn an_ended_program_is_reported_without_a_cpu_backend() {
     for (said, rank) in a_peer_ends("without cpu", 2, "hang=1") {
@@ -174,7 +175,7 @@ fn an_ended_program_is_reported_without_a_cpu_backend() {
     }
 }
 
-/// The same, but the program ends while no op runs: the next op of the other ranks fails.
+/// A program ends without dropping its groups, while no op runs. The next op of the other ranks fails.
 #[test]
 fn an_ended_program_fails_ops_that_need_it() {
     for (said, rank) in a_peer_ends("idle", 2, "") {
@@ -195,13 +196,14 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
     }
 }
 
-/// Returns the output of the survivors.
+/// The same as `run_job`, but returns only the output and the number of each survivor.
 fn a_peer_ends(end: &str, mortal: u32, survivors: &str) -> Vec<(String, u32)> {
     let said = run_job(end, mortal, survivors, end);
     said.into_iter().zip(0..).filter(|(_, rank)| *rank != mortal).collect()
 }
 
-/// Runs three ranks of which one dies. Returns the output of each.
+/// Runs three ranks, of which `mortal` dies (see [`END`]). `survivors` is the fault script of the other two. Returns
+/// the output of each rank.
 fn run_job(name: &str, mortal: u32, survivors: &str, end: &str) -> Vec<String> {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = folder(name);
@@ -249,8 +251,9 @@ fn rooted(pg: &ProcessGroup, op: OpKind, root: u32) -> Result {
     }
 }
 
-/// A call ends when it was compared. So a rank that only sends learns of a mismatch at this call or a later one. The
-/// error names the call at which the ranks differ.
+/// A rank compares its call only with the call of the rank before it. If these agree and the rank only sends, its call
+/// may succeed. It then learns of the mismatch from a peer, at a later call. In each case, the error names the call at
+/// which the ranks differ.
 #[test]
 fn roots_that_differ_are_a_mismatch() {
     use OpKind::{Broadcast, Gather, Reduce, Scatter};
@@ -266,7 +269,7 @@ fn roots_that_differ_are_a_mismatch() {
     ];
     with_fake("roots_that_differ_are_a_mismatch", "", || {
         for (i, (usual, other)) in calls.iter().flat_map(|a| calls.map(|b| (*a, b))).enumerate() {
-            // A third of the cases are tested, with two and with three ranks.
+            // Only a third of the cases are tested, alternately with two and with three ranks.
             if usual == other || i % 3 != 0 {
                 continue;
             }
@@ -337,7 +340,7 @@ fn a_rank_that_does_not_come_is_named() {
     });
 }
 
-/// Ranks that leave in order, at different times, do not disturb the others.
+/// Ranks that leave by `shutdown` at different times do not disturb the others.
 #[test]
 fn leaving_at_different_times_is_no_failure() {
     with_fake("leaving_at_different_times_is_no_failure", "", || {

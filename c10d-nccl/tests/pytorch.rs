@@ -35,7 +35,7 @@ fn with_torch(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Builder {
     builder.hint("nccl.compat", dialect).rank(rank).size(2).store(store)
 }
 
-/// The ops that correspond to those of the rank in peer.py.
+/// Runs the ops that match those of PyTorch's rank in peer.py.
 fn ops(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Result {
     let pg = with_torch(dialect, store, rank).build()?;
     let mut x = on(rank, &[1.0 + rank as f32, 10.0]);
@@ -66,7 +66,7 @@ fn ops(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Result {
     Ok(())
 }
 
-/// Runs both ranks. Returns the keys that are in the store at the end.
+/// Runs rank `rank` here and the other rank in PyTorch. Returns the keys that are in the store at the end.
 fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>) -> Vec<String> {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let port = server.local_addr().port();
@@ -116,7 +116,7 @@ fn ranks_share_a_communicator_with_the_second_engine() {
     });
 }
 
-/// Each rank is a root.
+/// Each rank is a root, which makes an id.
 #[test]
 fn ranks_share_a_communicator_that_has_several_roots() {
     with_fake("ranks_share_a_communicator_that_has_several_roots", "", || {

@@ -63,8 +63,8 @@ fn a_stream_of_another_device_is_rejected() {
 }
 
 /// Rank 1 rejects its first call. If `said` is true, the reason is the device that its span names. Otherwise the reason
-/// is that the driver reports another device than the span. Rank 1's next call has the same shape. Returns the kinds of
-/// this rank's errors.
+/// is that the driver reports another device than the span. Then both ranks call the same all-reduce. It is rank 1's
+/// second call and rank 0's first, so it fails. Returns the kinds of this rank's errors.
 fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     if pg.rank() == 1 {

@@ -1,4 +1,4 @@
-//! Calls of the driver that the backend itself does not make.
+//! Calls of the driver that the tests make themselves.
 
 use std::ffi::c_void;
 use std::sync::LazyLock;
@@ -51,8 +51,8 @@ pub(crate) fn is_allocated(at: u64) -> bool {
     unsafe { function::<Get>("cuPointerGetAttribute")(&mut 0, DEVICE_ORDINAL, at) == 0 }
 }
 
-/// Captures a graph on the stream while `body` runs, in the mode in which no thread may make an unsafe call. Checks
-/// that the capture succeeds.
+/// Captures a graph on the stream while `body` runs, in the mode in which no thread may make a call that is unsafe
+/// during a capture. Checks that the capture succeeds.
 pub(crate) fn recording<T>(stream: u64, body: impl FnOnce() -> T) -> T {
     const GLOBAL: i32 = 0;
     let mut graph = 0u64;

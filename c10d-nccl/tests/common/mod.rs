@@ -14,9 +14,9 @@ use c10d_core::{Buf, Builder, Element, Memory};
 // Cargo builds the fake only because of this use.
 use c10d_fake_nccl as _;
 
-/// This variable is set in the processes in which the tests run.
+/// The variable with the name of the test that a separate process runs.
 const CHILD: &str = "C10D_NCCL_TEST_CHILD";
-/// The variable with the library of `with_library`.
+/// The variable with the path of the library of `with_library`.
 const LIBRARY: &str = "C10D_NCCL_TEST_LIBRARY";
 /// A time that is longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,7 +73,7 @@ pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// The same as `with_fake`, with another library instead of the fake. `body` gets the library's name.
+/// The same as `with_fake`, with the library that `library` makes instead of the fake. `body` gets this library's path.
 #[track_caller]
 pub(crate) fn with_library(test: &str, library: impl FnOnce() -> PathBuf, body: impl FnOnce(&Path)) {
     let test = path(test);
@@ -100,7 +100,7 @@ fn in_process(test: &str, dir: &Path, script: &str, library: Option<&Path>) {
     assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
 }
 
-/// Waits for a command, with a time limit.
+/// Runs a command, and kills it after [`PATIENCE`]. Returns its output.
 pub(crate) fn output(mut command: Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let end = Arc::new(std::sync::Mutex::new(Some(child.id())));

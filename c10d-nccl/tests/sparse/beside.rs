@@ -73,7 +73,8 @@ fn a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| {
                 let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
                 let stream = common::cuda().create_stream(pg.rank() as u16)?;
-                // During rank 1's capture, no other rank may even allocate memory.
+                // During rank 1's capture, the threads of the test may not even allocate memory. So both ranks have
+                // made their tensors before.
                 ready.wait();
                 let e = if pg.rank() == 1 {
                     // SAFETY: the stream belongs to this device and is not destroyed.
@@ -95,7 +96,8 @@ fn a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// If a launch hangs, the error names the launch in time, and the peers learn on which rank it hangs.
+/// If the launch of a CUDA kernel hangs, the error says in time which part of the call hangs, and the peers learn on
+/// which rank it hangs.
 #[test]
 fn a_launch_that_hangs_is_named() {
     with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {

@@ -1,4 +1,5 @@
-//! Sparse all-reduce over NCCL, compared with its definition on the fake device.
+//! Sparse all-reduce over NCCL on the fake device. The results are compared with those of the definition, computed on
+//! the host.
 
 mod beside;
 mod processes;

@@ -55,7 +55,8 @@ fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = common::folder(&format!("{name}-{size}"));
     let start = |rank: u32| {
-        // If a peer is missing, the second call hangs in NCCL.
+        // Each sparse call makes three launches of NCCL. So launch 3, which hangs, is the first of the second call, for
+        // which the killed rank is missing.
         let mut command = common::command(&dir, if name == "killed" { "hang=3" } else { "" });
         command.env(PLACE, format!("{rank} {size} {name}")).env(PORT, server.local_addr().port().to_string());
         command.args(["sparse::processes::rank", "--exact", "--nocapture"]);

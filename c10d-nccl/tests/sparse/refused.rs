@@ -31,8 +31,8 @@ fn wrong_indices() {
                     let sum = fetched::<f32>(&pg.all_reduce(sent(&sum, pg.rank()), ReduceOp::Sum)?);
                     assert_eq!((sum.indices(), sum.values()), (&[7i64][..], &[3f32][..]));
                 }
-                // The index is outside the second dimension, although the resulting key would be that of other, valid
-                // coordinates.
+                // The coordinates (2, 10) are outside the second dimension, although their key, 2 * 10 + 10, is that of
+                // the valid coordinates (3, 0).
                 let place = if pg.rank() == 1 { vec![1, 2, 3, 10] } else { vec![0, 1, 2, 3] };
                 let tensor = Coo::new([5, 10], 2, place, vec![1f32, 2.0])?;
                 let e = pg.all_reduce(sent(&tensor, pg.rank()), ReduceOp::Sum).unwrap_err();
