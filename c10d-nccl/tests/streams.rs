@@ -1,4 +1,5 @@
-//! The caller's streams: those for which no op can wait, and those that are capturing a graph while collectives run.
+//! Tests of the caller's streams: a stream for which no op can wait is rejected, and collectives do not disturb a
+//! stream that is capturing a graph.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -14,8 +15,9 @@ fn both() -> [Builder; 2] {
     [with_cpu(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
 }
 
-/// Makes calls on this stream on two ranks: collectives, messages, and sparse calls if the group has them. Returns
-/// their errors, after checking that the groups can still be used.
+/// Makes calls on this stream on two ranks: collectives, messages, and sparse calls if the group has them. If
+/// `records`, the stream is capturing a graph during the calls. Returns their errors, after checking that the groups
+/// can still be used.
 fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
     let ready = Barrier::new(2);
     let refused = groups.clone().run_ranks(2, |pg| {
@@ -67,7 +69,8 @@ fn a_stream_that_captures_a_graph_is_rejected() {
     });
 }
 
-/// The handle 2 (`CU_STREAM_PER_THREAD`) is another stream on each thread.
+/// The handle 2 (`CU_STREAM_PER_THREAD`) means a different stream on each thread, so the thread that calls NCCL cannot
+/// wait for the caller's stream.
 #[test]
 fn the_default_stream_of_a_thread_is_refused() {
     with_fake("the_default_stream_of_a_thread_is_refused", "", || {
@@ -80,7 +83,8 @@ fn the_default_stream_of_a_thread_is_refused() {
     });
 }
 
-/// The program can capture a graph on its own stream, whatever other threads do, and the other threads' calls succeed.
+/// While one thread captures a graph on a stream of its own, the calls of other threads succeed, and so does the
+/// capture.
 #[test]
 fn collectives_do_not_disturb_the_capture_of_a_graph() {
     with_fake("collectives_do_not_disturb_the_capture_of_a_graph", "", || {
@@ -106,13 +110,14 @@ fn collectives_do_not_disturb_the_capture_of_a_graph() {
     });
 }
 
-/// Makes a sparse tensor, if the group's backend supports it.
+/// Makes a sparse tensor, if the group's backend supports sparse tensors.
 fn sparse(pg: &ProcessGroup) -> Result<Option<DeviceCoo>> {
     let tensor = || DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[1f32]));
     (pg.backend(DispatchKey::Cuda)? == "nccl").then(tensor).transpose()
 }
 
-/// Makes all kinds of calls, each with its own memory.
+/// Makes a sparse call (if the group has them), a message and a dense all-reduce, each with its own memory. Returns the
+/// dense sum.
 fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
     if let Some(t) = sparse(pg)? {
         assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(60 * SECOND)?, [2.0]);

@@ -86,7 +86,7 @@ fn met(size: c_int) -> Vec<Comm> {
     comms
 }
 
-/// Allocates 64 bytes of device memory, which are never freed.
+/// Allocates 64 bytes of device memory, and never frees them.
 fn memory(device: u16) -> u64 {
     cuda().allocate(device, 64).unwrap() as u64
 }
@@ -167,8 +167,8 @@ fn a_query_refers_to_the_last_record_of_an_event() {
     });
 }
 
-/// A copy of page-locked memory runs only when the stream reaches it. Before a copy of pageable memory, the driver may
-/// wait for the stream.
+/// The call for a copy of page-locked memory returns at once, and the copy runs when the stream reaches it. In the call
+/// for a copy of pageable memory, the driver may wait until the stream reaches the copy.
 #[test]
 fn a_copy_of_pageable_memory_waits() {
     const HELD: Duration = Duration::from_millis(100);

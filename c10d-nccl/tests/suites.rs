@@ -1,5 +1,5 @@
-//! Runs the suite with the fake libraries: NCCL's collectives with ranks as threads, and with ranks as processes
-//! together with a CPU backend; also CUDA buffers that the CPU backend serves.
+//! Runs the suite with the fake libraries: NCCL's collectives with ranks as threads; and, with ranks as processes,
+//! NCCL's collectives beside a CPU backend, and CUDA buffers that are staged through the CPU backend.
 
 mod common;
 

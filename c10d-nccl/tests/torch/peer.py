@@ -1,6 +1,8 @@
-"""A rank of PyTorch, as NCCL and the store see it: it uses torch's own stores, and makes the calls of torch's engines.
+"""A rank of PyTorch, as NCCL and the store see it: it uses torch's own stores, and makes the NCCL calls of PyTorch's
+backend.
 
-peer.py LIBRARY PORT RANK DIALECT: there are two ranks; LIBRARY is both the driver and NCCL.
+peer.py LIBRARY PORT RANK DIALECT: this is rank RANK of two ranks. LIBRARY is the fake of both the CUDA driver and NCCL.
+DIALECT is a value of the setting `nccl.compat`: torch-legacy or torch-nccl2.
 """
 
 import ctypes
@@ -73,7 +75,7 @@ for prefix in ["default_pg", "0/", "cuda/"]:
 
 
 def connect(store, keys, makers, rank, size_):
-    """Returns a communicator. `makers` has the rank that makes each id."""
+    """Returns a communicator. For each key, `makers` has the rank that makes the id."""
     for key, maker in zip(keys, makers):
         if rank == maker:
             unique = UniqueId()
@@ -122,7 +124,8 @@ check("all_reduce", x.values(), [3.0, 20.0])
 token = Tensor([0.0])
 call("ncclAllReduce", token.at, token.at, size(1), F32, SUM, *on(comm))
 
-# The next two ops have lists of tensors of equal length.
+# all_gather and reduce_scatter with lists of tensors of equal length: torch-legacy makes one NCCL call for a list,
+# torch-nccl2 makes one call for each tensor.
 x, flat = Tensor([float(rank), 5.0]), Tensor([0.0] * 4)
 if legacy:
     call("ncclAllGather", x.at, flat.at, size(2), F32, *on(comm))
@@ -150,7 +153,7 @@ recv = ("ncclRecv", out.at, size(1), F32, peer, *on(pair))
 for message in [send, recv] if rank == 0 else [recv, send]:
     group(message)
 check("messages", out.values(), [7.0 + peer])
-# The other rank may still be at its last message. When it has finished, it closes this rank's standard input.
+# The other rank may still be at its last message. When it has finished, the test closes this process's standard input.
 sys.stdin.read()
 for of in {pair.value, comm.value}:
     call("ncclCommAbort", c.c_uint64(of))
