@@ -296,7 +296,7 @@ typedef struct c10d_device {
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
     /* Sets `reached` to 1 if the event's last record is reached, else to 0. Returns an error if earlier work failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* Keeps memory that c10d did not allocate valid until `release`, even if its owner frees it meanwhile. If `retain`
+    /* Keeps memory that c10d did not allocate valid until `release`, even if its owner frees it before. If `retain`
      * has not returned at the operation's time limit, the owner may free the memory while `retain` still runs. c10d may
      * call `release` inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
@@ -364,10 +364,11 @@ typedef struct c10d_collectives {
     void (*destroy_group)(void *group);
     /* Takes an operation, and runs it on this thread or on a thread of the plugin. The operation must end within the
      * request's timeout. If it cannot succeed in this time, it must end with an error that names the ranks for which it
-     * waited. c10d submits the collectives of a group one at a time, in the same order on all ranks. Meanwhile, other
-     * threads may submit point-to-point operations, in order for each peer, direction and tag. */
+     * waited. For the collectives of a group, c10d calls `submit` one call after the other, in the same order on all
+     * ranks. It does not wait until the previous operation is done. Other threads may call `submit` for
+     * point-to-point operations during these calls, in order for each peer, direction and tag. */
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
-    /* Ends all operations in flight, and reports the abort to the peers. Other functions may run at the same time. */
+    /* Ends all operations in flight, and reports the abort to the peers. Other functions may run during this call. */
     void (*abort)(void *group, const char *cause, uint64_t len);
     /* Tells the peers that this rank leaves the group, so that they do not report it as dead. c10d calls this when no
      * operation is in flight. */

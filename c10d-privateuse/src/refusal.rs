@@ -38,13 +38,13 @@ pub enum Rule {
     Abi,
     /// The system's loader refuses the library, for example because of undefined symbols or missing libraries.
     Link,
-    /// While the library was loaded, it ended the process, crashed, or did not return.
+    /// While the library was loaded or its entry ran, it ended the process, crashed, or did not return.
     Crash,
     /// The library's entry returned a table that breaks the contract.
     Table,
     /// The plugin's name is taken by a built-in backend or by an earlier plugin.
     Name,
-    /// The same file was loaded under another path.
+    /// An earlier path of the search leads to the same file.
     Duplicate,
     /// A variable or directory is ignored, because the process has more privileges than its user.
     Privileged,

@@ -58,7 +58,7 @@ fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     wait.recv_timeout(CAP).expect("this must return")
 }
 
-/// Runs one op on a borrowed (`blocking`) or owned tensor.
+/// Runs one op: on a borrowed tensor by `run` if `blocking`, else on an owned tensor by `start`.
 fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Result<Vec<f32>, Error> {
     let mut x = tensor(name);
     if blocking {

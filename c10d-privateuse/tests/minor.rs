@@ -121,7 +121,8 @@ fn adds_parts_of_an_allocation(device: &dyn DeviceRuntime) {
     assert_eq!(out, [1.0, 52.0, 63.0, 40.0, 50.0, 60.0]);
 }
 
-/// Loads `sum.c`, and uses it. `splits` is the value that the plugin writes to the store for a sub-group.
+/// Loads `sum.c`, and uses it. `splits` is the value that the plugin writes to the store for a sub-group: `split` if it
+/// has the function `split`, else `anew`.
 fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let report = load("sum.c", name, header, minor, definitions);
     let builder = Builder::new().providers(&report.providers).backend(&format!("cpu:{name}"));

@@ -240,8 +240,9 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
-    // A panic in `retain` is not an error: the memory counts as not retained, and calls on it wait for their ops. The
-    // host asks the plugin only about memory that the host did not allocate.
+    // A panic in `retain` is not an error: the memory counts as not retained, so an op that borrows it cannot end
+    // before the device has finished with it. The host asks the plugin only about memory that the host did not
+    // allocate.
     asked.panics(Some(c"retain"));
     // SAFETY: the device panics before it uses the address.
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });

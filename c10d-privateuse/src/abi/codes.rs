@@ -38,9 +38,9 @@ pub const DEVICE_PRIVATE: i32 = 12;
 pub const NO_DTYPE: u32 = u32::MAX;
 /// The reduce operation of ops that do not reduce.
 pub const NO_REDUCE: u32 = u32::MAX;
-/// A monitored barrier names every missing rank.
+/// The request flag by which a monitored barrier names every missing rank.
 pub const WAIT_ALL_RANKS: u32 = 1;
-/// The caller waits for the op.
+/// The request flag that the caller waits for the op.
 pub const CALLER_WAITS: u32 = 2;
 
 /// Returns the kind of error that a status stands for. `None`: the status is success, or does not exist.

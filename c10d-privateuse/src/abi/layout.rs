@@ -1,5 +1,5 @@
-//! Asserts at compile time the layout that the structs have in version 1.2. This layout never changes. The test
-//! `layout.rs` compares it with the layout of the structs in the C header.
+//! Asserts at compile time the layout that the structs have in version 1.2. Later minor versions only append fields.
+//! The test `layout.rs` compares this layout with that of the structs in the C header.
 
 use std::mem::offset_of;
 

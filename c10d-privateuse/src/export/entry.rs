@@ -13,7 +13,7 @@ use super::{collectives, device, rows};
 use crate::abi::{self, Sized32};
 
 /// Returns the plugin's table, which is made at the first call. If the provider does not have the exported backend or
-/// device, this function writes the reason to the host's log and returns null.
+/// device, or panics, this function writes the reason to the host's log and returns null.
 ///
 /// # Safety
 /// `host` is null or the table of the host.

@@ -38,7 +38,8 @@ pub(super) struct Tables {
     pub(super) plugin: OnceLock<abi::Plugin>,
 }
 
-// SAFETY: the tables point to each other and to static variables, and nobody writes to them after they were made.
+// SAFETY: the tables point to each other, to `_rows` and to static variables, and nobody writes to them after they were
+// made.
 unsafe impl Sync for Tables {}
 // SAFETY: the same as for `Sync`.
 unsafe impl Send for Tables {}

@@ -32,8 +32,8 @@ pub(super) struct ExportedGroup {
 }
 
 impl ExportedGroup {
-    /// Makes a new group, or a part of an existing group. For a part, `whole` has the backend of the existing group,
-    /// and the ranks that the members of the part have in the existing group.
+    /// Makes a new group, or a sub-group of an existing group. For a sub-group, `whole` has the backend of the existing
+    /// group, and the ranks that the members of the sub-group have in the existing group.
     pub(super) fn create<E: Exported>(
         host_table: HostTable,
         init: &abi::GroupInit,

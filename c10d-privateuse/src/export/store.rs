@@ -66,7 +66,7 @@ fn left(deadline: Instant) -> u64 {
 fn result((status, why): (i32, String)) -> Result {
     match codes::kind(status) {
         None if status == codes::OK => Ok(()),
-        // All other kinds of errors become `Store`.
+        // All kinds of errors except this one become `Store`.
         Some(ErrorKind::InvalidArgument) => Err(Error::invalid(why)),
         _ => Err(Error::new(ErrorKind::Store, why)),
     }

@@ -12,12 +12,13 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// The further arguments and the result of the function that makes a backend. They are in a thread-local variable. Core
-/// calls the function on the thread that builds the group, so both sides use the same variable.
+/// An additional argument and an additional result of the function `create` in `watched`, in a thread-local variable.
+/// `ExportedGroup::create` sets the argument and takes the result. Core calls `create` on the thread that builds the
+/// group, so both functions use the same variable.
 #[derive(Default)]
 pub(super) struct Making {
-    /// For a part of an existing group: the backend of the existing group, and the ranks that the members of the part
-    /// have in the existing group.
+    /// For a sub-group: the backend of the existing group, and the ranks that the members of the sub-group have in the
+    /// existing group.
     pub(super) whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     pub(super) made: Option<Arc<dyn Backend>>,
 }

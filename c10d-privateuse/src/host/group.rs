@@ -284,7 +284,7 @@ impl Group {
         }
     }
 
-    /// Records the end of a call, whatever its result.
+    /// Tells the check of calls that this collective has ended, whatever its result.
     pub(super) fn call_ended(&self, request: &Request) {
         self.calls.iter().filter(|_| !request.op.is_p2p()).for_each(|calls| calls.end(request));
     }

@@ -10,7 +10,7 @@ use super::groups;
 use super::plugin::Hosted;
 use super::timed_call::spawn_detached;
 
-/// The time between two requests to a plugin.
+/// The pause before the thread asks all groups of the plugin again.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Starts a thread that asks the plugin, if none is running. The thread ends when the plugin has no group any more.

@@ -1,4 +1,4 @@
-//! Lets a plugin make its object for a new group or for a part of a group.
+//! Lets a plugin make its object for a new group or for a sub-group.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use super::timed_call::{TimedCall, call_until};
 use super::{answer, give, groups, listen, overdue};
 use crate::abi::{self, Why};
 
-/// The values of `c10d_group_init`, and the time limit of the call.
+/// The values of `c10d_group_init`, and the time limits of the call: the plugin is told the time until `deadline`, and
+/// the host waits until `limit`.
 struct Terms {
     rank: u32,
     name: Arc<str>,
@@ -66,12 +67,12 @@ impl Group {
         }
     }
 
-    /// Calls the plugin's `split` on a rank that is in no part.
+    /// Calls the plugin's `split` on a rank that is in no sub-group.
     pub(super) fn no_split(self: &Arc<Self>, patience: Duration) {
         let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
         let Some(me) = self.open_call() else { return };
         let told = call_until(Instant::now() + patience, move || {
-            // SAFETY: the same as in `split`; on a rank that is in no part, these arguments are null by the ABI.
+            // SAFETY: the same as in `split`; on a rank that is in no sub-group, these arguments are null by the ABI.
             Why::ask(|why| unsafe {
                 split(me.0.handle(), std::ptr::null(), std::ptr::null(), std::ptr::null_mut(), why)
             })

@@ -34,7 +34,7 @@ impl Operation {
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // If the operation and the group have failed, the operation's error is the cause of the group's failure.
+        // If the group has failed too, the operation ends with the group's error, which is the cause.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job, group.rank);

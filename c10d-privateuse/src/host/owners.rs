@@ -1,5 +1,5 @@
-//! Counts the owners of device memory. Memory that its owner frees while an operation uses it remains allocated until
-//! the operation ends.
+//! Counts the owners of device memory. If the caller frees memory that an operation uses, the memory remains allocated
+//! until the operation ends.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

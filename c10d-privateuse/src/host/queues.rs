@@ -3,7 +3,8 @@
 //!
 //! All collectives are in one queue. Point-to-point operations have a queue for each direction, peer and tag. So a
 //! `recv` that waits inside the plugin does not delay a `send`, and operations whose order matters stay in order. A
-//! batch is in every queue that it needs, and is given to the plugin when it is first in all of them.
+//! batch is one operation, or several that the plugin gets in one call. It is in the queues of all its operations, and
+//! is given to the plugin when it is first in all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -49,7 +50,8 @@ struct Queues {
     by_key: HashMap<QueueKey, VecDeque<usize>>,
     batches: HashMap<usize, Batch>,
     next: usize,
-    /// The queues that have work, that no thread is serving, and that are not waiting for a batch.
+    /// The queues that a thread can serve: they have work, no thread is serving them, and their first batch does not
+    /// wait for another queue.
     ready: VecDeque<QueueKey>,
     idle: usize,
     closed: bool,

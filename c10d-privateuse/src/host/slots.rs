@@ -39,7 +39,8 @@ enum Content {
 pub(super) enum AnswerTo {
     /// The operation, which the caller must end.
     Operation(Box<Operation>),
-    /// The operation was answered before, so the plugin has answered twice.
+    /// The operation was answered before, so the plugin has answered twice. The group is `None` if it does not exist
+    /// any more, or belongs to another plugin.
     AnsweredBefore(Option<Arc<Group>>),
     /// The operation's time was over before the plugin answered.
     GivenUp,

@@ -1,5 +1,5 @@
-//! The stores of groups, by number. If a plugin uses a number after the group's end, the number has no store, and the
-//! plugin gets an error. A pointer would lead to freed memory.
+//! The stores of groups, by number. A plugin gets a number and not a pointer: if it uses the number after the group's
+//! end, it gets an error, whereas a pointer would lead to freed memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
-/// Calls the entry, which is the first code of the plugin after its constructors.
+/// Calls the entry. Before the entry, only the plugin's constructors have run.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
     // SAFETY: by the ABI, the entry has this type. The host's table is valid until the process ends.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
@@ -66,9 +66,10 @@ fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
-/// Whether the process has more privileges than its user (by set-id or capabilities), according to the kernel.
+/// Whether the process has more privileges than its user (by set-id or capabilities), according to the operating
+/// system.
 pub(super) fn secure() -> bool {
-    // SAFETY: `getauxval` only reads a value that the kernel stored when the process started.
+    // SAFETY: `getauxval` only reads a value that the system stored when the process started.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 

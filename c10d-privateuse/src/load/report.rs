@@ -14,7 +14,8 @@ pub enum Verdict {
     Loaded,
     /// The file passed all checks that are possible without loading it.
     Passed,
-    /// The file is valid, but already loaded or not wanted; or a variable or directory was ignored.
+    /// The file is valid, but already loaded or not wanted; or a variable or directory was ignored; or a listed name
+    /// matches no plugin.
     Skipped,
     /// The file or directory broke a rule.
     Refused,

@@ -75,7 +75,8 @@ impl Search {
     pub fn beside(linked: &Registry) -> Search {
         let backends = linked.backends().map(|(r, source)| (r.name, source));
         let devices = linked.devices().map(|(d, source)| (d.name, source));
-        // The registry may already have plugins, which the caller listed. They do not conflict with themselves.
+        // The registry may already have plugins, which the caller listed. This search may find the same plugins, which
+        // is no conflict.
         let linked = backends.chain(devices).filter(|(_, source)| !is_plugin(source));
         linked.fold(Search::new(), |search, (name, source)| search.taken(name, source))
     }

@@ -17,8 +17,8 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// An open directory. It and all directories above it were checked: only root and this user can replace those of its
-/// files that belong to root or to this user.
+/// An open directory. It and all directories above it were checked: a file in it that belongs to root or to this user
+/// can be replaced only by root or this user.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,
@@ -130,7 +130,7 @@ impl TrustedDir {
 /// Checks that only root or this user can change the contents of the directory. In a sticky directory of root, others
 /// can make files, but cannot change the files of root and of this user. So a sticky directory is accepted if the next
 /// component belongs to root or this user and is not writable by others. Returns whether others can make files in this
-/// directory.
+/// directory. `in_sticky` is this result for the parent.
 fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;

@@ -1,4 +1,5 @@
-//! The memory map of this process. c10d checks a plugin's pointers against it before it reads through them.
+//! The memory map of this process. Before c10d reads through a pointer of a plugin, it checks the pointer against this
+//! map.
 
 use c10d_core::library::{Mapping, mappings};
 

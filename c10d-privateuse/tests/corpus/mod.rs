@@ -69,7 +69,7 @@ fn bad_plugins_are_rejected_and_good_ones_loaded() {
 fn the_corpus_covers_the_rules() {
     let all = [before_loading(), paths::entries(), tables::entries()].concat();
     assert!(all.len() >= 40, "{}", all.len());
-    // The other rules concern a process, a directory or a race, and have tests of their own.
+    // These rules concern a process, a directory or a race, and have tests of their own.
     let elsewhere = [Rule::Crash, Rule::Privileged, Rule::Replaced, Rule::Limit, Rule::Filter];
     for rule in Rule::ALL.iter().filter(|rule| !elsewhere.contains(rule)) {
         assert!(all.iter().any(|e| e.rule == *rule), "{rule}");

@@ -2,9 +2,10 @@
  * processes (or threads) of one machine.
  *
  * The ranks of a group share one piece of memory. Rank 0 makes it, and gives the others an id by which they find it.
- * The id goes through c10d's store, or if a group is split, through the memory of the whole group. In the shared memory
- * every rank has a seat (its process id, and a futex by which its peers wake it), and two rings to each rank (also to
- * itself): one for collectives, and one for point-to-point messages, so that collectives never wait for messages.
+ * The id goes through c10d's store, or if a group is split, through the memory of the parent group. In the shared
+ * memory every rank has a seat (its process id, and a futex by which its peers wake it), and two rings to each rank
+ * (also to itself): one for collectives, and one for point-to-point messages, so that collectives never wait for
+ * messages.
  *
  * Everything that goes through a ring is a message: a header with the call's fingerprint, then the bytes. A send
  * transfers one message. A collective transfers one message from each rank to each rank for each of its tensors; many
@@ -174,8 +175,8 @@ static int fail_with(struct group *g, const struct failure *why) {
         atomic_store(&g->shared->failed, 2);
         for (uint32_t p = 0; p < g->size; p++) ring_bell(g, p);
     }
-    /* Another rank may still be writing its failure, which is then the group's failure. If that rank dies meanwhile,
-     * this loop ends after a while. */
+    /* Another rank may still be writing its failure, which is then the group's failure. If that rank dies before it has
+     * written it, this loop ends after 100000 rounds. */
     for (int i = 0; i < 100000 && atomic_load(&g->shared->failed) != 2; i++) sched_yield();
     return -1;
 }
@@ -192,8 +193,8 @@ static int fail(struct group *g, int32_t status, uint64_t guilty, const char *te
     return fail_with(g, &why);
 }
 
-/* Finds the ranks that have died, and those that have left. Call this before you read messages: then no message that
- * these ranks sent is missed. */
+/* Finds the ranks that have died, and those that have left. Call this before you read messages: everything that these
+ * ranks sent is then in the rings already. */
 static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     struct pollfd lives[MAX_RANKS];
     memcpy(lives, g->lives, g->size * sizeof *lives);
@@ -657,7 +658,7 @@ static int32_t explain(struct group *g, c10d_why *why) {
     return c10d_fail(why, failure.status, text);
 }
 
-/* Rank 0 gives the id to the others: through the store, or for a part of a group, by messages in the whole group. */
+/* Rank 0 gives the id to the others: through the store, or for a sub-group, by messages in the parent group. */
 static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32_t *ranks, const c10d_group_init *init,
                         const c10d_request *words, struct id *id, c10d_why *why) {
     uint64_t len = sizeof *id, tag;
@@ -666,13 +667,13 @@ static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32
     if (!whole && init->rank == 0) return host->store_set(host, init->store, "id", 2, id, len, init->timeout_ns, why);
     if (!whole) return host->store_get(host, init->store, "id", 2, id, len, &len, init->timeout_ns, why);
     if (open_op(whole, &op, words, init->size)) return c10d_fail(why, C10D_RESOURCE, "no memory for an id");
-    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. Each has its own session and tag. */
+    memcpy(&tag, init->session, sizeof tag); /* Several sub-groups may be made at once. Each has its own tag. */
     if (init->rank > 0) add(&op, 0, BIT(ranks[0]), tag, piece);
     else for (uint32_t p = 1; p < init->size; p++) add(&op, 1, BIT(ranks[p]), tag, piece);
     return run(whole, &op, 1, NULL, NULL) ? explain(whole, why) : C10D_OK;
 }
 
-/* Finds the shared memory, takes a seat, and waits until all ranks have taken theirs. */
+/* Makes (rank 0) or finds the shared memory, takes a seat, and waits until all ranks have taken theirs. */
 static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks, const c10d_group_init *init, int *fd,
                     c10d_why *why) {
     c10d_request words = {.op = C10D_BARRIER, .reduce = C10D_NO_REDUCE, .timeout_ns = init->timeout_ns};
@@ -737,7 +738,7 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
 
 static int32_t split(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part, c10d_why *why) {
     struct group *whole = group;
-    return init ? make(whole->host, whole, ranks, init, part, why) : C10D_OK; /* A rank in no part has nothing to do. */
+    return init ? make(whole->host, whole, ranks, init, part, why) : C10D_OK; /* A rank in no sub-group does nothing. */
 }
 
 /* ---- The tables ------------------------------------------------------------------------------------------ */

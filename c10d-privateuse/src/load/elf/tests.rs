@@ -29,7 +29,7 @@ fn library() -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// A good plugin with a hash table of this style.
+/// A valid plugin, made from `sum.c`. Its hash table has the style that `new` gets: `gnu` or `sysv`.
 struct Plugin {
     bytes: Vec<u8>,
     headers: header::Headers,

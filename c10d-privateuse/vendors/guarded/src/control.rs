@@ -32,7 +32,7 @@ impl Guarded {
     }
 
     /// Lets the next `nth` copies on this device succeed, and makes the copy after them fail with this text when it
-    /// runs.
+    /// runs. Reductions count as copies.
     pub fn fail_copy(&self, index: u16, nth: u64, text: &str) {
         self.faults.fail_copy(index, nth, text);
     }

@@ -11,7 +11,8 @@ use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
-/// A timeout that expires in these tests. On a machine that is not overloaded, the op reaches the faulty call before.
+/// A timeout that expires in these tests. On a machine that is not overloaded, the op reaches the faulty call before
+/// the timeout expires.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The calls of the device runtime that an op makes.
@@ -72,7 +73,8 @@ fn the_error_names_the_device_and_the_call_that_hang() {
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
             if call == "retain" && form != "owned" {
-                // The memory is not retained yet, so a call with borrowed memory must wait for the device.
+                // The memory is not retained yet, so a call with borrowed memory must wait for the device and cannot
+                // end by its deadline.
                 continue;
             }
             let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));

@@ -25,7 +25,7 @@ const EACH: usize = 256;
 struct Holding {
     runtime: &'static Runtime,
     op: OpKind,
-    /// The step number in the first round.
+    /// The step number in the fingerprint of the first round.
     first: usize,
 }
 

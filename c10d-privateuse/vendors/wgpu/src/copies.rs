@@ -1,5 +1,5 @@
-//! Copies and kernels. wgpu copies only whole 32-bit words, between different buffers. A kernel makes the other copies
-//! to the device and inside the device.
+//! Copies and kernels (compute shaders). wgpu copies only whole 32-bit words, between different buffers. A kernel makes
+//! all other copies to the device and inside the device.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;

@@ -1,4 +1,4 @@
-//! The kernels and their source text.
+//! The kernels (compute shaders) and their source text.
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 

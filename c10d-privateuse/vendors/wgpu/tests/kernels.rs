@@ -24,7 +24,8 @@ fn put(gpu: &Wgpu, offset: usize, bytes: &[u8]) -> DevicePtr {
     place.after(offset)
 }
 
-/// Returns the bytes at `offset` after all earlier work. Checks that the bytes around them are unchanged.
+/// Waits for all earlier work, returns the bytes at `from`, and frees the memory. Checks that the bytes around them are
+/// unchanged.
 fn get(gpu: &Wgpu, from: DevicePtr, bytes: usize) -> Vec<u8> {
     let mut all = vec![0u8; ROOM];
     let whole = DevicePtr { offset: 0, ..from };
@@ -55,7 +56,7 @@ fn copies_are_exact_at_every_alignment() {
         unsafe { gpu.copy(0, 0, target, source, bytes) }.unwrap();
         assert_eq!(get(&gpu, target, bytes), data[..bytes], "{bytes} bytes from {from} to {to}");
         assert_eq!(get(&gpu, source, bytes), data[..bytes]);
-        // Copies from and to the host are tested at the same offset.
+        // Copies from and to the host are tested at the offset `to`.
         let target = put(&gpu, to, &vec![0; bytes]);
         let mut back = vec![0u8; bytes];
         // SAFETY: the range is inside its buffer, and the host's memory exists until the copies are done.

@@ -14,7 +14,7 @@ pub(crate) fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'stat
     wait.recv_timeout(3 * CAP).expect("this must return")
 }
 
-/// Makes a separate device for the test, and a group that is staged through it.
+/// Makes a separate runtime for the test, and a builder of groups whose ops on the runtime's devices are staged.
 macro_rules! staged {
     ($name:literal) => {{
         static RUNTIME: std::sync::LazyLock<std::sync::Arc<c10d_guarded::Guarded>> =
