@@ -184,9 +184,9 @@ fn held_by(server: &ServerProcess) -> usize {
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Attacks the store with requests that announce 8 MiB and lack the last byte, until the server holds almost
-/// `size.unfinished` bytes, for at most a minute. Then sends further such requests over new connections until the
-/// measurement ends.
+/// Attacks the store with requests that announce 8 MiB and lack the last byte, each over a new connection, until the
+/// measurement ends. The measurement begins when the server's process has nine tenths of `size.unfinished` bytes, or
+/// after a minute.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

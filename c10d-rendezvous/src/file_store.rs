@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::log::{self, Change};
 
-/// The pauses between two reads of the file.
+/// The first and the longest pause between two attempts to find a key or to lock the file.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 

@@ -1,4 +1,4 @@
-//! Reads the variables of torchrun, Open MPI, PMI and SLURM.
+//! Reads the variables of torchrun, Open MPI, PMI, PMIx and SLURM.
 
 use c10d_core::Result;
 

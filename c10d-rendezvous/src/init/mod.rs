@@ -43,7 +43,7 @@ enum Meeting {
 ///
 /// | URL | meaning |
 /// | --- | --- |
-/// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI or SLURM; with the variables of these three, ranks on one host need no `MASTER_ADDR` |
+/// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI, PMIx or SLURM; with the variables of these four, ranks on one host need no `MASTER_ADDR` |
 /// | `tcp://host:port?rank=R&world_size=N` | rank 0 serves the store there |
 /// | `file:///path?rank=R&world_size=N` | the store is that file |
 ///
@@ -111,7 +111,7 @@ fn meet(member: Membership, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dy
     Ok((store, root))
 }
 
-/// Checks that the rank is below the size, and returns both. `names` are the names of their sources.
+/// Checks that the rank is below the size, and returns both. `names` are the variables or parameters that give them.
 fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     let (rank_name, size_name) = names;
     if size == 0 {
@@ -123,7 +123,7 @@ fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     Ok((rank, size))
 }
 
-/// Checks that `host` can be the name or the address of one host, and returns it. `name` is the name of its source.
+/// Checks that `host` can be the name or the address of one host, and returns it. `name` says where it was given.
 fn one_host(name: &str, host: &str) -> Result<String> {
     if host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/' || c == ',') {
         return Err(unclear(format!("{name} is {host:?}; it must be the name or the address of one host")));

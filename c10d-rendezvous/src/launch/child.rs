@@ -21,8 +21,8 @@ pub(super) struct RankPlan {
 }
 
 impl RankPlan {
-    /// Starts the process in the process group `group`, or in a new group if `group` is `None`. The kernel kills the
-    /// process when the calling *thread* ends.
+    /// Starts the process in the process group `group`, or in a new group if `group` is `None`. The operating
+    /// system kills the process when the calling *thread* ends.
     pub(super) fn spawn(&self, output: Output, source: Source, group: Option<Pid>) -> io::Result<Child> {
         let (program, args) = self.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);

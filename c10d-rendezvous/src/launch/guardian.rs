@@ -1,5 +1,5 @@
-//! The guardian: a process that kills the ranks' children when the launcher dies. The kernel kills only the ranks
-//! themselves (parent-death signal, see `child.rs`).
+//! The guardian: a process that kills the ranks' children when the launcher dies. The operating system kills only
+//! the ranks themselves (parent-death signal, see `child.rs`).
 
 use std::io;
 use std::os::unix::process::CommandExt;

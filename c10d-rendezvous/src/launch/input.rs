@@ -66,7 +66,7 @@ pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     }
 }
 
-/// Whether this process may read its terminal. The kernel stops a process in the background that reads the terminal.
+/// Whether this process may read its terminal. The operating system stops a background process that reads the terminal.
 fn is_foreground() -> bool {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The fields after the name, which is in parentheses: state, parent, group, session, terminal, and the terminal's

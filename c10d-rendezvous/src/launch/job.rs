@@ -31,7 +31,7 @@ pub enum Signal {
     Continue,
 }
 
-/// The running ranks of one launcher. Dropping it kills them.
+/// The running ranks of one launcher. Dropping a `Job` kills its ranks.
 pub struct Job {
     ranks: Vec<Rank>,
     requests: Arc<Requests>,
@@ -53,8 +53,8 @@ impl Job {
         let over = Arc::new(Over::default());
         let (send, receive) = sync_channel(1);
         let (asked, shared) = (requests.clone(), over.clone());
-        // The kernel kills the ranks when the thread that started them ends, so this thread lives until the ranks have
-        // ended.
+        // The operating system kills the ranks when the thread that started them ends, so this thread lives until the
+        // ranks have ended.
         std::thread::Builder::new()
             .name("c10d-launch".into())
             .spawn(move || match Supervisor::start(plan, asked) {

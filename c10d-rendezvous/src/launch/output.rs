@@ -97,7 +97,7 @@ fn keep(stream: &Stream, bytes: &[u8], kept: &CapturedOutput) {
 
 struct Printer<'a> {
     requests: &'a Requests,
-    /// The stream that printed an unfinished line last.
+    /// The stream that printed last, if it printed an unfinished line.
     open: Option<(usize, Channel)>,
     /// Whether writing to standard output and to standard error has failed. After a failure, nothing more is written to
     /// that stream.
@@ -112,8 +112,8 @@ impl Printer<'_> {
         if text.is_empty() || self.lost[channel as usize] {
             return;
         }
-        // On a terminal, the line of another stream replaces an unfinished line. In a file, the other line begins on
-        // the next line.
+        // On a terminal, the line of another stream replaces an unfinished line. In a file, the line of the other
+        // stream begins on the next line.
         let between: &[u8] = match self.open {
             Some(open) if open != me && is_terminal(channel) => b"\x1b[K",
             Some(open) if open != me && open.1 == channel => b"\n",

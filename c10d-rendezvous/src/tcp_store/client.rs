@@ -16,7 +16,7 @@ use super::{Limits, TcpStoreServer, resolve};
 
 /// The number of idle connections that are kept for later calls.
 const IDLE: usize = 4;
-/// The time limit of one attempt to connect, and the pauses between attempts.
+/// The time limit of one attempt to connect, and the first and the longest pause between attempts.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -168,7 +168,8 @@ impl TcpStore {
         self.0.addr
     }
 
-    /// Runs one exchange on its own connection, and keeps the connection if the exchange succeeded.
+    /// Runs one request and its answers on a connection that no other call uses. Keeps the connection for later calls
+    /// if this succeeded.
     pub(super) fn call<R>(
         &self,
         verb: &str,
@@ -223,7 +224,7 @@ impl TcpStore {
         }
     }
 
-    /// Runs an exchange whose answer is one integer.
+    /// Sends a request whose answer is one integer.
     pub(super) fn ask(&self, verb: &str, keys: &[&str], request: &[u8], deadline: Instant) -> Result<i64> {
         self.call(verb, keys, deadline, |link| {
             link.send(request, deadline)?;

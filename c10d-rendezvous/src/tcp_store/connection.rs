@@ -46,8 +46,8 @@ pub(super) struct Connection {
     pub(super) member: bool,
     /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
-    /// The work that the server has done for the client beyond its turns. While this is above 0, the client gets no
-    /// turn.
+    /// The work that the server has done for the client beyond its turns, in the units of `WORK_PER_TURN`. While this
+    /// is above 0, the client gets no turn.
     pub(super) debt: usize,
 }
 

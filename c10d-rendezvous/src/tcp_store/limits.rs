@@ -3,10 +3,11 @@
 /// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's limits where
 /// PyTorch has a limit.
 ///
-/// The share of an address (for IPv6, of a network with a 64-bit prefix) is half of the part of `total` and `keys` that
-/// the other addresses leave free. The share of a connection is half of the part of its address's share that the other
-/// connections of that address leave free. In an empty store, the share of an address is one half, and that of a
-/// connection is one quarter. An entry is charged to the client that wrote it last.
+/// The share of an address (for IPv6, of a network with a 64-bit prefix) is (`total` - A) / 2 bytes, where A is what
+/// the other addresses hold. The share of a connection is (S - C) / 2, where S is the share of its address, and C is
+/// what the other connections of that address hold. The number of keys has shares in the same way. So in an empty
+/// store, an address may fill one half, and one connection one quarter. An entry is charged to the client that wrote it
+/// last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {

@@ -11,7 +11,7 @@ pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
 /// The answer to PING if the server has no descriptor for another client. The server's limit of descriptors follows.
-/// Any other answer is the process id that the PING contained, and no process has this number as its id.
+/// Otherwise the answer repeats the number in the PING, a process id, which never equals this constant.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
 /// The answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// The largest length of a line, and of a text from another host that is shown.
+/// The largest length of a line in bytes, and of a shown text from another host in characters.
 const LINE: usize = 4 << 10;
 const TEXT: usize = 500;
-/// How long a host may leave keepalive probes unanswered before it counts as dead. The host's kernel answers them, so a
-/// host whose launcher is stopped does not count as dead.
+/// How long a host may leave keepalive probes unanswered before it counts as dead. The host's operating system answers
+/// them, so a host whose launcher is stopped does not count as dead.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// A message between launchers.

@@ -34,8 +34,8 @@ impl LaunchListener {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
-        // All launchers, and strangers, may connect at the same time. The kernel lowers this length of its queue to its
-        // own maximum.
+        // All launchers, and strangers, may connect at the same time. The operating system lowers this queue length to
+        // its own maximum.
         socket.listen(1 << 16)?;
         Ok(LaunchListener { listener: socket.into(), token })
     }
@@ -109,7 +109,7 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
     let port: u16 = port.parse().map_err(|_| unclear())?;
     let run_id = |stream: &mut TcpStream| -> io::Result<String> {
         stream.write_all(format!("{NAME} {token} {node}\n").as_bytes())?;
-        // One byte is read at a time, since the bytes after the line must stay in the socket for the later reader.
+        // One byte is read at a time, since the bytes after the line must stay in the socket for `Link::receive`.
         let mut answer = Vec::new();
         while answer.len() < 64 && answer.last() != Some(&b'\n') {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -9,8 +9,8 @@ use signal_hook::low_level::signal_name;
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
-/// A second SIGINT that arrives at least this time after the first is a new request. A second SIGINT that arrives
-/// earlier is the first one, delivered twice (to the process and to its group).
+/// A second SIGINT that arrives at least this time after the first kills the ranks at once. A second SIGINT that
+/// arrives earlier is the first one, delivered twice (to the process and to its group).
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
