@@ -1,5 +1,5 @@
-//! Runs a program as several ranks: `launch N PROGRAM [ARGS]..`, or on several hosts
-//! `launch N@NODE/NODES,HOST:PORT PROGRAM [ARGS]..`.
+//! Runs a program as N ranks: `launch N PROGRAM [ARGS]..`. With `launch N@NODE/NODES,HOST:PORT PROGRAM [ARGS]..`, this
+//! is host NODE of NODES hosts with N ranks each, and host 0 serves the store at HOST:PORT.
 
 use c10d_rendezvous::launch::Launch;
 

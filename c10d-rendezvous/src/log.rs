@@ -1,4 +1,5 @@
-//! The records of a [`FileStore`](crate::FileStore)'s file: length, checksum, kind, key, value.
+//! The records of a [`FileStore`](crate::FileStore)'s file: length, checksum, kind, length of
+//! the key, key, value.
 
 use std::io;
 

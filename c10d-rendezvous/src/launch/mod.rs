@@ -119,7 +119,7 @@ impl Launch {
     }
 
     /// Sets variables that differ between ranks: `f` gets a rank and returns the rank's variables, which override all
-    /// others.
+    /// other variables.
     pub fn per_rank_env(mut self, f: impl Fn(u32) -> Vec<(OsString, OsString)> + Send + 'static) -> Launch {
         self.per_rank_env = Some(Box::new(f));
         self

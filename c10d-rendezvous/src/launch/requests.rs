@@ -1,4 +1,4 @@
-//! Requests from a job's owner to the thread that supervises the job, and that thread's reports for the other hosts.
+//! Requests to the thread that supervises a job, and reports for the launchers of the other hosts.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use c10d_core::sync::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The requests to the supervisor, and its reports.
+/// The requests to the supervisor, and the reports for the other hosts.
 pub(super) struct Requests {
     wake: OwnedFd,
     kill: AtomicBool,
@@ -66,7 +66,7 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Requests that the ranks are ended, since a rank failed on another host.
+    /// Tells the supervisor that a rank failed on another host. Unless the job keeps going, it then ends the ranks.
     pub(super) fn failed_elsewhere(&self, what: String) {
         self.elsewhere.lock().get_or_insert(what);
         raise(&self.wake);

@@ -14,7 +14,7 @@ use super::protocol::{Refusal, Request, STOP_WAITING, WAIT_CANCELED, Write};
 use super::quota::{Accounts, Amount, ClientId, Home, Owner};
 
 type Key = Arc<[u8]>;
-/// The waiting clients, in order of arrival.
+/// The waiting clients by ticket, which is their order of arrival.
 type Waiters = BTreeMap<u64, ClientId>;
 
 /// The memory that an entry takes beyond its key and value.
@@ -69,7 +69,7 @@ impl Keyspace {
         }
     }
 
-    /// Registers a client. The client uses a part of its address's share of the store.
+    /// Registers a client. What the client stores counts towards the share of its address.
     pub(crate) fn welcome(&mut self, client: ClientId, home: Home) {
         self.accounts.welcome(client, home);
     }

@@ -179,7 +179,7 @@ impl Supervisor {
 
     fn reap(&mut self) {
         let mut failed = self.collect();
-        // If the launcher ended the ranks, their exits are not failures.
+        // If `ended` is set, the launcher itself caused these exits, so they are not failures.
         if failed.is_empty() || self.failure.is_some() || self.ended {
             return;
         }
