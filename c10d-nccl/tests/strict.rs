@@ -47,7 +47,7 @@ struct Config {
     rest: [c_int; 15],
 }
 
-/// Makes a communicator with this number of ranks, all on device 0.
+/// Makes a communicator with this number of ranks, all on device 0. Returns the handle of each rank.
 fn met(size: c_int) -> Vec<Comm> {
     type GetId = unsafe extern "C" fn(*mut UniqueId) -> c_int;
     type Init = unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// A time limit that is long enough for code that returns, even on a busy machine.
+/// The time limit for the entry and the probe function. Even on a busy machine, code that returns is faster.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a body on a new thread, and fails if it does not return.

@@ -65,7 +65,7 @@ unsafe fn answer<T>(to: *mut T, why: *mut Why, f: impl FnOnce() -> Result<T>) ->
     unsafe { status(why, || f().map(|value| to.write(value))) }
 }
 
-/// Calls a function that cannot report an error. Errors and panics are ignored.
+/// Calls a method of the runtime from a function that cannot report an error. Errors and panics are ignored.
 fn quiet<E: Exported>(i: u32, f: impl FnOnce(&dyn DeviceRuntime, u16)) {
     let _ = caught(|| {
         if let (Ok(runtime), Ok(i)) = (runtime::<E>(), index(i)) {

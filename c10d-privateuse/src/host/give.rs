@@ -62,7 +62,8 @@ pub(super) fn give(tokens: &[Token]) {
     }
 }
 
-/// Asks the plugin to retain the operation's device memory. Returns `None` if the operation has ended.
+/// Asks the plugin to retain the operation's device memory. Returns `None` if the operation has ended, and
+/// `Some(Ok(None))` if there is nothing to retain.
 fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     let (group, running, allocations) = slots::look_at_waiting(token, |operation| {
         let allocations = lend::to_retain(operation.group.plugin(), &operation.job);
@@ -79,7 +80,8 @@ fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     Some(retained.map(Some))
 }
 
-/// Checks whether the ranks made the same calls. If not, the group fails. Returns `None` if the operation has ended.
+/// Before a collective, compares the ranks' calls that are not compared yet (see `CallCheck::look`). If they differ,
+/// the group fails. Returns `None` if the operation has ended.
 fn compare(token: Token) -> Option<()> {
     let (group, op, root) = slots::look_at_waiting(token, |operation| {
         let request = operation.job.request();

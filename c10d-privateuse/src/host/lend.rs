@@ -69,7 +69,8 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     Ok(Some(allocations))
 }
 
-/// Prepares the memory that is lent to the plugin. This may copy memory, which takes time, but never waits.
+/// Prepares the memory that is lent to the plugin. This may copy memory, which takes time, but never waits for the
+/// plugin.
 pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
     if let Some(retained) = retained {
         return Ok(Lent::Retained(retained));

@@ -30,7 +30,8 @@ pub(crate) struct Hosted {
     pub(super) listening: Mutex<bool>,
     /// The number of bytes that were lent to operations and leaked.
     pub(super) written_off: AtomicU64,
-    /// The number of calls that did not return in time and were abandoned together with their threads.
+    /// The number of calls of the plugin's functions that did not return in time and were abandoned together with their
+    /// threads.
     pub(super) given_up: AtomicU64,
 }
 

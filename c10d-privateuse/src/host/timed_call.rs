@@ -1,5 +1,5 @@
-//! Calls that are rare and may hang. Each call runs on a separate thread. If the call does not return by its deadline,
-//! the thread is abandoned.
+//! Calls of plugins' functions that are rare and may hang. Each call runs on a separate thread. If the call does not
+//! return by its deadline, the thread is abandoned.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! The number that stands for an operation in the ABI: the slot is in the lower half, the slot's generation in the
-//! upper half.
+//! The number that stands for an operation in the ABI: the slot is in the lower half, the slot's generation (how often
+//! the slot was used) in the upper half.
 
 /// A token of the ABI.
 pub(super) type Token = u64;

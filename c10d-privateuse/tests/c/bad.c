@@ -145,7 +145,8 @@ static c10d_plugin plugin = {
     .device = &device,
 };
 
-/* Returns a copy of the table in the last bytes of a page. The page after it is not mapped. */
+/* Returns a copy of the table in the last bytes of a page. The page after it is not mapped, so a read beyond the
+ * table is a segmentation fault. */
 __attribute__((unused)) static const c10d_plugin *at_the_edge(void) {
     char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + 4096, 4096);
