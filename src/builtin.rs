@@ -62,6 +62,7 @@ static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[
         "C10D_CUDA_KERNELS",
+        "C10D_CMA",
         "C10D_LOG",
         "C10D_MPI_LIB",
         "C10D_NCCL_LIB",

@@ -134,7 +134,7 @@ impl Rank {
             fingerprint,
             uneven: op.is_uneven(),
             elem: 4,
-            reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
+            reduction: op.reduces().then(|| Reduction::new(ReduceOp::Sum, DType::U32, self.me.world)).flatten(),
             deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
         };
         self.executor.call(&call, |executor| executor.run(&op, &mut self.spaces, 0))
@@ -159,6 +159,10 @@ fn on_one_host(me: Member) -> Hosts {
 
 fn vector(rank: u32, len: usize) -> Vec<u32> {
     (0..len).map(|i| value(rank, i)).collect()
+}
+
+fn bytes_of(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
 fn summed(world: u32, len: usize) -> Vec<u32> {
@@ -246,6 +250,39 @@ fn large_copies_that_bypass_the_cache_are_correct() {
             let input = vector(rank.me.rank, len);
             rank.run(OpKind::AllGatherInto, len as u64, &input, &mut [&mut all[1..]], fill).unwrap();
             assert!(all[0] == 0 && all[1..=len] == vector(0, len) && all[len + 1..] == vector(1, len));
+        });
+    }
+}
+
+#[test]
+fn large_blocks_are_copied_once() {
+    let len = 100_003;
+    for world in [2, 3] {
+        ranks(world, Transport::Shm, |rank| {
+            // Afterwards each rank knows that its peers read its memory.
+            rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 0, 0, plan)).unwrap();
+            rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 1, 0, plan)).unwrap();
+            rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 2 % world, 0, plan))
+                .unwrap();
+            let all = vector(rank.me.rank, world as usize * len);
+            let mut got = vec![0; all.len()];
+            let fill = |me, plan: &mut Plan| {
+                let blocks = Blocks::uniform(world, 4 * len);
+                direct::all_to_all(me, blocks, blocks, plan);
+            };
+            rank.run(OpKind::AllToAllSingle, all.len() as u64, &all, &mut [&mut got], fill).unwrap();
+            let (me, segment) = (rank.me.rank as usize, rank.mesh.segment.clone().unwrap());
+            for peer in 0..world as usize {
+                assert_eq!(got[peer * len..][..len], vector(peer as u32, world as usize * len)[me * len..][..len]);
+                assert!(!segment.has(&bytes_of(&all[(peer + 1) * len - 16..][..16])), "the block went through a ring");
+            }
+            // The root of a broadcast has no other work.
+            let mut whole = vector(rank.me.rank + 7, len);
+            rank.run(OpKind::Broadcast, len as u64, &[], &mut [&mut whole], |me, plan| {
+                direct::broadcast(me, 0, 4 * len, plan);
+            })
+            .unwrap();
+            assert_eq!(segment.has(&bytes_of(&whole[len - 16..])), rank.me.rank == 0);
         });
     }
 }

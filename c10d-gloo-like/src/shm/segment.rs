@@ -196,6 +196,15 @@ impl Segment {
         self.header().bell.ring();
     }
 
+    /// Whether these bytes are somewhere in the segment.
+    #[cfg(test)]
+    pub(crate) fn has(&self, bytes: &[u8]) -> bool {
+        // SAFETY: the map has this length. The tests write nothing to it meanwhile.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
+            .windows(bytes.len())
+            .any(|w| w == bytes)
+    }
+
     /// Returns a ring's cursors, bytes and capacity. The pointers are valid as long as the segment.
     pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (*const Cursors, *mut u8, usize) {
         let (cursors, data, capacity) = self.layout.ring(peer, kind);
