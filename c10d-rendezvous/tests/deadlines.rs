@@ -14,7 +14,7 @@ use rustix::process::Signal;
 /// A call that takes longer than this fails the test.
 const HANG: Duration = Duration::from_secs(10);
 
-/// Calls one method with this deadline. The call must fail: returns its error, or `None` if it succeeded.
+/// Calls one method with this deadline. Returns its error, or `None` if it succeeded, which fails the test.
 type Verb = fn(&TcpStore, Instant) -> Option<Error>;
 
 /// Every method, by name.

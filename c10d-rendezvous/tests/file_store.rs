@@ -12,7 +12,7 @@ use c10d_rendezvous::FileStore;
 use common::{plays, role, soon};
 use rustix::fs::{FlockOperation, flock};
 
-/// A directory that is removed with the test.
+/// A directory that is removed when this value is dropped.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -76,13 +76,13 @@ fn a_torn_last_record_is_ignored_then_replaced() {
         let store = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(store.get("k", soon()).unwrap(), b"1", "cut at {cut}");
         store.set("l", b"2", soon()).unwrap();
-        // The record has a header, a kind, the length of the key, the key and the value. Nothing of the incomplete
-        // record remains.
+        // The new record has a header (8 bytes), a kind (1), the length of the key (4), the key (1) and the value (1).
+        // Nothing of the incomplete record remains.
         assert_eq!(torn.metadata().unwrap().len(), whole + 8 + 1 + 4 + 1 + 1, "cut at {cut}");
         let again = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(again.multi_get(&["k", "l"], soon()).unwrap(), [b"1", b"2"], "cut at {cut}");
     }
-    // A file with an incomplete header counts as a store.
+    // A file that has only the beginning of the magic bytes counts as an empty store.
     std::fs::write(dir.0.join("head"), b"c10d").unwrap();
     FileStore::open(dir.0.join("head")).unwrap().set("k", b"v", soon()).unwrap();
     assert_eq!(b.get("k", soon()).unwrap(), b"a longer value");

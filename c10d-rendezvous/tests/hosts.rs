@@ -74,7 +74,7 @@ fn hosts_that_disagree_or_are_missing_are_named() {
     assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
 }
 
-/// If the store ends while the launchers still look for each other, no host is reported as missing.
+/// If the store ends before all launchers have found each other, the error names the store, and no missing hosts.
 #[test]
 fn a_store_that_ends_while_hosts_meet_is_named() {
     let server = ServerProcess::start();
@@ -188,7 +188,8 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
 
 #[test]
 fn a_launcher_that_stalls_ends_nobody() {
-    // `C10D_TEST_STALL` may set a longer pause: a host counts as dead only if its system does not answer for 20 s.
+    // `C10D_TEST_STALL` may set a longer pause in seconds. Even a launcher that pauses for minutes must not count as
+    // dead: the operating system of its host still answers, and only 20 s without such answers count as death.
     let stall = std::env::var("C10D_TEST_STALL").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.5);
     for stalled in [0, 1] {
         let (wait, flag) = until_flag(&mark());

@@ -23,7 +23,7 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // Rank 0, which may serve the store, ends much earlier.
+                // So rank 0, which may serve the store, is finished before the other ranks read from the store.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();
@@ -35,7 +35,7 @@ fn role_rank() {
 
 fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
     let mut command = role(part);
-    // The ranks must not see the environment of this test.
+    // The ranks must not see the variables of a launcher that started this test.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let starters = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
@@ -56,7 +56,7 @@ fn result(child: Child) -> String {
     line.unwrap_or_else(|| panic!("no result: {text}")).to_owned()
 }
 
-/// Starts this number of ranks. `place` sets how each rank gets its number.
+/// Starts this number of ranks, and checks that they meet. `place` returns the URL and the variables of a rank.
 fn meet(size: u32, place: impl Fn(u32) -> (String, Vec<(&'static str, String)>)) {
     let children: Vec<Child> = (0..size)
         .map(|r| {
@@ -241,8 +241,8 @@ fn one_process_may_have_several_groups_at_one_address() {
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
-    // Other ranks may still be in the last group, or already in the next one. So the server stays, whichever name of
-    // its address the groups use.
+    // Ranks in other processes may be late with the last group, or early with the next one. So the server stays until
+    // this process ends, and later groups use it, whichever name of its address they give.
     drop(second);
     let other = common::client(([127, 0, 0, 1], port).into());
     assert_eq!(other.get("k", soon()).unwrap(), b"v");
@@ -252,7 +252,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     }
 }
 
-/// Runs one rank of several jobs in a row. In each job, another rank is the slowest.
+/// Runs one rank of several jobs in a row. The rank that finishes last changes from job to job.
 #[test]
 fn role_rounds() {
     if !plays("role_rounds") {

@@ -1,4 +1,4 @@
-//! Tests of the launcher: what ranks get, and how they end.
+//! Tests of the launcher: the variables and output of ranks, and how ranks end.
 
 use crate::common;
 
@@ -255,7 +255,8 @@ fn a_job_past_its_deadline_is_killed_and_named() {
     assert!(living(&mark).is_empty(), "{:?}", living(&mark));
 }
 
-/// The kernel kills ranks when the thread that started them ends, so the caller's thread must not start them.
+/// The operating system kills ranks when the thread that started them ends. So the launcher must start them from a
+/// thread of its own, and not from its caller's thread.
 #[test]
 fn ranks_outlive_the_thread_that_launched_them() {
     let job = std::thread::spawn(|| sh("read -r x; echo done").output(Output::Piped).spawn().unwrap()).join().unwrap();
@@ -332,7 +333,8 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// A guardian is a process that ends the ranks if their launcher was killed. Even if the guardian is dead, the ranks end.
+/// A guardian is a process that ends the ranks if their launcher was killed. Even if the guardian is dead, the ranks
+/// end.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

@@ -126,7 +126,7 @@ fn our_client_works_with_pytorchs_server() {
     child.wait().unwrap();
 }
 
-/// One rank uses PyTorch and the other does not. Either may serve the store.
+/// One rank uses PyTorch and the other does not. Each of them is rank 0 once, which serves the store.
 #[test]
 fn mixed_ranks_meet_by_tcp() {
     let Some(python) = python() else { return };

@@ -57,7 +57,7 @@ fn silent_connections_are_dropped_after_the_handshake_timeout_and_validated_ones
     let silent = Raw::new(server.local_addr(), &[]);
     let mut half = Raw::new(server.local_addr(), &HELLO[..3]);
     let trickle = std::thread::spawn(move || {
-        // Bytes that arrive without completing the request do not extend the time.
+        // Bytes that arrive without completing the handshake do not extend the time.
         std::thread::sleep(Duration::from_millis(200));
         let _ = half.0.write_all(&HELLO[3..4]);
         half.closed();
@@ -71,7 +71,7 @@ fn silent_connections_are_dropped_after_the_handshake_timeout_and_validated_ones
 #[test]
 fn breaking_a_rule_closes_only_that_connection() {
     let mut options = small();
-    // One client may use a quarter of this.
+    // One connection may use a quarter of this, 8 MiB, and one address half.
     options.limits.total = 32 << 20;
     let server = server_with(options);
     let addr = server.local_addr();
@@ -102,7 +102,7 @@ fn breaking_a_rule_closes_only_that_connection() {
     for (what, request) in cases {
         let mut bad = Raw::valid(addr);
         let _ = bad.0.write_all(&request);
-        // Answers to the valid part may come first; then the connection must be closed.
+        // The server may answer the valid beginning of the bytes before it closes the connection.
         let mut rest = Vec::new();
         match bad.0.read_to_end(&mut rest) {
             Ok(n) => assert!(n <= 8, "{what}: {n} bytes answered"),
@@ -110,8 +110,8 @@ fn breaking_a_rule_closes_only_that_connection() {
         }
         other.ping();
     }
-    // A client uses up the share of its address, and then frees a part of it. The connection that would exceed the
-    // share is closed.
+    // The server closes a connection that would exceed its own share. The client then opens another one, so it can use
+    // up the share of its address. After that it frees a part of this share.
     let store = client(addr);
     let filled: Vec<String> = (0..40).map(|i| format!("fill{i}")).collect();
     let filled: Vec<&String> = filled.iter().filter(|key| store.set(key, &vec![0; 1 << 20], soon()).is_ok()).collect();
@@ -154,7 +154,8 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     for _ in 0..100 {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
-    // The client reads nothing for long enough, so the server closes the connection: the remaining answers never arrive.
+    // The client reads nothing for long enough, so the server closes the connection: the remaining answers never
+    // arrive.
     until("the server closes the connection", || {
         let mut fds = [rustix::event::PollFd::new(&greedy.0, rustix::event::PollFlags::RDHUP)];
         rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() > 0
@@ -321,7 +322,7 @@ fn role_server_without_descriptors() {
     let store: TcpStore = client(server.local_addr());
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
-        // Connections that have used a key are not closed to free descriptors.
+        // The server closes only connections that have used no key to free descriptors.
         raw.send(&request(4, &[string(b"/n"), int(1)]));
         raw.read(8);
     }

@@ -66,8 +66,8 @@ fn endless_requests_use_at_most_half_of_a_core() {
     assert!(ran < took * 7 / 10, "the server ran {ran:?} of {took:?}");
 }
 
-/// A request about a hundred thousand keys is processed in pieces: requests of other clients are answered in between,
-/// not after it.
+/// A request about a hundred thousand keys is processed in pieces. Between two pieces, the server answers requests of
+/// other clients.
 #[test]
 fn a_request_about_many_keys_does_not_block_other_clients() {
     const KEYS: usize = 100_000;
@@ -205,8 +205,8 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     let server = server_with(options);
     let addr = server.local_addr();
     let store = client(addr);
-    // Each connection announces a value of 8 MiB and never completes it. Together they would need far more memory than
-    // allowed.
+    // Each of 12 connections announces a value of 8 MiB and sends only 3 MiB of it. Together these are 36 MiB, and the
+    // server may use 16 MiB.
     let part = request(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
     let strangers: Vec<Raw> = (0..12)
         .map(|_| {

@@ -11,10 +11,11 @@ use c10d_core::{Result, Store};
 use c10d_rendezvous::TcpStore;
 use common::{HELLO, Raw, client, int, request, server, soon, string};
 
-/// Requests and their answers.
+/// The bytes of a request, or of a request and a ping, and the bytes of the answer.
 type Exchange = (Vec<u8>, Vec<u8>);
 
-/// A server that expects certain bytes and sends certain answers, in one piece or byte by byte.
+/// Starts a server that expects these requests and sends these answers, in one piece or byte by byte. Returns a client
+/// of the server, and the server's thread.
 fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -96,7 +97,7 @@ fn the_client_sends_the_bytes_that_pytorchs_client_sends() {
         ),
         (
             |s, t| s.queue_pop("k", t).map(|v| String::from_utf8(v).unwrap()),
-            // At the first pop, another consumer was faster.
+            // Another client takes the item between the first wait and the first pop.
             vec![
                 (request(6, &[int(1), k()]), vec![0]),
                 (request(15, &[k()]), int(0)),
@@ -150,7 +151,7 @@ fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
     server.join().unwrap();
 }
 
-/// A session with every command, and all answers.
+/// Returns the bytes of a session with every command, and the bytes of all answers.
 fn session() -> (Vec<u8>, Vec<u8>) {
     let (k, q) = (|| string(b"/k"), || string(b"/q"));
     let exchanges = [

@@ -25,7 +25,7 @@ fn validated(limits: Limits) -> Parser {
     parser
 }
 
-/// One of each request, as a client of PyTorch's writes it.
+/// Every kind of request, with the bytes that PyTorch's client writes for it.
 fn samples() -> Vec<(Vec<u8>, Request)> {
     fn v(s: &str) -> Vec<u8> {
         s.as_bytes().to_vec()
@@ -147,7 +147,7 @@ fn one_request_has_bounded_memory() {
         sent += pair.len();
         assert!(sent < 2 * l.request, "never refused");
     }
-    // Many empty keys cost memory too.
+    // Empty keys count, too, since the parser adds an overhead for each key.
     let mut parser = validated(Limits { request: 1 << 20, ..limits() });
     let empty = [&[0x05][..], &(l.list as u64).to_le_bytes(), &vec![0; 8 * l.list]].concat();
     assert_eq!(parse(&mut parser, &empty), Err(Refusal::RequestTooLarge));

@@ -1,7 +1,7 @@
 //! Accounts for the memory of each client, so that no client can fill the store.
 //!
-//! An address may use half of the part of the store that the other addresses leave free: this is the share of the
-//! address. A client may use half of the part of this share that the address's other clients leave free. So one address
+//! If the other addresses hold `others` of the `limit`, the share of an address is `(limit - others) / 2`. If the
+//! address's other clients hold `siblings` of this share, a client may hold `(share - siblings) / 2`. So one address
 //! gets at most half of an empty store, and one connection at most a quarter. There is always room for another client,
 //! but each further client gets less.
 
@@ -45,7 +45,8 @@ impl Amount {
         Amount { bytes: self.bytes.saturating_sub(other.bytes), keys: self.keys.saturating_sub(other.keys) }
     }
 
-    /// Returns how much of the free amount `self` a holder may still take if it has taken `held` already.
+    /// Returns how much more a holder of `held` may take if `self` is free. It may hold half of `self + held`, so this
+    /// is `(self + held) / 2 - held`, which equals `(self - held) / 2`.
     fn share(self, held: Amount) -> Amount {
         let left = self.less(held);
         Amount { bytes: left.bytes / 2, keys: left.keys / 2 }
@@ -76,7 +77,7 @@ impl Accounts {
         self.clients.insert(client, (home, Amount::default()));
     }
 
-    /// Removes a client. Its entries stay, and are charged to its address.
+    /// Removes a client. Its entries stay, and remain charged to its address.
     pub(super) fn leave(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }

@@ -16,7 +16,7 @@ use super::options::ServerOptions;
 use super::signals::Signals;
 
 /// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
-/// names, executes nothing before a client has validated, and stops when it is dropped.
+/// names, executes no request of a client before the client's handshake, and stops when it is dropped.
 ///
 /// If the process runs short of descriptors, a new client replaces the oldest client that has never changed or waited
 /// for a key. If there is no such client, the new client replaces a client of the address with the most connections:
@@ -51,7 +51,7 @@ impl TcpStoreServer {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())?;
-        // The kernel lowers this number to its own maximum.
+        // The operating system lowers this length of the queue to its own maximum.
         socket.listen(1 << 16)?;
         let listener: std::net::TcpListener = socket.into();
         let addr = listener.local_addr()?;
@@ -75,7 +75,7 @@ impl TcpStoreServer {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Serves until no validated client is connected, at most for `limit`, then stops.
+    /// Serves until no client that has done the handshake is connected, but at most for `limit`, and then stops.
     pub fn drain(self, limit: Duration) {
         if !self.owner.is_current() {
             return;

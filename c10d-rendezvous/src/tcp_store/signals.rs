@@ -18,7 +18,7 @@ impl Signals {
         self.stop.store(true, Ordering::Release);
     }
 
-    /// Makes the server stop when no validated client is connected any more, or at `until`.
+    /// Makes the server stop when no client that has done the handshake is connected, or at `until`.
     pub(super) fn drain(&self, until: Instant) {
         *self.drain_until.lock() = Some(until);
     }

@@ -132,8 +132,8 @@ impl TcpStore {
         Err(self.timed_out(&[key], &format!("fewer than {world} clients arrived at the barrier")))
     }
 
-    /// Counts this process among the workers for which a PyTorch process that serves the store waits. Returns the count
-    /// so far.
+    /// Adds this process to the count of workers, and returns the count so far. A PyTorch process that serves the store
+    /// can wait until the count reaches a given number.
     pub fn count_worker(&self, deadline: Instant) -> Result<i64> {
         let mut request = Vec::new();
         request.command(Command::Add);

@@ -29,8 +29,8 @@ pub fn client(addr: SocketAddr) -> TcpStore {
     TcpStore::connect(&addr.ip().to_string(), addr.port(), soon()).unwrap()
 }
 
-/// Returns the command that runs this test program again, with only the caller's test `role`. That test returns at once
-/// unless `C10D_TEST_ROLE` is set.
+/// Returns the command that runs this test program again, with only the test `role` of the caller's file. That test
+/// returns at once unless `C10D_TEST_ROLE` is its name.
 #[track_caller]
 pub fn role(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -60,8 +60,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Returns the times of the thread whose directory in `/proc` is given. The kernel updates the times when it
-    /// switches the thread, and at each timer tick.
+    /// Returns the times of the thread whose directory in `/proc` is given. The operating system updates the
+    /// times when it switches the thread, and at each timer tick.
     pub fn of(thread: &Path) -> Option<Cpu> {
         let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
         let mut times = text.split(' ').map_while(|n| n.parse().ok().map(Duration::from_nanos));
@@ -73,7 +73,7 @@ impl Cpu {
     }
 }
 
-/// A store server in a separate process, which ends when this is dropped.
+/// A store server in a separate process, which is killed when this value is dropped.
 pub struct ServerProcess {
     pub child: Child,
     pub addr: SocketAddr,
@@ -102,7 +102,7 @@ impl ServerProcess {
         ServerProcess::start_as(role("role_server"))
     }
 
-    /// Starts the server with this number of descriptors.
+    /// Starts the server with this limit on its number of descriptors.
     pub fn with_descriptors(n: u64) -> ServerProcess {
         let mut command = role("role_server");
         command.env("C10D_TEST_DESCRIPTORS", n.to_string());
@@ -176,7 +176,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Returns a port at which no process listens, and which the system never chooses by itself. `None` means that this
-/// host has no such address.
+/// machine does not have the address `ip`.
 pub fn free_port(ip: &str) -> Option<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let usable = std::net::TcpListener::bind((ip, 0)).is_ok();

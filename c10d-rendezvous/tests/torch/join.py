@@ -1,4 +1,4 @@
-"""Runs one of two ranks, by tcp://. The arguments are the port and the rank. The other rank does not use PyTorch."""
+"""Runs one of two ranks that meet by tcp://. The arguments are the port and the rank. The other rank is in Rust."""
 
 import sys
 from datetime import timedelta
