@@ -9,8 +9,9 @@ use std::time::Duration;
 use c10d::{Coo, ProcessGroup, ReduceOp, Root, op};
 
 const STEPS: usize = 20;
-/// The rows of a batch, and the numbers in a row: inputs and targets.
+/// The number of rows of a batch.
 const ROWS: usize = 16;
+/// The number of values in a row: four inputs and the target.
 const WIDTH: usize = 5;
 
 fn main() -> c10d::Result<()> {

@@ -1,7 +1,7 @@
 //! Continues without the ranks that died. In this example the process of the last rank ends by
 //! `std::process::abort`.
 //!
-//! `cargo run --release --example survivors`, or
+//! Start it by `cargo run --release --example survivors`, or by
 //! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`. Without `--keep-going` the
 //! launcher ends the survivors, too.
 

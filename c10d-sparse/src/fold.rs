@@ -52,7 +52,7 @@ fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
 }
 
 /// Reduces the rows of `pieces` into `out`, which has one row for each entry of the union. The pieces are in rank
-/// order, and all their keys are in the union. `union` and `pieces` are the parts that are in `chunk`.
+/// order, and all their keys are in the union. `union` and `pieces` have only the keys in `chunk`.
 fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     union: View<'_, K>,

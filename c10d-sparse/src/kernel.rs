@@ -39,7 +39,8 @@ impl Kernel<'_> {
         let request = self.request;
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        // `Call::reduce` sends an error in the input to all ranks, since they would otherwise wait for this rank.
+        // An error is not returned here, since the other ranks would wait for this rank. `Call::reduce` sends it to
+        // them.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
             call.reduce(&By::<u32, V>::of::<C>(), &input)?

@@ -65,7 +65,7 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
         }
         let several = if sizes.len() > 1 { &mut keys[..] } else { &mut [] };
         for (key, index) in several.iter_mut().zip(row) {
-            // Negative indices are too large as unsigned numbers.
+            // As an unsigned number, a negative index is too large, so one comparison finds both errors.
             let index = *index as u64;
             outside |= index >= size;
             *key = K::new(key.number().wrapping_add(index.wrapping_mul(stride)));
@@ -140,7 +140,7 @@ impl<'a> Columns<'a> {
 
 /// Returns whether the keys are sorted and without duplicates.
 pub(crate) fn is_coalesced<K: Key>(keys: &[K]) -> bool {
-    // There is no early exit inside a block, so that the loop is vectorised.
+    // There is no early exit inside a block, so that the compiler can vectorise the loop.
     let pairs = |block: &[K]| block.iter().zip(&block[1..]).fold(true, |sorted, (a, b)| sorted & (a < b));
     let blocks = (0..keys.len()).step_by(1024);
     blocks.into_iter().all(|begin| pairs(&keys[begin..keys.len().min(begin + 1025)]))

@@ -3,7 +3,7 @@
 
 use c10d_core::{Element, Error, Result, buffer};
 
-/// Allocations below this size are not compared with the available memory of the system.
+/// Allocations of fewer bytes than this are not compared with the available memory of the system.
 const LARGE: usize = 256 << 20;
 
 /// Allocates `rows` rows of `row` zeros.

@@ -9,7 +9,7 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced};
 use crate::value::Value;
 
-/// The number of 64-bit words that each rank sends.
+/// The number of 64-bit words that each rank sends in the first exchange.
 const WORDS: usize = 256;
 /// The number of words after the head.
 const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
@@ -17,7 +17,7 @@ const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 /// The step number of the extra exchange that is made before a mismatch is reported.
 const LAST: u8 = 127;
 
-/// The heads and entries that all ranks sent in the first exchange.
+/// The data that all ranks sent in the first exchange: each rank's head, and its entries or a sample of its keys.
 pub(crate) struct Meta {
     words: Vec<u64>,
     row_bytes: usize,

@@ -112,7 +112,7 @@ fn known_indices_are_those_of_the_result() {
 }
 
 /// Runs a sum for which `spoil` makes copies of the victim's device fail or stall. Returns the errors of all ranks. If
-/// `first`, this is the first sum of the group, which also connects the ranks. Otherwise, another sum has succeeded
+/// `first`, this is the first sum of the group, which also connects the ranks. Otherwise, one sum has succeeded
 /// before.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
@@ -137,7 +137,7 @@ fn a_failed_copy_is_an_error_on_all_ranks() {
             &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),
             "parity error",
         ),
-        // The copy after the next copy fails when it runs.
+        // The next copy succeeds. The copy after it can be started, and fails when it runs.
         (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
     ] {
         let errors = spoiled(CAP, false, spoil);

@@ -184,7 +184,8 @@ fn impossible_data_names_its_sender() {
     }
 }
 
-/// The number of bits is as announced, but they are after the end of the range.
+/// Each run sets the highest `count` bits of the last word, of which some are after the end of the range. In one of the
+/// runs, the total number of bits is as announced.
 #[test]
 fn bits_beyond_the_range_are_an_error() {
     for count in 1..=22 {

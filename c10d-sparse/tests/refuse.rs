@@ -1,4 +1,4 @@
-//! Tests that calls that are not valid are rejected before anything is sent.
+//! Tests that invalid tensors and calls are rejected.
 
 use crate::common;
 

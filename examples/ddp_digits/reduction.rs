@@ -47,7 +47,7 @@ impl Reduction {
     }
 }
 
-/// The total time of all ops.
+/// The time during which at least one op of this rank ran.
 #[derive(Default)]
 pub(crate) struct OpTimes {
     pub(crate) total: Duration,
