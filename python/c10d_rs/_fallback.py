@@ -298,9 +298,9 @@ def create(opts, options):
     lib, alive = _library[0], []
     ranks = list(opts.global_ranks_in_group) or list(range(opts.group_size))
     hints = options if isinstance(options, dict) else getattr(options, "hints", {})
-    # The prefix stores, outermost first.
     default = not opts.global_ranks_in_group
     root, prefix = opts.store, ""
+    # The prefix stores, outermost first.
     layers = []
     while isinstance(root, dist.PrefixStore):
         layers.append(root)

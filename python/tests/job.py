@@ -93,7 +93,10 @@ class Raised:
 
 
 def outcomes(body, world, *args, limit=600, env=None, gone=()):
-    """Returns for each rank its return value, `Raised` or `Died`. Does not wait for the ranks in `gone`."""
+    """Returns for each rank its return value, `Raised` or `Died`.
+
+    Does not wait for the ranks in `gone`: it kills them after the others have ended, and returns None for them.
+    """
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []
         for rank in range(world):

@@ -258,7 +258,10 @@ def on_cuda(r, folder):
 
 
 def whole_nccl(fake, folder):
-    """A library with the simulated NCCL, and with the other functions that PyTorch links. A call of these aborts."""
+    """A library with the simulated NCCL, and with the functions of NCCL that PyTorch links but the simulation lacks.
+
+    If PyTorch calls one of the latter, the process aborts.
+    """
     cuda = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cuda.so")
     named = lambda which, file: {
         line.split()[-1].split("@")[0]
@@ -286,8 +289,8 @@ def test_cuda_tensors_work_over_a_simulated_driver(built, tmp_path):
     # Some releases of PyTorch load NCCL from the first folder `nccl/lib` in `sys.path`.
     (tmp_path / "nccl" / "lib").mkdir(parents=True)
     os.symlink(tmp_path / "libnccl.so.2", tmp_path / "nccl" / "lib" / "libnccl.so.2")
-    # The linker must find the simulated libraries before PyTorch's own, so these ranks are not forked from the tests'
-    # server.
+    # The linker must find the simulated libraries before PyTorch's own. The fork server of `job` has already loaded
+    # PyTorch's own, so these ranks are not forked from it.
     python_path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": "libnccl.so.2", "PYTHONPATH": python_path}
     ranks = [

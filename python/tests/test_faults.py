@@ -38,7 +38,7 @@ def survive(r, fault, form):
             return None
     try:
         if r.rank == GUILTY:
-            # Another op.
+            # The guilty rank calls another op than its peers.
             dist.all_gather([torch.zeros(7) for _ in range(r.world)], torch.ones(7))
         elif form == "blocking":
             dist.all_reduce(torch.ones(1000))
@@ -52,7 +52,7 @@ def survive(r, fault, form):
     except c10d_rs.BackendError as e:
         return "named", e.kind, e.guilty_ranks, str(e)
     except Exception as e:
-        # Autograd and futures raise other classes with the same text and without the attributes.
+        # Autograd and futures raise exceptions of other classes, which have the same text but not the attributes.
         return "words", None, None, str(e)
 
 

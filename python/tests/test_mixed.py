@@ -18,8 +18,8 @@ RUST = os.environ.get("RANK_IN_RUST") or os.path.join(ROOT, "target", "release",
 # For each of the four ranks, whether it is in Rust. Rank 1 or rank 2 has the fault, so ranks of both kinds survive.
 IN_RUST = (False, True, False, True)
 WORLD = len(IN_RUST)
-# The timeout of the call if a rank is stopped, and the time within which all other faults are reported. The second time
-# is many times longer than a report usually takes, and far below the usual timeout of the call.
+# In seconds: the timeout of the call if a rank is stopped, and the time within which all other faults are reported. The
+# second time is many times longer than a report usually takes, and far below the usual timeout of the call.
 SHORT, SOON = 8, 20
 CAN_SET_TIMEOUT = hasattr(dist, "set_timeout")
 

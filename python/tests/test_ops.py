@@ -75,7 +75,7 @@ def reductions(r):
         for op in meanings(dtype):
             what = f"{op} on {dtype}"
             want = folded(r.world, op, dtype)
-            # An average may be a sum times 1/n or a sum divided by n.
+            # An average may be a sum times 1/n or a sum divided by n, so the last bits may differ.
             equal = torch.testing.assert_close if op == dist.ReduceOp.AVG else same
             x = mine(r.rank, dtype=dtype)
             dist.all_reduce(x, op=op)
@@ -123,7 +123,7 @@ def movements(r, backends=""):
         x = mine(me, dtype=dtype)
         dist.broadcast(x, n - 1)
         same(x, mine(n - 1, dtype=dtype), f"broadcast {dtype}")
-        # Each rank has another length.
+        # Each rank sends a different number of elements.
         out = [of([0.0] * (i + 1), dtype) for i in range(n)]
         dist.all_gather(out, mine(me, me + 1, dtype))
         for i, t in enumerate(out):
@@ -258,7 +258,7 @@ def sparse(r):
     n, me = r.world, r.rank
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
         for dense in ((), (2,)):
-            # Each rank has another number of entries. All have entry 0, twice.
+            # Each rank has a different number of entries. All have entry 0, twice.
             rows = [0, 0] + list(range(1, me + 2))
             values = torch.ones((len(rows), *dense), dtype=dtype)
             t = torch.sparse_coo_tensor(torch.tensor([rows]), values, (n + 2, *dense))

@@ -50,7 +50,7 @@ def ddp(r):
             opt.step()
         for have, want in zip(net.parameters(), alone(r.world)):
             torch.testing.assert_close(have.detach(), want, msg=str(more))
-    # Gradients are local first, and then summed.
+    # In `no_sync` the gradients stay local. The next backward pass sums them over the ranks.
     net = DDP(model())
     with net.no_sync():
         net(batch(r.rank, 0)).sum().backward()
@@ -310,7 +310,7 @@ def checkpoints(r):
     r.init("cpu:c10d_rs")
     state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
     where = os.path.join(r.folder, "saved")
-    # Saving uses its own group, and the program continues meanwhile.
+    # Saving uses its own group, so the program can use the default group before the checkpoint is complete.
     saved = dcp.async_save(state, checkpoint_id=where, process_group=dist.new_group())
     for _ in range(20):
         assert summed(dist.group.WORLD) == r.world

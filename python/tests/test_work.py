@@ -42,7 +42,7 @@ def handles(r):
     for _ in range(20):
         dist.all_reduce(torch.ones(1000), async_op=True)
     dist.barrier()
-    # Many ops run at once. The rank waits for them in another order.
+    # Many ops run at once. The rank waits for them in reverse order.
     many = [torch.full((10,), float(i)) for i in range(50)]
     works = [dist.all_reduce(t, async_op=True) for t in many]
     for work in reversed(works):
@@ -147,7 +147,7 @@ def threads(r):
         dist.barrier()
         for op in ("barrier", "recv"):
             r.await_mark(f"waiting-in-{op}")
-            time.sleep(0.3)  # Rank 0 probably waits after this time. If it does not, the test checks less.
+            time.sleep(0.3)  # Now rank 0 probably waits in the op. If not, the test does not check the GIL.
             r.mark(f"asked-in-{op}")
             r.await_mark(f"answered-in-{op}")
             dist.barrier() if op == "barrier" else dist.send(torch.ones(1), 0)

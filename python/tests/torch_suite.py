@@ -48,7 +48,7 @@ def _names_replaced():
         return
     from torch.testing._internal.common_distributed import DistTestCases
 
-    # c10d_rs is added to all features that PyTorch lists for Gloo, such as DDP.
+    # PyTorch lists the backends that have a feature, such as DDP. c10d_rs is added to every list that has Gloo.
     for able in DistTestCases.backend_feature.values():
         if "gloo" in able:
             able.add("c10d_rs")

@@ -15,7 +15,7 @@ pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 /// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
-    /// The slot (the number) of the vendor whose device is PrivateUse1 in the group.
+    /// The number that `c10d::device::vendor` gives the vendor whose device is PrivateUse1 in the group.
     pub(crate) vendor: u8,
     pub(crate) inputs: &'a [Tensor],
     pub(crate) outputs: &'a [Tensor],

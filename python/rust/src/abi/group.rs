@@ -16,7 +16,7 @@ use crate::store::Foreign;
 /// `c10drs_group` of the header.
 pub struct Group {
     pub(super) group: ProcessGroup,
-    /// The slot (the number) of the vendor whose device is PrivateUse1 in this group.
+    /// The number that `c10d::device::vendor` gives the vendor whose device is PrivateUse1 in this group.
     pub(super) vendor: u8,
 }
 
