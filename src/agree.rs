@@ -32,8 +32,8 @@ impl From<Error> for Failure {
 /// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
 /// of all ranks. A rank on which the step failed returns its own error or resumes its panic, and the other ranks get an
 /// error that names the failed ranks. If the exchange itself fails, a rank returns that error, or resumes its panic.
-/// `what` names the object that the operation makes. The fingerprint contains a hash of this name, so that the exchange
-/// is not taken for another call.
+/// `what` names the object that the operation makes. The fingerprint contains a hash of this name, so that no rank
+/// takes the exchange for another call.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,

@@ -44,7 +44,8 @@ static TIERED: Provider = {
             keys: &[DispatchKey::Cpu],
             // Both of these backends have higher priorities, so this one is used only if the backend map names it.
             priority: 10,
-            // The probes do not know the hints of a group. If the backend map names this pair, core calls no probe.
+            // A hint of a group may name the file of the MPI library, but a probe does not know the hints. So core
+            // calls no probe if the backend map names this pair.
             probe: &|| {
                 let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
                 both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())

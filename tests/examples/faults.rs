@@ -21,6 +21,7 @@ use rustix::net::{Shutdown, connect_unspec, shutdown, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal as Sig, getpid, kill_process, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 
+/// The timeout of all other ops, and the longest time for which a rank makes calls.
 const CAP: Duration = Duration::from_secs(30);
 /// The timeout of ops that wait for a rank that makes no call.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -156,8 +157,8 @@ fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
 
 const KEY: &str = "faults/rank 0";
 
-/// On rank 0, publishes the process id and the two addresses of each of its TCP connections. Does nothing on
-/// other ranks.
+/// On rank 0, writes its process id and the two addresses of each of its TCP connections into the store, under [`KEY`].
+/// Does nothing on other ranks.
 fn publish(pg: &ProcessGroup) -> Result {
     if pg.rank() == 0 {
         let ends: Vec<String> =
@@ -183,6 +184,7 @@ fn links_to_0(pg: &ProcessGroup) -> Result<Vec<OwnedFd>> {
 
 // The fault "cut link": the victim and the survivors are in two network namespaces, and the link between these is cut.
 
+/// The variables with the name of the victim's end of the link, and with the path of the file store.
 const LINK: &str = "C10D_FAULTS_LINK";
 const FILE: &str = "C10D_FAULTS_STORE";
 
@@ -232,8 +234,8 @@ fn table(times: usize) -> Result<(), String> {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (fault, since) in FAULTS {
         for transport in ["shm", "tcp"] {
-            // Shared memory has no link that can be cut. Over TCP, the cut link is measured only once, since it is
-            // slow.
+            // Shared memory has no link that can be cut. Over TCP, the cut link is measured only once, since its errors
+            // come late.
             let times = match fault {
                 "cut link" if transport == "shm" => continue,
                 "cut link" => 1,

@@ -5,7 +5,7 @@ use std::fmt;
 use c10d_core::backend::Shape;
 use c10d_core::{DType, OpKind, ReduceOp};
 
-/// The number of elements.
+/// The number of elements of a tensor. A chunk is the size from which the backend divides transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Size {
     Zero,

@@ -9,8 +9,8 @@ use crate::case::{Case, Form, Size};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {
-    /// Every combination of op, element type and reduce operation once, and for each op every world size, size class
-    /// and form, with even and with uneven lengths.
+    /// Every combination of op, element type and reduce operation at least once, and for each op every world size, size
+    /// class and form, with even and with uneven lengths.
     Cover,
     /// All cases.
     Full,
@@ -44,8 +44,8 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
         let variants = variants(op, space);
         match space.selection {
             Selection::Cover => {
-                // There is a list of kinds and a list of variants. The longer list is used once, and the other is
-                // repeated.
+                // A case combines a kind (element type and reduce operation) with a variant. The longer of the two
+                // lists is used once, and the other is repeated.
                 let rounds = kinds.len().max(cover_len(op, space));
                 for i in 0..rounds {
                     let (dtype, reduce) = kinds[i % kinds.len()];
@@ -85,7 +85,7 @@ fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     meaningful.filter(|pair| offered(op, pair) && partner(op).is_none_or(|other| offered(other, pair))).collect()
 }
 
-/// Returns every reduce operation. No type can represent the factor exactly.
+/// Returns every reduce operation. The factor of `PreMulSum` is 0.3, which no type can represent exactly.
 pub(crate) fn reduce_ops() -> Vec<ReduceOp> {
     (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 0.3)).collect()
 }
@@ -97,7 +97,7 @@ fn sizes(op: OpKind) -> &'static [Size] {
 }
 
 /// Returns whether the lengths in an op may differ between ranks. In a receive from any source they may not, because
-/// the receiver does not know the next sender's length. In flat exchanges they may, by the splits.
+/// the receiver does not know the next sender's length. In `all_to_all_single` they may, by the splits.
 fn may_be_uneven(op: OpKind) -> bool {
     op.is_uneven()
 }
@@ -154,7 +154,7 @@ fn case(
         Size::AboveChunk => chunk + 1,
         Size::Large => large + 7,
     };
-    // Every rank becomes the root: rank 0, the last rank, and the ranks between them.
+    // The root changes from turn to turn: rank 0, then the last rank, then the rank before it, and so on.
     let root = (turn as u32).wrapping_mul(world.saturating_sub(1).max(1)) % world;
     Case { op, dtype, reduce, world, root, size, count, form, uneven }
 }

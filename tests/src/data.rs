@@ -118,7 +118,8 @@ fn complex(r: u64, style: Style, special: bool) -> (f64, f64) {
     if special && (r >> 1).is_multiple_of(64) {
         return (f64::NAN, f64::NAN);
     }
-    // If a factor is infinite, the result of a complex product depends on the order.
+    // If a factor is infinite, the result of a complex product depends on the order, so complex numbers are finite or
+    // NaN.
     let plain = if style == Style::Any { Style::Summands } else { style };
     (real(r, plain, false, 0.0, 0.0), real(mix(r), plain, false, 0.0, 0.0))
 }

@@ -117,8 +117,8 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
 }
 
 /// Orders the trials: the first trial of each group, then the second of each, and so on. Trials whose names share the
-/// first two words form a group. In a program with several suites, the cases of one world are such a group, and use one
-/// run of ranks: if threads took these cases in a row, all threads would wait for that run.
+/// first two parts (between slashes) form a group. In a program with several suites, the cases of one world are such a
+/// group, and use one run of ranks: if threads took these cases in a row, all threads would wait for that run.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

@@ -61,14 +61,14 @@ where
     Ok(tensors)
 }
 
-/// Returns for each output the index that its tensor had before the call. Returns `None` if the op does not change the
-/// order of the outputs.
+/// Returns for each output the index that its tensor had before the call. Returns `None` unless the op is
+/// `recv_any_source`, for which [`go`] sorts the outputs by their senders.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
     let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
     (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())
 }
 
-/// Reorders a list.
+/// Reorders a list: item `i` becomes the item that had the index `order[i]`.
 fn arrange<T>(list: &mut Vec<T>, order: Option<Vec<usize>>) {
     let Some(order) = order else { return };
     let mut places: Vec<Option<T>> = std::mem::take(list).into_iter().map(Some).collect();
