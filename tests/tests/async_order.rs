@@ -199,7 +199,7 @@ fn wakers_that_panic_do_not_affect_later_ops() {
             if pg.rank() == 0 {
                 assert!(std::pin::Pin::new(&mut message).poll(&mut context).is_pending());
                 let _ = std::pin::Pin::new(&mut sum).poll(&mut context).is_ready();
-                // From here on the other rank may make its call.
+                // The other rank sends only after this message, so the receive was polled before it could end.
                 pg.send(&[i], other, 0)?;
                 assert_eq!(message.wait()?, [i]);
             } else {
@@ -292,7 +292,7 @@ fn the_last_handle_may_be_dropped_by_a_waker() {
         for message in [false, true] {
             let Some(group) = pg.new_group(&[0, 1])? else { panic!("all ranks are members") };
             if pg.rank() == 1 {
-                // After this, the other rank is waiting.
+                // After this, the other rank has polled its op, which waits for this rank.
                 pg.store().get(&format!("waits {message}"), soon())?;
             }
             let mut work: Pin<Box<dyn Future<Output = bool>>> = match (message, pg.rank()) {

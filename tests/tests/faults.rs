@@ -242,7 +242,7 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
     Ok(())
 }
 
-// A rank makes another call.
+// The victim makes another call than its peers.
 
 /// Returns every op with every field in which ranks can disagree.
 fn disagreements() -> Vec<(OpKind, &'static str)> {
@@ -279,7 +279,7 @@ fn disagree() -> Result {
             }
         }
         let about = format!("{op}/{field}");
-        // A rank that only sends may get the error later.
+        // A rank that only sends may get no error here. Then `leave` returns its error.
         let called = act(&group, &mine);
         match leave(group, &mine, called) {
             Err(e) => report_error(&about, &e),

@@ -13,9 +13,10 @@ use libtest_mimic::{Failed, Trial};
 const TAGS: u32 = 7;
 /// Messages whose number is a multiple of this have contents. All others are empty.
 const FULL: u32 = 1000;
+/// The tag of the message that tells a rank to continue.
 const GO: u32 = 99;
-/// A size in KiB. A receiver that stores a limited amount needs less memory. Without a limit, the messages would need
-/// far more.
+/// The memory of the receiving rank must grow by less than this, in KiB. If the rank stored all messages, it would grow
+/// by far more.
 const MEMORY: usize = 16 << 10;
 
 pub(crate) fn run_part(part: &str) -> Result {
@@ -35,7 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     vec![
         flood("empty_messages_over_shm", "named:300000", "shm"),
-        // So many messages do not fit into the kernel's own buffers, which may grow to 32 MiB and more.
+        // So many messages do not fit into the operating system's socket buffers, which may grow to 32 MiB and more.
         flood("empty_messages_over_tcp", "named:2000000", "tcp"),
         flood("empty_messages_for_any_source", "any:300000", "shm"),
         Trial::test("floods/a_receiver_that_takes_nothing_is_named", || names_the_receiver("shm")),
@@ -53,7 +54,8 @@ fn contents(i: u32) -> Vec<u32> {
     if i.is_multiple_of(FULL) { vec![i] } else { Vec::new() }
 }
 
-/// Rank 0 sends to rank 1, which first waits for a message of rank 2.
+/// Rank 0 sends to rank 1, which receives nothing until rank 2 tells it to. Rank 2 does this when rank 0 has sent all
+/// messages, or has been unable to send for 2 s.
 fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
     match pg.rank() {
         0 => {

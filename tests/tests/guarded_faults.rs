@@ -1,5 +1,5 @@
-//! Peers that die, stop, or pass another root, in ops on the guarded device. The tests check which ranks the errors
-//! of each rank name.
+//! Ranks that die, stop, or pass another root than their peer, in ops on the guarded device. The tests check which
+//! ranks the errors of each rank name.
 
 use crate::jobs;
 
@@ -42,7 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Runs ops until one fails. The victim is killed or stopped meanwhile.
+/// Runs ops until one fails. The victim is killed or stopped 20 ms after its first op.
 fn be(what: &str, op: OpKind) -> Result {
     let timeout = if what == "stop" { OP_TIMEOUT } else { CAP };
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");

@@ -10,11 +10,12 @@ use libtest_mimic::{Failed, Trial};
 use crate::jobs::{self, join, launch, lines, report_line, shown};
 use crate::wheels;
 
-/// Too large for a signed 32-bit number, and not a multiple of the size of a piece.
+/// The number of elements of a call: too large for a signed 32-bit number, and not a multiple of the size of the pieces
+/// into which a backend divides the data.
 const COUNT: usize = (1 << 31) + 3;
 /// The number of elements of each of two ranks. Together these are more than 2³¹.
 const HALF: usize = (1 << 30) + 2;
-/// The memory in GiB that both ranks need, including the memory of the transports.
+/// The memory in GiB that both ranks together need, including the memory of the transports.
 const GIB: usize = 9;
 const LIMIT: Duration = Duration::from_secs(200);
 /// The period of the data. It is a prime number, so elements from a wrong or truncated offset differ from the expected

@@ -210,7 +210,7 @@ fn groups(more: &str) -> Result {
     }
 }
 
-/// Lets the limited rank use only `more` bytes of address space more than it uses now.
+/// Limits the address space of rank [`POOR`] to what it uses now, plus `more` bytes. Does nothing on other ranks.
 fn limit_addresses(more: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap_or_default();
@@ -245,7 +245,7 @@ fn thread(_: &str) -> Result {
     })
 }
 
-/// Makes calls that need a thread. The control group of one rank allows no further task.
+/// Makes calls that need a thread. The control group of one rank allows no further thread or process.
 fn tasks(group: &str) -> Result {
     until_it_ends("tasks", |pg, x| {
         if is_poor() {

@@ -119,8 +119,8 @@ fn small_ops() -> Result {
             run(&pg, &mut x, &mut y)?;
         }
         // On a busy machine a rank may wait so long that it asks its peers which calls they are in, and stores messages
-        // that they send meanwhile. Both allocate. So the rank reports the smallest count of all rounds: an op that
-        // itself allocates does so in every round.
+        // that come before their answers. Both allocate. So the rank reports the smallest count of all rounds: an op
+        // that itself allocates does so in every round.
         let mut least = usize::MAX;
         for _ in 0..20 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);

@@ -53,7 +53,7 @@ fn work() -> Result {
     for address in connected_to() {
         report_line(format!("connected {address}"));
     }
-    // Only a few cases run, because every group uses a file store here, which is slow.
+    // Only every 8th case runs, because each case makes a group through the file store, which is slow.
     roots::play_some(&pg, 8)?.iter().for_each(report_line);
     pg.barrier()?;
     pg.shutdown()
@@ -99,7 +99,7 @@ fn be_cut_off() -> Result {
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=2");
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
-    // This is a tenth of the default.
+    // A link may be silent for 1 s, which is a tenth of the default.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
     // A late rank must not count as cut off. Rank 0 sends it more data than the buffers hold.
     let mut x = vec![7u8; 8 << 20];
@@ -192,7 +192,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// Waits until a device is up. The kernel makes a device usable some time after `ip link set` has returned.
+/// Waits until a device is up. The operating system makes a device usable some time after `ip link set` has returned.
 fn wait_until_up(namespace: &str, device: &str) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(10);
     while !ip(&["-n", namespace, "link", "show", "dev", device])?.contains("state UP") {

@@ -216,7 +216,8 @@ fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("roots_are_late, rank {me}: {error:?}")))
 }
 
-/// No rank makes another call, so ranks get the error when they leave.
+/// Each rank passes itself as the root of a broadcast, and then makes no further call. So ranks get the error when they
+/// leave.
 fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -226,7 +227,7 @@ fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_together, rank {me}: {left:?}")))
 }
 
-/// All other ranks have left when the last rank makes its call, with another root.
+/// The last rank makes its call, with itself as the root, after all other ranks have left.
 fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, last) = (pg.rank(), pg.size() - 1);
     let store = pg.store().clone();

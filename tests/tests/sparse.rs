@@ -87,7 +87,7 @@ fn sums(pg: &ProcessGroup) -> Result {
         well &= right(pg, nnz, &sum);
         let work: Vec<_> =
             (0..3).map(|_| Ok(pg.start(op::all_reduce(tensor(pg, nnz)?, ReduceOp::Sum)))).collect::<Result<_>>()?;
-        // This runs after the started ops.
+        // This call runs after the three started ones.
         well &= right(pg, nnz, &pg.all_reduce(tensor(pg, nnz)?, ReduceOp::Sum)?);
         for work in work {
             well &= right(pg, nnz, &work.wait()?);
@@ -178,7 +178,8 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// Makes dense and sparse calls in different orders on different ranks. This includes the first calls of the group.
+/// The victim makes a dense call and then a sparse call. The other ranks start the sparse call first. This includes the
+/// first calls of the group.
 fn beside_dense(pg: &ProcessGroup) -> Result {
     let mut well = true;
     for nnz in [200, 20_000] {

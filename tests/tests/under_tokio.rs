@@ -120,7 +120,7 @@ fn each_op_has_its_own_deadline() {
             assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
             pg.store().set("reported", b"", Instant::now() + LONG)?;
         } else {
-            // If this rank left earlier, the error of rank 0 would have another cause.
+            // If this rank left earlier, the error of rank 0 would say so, and would not be a timeout.
             let store = pg.store().clone();
             let signalled = tokio::task::spawn_blocking(move || store.wait(&["reported"], Instant::now() + LONG));
             signalled.await.expect("no panic")?;

@@ -109,7 +109,8 @@ pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// Waits until all ranks have reported. If a rank left earlier, the others would get another error.
+/// Waits until this number of ranks have reported. If a rank left earlier, the errors of the others would say that it
+/// left, and not what the test expects.
 pub(crate) fn until_all_have_reported(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
