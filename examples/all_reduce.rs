@@ -1,5 +1,5 @@
-//! Sums a vector over all ranks in three ways: blocking, started with an owned buffer, and started with a borrowed
-//! buffer.
+//! Reduces a vector over all ranks in three ways: by a blocking call, by a started call with an owned buffer, and by a
+//! started call with a borrowed buffer.
 //!
 //! Start it by `cargo run --release --example all_reduce`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 

@@ -53,7 +53,7 @@ fn keeps_the_contract(store: &Arc<dyn Store>) {
     assert!(store.add("n", 1, t).is_err());
     assert_eq!(store.get("n", t).unwrap(), i64::MAX.to_string().as_bytes());
 
-    // Some threads wait while others count.
+    // Eight threads wait for keys while four threads add to one key.
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..8)
             .map(|i| scope.spawn(move || store.multi_get(&[&format!("late{i}"), "late"], soon()).unwrap()))

@@ -55,7 +55,8 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // This rank reached its deadline before it could send its own error to the other ranks.
+            // This rank reached its deadline before it could send its own error to the other ranks. Its own error is
+            // the cause, so it returns this one, and not the timeout.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };

@@ -75,7 +75,7 @@ impl Model {
         loss
     }
 
-    /// Changes the parameters against the gradient in bucket `k`.
+    /// Moves the parameters of bucket `k` against their gradient.
     pub(crate) fn descend(&mut self, k: usize, gradient: &[f64], rate: f64) {
         let weights: &mut [f64] = match k {
             0 => self.output.as_flattened_mut(),

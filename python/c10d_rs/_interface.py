@@ -98,7 +98,7 @@ class Library:
             raise ImportError(f"c10d_rs: {library()} has interface {self.abi()}, the package needs {ABI}")
 
     def info(self):
-        """The library's version, and its backends."""
+        """The library's version, its backends and plugins, and the backend of each op."""
         words = []
         put = Put(lambda _, data, size: words.append(c.string_at(data, size).decode()))
         self._info(None, put)

@@ -1,8 +1,8 @@
 //! A rank in Rust of the jobs of `test_mixed.py`, which have ranks in Rust and in Python.
 //!
-//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault, and the other ranks make a call in the
-//! form `FORM`: `blocking`, `async` or `subgroup`. The folder has the files by which the ranks wait for each other. The
-//! program prints the error of the call in one line: `kind|guilty ranks|op|time|text`.
+//! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault `FAULT`, and the other ranks make a call in
+//! the form `FORM`: `blocking`, `async` or `subgroup`. The folder has the files by which the ranks wait for each other.
+//! The program prints the error of the call in one line: `kind|guilty ranks|op|time|text`.
 
 use std::fs;
 use std::ops::Range;

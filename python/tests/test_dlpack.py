@@ -99,7 +99,7 @@ def test_a_rust_program_can_embed_python(world):
     build = ["cargo", "build", "--manifest-path", manifest, "--target-dir", target]
     done = subprocess.run(build, env=env, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-5000:]
-    # An embedded Python does not use the virtual environment of this Python.
+    # An embedded Python does not use the virtual environment of this Python, so it gets the search path of this Python.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [sysconfig.get_config_var("LIBDIR"), env.get("LD_LIBRARY_PATH")]))
     run = [program, "run", "-n", str(world), "--timeout", "300", "--", os.path.join(target, "debug", "embed")]

@@ -264,7 +264,7 @@ def shrinks(r):
     assert e.value.guilty_ranks == (gone,)
     left = dist.shrink_group(list(e.value.guilty_ranks), group=pair)
     assert dist.get_world_size(left) == n - 1 and summed(left, me) == sum(range(n - 1))
-    # This shrinks the default group, and PyTorch ends all other groups.
+    # This call shrinks the default group. PyTorch then ends all other groups.
     whole = dist.shrink_group([gone])
     assert dist.get_world_size() == n - 1 and summed(whole) == n - 1
     net = nn.parallel.DistributedDataParallel(model())

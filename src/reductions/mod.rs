@@ -118,7 +118,7 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result<bool>;
 
-    /// Does [`scan_with`](Self::scan_with) with a built-in operation.
+    /// Does the same as [`scan_with`](Self::scan_with), with a built-in operation in place of a closure.
     ///
     /// ```
     /// use c10d::{ReduceOp, Reductions};

@@ -35,7 +35,7 @@ fn same(case: &Case, got: &[u8], want: &[u8], bound: Option<f64>) -> bool {
     if got.is_nan() || want.is_nan() {
         return got.is_nan() && want.is_nan();
     }
-    // The order of 0.0 and -0.0 is not specified.
+    // The minimum or maximum of 0.0 and -0.0 may be either of them.
     let zeros = matches!(case.reduce, ReduceOp::Min | ReduceOp::Max) && got == 0.0 && want == 0.0;
     zeros || bound.is_some_and(|bound| (got - want).abs() <= bound)
 }

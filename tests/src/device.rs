@@ -82,7 +82,8 @@ unsafe impl Send for Far {}
 unsafe impl Sync for Far {}
 
 impl Far {
-    /// Returns the span of some of the elements. The caller of the raw call is responsible for the use of the span.
+    /// Returns the span of some of the elements. The span does not borrow the tensor, so the caller must keep the
+    /// tensor until the raw call with the span has ended.
     pub(crate) fn part(&self, start: usize, count: usize) -> Span {
         let device = (&mut &self.memory).span().device();
         Span::new(self.base, self.tensor.offset(start), count as u64, self.tensor.dtype(), device)

@@ -62,8 +62,8 @@ impl Tensor {
         self.words[..GUARD].iter().chain(&self.words[behind..]).all(|word| *word == GUARD_WORD)
     }
 
-    /// Returns the span of some of the elements, for in-place layouts that only raw calls can have. The caller of the
-    /// raw call is responsible for the use of the span.
+    /// Returns the span of some of the elements, for in-place layouts that only raw calls can have. The span does not
+    /// borrow the tensor, so the caller must keep the tensor until the raw call with the span has ended.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
         Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }

@@ -118,7 +118,7 @@ fn dropped_and_leaked_handles_do_not_affect_later_ops() {
             assert_eq!(x, [2 * i]);
         }
         let mut borrowed = vec![3u32; 40_000];
-        // The scope waits although the handle was dropped.
+        // The scope waits for the op, although the op's handle was dropped.
         pg.scope(|s| drop(s.start(op::all_reduce(&mut borrowed, ReduceOp::Sum))));
         assert_eq!(borrowed, vec![6; 40_000]);
         pg.scope(|s| std::mem::forget(s.start(op::all_reduce(&mut borrowed, ReduceOp::Sum))));
@@ -273,7 +273,8 @@ fn elapsed_counts_from_the_call() {
     .unwrap();
 }
 
-/// Drops the last handle of a group on the thread that ends its last op, and reports how long that took.
+/// A waker that drops the last handle of a group, on the thread that ends the group's last op, and reports how long the
+/// drop took.
 struct Last(Mutex<Option<ProcessGroup>>, Mutex<mpsc::Sender<Duration>>);
 
 impl Wake for Last {
@@ -285,7 +286,7 @@ impl Wake for Last {
     }
 }
 
-/// The drop waits for running ops, but not for the op from which it is called.
+/// Dropping the last handle waits for running ops, but not for the op whose waker drops the handle.
 #[test]
 fn the_last_handle_may_be_dropped_by_a_waker() {
     c10d::run_ranks(2, |pg| {

@@ -13,6 +13,7 @@ use crate::jobs::{Failure, failures, join, launch, lines, report_error, report_l
 
 const WORLD: u32 = 4;
 const CAP: Duration = Duration::from_secs(20);
+/// The timeout of calls that cannot complete.
 const TIMEOUT: Duration = Duration::from_millis(1000);
 /// A message that is larger than the buffers of a link.
 const LARGE: usize = 4 << 20;
@@ -113,7 +114,8 @@ fn chains(transport: &str) -> Result<(), Failed> {
             }
             words.push(failure.message);
         }
-        // Rank 1 waits for the stopped rank directly. If rank 1 timed out first, no error describes a chain.
+        // Rank 1 waits for the stopped rank directly. If rank 1 times out first, its error ends the calls of the other
+        // ranks, and no error describes a chain.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -225,6 +227,7 @@ fn come_late(at_joining_only: bool) -> Result {
     pg.barrier()
 }
 
+/// How late rank 1 is: three times the 0.3 s after which waiting ranks print warnings.
 const LATE: Duration = Duration::from_millis(900);
 
 fn warnings(transport: &str) -> Result<(), Failed> {

@@ -124,7 +124,7 @@ fn no_op_is_missing(names: &[String], transports: &[&str]) -> Result<(), Failed>
     Ok(())
 }
 
-// A rank is killed while ops run.
+// The victim is killed while ops run.
 
 fn be_killed(op: OpKind) -> Result {
     let pg = join(START)?;
@@ -171,7 +171,7 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
     failure.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
 }
 
-// A rank is stopped, or does not make the call.
+// The victim is stopped, or does not make the call.
 
 fn stand_still(part: &str) -> Result {
     let pg = join(CAP)?;

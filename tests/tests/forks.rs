@@ -17,7 +17,7 @@ const PLUGIN: &str = "c-collectives";
 const WORLD: u32 = 3;
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
-/// The time in seconds after which an idle child ends by itself.
+/// The time in seconds after which a child that idles or hangs ends.
 const LIFE: u32 = 30;
 
 pub(crate) fn run_part(part: &str) -> Result {
@@ -216,7 +216,7 @@ fn dies(pg: &ProcessGroup) -> Result {
 fn died(report: &JobReport) -> Result<(), Failed> {
     let child = lines(report, 1).iter().find_map(|line| line.strip_prefix("child ")?.parse().ok());
     let child = child.and_then(Pid::from_raw).ok_or_else(|| shown(report))?;
-    // The child must still be alive after the run.
+    // The run must not wait for the child, so the child must still be alive after it.
     let lived = test_kill_process(child);
     let _ = kill_process(child, Signal::KILL);
     lived.map_err(|e| format!("the run ended only after the child ({e})\n{}", shown(report)))?;

@@ -42,7 +42,8 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
 
 // Several ranks are killed at once, and the others continue.
 
-/// A timeout far longer than any step of these tests, so that a rank that waits for a dead rank is noticed.
+/// A timeout far longer than these tests may take. So a rank that waits for a dead rank until its timeout fails the
+/// test.
 const LONG: Duration = Duration::from_secs(60);
 /// The limit for `shrink` when all the dead are known. It usually takes 12 ms; the longest time on a busy machine was
 /// 164 ms.

@@ -66,7 +66,7 @@ fn on_device(map: &str, name: &str) {
             sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
             let part = pg.split((pg.rank() != 3).then_some(0), 10 - pg.rank())?;
             let Some(part) = part else { return pg.shutdown() };
-            // The sub-group gets its id from its parent, not from the store.
+            // The backend of the sub-group got its id from the parent group, so the sub-group's store has no id.
             let (backend, _) = part.backend_of(runtime.device(0))?;
             assert!(pg.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);
             assert!(!part.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);

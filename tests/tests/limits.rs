@@ -182,7 +182,7 @@ fn is_poor() -> bool {
     std::env::var("RANK").is_ok_and(|rank| rank == POOR.to_string())
 }
 
-/// Makes and uses a group in which one rank has a limit.
+/// Makes and uses a group in which only rank [`POOR`] has a limit.
 fn poor(what: &str) -> Result {
     if is_poor() {
         restrict(what);
@@ -193,7 +193,7 @@ fn poor(what: &str) -> Result {
     Ok(())
 }
 
-/// Makes groups until one fails.
+/// Makes groups until one fails, with a limit on the descriptors of every rank.
 fn groups(more: &str) -> Result {
     let pg = join(Duration::from_secs(20))?;
     limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0));

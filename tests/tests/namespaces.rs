@@ -78,7 +78,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// Hosts with different numbers of ranks do not form a grid, but groups by host are possible.
+/// If hosts have different numbers of ranks, they do not form a grid (`Mesh::by_host`), but `split_by_host` works.
 fn uneven() -> Result {
     let pg = jobs::join(Duration::from_secs(20))?;
     let local = pg.split_by_host()?;

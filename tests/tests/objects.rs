@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Odd {
     }
 }
 
-/// Returns what is wrong, if anything.
+/// Tests every collective of objects, and messages of objects. Returns what is wrong, if anything.
 fn values(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str| Ok(Some(what.to_owned()));

@@ -12,7 +12,7 @@ use crate::jobs::acts::{VICTIM, WORLD};
 use crate::jobs::trials::{self, CAP, of_values, victim_dies};
 use crate::jobs::{failures, join, lines, report_line};
 
-/// Lengths: no elements, fewer elements than ranks, some elements, and enough for several rounds.
+/// The numbers of elements: none, fewer than ranks, some, and enough for several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
 /// A 2 × 2 matrix. The product of matrices is not commutative.

@@ -184,7 +184,7 @@ pub(crate) fn play_some(pg: &ProcessGroup, n: usize) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Makes the call, and waits until all have made it.
+/// Makes the call, and waits until all ranks have made theirs.
 fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     call(pg, which)?;
     say(pg, &format!("called/{}", pg.rank()))?;

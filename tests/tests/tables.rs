@@ -58,7 +58,8 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Returns what is wrong, if anything. `alone` means that this rank is the only rank in its process.
+/// Tests tables of several lengths, with and without a root. Returns what is wrong, if anything. `alone` means that
+/// this rank is the only rank in its process.
 fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: String| Ok(Some(what));

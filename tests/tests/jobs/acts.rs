@@ -1,4 +1,4 @@
-//! Runs any op of the table, in a group of three ranks, for fault tests. Ranks can have different arguments.
+//! Runs any op, in a group of three ranks, for fault tests. Ranks can have different arguments.
 
 use std::time::Duration;
 

@@ -38,6 +38,7 @@ pub(crate) static PAIR: Provider = {
 };
 
 pub(crate) const PART: &str = "C10D_TEST_PART";
+/// The prefix of the lines that a rank prints for the report.
 const MARK: &str = "reported: ";
 
 /// The function that runs a module's parts.
@@ -50,7 +51,8 @@ fn module(place: &Location<'_>) -> String {
     named.and_then(Path::file_stem).expect("a module has a name").to_string_lossy().into_owned()
 }
 
-/// If this process was started to run a part, runs it. Each module has a function for its parts.
+/// If this process was started to run a part, runs it. `modules` has the names of modules and the functions that run
+/// their parts.
 pub(crate) fn run_part(modules: &[(&str, RunPart)]) -> Option<ExitCode> {
     let part = std::env::var(PART).ok()?;
     let (module, part) = part.split_once('/').expect("a part is of a module");
