@@ -1,4 +1,4 @@
-//! The op table: one row per op of c10d. Code that handles all ops reads this table.
+//! The op table: one row per op of PyTorch's c10d. Code that handles all ops reads this table.
 
 use crate::types::{DispatchKey, KeySet};
 
@@ -46,7 +46,7 @@ const UNEVEN: u8 = 8;
 
 /// A row of the op table.
 pub struct OpRow {
-    /// The op's name in c10d's dispatcher.
+    /// The op's name in PyTorch's dispatcher.
     pub schema: &'static str,
     /// The op's name in this library: the name of the method, which `c10d perf` and errors use as well.
     pub name: &'static str,
@@ -98,7 +98,7 @@ ops! {
     AllGatherCoalesced "allgather_coalesced_" "all_gather_coalesced" GatherLists DENSE [UNEVEN];
     /// `all_gather_into` of several buffers at once.
     AllGatherIntoCoalesced "allgather_into_tensor_coalesced_" "all_gather_into_coalesced" GatherFlats DENSE [];
-    /// Reduces a list of one buffer per rank; each rank gets the result for its own buffer.
+    /// Each rank passes a list of one buffer per rank; rank `r` gets the reduction of the `r`-th buffers of all ranks.
     ReduceScatter "reduce_scatter_" "reduce_scatter" ScatterList DENSE [REDUCES UNEVEN];
     /// Reduces one buffer; each rank gets an equal part of the result.
     ReduceScatterInto "_reduce_scatter_base_" "reduce_scatter_into" ScatterFlat DENSE [REDUCES];
@@ -130,7 +130,7 @@ impl OpKind {
         self.row().name
     }
 
-    /// Returns the op's name in c10d's dispatcher, e.g. `allreduce_`.
+    /// Returns the op's name in PyTorch's dispatcher, e.g. `allreduce_`.
     pub const fn schema(self) -> &'static str {
         self.row().schema
     }

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
 /// [`take`](WorkerQueue::take). The thread ends when the queue is closed and empty. If the queue's thread uses `next`,
-/// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help). This saves two
-/// thread switches.
+/// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help). This saves the
+/// switch to the queue's thread and the switch back.
 pub struct WorkerQueue<T> {
     /// The number of items in the queue, plus 1 while an item is being run and is not settled (see
     /// [`settled`](WorkerQueue::settled)). Threads change this number under the lock, and read it without the lock.
@@ -25,9 +25,9 @@ pub struct WorkerQueue<T> {
     finished: Condvar,
 }
 
-/// The time after which the queue's thread looks for items that were pushed without a notification.
+/// The time after which the queue's thread looks again for items that were pushed without a notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The longest such time. The time grows while other threads run the items.
+/// The limit of that time, which doubles each time that the queue's thread finds that other threads run the items.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
 
 struct Queued<T> {
@@ -37,7 +37,7 @@ struct Queued<T> {
     roused: bool,
     /// Whether the last item was pushed by `push_quietly`.
     quiet: bool,
-    /// Whether the thread waits without a time limit, so that it must be notified.
+    /// Whether the queue's thread waits without a time limit, so that each push must notify it.
     asleep: bool,
     /// Whether the queue's own thread runs the current item, and not a thread that helps.
     serving: bool,
@@ -130,7 +130,7 @@ impl<T> WorkerQueue<T> {
         self.rouse();
     }
 
-    /// Wakes the thread that waits in [`take`](WorkerQueue::take).
+    /// Wakes the queue's thread. If it waits in [`take`](WorkerQueue::take), `take` returns.
     pub fn rouse(&self) {
         self.queued.lock().roused = true;
         self.news.notify_one();
@@ -271,8 +271,8 @@ impl<T> WorkerQueue<T> {
         true
     }
 
-    /// Calls `look` with the queued items, in their order, unless an item is being run. While `look` runs, no item is
-    /// taken out of the queue.
+    /// Calls `look` with the queued items, in their order. While `look` runs, no item is taken out of the queue. If an
+    /// item is being run, returns `None` without calling `look`.
     pub fn look<R>(&self, look: impl FnOnce(&VecDeque<T>) -> R) -> Option<R> {
         let queued = self.queued.lock();
         (queued.current == CurrentItem::None).then(|| look(&queued.items))

@@ -144,7 +144,7 @@ unsafe impl Buffers for Nothing {
     fn back(self, _: Outcome) {}
 }
 
-/// The buffers of a gather in place: one tensor per rank. This rank's tensor is read, the others are written.
+/// The buffers of an all-gather in place: one tensor per rank. The op reads this rank's tensor and writes the others.
 pub struct Gathered<B>(pub(crate) Vec<B>, pub(crate) usize);
 
 // SAFETY: `BufMut` has the same requirements; the vector is not changed between `describe` and `back`. The input shares

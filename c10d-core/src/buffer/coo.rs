@@ -25,7 +25,7 @@ use crate::{Error, Result};
 ///
 /// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
 /// `c10d-sparse`, which has the kernel. The result is a new tensor. It has every entry that at least one rank has. If
-/// the option `sparse_indices` is set, it has the entries at those coordinates instead.
+/// the option `sparse_indices` is set, it has the entries at the coordinates in that option instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -78,7 +78,7 @@ impl CooLayout {
         &self.shape[..self.sparse_dim]
     }
 
-    /// Returns a 64-bit hash of the shape.
+    /// Returns a 64-bit hash of the shape and of the number of sparse dimensions.
     pub fn shape_hash(&self) -> u64 {
         let mix = |hash: u64, value: usize| {
             (hash ^ value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1)
@@ -134,7 +134,8 @@ impl<T: Element> Coo<T> {
     /// Makes a tensor of this shape. Its first `sparse_dim` dimensions are sparse.
     ///
     /// # Errors
-    /// `InvalidArgument` if the lengths do not match the shape. The op that uses the tensor checks the coordinates.
+    /// `InvalidArgument` if `sparse_dim` or a length does not fit the shape, or if the shape has too many elements. The
+    /// op that uses the tensor checks the coordinates.
     pub fn new(shape: impl Into<Vec<usize>>, sparse_dim: usize, indices: Vec<i64>, values: Vec<T>) -> Result<Coo<T>> {
         let layout = CooLayout::new(shape.into(), sparse_dim, indices.len(), values.len())?;
         Ok(Coo { layout, indices, values })

@@ -1,7 +1,7 @@
 //! A place in a device's memory.
 #![allow(unsafe_code)]
 
-/// A place in a device's memory: the value that the runtime's `allocate` returned, and an offset in bytes.
+/// A place in a device's memory: the value that `allocate` of the device runtime returned, and an offset in bytes.
 ///
 /// The base is a device address, or the vendor's own handle if its devices have no addresses. The host never
 /// dereferences it.

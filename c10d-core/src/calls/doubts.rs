@@ -14,7 +14,7 @@ const MOST: usize = 64 << 10;
 /// The ranks whose calls must be compared with a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// None: the rank received the fingerprints of its peers during the call.
+    /// None: during the call, the rank received fingerprints of its peers and compared them with its own.
     Nobody,
     /// All other ranks.
     All,

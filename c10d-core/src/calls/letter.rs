@@ -4,7 +4,7 @@
 use super::History;
 use crate::backend::Fingerprint;
 
-/// The largest length of the value of a field in bytes.
+/// The largest length in bytes of a field's value in a letter. Longer values are cut.
 const TEXT: usize = 200;
 /// The fields in which calls can differ. A letter has the index of the field. A field that is not in the list is sent
 /// as the last field of the list, `call`.

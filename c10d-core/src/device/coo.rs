@@ -19,8 +19,8 @@ impl DeviceCoo {
     /// device, and the indices must be of type `i64`.
     ///
     /// # Errors
-    /// `InvalidArgument` if the lengths do not match the shape, or if the indices are not of type `i64`. The op that
-    /// uses the tensor checks the coordinates and the devices.
+    /// `InvalidArgument` if the indices are not of type `i64`, or in the cases of [`Coo::new`](crate::Coo::new). The op
+    /// that uses the tensor checks the coordinates and the devices.
     pub fn new(
         shape: impl Into<Vec<usize>>,
         sparse_dim: usize,

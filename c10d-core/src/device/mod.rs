@@ -50,7 +50,7 @@ pub type Event = u64;
 /// # Safety
 /// - `allocate` does not return the same memory again before `free`. If the memory was retained
 ///   ([`retain`](DeviceRuntime::retain)), `allocate` does not return it before the last `release`, either.
-/// - Host memory that was given to a copy is not used after the stream has completed the copy.
+/// - The runtime does not use the host memory of a copy after the stream has completed the copy.
 /// - `query` returns `true` only when all work that was enqueued in the stream before `record` has completed.
 /// - Either all seven functions of streams and events are implemented, or none. If none is implemented, copies and
 ///   reductions are complete when the functions return.

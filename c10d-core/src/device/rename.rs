@@ -1,4 +1,4 @@
-//! The name of PrivateUse1's default slot.
+//! The name of PrivateUse1's default slot (slot 0, see [`vendor`](super::vendor())).
 
 use crate::types::rename_default;
 use crate::{Error, Result};

@@ -81,7 +81,9 @@ mod tests {
                 }
             }
         }
-        // Five of the tensors are valid. With them, 40 calls of broadcast, 30 of all_reduce and 20 of reduce are plain.
+        // Five of the tensors are valid. A broadcast ignores the reduce operation, so 5 tensors x 4 operations x 2
+        // valid roots = 40 calls are plain. The other two ops are plain for 10 of the 20 pairs of tensor and operation:
+        // all_reduce ignores the root, so it has 10 x 3 plain calls; reduce has 10 x 2.
         assert_eq!(plain_ones, 90);
     }
 }

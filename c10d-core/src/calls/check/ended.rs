@@ -34,8 +34,8 @@ impl ExitNotice for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // The message under this key is for peers that ask later. The messages to the inboxes are for peers that wait
-        // now.
+        // A peer that has a question later reads the message under this key, since this rank will not answer. The
+        // messages to the inboxes reach peers that ask nothing: they may already wait for this rank in a call.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
             self.put(peer, &word, until);
@@ -93,7 +93,7 @@ fn gone(ranks: Vec<u32>) -> Error {
     Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty(ranks)
 }
 
-/// Returns whether rank `me` needs the peer to complete the call.
+/// Returns whether rank `me` cannot complete the call without the peer.
 fn needs(call: &Fingerprint, me: u32, peer: u32) -> bool {
     match OpKind::from_code(call.op) {
         Some(OpKind::Broadcast | OpKind::Scatter) => call.root == peer,

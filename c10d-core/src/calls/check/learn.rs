@@ -87,7 +87,7 @@ impl Disagreement {
             Some(own) if field != "splits" && (field != "count" || own.count.to_string() == value) => {
                 error(kind(value, other), &[self.peer])
             }
-            // It is not known which of the two ranks made the wrong call.
+            // This rank cannot tell which of the two ranks, `by` or `self.peer`, made the wrong call.
             _ => error(kind(value, other), &[by, self.peer]),
         }
     }

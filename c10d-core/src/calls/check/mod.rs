@@ -41,8 +41,8 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// Compares the calls of one rank with those of its peers, for a backend whose library compares calls only on ranks
 /// that receive, or compares no calls.
 ///
-/// A rank that only sends finds a disagreement at the latest at its 8th collective after the other rank's call. It
-/// finds the disagreement earlier if it makes an op in which it receives, or if it leaves. If ranks wait for each other
+/// A rank that only sends finds a disagreement at the latest at its 8th collective after the peer made the different
+/// call. It finds it earlier if it makes an op in which it receives, or if it leaves. If ranks wait for each other
 /// in different calls, they find the disagreement within about a second. A rank that finds a disagreement reports it to
 /// all others. In groups of more than eight ranks, a rank that sends to a root asks only the root. The root receives
 /// from all ranks, and reports a disagreement to them.
@@ -50,8 +50,8 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
 /// rank answers at once that it has not made the call. If the store does not answer any more, no calls are compared.
 ///
-/// If the program of a rank ends without leaving the group, the rank tells its peers. Calls that need this rank then
-/// fail with an error that says that its program ended.
+/// If a rank's program ends before the rank has left the group, the rank tells its peers. Calls that need this rank
+/// then fail with an error that says that its program ended.
 pub struct CallCheck {
     me: u32,
     world: u32,
@@ -232,8 +232,8 @@ impl CallCheck {
         calls
     }
 
-    /// Compares the calls in doubt for the last time, and writes this rank's report for peers that ask later. Returns
-    /// the disagreement with which the group failed, if there is one.
+    /// Compares the calls in doubt for the last time, and writes this rank's own calls into the store, for peers that
+    /// compare theirs after this rank left. Returns the disagreement with which the group failed, if there is one.
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
@@ -258,7 +258,7 @@ impl CallCheck {
         }
         let word = Letter::Calls(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
-        // An error is ignored: if the store does not answer this rank, the peers cannot read the report from it,
+        // An error is ignored: if the store does not answer this rank, the peers cannot read the message from it,
         // either.
         let soon = Instant::now() + PATIENCE;
         if orderly {
@@ -276,7 +276,8 @@ impl CallCheck {
         }
     }
 
-    /// Waits until the sending thread has delivered all letters. After a rank has left, its store can no longer be used.
+    /// Waits until the sending thread has delivered all letters. After a rank has left, it cannot write to the group's
+    /// store any more.
     fn await_delivery(&self) {
         let until = Instant::now() + SOON;
         let mut calls = self.calls.lock();

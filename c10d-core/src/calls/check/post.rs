@@ -10,19 +10,22 @@ use crate::calls::History;
 use crate::calls::letter::Letter;
 use crate::panics::caught;
 
-/// How long the store may take to write or read a letter for which no call waits.
+/// How long the store may take to write or read a letter for which no call of the user waits. If a call waits, the
+/// limit is [`PATIENCE`](super::PATIENCE).
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// How long one request of the receiving thread to the store waits for a letter. After that the thread makes a new
 /// request. The time is short in unit tests, so that the tests see several requests.
 pub(super) const LISTEN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3600) };
 
-/// A task for the sending thread.
+/// What the sending thread must do.
 pub(super) enum Out {
     /// Begin to watch the open calls.
     Watch,
+    /// Send a letter to one rank.
     To(u32, Letter),
     /// Send a letter to all other ranks.
     All(Letter),
+    /// End both threads of this rank.
     End,
 }
 
@@ -59,7 +62,8 @@ impl CallCheck {
     }
 
     pub(super) fn deliver_to(&self, to: u32, letter: &Letter, deadline: Instant) {
-        // A rank that has left does not answer questions, so its last letter is read instead.
+        // A rank that has left does not answer questions. So if there is a last letter of that rank, this thread reads
+        // it and does not send the question.
         if !matches!(letter, Letter::Ask { .. }) || !self.read_goodbye(to, deadline) {
             self.put(to, &letter.to_bytes(self.me), deadline);
         }

@@ -48,7 +48,8 @@ impl Calls {
         History::new(self.begun, calls, most)
     }
 
-    /// Returns the latest call for which `which` returns `true`, if there is one.
+    /// Returns a call for which `which` returns `true`, if there is one: the latest among the recent calls, else the
+    /// earliest among the calls in doubt.
     pub(super) fn find(&self, which: impl Fn(&Fingerprint) -> bool) -> Option<Fingerprint> {
         let recent = self.recent.iter().rev().map(|(_, call)| *call);
         recent.chain(self.doubts.since(0).map(|(_, call)| call)).find(which)

@@ -56,7 +56,7 @@ fn a_rank_that_only_sends_gets_the_error_by_its_8th_call() {
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
-    // The other rank gets the error, too.
+    // Rank 1 gets the error, too.
     names(&what_failed(&failed, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
@@ -145,7 +145,7 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
         assert!(Instant::now() < end, "a rank was not told that the program of rank 1 ended");
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Neither the root nor the other rank needs the rank that ended.
+    // The broadcast from rank 0 does not need rank 1: neither the root nor rank 2 receives from it.
     assert!(make(&ranks[2], OpKind::Broadcast, 0, 0).is_none());
     assert!(failed.try_recv().is_err());
     ranks[2].end_of(&call(OpKind::Broadcast, 0, 0));

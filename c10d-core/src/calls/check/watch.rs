@@ -17,8 +17,8 @@ pub(super) const STALLED: Duration = Duration::from_millis(100);
 pub(super) const SMALL_WORLD: u32 = 8;
 
 /// Returns the age at which an open call is next compared with the calls of the peers, after `asked` comparisons: 100
-/// ms, 1 s, 2 s, 4 s and so on. If a peer left before it read a question, the next comparison reads the peer's last
-/// message.
+/// ms, 1 s, 2 s, 4 s and so on. One comparison is not enough: a peer may not have made its call yet, or may leave
+/// before it reads the question. In the second case the next comparison reads the peer's last message.
 ///
 /// Calls in which this rank receives are compared, too: the rank that should send may be waiting in a different call.
 pub(super) fn next_age(asked: u32) -> Duration {
