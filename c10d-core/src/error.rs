@@ -12,7 +12,8 @@ use crate::resource;
 /// The result of the functions of this library. The error is an [`Error`] unless another type is given.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// An error. It is one word wide. It is `Clone`, since every waiting call and every later call gets the first cause.
+/// An error. It is one word wide. It is `Clone`, since all waiting and later calls of a failed group get the error that
+/// failed the group.
 #[derive(Clone)]
 pub struct Error(Box<ErrorReport>);
 
@@ -197,8 +198,8 @@ impl Error {
         self
     }
 
-    /// Makes an [`ErrorKind::Resource`] for a thread or process that could not be started. The error names the limit
-    /// that was reached.
+    /// Makes an [`ErrorKind::Resource`] for a thread or process that could not be started. If a limit was reached
+    /// (`WouldBlock`), the error names this limit or, if it is not known, all limits on threads and processes.
     pub fn no_thread(what: impl Into<String>, source: std::io::Error) -> Error {
         let error = Error::new(ErrorKind::Resource, what);
         if source.kind() == std::io::ErrorKind::WouldBlock {

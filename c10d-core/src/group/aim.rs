@@ -76,8 +76,9 @@ impl Group {
         }
     }
 
-    /// Returns the dispatch key and the vendor's slot of a barrier, which has no buffer: the bound device if it is
-    /// served, else the first device that is served. If the call names device ids, only accelerators are considered.
+    /// Returns the dispatch key and the vendor's slot of a barrier, which has no buffer: those of the bound device if
+    /// it is served, else those of the first of CPU, CUDA and PrivateUse1 that is served. If the call names device ids,
+    /// only accelerators are considered.
     fn device_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
         let served = |device: &(DispatchKey, u8)| self.routes.get(device.0, device.1).is_ok();
         let private = (DispatchKey::PrivateUse1, self.routes.some_vendor());

@@ -104,10 +104,10 @@ impl Builder {
         self
     }
 
-    /// Sets how long the drop of the last handle may wait for started operations, and for peers that have not received
-    /// everything that this rank sent. The default is 10 s. After that the drop prints for which ranks it waited. With
-    /// zero, the drop does not wait. If the last handle is dropped on a thread that must not block (in an async task),
-    /// call `shutdown` before, on another thread.
+    /// Sets how long the drop of the group's last handle may wait for started operations, and for peers that have not
+    /// received everything that this rank sent. The default is 10 s. If the time passes, the drop prints for which
+    /// ranks it waited, and returns. With zero, the drop does not wait. If the last handle is dropped on a thread that
+    /// must not block (in an async task), call `shutdown` before, on another thread.
     pub fn drop_within(mut self, limit: Duration) -> Self {
         self.drop_within = limit;
         self

@@ -15,9 +15,9 @@ use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Makes the lane of a sparse key. A sparse call consists of dense ops, which run on a separate object of the backend
-/// `over`. So the order of these ops and the program's dense calls may differ between ranks. The error says why the
-/// lane cannot be made; if `over` is `None`, the reason is that the group has no backend for the CPU.
+/// Makes the lane of a sparse dispatch key. A sparse call consists of dense ops, which run on a backend object of their
+/// own, made by the backend `over`. So sparse calls and the program's dense calls may be in a different order on each
+/// rank. The error says why the lane cannot be made; if `over` is `None`, the group has no backend for the CPU.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,

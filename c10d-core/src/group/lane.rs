@@ -29,8 +29,8 @@ impl Lane {
         Lane { info: Arc::new(info), backend, queue: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
     }
 
-    /// Makes the lane of a sparse key. Core does not check whether the lane's backend offers the sparse op: the kernel
-    /// runs other ops on the backend, and each of these is checked when it runs.
+    /// Makes the lane of a sparse dispatch key. Core does not check whether the lane's backend offers the sparse op:
+    /// the kernel runs dense ops on the backend, and each of these is checked when it runs.
     pub(crate) fn sparse(info: Origin, backend: Arc<dyn Backend>) -> Lane {
         Lane { queue: Some(SparseQueue::default()), ..Lane::new(info, backend) }
     }

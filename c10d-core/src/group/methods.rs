@@ -224,8 +224,8 @@ impl ProcessGroup {
     /// between ranks. Returns `input` and `outputs`.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` if the length of an output differs from that
-    /// of the rank's input.
+    /// The errors of [every op](crate::op#errors). `Mismatch` of `count` if the length of an `outputs[r]` differs from
+    /// that of rank `r`'s input.
     ///
     /// # Example
     /// ```
@@ -421,8 +421,8 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
-    /// several ranks are the root. `Mismatch` of `count` if the length of an output differs from that of the rank's
-    /// input.
+    /// several ranks are the root. `Mismatch` of `count` if the length of the root's output for a rank differs from the
+    /// length of that rank's input.
     ///
     /// # Example
     /// ```
@@ -451,8 +451,8 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
-    /// several ranks are the root. `Mismatch` of `count` if the length of an output differs from that of the root's
-    /// buffer for the rank.
+    /// several ranks are the root. `Mismatch` of `count` if the length of a rank's output differs from that of the
+    /// root's input for the rank.
     ///
     /// # Example
     /// ```

@@ -41,9 +41,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// A group of ranks that run collectives together. Each rank has its own `ProcessGroup`.
 ///
-/// A handle is cheap to clone and can be used from any thread. All ranks must call the collectives of a group in the
-/// same order. If they do not, the calls return [`ErrorKind::Mismatch`] before any payload is used. Point-to-point ops
-/// are matched by peer and tag and may be called in any order.
+/// The value is a handle: it is cheap to clone and can be used from any thread. All ranks must call the collectives of
+/// a group in the same order. If they do not, the calls return [`ErrorKind::Mismatch`], on most backends before any
+/// payload is used. Point-to-point ops are matched by peer and tag and may be called in any order.
 ///
 /// After an error with status [`Failed`](crate::Status::Failed) the group cannot be used any more: every later call
 /// returns the first error.
@@ -135,17 +135,17 @@ impl ProcessGroup {
         &self.0.store
     }
 
-    /// Returns the name of the backend that serves the key. For PrivateUse1, this is the backend of the default slot
-    /// (see [`vendor`](crate::device::vendor())). If no backend serves the default slot, it is the backend of the first
-    /// vendor whose devices are served.
+    /// Returns the name of the backend that serves this dispatch key. For PrivateUse1, this is the backend of the
+    /// default slot (see [`vendor`](crate::device::vendor())). If no backend serves the default slot, it is the backend
+    /// of the first vendor whose devices are served.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason, if no backend serves the key.
+    /// `Unsupported`, with the reason, if no backend serves the dispatch key.
     pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
         Ok(self.0.lane(key)?.info.backend)
     }
 
-    /// Returns the capabilities of the backend that serves the key.
+    /// Returns the capabilities of the backend that serves this dispatch key.
     ///
     /// # Errors
     /// The same as for [`backend`](ProcessGroup::backend).
@@ -169,8 +169,8 @@ impl ProcessGroup {
         lane.backend.algorithm(op, bytes, dtype, reduce)
     }
 
-    /// Returns the number of payload bytes that this rank has sent to peers in collectives of this key so far, if the
-    /// backend counts them.
+    /// Returns the number of payload bytes that this rank has sent to peers so far in collectives with this dispatch
+    /// key, if the backend counts them.
     pub fn bytes_sent(&self, key: DispatchKey) -> Option<u64> {
         self.0.lane(key).ok()?.backend.bytes_sent()
     }

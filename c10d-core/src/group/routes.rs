@@ -12,7 +12,7 @@ use crate::staged::Staged;
 use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
 
-/// The lane and the kernels for the calls of one key.
+/// The lane and the kernels for the calls of one dispatch key, or of one vendor's devices.
 #[derive(Clone)]
 pub(super) struct Route {
     lane: usize,
@@ -116,7 +116,7 @@ impl Routes {
         Ok((lanes, routes))
     }
 
-    /// Sets the routes of all keys of this device.
+    /// Sets the routes of all dispatch keys, dense and sparse, of the device with this name in the backend map.
     fn set(&mut self, word: &str, mut route: impl FnMut(DispatchKey) -> Result<Route, String>) {
         let (dense, vendor) = key_and_slot(word);
         if vendor != 0 {
@@ -128,7 +128,7 @@ impl Routes {
         }
     }
 
-    /// Returns the route of a key for the devices with this vendor slot (0 is the default slot).
+    /// Returns the route of a dispatch key for the devices with this vendor slot (0 is the default slot).
     #[inline]
     pub(super) fn get(&self, key: DispatchKey, vendor: u8) -> Result<&Route> {
         let route = match vendor {

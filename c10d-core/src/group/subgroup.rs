@@ -189,7 +189,8 @@ impl ProcessGroup {
         self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false, self.0.timeout)
     }
 
-    /// Exchanges one message of each rank through the store, for [`Self::divide`] and [`Self::all_hosts`].
+    /// Writes this rank's message into the store, and returns the messages of all ranks in rank order. For
+    /// [`Self::divide`] and [`Self::all_hosts`].
     fn exchange(&self, number: u64, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         const SLICE: Duration = Duration::from_millis(100);
         const NAMING: Duration = Duration::from_millis(500);
@@ -268,7 +269,8 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        // The sub-group's name begins with the name of this group. The prefix of its keys does not repeat this name.
+        // The sub-group's name begins with the name of this group. The prefix of its keys in the store does not repeat
+        // this name.
         let key_prefix =
             key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let spec = GroupSpec {

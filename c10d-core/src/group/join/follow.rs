@@ -74,8 +74,8 @@ impl Join<'_> {
     }
 
     /// Returns the error of a rank that is in no session at the deadline. `earlier` has the hellos that this rank has
-    /// read before, and the time. A hello that has had no heartbeat since that time is of an earlier run, so its rank
-    /// is absent.
+    /// read before, and the time at which it read them. A hello that has had no heartbeat since then is of an earlier
+    /// run, so its rank is absent.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
         self.agrees_with(self.leader)?;
@@ -109,7 +109,8 @@ impl Join<'_> {
         let mut parts = text.splitn(4, ':');
         let mut list = || parts.next().unwrap_or("").split(',');
         let mine = hex(&self.hello.nonce);
-        // The failure can be of an earlier run only if the group has no parent.
+        // Only in a group without a parent can the failure be of an earlier run: the keys of a sub-group contain the
+        // session id of its parent.
         let for_me = list().any(|n| n == mine);
         if self.first && !for_me {
             return Ok(());

@@ -116,6 +116,7 @@ struct Join<'a> {
     /// The group from which this group is made, if there is one. The parent knows which ranks are gone.
     parent: Option<&'a Parent>,
     hello: Hello,
+    /// The time between two heartbeats.
     every: Duration,
     /// The number of heartbeats so far, and the time of the last heartbeat.
     heartbeats: Cell<(u32, Instant)>,
@@ -136,8 +137,8 @@ type Hellos = Vec<Option<Vec<u8>>>;
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The shortest and the longest time between two heartbeats (updates of the hello) of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long a request that does not wait for other ranks may take. Such requests are also made after the deadline, to
-/// find the guilty ranks.
+/// How long a request to the store that does not wait for other ranks may take. Ranks make such requests also after the
+/// deadline, to find the guilty ranks.
 const NAMING: Duration = Duration::from_millis(500);
 /// Marks a failure that the leader writes to the store if its cause is a rank that is gone.
 const DEAD: &str = "dead";
