@@ -199,7 +199,7 @@ pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
-/// Waits until all ranks have made this call. If some ranks do not make the call in time, every other rank gets an
+/// Waits until all ranks have made this call. If some ranks do not make it in time, the ranks that have made it get an
 /// error that names the first missing rank ([`Missing::First`](crate::options::Missing)) or all missing ranks
 /// ([`Missing::All`](crate::options::Missing)).
 #[inline]

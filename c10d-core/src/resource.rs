@@ -100,15 +100,15 @@ fn sysctl(name: &str) -> String {
     if text.trim().is_empty() { "unknown".to_owned() } else { text.trim().to_owned() }
 }
 
-/// Returns the smallest limit on tasks among this process's cgroups, with the number of tasks in the cgroup that has
-/// this limit, and the path of that cgroup.
+/// Returns the smallest limit on tasks (threads of any process) among this process's cgroups, the number of tasks in
+/// the cgroup that has this limit, and the path of that cgroup.
 fn pids() -> Option<(u64, u64, PathBuf)> {
     let (limit, place) = smallest(&["pids.max"])?;
     Some((limit, number(&place.join("pids.current"))?, place))
 }
 
-/// Returns the smallest number in a file with one of these names, among this process's cgroups and their ancestors, and
-/// the path of the cgroup that has it.
+/// Reads the files with these names in this process's cgroups and their ancestors. Returns the smallest number in them,
+/// and the path of the cgroup that has it.
 fn smallest(names: &[&str]) -> Option<(u64, PathBuf)> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mount = Path::new("/sys/fs/cgroup");

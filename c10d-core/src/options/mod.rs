@@ -75,8 +75,9 @@ options! {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
         /// For a sparse tensor: the indices of the result, if all ranks know them. They are an array of sparse_dim ×
-        /// nnz numbers in host memory, sorted, without duplicates. They must include the indices of every rank. If this
-        /// option is set, the ranks do not compute the union of their indices. It is only allowed for sums.
+        /// nnz numbers (nnz of the result) in host memory, sorted, without duplicates. They must include the indices of
+        /// every rank. If this option is set, the ranks do not compute the union of their indices. It is only allowed
+        /// for sums.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
         /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,

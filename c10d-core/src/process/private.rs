@@ -9,10 +9,12 @@
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
+/// The value of a place that has no descriptor.
 const NONE: i32 = -1;
+/// The number of places in a chunk.
 const LEN: usize = 1020;
 
-/// A list of descriptors. It has no lock, since a lock could be held in a child forever.
+/// A part of the list of descriptors. It has no lock, since a lock could be held in a child forever.
 struct Chunk {
     places: [AtomicI32; LEN],
     /// The next chunk. Chunks are never freed.
@@ -51,7 +53,7 @@ impl Chunk {
 }
 
 static FIRST: Chunk = Chunk::new();
-/// The index at which the next search for a free entry begins.
+/// The index at which the next search for a free place begins, in every chunk.
 static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);

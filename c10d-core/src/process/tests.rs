@@ -185,7 +185,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
             pg.split(Some(0), 0).unwrap_err(),
             pg.shrink_to_survivors(Duration::from_secs(100)).unwrap_err(),
             pg.failure().cloned().unwrap(),
-            // These calls were started before the fork and are not done. No thread of this process completes them.
+            // `a`, `b` and `c` were started before the fork and are not done. No thread of this process completes them.
             a.wait().unwrap_err().error,
             b.wait_timeout(Duration::from_secs(100)).unwrap().unwrap_err().error,
             match std::pin::Pin::new(&mut c).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {

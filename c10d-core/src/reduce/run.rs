@@ -1,4 +1,5 @@
-//! The loop of all kernels, compiled separately for each instruction set.
+//! The loop of most kernels, compiled separately for each instruction set. The kernels for `bf16`, and those for `f16`
+//! that use conversion instructions, have loops of their own.
 
 use std::mem::MaybeUninit;
 

@@ -165,7 +165,7 @@ fn step(
     hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
-/// Runs a step on the CPU backend that moves data for a reduction on the device. The step's fingerprint has the op of
+/// Runs, on the CPU backend, a step that moves data for a reduction on the device. The step's fingerprint has the op of
 /// the step instead of the op of the call, so the ranks get a mismatch if some ranks reduce on the host and others on
 /// the device.
 pub(super) fn exchange(
@@ -200,7 +200,8 @@ pub(super) fn without_times(mut error: Error) -> Error {
     error
 }
 
-/// Makes the request for a round on the CPU backend.
+/// Makes the request for round `k` on the CPU backend: the op's own kind and parameters, on the round's host memory.
+/// `each` is the number of elements per round, or 0 if there is only one round.
 pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> Request {
     let call = &slot.call;
     let mut spans = Sink { output_row: call.output_row, ..Sink::default() };
@@ -222,7 +223,8 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     request
 }
 
-/// Makes a request for a step of the op on the CPU backend.
+/// Makes a request for a step on the CPU backend, with any kind of op and any spans: a round, the announcement, or the
+/// movement of data for a reduction on the device.
 pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans: Sink) -> Request {
     let call = &slot.call;
     let mut request = call.outer.step(number, op, params, spans);

@@ -24,7 +24,7 @@ impl Deref for Engine {
 }
 
 impl Engine {
-    /// Records in which call of the device's runtime the thread is now.
+    /// Records in which call of the device's runtime the thread is now; `None` if it is in no such call.
     pub(super) fn does(&self, call: Option<&'static str>) {
         *self.doing.lock() = call.map(|call| (call, Instant::now()));
     }

@@ -31,7 +31,7 @@ pub(super) struct MessageResources {
 }
 
 impl MessageResources {
-    /// Returns an event of the device, which may have been used before.
+    /// Returns an event of the device: one that an earlier message has used, or else a new one.
     pub(super) fn event(&mut self, device: &Watched<'_>) -> Result<Event> {
         match self.events.iter().position(|(of, _)| *of == device.index) {
             Some(at) => Ok(self.events.swap_remove(at).1),
@@ -39,7 +39,7 @@ impl MessageResources {
         }
     }
 
-    /// Returns host memory of at least this many bytes, which may have been used before.
+    /// Returns host memory of at least this many bytes: a block that an earlier message has used, or else a new one.
     pub(super) fn host(&mut self, device: &Watched<'_>, bytes: usize) -> Result<Host> {
         match self.hosts.iter().position(|host| host.bytes() >= bytes) {
             Some(at) => Ok(self.hosts.swap_remove(at)),

@@ -108,7 +108,7 @@ impl Parcel {
         Ok(())
     }
 
-    /// Returns whether the message waits for the device.
+    /// Returns whether the message waits for the device: for copies in either direction, or for work before them.
     pub(super) fn is_at_device(&self) -> bool {
         !matches!(self.stage, Stage::Moving) || self.awaits_copies()
     }
@@ -208,7 +208,8 @@ impl Parcel {
             {
                 break;
             }
-            // The sender of the first round is the sender of all rounds, so the other rounds wait for the first.
+            // In a receive from any source, the sender of the first round is the sender of all rounds. So the other
+            // rounds are given to the CPU backend only after the first has arrived.
             let follows = self.given > 0 && self.slot.call.op == OpKind::RecvAnySource;
             if waits || follows && self.through == 0 {
                 break;
@@ -245,7 +246,7 @@ impl Parcel {
 }
 
 /// Returns whether the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
-/// backend has ended.
+/// staged backend has failed or was aborted.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;
     if device.reached(event)? {

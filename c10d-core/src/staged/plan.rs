@@ -119,8 +119,8 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger. If not all ranks
-    /// know the counts, the plan has one round.
+    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger, or more if there
+    /// would be more than [`STEPS`] rounds. If not all ranks know the counts, the plan has one round.
     pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {

@@ -27,6 +27,7 @@ pub(super) struct Port {
     pub(super) back: Stream,
     /// The event that is recorded after the work that the caller's stream had before the op.
     begin: Event,
+    /// The events after the copies to the host, and after those to the device. Round `k` uses index `k % DEPTH`.
     pub(super) outs: [Event; DEPTH],
     pub(super) backs: [Event; DEPTH],
 }
@@ -177,8 +178,8 @@ impl Watched<'_> {
     /// Enqueues copies to host memory.
     ///
     /// # Safety
-    /// The pieces are inside the host memory. Until the stream has completed the copies, the memory is not freed or
-    /// used.
+    /// For each piece, the range of its bytes that begins at `piece.at` is inside `host`. Until the stream has
+    /// completed the copies, the host memory is not freed or used.
     pub(super) unsafe fn copy_out(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
         for piece in pieces {
             let span = self.span(piece);
@@ -252,7 +253,7 @@ impl Watched<'_> {
     }
 
     /// Waits until the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
-    /// backend has ended.
+    /// staged backend has failed or was aborted.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
             self.shared.alive()?;

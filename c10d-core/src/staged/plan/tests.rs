@@ -8,8 +8,9 @@ type Tensors = Vec<Vec<u64>>;
 struct World {
     op: OpKind,
     root: usize,
-    /// The number of elements per tensor of this rank.
+    /// The numbers from which `shapes` computes the lengths of the tensors on each rank.
     counts: Vec<usize>,
+    /// The size of an element in bytes.
     size: usize,
 }
 
@@ -152,7 +153,8 @@ fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], 
     if apart { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
 }
 
-/// Runs the plans of all ranks, round by round.
+/// Runs the plans of all ranks, round by round. Returns the outputs of all ranks, and the number of steps that the op
+/// needs.
 fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let (inputs, outputs) = fresh(world, n);
     let in_blocks = world.op.row().shape == Shape::ExchangeFlat;
