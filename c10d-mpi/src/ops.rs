@@ -1,4 +1,4 @@
-//! The data that each op sends, receives and reduces. Results are reduced in rank order with every MPI library.
+//! The data that each op sends, receives and reduces. With every MPI library, elements are reduced in rank order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ const WINDOW: usize = 1 << 20;
 /// The largest number of bytes that one rank sends to all others and receives from them in one step, all together. If
 /// `2 * size * WINDOW` exceeds this, [`Collectives::window`] returns a smaller window, but at least [`SHORT`].
 const ALL: usize = 64 << 20;
-/// In an all-reduce of up to this many bytes, or of two ranks, each rank sends all its data to all others.
+/// In an all-reduce of up to this many bytes, each rank sends all its data to all others. Two ranks do so with any
+/// number of bytes.
 const DIRECT: usize = 8 << 10;
 /// Every library sends a message of this size without a handshake. If the library uses a handshake for larger messages,
 /// it is faster to send up to [`EAGER_STEPS`] times this size in steps of this size.

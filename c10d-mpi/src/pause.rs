@@ -9,8 +9,8 @@ const YIELD: Duration = Duration::from_micros(300);
 /// The first and the longest sleep.
 const SLEEPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_micros(200));
 
-/// The pauses of one waiting thread. The thread calls [`Pause::wait`] when a check has found nothing, and
-/// [`Pause::reset`] when a check has found something.
+/// The pauses of one waiting thread. The thread checks again and again whether messages have moved. If none has, it
+/// calls [`Pause::wait`]; if some have, it calls [`Pause::reset`].
 pub(crate) struct Pause {
     /// The number of spins; few if there are more ranks than cores, since spinning would keep other ranks from running.
     spins: u32,

@@ -34,7 +34,7 @@ pub(crate) struct World {
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,
-    /// The data that the ranks computed from their cards.
+    /// The data that the ranks computed from all ranks' cards (see `Card`).
     pub(crate) agreed: Agreed,
 }
 
@@ -137,8 +137,8 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     };
     let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
-    // One process may make several groups at the same time. Their tags should differ, so each is computed from the
-    // session.
+    // One process may make several groups at the same time. Their tags should differ, so each tag is computed from the
+    // group's session.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
     let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {
@@ -289,7 +289,8 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
                 ),
             ));
         }
-        // Once MPI has started on all ranks, all of them have opened the shared segments, so the names can be removed.
+        // Once MPI has started on all ranks, all of them have opened the shared segments, so the segments' names can be
+        // removed.
         let key = |rank: u32| format!("started/{rank}");
         store.set(&key(init.rank), b"", init.deadline)?;
         let keys: Vec<String> = (0..init.size).map(key).collect();

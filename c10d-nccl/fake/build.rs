@@ -1,4 +1,4 @@
-//! Compiles the kernels' sources for the host, and makes a list of the functions in their PTX.
+//! Compiles the sources of the CUDA kernels for the CPU, and makes a table of the functions in their PTX files.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn main() {
     std::fs::write(out.join("kernels.rs"), text).expect("writing to OUT_DIR");
 }
 
-/// Returns the functions of a PTX file, with the number of their parameters.
+/// Returns the functions of a PTX file, each with the number of its parameters.
 fn entries(file: &Path) -> Vec<(String, usize)> {
     let text = std::fs::read_to_string(file).expect("each source has its PTX in the folder `generated`");
     let entry = |entry: &str| {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests that need hardware: the suite over the real NCCL and the real driver, PyTorch in the same communicator, and
+# Tests that need hardware: the suite over the real NCCL and the real driver, c10d and PyTorch in one communicator, and
 # times in comparison with PyTorch. One GPU is enough.
 #
 #   run.sh build DIR        builds the programs, and puts them and these scripts into DIR, to be copied to a machine

@@ -1,4 +1,4 @@
-"""Measures NCCL alone through PyTorch. Prints lines as `hardware world1` does."""
+"""Measures NCCL in a group of one rank through PyTorch. Prints lines as `hardware world1` does."""
 
 import os
 import time

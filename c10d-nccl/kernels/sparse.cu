@@ -13,8 +13,9 @@ INLINE u64 over(u64 a, u64 b) {
     return (a | b) >> 32 ? a / b : (u32)a / (u32)b;
 }
 
-/* The keys of all ranks are one sorted list after another, each padded to the length of the longest. A key counts if no
- * earlier list has it. prefix[i] is the number of keys before position i that count. */
+/* `keys` has one sorted list of keys per rank, one after another, each padded to the length of the longest. `counts` has
+ * the lengths of the lists. A key counts if no earlier list has it. prefix[i] is the number of keys before position i
+ * that count. */
 
 #define SPARSE(key) \
     /* Returns the first position in a sorted list whose key is not less than `what`. */ \

@@ -27,7 +27,8 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Derives another communicator from this one. NCCL begins to derive it after the ops that were submitted earlier.
+    /// Derives another communicator from this one. NCCL begins to derive it when the ops that were submitted earlier
+    /// have ended.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = StartOptions::of(init, *device)?;

@@ -1,4 +1,5 @@
-//! How the ranks of a communicator get its ids: the roots make them, and the store distributes them.
+//! How the ranks of a communicator get its unique ids: some ranks, which are called roots here, make the ids, and the
+//! others read them from the store.
 
 use std::time::Instant;
 
@@ -12,8 +13,8 @@ pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
     if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }
 }
 
-/// Returns the rank that makes id `n` of `roots`. The ranks are divided evenly, and the first rank of each part makes
-/// its id.
+/// Returns the rank that makes id `n` of `roots`. The ranks are divided into `roots` parts of nearly the same size, and
+/// the first rank of part `n` makes id `n`.
 pub(crate) fn maker(n: u32, roots: u32, size: u32) -> u32 {
     n * (size / roots) + n.min(size % roots)
 }

@@ -108,7 +108,8 @@ pub(crate) struct Channel {
     line: WorkStream,
     comm: Option<Communicator>,
     state: ChannelState,
-    /// Each item. A task has a mark of the work that was on the caller's stream when the task was pushed.
+    /// The work that has not begun. Each task has a mark after the work that was on the caller's stream when the task
+    /// was pushed.
     queue: VecDeque<(ChannelWork, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,

@@ -13,7 +13,8 @@ use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::jobs::{JobTable, Stage};
 
-/// How long to wait for a running call before the communicators are aborted. A longer call is assumed to hang.
+/// How long to wait for a running call of CUDA, NCCL or the store before the communicators are aborted. A longer call
+/// is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
 /// How long an abort may take. If it takes longer, the communicators are leaked.
 const ABORT: Duration = Duration::from_secs(5);

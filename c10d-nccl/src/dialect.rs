@@ -68,7 +68,7 @@ impl Dialect {
         if self.is_native() { RANKS_PER_ROOT } else { set().unwrap_or(RANKS_PER_ROOT) }
     }
 
-    /// Returns the key of id `n` of `roots` ids of the communicator of all ranks.
+    /// Returns the store key of id `n` of the `roots` ids of the communicator of all ranks.
     pub(crate) fn id_key(&self, n: u32, roots: u32) -> String {
         match self {
             Dialect::Native => format!("id/{n}"),
@@ -80,7 +80,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the key of the id of the communicator of two ranks. The first of the two ranks makes the id.
+    /// Returns the store key of the id of the communicator of two ranks. The first of the two ranks makes the id.
     pub(crate) fn pair_key(&self, first: u32, second: u32) -> String {
         match self {
             Dialect::TorchLegacy => format!("{first}:{second}"),

@@ -116,8 +116,8 @@ impl Plan<'_, '_, '_> {
     }
 
     /// Each rank broadcasts its input to all ranks. Each rank receives it in the output for the sender. Lengths may
-    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, tensors of one length go through scratch
-    /// memory, as in PyTorch.
+    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, the data go through scratch memory if all
+    /// tensors have the same length, as in PyTorch.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {
@@ -154,8 +154,8 @@ impl Plan<'_, '_, '_> {
     }
 
     /// There is one reduction to each rank. It combines the inputs that all ranks have for that rank. Lengths may
-    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, tensors of one length go through scratch
-    /// memory, as in PyTorch.
+    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, the data go through scratch memory if all
+    /// tensors have the same length, as in PyTorch.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {

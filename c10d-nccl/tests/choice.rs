@@ -44,7 +44,7 @@ fn staged_where_ranks_share_a_gpu() {
     });
 }
 
-/// The ranks' devices are not set, so both would choose the same one.
+/// There is one GPU and the ranks' devices are not set, so both ranks would choose this GPU.
 #[test]
 fn staged_where_there_is_one_gpu() {
     with_fake("staged_where_there_is_one_gpu", "devices=1", || {
@@ -53,7 +53,7 @@ fn staged_where_there_is_one_gpu() {
     });
 }
 
-/// Only the driver can be loaded. If the map names NCCL, no other backend is used instead.
+/// The driver can be loaded, but no libnccl. If the map names NCCL, no other backend is used instead.
 #[test]
 fn staged_where_nccl_is_missing() {
     let library = || {

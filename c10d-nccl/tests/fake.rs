@@ -87,7 +87,7 @@ fn wakers_that_panic_do_not_affect_later_ops() {
     });
 }
 
-/// A rank with splits and a rank without make the same calls.
+/// Ranks with splits and ranks without make the same NCCL calls.
 #[test]
 fn splits_on_some_ranks() {
     with_fake("splits_on_some_ranks", "", || {

@@ -34,7 +34,8 @@ fn error(result: &Result) -> &Error {
     result.as_ref().expect_err("must fail")
 }
 
-/// The op that hangs ends in time, and the group stays failed with its first cause.
+/// Checks that the second op, which the script lets hang, ends at its deadline with an error that has these words, and
+/// that the group stays failed with this first cause.
 fn ends_in_time(test: &str, script: &str, words: &'static str) {
     ends_within(SHORT, test, script, words);
 }

@@ -107,7 +107,7 @@ fn rank() {
         if rank == mortal {
             std::process::exit(0);
         }
-        // If jobs were in flight, they would have failed within this time.
+        // If jobs were running, they would have failed within this time.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
         // The first rank whose call needs the missing rank fails, and sends its error to the other rank. So neither
@@ -327,7 +327,7 @@ fn a_rank_that_does_not_come_is_named() {
         let errors = within(CAP, || {
             with_cpu().run_ranks(2, |pg| {
                 if pg.rank() == 1 {
-                    // Wait until the other rank has failed.
+                    // This receive ends when the other rank has failed.
                     let mut x = on(1, &[1f32; 10]);
                     return Ok(pg.recv(&mut x, 0, 0).map(drop).expect_err("nothing comes"));
                 }
@@ -350,7 +350,7 @@ fn leaving_at_different_times_is_no_failure() {
             std::thread::sleep(Duration::from_millis(50) * pg.rank());
             let clone = pg.clone();
             pg.shutdown()?;
-            // The rank only knows of its own shutdown.
+            // The only failure that the rank's group reports is its own shutdown.
             Ok(clone.failure().map(|e| e.kind().clone()))
         });
         assert_eq!(left.unwrap(), vec![Some(ErrorKind::Shutdown); 3]);

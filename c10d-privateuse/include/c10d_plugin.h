@@ -352,7 +352,7 @@ typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
     const c10d_capabilities *capabilities; /* One per kind of device, each struct_size bytes after the previous one. */
-    /* Returns C10D_OK if the plugin can work on this machine. If the pointer is null, c10d assumes that it can. The
+    /* Returns C10D_OK if the plugin can work on this machine. If `probe` is null, c10d assumes that it can. The
      * function must be cheap and have no side effects. */
     int32_t (*probe)(c10d_why *why);
     /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its

@@ -7,8 +7,8 @@ use crate::mpi::{Comm, Mpi};
 
 /// The tag of headers. The data of a short message are in the same MPI message as its header.
 pub(super) const HEAD: u16 = 2;
-/// The first tag for the data of long messages, and the number of such tags. The last one is 32767, which every MPI
-/// library supports.
+/// The first tag for the data of long messages, and the number of such tags. The last of these tags is 32767, which
+/// every MPI library supports.
 const BODY: u16 = 1 << 14;
 const BODIES: u32 = 1 << 14;
 /// The size of a piece of a long message in bytes, and the largest number of pieces of one message that are in transfer

@@ -48,7 +48,7 @@ impl Arrived {
         let Some((field, mine, theirs)) = differs else { return Ok(()) };
         let what = format!("a message from rank {from} to rank {} with tag {}", endpoint.rank, task.params.tag);
         let error = Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).phase(Phase::Announce);
-        // A third rank cannot know which of the two ranks is wrong.
+        // The other ranks cannot know which of these two ranks is wrong, so their error names both.
         let sent = error.clone().guilty([from, endpoint.rank]);
         Err(endpoint.health.fail_and_send(error.guilty([from]), &sent))
     }
@@ -60,7 +60,7 @@ pub(super) struct Incoming {
     pub(super) from: u32,
     space: Space,
     tag: u16,
-    /// The number of bytes for which a receive is posted or finished.
+    /// The number of bytes that came with the header or that MPI was asked to receive.
     asked: usize,
     /// The number of bytes that have been received.
     received: usize,

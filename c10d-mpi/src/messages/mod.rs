@@ -110,8 +110,8 @@ impl Messages {
         let begun = self.begin(transfers);
         let moved = begun.and_then(|()| health.check()).and_then(|()| transfers.advance(&self.endpoint, over));
         moved.unwrap_or_else(|e| {
-            // MPI's error after a peer's death does not name the peer. The channel through which the ranks watch each
-            // other will report the death a moment later.
+            // MPI's error after a peer's death does not name the peer. The side channel reports the death a moment
+            // later, so this thread waits for that report.
             if *e.kind() == ErrorKind::Internal && health.cause().is_none() {
                 health.wait_for_cause(Duration::from_secs(1));
             }
@@ -197,7 +197,8 @@ impl Messages {
     /// which the caller must complete.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
-        // If this thread does not get the lock within `SOON`, a call of MPI does not return. Nothing is cancelled then.
+        // If this thread does not get the lock within `SOON`, another thread is blocked in a call of MPI. Nothing is
+        // cancelled then.
         let (Some(ids), Some(mut transfers)) = (ids, self.transfers.try_lock_for(SOON)) else { return Vec::new() };
         if self.begin(&mut transfers).is_err() {
             return Vec::new();

@@ -12,7 +12,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::library::{Functions, Kind, Library};
 use super::types::{Errhandler, Group, Info, MAX_ERROR_STRING, RawComm, Session, THREAD_MULTIPLE};
 
-/// The session that was opened before MPI was started; 0 if there is none.
+/// The MPI session that was opened before MPI was started; 0 if there is none.
 static SESSION: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -79,8 +79,8 @@ impl Mpi {
         Ok(begun != 0)
     }
 
-    /// Starts MPI for several threads, and returns the communicator of all processes. Blocks until all processes have
-    /// called this function.
+    /// Starts MPI so that several threads may call it, and returns the communicator of all processes. Blocks until all
+    /// processes have called this function.
     pub(crate) fn start(&self) -> Result<Comm> {
         let world = match self.0.kind {
             // A session is opened first: if MPI cannot start, opening the session returns an error, while
@@ -128,7 +128,7 @@ impl Mpi {
         Ok(Comm(RawComm::WORLD))
     }
 
-    /// Opens a session, which stays open until MPI is finalized.
+    /// Opens an MPI session, which stays open until MPI is finalized.
     fn session(&self) -> Result {
         let (mut info, mut session) = (Info::NULL, Session(0));
         // SAFETY: writes one handle.
@@ -192,7 +192,7 @@ impl Mpi {
         Ok(Comm(comm))
     }
 
-    /// Frees a communicator without messages in flight. May block.
+    /// Frees a communicator that has no unfinished messages. May block.
     pub(crate) fn free(&self, comm: Comm) -> Result {
         let mut raw = comm.0;
         // SAFETY: the handle is from this library, and the caller has no request on it.

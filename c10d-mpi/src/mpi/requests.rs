@@ -50,7 +50,7 @@ impl Staging {
     }
 }
 
-/// The number of bytes that were leaked because a request on them did not end.
+/// The number of bytes that were leaked because an MPI request on them did not end.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 
 /// The sender and the length of a finished message.

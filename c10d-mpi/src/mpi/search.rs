@@ -44,8 +44,8 @@ impl Surroundings {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
-        // The dynamic linker searches for a name without a folder, also in LD_LIBRARY_PATH, which module systems of
-        // clusters set.
+        // This name has no folder, so the dynamic linker searches its folders for it, among them those in
+        // LD_LIBRARY_PATH, which module systems of clusters set.
         out.push(PathBuf::from(SONAME));
         out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
         Ok(out)

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-/// Returns the value of `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first
-/// rank. It is a list of runs of ranks, each as (first host, number of hosts, ranks per host).
+/// Returns the value of `PMI_process_mapping`. `hosts` has the number of each rank's host; hosts are numbered in the
+/// order of their first ranks. The value is a list of runs of ranks, each as (first host, number of hosts, ranks per
+/// host).
 pub(crate) fn mapping(hosts: &[u32]) -> String {
     let mut runs: Vec<(u32, u32, u32)> = Vec::new();
     let mut rest = hosts;

@@ -38,12 +38,12 @@ pub(crate) fn absent(store: &dyn Store, size: u32, round: u32, until: Instant) -
     (0..size).filter(|rank| store.check(&[&key(round, *rank)], until).is_ok_and(|there| !there)).collect()
 }
 
-/// Answers the library of one process.
+/// Answers the PMI requests of one process's library.
 pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
     pub(crate) size: u32,
-    /// A name for the job. It is unique on all hosts of the job.
+    /// The name of this set of MPI processes (PMI's `kvsname`). It is unique on all hosts of these processes.
     pub(crate) name: String,
     /// The text that shows which ranks share a host.
     pub(crate) mapping: String,

@@ -65,8 +65,8 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 
-/// The packed values of all ranks in one round, and the rank where the last key was found. The search begins there,
-/// since libraries ask for the keys of one rank after the other.
+/// The packed values of all ranks in one round, and the rank where the latest search found its key. The next search
+/// begins there, since libraries ask for the keys rank by rank.
 struct Round {
     texts: Vec<Vec<u8>>,
     at: usize,
@@ -94,8 +94,8 @@ impl Round {
     }
 }
 
-/// Finds the value of a key in a packed text. The text comes from another rank, so values that do not fit into a line
-/// of PMI are ignored.
+/// Finds the value of a key in a packed text. The text comes from another rank and may be wrong. So values that are too
+/// long, are not UTF-8 or have control characters are ignored.
 fn value<'a>(packed: &'a [u8], key: &str) -> Option<&'a str> {
     let value = |line: &'a [u8]| {
         let value = line.strip_prefix(key.as_bytes())?.strip_prefix(b" ").filter(|value| value.len() <= MAX_VALUE)?;

@@ -1,5 +1,5 @@
-//! Ops of two ranks that do not end by themselves, since the other rank does not take part. One op ends at its
-//! deadline, and one by an abort. After that, the device must still be usable.
+//! Groups of two ranks in which only one rank calls an op, so that the op does not end by itself. One op ends at its
+//! deadline, and one by the other rank's abort. After that, the device must still be usable.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(super) fn run() -> Result<()> {
         // The device can still be used.
         reduce(&late.shrink(&[1])?)?;
     } else {
-        // This call ends because the other rank's group has failed.
+        // No rank sends to this rank. The call ends because the group has failed on rank 0.
         let e = failure(late.recv(on(&[0f32])?, 0, 0))?;
         check(begun.elapsed() < CAP, &e)?;
     }

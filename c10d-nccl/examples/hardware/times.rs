@@ -12,7 +12,7 @@ fn repeats(bytes: usize) -> usize {
     if bytes > 8 << 20 { 20 } else { 100 }
 }
 
-/// Returns the sizes up to the largest one that is requested.
+/// Returns the sizes of at most `C10D_HARDWARE_MAX` bytes, or all sizes if this variable is not set.
 fn sizes(all: impl Iterator<Item = usize>) -> Vec<usize> {
     let most = std::env::var("C10D_HARDWARE_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
     all.filter(|bytes| *bytes <= most).collect()
@@ -27,15 +27,15 @@ fn micros(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e6
 }
 
-/// Returns the CPU time that all threads of this process have used so far.
+/// Returns the CPU time in microseconds that all threads of this process have used so far.
 fn busy() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Measures NCCL alone: how long the caller needs to start an op, the CPU time of an op on all threads, and its total
-/// time. The time to start an op cannot be compared with PyTorch's, since in c10d another thread makes the calls of
-/// NCCL.
+/// Measures NCCL in a group of one rank: how long the caller needs to start an op, the CPU time of an op on all
+/// threads, and its total time. The time to start an op cannot be compared with PyTorch's, since in c10d another thread
+/// makes the calls of NCCL.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");

@@ -40,8 +40,8 @@ thread_local! {
     static MODE: Cell<c_int> = const { Cell::new(GLOBAL) };
 }
 
-/// Must be called by each function that is unsafe during a capture. If this thread must not call such a function now,
-/// the captures become invalid, and this function returns the error.
+/// Must be called by each function that is unsafe during a capture. If running captures forbid this thread to call such
+/// functions, these captures become invalid, and this function returns the error.
 pub(crate) fn forbids(call: &str) -> Option<c_int> {
     let (mode, mut captures) = (MODE.get(), CAPTURES.lock());
     let heeds = |c: &&mut Capture| mode == GLOBAL || mode != RELAXED && c.thread == current().id();

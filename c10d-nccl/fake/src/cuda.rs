@@ -74,7 +74,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
-    // The devices are the same in every process.
+    // Every process has the same devices, so the UUID depends only on the device's number.
     // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *uuid = [device as u8; 16] };
     SUCCESS
@@ -241,7 +241,7 @@ fn give(at: u64) -> bool {
     true
 }
 
-/// The size of a device's memory, all of which is free.
+/// The size of a device's memory, which `cuMemGetInfo` always reports as free.
 const MEMORY: usize = 80 << 30;
 
 #[unsafe(no_mangle)]
@@ -341,9 +341,9 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     said(world.enqueue(stream, touches, work))
 }
 
-/// Called before a copy of host memory. If the memory is pageable, the driver may wait for the stream, and it may copy
-/// at once or later. A caller must not rely on any of this. So this function waits, but the copy is still done later,
-/// and nothing is recorded as known to the host.
+/// Called before a copy to or from host memory. If the memory is pageable, the real driver may or may not wait for the
+/// stream, and it may copy at once or later. A caller must not rely on any of this. So this function waits for the
+/// stream, but the copy runs later, and the wait does not count as the host's knowledge that earlier work is finished.
 fn before_copy(host: u64, bytes: usize, stream: u64) {
     if !is_locked(host, bytes)
         && let Some(device) = current()

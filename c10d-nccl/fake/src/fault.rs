@@ -1,4 +1,5 @@
-//! Faults on request, by a script such as `C10D_FAKE_NCCL="init=hang,rank=1"`.
+//! Faults on request, by a script such as `C10D_FAKE_NCCL="init=hang,rank=1"`. A launch is one NCCL call, or all calls
+//! on one communicator in an NCCL group.
 //!
 //! | word | what happens |
 //! | --- | --- |

@@ -48,7 +48,7 @@ struct Module {
     names: Vec<String>,
 }
 
-/// A function's device, and its index in `KERNELS`.
+/// A kernel's device, and its index in `KERNELS`.
 #[derive(Clone, Copy)]
 struct Function {
     device: u16,
@@ -62,7 +62,7 @@ struct Loaded {
     next: u64,
 }
 
-/// The number of launches so far, if the script has the word `kernel`.
+/// The number of kernel launches so far, if the fault script has the word `kernel`.
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 

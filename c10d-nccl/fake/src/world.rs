@@ -159,7 +159,8 @@ impl World {
         self.streams.remove(&stream).is_some()
     }
 
-    /// Puts work on a stream. It is an error if the work has a race, or uses memory that does not belong to the device.
+    /// Puts work on a stream. It is an error if the work has a race with earlier work, or uses memory that does not
+    /// belong to the stream's device.
     pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
         let World { allocations, streams, host, .. } = self;
         let s = streams.get_mut(&stream).ok_or("no such stream")?;

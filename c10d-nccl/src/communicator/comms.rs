@@ -51,12 +51,12 @@ impl Comms {
             self.report("ncclCommAbort", unsafe { self.nccl.abort(comm) });
         }
         if grouped {
-            // NCCL may abort the communicators only now.
+            // In a group, NCCL may delay the aborts until this call.
             self.report("ncclGroupEnd", self.nccl.group_end());
         }
     }
 
-    /// Reports a call that failed. Nothing else can be done, since the communicators are not used any more.
+    /// Reports a call that failed. Nothing else is done, since the communicators are not used any more.
     fn report(&self, call: &str, result: NcclResult) {
         if !result.is_accepted() {
             let why = self.nccl.error_string(result);

@@ -8,7 +8,7 @@ use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version}
 /// A function that not every version of libnccl has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Optional {
-    /// `ncclCommInitRankScalable`: several roots for many ranks (since 2.23).
+    /// `ncclCommInitRankScalable`: several unique ids for a communicator of many ranks (since 2.23).
     InitRankScalable,
     /// `ncclAlltoAll` (since 2.28).
     AllToAll,

@@ -98,10 +98,10 @@ impl Run<'_> {
         let words = self.worker.call("exchanging the headers", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // Every rank finds a mismatch in the headers, and reports it with its own value in the field `mine` of
-            // `ErrorKind::Mismatch`. If a rank failed at once, it would send its report to ranks that have not read the
-            // headers yet. These ranks could return the report instead of their own errors. So all ranks make one more
-            // exchange before they fail.
+            // All ranks find the same mismatch in the headers, and each reports it with its own value in the field
+            // `mine` of `ErrorKind::Mismatch`. If a rank failed at once, it would send its report to ranks that have
+            // not read the headers yet. These ranks could return the report instead of their own errors. So all ranks
+            // make one more exchange before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {

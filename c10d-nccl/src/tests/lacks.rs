@@ -1,5 +1,5 @@
-//! Tests of a rank that cannot make its part of the group. The other ranks name this rank at once, whatever they wait
-//! for.
+//! Tests of a rank that cannot make its part of the group. The errors of the other ranks name this rank at once,
+//! whatever these ranks wait for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,6 @@ fn the_rank_is_named_while_the_library_connects() {
     let error = error_of_the_other(1);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
-    // The error is not about a dead peer.
+    // The error belongs to the making of the group.
     assert_eq!(error.report().phase, Some(Phase::Connect), "{error}");
 }

@@ -10,7 +10,7 @@ use super::mock::{PROVIDER, cuda, log};
 const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
 const AFTER: [&str; 1] = ["record on 1"];
 
-/// The calls that exchange two elements with rank 1.
+/// The calls of rank 0 in an all-to-all of two ranks with two elements for each rank.
 const PAIRS: [&str; 5] = ["copy 8 on 1", "group {", "send 2xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
 
 pub(super) fn buffer(count: usize) -> DeviceBuffer {
@@ -163,7 +163,7 @@ fn each_direction_of_messages_has_a_communicator() {
     let before = "record on 0".to_owned();
     let want = [vec![init(0), before.clone()], after("send 3xf32 to 1 on 2")].concat();
     assert_eq!(logs[0], want);
-    // The receiver records its stream, and then waits for the id.
+    // The receiver records an event on the caller's stream before it waits for the id.
     let want = [vec![before, init(1)], after("recv 3xf32 from 0 on 2")].concat();
     assert_eq!(logs[1], want);
 }

@@ -146,7 +146,8 @@ pub(crate) fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Runs a whole test program with the fakes. If needed, the program starts itself again for this.
+/// Runs a whole test program with the fakes. If the program was not started with the fakes, it starts itself again with
+/// them.
 pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     if std::env::var(CHILD).is_ok() {
         return body();

@@ -117,7 +117,7 @@ fn unsupported_types_and_too_large_results_are_errors() {
 /// A peer's keys are checked.
 #[test]
 fn invalid_keys_of_a_peer_are_rejected() {
-    // The second launch of a call gathers keys.
+    // The second launch of a call (number 1) gathers the keys.
     with_fake("invalid_keys_of_a_peer_are_rejected", "rank=1,garble=1", || {
         let errors = builder().run_ranks(3, |pg| {
             let mine = sent(&Coo::new([9], 1, vec![3, 4], vec![2f32, 1.0])?, pg.rank());
