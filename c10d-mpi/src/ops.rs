@@ -37,7 +37,7 @@ pub(crate) struct Collectives {
     rank: u32,
     size: u32,
     health: Arc<Health>,
-    /// The exchange of messages; `None` if the group has one rank only.
+    /// The object that exchanges messages with the other ranks; `None` if the group has one rank only.
     exchange: Option<Exchange>,
     /// Whether a message of more than [`EAGER`] bytes costs more than several smaller ones.
     by_handshake: bool,

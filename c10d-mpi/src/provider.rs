@@ -13,9 +13,9 @@ use crate::world::{BOOTSTRAP, LIBRARY};
 /// The CPU backend over MPI, under the name `mpi`.
 ///
 /// Hints: `mpi.lib` (the file of the library), `mpi.bootstrap` (`store`: processes exchange addresses through the
-/// group's store; `env`: through their launcher), `mpi.side` (`gloo-like` or `store`: the channel through which ranks
-/// watch each other), `mpi.thread` (`caller` or `own`: the threads that call MPI; the default is `caller` if all ranks
-/// share memory, else `own`). Environment variable: `C10D_MPI_LIB` (the file of the library, an absolute path).
+/// group's store; `env`: through their launcher), `mpi.side` (`gloo-like` or `store`: what the side channel uses),
+/// `mpi.thread` (`caller` or `own`: the threads that call MPI; the default is `caller` if all ranks share memory, else
+/// `own`). Environment variable: `C10D_MPI_LIB` (the file of the library, an absolute path).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {

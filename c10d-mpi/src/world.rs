@@ -260,7 +260,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
     }
     let called = within(init.deadline, "MPI's start", move || {
         let comm = with_variables(&variables, || mpi.start());
-        // From now on, the descriptor belongs to the library.
+        // Once the start has been called, the descriptor belongs to the library.
         std::mem::forget(theirs);
         comm
     });

@@ -5,6 +5,8 @@
 #   run.sh build DIR        builds the programs, and puts them and these scripts into DIR, to be copied to a machine
 #   run.sh DIR [PART..]     runs them there and prints a table. Parts: suite two ends torch world1 staged (default: all)
 #
+# Parts: two: NCCL with two ranks on one GPU; ends: timeout and abort; torch: one communicator with PyTorch; world1:
+# times of NCCL with one rank; staged: times of all-reduces through host memory.
 # C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If they select none, and none is installed, PyTorch's NCCL is used.
 # C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
 # C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).

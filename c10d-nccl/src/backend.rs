@@ -109,7 +109,7 @@ unsafe impl Backend for Nccl {
 
     fn leave(&self, deadline: Instant) -> Result {
         self.0.jobs.close();
-        // The communicators are closed later, since other ranks may need more time.
+        // The communicators are closed only when the backend is dropped, since other ranks may need more time.
         self.0.jobs.wait_idle(deadline)?;
         self.0.leave(deadline);
         Ok(())

@@ -22,7 +22,8 @@ use crate::nccl::NcclApi;
 
 /// The hint that can disable the comparison of calls.
 const CHECK: &str = "nccl.check";
-/// While a thread waits for NCCL, it checks the reports of other ranks at this interval.
+/// While a thread waits for NCCL, it checks at this interval whether another rank has reported that it cannot make the
+/// group.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// The data that a backend and its threads share.

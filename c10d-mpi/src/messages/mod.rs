@@ -35,7 +35,7 @@ pub(crate) struct Messages {
     crowded: bool,
     ledger: Arc<Ledger>,
     inbox: Mutex<Inbox>,
-    /// Notified when jobs are posted, and when the rank leaves.
+    /// Notified when jobs are posted, and by `close`.
     news: Condvar,
     /// The messages in transfer. The lock is held during calls of MPI.
     transfers: Mutex<Transfers>,

@@ -1,4 +1,4 @@
-//! Runs collectives on host memory, by a process group.
+//! Runs NCCL calls on host memory, as ops of a process group with the CPU backend.
 
 use c10d_core::backend::Params;
 use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::*;
 
-/// Tensors with keys of both widths, with duplicates, with no entries on some or all ranks, and with rows without
+/// Tensors with keys of 32 and of 64 bits, with duplicates, with no entries on some or all ranks, and with rows without
 /// elements.
 #[test]
 fn sums_of_anything() {

@@ -28,7 +28,8 @@ pub const MINOR: u16 = 2;
 /// The entry's name.
 pub const ENTRY: &str = "c10d_plugin_v1";
 
-/// A struct that begins with its size. The struct of the other side may be shorter or longer.
+/// A struct that begins with its size. A struct from a host or plugin of another minor version may be shorter or
+/// longer.
 ///
 /// # Safety
 /// The type is `repr(C)`, begins with `struct_size: u32`, and is valid if all bytes are zero.

@@ -33,11 +33,11 @@ pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<
     Ok(PluginBackend::of(loaded, Group::create(loaded, init)?, init))
 }
 
-// SAFETY: 1. The plugin gets copies, the operation's own buffers, or counted handles. If the host ends a job while the
-// plugin has it, the host leaks these (`Lent::write_off`). Only the thread that took the operation out of its slot
-// touches its spans. 2. When half of `let_go` has passed after a job's deadline or after `abort`, the clock (`overdue`)
-// ends the job, whatever the plugin does. `abort` takes no lock under which a job is completed. Exception: a plugin
-// that the user trusts gets the caller's own memory, and only its answer ends the job.
+// SAFETY: 1. The plugin gets copies, the operation's own buffers, or device memory that is retained. If the host ends a
+// job while the plugin has it, the host leaks these (`Lent::write_off`). Only the thread that took the operation out of
+// its slot touches its spans. 2. When half of `let_go` has passed after a job's deadline or after `abort`, the clock
+// (`overdue`) ends the job, whatever the plugin does. `abort` takes no lock under which a job is completed. Exception:
+// a plugin that the user trusts gets the caller's own memory, and only its answer ends the job.
 unsafe impl Backend for PluginBackend {
     fn name(&self) -> &'static str {
         self.name

@@ -68,8 +68,8 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // If the alarm were cleared after the check, this could clear the alarm of an operation that starts
-                // during the check.
+                // If the alarm were cleared after the call of `end_overdue`, this could clear the alarm of an operation
+                // that starts during the call.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

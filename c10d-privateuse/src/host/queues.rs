@@ -168,7 +168,7 @@ impl SubmitQueues {
                     state.by_key.remove(other);
                 } else if *other != key {
                     state.ready.push_back(*other);
-                    // If no thread can be started, this thread serves the queue next.
+                    // If no thread can be started, this thread serves the ready queues next.
                     let _ = self.staff(&mut state);
                 }
             }
