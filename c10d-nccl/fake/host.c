@@ -1,4 +1,4 @@
-/* Stores the size of a kernel's grid, and the index of the kernel's thread that runs next. */
+/* Stores the size of a CUDA kernel's grid, and the index of the kernel's thread that runs next. */
 #include "host.h"
 
 _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;

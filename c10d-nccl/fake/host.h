@@ -1,4 +1,4 @@
-/* The definitions of CUDA that kernels need, for a host that runs the kernel's threads one after another. */
+/* The definitions of CUDA that CUDA kernels need, for a CPU that runs a kernel's threads one after another. */
 #pragma once
 
 #define __device__
@@ -8,7 +8,7 @@ typedef struct {
     unsigned int x;
 } Place;
 
-/* threadIdx and blockIdx are the index of the kernel's thread that this host thread is running. blockDim is the number
+/* threadIdx and blockIdx are the index of the kernel's thread that this CPU thread is running. blockDim is the number
  * of threads of a block, and gridDim is the number of blocks. */
 extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;
 

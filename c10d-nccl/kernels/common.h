@@ -1,7 +1,7 @@
-/* Definitions for all kernels.
+/* Definitions for all CUDA kernels.
  *
  * The sources are both CUDA C++ and C11: they have no templates and no shared memory, and no thread waits for another.
- * So tests can run them on the host, one thread after another (../fake/host.h has the thread's index). They need no
+ * So tests can run them on the CPU, one thread after another (../fake/host.h has the thread's index). They need no
  * header of CUDA, and all parameters have 64 bits. */
 
 #ifdef __cplusplus

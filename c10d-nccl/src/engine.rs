@@ -77,7 +77,7 @@ impl Engine {
         let resources = &self.resources;
         resources.jobs.calling("cuCtxSetCurrent", || resources.cuda.enter_own(resources.device))?;
         if resources.cuda.has_kernels().is_ok() {
-            // If this fails, the call that needs a kernel reports it.
+            // If this fails, each call that needs a CUDA kernel reports it.
             let _ = resources.jobs.calling("cuModuleLoadData", || resources.cuda.load(resources.device));
         }
         let mut channels: BTreeMap<Participants, Channel> = BTreeMap::new();

@@ -13,7 +13,8 @@ use crate::nccl::Library;
 use crate::sparse;
 use crate::start::StartOptions;
 
-/// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
+/// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for `all_reduce` with the dispatch key
+/// SparseCUDA.
 ///
 /// The backend reads these hints: `nccl.lib` (the file of the library), `nccl.device` (the number of this rank's GPU,
 /// if the group's builder has no device), `nccl.check` (`off`: the ranks' calls are not compared), and `nccl.compat`

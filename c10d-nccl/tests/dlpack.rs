@@ -1,4 +1,4 @@
-//! DLPack tensors in collectives, on the host and on CUDA.
+//! DLPack tensors in collectives, in host memory and in CUDA memory.
 
 use crate::common;
 

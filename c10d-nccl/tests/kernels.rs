@@ -142,7 +142,7 @@ fn all_halves_are_read_and_written() {
     });
 }
 
-/// The host reduces if CUDA kernels cannot run, here because the driver is too old.
+/// The CPU reduces if CUDA kernels cannot run, here because the driver is too old.
 #[test]
 fn without_kernels_the_host_reduces() {
     with_fake("without_kernels_the_host_reduces", "driver=11080", || {

@@ -277,8 +277,8 @@ typedef struct c10d_device {
      * address or any handle except null; c10d never reads through it. */
     int32_t (*allocate)(uint32_t index, uint64_t bytes, void **base, c10d_why *why);
     void (*free)(uint32_t index, void *base);
-    /* These three functions enqueue copies: from the host to the device, from the device to the host, and inside the
-     * device. For memory of the device, `to` and `from` are bases. */
+    /* These three functions enqueue copies: from host memory to the device, from the device to host memory, and inside
+     * the device. For memory of the device, `to` and `from` are bases. */
     int32_t (*copy_in)(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
                        uint64_t bytes, c10d_why *why);
     int32_t (*copy_out)(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t from_offset,
@@ -305,7 +305,7 @@ typedef struct c10d_device {
     void *(*allocate_host)(uint64_t bytes);
     void (*free_host)(void *base, uint64_t bytes);
     /* Returns the bits of the element types that `reduce` accepts with this operation. c10d asks for sum, product, min,
-     * max and the bitwise operations. It reduces other types on the host. */
+     * max and the bitwise operations. It reduces other types in host memory. */
     uint32_t (*reduces)(uint32_t reduce_op); /* since 1.1 */
     /* Enqueues acc[i] = op(acc[i], with[i]). */
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,

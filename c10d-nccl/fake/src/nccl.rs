@@ -360,8 +360,8 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
             && let Err(e) = exec::run(&group, &calls)
         {
             this.fail(6, &e.to_string());
-            // Like a real kernel, the work does not end by itself after an error, so that nobody uses the data as a
-            // result.
+            // Like a real CUDA kernel, the work does not end by itself after an error, so that nobody uses the data as
+            // a result.
             this.stick();
         }
         if behind {

@@ -1,4 +1,5 @@
-//! Memory, streams and events, and the order of all accesses to memory.
+//! Memory, streams and events, and the order of all accesses to memory. The host is the program, which calls the
+//! driver.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};

@@ -23,16 +23,17 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// Returns the device whose memory contains this address, or `None` if there is none.
     fn device_of(&self, address: u64) -> Result<Option<u16>>;
 
-    /// Checks whether this crate's kernels can run on all devices of the process. If not, the error has the reason.
+    /// Checks whether this crate's CUDA kernels can run on all devices of the process. If not, the error has the
+    /// reason.
     fn has_kernels(&self) -> Result;
 
-    /// Loads the kernels of sparse calls. Loading may wait for the whole device, and so for collectives that wait for a
-    /// peer. So the engine calls this before its first collective.
+    /// Loads the CUDA kernels of sparse calls. Loading may wait for the whole device, and so for collectives that wait
+    /// for a peer. So the engine calls this before its first collective.
     fn load(&self, _index: u16) -> Result {
         Ok(())
     }
 
-    /// Launches a kernel on the stream with `threads` logical threads. If there are fewer real threads, each runs
+    /// Launches a CUDA kernel on the stream with `threads` logical threads. If there are fewer real threads, each runs
     /// several logical threads.
     ///
     /// # Safety

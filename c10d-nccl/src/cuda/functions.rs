@@ -17,7 +17,7 @@ use crate::kernels::{Kernel, Module};
 const OLDEST_DRIVER: i32 = 12_000;
 /// The lowest compute capability for which the PTX was made (its major number).
 const OLDEST_DEVICE: i32 = 7;
-/// If this variable is `off`, no kernel is used. It must be the same on all ranks.
+/// If this variable is `off`, no CUDA kernel of this crate is used. It must be the same on all ranks.
 const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
@@ -103,7 +103,7 @@ impl Functions {
     }
 }
 
-/// Checks whether kernels can run on the first `devices` devices.
+/// Checks whether this crate's CUDA kernels can run on the first `devices` devices.
 pub(super) fn can_run(devices: usize) -> Result {
     static ANSWER: OnceLock<Result> = OnceLock::new();
     ANSWER.get_or_init(|| look(devices)).clone()

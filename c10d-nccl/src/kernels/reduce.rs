@@ -1,4 +1,4 @@
-//! The kernels of reductions, by element type.
+//! The CUDA kernels of reductions, by element type.
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 

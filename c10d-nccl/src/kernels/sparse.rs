@@ -1,4 +1,4 @@
-//! The kernels for sparse tensors.
+//! The CUDA kernels for sparse tensors.
 
 use c10d_core::DType;
 

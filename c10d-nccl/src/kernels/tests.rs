@@ -1,4 +1,4 @@
-//! Checks that the PTX has exactly the kernels that are used.
+//! Checks that the PTX has exactly the CUDA kernels that this crate uses.
 
 use std::collections::BTreeMap;
 

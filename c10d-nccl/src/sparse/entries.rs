@@ -98,8 +98,8 @@ fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize)
     Ok(Error::invalid(format!("entry {entry} is not in the tensor")))
 }
 
-/// Sorts entries. Their coordinates must be valid. Only the keys are copied to the host, which sorts them. Entries with
-/// the same coordinates are combined in their original order.
+/// Sorts entries. Their coordinates must be valid. Only the keys are copied to host memory, where this function sorts
+/// them. Entries with the same coordinates are combined in their original order.
 fn coalesce(bench: &mut Bench, facts: &SparseCall, keys: Tensor) -> Result<Entries> {
     let mut order: Vec<(u64, u64)> = bench.download_numbers(keys)?.into_iter().zip(0..).collect();
     // No two pairs are equal, since the positions differ, so equal keys keep their order.

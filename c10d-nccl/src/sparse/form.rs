@@ -8,7 +8,7 @@ use crate::types::CAPABILITIES;
 /// How rows of an element type are combined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Form {
-    /// The type as which a kernel treats the elements.
+    /// The type as which a CUDA kernel treats the elements.
     pub(super) part: DType,
     /// The number of values of type `part` in one element.
     pub(super) parts: usize,

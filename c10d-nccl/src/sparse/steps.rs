@@ -1,4 +1,4 @@
-//! Functions that launch kernels, with the checks of their inputs and outputs.
+//! Functions that launch CUDA kernels, with the checks of their inputs and outputs.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, Error, ErrorKind, Result};

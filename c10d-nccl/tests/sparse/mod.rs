@@ -1,5 +1,5 @@
 //! Sparse all-reduce over NCCL on the fake device. The results are compared with those of the definition, computed on
-//! the host.
+//! the CPU.
 
 mod beside;
 mod processes;
