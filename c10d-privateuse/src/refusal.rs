@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The rule that a file or directory broke.
+/// The rule by which a file, directory or variable was refused or skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {

@@ -158,7 +158,7 @@ fn a_trusted_name_without_a_plugin_is_reported() {
 
 #[test]
 fn a_trusted_plugin_works_on_the_callers_memory() {
-    // The plugin writes the address of its output to the output.
+    // The plugin writes the address of its output to the output. `seen` compares it with the address of `x`.
     let (copied, own) = (bad("ADDRESS").build().unwrap(), trusted("ADDRESS", "trusted-address").build().unwrap());
     let seen = |pg: &c10d_core::ProcessGroup, x: &mut [f32]| {
         let at = x.as_ptr() as usize;
@@ -424,7 +424,7 @@ fn abort_from_another_thread_ends_an_op_that_hangs() -> Result {
     Ok(())
 }
 
-/// A waker that panics. The plugin's thread that reports the end of the operation calls it.
+/// A waker that panics. It is called on the thread on which the plugin reports the end of the operation.
 struct Alarm;
 
 impl std::task::Wake for Alarm {

@@ -47,7 +47,7 @@ fn newer(header: &str) -> String {
         "} c10d_span;",
         "} c10d_request;",
         "} c10d_result;",
-        // This is the end of c10d_host. The name of this struct is at its beginning.
+        // This is the end of c10d_host. Its name is not at its end, so the line after it tells it from other structs.
         "};\n\n/* ---- What a plugin offers",
         "} c10d_device;",
         "} c10d_capabilities;",

@@ -76,8 +76,8 @@ impl FileStore {
         FileStore::of(path.into())
     }
 
-    /// Like [`FileStore::open`], for a file that its last user removes. Other users may open and remove the file at the
-    /// same time.
+    /// Like [`FileStore::open`], for a file that its last user removes. While this call runs, other users may
+    /// open the file, and the last of them may remove it.
     pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
         loop {
             let mut store = FileStore::of(path.clone())?;
@@ -90,7 +90,7 @@ impl FileStore {
                     shared.for_users = true;
                     return Ok(store);
                 }
-                // The last user removed the file after this process had opened it.
+                // The last user removed the file after this process had opened it. So the file is opened again.
                 Err(_) if shared.is_removed() && Instant::now() < deadline => {}
                 Err(e) => return Err(e),
             }

@@ -114,7 +114,7 @@ fn strangers_do_not_end_a_job() {
         for key in ["failed", "failed/0", "failed/1", "done/0", "done/1", "host/0", "host/1", "link", "run"] {
             stranger.set(&format!("c10d-launch/{key}"), b"\x1b]0;owned\x07 rank 1 died", soon()).unwrap();
         }
-        // A launcher that read these keys would have noticed them by now.
+        // A launcher that read these keys as messages would have ended its ranks within this time.
         std::thread::sleep(Duration::from_millis(500));
         std::fs::write(&flag, "").unwrap();
         reports.join().unwrap()

@@ -23,7 +23,8 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // So rank 0, which may serve the store, is finished before the other ranks read from the store.
+                // The other ranks pause here. So rank 0, which may serve the store, is finished before they read from
+                // the store.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();

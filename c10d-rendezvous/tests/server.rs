@@ -322,7 +322,7 @@ fn role_server_without_descriptors() {
     let store: TcpStore = client(server.local_addr());
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
-        // The server closes only connections that have used no key to free descriptors.
+        // To free descriptors, the server closes only connections that have used no key. So these connections use one.
         raw.send(&request(4, &[string(b"/n"), int(1)]));
         raw.read(8);
     }

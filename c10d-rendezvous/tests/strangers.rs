@@ -56,7 +56,7 @@ fn requests_without_end_do_not_slow_the_others() {
 fn endless_requests_use_at_most_half_of_a_core() {
     let server = ServerProcess::start();
     let (ran, took) = flooded(server.addr, &request(7, &[]), || {
-        // At first the clients may use more.
+        // In the first 100 ms of work, the clients may use more than half of a core.
         std::thread::sleep(Duration::from_millis(500));
         let (before, start) = (server.worked(), Instant::now());
         std::thread::sleep(Duration::from_secs(1));
@@ -123,7 +123,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&server.addr.into()).unwrap();
         let mut raw = Raw(socket.into());
-        // This client has used a key.
+        // This client uses a key, so the server does not close it as a client that has used none.
         let _ = raw.0.write_all(&[common::HELLO, &request(1, &[string(b"/x"), string(b"y")])].concat());
         raw
     };

@@ -117,7 +117,7 @@ macro_rules! combine {
 }
 combine! {
     Sum [u8 i8 u16 i16 u32 i32 u64 i64] Some(0), |a, b| a.wrapping_add(b);
-    // The neutral value is -0.0, since the sum of -0.0 and 0.0 is 0.0.
+    // The neutral value is -0.0. 0.0 is not neutral, since the sum of 0.0 and -0.0 is 0.0.
     Sum [f32 f64] Some(-0.0), |a, b| a + b;
     Sum [Complex<f32> Complex<f64>] Some(Complex::new(-0.0, -0.0)), |a, b| a + b;
     Sum [bool] Some(false), |a, b| a | b;

@@ -109,7 +109,7 @@ def patience(r):
         assert not work.is_completed()
         with pytest.raises(dist.DistBackendError, match="Operation timed out"):
             work.wait(timedelta(milliseconds=50))
-        # The op continues, and gets the next message.
+        # Only the wait has timed out. The op continues, and gets the next message.
         dist.barrier()
         work.wait(timedelta(seconds=job.TIMEOUT))
         assert x.item() == 5

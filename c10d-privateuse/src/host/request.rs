@@ -1,4 +1,5 @@
-//! Converts a request to the form of the ABI. The result stays valid until the operation is done.
+//! Converts a request to the form of the ABI. The operation keeps the result, so the plugin may read it until the
+//! operation ends.
 #![allow(unsafe_code)]
 
 use std::time::Duration;

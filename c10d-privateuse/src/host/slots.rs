@@ -106,7 +106,8 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
 #[must_use = "the slot stays reserved until `give` or `keep`"]
 pub(super) struct TakenOut(pub(super) Operation);
 
-/// Takes out an operation that is about to be given to the plugin. Returns `None` if the operation was given up.
+/// Takes out an operation that is about to be given to the plugin. Returns `None` if the clock has ended the operation,
+/// since its time was over.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
     SLOTS.get().lock().take(token, |_| Content::TakenOut).map(TakenOut)
 }
@@ -157,7 +158,7 @@ pub(super) struct Overdue {
     pub(super) operations: Vec<Operation>,
     /// The groups of overdue operations that only the plugin can end, since it has the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
-    /// The time at which the next operation's time is over.
+    /// The earliest time after `now` at which an operation's time is over.
     pub(super) next: Option<Instant>,
 }
 
@@ -178,7 +179,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // This slot is never reused, so that a late answer can be recognised at any time.
+            // The plugin may still answer. This slot is never reused, so even a very late answer is recognised.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Result};
 /// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
-    /// The call is still running, and its thread is abandoned.
+    /// At the deadline, the call was still running. Its thread is abandoned.
     Hangs,
 }
 

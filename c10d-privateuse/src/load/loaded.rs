@@ -7,8 +7,8 @@ use c10d_core::sync::Mutex;
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
-/// A file whose entry was called. An entry is called once. The file stays mapped, so no other file can get its inode,
-/// and device and inode identify the file.
+/// A file whose entry was called, which happens once. The number of its file system (`device`) and its inode number
+/// identify the file: it stays mapped, so no other file can get the same numbers.
 pub(super) struct CalledFile {
     device: u64,
     inode: u64,
@@ -20,7 +20,8 @@ pub(super) struct CalledFile {
 pub(super) struct Loaded {
     pub(super) plugin: &'static LoadedPlugin,
     pub(super) provider: &'static Provider,
-    /// The provider without the device part, for use if another runtime drives this kind of device.
+    /// The provider without the device part, for use if the runtime of a linked crate or of another plugin already
+    /// drives this kind of device.
     pub(super) without_device: &'static Provider,
 }
 

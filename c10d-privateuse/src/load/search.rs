@@ -117,9 +117,9 @@ impl Search {
     }
 
     /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without copies of borrowed
-    /// memory. Like every linked backend, the plugin must then release memory in time. If it does not, the group fails
-    /// in time, but the call that lent the memory returns only when the plugin has released the memory. The plugin is
-    /// trusted until the process ends. If no plugin has this name, the report says so.
+    /// memory. Like every linked backend, the plugin must then release the memory by the deadline of the op. If it does
+    /// not, the group fails, and the call that lent the memory returns only when the plugin has released the memory.
+    /// The plugin is trusted until the process ends. If no plugin has this name, the report says so.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
@@ -206,7 +206,8 @@ impl Pass<'_> {
             // A standard directory need not exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
-            // A user can choose these directories by variables and by the location of the program's file.
+            // A user can choose these directories by variables and by the location of the program's file. So code of
+            // the user would run with the additional privileges.
             let what = "ignored: the process has more privileges than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));

@@ -33,7 +33,8 @@ pub(crate) struct TrustedFile {
 }
 
 impl TrustedDir {
-    /// Opens the directories from the root down. Each is opened once, and the checks use its descriptor.
+    /// Opens the directories from the root down. Each is opened once, and the checks use its descriptor, so nobody can
+    /// replace a directory after its check.
     pub(crate) fn open(path: &Path) -> Result<TrustedDir, Refusal> {
         if !path.is_absolute() {
             return Err(Refusal::new(Rule::Path, format!("{path:?} is relative; give an absolute path")));
@@ -67,7 +68,7 @@ impl TrustedDir {
         self.fd.as_fd()
     }
 
-    /// Returns the names in the directory that a plugin may have (`libc10d_*.so`), sorted.
+    /// Returns the sorted names of the files in the directory that may be plugins (`libc10d_*.so`).
     pub(crate) fn names(&self) -> Result<Vec<OsString>, Refusal> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(&self.fd, ".", flags, Mode::empty()).map_err(|e| unreadable(&self.path, e))?;

@@ -1,4 +1,5 @@
-//! Reads a plugin's structs: only mapped memory, and only the fields that both sides have.
+//! Reads a plugin's structs: only mapped memory, and only the fields that both the plugin and this c10d know. Newer
+//! versions of the ABI append fields.
 #![allow(unsafe_code)]
 
 use super::mappings::Mappings;
@@ -27,7 +28,8 @@ impl PluginMemory {
         self.mappings.readable(address, len)
     }
 
-    /// Copies the part of a struct that both sides have. The fields that the plugin's struct lacks are zero.
+    /// Copies the fields of a struct that both the plugin and this c10d know. The fields that the plugin's struct lacks
+    /// are zero.
     pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
         let address = from as usize;
         if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {

@@ -1,5 +1,5 @@
-/* A plugin that breaks a rule, which tests select by macros. The constructor (unless QUIET_CONSTRUCTOR is defined) and
- * the functions of the tables make the file CANARY, so tests see whether code of a rejected plugin ran. */
+/* A plugin that breaks one rule. Tests select the rule by macros. The constructor (unless QUIET_CONSTRUCTOR is defined)
+ * and the functions of the tables make the file CANARY, so tests see whether code of a rejected plugin ran. */
 #include "c10d_plugin.h"
 
 #include <fcntl.h>

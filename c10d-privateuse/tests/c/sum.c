@@ -169,7 +169,7 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
         uint8_t theirs[24];
         uint32_t guilty = 0;
         memcpy(theirs, r->fingerprint, 24);
-        theirs[8] ^= 1; /* This changes the count. */
+        theirs[8] ^= 1; /* The fingerprint's count begins at byte 8. */
         c10d_result result = {.struct_size = sizeof result, .status = C10D_MISMATCH, .guilty_count = 1,
                               .guilty = &guilty, .fingerprint = theirs};
         done(g->host, token, &result);

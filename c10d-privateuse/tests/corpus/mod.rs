@@ -82,7 +82,8 @@ fn the_corpus_covers_the_rules() {
 
 #[test]
 fn the_constructor_writes_the_canary() {
-    // If the constructor did not write the canary, the corpus would prove nothing.
+    // The constructor makes the canary (a file). If it did not, a missing canary in the other tests would not prove
+    // that no code of a refused plugin ran.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");
     lab.compile(&file, &["NAME=\"sings\""], &[]);

@@ -29,7 +29,7 @@ static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 /// use the same server.
 pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
     if port == 0 {
-        // No other process can know this port, so the server may end with its client.
+        // The system chooses the port, so no other process knows it, and the server may end with its client.
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
     let addresses = addresses(host, port, deadline).map_err(|e| failed(host, port, e))?;
@@ -56,7 +56,7 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
 
 /// Waits at the end of the process for other ranks that still use the store, for at most [`LINGER`].
 fn linger() {
-    // No other code holds the lock for long.
+    // No other code holds the lock for long. If it is still held after a second, the process ends without the wait.
     let Some(mut hosted) = HOSTED.get().try_lock_for(Duration::from_secs(1)) else { return };
     hosted.retain(|h| !h.server.has_ended());
     let until = Instant::now() + LINGER;

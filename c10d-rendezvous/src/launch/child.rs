@@ -41,7 +41,7 @@ impl RankPlan {
         let launcher = getpid();
         let die_with_launcher = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The launcher may have died before the call above.
+            // If the launcher died before the call above, the system sends no signal.
             if getppid() == Some(launcher) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
         // SAFETY: between fork and exec, the closure only makes two system calls and allocates nothing.

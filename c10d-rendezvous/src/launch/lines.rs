@@ -76,7 +76,7 @@ impl Lines {
         out
     }
 
-    /// Returns the last line if the stream has ended inside that line.
+    /// Returns the last line if the stream has ended without a newline.
     pub(super) fn rest(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if !self.line.is_empty() {

@@ -22,7 +22,7 @@ static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
 
 /// Whether the signals have their default effect, because no job forwards them.
 static DEFAULT: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
-/// The number of jobs that forward signals now; `None` before the first of them.
+/// The number of jobs that forward signals now; `None` if no job has forwarded signals yet.
 static JOBS: Mutex<Option<usize>> = Mutex::new(None);
 
 /// Collects the signals to this process until the value is dropped. A collected signal does not end the process.

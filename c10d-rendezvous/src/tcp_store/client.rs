@@ -114,7 +114,7 @@ impl TcpStore {
                      and reachable?"
                 ));
             }
-            // Ranks that start at the same time should not connect at the same time.
+            // The pauses differ, so that ranks that start together do not connect together again and again.
             let jitter = f64::from(now.duration_since(began).subsec_nanos() % 1000) / 1000.0;
             std::thread::sleep(pause.mul_f64(0.5 + jitter).min(deadline - now));
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -253,7 +253,7 @@ impl TcpStore {
         Error::new(ErrorKind::Store, format!("timed out at the store {}{}: {why}", self.0.addr, names(keys)))
     }
 
-    /// Waits for the keys, then runs the second half of the method on the same connection.
+    /// Waits for the keys, then calls `then` (for example, to get their values) with the same connection.
     pub(super) fn wait_then<R>(
         &self,
         keys: &[&str],
@@ -263,7 +263,7 @@ impl TcpStore {
         let request = self.limits().list_request(Command::Wait, keys)?;
         let found = self.call("wait for", keys, deadline, |link| {
             if link.wait(&request, deadline, GRACE)? {
-                // The keys may have appeared just before the deadline, so the second half gets some time in any case.
+                // The keys may have appeared just before the deadline, so `then` gets some time in any case.
                 then(link, deadline.max(Instant::now() + GRACE)).map(Ok)
             } else {
                 self.absent(keys, link).map(Err)

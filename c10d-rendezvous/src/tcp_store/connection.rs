@@ -17,7 +17,8 @@ const ENOUGH_UNSENT: usize = 1 << 20;
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
-    /// Declared before the stream, so that it is dropped before the descriptor is closed.
+    /// Must be dropped before the stream's descriptor is closed. So it is declared first, since fields are dropped in
+    /// the order of their declaration.
     _private: Private,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,

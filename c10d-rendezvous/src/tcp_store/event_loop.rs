@@ -56,7 +56,8 @@ fn log(event: impl FnOnce()) {
 
 pub(super) struct EventLoop {
     poll: Poll,
-    /// Declared before the listener, so that it is dropped before the descriptor is closed.
+    /// Must be dropped before the listener's descriptor is closed. So it is declared first, since fields are dropped in
+    /// the order of their declaration.
     _private: Private,
     listener: TcpListener,
     options: ServerOptions,
@@ -204,7 +205,7 @@ impl EventLoop {
     }
 
     /// Accepts a client with the spare descriptor. The client takes the place of a client of the address with the most
-    /// connections, or waits. Returns `false` if no other client can be accepted now.
+    /// connections, or waits. Returns `false` if no further client can be accepted now.
     fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();
@@ -275,8 +276,8 @@ impl EventLoop {
             log(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
             return;
         }
-        // Neither option is needed for correctness: one improves speed, the other detects clients whose machine
-        // vanished.
+        // Errors are ignored, since neither option is needed for correctness: one improves speed, the other detects
+        // clients whose machine vanished.
         let socket = SockRef::from(&connection.stream);
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)));

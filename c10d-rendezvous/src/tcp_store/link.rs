@@ -14,7 +14,8 @@ use super::protocol::{Command, NO_DESCRIPTORS, STOP_WAITING, WAIT_CANCELED, Writ
 pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
-    /// Declared before the stream, so that it is dropped before the descriptor is closed.
+    /// Must be dropped before the stream's descriptor is closed. So it is declared first, since fields are dropped in
+    /// the order of their declaration.
     _private: Private,
     stream: TcpStream,
     /// Received bytes that were not read yet: `buffer[start..end]`.
@@ -37,7 +38,8 @@ impl Link {
         let mut hello = Vec::new();
         hello.hello(nonce);
         let sent = link.send(&hello, deadline);
-        // A server that refuses may close the connection before it reads anything.
+        // A server that refuses may answer and close the connection before it reads anything. Then `sent` may be an
+        // error, and the answer is the reason.
         match link.pong(nonce, deadline) {
             Ok(()) => sent.map(|()| link),
             Err(e) if Refused::is(&e) => Err(e),

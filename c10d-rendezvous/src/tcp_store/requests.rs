@@ -71,8 +71,8 @@ impl Limits {
     }
 
     fn check_size(&self, request: &[u8]) -> Result {
-        // The server also counts an overhead of 32 bytes for each byte string. With the default limits, this is at most
-        // 8 MiB for 128 Ki pairs, and the other half of the limit is 32 MiB.
+        // Half of the limit is left for the 32 bytes of overhead that the server counts for each byte string. With the
+        // default limits, half is 32 MiB, and the overhead is at most 8 MiB (128 Ki pairs).
         let limit = self.request / 2;
         if request.len() > limit {
             return Err(refused(format!("a call of {} bytes is above the limit of {limit}; split it", request.len())));

@@ -64,7 +64,7 @@ fn alone() -> *mut Group {
 #[test]
 fn one_rank_runs_starts_and_is_notified() {
     unsafe extern "C" fn count(to: *mut c_void) {
-        // SAFETY: the tests' own counter.
+        // SAFETY: `to` points to a counter of this test.
         unsafe { &*to.cast::<std::sync::atomic::AtomicU32>() }.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     }
     let group = alone();

@@ -53,7 +53,7 @@ impl Plugin {
         Plugin { bytes, headers, dynamic }
     }
 
-    /// Returns the offset of an address in the file.
+    /// Returns the offset in the file of the byte with this address.
     fn at(&self, address: u64) -> usize {
         self.headers.offset(address, "a part of the plugin").unwrap() as usize
     }
@@ -105,7 +105,8 @@ fn truncated_or_damaged_files_are_rejected() {
     }
 }
 
-/// Some of the changed bytes have no effect; others hide the entry, lead outside the file, or make the tables invalid.
+/// Some changes of bytes have no effect. Others hide the entry, lead outside the file, or make the tables invalid; for
+/// these, `inspect` returns a refusal.
 #[test]
 fn damaged_symbol_tables_never_cause_a_panic() {
     for style in ["gnu", "sysv"] {

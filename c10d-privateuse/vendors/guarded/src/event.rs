@@ -16,7 +16,7 @@ struct Records {
 }
 
 impl Event {
-    /// Adds a record, and returns its number.
+    /// Records the event, which may have been recorded before. Returns the number of this record.
     pub(crate) fn record(&self) -> u64 {
         let mut state = self.state.lock();
         state.recorded += 1;
@@ -29,8 +29,8 @@ impl Event {
         self.state.lock().recorded
     }
 
-    /// Marks a record of the event as reached. The stream calls this. `error` is an earlier failure on the stream, if
-    /// there was one.
+    /// Marks this record of the event as reached. A stream calls this after all work before the record. `error` is an
+    /// earlier failure on the stream, if there was one.
     pub(crate) fn reach(&self, record: u64, error: Option<&str>) {
         let mut state = self.state.lock();
         state.reached = state.reached.max(record);

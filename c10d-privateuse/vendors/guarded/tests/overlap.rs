@@ -25,7 +25,7 @@ const EACH: usize = 256;
 struct Holding {
     runtime: &'static Runtime,
     op: OpKind,
-    /// The step number in the fingerprint of the first round.
+    /// The value of the fingerprint's field `step` in the first round.
     first: usize,
 }
 
@@ -63,7 +63,8 @@ unsafe impl Backend for Holding {
                 result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
             }
             if round == 1 {
-                // The first copy to the device was enqueued but cannot have run, so this transfer did not wait for it.
+                // Until `recover` below, no copy to the device runs. The first one is only enqueued, so this transfer
+                // did not wait for it.
                 let given = until("the previous round's copy to the device", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);

@@ -192,7 +192,8 @@ fn every_reduction_equals_the_reference() {
         for dtype in gpu.reduces(op).iter() {
             kinds += 1;
             let size = dtype.size();
-            // The operands begin at elements 5 and 514 of their buffers, for small types inside a word.
+            // The operands begin at elements 5 and 514 of their buffers. For types of one byte, both places are inside
+            // a 32-bit word; for types of two bytes, the first place is.
             let (acc, with) = (bits(dtype, 3), bits(dtype, 4));
             let (at, other) = (put(&gpu, 5 * size, &acc), put(&gpu, 514 * size, &with));
             // SAFETY: both ranges are inside their buffers.

@@ -49,8 +49,8 @@ impl Link {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
         };
-        // The few messages of a job fit into the socket's buffer. Errors are ignored, because `receive` also notices
-        // that the connection is broken.
+        // The few messages of a job fit into the socket's buffer, so this does not block. Errors are ignored, because
+        // `receive` also notices that the connection is broken.
         let _ = self.stream.write_all(line.as_bytes());
     }
 

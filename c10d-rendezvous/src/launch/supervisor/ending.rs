@@ -23,7 +23,8 @@ impl Supervisor {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);
             }
-            // Only the ranks get the signal. Their children do not, because by default the signal would end them.
+            // Only the ranks get SIGUSR1, SIGUSR2 and SIGWINCH. Their children do not, because the first two end a
+            // process by default.
             _ => {
                 for child in self.children.iter().filter(|child| child.exit.is_none()) {
                     let _ = pidfd_send_signal(&child.pidfd, signal);
@@ -46,7 +47,7 @@ impl Supervisor {
                 self.kill_at = None;
                 self.signal(Signal::KILL);
             }
-            // The grace time of the first signal is running.
+            // The same signal was passed on before, so the ranks are being ended already.
             Some(_) => {}
         }
     }
