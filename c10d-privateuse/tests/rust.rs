@@ -89,7 +89,7 @@ fn a_plugin_splits_groups_and_reports_errors_while_no_call_runs() {
     elsewhere()
         .name("divided")
         .run_ranks(3, |pg| {
-            // In the first division, rank 1 is in no part.
+            // This is the first division of the group. Rank 1 is not in the sub-group.
             if let Some(pair) = pg.new_group(&[2, 0])? {
                 let mut x = [pair.rank(); 100];
                 pair.all_reduce(&mut x, ReduceOp::Sum)?;

@@ -148,7 +148,7 @@ fn death_by_a_signal_is_reported() {
 fn a_rank_that_ignores_sigterm_is_killed_after_the_grace_time() {
     let mark = mark();
     let flag = std::env::temp_dir().join(format!("c10d-launch-{mark}"));
-    // Rank 1 fails only after rank 0 has begun to ignore the signal.
+    // Rank 1 fails only after rank 0 has begun to ignore SIGTERM.
     let script = format!(
         "if [ $RANK = 1 ]; then while [ ! -e $FLAG ]; do sleep 0.01; done; exit 3; fi; trap '' TERM; : > $FLAG; \
          while :; do sleep {mark}; done"
@@ -334,7 +334,7 @@ fn no_orphan_when_the_launcher_is_killed() {
 }
 
 /// A guardian is a process that ends the ranks if their launcher was killed. Even if the guardian is dead, the ranks
-/// end.
+/// end, because the operating system kills them.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

@@ -322,7 +322,8 @@ fn role_server_without_descriptors() {
     let store: TcpStore = client(server.local_addr());
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
-        // To free descriptors, the server closes only connections that have used no key. So these connections use one.
+        // For a new client of the same address, the server closes only connections that have used no key. So each of
+        // these connections uses a key.
         raw.send(&request(4, &[string(b"/n"), int(1)]));
         raw.read(8);
     }

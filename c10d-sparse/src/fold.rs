@@ -10,8 +10,8 @@ use crate::memory::zeroed;
 use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
-/// The number of words of bits (of 64 keys each) in a block. One block of all ranks is processed before the next block,
-/// so that unfinished rows stay in the cache.
+/// The number of words of bits (of 64 keys each) in a block. The rows of all ranks in one block are combined before the
+/// next block begins, so that unfinished rows stay in the cache.
 const BLOCK: usize = 64;
 
 /// One operation on one element type, as function pointers, so that the calling code is not compiled for each

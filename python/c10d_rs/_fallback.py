@@ -1,7 +1,7 @@
-"""The backend without a C++ shim: pure Python over the same library, for CPU tensors.
+"""The backend without a C++ shim: pure Python over the same Rust library, for CPU tensors.
 
-PyTorch wraps the `Work` objects of a backend in Python, and forwards only `wait` and `get_future` to them. So the other
-methods of `Work` are missing.
+If a backend is written in Python, PyTorch wraps its `Work` objects, and forwards only `wait` and `get_future` to them.
+So the other methods of `Work` are missing.
 """
 
 import ctypes as c

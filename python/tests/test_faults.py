@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 GUILTY = 1
-# PyTorch before 2.15 changes the timeout only of its own backends.
+# PyTorch before 2.15 has no `set_timeout`, and can change the timeout only of its own backends.
 CAN_SET_TIMEOUT = hasattr(dist, "set_timeout")
 
 

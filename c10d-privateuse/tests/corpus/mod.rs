@@ -22,7 +22,8 @@ fn before_loading() -> Vec<Entry> {
 
 /// Puts entries and two good plugins into one directory. Returns the entries that could be made.
 fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
-    // The good plugins are the first and the last in the directory.
+    // By their names, the good plugins are the first and the last in the directory, so the search must continue after
+    // bad plugins.
     common::plugin("sum.c", &lab.junk().join("libc10d_00_good.so"), &[&format!("NAME=\"{}a\"", lab.prefix)]);
     common::plugin("sum.c", &lab.junk().join("libc10d_zz_good.so"), &[&format!("NAME=\"{}z\"", lab.prefix)]);
     let mut there = BTreeMap::new();

@@ -216,7 +216,7 @@ static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_
     if (dead & waiting) return fail(g, C10D_PEER_DEAD, dead & waiting, "its process has ended");
     if (left) return fail(g, C10D_PEER_DEAD, left, "it has left the group");
     if (now() < op->deadline) return 0;
-    if (r->op == C10D_MONITORED_BARRIER && !(r->flags & C10D_WAIT_ALL_RANKS)) waiting &= ~waiting + 1; /* First rank. */
+    if (r->op == C10D_MONITORED_BARRIER && !(r->flags & C10D_WAIT_ALL_RANKS)) waiting &= ~waiting + 1; /* Names one. */
     return fail(g, C10D_TIMEOUT, waiting, "no answer in time");
 }
 

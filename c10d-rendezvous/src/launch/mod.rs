@@ -171,8 +171,9 @@ impl Launch {
         self
     }
 
-    /// Sets the time limit of the job. When the limit has passed, the job ends as if this process got SIGTERM, and
-    /// [`run`](Launch::run) returns an error. Without a limit, a job may run as long as its ranks do.
+    /// Sets the time limit of [`run`](Launch::run); [`spawn`](Launch::spawn) ignores it. When the limit has passed, the
+    /// job ends as if this process got SIGTERM, and `run` returns an error. Without a limit, a job may run as long as
+    /// its ranks do.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self

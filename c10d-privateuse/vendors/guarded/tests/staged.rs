@@ -69,7 +69,7 @@ fn unexpected_list_lengths_are_a_mismatch_with_the_whole_lengths() {
         .run_ranks(3, |pg| {
             let index = pg.rank() as u16;
             let on = |count: usize| DeviceBuffer::from_slice(&device, index, &vec![1i32; count], CAP);
-            // Rank 1 sends more than rank 0 expects; both need many rounds.
+            // Rank 1 sends more elements than rank 0 expects. Both numbers of elements need many rounds.
             let from_1 = if pg.rank() == 0 { 4000 } else { 5000 };
             let mine = if pg.rank() == 1 { 5000 } else { 10 };
             let outputs = vec![on(10)?, on(from_1)?, on(10)?];
