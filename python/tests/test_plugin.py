@@ -21,7 +21,7 @@ BACKENDS = f"cpu:{NAME}"
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory):
-    """The variables with which the plugin is found."""
+    """The environment variables by which the library finds the plugin."""
     folder = tmp_path_factory.mktemp("plugins")
     folder.chmod(0o755)
     source, out = os.path.join(PLUGIN, "vendors", NAME, f"{NAME}.c"), folder / f"libc10d_{NAME}.so"

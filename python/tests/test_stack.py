@@ -335,7 +335,8 @@ def twice(r):
         dist.destroy_process_group()
 
 
-# PyTorch before 2.15 splits and shrinks only groups of CUDA, and has monitored barriers for Gloo only.
+# PyTorch before 2.15 has no `set_timeout`, splits and shrinks only groups of CUDA, and has monitored barriers for Gloo
+# only.
 NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch does this only with its own backends")
 
 
