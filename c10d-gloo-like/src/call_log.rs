@@ -106,7 +106,7 @@ impl CallLog {
         self.failed.0.load(Ordering::Acquire) != 0
     }
 
-    /// Returns the call `place`, if it was begun and is still remembered.
+    /// Returns the fingerprint of the call `place`, if the call was begun and is still remembered.
     pub(crate) fn find(&self, place: CallId) -> Option<Fingerprint> {
         let begun = self.begun.load(Ordering::Acquire);
         (begun.saturating_sub(HISTORY as u64)..begun)
@@ -122,7 +122,7 @@ impl CallLog {
         Position { last, inside: begun != ended }
     }
 
-    /// Returns the call that was begun last.
+    /// Returns the fingerprint of the call that was begun last.
     pub(crate) fn last(&self) -> Option<Fingerprint> {
         self.begun().checked_sub(1).and_then(|n| self.read(n))
     }

@@ -34,7 +34,8 @@ impl Collectives {
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
         let reduction = reduction(request, request.dtype(), self.layout.world());
         match self.layout.exchange(request, reduction) {
-            // Over TCP, a note (see `exec::notes`) must precede the items of later calls.
+            // Over TCP, a note (see `exec::notes`) must precede the items of later calls. A call in which every rank
+            // receives an item from every other needs no note.
             Some(exchange) if self.executor.all_share_memory() || exchange.is_between_all() => {
                 // SAFETY: the spans belong to a job that this backend holds.
                 unsafe { self.executor.write_ahead(&exchange, &request.fingerprint) }

@@ -38,6 +38,6 @@ fn end_all() {
         std::thread::sleep(Duration::from_millis(1));
     }
     ranks.iter().for_each(|rank| rank.end());
-    // The references are leaked, since dropping them would send a goodbye.
+    // The references are leaked, since dropping them would send a goodbye, as if the rank had left its group.
     std::mem::forget(ranks);
 }

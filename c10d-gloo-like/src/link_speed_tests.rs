@@ -28,8 +28,8 @@ impl LinkEnd {
         LinkEnd { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
-    /// Sends an item of `out` bytes and receives an item of `into` bytes, in pieces, each after a header of 32 bytes.
-    /// If a number is 0, there is no item in that direction.
+    /// Sends an item of `out` bytes and receives an item of `into` bytes, piece by piece. Each item begins with a
+    /// header of 32 bytes, which the numbers do not count. If a number is 0, there is no item in that direction.
     fn step(&mut self, out: usize, into: usize) {
         let (mut sent, mut got) = (0, 0);
         let total = |n: usize| if n == 0 { 0 } else { n + 32 };

@@ -111,9 +111,9 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits briefly for these events. Most calls do not use the iterator. The caller checks for data again after each
-    /// call. While the thread spins, a call returns `None`. Each later call returns the time, which the caller compares
-    /// with its deadline.
+    /// Waits briefly for these events. Most calls do not iterate over `interest`. The caller checks for data again
+    /// after each call. While the thread spins, a call returns `None`. Each later call returns the time, which the
+    /// caller compares with its deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>> + Clone) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state

@@ -70,7 +70,8 @@ impl MpiBackend {
         let own_thread = own_thread(init, agreed.local_ranks(rank))?;
         let crowded = agreed.is_oversubscribed(rank);
         let exchange = Exchange::new(mpi, comm, rank, health.clone(), crowded);
-        // Over shared memory, MPICH uses a handshake for messages from 8 KiB on.
+        // Over shared memory, MPICH sends messages from 8 KiB on by a handshake, which costs more than several smaller
+        // messages.
         let by_handshake = mpi.library().kind == Kind::Mpich && !own_thread;
         let collectives = Collectives::new((rank, size), health.clone(), Some(exchange), by_handshake);
         let messages = Arc::new(Messages::new((mpi, comm), (rank, size), health.clone(), (own_thread, crowded)));

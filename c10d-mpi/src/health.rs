@@ -14,7 +14,8 @@ use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 /// peer may have done its part of them.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// The text of an error that a majority has decided: the guilty ranks do not make the call that the majority makes.
+/// The text of a mismatch in which more than half of the ranks make the same call. The guilty ranks are those that make
+/// a different call.
 pub(crate) const BY_MOST: &str = "most ranks make the same call, and the named ranks make a different one";
 
 /// Whether any group of this process has failed.
@@ -165,9 +166,9 @@ impl Health {
     }
 }
 
-/// Converts a peer's error from the side channel. A mismatch names both the rank that reports it and the other rank,
-/// since only these two know both calls. If a majority of the ranks found the guilty ranks, the reporting rank is
-/// right, so this function removes it from the list.
+/// Converts a peer's error from the side channel. The side channel adds the rank that reports a mismatch to its guilty
+/// ranks, since other ranks cannot tell which of the two made the wrong call. But if the text is [`BY_MOST`], the
+/// reporting rank makes the call of the majority, so this function removes it from the list.
 fn by_majority(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {

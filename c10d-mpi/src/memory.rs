@@ -16,6 +16,7 @@ pub(crate) struct Space {
     /// The address of each part, and the offset of the part in the sequence.
     parts: SmallVec<[(*mut u8, usize); 1]>,
     len: usize,
+    /// The gate in front of the job's memory. When it is closed, the memory must not be used any more.
     gate: Gate,
 }
 

@@ -43,7 +43,8 @@ fn summed(reduce: ReduceOp) -> ReduceOp {
     if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
-/// The largest number of rounds. Each round has two steps, and the announcement may be a step before the first round.
+/// The largest number of rounds of a reduction: fingerprints can distinguish [`STEPS`] steps, each round has two steps,
+/// and one more step (the announcement) may come before the first round.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
 /// The layout of a round's host memory.

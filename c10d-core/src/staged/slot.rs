@@ -27,8 +27,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Returns the number of elements of each input and of each output. If one tensor has blocks for all ranks, it is
-    /// the number of elements of each block.
+    /// Returns the number of elements of each input and of each output. A tensor that has one block per rank counts as
+    /// a list of its blocks.
     pub(super) fn counts(&self, world: usize) -> (Vec<usize>, Vec<usize>) {
         let counts = |spans: &[Span], splits: &[usize]| match (spans, self.op.row().shape) {
             ([tensor], Shape::ExchangeFlat) if splits.is_empty() => vec![tensor.count() / world; world],
@@ -58,7 +58,7 @@ struct SlotState {
 enum Ask {
     Nobody,
     Asked,
-    /// The request was answered: with the job, or with `None` if it is too late.
+    /// The request was answered: with the job, with `None` if it is too late to cancel the op, or with an error.
     Answered(Result<Option<Job>>),
 }
 
@@ -67,9 +67,9 @@ enum Ask {
 pub(super) enum Hold {
     /// None: the device was given no memory.
     Nothing,
-    /// Memory that stays valid only until the op is done.
+    /// Memory that the device could not retain: it stays valid only until the op is done.
     Borrowed,
-    /// Memory that stays valid until it is released.
+    /// Memory that the device retains: it stays valid until this backend releases it.
     Retained,
 }
 
@@ -178,8 +178,8 @@ impl Slot {
         }
     }
 
-    /// Completes the op with an error although the device may still use its memory. If the memory is borrowed and could
-    /// not be retained, this function does not complete the op. Returns whether the op is completed.
+    /// Completes the op with an error although the device may still use its memory. If the device could not retain the
+    /// memory, and the op does not own it, this function does not complete the op. Returns whether the op is completed.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

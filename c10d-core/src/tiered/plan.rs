@@ -81,9 +81,9 @@ impl Hosts {
 }
 
 /// Returns whether large calls of this kind are done in two tiers. A reduction inside each host and then between the
-/// hosts must give the same result as one reduction, except for the order of the values. So 16-bit floats are excluded,
-/// since their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the division or
-/// the factor must be applied only once.
+/// hosts must give the same result as one reduction that combines the values in another order. So 16-bit floats are
+/// excluded, since their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the
+/// division or the factor must be applied only once.
 pub(super) fn is_tiered(op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
     let is_short = matches!(dtype, DType::F16 | DType::BF16);
     match op {
@@ -130,7 +130,7 @@ mod tests {
             steps(OpKind::AllReduce, 0, 3),
             [(1, Local, OpKind::Reduce, 1), (2, Across, OpKind::AllReduce, 0), (3, Local, OpKind::Broadcast, 1),]
         );
-        // The root's own host has the value before the others.
+        // The ranks of the root's host get the value in step 1, before the value goes to the hosts of other ranks.
         assert_eq!(
             steps(OpKind::Broadcast, 3, 1),
             [(1, Local, OpKind::Broadcast, 3), (2, Across, OpKind::Broadcast, 1)]

@@ -16,7 +16,8 @@ struct Name {
 
 /// The identity of an element type that is not a [`DType`](super::DType), and of the operation that reduces it, if
 /// there is one. Such elements are sent as bytes. If the identities of two ranks differ, each gets a
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error has both names if the reporting process has used both.
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error shows the names of the other rank's identity only if
+/// the reporting process has used that identity, too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u16);
 

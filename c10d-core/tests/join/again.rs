@@ -69,7 +69,8 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
     }
 }
 
-/// The ranks do not wait for each other between rounds, so some ranks are one round ahead of others.
+/// In each round, three ranks make a group of the same name. They do not wait for each other between rounds, so some
+/// ranks are one round ahead of others.
 #[test]
 fn groups_of_one_name_can_follow_each_other_over_one_store() {
     const ROUNDS: usize = 20;

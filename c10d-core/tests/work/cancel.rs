@@ -6,8 +6,8 @@ use c10d_core::{Cancel, ErrorKind, Status, op};
 
 use super::*;
 
-/// Returns a builder of ranks, and a list. The ranks' backends put messages into the list, and can cancel a message
-/// until the test takes it out of the list.
+/// Returns a builder of ranks, and a list. The ranks' backends put the jobs of messages into the list, and can cancel a
+/// job until the test takes it out of the list.
 fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();

@@ -89,7 +89,8 @@ fn absurd_timeouts_do_not_overflow() {
     }
 }
 
-/// If a caller polls or waits for a finished future again, the caller gets an error, but the group does not fail.
+/// If a caller polls, waits for or cancels a handle that has already returned its result, the caller gets an error, but
+/// the group does not fail.
 #[test]
 fn a_result_is_given_once() {
     let pg = group(puppet(at_once));

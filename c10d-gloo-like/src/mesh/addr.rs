@@ -35,7 +35,8 @@ impl Wish {
 
 /// Returns the addresses to listen on, the best first.
 pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
-    // If the operating system does not list its addresses (in a sandbox without netlink), only loopback is used.
+    // If the operating system does not list its addresses (in a sandbox without netlink), only loopback and the
+    // addresses on routes are known.
     let local = netlink::addresses().unwrap_or_default();
     let towards = |to: IpAddr| route(to);
     select(wish, &local, towards)

@@ -112,8 +112,8 @@ impl Connection {
         }
     }
 
-    /// Sends no more frames. The watcher sends the remaining bytes, and closes the descriptor when the peer has closed
-    /// its end, or after 5 s.
+    /// Drops all frames that are sent after this call. The watcher sends the bytes that are still kept, and closes the
+    /// descriptor when the peer has closed its end, or after 5 s.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);

@@ -39,7 +39,7 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
-    /// A descriptor of this process, for the peers to watch; `None` if the operating system has none.
+    /// A descriptor of this process, for the peers to watch; `None` if the operating system does not provide one.
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
@@ -80,7 +80,7 @@ enum Route {
 }
 
 impl Join<'_> {
-    /// Connects to every peer. The entry of this rank stays empty.
+    /// Connects to every peer. Returns one [`Pair`] per rank; that of this rank itself stays empty.
     pub(super) fn run(&self, listener: &mut JoinListener, presence: &Presence) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = (0..self.size).map(|_| Pair::default()).collect();
         for (peer, pair) in (0..).zip(&mut pairs).filter(|(peer, _)| *peer != self.rank) {

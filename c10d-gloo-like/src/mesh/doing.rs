@@ -112,7 +112,7 @@ pub(crate) struct Doing {
 }
 
 impl Doing {
-    /// Returns the first blocking call, inside which a thread waits.
+    /// Returns the first call inside which a thread waits, that is, the first that is not a started message.
     pub(super) fn blocked(&self) -> Option<&Wait> {
         self.waits.iter().find(|wait| !wait.started)
     }

@@ -125,8 +125,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes this rank's record, waits for the records of all ranks, and returns them in rank order. An error of `wait`
-/// ends this early.
+/// Publishes this rank's record, calls `wait`, which waits until all ranks have published theirs, and returns all
+/// records in rank order. An error of `wait` ends this early.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,

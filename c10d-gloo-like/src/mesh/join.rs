@@ -233,7 +233,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        // The lost ranks are read before the store, so that the store has everything that they wrote when it is read.
+        // The lost ranks are read before the store. So all that these ranks wrote is in the store when it is read.
         let lost = lost();
         let slice = (*deadline).min(Instant::now() + SLICE);
         match store.wait(&keys, slice) {

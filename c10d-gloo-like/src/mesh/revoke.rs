@@ -10,7 +10,7 @@ const TEXT: usize = 1024;
 /// The largest number of ranks that a report names.
 const GUILTY: usize = 8192;
 
-/// The fields of a mismatch that have a code on the wire.
+/// The fields of a mismatch that have a code on the wire, which is the index. A field without a code is sent as `call`.
 const FIELDS: [&str; 12] =
     ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
 

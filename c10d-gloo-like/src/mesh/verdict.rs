@@ -115,8 +115,8 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 ///
 /// For a collective, the guilty ranks are the first of these sets that is not empty: the ranks that are stopped, gone,
 /// or outside of any call; the ranks that have been silent for a short time; the ranks that are stuck in other calls;
-/// the ranks for which this rank waits. For a message, the guilty ranks are those at the ends of the chains of ranks
-/// that wait for each other. If ranks wait for each other in a circle, all ranks of the circle are named, even this
+/// the ranks for which this rank waits. For a message, the guilty ranks are those at the ends of the chains in which
+/// each rank waits for the next. If ranks wait for each other in a circle, all ranks of the circle are named, even this
 /// rank.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {

@@ -20,7 +20,7 @@ pub struct Link {
     pub receive: f64,
     /// The core time of the receiver per byte that is received and reduced.
     pub reduce: f64,
-    /// The time of a host's network per byte, in each direction.
+    /// The time for which a byte occupies the network of a host. A host can send and receive at the same time.
     pub wire: f64,
 }
 

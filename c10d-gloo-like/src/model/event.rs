@@ -23,7 +23,7 @@ struct Progress {
 }
 
 /// The front of a rank's sends, or the front of its other steps. A front is the first step of its kind that is not
-/// over.
+/// over. Steps after `After::Trail` wait for the front of the sends, and steps after `After::All` for the other front.
 #[derive(Clone, Copy, Default)]
 struct Front {
     /// The front's index; the end of the rank's steps if all steps of that kind are over.

@@ -21,7 +21,7 @@ enum Attempt {
     /// The message to receive has not arrived yet.
     Nothing,
     /// This function cannot run the call: other messages are in flight, the link cannot take the message at once, or
-    /// the message that has arrived has another header.
+    /// the header of the message that has arrived is not the one that this receive expects.
     Other,
 }
 

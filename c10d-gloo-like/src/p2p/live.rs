@@ -38,8 +38,8 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Returns the job's wait, as it is reported to other ranks. A send and its receive have the same fingerprint, so
-    /// this method takes the op from the job.
+    /// Returns the job's wait, as it is reported to other ranks. The op comes from the job: the fingerprint of a
+    /// receive names the op of its send.
     pub(super) fn wait(&self) -> Wait {
         let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }

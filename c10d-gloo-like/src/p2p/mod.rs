@@ -50,11 +50,12 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
-/// How long the thread for started ops sleeps before it looks for messages that were left to it without a notification.
+/// The shortest sleep of the thread for started ops. After each sleep, the thread looks for messages that were left to
+/// it without a notification. The next sleep may be twice as long, up to one of the two limits below.
 const NAP: Duration = Duration::from_micros(100);
-/// The longest such sleep after a sleep in which messages were left to the thread.
+/// The longest sleep that follows a sleep in which messages were left to the thread.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
-/// The longest such sleep after a sleep in which no message was left to the thread, while other threads that wait for
+/// The longest sleep that follows a sleep in which no message was left to the thread, while other threads that wait for
 /// started messages move all messages. A message that is left to the thread ends a sleep of more than [`LONGEST_NAP`].
 const REST: Duration = Duration::from_millis(10);
 

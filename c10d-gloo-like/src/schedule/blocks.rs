@@ -7,7 +7,8 @@ use crate::plan::{Region, Space};
 /// The bytes of a space, divided into one block per rank.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Blocks<'a> {
-    /// A unit has `unit` bytes; the last one may be shorter. The first `rem` blocks have `q + 1` units, the others `q`.
+    /// The `total` bytes are divided into units of `unit` bytes, of which the last may be shorter. The first `rem`
+    /// blocks have `q + 1` units each, the others `q`.
     Even { total: usize, unit: usize, q: usize, rem: usize },
     /// The offset of each block, and the end of the last block.
     Listed(&'a [usize]),

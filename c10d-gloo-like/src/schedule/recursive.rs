@@ -53,8 +53,8 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// In each round, every rank that has the data sends it to a rank that does not have it. Ranks are counted from the
-/// root.
+/// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`. So the
+/// number of ranks that have the data can double with each `k`.
 ///
 /// Takes `floor(log2(world))` rounds. Each rank sends `bytes` to each rank that receives the data from it.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {

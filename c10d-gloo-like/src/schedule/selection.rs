@@ -12,8 +12,8 @@ type Step = (usize, Algorithm);
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     alone: bool,
-    /// For each of [`TUNED`], the steps of calls whose sums may be rounded several times, and of calls whose sums must
-    /// be rounded once.
+    /// For each of [`TUNED`], two lists in ascending order of bytes: one for calls whose sums may be rounded several
+    /// times, and one for calls whose sums must be rounded once.
     steps: [[Vec<Step>; 2]; TUNED.len()],
 }
 

@@ -112,7 +112,7 @@ impl Table {
     }
 }
 
-/// Returns the line in which a span begins, or the last line if there is no span.
+/// Returns the number of the line in which this range of the text begins; without a range, that of the last line.
 fn line(text: &str, span: Option<Range<usize>>) -> usize {
     let before = span.map_or(text, |span| text.get(..span.start).unwrap_or(text));
     1 + before.matches('\n').count()

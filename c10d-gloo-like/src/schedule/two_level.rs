@@ -68,8 +68,9 @@ pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, p
 /// rounds, and then broadcast all blocks inside their hosts. If the blocks differ in length, or the hosts do not have
 /// the same number of consecutive ranks, this appends the plan of Bruck's algorithm.
 ///
-/// Takes `log2(h)` rounds between the hosts, and 3 rounds inside the hosts. The first rank of a host sends every byte
-/// once to another host, and once inside its own host.
+/// With `h` hosts and `bytes` bytes in all blocks together, there are `ceil(log2(h))` rounds between the hosts, and 3
+/// rounds inside the hosts. The first rank of a host sends `bytes * (h - 1) / h` to other hosts, and `bytes` inside its
+/// own host.
 pub(crate) fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
     let each = hosts.each().filter(|_| hosts.are_consecutive() && blocks.are_equal());
     let Some(each) = each else { return bruck::all_gather(me, blocks, plan) };

@@ -31,7 +31,7 @@ impl Exchange {
 
     /// Fails the group because ranks make different calls. Returns the error, or `None` if more calls must be known
     /// first. If three or more calls are known, including this rank's, the call that more than half of these ranks make
-    /// is right. If `all` is true, no more calls are expected. If there is no majority either, this function waits
+    /// is right. `all` means that no more calls are expected. If there is no majority even then, this function waits
     /// briefly for the report of a third rank.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];

@@ -154,10 +154,11 @@ impl Health {
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. `by_hub`
-    /// concerns calls that have a hub and that are no longer in the peer's call log. With `by_hub`, such a call stays
-    /// in doubt until the hub completes it. The hub compares the calls of all ranks, and a question to the peer would
-    /// take longer.
+    /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. The hub
+    /// of a call is the rank that receives from all others (the root of a reduce or gather), and so compares the calls
+    /// of all ranks. `by_hub` concerns calls that have a hub and that are no longer in the peer's call log: this rank
+    /// does not ask the peer about such a call. The call stays in doubt until the hub completes it, which takes less
+    /// time than a question to the peer.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);

@@ -1,4 +1,4 @@
-//! Decides, when a connection ended without a goodbye, whether the peer has ended or only the connection.
+//! Decides, when the control connection to a peer ended without a goodbye, whether the peer has ended, too.
 //!
 //! This rank asks the other ranks whether their connections to the peer have ended, too, since all connections of a
 //! process end with the process. If the peer's process is watched, the watcher also notices the end of the process. If
@@ -126,7 +126,7 @@ impl Health {
                 && !peer.closed
                 && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);
             let wait = match peer.left {
-                // A peer that closed its end may be about to say goodbye.
+                // If the peer closed its end, it may be about to say goodbye, so this rank waits on.
                 _ if alive && how != "connection closed" => break,
                 Some(left) if !left.failed => break,
                 Some(_) => UNDERWAY,

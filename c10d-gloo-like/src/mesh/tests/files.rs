@@ -10,7 +10,7 @@ impl Files {
         self.0.join(key.replace('/', "+"))
     }
 
-    /// Makes a file with this content that is not in the store yet.
+    /// Makes a file with this content, whose name is not that of a key.
     fn fresh(&self, value: &[u8]) -> Result<PathBuf> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

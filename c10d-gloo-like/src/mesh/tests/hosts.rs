@@ -54,7 +54,8 @@ fn network_namespaces_are_hosts() {
     job.set("end");
 }
 
-/// Asks a stopped rank more questions than its receive buffer can hold.
+/// Runs a rank of the scene in which rank 0 asks rank 1, while rank 1 is stopped, more questions than the receive
+/// buffer of rank 1 can hold.
 pub(super) fn is_asked_often(me: &RankProcess) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();

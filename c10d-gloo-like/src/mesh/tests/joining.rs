@@ -84,8 +84,8 @@ fn strangers_do_not_disturb_a_join() {
             stream.write_all(&hello.to_bytes()).unwrap();
             stream
         };
-        // There are more silent connections than the rank keeps open, one that sends garbage, one of another run, and
-        // two from ranks that cannot dial this rank.
+        // There are more silent connections than the rank keeps open, one that sends garbage, one of another run, one
+        // from a rank with the number of this rank itself (0), and one from a rank with a number that is too large (9).
         let silent: Vec<_> = (0..150).map(|_| connect()).collect();
         connect().write_all(&[b'x'; 500]).unwrap();
         let wrong = [stranger([8; 16], 1), stranger(session, 0), stranger(session, 9)];
