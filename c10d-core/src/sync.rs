@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// A mutex. A panic while it is held does not poison it.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
-    /// The number of threads that wait with a deadline. While it is 0, an unlock costs one load more than an unlock of
-    /// the standard library.
+    /// The number of threads that wait for the mutex with a deadline. While it is 0, an unlock costs one load more than
+    /// an unlock of the standard library.
     late: AtomicU32,
     /// The lock under which the threads with a deadline wait for `free`.
     gate: std::sync::Mutex<()>,
@@ -23,8 +23,8 @@ pub struct Mutex<T: ?Sized> {
     inner: std::sync::Mutex<T>,
 }
 
-/// The longest sleep of a thread that waits with a deadline. When a [`Condvar`] releases the mutex, such a thread is
-/// not notified, so it must look by itself.
+/// The longest sleep of a thread that waits for the mutex with a deadline. When a [`Condvar`] releases the mutex, such
+/// a thread is not notified, so it must try again by itself.
 const LOOK: Duration = Duration::from_millis(5);
 
 impl<T> Mutex<T> {

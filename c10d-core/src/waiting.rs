@@ -1,7 +1,7 @@
-//! Reports of long waits: if an op waits long, the rank reports that on stderr and through [`tracing`], as a warning
-//! with target `c10d`.
+//! Reports of long waits: if an op waits for longer than a set time, the rank reports that on stderr and through
+//! [`tracing`], as a warning with target `c10d`.
 //!
-//! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
+//! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets this time in seconds; it is 10 unless
 //! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
 //! finds out at intervals of this time which ranks are missing. It reports them if they differ from those in its last
 //! report, or if that report is a minute old. Separate threads write the lines, so no waiting thread is delayed, and no

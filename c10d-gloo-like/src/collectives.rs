@@ -27,9 +27,9 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
-    /// Sends the items of a small call now, as far as the links have room for them, although earlier calls have not
-    /// ended. All earlier calls must have sent all of their items. Returns a rank: all peers with a lower rank have
-    /// been sent their items.
+    /// Sends the items of a small call before the call runs, while earlier calls have not ended, as far as the links
+    /// have room for the items. All earlier calls must have sent all of their items. Returns a rank: all peers with a
+    /// lower rank have been sent their items.
     #[inline(never)]
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
         let reduction = reduction(request, request.dtype(), self.layout.world());
@@ -84,8 +84,8 @@ impl Collectives {
         })
     }
 
-    /// Returns how long a peer may take from now on to receive the data. After this time, the deadlines of all
-    /// collectives so far have passed.
+    /// Returns how long a rank that leaves waits, at most, until its peers have received the data that it sent. After
+    /// this time, the deadlines of all collectives so far have passed.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }

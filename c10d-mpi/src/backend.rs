@@ -60,7 +60,8 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // A group of one rank does not start MPI. Otherwise MPI's world would have one rank until the process ends.
+            // A group of one rank does not start MPI. MPI can be started only once in a process, so its world would
+            // have one rank until the process ends.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));

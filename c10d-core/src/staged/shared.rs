@@ -130,8 +130,9 @@ impl Shared {
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// Returns the op and number of the collective that is at the CPU backend, for which the late collective `slot`
-    /// waits. `None` if `slot` is not a collective, or if no collective is at the CPU backend.
+    /// Returns the op and the sequence number of the collective that is at the CPU backend. The late collective `slot`
+    /// waits for it, since collectives run one at a time. `None` if `slot` is not a collective, or if no collective is
+    /// at the CPU backend.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;

@@ -49,7 +49,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     }
 }
 
-/// Gives up an op. Returns `false` if that is not possible, because its memory is borrowed and could not be retained.
+/// Gives up an op. Returns `false` if that is not possible (see [`Slot::give_up`]).
 fn end(shared: &Shared, slot: &Arc<Slot>) -> bool {
     let error = match shared.death() {
         Some((cause, _)) => cause.clone(),

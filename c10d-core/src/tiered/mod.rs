@@ -32,8 +32,8 @@ pub const LEAST_HINT: &str = "tiered.least";
 const LEAST: usize = 4 << 20;
 /// The interval at which the watch (a thread, see [`Watch`]) checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// The longest time for which a rank whose tier was aborted waits for the error by which the group failed. A call whose
-/// deadline is later waits until its deadline.
+/// How long a rank whose tier was aborted waits for the error by which the group failed. A call waits until its
+/// deadline if that is later.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;

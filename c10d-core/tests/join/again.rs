@@ -48,7 +48,7 @@ fn keys_of_an_earlier_run_are_ignored() {
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[2][..]), "after {earlier}: {e}");
         }
     }
-    // A failure of an earlier run is ignored.
+    // The earlier run has failed, since rank 1 was missing. The later run over the same store ignores that failure.
     let store = Arc::new(HashStore::new());
     build(&store, SHORT, &[(0, 2)])[0].as_ref().unwrap_err();
     for result in build(&store, LONG, &[(0, 2), (1, 2)]) {

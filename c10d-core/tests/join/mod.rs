@@ -55,7 +55,7 @@ fn field(e: &Error) -> &'static str {
 }
 
 /// A store in which nothing is deleted, and which rejects keys of more than 1024 bytes. A `check` fails if its deadline
-/// is less than `answers_in` away.
+/// is less than `answers_in` away, as if the store needed that much time to answer.
 struct Keeps {
     inner: Arc<HashStore>,
     answers_in: Duration,

@@ -60,7 +60,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Panics with a bomb when it is woken.
+/// A waker that panics with a [`Bomb`] as the payload.
 struct Alarm;
 
 impl std::task::Wake for Alarm {

@@ -8,8 +8,8 @@ use c10d_core::calls::CallId;
 /// The result of a query to one peer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
-    /// The peer does not answer: its process is stopped or cannot be reached. `since` is the time since its last
-    /// message, and `before` is its last answer.
+    /// The peer has not answered this query: its process is stopped, cannot be reached, or is late. `before` is its
+    /// last answer to an earlier query, and `since` is the time since that answer.
     Silent { since: Duration, before: Option<Doing> },
     /// The peer said goodbye after call `last`, or its program ended without a goodbye (`exited`).
     Left { last: Option<CallId>, exited: bool },

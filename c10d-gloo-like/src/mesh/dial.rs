@@ -1,9 +1,9 @@
 //! Connects each pair of ranks: the higher rank dials the lower.
 //!
-//! Ranks that are threads of one process find each other in a table, unless the transport is tcp. Ranks of one host
-//! connect over a UNIX socket. Over this socket they send each other a descriptor of their process and, unless the
-//! transport is tcp, their segments. Then the socket becomes the control connection. The control connection of all
-//! other pairs uses TCP. Pairs that share no segments use TCP for the payload, too.
+//! Ranks that are threads of one process find each other in a table, unless the transport is tcp. All other ranks of
+//! one host connect over a UNIX socket. Over this socket they send each other a descriptor of their process and, unless
+//! the transport is tcp, their segments. Then the socket becomes the control connection. All remaining pairs use TCP
+//! for the control connection. Pairs that share no segments use TCP for the payload, too.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -13,8 +13,9 @@ pub struct Bounds {
     /// - the time that the network of the busiest host needs for its bytes;
     /// - the time that the core of the busiest rank needs for its bytes.
     pub seconds: f64,
-    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double. The bound
-    /// for gather, scatter and all_to_all is 1, since these ops need no forwarding.
+    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double, so the
+    /// bound is `log2(ranks)`, rounded up. For gather, scatter and all_to_all it is 1, since these ops need no
+    /// forwarding.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,

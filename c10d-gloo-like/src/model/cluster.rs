@@ -35,7 +35,7 @@ pub struct Cluster {
     pub cores: u32,
     /// The link between ranks of one host.
     pub inside: Link,
-    /// The link between hosts.
+    /// The link between ranks of different hosts.
     pub between: Link,
     /// Whether ranks of one host share memory.
     pub shm: bool,

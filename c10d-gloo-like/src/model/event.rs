@@ -23,7 +23,8 @@ struct Progress {
 }
 
 /// The front of a rank's sends, or the front of its other steps. A front is the first step of its kind that is not
-/// over. Steps after `After::Trail` wait for the front of the sends, and steps after `After::All` for the other front.
+/// over. A step with `After::Trail(d)` waits until the front of the sends is behind step `d`. A step with
+/// `After::All(d)` waits until the front of the other steps is behind step `d`.
 #[derive(Clone, Copy, Default)]
 struct Front {
     /// The front's index; the end of the rank's steps if all steps of that kind are over.

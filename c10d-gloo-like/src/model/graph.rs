@@ -69,7 +69,7 @@ pub(super) struct Graph {
     pub(super) sent: u64,
 }
 
-/// One end of a message: its receiver and sender, and the step.
+/// One end of a message: its receiver and sender as one number (see [`key`]), and the step.
 type End = (u64, u32);
 
 #[derive(Default)]

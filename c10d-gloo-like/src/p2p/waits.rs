@@ -65,7 +65,8 @@ impl MessageState {
         first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
     }
 
-    /// Returns a call whose deadline has passed, and its wait.
+    /// Returns a call whose deadline has passed, and its wait. Records the time at which each job is first found
+    /// waiting.
     pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
         let peers = &self.peers;
         let posted = &self.posted;

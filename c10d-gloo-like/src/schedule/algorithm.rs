@@ -17,7 +17,7 @@ pub enum Fabric {
     Loopback,
     /// Several hosts, where each has one rank, or where not all ranks of a host share memory: usually, all use TCP.
     Tcp,
-    /// Several hosts, at least one of them with several ranks, which share memory.
+    /// Several hosts, at least one of them with several ranks. The ranks of each host share memory.
     Mixed,
 }
 

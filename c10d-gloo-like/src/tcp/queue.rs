@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-/// For a TCP socket, this returns the number of sent bytes that the peer's host has not acknowledged (SIOCOUTQ).
+/// The `ioctl` (for TCP: SIOCOUTQ) that returns the number of sent bytes that the peer's host has not acknowledged.
 const UNACKNOWLEDGED: Opcode = libc::TIOCOUTQ as Opcode;
 
 /// Whether the peer's host has yet to acknowledge some of the sent data.

@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// The largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A listening socket for peers. Forked children do not keep it.
+/// A listening socket for peers. Forked children do not keep it open.
 pub(crate) struct Listener {
     /// Declared before the socket, so that it is dropped before the descriptor is closed.
     _private: Private,

@@ -39,10 +39,11 @@ pub(crate) struct Transfer {
     pub(crate) peer: u32,
     /// The range of the data in the bytes of the call.
     pub(crate) range: Range<usize>,
-    /// A number of bytes on which both ranks must agree. Usually it counts all bytes from the one rank to the other in
-    /// the call. In the reduction step of an all-reduce, it is the size of the tensors. In a reduce, and in the step of
-    /// an all-reduce that sends the results, it is the length of `range`: ranks then compare the bytes of this step
-    /// only.
+    /// A number of bytes on which both ranks must agree:
+    /// - in the reduction step of an all-reduce, the size of the tensors;
+    /// - in a reduce, and in the step of an all-reduce that sends the results, the length of `range`, so that ranks
+    ///   compare the bytes of this step only;
+    /// - in all other calls, the number of bytes that the sender sends to the receiver in the whole call.
     pub(crate) total: usize,
 }
 

@@ -156,9 +156,9 @@ impl Health {
 
     /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. The hub
     /// of a call is the rank that receives from all others (the root of a reduce or gather), and so compares the calls
-    /// of all ranks. `by_hub` concerns calls that have a hub and that are no longer in the peer's call log: this rank
-    /// does not ask the peer about such a call. The call stays in doubt until the hub completes it, which takes less
-    /// time than a question to the peer.
+    /// of all ranks. `by_hub` concerns calls that have a hub and that are no longer in the peer's call log: with
+    /// `by_hub`, this rank does not ask the peer about such a call. The call stays in doubt until the hub completes it,
+    /// which takes less time than a question to the peer.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -218,8 +218,8 @@ impl Health {
     /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // The call log is read before the doubts: if a call in doubt is overwritten in the log, the doubts contain it
-        // when they are read.
+        // The call log is read before the doubts: a call in doubt that the log does not contain any more is then
+        // already among the doubts.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)

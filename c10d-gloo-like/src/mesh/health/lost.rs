@@ -9,7 +9,7 @@ use super::Health;
 use crate::mesh::watch;
 
 /// How long to wait after a death for further deaths, so that the error names all ranks that died together. This delay
-/// matters little: a system takes much longer to end a process.
+/// matters little: the operating system takes much longer to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {

@@ -185,7 +185,7 @@ impl Health {
         self.call_logs.get()?.of(peer)
     }
 
-    /// Returns this rank's call `place`, if it is still remembered.
+    /// Returns the fingerprint of this rank's call `place`, if the call is still remembered.
     pub(crate) fn called(&self, place: CallId) -> Option<Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }

@@ -9,7 +9,7 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long data, or the cause of a failure, may still arrive over another connection after a goodbye.
+/// How long after a goodbye the peer's data, or the cause of a failure, may still arrive over other connections.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 
 /// The state of the group, as far as this rank knows it.
@@ -72,7 +72,7 @@ impl Peer {
 }
 
 impl HealthState {
-    /// The peers whose connection ended without a goodbye.
+    /// The peers whose control connection ended without a goodbye.
     pub(super) fn dead(&self) -> Vec<u32> {
         (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
     }

@@ -50,7 +50,7 @@ impl Store for Files {
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
         if !expected.is_empty() {
-            // Only a rank that fails passes an expected value.
+            // Only a rank whose join fails passes an expected value: it replaces an earlier report of a failure.
             if std::fs::read(self.path(key)).is_ok_and(|now| now == expected) {
                 self.set(key, desired, Instant::now())?;
             }

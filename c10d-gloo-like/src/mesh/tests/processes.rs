@@ -126,8 +126,8 @@ impl RankProcess {
     }
 }
 
-/// Runs a rank. The tests below start a process for each rank, and this process runs only this function. In the process
-/// of the tests themselves, this function does nothing.
+/// Runs a rank. The tests below start a process for each rank, and such a process runs only this function. In the
+/// process of the tests themselves, this function does nothing.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };

@@ -45,7 +45,8 @@ fn bind(number: usize) {
     sched_setaffinity(None, &one).unwrap();
 }
 
-/// A launcher may bind each rank to one core, so that no rank sees a second core.
+/// A launcher may bind each rank to one core, so that no rank sees a second core. Such ranks oversubscribe their host
+/// only if they are bound to the same core.
 #[test]
 fn a_host_is_oversubscribed_only_if_its_ranks_have_fewer_cores_together() {
     let cores = std::thread::available_parallelism().unwrap().get();
