@@ -8,8 +8,8 @@ barrier. The time of a batch is the time of its slowest rank. The result of a re
 and a cell has the median of --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are
 not bound, and the better result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as
 many cores as ranks. The results of all backends except the first are checked. Times are µs per op; the time of
-`send_recv` is half a round trip. `cost` is Gloo's time minus torch's own cost, divided by the time of c10d_rs minus
-torch's own cost. `direct` is a backend that passes each call to the library of c10d_rs and waits for it. Its `Work`
+`send_recv` is half a round trip. `cost` is (G - N) / (C - N), with the times G over Gloo, N over the first backend and
+C over c10d_rs. `direct` is a backend that passes each call to the library of c10d_rs and waits for it. Its `Work`
 objects hold no tensors and no errors, it ignores the timeouts of single calls, and it does not keep tensors alive.
 `bridge` is the time of c10d_rs minus that of `direct`: the time that the package adds to torch's own cost and to the
 library's call.

@@ -1,4 +1,4 @@
-//! The compiler's errors for types that no collective accepts.
+//! The compiler's errors for element types that no collective accepts, and for a started call with a borrowed buffer.
 #![cfg(feature = "gloo-like")]
 
 use crate::common::outside;

@@ -157,7 +157,7 @@ fn a_terminal_gets_a_progress_bar() {
 
 #[test]
 fn a_killed_rank_ends_the_run_and_is_named() {
-    // Without the kill, this run would take hours.
+    // Without the kill, this run would take days.
     let running = start(&["perf", "-n", "3", "--ops", "barrier", "--iters", "1000000000000"]);
     let mut victim = None;
     until("rank 1 runs", || {

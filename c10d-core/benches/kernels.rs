@@ -1,5 +1,9 @@
-//! Measures the speed of the reduction kernels: `cargo bench -p c10d-core --bench kernels`. The unit is GB/s. Only the
-//! bytes of one source are counted: with k sources, the kernel reads k times as many bytes.
+//! Measures the speed of the functions that reduce host memory (`reduce::kernel`), in GiB/s. Only the bytes of one
+//! source are counted: with k sources, such a function reads k times as many bytes.
+//!
+//! ```text
+//! cargo bench -p c10d-core --bench kernels
+//! ```
 #![allow(missing_docs, unsafe_code)]
 
 use std::time::Duration;

@@ -64,7 +64,7 @@ fn value(place: usize, i: usize, rank: u32) -> i64 {
     ((place + i) % 5) as i64 + i64::from(rank % 2)
 }
 
-/// Maps a place to a pseudo-random number. In the order of these numbers, the first places get the entries.
+/// Maps a place to a pseudo-random number. The places with the smallest numbers get the entries.
 fn shuffled(x: u64) -> u64 {
     let x = (x.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

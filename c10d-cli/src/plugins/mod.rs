@@ -50,8 +50,8 @@ pub(crate) enum Verb {
     /// Check a plugin, then run the conformance suite on what it offers, with a process for every rank. Fails if a case
     /// fails.
     ///
-    /// For a device, copies are tested first, since every op needs them. The run ends after the first world size with
-    /// failures. Of the failures with the same reason, only a few are shown.
+    /// For a device, copies to the device and back are tested first, since every op needs them. The run ends after the
+    /// first world size with failures. Of the failures with the same reason, only a few are shown.
     Test {
         /// A plugin, or a directory of plugins.
         path: PathBuf,

@@ -24,7 +24,8 @@ pub(crate) struct Options {
     /// The world sizes to test.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS))]
     worlds: Vec<u32>,
-    /// Run every combination, instead of a selection that covers every value.
+    /// Run every combination of op, element type, reduce operation, size and form of call, instead of a selection in
+    /// which each of these values occurs.
     #[arg(long)]
     full: bool,
     /// The CPU backend through which a device is tested. Default: the plugin's own collectives for the device, or else
@@ -70,7 +71,8 @@ pub(crate) fn suite(file: &File) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a suite: first the copies, then one world size after the other, until a world size has failures or no case.
+/// Runs a suite: for a device, first the copies to the device and back; then one world size after the other, until a
+/// world size has failures or no case.
 fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let Named { title, device, suite } = named;
     let mut out = std::io::stdout();

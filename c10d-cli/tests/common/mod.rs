@@ -176,8 +176,8 @@ fn outside_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside")
 }
 
-/// The environment of all builds outside of this workspace. Nobody debugs these programs, so they are built as fast as
-/// possible.
+/// The environment of all builds outside of this workspace. Nobody debugs these programs, so they are built without
+/// debug information, which is faster.
 pub(crate) fn outside_env() -> [(&'static str, OsString); 4] {
     [
         ("CARGO_TARGET_DIR", outside_target().into()),
@@ -197,9 +197,8 @@ pub(crate) struct Outside {
 }
 
 /// Returns an address of this host at which a server may listen. The returned socket is bound to the address, but does
-/// not listen. So the operating system assigns the port to no other socket, but a server that binds to it by number
-/// with
-/// `SO_REUSEADDR` can listen there.
+/// not listen. So the operating system assigns the port to no other socket, but a server that binds to it by number,
+/// with `SO_REUSEADDR`, can listen there.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -214,7 +213,7 @@ pub(crate) fn is_running(pid: u32) -> bool {
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns `true`. Fails the test after [`CAP`].
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + CAP;
     while !holds() {

@@ -10,7 +10,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest time that one wait lasts before this rank looks at the reports again. [`Reports`] reads the store at
-/// most every 200 ms.
+/// most every 200 ms, so this rank would not learn of a report sooner if it looked more often.
 const SLICE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 
 pub(crate) struct GroupStore {

@@ -51,7 +51,7 @@ impl KernelContext<'_> {
     }
 
     /// Runs a kernel that consists of several dense ops, and completes the job with its result. If the caller waits,
-    /// the kernel runs on the caller's thread, after all calls of the lane that were started before it. The kernel of a
+    /// the kernel runs on the caller's thread, after all earlier started calls of the lane. The kernel of a
     /// started call runs on the thread of the lane's queue. Only the lanes of sparse dispatch keys have such a queue,
     /// so for a dense dispatch key the job ends with an error.
     pub fn compose(self, job: Job, kernel: Composed) {

@@ -37,7 +37,7 @@ pub struct Reports {
     size: u32,
     /// The time of the next read of the report, and the interval after that read.
     next: Mutex<(Instant, Duration)>,
-    /// Whether this rank has failed before.
+    /// Whether this rank has failed and called `settle`, which reports only the first error.
     settled: AtomicBool,
 }
 

@@ -30,15 +30,15 @@ const SOON: Duration = Duration::from_secs(1);
 /// This rank's end of a side channel.
 #[derive(Clone)]
 pub enum SideChannel {
-    /// Through the group's CPU backend, which ends every message with an error when a peer's process is gone or a peer
-    /// aborts.
+    /// Through a CPU backend that only this channel uses. It ends every message with an error when a peer's process is
+    /// gone or a peer aborts.
     Messages(Messages),
     /// Through the store, for groups without a CPU backend.
     Heartbeats(Heartbeats),
 }
 
 impl SideChannel {
-    /// Connects through the CPU backend with the name `cpu`, or through the store if `cpu` is `None`. `purpose`
+    /// Connects through a new CPU backend with the name `cpu`, or through the store if `cpu` is `None`. `purpose`
     /// distinguishes several side channels of one group. Returns `None` if the group has only one rank.
     ///
     /// # Errors
@@ -64,8 +64,8 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left, or the
-    /// channel has ended without an error.
+    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left, if the next
+    /// rank has left (over messages), or if the store does not answer any more (over heartbeats).
     pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),

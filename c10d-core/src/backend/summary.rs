@@ -38,8 +38,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
             mix(inputs.len() as u64);
             0
         }
-        // A barrier has no count. The counts of the other ops may differ between ranks: the backend checks them for
-        // each pair of ranks.
+        // A barrier has no count. In the ops of all shapes that are not listed above, counts may differ between ranks:
+        // the backend checks them for each pair of ranks.
         _ => 0,
     };
     if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {
@@ -69,8 +69,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     }
 }
 
-/// Computes the fingerprint of a request with a sparse tensor. The fingerprint has a hash of the shape, but not the
-/// number of entries, which may differ between ranks.
+/// Computes the fingerprint of a request with a sparse tensor. The fingerprint has a hash of the shape and of the
+/// number of sparse dimensions, but not the number of entries, which may differ between ranks.
 fn sparse_fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
     let hash = layout.shape_hash();
     Fingerprint {

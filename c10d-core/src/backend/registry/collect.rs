@@ -47,8 +47,9 @@ impl Registry {
     /// # Errors
     ///
     /// `InvalidArgument` if two providers register the same backend, device, init method or (op, dispatch key,
-    /// backend); the error names both providers. `InvalidArgument` also if a name has characters that are not allowed,
-    /// or if a kernel is for an op and dispatch key that the op table does not declare.
+    /// backend); the error names both providers. `InvalidArgument` also if the name of a backend or device is empty or
+    /// has characters that are not allowed, or if a kernel is for an op and dispatch key that the op table does not
+    /// declare.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);

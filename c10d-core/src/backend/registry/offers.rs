@@ -36,7 +36,8 @@ pub(crate) struct Offer {
     pub(crate) choices: Result<Vec<Choice>, String>,
 }
 
-/// Returns the dispatch key and the vendor's slot of a device word (see [`Offer::word`]).
+/// Returns the dispatch key of a device word (see [`Offer::word`]), and the slot of the vendor that the word names (see
+/// [`vendor`]). Words that name no vendor have slot 0, the default slot.
 pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
         Some(key) => (key, 0),
@@ -77,7 +78,8 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         && vendor != 0
         && (name == word || made_for(registry, word, registry.backend(name)?))
     {
-        // A backend of this vendor that the map names for the default slot also serves this vendor's devices.
+        // The map names a backend of this vendor, but for the default slot (`privateuse1`). This backend also serves
+        // the vendor's devices.
         named = Named::All(name);
     }
     let choices = match named {
