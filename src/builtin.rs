@@ -42,10 +42,10 @@ static TIERED: Provider = {
         backends: &[Registration {
             name: NAME,
             keys: &[DispatchKey::Cpu],
-            // Both of these backends have higher priorities, so this one is used only if the backend map names it.
+            // Both backends have higher priorities, so a group uses the pair only if the backend map names it.
             priority: 10,
-            // A hint of a group may name the file of the MPI library, but a probe does not know the hints. So core
-            // calls no probe if the backend map names this pair.
+            // A hint of a group may name the file of the MPI library. A probe does not know the hints, so it may fail
+            // although the group could use the pair. So core calls no probe of a backend that the backend map names.
             probe: &|| {
                 let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
                 both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())

@@ -149,8 +149,8 @@ impl Mesh {
         Ok(self.rank_at(&coordinates))
     }
 
-    /// Makes the group of this rank and the ranks that differ from it on these axes only. The last of the axes varies
-    /// fastest. Every rank of the mesh calls this method with the same axes.
+    /// Makes the group of this rank and the ranks that differ from it on these axes only. In the order of the group,
+    /// the last axis of `axes` varies fastest. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh does not have one of the axes, or if an axis
@@ -160,8 +160,8 @@ impl Mesh {
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// Makes a mesh of the ranks that have this rank's coordinates on all other axes. The new mesh has only these axes,
-    /// in this order. Every rank of the mesh calls this method with the same axes.
+    /// Makes a mesh with only these axes, in this order. It has the ranks that have this rank's coordinates on all axes
+    /// that are not in `axes`. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
     /// The same as those of [`flatten`](Self::flatten).
@@ -242,7 +242,7 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
     Ok(())
 }
 
-/// Compares the axes of all ranks. Every rank learns which ranks gave other axes.
+/// Compares the axes of all ranks. The error names the ranks that gave other axes than this rank.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
     // A rank sends at most this many bytes of the text, and a hash of the whole text. The hash distinguishes longer

@@ -1,9 +1,9 @@
 //! Elements of the program's own types.
 //!
 //! An [`Element`](crate::Element) is a number type that c10d knows. Any other type of a fixed size without padding or
-//! pointers can be [`Plain`]: field elements, pairs of value and index, small matrices. [`plain`] wraps a slice of such
-//! elements as a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines such elements with
-//! a closure.
+//! pointers can be [`Plain`]: elements of a finite field, pairs of value and index, small matrices. [`plain`] wraps
+//! a slice of such elements as a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines
+//! such elements with a closure.
 #![allow(unsafe_code)]
 
 use bytemuck::Pod;
@@ -15,7 +15,7 @@ use num_complex::{Complex32, Complex64};
 /// A type whose values are plain bytes, with a name that is the same on all ranks.
 ///
 /// [`Pod`] guarantees that any bytes are a valid value and that there is no padding; the crate bytemuck can derive it.
-/// Ranks compare the type's name and size: a rank that uses another name or a type of another size gets a
+/// Ranks compare the type's name and size. If these differ between ranks, the error is a
 /// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. Change the name when the meaning of the bytes changes.
 ///
 /// ```

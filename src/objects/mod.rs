@@ -57,9 +57,10 @@ impl Objects<'_> {
 /// All methods have the errors of the ops, and the following ones. After one of these, no rank waits for another, and
 /// the group can still be used.
 ///
-/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialized, or is larger than the
-///   limit. The error names the ranks of these objects. In a collective all ranks get the error. With a message, both
-///   ranks get the error; if the object exceeds only the receiver's limit, only the receiver gets it.
+/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialized or is larger than the
+///   limit, or if the root of `scatter_object` does not give one object per rank. The error names the ranks of these
+///   objects. In a collective all ranks get the error. With a message, both ranks get the error; if the object exceeds
+///   only the receiver's limit, only the receiver gets it.
 /// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. The error names the ranks that
 ///   use another type than this rank. In a collective all ranks get the error; with a message, only the receiver gets
 ///   it.

@@ -11,7 +11,8 @@ use super::cut::Cut;
 use crate::plain::{Plain, PlainBuf};
 use crate::within::Within;
 
-/// One reduction that is running. Its rounds are `all_to_all` calls, not exchanges in the sense of the glossary.
+/// One reduction that is running. Its rounds consist of ops such as `all_to_all`, so it is no exchange in the sense of
+/// the glossary.
 pub(super) struct Exchange<'a> {
     pub(super) within: Within<'a>,
     name: &'static str,

@@ -18,7 +18,7 @@ use crate::plain::{Plain, plain};
 use crate::within::Within;
 
 const TABLE: &str = "shared table";
-/// The size of a page. A mapping begins at a page boundary, so it need not have a larger alignment.
+/// The largest alignment that an element type may have: the size of a page, since a mapping begins at a page boundary.
 const ALIGNED: usize = 4096;
 
 /// Makes a table. Every rank calls this function. Without a root, each set of ranks that share memory fills its own
@@ -122,7 +122,7 @@ impl Sharers {
     }
 }
 
-/// Returns an error if any rank asks for another table.
+/// Returns an error if any rank asks for a different table than this rank.
 fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
     let differ: Vec<(u32, ErrorKind)> =
         (0u32..).zip(all).filter_map(|(rank, theirs)| Some((rank, mine.differs(theirs)?))).collect();

@@ -1,8 +1,9 @@
 //! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the survivors get them.
 //!
-//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, or, for kills,
-//! each op in turn. One process has the fault. The other two report which ranks their errors name, and when they got
-//! the errors. This is repeated `TIMES` times (20 unless given).
+//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run one op again and again.
+//! One process has the fault. The other two report which ranks their errors name, and when they got the errors. This is
+//! repeated `TIMES` times (20 unless given). The op is all-reduce. For kills, each repetition runs the next op of
+//! `OpKind::ALL` instead.
 
 #[path = "../tests/jobs/mod.rs"]
 mod jobs;
@@ -21,9 +22,9 @@ use rustix::net::{Shutdown, connect_unspec, shutdown, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal as Sig, getpid, kill_process, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The timeout of all other ops, and the longest time for which a rank makes calls.
+/// The timeout of all ops that do not have [`TIMEOUT`], and the longest time for which a rank makes calls.
 const CAP: Duration = Duration::from_secs(30);
-/// The timeout of ops that wait for a rank that makes no call.
+/// The timeout of ops that wait for a rank that is stopped or makes no call.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 

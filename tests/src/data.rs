@@ -42,9 +42,9 @@ const PERIOD: usize = 1021;
 enum Style {
     /// All values.
     Any,
-    /// Values whose partial sums are finite in any order.
+    /// Values whose partial sums are finite in any order, except for the special values.
     Summands,
-    /// Values whose partial products are finite in any order.
+    /// Values whose partial products are finite in any order, except for the special values.
     Factors,
 }
 

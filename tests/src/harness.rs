@@ -18,7 +18,7 @@ impl Suite {
     /// The main function of a test program (`harness = false`). It lists and runs every case as one test, and accepts
     /// the arguments of `cargo test`.
     ///
-    /// The first test of a world runs all cases of that world.
+    /// The first test that runs in a world runs all cases of that world. The other tests only return their results.
     pub fn main(self, ranks: Ranks) -> ExitCode {
         self.serve_rank();
         conclude(self.trials("", ranks))
@@ -72,8 +72,8 @@ impl Program {
     }
 
     /// If this process was started as a rank of a suite, runs that rank and ends the process; otherwise does nothing.
-    /// [`main`](Program::main) calls this method. A program whose tests start the program again for other purposes must
-    /// call it first.
+    /// [`main`](Program::main) calls this method. A program that does other work before `main` must call it before
+    /// that work. Otherwise a rank of a suite would do the work, too.
     pub fn serve_rank(&self) {
         let Ok(name) = std::env::var(SUITE) else { return };
         if let Some((_, suite, _)) = self.suites.iter().find(|(n, ..)| *n == name) {
@@ -118,7 +118,7 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
 
 /// Orders the trials: the first trial of each group, then the second of each, and so on. Trials whose names share the
 /// first two parts (between slashes) form a group. In a program with several suites, the cases of one world are such a
-/// group, and use one run of ranks: if threads took these cases in a row, all threads would wait for that run.
+/// group, and use one run of ranks: if the test threads took these cases in a row, all of them would wait for that run.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

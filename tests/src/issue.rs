@@ -25,7 +25,7 @@ pub(crate) fn issue(
     }
 }
 
-/// The forms in which inputs and outputs are separate.
+/// Calls the op in one of the forms in which inputs and outputs are separate.
 fn apart<T: BufMut + 'static>(pg: &ProcessGroup, case: &Case, mut tensors: Tensors<T>) -> Result<Tensors<T>>
 where
     for<'a> &'a T: Buf,

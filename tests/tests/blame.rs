@@ -84,7 +84,7 @@ const CHAINS: [Scene; 3] = [
             Ok(())
         },
     },
-    // The ranks receive as in "receives", but they start the call and wait for its handle.
+    // The ranks receive as in "receives", but they start the call and call `wait` on its handle.
     Scene {
         name: "started",
         act: |group| {

@@ -68,8 +68,7 @@ fn each_op_sends_what_it_must() {
     check("barrier", 0, 0, |pg| pg.barrier());
 }
 
-/// A call with several tensors costs as much as a call with one tensor of their total size: the same headers and the
-/// same synchronisation.
+/// A call with several tensors sends as many bytes, including headers, as a call with one tensor of their total size.
 #[test]
 fn a_coalesced_call_sends_as_much_as_one_call() {
     for transport in ["shm", "tcp"] {

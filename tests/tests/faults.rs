@@ -53,8 +53,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
-        // These parts make twenty groups with four backends each, which takes long. Both pairs of tiers use the same
-        // code for these faults, so only one pair is tested.
+        // These parts make a group for each of the twenty ops. A group with two tiers connects several backends, so the
+        // twenty take long. Both pairs of tiers use the same code for these faults, so only `TIERED` is tested.
         for part in ["stop", "absent"].into_iter().filter(|_| transport != TIERED_MPI) {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {

@@ -21,7 +21,7 @@ const CAP: Duration = Duration::from_secs(30);
 const LINK: &str = "1";
 /// How late a living rank is: more than twice the time of `LINK`. Such a rank must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
-/// How a rank ends: it shuts its groups down, drops the second one, or ends its process without leaving a group.
+/// How a rank of two groups ends: it shuts both down, drops the second one, or ends its process without leaving either.
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
 /// A group that is never dropped.

@@ -180,7 +180,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     for call in all_calls() {
         let odd = if victim { Odd::Fails } else { Odd::Well };
-        // `Display` of postcard's error does not have the type's own text.
+        // `Display` of postcard's error leaves out the text that `Odd` gives, so the test does not look for this text.
         let words = ["on rank 1", "Odd cannot be serialized"];
         if let Some(wrong) = rejected(call(pg, odd), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));

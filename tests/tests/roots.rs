@@ -1,6 +1,6 @@
 //! Ranks that disagree about a call in which some rank has nothing to receive: rooted ops with every root, combined
 //! with other collectives (some of the combinations, or all with `C10D_SUITE=full`). A rank that only sends gets the
-//! error by its 8th collective after the other rank's call, or when it leaves.
+//! error by its 8th collective after the call of the rank that disagrees with it, or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::{jobs, samples};
 const CAP: Duration = Duration::from_secs(20);
 /// The value that selects, in place of a transport, the collectives of a plugin in which a root does not wait.
 const PLUGIN: &str = "plugin";
-/// A world size with which not all ranks exchange data with each other.
+/// A world size with which gloo-like runs small ops by plans: exchanges are possible only with up to 8 ranks.
 const LARGE: u32 = 10;
 /// A rank that only sends may complete at most this many collectives before it gets the error.
 const AT_MOST: u32 = 8;
@@ -47,7 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// The parts of a call about which ranks disagree here: the op and the root.
 type Which = (OpKind, u32);
 
-/// A case: all ranks except one make the usual call, and one rank makes another.
+/// A case: the rank `odd` makes the call `other`, and all other ranks make the call `usual`.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     odd: u32,
@@ -141,7 +141,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         }
         say(&pg, &format!("early/{me}"))?;
         await_key(&pg, "enters")?;
-        // If the odd rank's call does not return in this time, it waits for this rank.
+        // The odd rank's call may wait for this rank's calls. So this rank waits only 20 ms for that call to return.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
             std::thread::sleep(Duration::from_millis(1));

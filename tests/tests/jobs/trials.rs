@@ -91,8 +91,8 @@ pub(crate) fn leave(pg: ProcessGroup, wrong: Option<String>) -> Result {
     pg.shutdown()
 }
 
-/// Checks that this is an error of only this call, with this kind, these ranks and these words. Returns what is wrong,
-/// if anything.
+/// Checks that the result is an error with the status `Rejected`, this kind, these ranks and these words. Returns what
+/// is wrong, if anything.
 pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
     let Err(e) = result else { return Some("no error".into()) };
     let (report, text) = (e.report(), e.to_string());
