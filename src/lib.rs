@@ -26,7 +26,7 @@
 //! | term | meaning |
 //! | --- | --- |
 //! | group | The ranks that communicate together, numbered from 0. A [`ProcessGroup`] is one rank's handle of its group; every op is a method of it. |
-//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. While a group is made, it carries a few small keys. Plugins and some backends also use it later. It never carries payload. |
+//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. While a group is made, the store carries a few small keys. Plugins and some backends also use the store later. It never carries payload. |
 //! | rendezvous | The step in which ranks find each other through the store and form a group. [`Builder::build`] does this. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
 //! | lane | One backend of a group, together with the order of the calls on this backend. A backend serves one kind of memory. On each lane, all ranks make the same collectives in the same order. |
 //! | rejected | An error after which the group can still be used. A single call returns such an error only before anything was sent. |

@@ -120,7 +120,7 @@ impl Mesh {
     }
 
     /// Returns the group of this rank and the ranks that differ from it on this axis only. A rank's number in that
-    /// group is its coordinate.
+    /// group is its coordinate on this axis.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.

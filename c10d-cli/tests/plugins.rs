@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // This plugin is checked without the others: on a busy machine, a good plugin could exceed the time limit, too.
+    // This plugin is checked without the others: on a busy machine, a good plugin could exceed the limit of 1 s, too.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());

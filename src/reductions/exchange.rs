@@ -84,7 +84,7 @@ impl<'a> Exchange<'a> {
         match (fold.panic, outcome) {
             (None, outcome) => outcome.and_then(|()| self.tell(false)),
             (Some(panic), outcome) => {
-                // This rank resumes its own panic, whatever the outcome of the exchange is.
+                // This rank resumes its own panic, whether or not it could tell the other ranks.
                 let _ = outcome.and_then(|()| self.tell(true));
                 resume_unwind(panic)
             }

@@ -20,7 +20,7 @@ pub(super) struct Claim {
     pub(super) inbox: Address,
     len: u64,
     size: u64,
-    /// The rank whose table all hosts get. `u64::MAX` means that each host fills its own table.
+    /// The rank whose table all ranks get; `u64::MAX` if each set of ranks that share memory fills its own table.
     root: u64,
     hash: u64,
     name_len: u8,

@@ -64,7 +64,7 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
     out
 }
 
-/// Returns the op that the other rank must call, if that is a different op.
+/// Returns the op that the peer of a point-to-point op must call; `None` for collectives.
 fn partner(op: OpKind) -> Option<OpKind> {
     match op {
         OpKind::Send => Some(OpKind::Recv),

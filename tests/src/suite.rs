@@ -73,7 +73,8 @@ impl Suite {
         self
     }
 
-    /// Puts the tensors on the devices with this name, which the map must serve. By default they are in host memory.
+    /// Puts the tensors on the devices with this name, for which the backend map must have a backend. By default they
+    /// are in host memory.
     pub fn device(mut self, name: &str) -> Suite {
         self.device = Some(name.to_owned());
         self

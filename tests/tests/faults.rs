@@ -130,8 +130,8 @@ fn be_killed(op: OpKind) -> Result {
     let pg = join(START)?;
     let arguments = Arguments::of(op, 20_000, CAP);
     if pg.rank() == VICTIM {
-        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the other ranks
-        // reports the victim's death.
+        // The victim completes one op before it is killed. If it only sends in the ops (as a root), it may also have
+        // sent the data of further ones. Then the other ranks complete these ops, and a later op reports the death.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! Groups: many groups, groups at the same time, groups of some ranks, and ways in which groups end.
+//! Groups: many groups, groups that are used at the same time, groups of some ranks, and ways in which groups end.
 
 use crate::jobs;
 

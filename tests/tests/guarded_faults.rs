@@ -48,8 +48,8 @@ fn be(what: &str, op: OpKind) -> Result {
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
-        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the other ranks
-        // reports the victim's death.
+        // The victim completes one op before the signal. If it only sends in the ops (as a root), it may also have sent
+        // the data of further ones. Then the other ranks complete these ops, and a later op reports the victim.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {

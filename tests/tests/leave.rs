@@ -117,7 +117,7 @@ fn late() -> Result<(), Failed> {
     all_well(&run("late", 2, "tcp")?)
 }
 
-// A rank leaves, or ends, right after a completed op; another rank receives the data much later.
+// One of two ranks leaves, or ends, right after it has completed its ops; the other receives the data much later.
 
 fn be_taken(way: &str) -> Result {
     let pg = KEPT.get_or_init(|| join().expect("a group"));

@@ -8,7 +8,7 @@ use crate::jobs::acts::{VICTIM, WORLD};
 use crate::jobs::trials::{CAP, judged, leave, of_parts, over_threads, well_or_killed};
 use crate::jobs::{failures, join, launch, report_error, report_line};
 
-/// Returns the global ranks of a group, in its order.
+/// Returns the ranks of the group `of`, in its order, by their numbers in `pg`.
 fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
     let mut all = vec![0u32; of.size() as usize];
     of.all_gather_into(&[pg.rank()], &mut all)?;

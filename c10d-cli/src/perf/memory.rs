@@ -60,7 +60,7 @@ pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::R
     }
 }
 
-/// Returns the number of bytes that the operating system could still provide; `None` if it does not say so.
+/// Returns the number of bytes that the operating system could still provide; `None` if `/proc/meminfo` does not say.
 fn left() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

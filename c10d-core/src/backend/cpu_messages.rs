@@ -23,7 +23,7 @@ use crate::{Error, Result};
 pub struct CpuMessages(Arc<dyn Backend>);
 
 impl CpuMessages {
-    /// Makes a channel that sends its messages through this backend.
+    /// Makes the value that sends and receives messages through this backend.
     pub fn new(backend: Arc<dyn Backend>) -> CpuMessages {
         CpuMessages(backend)
     }

@@ -47,8 +47,8 @@ impl Fingerprint {
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
     /// The bit in `step` that marks calls with sparse tensors. In a call's own fingerprint, `rest` is then a hash of
-    /// the tensor's shape and its number of sparse dimensions. In the fingerprint of a step of the call's kernel, `rest`
-    /// combines three values of the step's dense op: the op's `rest`, its code and its element type.
+    /// the tensor's shape and its number of sparse dimensions. In the fingerprint of a step of the call's kernel,
+    /// `rest` combines three values of the step's dense op: the op's `rest`, its code and its element type.
     pub const SPARSE: u8 = 0x80;
 
     /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts instead of

@@ -3,7 +3,7 @@
 //! The frame of a blocking call is on the caller's stack (a stack frame). The frame of any other call is at the head of
 //! a reference-counted allocation (a counted frame). The job has one reference to this allocation.
 //!
-//! The thread that completes the operation is the completer; the thread or task that waits for it is the waiter. Each
+//! The thread that completes the operation is the completer; the thread or future that waits for it is the waiter. Each
 //! frame has one completer and one waiter. The states are:
 //!
 //! - `EMPTY`: the operation is not done, and no waiter is registered. The waiter changes the state to `WAITING`, the
@@ -40,7 +40,7 @@ const DONE: u8 = 3;
 /// If a call reports a mismatch in another call, this text precedes the name of the reporting call in the error.
 const FOUND: &str = "; found in ";
 
-/// The thread or task that is woken when the operation is done.
+/// The thread or future that is woken when the operation is done.
 enum Waiter {
     Thread(Thread),
     Waker(Waker),

@@ -32,7 +32,7 @@ impl KernelContext<'_> {
     /// Returns the runtime of the devices of the job's dispatch key.
     ///
     /// # Errors
-    /// `Unsupported` if the backend has no runtime, because the key is for host memory.
+    /// `Unsupported` if the backend has no runtime, because the job's dispatch key is for host memory.
     pub fn device(&self) -> Result<Arc<dyn DeviceRuntime>> {
         let why = || {
             format!("backend {} has no device runtime, so device tensors cannot be read through it", self.info.backend)

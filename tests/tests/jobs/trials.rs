@@ -19,7 +19,7 @@ pub(crate) type Values = fn(&ProcessGroup) -> Result<Option<String>>;
 pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
 
 /// Makes the tests of a module: `values` in groups of several sizes, with threads as ranks and with processes as ranks
-/// (the part `values`), and the other parts.
+/// (the part `values`), and each of `parts` over each transport.
 pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
     let mut trials = vec![over_threads(format!("{module}/threads/values"), 1..=5, values)];
     for transport in ["shm", "tcp"] {

@@ -11,8 +11,8 @@ use crate::{Error, Result};
 ///
 /// The devices are `cpu`, `cuda`, `privateuse1` and the names of vendors' devices. `privateuse1` means the default
 /// slot: PrivateUse1 devices without the name of a vendor. [`rename_private_use1`](crate::device::rename_private_use1)
-/// may have given the slot another name. A map may also name a CPU backend for a device that is not the CPU. The
-/// buffers of that device are then staged through host memory.
+/// gives this slot another name, which maps can then use. A map may also name a CPU backend for a device that is not
+/// the CPU. The buffers of that device are then staged through host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,
