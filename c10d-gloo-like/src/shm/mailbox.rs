@@ -16,6 +16,9 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use super::segment::{RingKind, Segment};
 use super::slots::{MOST, Slot, Taken, Word};
 
+/// The size of a cache line in bytes.
+const LINE: usize = 64;
+
 /// The common part of the writing end and the reading end.
 struct End {
     taken: *const Taken,
@@ -93,6 +96,11 @@ impl Writer {
             return Ok(false);
         }
         let (word, bytes) = self.end.next();
+        // The reader's core has all lines of the slot. This core requests the lines of a longer item together, and not
+        // one after the other as it writes to them.
+        for line in (2 * LINE..total).step_by(LINE) {
+            prefetch_for_write(bytes.wrapping_add(line));
+        }
         // SAFETY: the slot is free, so the reader does not read it, and has room for `MOST` bytes.
         unsafe {
             ptr::copy_nonoverlapping(head.as_ptr(), bytes, head.len());
@@ -109,11 +117,7 @@ impl Writer {
     /// waits for this rank's next item, polls the line, and so fetches it back.
     #[inline]
     pub(super) fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instruction is a hint, which changes neither memory nor registers, for any address.
-        unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) self.end.next().1, options(nostack, preserves_flags));
-        }
+        prefetch_for_write(self.end.next().1);
     }
 
     #[cold]
@@ -126,6 +130,18 @@ impl Writer {
         self.taken = taken;
         Ok(waiting < self.end.slots)
     }
+}
+
+/// Makes the processor fetch the cache line at this address, in order to write to it.
+#[inline]
+fn prefetch_for_write(at: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is a hint, which changes neither memory nor registers, for any address.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// The reading end.
