@@ -128,7 +128,8 @@ fn no_op_is_missing(names: &[String], transports: &[&str]) -> Result<(), Failed>
 
 fn be_killed(op: OpKind) -> Result {
     let pg = join(START)?;
-    let arguments = Arguments::of(op, 20_000, CAP);
+    // The blocks are so large that peers read them out of the victim's memory.
+    let arguments = Arguments::of(op, 100_000, CAP);
     if pg.rank() == VICTIM {
         // The victim completes one op before it is killed. If it only sends in the ops (as a root), it may also have
         // sent the data of further ones. Then the other ranks complete these ops, and a later op reports the death.
