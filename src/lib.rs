@@ -33,7 +33,7 @@
 //! | failed | An error after data was sent. The group cannot be used any more on any rank, and each later call returns the first error. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that are still alive. |
 //!
 //! [`Error::status`] says whether a call was rejected or failed, and [`Error::report`] names the ranks that caused the
-//! error. Every call has a deadline, so no call waits forever.
+//! error. Every call has a deadline, and ends by then; [the manual](manual::concepts#deadline) has the only exception.
 //!
 //! # Where to find what
 //!

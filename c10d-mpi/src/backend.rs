@@ -23,7 +23,7 @@ use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
 use crate::world::{Member, free, join};
 
-/// The hint that selects the channel through which the ranks watch each other.
+/// The hint that says what the side channel uses: gloo-like, or the store.
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that selects the threads that call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
@@ -117,7 +117,7 @@ fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     }
 }
 
-/// Connects the channel through which the ranks watch each other. MPI itself does not report the death of a peer.
+/// Connects the side channel, through which the ranks watch each other. MPI itself does not report the death of a peer.
 fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     const OVER: &str = "gloo-like";
     match init.hint(SIDE) {

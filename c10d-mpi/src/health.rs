@@ -27,7 +27,7 @@ pub(crate) fn all_is_well() -> bool {
     !ANY_FAILED.load(Ordering::Acquire)
 }
 
-/// The first failure of a group, and the channel through which the ranks watch each other.
+/// The first failure of a group, and the side channel, through which the ranks watch each other.
 #[derive(Default)]
 pub(crate) struct Health {
     /// Whether a check must look at the state under the lock.
@@ -36,7 +36,7 @@ pub(crate) struct Health {
     failed: Condvar,
     /// Locked while the cause is sent to the peers.
     telling: Mutex<()>,
-    /// The channel through which the ranks watch each other; `None` if the group has one rank only.
+    /// The side channel; `None` if the group has one rank only.
     side: Option<SideChannel>,
 }
 
@@ -50,8 +50,7 @@ struct HealthState {
 }
 
 impl Health {
-    /// Makes the health of a group, and starts a thread that watches the peers through `side`, if there is such a
-    /// channel.
+    /// Makes the health of a group. If there is a side channel, starts a thread that watches the peers through it.
     pub(crate) fn watching(side: Option<SideChannel>) -> Result<Arc<Health>> {
         let health = Arc::new(Health { side, ..Health::default() });
         let Some(side) = health.side.clone() else { return Ok(health) };

@@ -46,7 +46,8 @@ struct Jobs {
     closed: bool,
     /// Whether the engine's thread has ended.
     over: bool,
-    /// Set if a peer's program ended without leaving the group: the error of this rank's later calls.
+    /// Set if a peer's program ended without leaving the group, and all jobs were finished: the error with which this
+    /// rank's next call fails the group.
     ended: Option<Error>,
 }
 
@@ -101,7 +102,8 @@ impl JobTable {
         Some(id)
     }
 
-    /// Called before the device gets the job's memory. Returns `false` if the job has already ended.
+    /// Called before the device gets the job's memory. Returns `false` if the job has already ended, or the group has
+    /// failed.
     pub(crate) fn issue(&self, id: u64) -> bool {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_some() {
@@ -244,8 +246,8 @@ impl JobTable {
         Ok(())
     }
 
-    /// Waits until something has failed or a job's deadline has passed. Returns `None` if the backend is closed and all
-    /// jobs are finished.
+    /// Waits until something has failed or a job's deadline has passed. Returns `None` if the engine's thread has
+    /// ended, or the backend is closed and all jobs are finished.
     pub(crate) fn wait_failure(&self) -> Option<Error> {
         let mut jobs = self.jobs.lock();
         loop {

@@ -18,13 +18,14 @@ pub use mismatch::{about, mismatch};
 
 use crate::backend::Fingerprint;
 
-/// The position of a call in its lane: the call's number, and the step within the call. Numbers wrap around, so the
-/// order of two positions is only defined if they are less than 2^31 calls apart.
+/// The position of an op in its lane: the number of the call, and the number of the op within the call, since a kernel
+/// or a backend may run one call as several ops. The numbers of calls wrap around, so the order of two positions is
+/// only defined if they are less than 2^31 calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallId {
     /// The call's number in its lane (low 32 bits).
     pub seq: u32,
-    /// The step within the call; see [`Fingerprint::step`].
+    /// The number of the op within the call; 0 if the call is one op. See [`Fingerprint::step`].
     pub step: u8,
 }
 

@@ -18,10 +18,10 @@ impl ProcessGroup {
     /// it works on a failed group, and the dead ranks need not call it.
     ///
     /// The ranks that call `shrink_to_survivors` agree on the survivors. Each rank waits, at most for `limit`, until
-    /// every rank has called the function or is [lost](ProcessGroup::lost). The survivors are the ranks that have
-    /// called the function and are not lost. So the function also works if several ranks died and some ranks do not
-    /// know of all deaths. Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same
-    /// order.
+    /// every rank has called the function or is [lost](ProcessGroup::lost). The first rank whose wait ends decides the
+    /// list of survivors for all ranks: the ranks that have called the function and are not lost. So the function also
+    /// works if several ranks died and some ranks do not know of all deaths. Every survivor must make the same calls of
+    /// `shrink` and `shrink_to_survivors` in the same order.
     ///
     /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
     /// failed on others, so the program must make sure that all survivors continue at the same point. The store must

@@ -21,9 +21,10 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// The largest number of strangers. If there are more, the oldest is closed. It is probably not a rank, because ranks
 /// send their handshake at once.
 const STRANGERS: usize = 128;
-/// How long this rank accepts no connections after descriptors have run out.
+/// How long this rank accepts no connections after an error of accepting one.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long this rank tolerates a lack of descriptors. Other parts of the process may free some within this time.
+/// How long this rank tolerates errors of accepting connections. Usually no descriptor is free, and other parts of the
+/// process may free some within this time.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
@@ -32,7 +33,7 @@ pub(super) struct JoinListener {
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
     closed_until: Option<Instant>,
-    /// The time since which no connection can be accepted, and the error.
+    /// The first error of accepting a connection since one was last accepted, and the time of this error.
     scarce: Option<(Instant, Error)>,
 }
 
@@ -76,13 +77,13 @@ impl JoinListener {
         }
     }
 
-    /// Returns the error that currently prevents this rank from accepting connections, if there is one.
+    /// Returns the first error of accepting a connection, if none was accepted after it.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Records that no connection can be accepted because a resource is missing. Returns an error if this has lasted
-    /// for [`SCARCE`].
+    /// Records an error of accepting a connection. If the first such error since a connection was last accepted is
+    /// [`SCARCE`] ago, returns this first error.
     fn shut_for(&mut self, now: Instant, error: Error) -> Result {
         self.closed_until = Some(now + PAUSE);
         let (since, error) = self.scarce.get_or_insert((now, error));
@@ -107,7 +108,8 @@ impl JoinListener {
         }
     }
 
-    /// Accepts pending connections. If no descriptor is left, this rank accepts no connections for [`PAUSE`].
+    /// Accepts pending connections. If the UNIX listener lacks descriptors or memory, or a TCP listener has any error,
+    /// this rank accepts no connections for [`PAUSE`].
     fn admit(&mut self) -> Result {
         let now = Instant::now();
         if self.closed_until.is_some_and(|t| t > now) {

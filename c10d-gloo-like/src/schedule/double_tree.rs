@@ -162,8 +162,8 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: 
 mod tests {
     use super::*;
 
-    /// Both trees have all places and logarithmic depth. In the two trees together, no place has more than two
-    /// children. The test is less strict: it allows three.
+    /// Both trees have all places and logarithmic depth. In the two trees together, a place has at most two children.
+    /// (The test would accept one more.)
     #[test]
     fn the_trees_complement_each_other() {
         for n in 1..=130u32 {

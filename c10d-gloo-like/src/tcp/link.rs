@@ -16,8 +16,8 @@ use super::unacknowledged;
 
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// If the buffer has fewer bytes than this, they are moved to its start, so that a header or an element becomes
-/// contiguous. Neither a header nor an element has more bytes than this.
+/// If the buffer has fewer bytes than this, a read first moves them to the buffer's start. So there is room behind them
+/// for the rest of a header or an element, neither of which has more bytes than this.
 const LITTLE: usize = 64;
 /// If fewer bytes than those of a header are in the buffer, [`TcpLink::glance`] tries to receive more.
 const ENOUGH: usize = 32;

@@ -8,8 +8,8 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// For each stream, the number of its pieces of work that have finished before a point in time: before the host's next
-/// call, before a stream's next work, or before an event.
+/// A vector clock: for each stream, the number of its pieces of work that are certain to be finished when something
+/// else happens: the host's next call, a stream's next work, or an event. The work itself may not have run yet.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.

@@ -1,4 +1,5 @@
-//! The ranks' output. The launcher reads it as it arrives, keeps it up to a limit, and prints it in whole lines.
+//! The ranks' output. The launcher reads it as it arrives. If the output is captured, the launcher keeps its end, and
+//! prints nothing. Otherwise the launcher prints the output line by line, and keeps the end of standard error.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -12,7 +13,8 @@ use super::lines::Lines;
 use super::report::Captured;
 use super::requests::Requests;
 
-/// How long an unfinished line that overwrites another line may wait for its end before it is printed.
+/// How long the launcher waits for the end of a line that began after a carriage return, before it prints the
+/// unfinished line.
 const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// At least this many of the last bytes of a captured stream are kept.
 const CAPTURE: usize = 16 << 20;

@@ -29,24 +29,24 @@ const FIRST_CLIENT: usize = 2;
 
 /// The number of connections that are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
-/// A turn of a client ends after this much work, or after this many bytes were read. A request counts as one unit of
-/// work, and so do each further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
+/// A turn of a client ends after `WORK_PER_TURN` units of work, or after `BYTES_PER_TURN` bytes were read. A request
+/// counts as one unit, and so do each further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// When the busy clients have used this much CPU time without a pause, they get only half of a core. A server that
-/// never sleeps would lose its core to other programs for milliseconds, or would keep another client on this host from
-/// that core.
+/// When the busy clients have used this much CPU time without a pause, they get only half of a core. If the server
+/// never slept, the operating system's scheduler would give its core to other programs for milliseconds at a time, or
+/// would keep a client on this host from that core.
 const BURST: Duration = Duration::from_millis(100);
 /// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
-/// descriptors takes the place of the oldest client that has used no key. A client uses a key when it changes the key
-/// or waits for it.
+/// descriptors takes the place of the oldest client that has used no key, if that client is at least `STRANGER_STAYS`
+/// old. A client uses a key when it changes the key or waits for it.
 const RESERVE: usize = 256;
-/// How long a client that uses no key may stay when descriptors are scarce.
+/// The age up to which a client that has used no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
 /// The pause after the system refused a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a new client waits for a descriptor before it is refused.
+/// When no descriptor has been free for this long, new clients are refused. Until then, a new client waits.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// Logs through [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
@@ -70,24 +70,31 @@ pub(super) struct EventLoop {
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
     /// have had a turn. So a client with few requests does not wait for clients with many requests.
     busy: VecDeque<usize>,
-    /// The time at which the busy clients have waited as long as their turns took.
+    /// The time at which the busy clients have waited as long as their turns took. Each turn moves this time, or the
+    /// present if that is later, forward by twice the CPU time of the turn. If this time is more than `BURST` in the
+    /// future, busy clients get no turn.
     even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
-    /// The clients that have not validated, oldest first.
+    /// The clients that have not done the handshake (TCPStore's VALIDATE), oldest first.
     unvalidated: BTreeSet<usize>,
-    /// The times by which clients must validate, complete a request or read an answer.
+    /// The times by which clients must do the handshake, complete a request or read an answer.
     due: BTreeSet<(Instant, usize)>,
+    /// The time of the next attempt to accept connections; `None` if no connection is pending.
     accept_at: Option<Instant>,
+    /// The number of bytes that the buffers of all clients hold.
     buffered: usize,
+    /// The memory into which the server reads from a client.
     buffer: Vec<u8>,
+    /// The clients whose wait for keys has ended in this turn.
     woken: Vec<usize>,
+    /// The time of the last warning about a closed connection.
     warned: Option<Instant>,
     /// A spare descriptor, which is closed to accept a client when there is no other.
     spare: Option<File>,
     /// The client that was accepted with the spare descriptor and waits until another descriptor is free.
     held: Option<(TcpStream, SocketAddr)>,
-    /// The time since which no descriptor has been free.
+    /// The time at which a client first had to wait because no descriptor was free; `None` if one became free later.
     scarce: Option<Instant>,
 }
 
@@ -233,7 +240,7 @@ impl EventLoop {
     }
 
     /// Admits the client that waits for a descriptor, or refuses it if none has been free for 1 s. Returns `false` if
-    /// the client still waits.
+    /// the client must wait longer, and `true` if no client waits any more.
     fn let_in(&mut self) -> bool {
         let Some((mut stream, peer)) = self.held.take() else { return true };
         if let Some(spare) = spare() {
@@ -308,7 +315,8 @@ impl EventLoop {
         self.even_at = self.even_at.max(now) + 2 * cpu_time().saturating_sub(before);
     }
 
-    /// Reduces the debt of the next busy client by the work of one turn. If no debt remains, gives this client a turn.
+    /// Reduces the debt of the next busy client (the work done for it beyond its turns) by the work of one turn. If no
+    /// debt remains, gives this client a turn.
     fn serve_busy(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };

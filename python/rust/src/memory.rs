@@ -49,7 +49,7 @@ pub(crate) struct Owner {
     owner: *mut c_void,
 }
 
-// SAFETY: the header requires that `release` may be called on any thread.
+// SAFETY: `c10d_rs.h` requires that `release` may be called on any thread.
 unsafe impl Send for Owner {}
 
 impl Owner {
@@ -75,7 +75,7 @@ pub(crate) struct Callback {
     context: *mut c_void,
 }
 
-// SAFETY: the header requires that the function may be called on any thread.
+// SAFETY: `c10d_rs.h` requires that the function may be called on any thread.
 unsafe impl Send for Callback {}
 
 impl Callback {

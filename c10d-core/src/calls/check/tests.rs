@@ -66,7 +66,8 @@ fn a_late_rank_delays_no_other_rank() {
     let (ranks, failed) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
-    // If the rank waited for each of the 250 missing answers, the calls would take 250 times `PATIENCE`.
+    // The rank asks at every fourth of the 1000 calls (`ASK_EVERY`), and gets none of the 250 answers. If it waited for
+    // each of them, the calls would take 250 times `PATIENCE`.
     assert!(begin.elapsed() < 50 * PATIENCE, "{:?}", begin.elapsed());
     names(
         &make(&ranks[1], OpKind::Broadcast, 0, 1).or_else(|| ranks[1].leave(Instant::now() + CAP)).unwrap(),
@@ -168,7 +169,8 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
     ranks.iter().for_each(|rank| rank.stop());
 }
 
-/// The receiving thread waits for a letter with several requests, each of which has a time limit.
+/// While no letter arrives, a receiving thread makes one request to the store after another, since each request ends
+/// after [`LISTEN`](super::post::LISTEN).
 #[test]
 fn a_rank_answers_after_a_long_time_without_messages() {
     let (tell, told) = channel();
@@ -179,7 +181,7 @@ fn a_rank_answers_after_a_long_time_without_messages() {
     };
     let (ranks, _failed) = ranks_over(Arc::new(Hooked { inner: HashStore::new(), hook: Box::new(hook) }), 2);
     ranks.iter().for_each(|rank| rank.send_from_now_on());
-    // These are the first requests of both receiving threads, and further requests.
+    // The two receiving threads make these ten requests, so some of the requests have ended without a letter.
     (0..10).for_each(|_| told.recv_timeout(CAP).expect("another request"));
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
