@@ -297,7 +297,7 @@ fn jobs_of_all_starters_are_joined() {
         assert_eq!(cells(&first.stdout).iter().map(|row| row[3]).collect::<Vec<_>>(), ["2"], "{name}");
         assert_eq!(second.stdout, "", "{name}");
     }
-    // An empty variable counts as not set.
+    // A variable that is empty or has only spaces counts as not set.
     let ended = start_with(&args, &[("RANK", ""), ("SLURM_PROCID", " ")]).end();
     assert!(ended.status.success() && cells(&ended.stdout)[0][3] == "2", "{}", ended.stderr);
 }

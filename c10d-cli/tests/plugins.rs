@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // This plugin is checked without the others: on a busy machine, a good plugin could exceed the limit of 1 s, too.
+    // This plugin is checked alone: on a busy machine, the good plugin could exceed the limit of 1 s, too.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());
@@ -350,8 +350,8 @@ fn passes(args: &[&str], worlds: u32) {
     }
 }
 
-/// Copies the library of a plugin package, as a plugin with this name. Cargo built it beside this program, since the
-/// tests depend on it.
+/// Copies the library of a plugin package to a plugin file with this name. Cargo built the library beside this program,
+/// since the tests depend on the package.
 #[cfg(feature = "gloo-like")]
 fn rust_plugin(dir: &Path, library: &str, name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap();

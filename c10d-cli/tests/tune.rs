@@ -9,12 +9,14 @@ use serde_json::Value;
 
 const HEAD: &str = "format = \"c10d-gloo-like tuning 1\"\n";
 
+/// Measures an all-reduce of 64 KiB over shared memory with this tuning table.
 fn perf(table: &str) -> common::Ended {
     let args =
         ["perf", "--ops", "all_reduce", "--transport", "shm", "--bytes", "64K", "--iters", "2", "--format", "json"];
     start_with(&args, &[("C10D_TUNING", table)]).end()
 }
 
+/// Returns the algorithm that the all-reduce used.
 fn algorithm(ended: &common::Ended) -> String {
     assert!(ended.status.success(), "{}", ended.stderr);
     let json: Value = serde_json::from_str(&ended.stdout).unwrap();
@@ -56,7 +58,7 @@ fn a_rule_decides_and_a_bad_file_is_named_with_its_line() {
     };
     let rule = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [2, 2], algorithm = \"ring\" }";
     assert_eq!(algorithm(&with(rule)), "ring");
-    // A rule for another fabric has no effect.
+    // The ranks share memory, so a rule for TCP has no effect.
     assert_eq!(algorithm(&with(&rule.replace("shm", "tcp"))), algorithm(&perf(" ")));
     let ended = with(&rule.replace("ring", "wheel"));
     assert!(!ended.status.success());

@@ -46,6 +46,7 @@ fn formatted(file: &Path) {
     }
 }
 
+/// Follows these walks in one new directory.
 fn follow(headings: &[&str]) {
     let dir =
         tempfile::Builder::new().prefix("c10d-walk-").permissions(std::fs::Permissions::from_mode(0o755)).tempdir();

@@ -33,6 +33,7 @@ fn group_of_three(reached: Arc<AtomicUsize>) -> ProcessGroup {
     })
 }
 
+/// A group whose backend must get no invalid call (`reached` counts its jobs), and memory for the tensors.
 struct Refusals {
     pg: ProcessGroup,
     reached: Arc<AtomicUsize>,
@@ -73,8 +74,8 @@ impl Refusals {
     }
 }
 
-/// Returns the number of elements of an input and an output that are valid for this op, so that only the lengths of the
-/// lists are tested.
+/// Returns lengths of an input and of an output that are valid for this op, so that a call can be invalid only by the
+/// number of its tensors.
 fn counts(op: OpKind) -> (usize, usize) {
     match op.row().shape {
         Shape::GatherFlat | Shape::GatherFlats => (2, 2 * N),

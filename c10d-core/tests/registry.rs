@@ -23,6 +23,7 @@ fn row(op: OpKind, key: DispatchKey, backend: Option<&'static str>) -> KernelRow
     KernelRow { op, key, backend, kernel: counting }
 }
 
+/// The number of jobs that went through the kernel [`counting`].
 static COUNTED: AtomicUsize = AtomicUsize::new(0);
 
 fn counting(ctx: KernelContext<'_>, job: Job) {
@@ -128,7 +129,8 @@ fn vendors_are_distinguished() {
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
-    // The default slot is not served, so the dispatch key PrivateUse1 means the first vendor.
+    // No backend serves the default slot (`Device::private(0, 0)`), so the dispatch key PrivateUse1 means the first
+    // vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
     // If the map names a vendor's backend for the default slot, this backend also serves that vendor's devices, but not

@@ -279,6 +279,7 @@ impl Case<'_> {
     }
 }
 
+/// Calls the op once, and checks that the backend got one job, with the caller's arguments.
 fn check_row(pg: &ProcessGroup, device: Device, op: OpKind, form: Caller) {
     let want = Seen {
         op,

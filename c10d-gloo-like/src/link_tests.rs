@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::pause::{Interest, Pause};
 
-/// A small random generator (xorshift). The seed is the test's parameter.
+/// A small random generator (xorshift).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -21,10 +21,12 @@ impl Random {
     }
 }
 
+/// The seeds for [`exchange`].
 pub(crate) fn seeds() -> std::ops::Range<u64> {
     1..6
 }
 
+/// Makes an item: a header of 32 bytes, which begins with the length of the body, and the body.
 fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     let n = if random.below(3) == 0 { random.below(largest) } else { random.below(100) };
     let mut head = vec![0; 32];
@@ -33,7 +35,8 @@ fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     (head, (0..n).map(|i| (first + i * 13) as u8).collect())
 }
 
-/// For each seed, sends 200 items and receives 200 items, which the other side makes from the same seed.
+/// Runs one side (`me` is 0 or 1) of a link. For each seed, sends 200 random items and receives 200. A side knows the
+/// items that the other side sends, since both sides make them from the same seed.
 pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, largest: usize) {
     for seed in seeds {
         let (mut out, mut into) = (Random::new(seed * 2 + me), Random::new(seed * 2 + 1 - me));

@@ -201,6 +201,7 @@ fn launched() -> Result {
     Ok(())
 }
 
+/// Two ranks in one process must get an error.
 fn threads() -> Result {
     match builder().run_ranks(2, |_| Ok(())) {
         Err(e) if e.to_string().contains("one rank per process") => Ok(()),

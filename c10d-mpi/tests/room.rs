@@ -14,6 +14,7 @@ use crate::wheels::Wheel;
 /// The variable with the role of this process in a test: `launcher` or `rank`.
 const ROLE: &str = "C10D_TEST_ROOM";
 const RANKS: u32 = 3;
+/// Mounts a `/dev/shm` of 64 KiB, and then runs a program.
 const LITTLE: &str = "mount -t tmpfs -o size=64k none /dev/shm && exec \"$@\"";
 
 /// If this process was started for a role, runs it and exits.

@@ -33,7 +33,7 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // This thread does not wait for the copy. On the device, the op runs after it.
+            // This thread does not wait for the copy. On the device, the op runs after the copy.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;

@@ -40,6 +40,7 @@ fn ends_in_time(test: &str, script: &str, words: &'static str) {
     ends_within(SHORT, test, script, words);
 }
 
+/// Like [`ends_in_time`], with this timeout for the second op.
 fn ends_within(timeout: Duration, test: &str, script: &str, words: &'static str) {
     with_fake(test, script, move || {
         let results = within(CAP, || {

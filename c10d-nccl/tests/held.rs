@@ -9,6 +9,7 @@ use c10d_core::{DeviceCoo, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::driver::{Gate, is_allocated};
 use common::{SECOND, builder, cuda, on, place, with_fake};
 
+/// The timeout of the calls that cannot end in time.
 const SHORT: Duration = Duration::from_millis(700);
 
 /// Makes a sparse call on this stream. The call does not end in time, and drops its tensor. Returns the addresses of

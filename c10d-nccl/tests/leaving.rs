@@ -14,7 +14,7 @@ use common::{SECOND, on, with_fake};
 /// The number of the last rank, which sends its fingerprints to the first one.
 const LATE: u32 = 2;
 
-/// Whether the last rank's last call has ended, so that the rank leaves now.
+/// Whether the last call of the rank [`LATE`] has ended. The rank leaves right after it.
 static LEAVES: AtomicBool = AtomicBool::new(false);
 
 /// A CPU backend that delays the fingerprints of one rank.

@@ -28,8 +28,8 @@ fn the_first_sparse_call_does_not_wait_for_a_collective() {
     });
 }
 
-/// In the dialect `torch-legacy`, gathers use a flat scratch tensor. A gather that needs a larger one does not free the
-/// smaller one, since freeing would wait for the device.
+/// In the dialect `torch-legacy`, gathers use a flat scratch tensor. A gather that needs a larger scratch tensor does
+/// not free the smaller one, since freeing would wait for the device.
 #[test]
 fn gathers_that_need_more_memory_do_not_wait_for_a_message() {
     with_fake("gathers_that_need_more_memory_do_not_wait_for_a_message", "", || {

@@ -31,6 +31,7 @@ fn bad(mode: &str) -> Builder {
     load(&common::sum(dir.path(), &name, mode), &name)
 }
 
+/// Checks the kind of the error, and that its text has these words.
 fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
     assert_eq!(e.kind(), kind, "{e}");
     for word in words {
@@ -338,7 +339,8 @@ fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     }
 }
 
-/// The caller lent these buffers as inputs, so they must not change, although the plugin writes to its copies.
+/// Rank 0 only reads its buffer of the reduce, and rank 1 its buffer of the broadcast. These two buffers must not
+/// change, although the plugin writes to its copies of them.
 #[test]
 fn a_buffer_that_a_rank_only_reads_stays_unchanged() {
     let dir = common::directory();

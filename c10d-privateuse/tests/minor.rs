@@ -29,6 +29,7 @@ fn older(header: &str, minor: u16) -> String {
     text
 }
 
+/// Changes the minor version in the header.
 fn version(header: &str, minor: u16) -> String {
     let define = |minor: u16| format!("#define C10D_ABI_MINOR {minor}\n");
     assert_eq!(header.matches(&define(abi::MINOR)).count(), 1);

@@ -114,7 +114,7 @@ fn strangers_do_not_end_a_job() {
         for key in ["failed", "failed/0", "failed/1", "done/0", "done/1", "host/0", "host/1", "link", "run"] {
             stranger.set(&format!("c10d-launch/{key}"), b"\x1b]0;owned\x07 rank 1 died", soon()).unwrap();
         }
-        // A launcher that read these keys as messages would have ended its ranks within this time.
+        // A launcher that read these keys as messages of its peer would have ended its ranks within this time.
         std::thread::sleep(Duration::from_millis(500));
         std::fs::write(&flag, "").unwrap();
         reports.join().unwrap()
@@ -189,7 +189,8 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
 #[test]
 fn a_launcher_that_stalls_ends_nobody() {
     // `C10D_TEST_STALL` may set a longer pause in seconds. Even a launcher that pauses for minutes must not count as
-    // dead: the operating system of its host still answers, and only 20 s without such answers count as death.
+    // dead: the operating system of its host still answers, and only 20 s without such answers (`SILENCE`) count as
+    // death.
     let stall = std::env::var("C10D_TEST_STALL").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.5);
     for stalled in [0, 1] {
         let (wait, flag) = until_flag(&mark());

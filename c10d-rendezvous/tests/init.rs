@@ -10,7 +10,7 @@ use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::init;
 use common::{free_port, plays, role, server, soon};
 
-/// Runs init, meets the other ranks, and prints what it found.
+/// Runs `init`, exchanges the ranks' numbers through the store, and prints the result.
 #[test]
 fn role_rank() {
     if !plays("role_rank") {
@@ -34,6 +34,7 @@ fn role_rank() {
     }
 }
 
+/// Returns the command that runs the test `part` as a rank.
 fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
     let mut command = role(part);
     // The ranks must not see the variables of a launcher that started this test.
@@ -49,6 +50,7 @@ fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
     command
 }
 
+/// Waits for a rank. Returns the first line with its result.
 fn result(child: Child) -> String {
     let Output { status, stdout, .. } = child.wait_with_output().unwrap();
     let text = String::from_utf8(stdout).unwrap();

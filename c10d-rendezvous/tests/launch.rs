@@ -280,6 +280,7 @@ fn kept_output_is_bounded_and_ranks_may_close_their_output() {
     }
 }
 
+/// Returns how many ranks were ended by SIGTERM, which the launcher sends.
 fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }

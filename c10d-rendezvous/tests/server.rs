@@ -146,7 +146,7 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     let mut greedy = Raw::valid(server.local_addr());
     greedy.0.set_nonblocking(true).unwrap();
     let get = request(3, &[string(b"/big")]);
-    // This requests many gigabytes; the server stops reading long before that.
+    // Each request is for 1 MiB, so a million of them are for almost 1 TiB. The server stops reading long before that.
     let mut asked = 0;
     while asked < 1_000_000 && greedy.0.write_all(&get).is_ok() {
         asked += 1;
@@ -328,8 +328,8 @@ fn role_server_without_descriptors() {
         raw.read(8);
     }
     store.set("before", b"", soon()).unwrap();
-    // There is one descriptor for the client's end of a connection, and none for the server's end: the
-    // limit allows no descriptor above the lowest free one.
+    // The limit allows only the lowest free descriptor. The client's end of a connection uses it, so there is none for
+    // the server's end.
     let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();
     let mut waiting = std::net::TcpStream::connect(server.local_addr()).unwrap();

@@ -56,7 +56,7 @@ fn requests_without_end_do_not_slow_the_others() {
 fn endless_requests_use_at_most_half_of_a_core() {
     let server = ServerProcess::start();
     let (ran, took) = flooded(server.addr, &request(7, &[]), || {
-        // In the first 100 ms of work, the clients may use more than half of a core.
+        // In the first 100 ms of work (`BURST`), the clients may use more than half of a core.
         std::thread::sleep(Duration::from_millis(500));
         let (before, start) = (server.worked(), Instant::now());
         std::thread::sleep(Duration::from_secs(1));

@@ -23,7 +23,7 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        // PyTorch's server drops a handshake that does not arrive in one piece.
+        // PyTorch's server drops a handshake that does not arrive in one piece, so a single read must return all of it.
         let mut hello = [0; 64];
         let n = stream.read(&mut hello).unwrap();
         assert_eq!(hello[..6], [HELLO, &[0x0d]].concat());

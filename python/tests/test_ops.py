@@ -40,7 +40,7 @@ def mine(rank, count=5, dtype=torch.float32):
 
 
 def folded(world, op, dtype, count=5):
-    """The result of a reduction."""
+    """The result of a reduction of the tensors `mine` of all ranks."""
     wide = {torch.bool: torch.int64}.get(dtype, torch.complex128 if dtype.is_complex else torch.float64)
     all_ = torch.stack([mine(r, count, dtype).to(wide) for r in range(world)])
     if op == dist.ReduceOp.SUM:

@@ -114,8 +114,8 @@ fn chains(transport: &str) -> Result<(), Failed> {
             }
             words.push(failure.message);
         }
-        // Rank 1 waits for the stopped rank directly. If rank 1 times out first, its error ends the calls of the other
-        // ranks, and no error describes a chain.
+        // Rank 1 waits directly for rank 0, which is stopped. If rank 1 times out first, its error ends the calls of
+        // ranks 2 and 3, and no error describes a chain.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -227,7 +227,7 @@ fn come_late(at_joining_only: bool) -> Result {
     pg.barrier()
 }
 
-/// How late rank 1 is: three times the 0.3 s after which waiting ranks print warnings.
+/// How late rank 1 is: three times the 0.3 s after which waiting ranks print warnings (`C10D_WARN_AFTER` below).
 const LATE: Duration = Duration::from_millis(900);
 
 fn warnings(transport: &str) -> Result<(), Failed> {

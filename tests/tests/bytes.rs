@@ -21,10 +21,11 @@ fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usiz
     sent.unwrap_or_else(|e| panic!("over {transport}: {e}")).iter().sum()
 }
 
+/// Checks how many bytes the call sends over each transport. The limits do not include headers.
 fn check(name: &str, at_least: usize, at_most: usize, call: impl Fn(&ProcessGroup) -> Result + Sync) {
     for transport in ["shm", "tcp"] {
         let bytes = total(transport, &call);
-        // One percent is allowed for headers.
+        // One percent and 4 KiB are allowed for headers.
         let fits = bytes >= at_least && bytes <= at_most + at_most / 100 + 4096;
         assert!(fits, "{name} over {transport}: {bytes} bytes, must be {at_least} to {at_most}");
     }

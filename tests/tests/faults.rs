@@ -24,6 +24,7 @@ const TIERED_MPI: &str = "tiered_mpi";
 const CAP: Duration = Duration::from_secs(10);
 /// How long making the group may take. On a busy machine, ranks that share cores start MPI slowly.
 const START: Duration = Duration::from_secs(60);
+/// The timeout of the ops that wait for a victim that is stopped or makes no call.
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
@@ -132,7 +133,7 @@ fn be_killed(op: OpKind) -> Result {
     let arguments = Arguments::of(op, 100_000, CAP);
     if pg.rank() == VICTIM {
         // The victim completes one op before it is killed. If it only sends in the ops (as a root), it may also have
-        // sent the data of further ones. Then the other ranks complete these ops, and a later op reports the death.
+        // sent the data of further ops. Then the other ranks complete those ops, and a later op reports the death.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));
@@ -167,6 +168,7 @@ fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Returns the rank's failure that is about this op or field.
 fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
     let failure = failures(report, rank).into_iter().find(|failure| failure.about == about);
     failure.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())

@@ -10,6 +10,7 @@ use c10d::{ProcessGroup, Result, op};
 use jobs::{failures, join, launch, lines, report_error, report_line, shown};
 use libtest_mimic::{Failed, Trial};
 
+/// The number of tags. Message i has the tag i % TAGS.
 const TAGS: u32 = 7;
 /// Messages whose number is a multiple of this have contents. All others are empty.
 const FULL: u32 = 1000;
@@ -103,6 +104,7 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
     Ok(())
 }
 
+/// Checks that the sender had to wait, that the receiver stored little, and that all messages arrived.
 fn is_bounded(part: &'static str, transport: &str) -> Result<(), Failed> {
     let report = launch(part, 3, transport).run().map_err(|e| e.to_string())?;
     let count: u32 = part.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);

@@ -68,7 +68,7 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
                 return wrong("all_gather_into");
             }
             pg.all_to_all_single(&*whole.slice(), other.slice())?;
-            // Each rank gets its own part from every rank, and all ranks have the same parts.
+            // All ranks pass the same parts (the result of the all-gather), so rank r gets part r from every rank.
             if !is(other.slice(), &|i| given(me, i % count)) {
                 return wrong("all_to_all_single");
             }

@@ -21,6 +21,7 @@ fn sum(pg: &ProcessGroup, count: usize) -> Result<u32> {
     Ok(x[0])
 }
 
+/// Returns the result of [`sum`] in a group of `n` ranks.
 fn total(n: u32) -> u32 {
     n * (n + 1) / 2
 }

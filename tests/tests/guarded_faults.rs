@@ -49,7 +49,7 @@ fn be(what: &str, op: OpKind) -> Result {
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
         // The victim completes one op before the signal. If it only sends in the ops (as a root), it may also have sent
-        // the data of further ones. Then the other ranks complete these ops, and a later op reports the victim.
+        // the data of further ops. Then the other ranks complete those ops, and a later op reports the victim.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {

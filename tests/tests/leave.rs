@@ -81,6 +81,7 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
 
 // A rank is late by more than the time for which a link may be silent.
 
+/// The sizes of the messages and broadcasts, in bytes.
 const SIZES: [usize; 3] = [8, 1 << 20, 64 << 20];
 
 fn be_late() -> Result {

@@ -242,7 +242,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
         if let Some(wrong) = rejected(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
-        // These objects are as large as the limit allows.
+        // Objects of 99 bytes, and one byte for their length, are as large as the smaller limit (100) allows.
         if objects.all_gather_object(&bytes(99))? != vec![bytes(99); 3] {
             return Ok(Some("99 bytes".into()));
         }

@@ -10,12 +10,13 @@ fn values(from: usize, to: usize, len: usize) -> Vec<i32> {
     (0..len).map(|i| (from * 1_000_000 + to * 10_000 + i) as i32).collect()
 }
 
-/// Generates a world size and a matrix of lengths with many zeros.
+/// Generates a matrix of lengths, of which many are 0. It has a row and a column for each rank.
 fn lengths() -> impl Strategy<Value = Vec<Vec<usize>>> {
     let len = prop_oneof![3 => Just(0usize), 4 => 1usize..20, 2 => 100usize..3000, 1 => 15_000usize..20_000];
     (1usize..=5).prop_flat_map(move |n| prop::collection::vec(prop::collection::vec(len.clone(), n), n))
 }
 
+/// Returns how many elements rank `me` sends to each rank (its row), and receives from each rank (its column).
 fn splits(matrix: &[Vec<usize>], me: usize) -> (Vec<usize>, Vec<usize>) {
     (matrix[me].clone(), matrix.iter().map(|row| row[me]).collect())
 }

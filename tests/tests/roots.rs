@@ -18,7 +18,8 @@ use crate::{jobs, samples};
 const CAP: Duration = Duration::from_secs(20);
 /// The value that selects, in place of a transport, the collectives of a plugin in which a root does not wait.
 const PLUGIN: &str = "plugin";
-/// A world size with which gloo-like runs small ops by plans: exchanges are possible only with up to 8 ranks.
+/// A world size with which gloo-like runs small ops by plans: exchanges are possible only with up to 8 ranks
+/// (`MOST_RANKS`).
 const LARGE: u32 = 10;
 /// A rank that only sends may complete at most this many collectives before it gets the error.
 const AT_MOST: u32 = 8;
@@ -98,6 +99,7 @@ fn call(pg: &ProcessGroup, (op, root): Which) -> Result {
     act(pg, &Arguments { root, ..Arguments::of(op, 3, CAP) })
 }
 
+/// Sets a key, for which the other ranks wait.
 fn say(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().set(what, b"1", Instant::now() + CAP)
 }
@@ -109,6 +111,7 @@ fn await_key(pg: &ProcessGroup, what: &str) -> Result {
 /// The number of calls that a rank made, and the error of the last one, if it failed.
 type Learnt = (u32, Option<Error>);
 
+/// Makes a call again and again until it fails, at most `most` times.
 fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
     for n in 1..=most {
         if let Err(e) = call(pg, which) {
@@ -248,7 +251,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
 }
 
-/// Before the other ranks make any call, rank 0 makes more calls than the call log can store.
+/// Before the other ranks make any call, rank 0 makes 300 calls, more than gloo-like's call log stores (`HISTORY`, 64).
 fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);

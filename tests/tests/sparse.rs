@@ -178,8 +178,8 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// The victim makes a dense call and then a sparse call. The other ranks start the sparse call first. This is also the
-/// order of the first calls of the group.
+/// The victim makes a dense call and then a sparse call. The other ranks start the sparse call first. These are the
+/// first calls of the group.
 fn beside_dense(pg: &ProcessGroup) -> Result {
     let mut well = true;
     for nnz in [200, 20_000] {

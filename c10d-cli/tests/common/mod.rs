@@ -115,7 +115,7 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits for the end. Returns the exit status, and the output since the last line that was read.
+    /// Waits until the process has ended. Returns its exit status, and its output since the last line that was read.
     pub(crate) fn end(mut self) -> Ended {
         drop(self.stdin.take());
         // Standard output ends only when the last process that holds it ends. So a thread reads it, and this function

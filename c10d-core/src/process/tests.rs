@@ -114,8 +114,8 @@ fn a_child_keeps_no_private_descriptor() {
     assert_eq!((ended.unwrap(), &text[..], dead), (1, &b"y"[..], [1]));
 }
 
-/// A backend that keeps all jobs except barriers, which it completes. It writes to a socket when it is aborted or
-/// dropped.
+/// A backend that keeps all jobs except barriers, which it completes. When it is aborted or dropped, it writes to a
+/// socket, from which the test reads.
 struct Holds(StdMutex<Vec<crate::backend::Job>>, UnixStream);
 
 // SAFETY: it does not use spans. The test drops the jobs, or the process ends.
@@ -144,6 +144,7 @@ impl Drop for Holds {
     }
 }
 
+/// Makes a group with the backend [`Holds`], which writes to `tell`.
 fn group(tell: UnixStream) -> crate::ProcessGroup {
     use crate::backend::{Provider, Registration};
     let tell = StdMutex::new(Some(tell));

@@ -7,7 +7,8 @@ use num_complex::{Complex32, Complex64};
 
 use super::*;
 
-/// The definition of an operation on a list of values (one per source), as simple code.
+/// The definition of an operation on a list of values (one per source), as simple code. `last` has the same meaning as
+/// in [`kernel`].
 trait Reference: Element + std::fmt::Debug {
     fn reduce(op: ReduceOp, last: bool, values: &[Self], scale: f64) -> Self;
     /// Makes a value from random bits, often a special value.
@@ -136,7 +137,8 @@ fn random(state: &mut u64) -> u64 {
     (*state ^ *state >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
-/// Checks `k` sources of `n` elements, each shifted by `skew` bytes from its alignment, against the reference.
+/// Reduces `k` sources of `n` elements, and compares the results with the reference. Each source begins `skew` bytes
+/// after the start of its memory.
 fn check<T: Reference>(machine: Machine, op: ReduceOp, last: bool, n: usize, k: usize, skew: usize) {
     let size = size_of::<T>();
     let what = format!("{op} of {k} times {n} {} at {skew}, last {last}, on {machine:?}", T::DTYPE);

@@ -38,7 +38,7 @@ fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec
     })
 }
 
-/// Waits until another thread has reached a state.
+/// Waits until `holds` returns `true`. Fails the test after [`HANG`].
 fn until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + HANG;
     while !holds() {
@@ -47,6 +47,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Returns the field of a mismatch.
 fn field(e: &Error) -> &'static str {
     match e.kind() {
         ErrorKind::Mismatch { field, .. } => field,

@@ -20,6 +20,7 @@ use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
 use crate::shm::{Doorbell, PAST_CACHE};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
+/// The time limit of waits. Only a wait that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One rank of a test.
@@ -178,7 +179,8 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
                 let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
                 rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
             }
-            // On each link, the notes precede the header of the barrier, so this rank has the notes after the barrier.
+            // A note tells a peer how many calls its sender has made. On each link, the notes precede the header of the
+            // barrier, so this rank has all notes when the barrier has ended.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
             rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
@@ -241,7 +243,8 @@ fn several_tensors_are_reduced_as_one_vector() {
 
 #[test]
 fn large_copies_that_bypass_the_cache_are_correct() {
-    // The blocks do not begin at cache lines.
+    // The input has `len` elements of 4 bytes, and the output twice as many: 12 · `len` bytes, and 24 · `len` bytes on
+    // two ranks, a little more than `PAST_CACHE`. The blocks do not begin at cache lines.
     let len = PAST_CACHE / 2 / 3 / 4 + 5;
     for transport in TRANSPORTS {
         ranks(2, transport, |rank| {
@@ -259,7 +262,8 @@ fn large_blocks_are_copied_once() {
     let len = 100_003;
     for world in [2, 3] {
         ranks(world, Transport::Shm, |rank| {
-            // Afterwards each rank knows that its peers read its memory.
+            // A rank lends private memory to a peer only when the peer has made its links. After a broadcast from each
+            // rank, all ranks have made their links.
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 0, 0, plan)).unwrap();
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 1, 0, plan)).unwrap();
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 2 % world, 0, plan))
@@ -276,7 +280,8 @@ fn large_blocks_are_copied_once() {
                 assert_eq!(got[peer * len..][..len], vector(peer as u32, world as usize * len)[me * len..][..len]);
                 assert!(!segment.has(&bytes_of(&all[(peer + 1) * len - 16..][..16])), "the block went through a ring");
             }
-            // The root of a broadcast has no other work.
+            // The root of a broadcast only sends. It has no other work while a peer would copy lent bytes, so it writes
+            // the bytes into its rings.
             let mut whole = vector(rank.me.rank + 7, len);
             rank.run(OpKind::Broadcast, len as u64, &[], &mut [&mut whole], |me, plan| {
                 direct::broadcast(me, 0, 4 * len, plan);
@@ -358,6 +363,7 @@ fn many_small_ops_of_all_kinds_run_in_a_row() {
     }
 }
 
+/// Returns the field of the mismatch and the ranks that the error names.
 fn mismatch(result: Result) -> (&'static str, Vec<u32>) {
     let error = result.unwrap_err();
     match error.kind() {

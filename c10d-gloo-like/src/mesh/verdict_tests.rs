@@ -22,13 +22,16 @@ fn revoke(kind: ErrorKind, guilty: &[u32], fingerprints: Option<[(u32, Fingerpri
     }
 }
 
+/// The report of rank 0, whose count is 1, that rank 1 has the count 2.
 fn mismatch_01() -> Revoke {
     let kind = ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() };
     revoke(kind, &[1], Some([(0, fingerprint(1)), (1, fingerprint(2))]))
 }
 
+/// The position of a rank that is inside call 7.
 const HERE: Position = Position { last: Some(CallId { seq: 7, step: 0 }), inside: true };
 
+/// Returns the ranks that the cause names, and its kind.
 fn cause(adopted: Adopted) -> (Vec<u32>, ErrorKind) {
     match adopted {
         Adopted::Cause(e) => (e.report().guilty.clone(), e.kind().clone()),
@@ -77,6 +80,7 @@ fn wait(op: OpKind, at: u32, on: &[u32]) -> Wait {
     Wait { op: op as u8, at, on: on.to_vec(), started: false }
 }
 
+/// Returns the answer of a rank whose last collective is `seq`, and that is still inside it or has ended it.
 fn at(seq: u32, inside: bool) -> Answer {
     let waits = if inside { vec![Wait { op: ALL_REDUCE, at: seq, on: vec![], started: false }] } else { vec![] };
     Answer::At(Doing { position: Position { last: Some(CallId { seq, step: 0 }), inside }, waits, refused: None })
@@ -88,14 +92,17 @@ fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
     Answer::At(Doing { position, waits: vec![wait(op, tag, on)], refused: None })
 }
 
+/// Returns what a rank knows about a peer that has not answered for this time.
 fn silence(since: Duration) -> Answer {
     Answer::Silent { since, before: None }
 }
 
+/// Returns the answer of a rank that has made no call.
 fn idle() -> Answer {
     Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
 }
 
+/// Returns the ranks that `me` blames if the ranks answer this, and the text of the error.
 fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
     let blame = super::judge(me, place, mine, answers);
     assert_eq!(blame.between, blame.words.contains("deadlock"));

@@ -47,8 +47,9 @@ fn long_messages_overlap() {
     let c = cluster(4, 1);
     let bytes = 64 << 16;
     let chain = cost(OpKind::Broadcast, bytes, &c, Algorithm::Ring);
-    // A byte takes 7 units of time of the network, 3 of the sender's core and 5 of the receiver's core. The pieces of a
-    // chain of three messages overlap.
+    // A byte takes 7 units of time of the network, 3 of the sender's core and 5 of the receiver's core. So the message
+    // of 64 pieces (64 KiB each) takes at least the network's time for 64 pieces. The three messages of the chain
+    // overlap, so together they take less than 1.7 times as long as one.
     let piece = 7.0 * (64 << 10) as f64;
     let least = 64.0 * piece;
     assert!(chain.seconds > least && chain.seconds < 1.7 * least, "{}", chain.seconds / least);
@@ -87,7 +88,8 @@ fn one_host_represents_all_hosts() {
             assert!((a / b - 1.0).abs() < 0.02 && rounds == others, "{op} {how:?}: {a} {b}, {rounds} {others}");
         }
     }
-    // A tree does not look the same from every host.
+    // A tree does not look the same from every host, so all ranks must be simulated. Together they have more than the
+    // 20 steps that are allowed here.
     let scenario = Scenario { op: OpKind::AllReduce, bytes: 64, elem: 1 };
     let error = Graph::new(scenario, &cluster(8, 2), Algorithm::Tree, 20).err().unwrap();
     assert!(error.to_string().contains("tree all_reduce on 16 ranks has too many steps"), "{error}");
@@ -118,7 +120,7 @@ fn shapes() -> Vec<Cluster> {
 fn compare(op: OpKind, bytes: usize, cluster: &Cluster) -> (Outcome, Vec<Outcome>) {
     let scenario = Scenario { op, bytes, elem: 4 };
     let table = Table::builtin();
-    // Sending everything to every rank is never the best for large data.
+    // One-shot sends all data to every rank, so it is never the best for large data.
     let hopeless = |a: Algorithm| a == Algorithm::OneShot && bytes * cluster.ranks() as usize > 1 << 20;
     let able = Algorithm::ALL.iter().copied().filter(|a| a.ops().contains(&op) && !hopeless(*a));
     let mut all: Vec<Outcome> = able.map(|a| simulate(scenario, cluster, &table, Some(a)).unwrap()).collect();

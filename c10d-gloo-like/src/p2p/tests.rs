@@ -41,6 +41,7 @@ unsafe impl Backend for Spy {
     }
 }
 
+/// The spy of each rank.
 static SPIES: Mutex<Vec<(u32, Arc<Spy>)>> = Mutex::new(Vec::new());
 static PROVIDER: Provider = Provider {
     source: "spy",

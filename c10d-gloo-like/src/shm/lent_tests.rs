@@ -16,7 +16,7 @@ fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
     pair_of([true; 2])
 }
 
-/// Like [`pair`]. Each `published` tells whether that rank publishes its process.
+/// Like [`pair`]. `published` tells for each rank whether peers may read the private memory of its process.
 fn pair_of(published: [bool; 2]) -> (ShmLink, ShmLink, Arc<Segment>) {
     let [a, b] = published.map(|published| {
         let mut segment = Segment::create(Layout::new(1)).unwrap();
@@ -62,7 +62,8 @@ fn bytes_of_a_window_are_read_in_place_and_then_given_back() {
     let (mut here, mut there, _) = pair();
     let window = window(1 << 20);
     let mut read_all = vec![0; 1 << 20];
-    // There are many rounds, so that some records continue at the ring's beginning.
+    // A record stands for lent bytes in the ring. There are many rounds, so that some records continue at the ring's
+    // beginning.
     for round in 0..10_000 {
         let len = if round % 1000 == 0 { 1 << 20 } else { 40_000 };
         let head = [7; 5];
@@ -83,7 +84,7 @@ fn bytes_of_a_window_are_read_in_place_and_then_given_back() {
         assert_eq!(read_all[100..len], window[100..len]);
         assert_eq!(read(&mut there, &mut got), 0);
         assert_eq!(write(&mut here, &[], &window[..len]), len);
-        // Few bytes, and bytes that are not in a window, go through the ring.
+        // A few bytes of a window go through the ring.
         assert_eq!(write(&mut here, &[], &window[..100]), 100);
         assert_eq!(read(&mut there, &mut read_all[..200]), 100);
         here.end_write();
@@ -186,7 +187,8 @@ fn private_bytes_of_a_peer_that_gave_up_are_discarded() {
     assert_eq!(read(&mut there, &mut to[..50_000]), 50_000);
     segment.header().revoked.store(1, Ordering::Release);
     assert_eq!(read(&mut there, &mut to[50_000..]), 0);
-    // The memory may be gone. Then nothing is refused, since the writer does not wait any more.
+    // The lent memory of a peer that gave up may be gone, as here. The reader does not refuse the bytes, since the
+    // writer does not wait for an answer any more.
     let (mut here, mut there, segment) = pair();
     assert_eq!(lend(&mut here, std::ptr::without_provenance(4096), 100_000), 0);
     segment.header().revoked.store(1, Ordering::Release);

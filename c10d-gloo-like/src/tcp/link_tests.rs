@@ -83,6 +83,7 @@ fn wait(link: &mut TcpLink, more_than: usize) -> Result<usize> {
     panic!("neither bytes nor an error");
 }
 
+/// Returns how the peer, rank 4, died.
 fn how(e: Error) -> String {
     assert_eq!(e.report().guilty, [4]);
     match e.kind() {

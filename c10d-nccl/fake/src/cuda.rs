@@ -40,6 +40,7 @@ fn devices() -> u16 {
     fault::number("devices").map_or(8, |n| n as u16)
 }
 
+/// Returns the code for this result. Prints the error, if it is one.
 pub(crate) fn said(result: Result<(), String>) -> c_int {
     match result {
         Ok(()) => SUCCESS,
@@ -220,6 +221,7 @@ static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::defau
 /// The page-locked host memory: the sizes by address.
 static LOCKED: LazyLock<Mutex<BTreeMap<u64, usize>>> = LazyLock::new(Mutex::default);
 
+/// Allocates memory, and returns its address.
 fn take(bytes: usize) -> Option<u64> {
     let layout = Layout::from_size_align(bytes.max(1), 256).ok()?;
     // SAFETY: the size is not 0.
@@ -234,6 +236,7 @@ fn take(bytes: usize) -> Option<u64> {
     Some(at as u64)
 }
 
+/// Frees memory. Returns `false` if nothing is allocated at this address.
 fn give(at: u64) -> bool {
     let Some(layout) = SIZES.lock().remove(&at) else { return false };
     // SAFETY: the memory was allocated with this layout, and is freed only once, since its entry was removed.

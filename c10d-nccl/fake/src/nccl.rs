@@ -23,7 +23,7 @@ const INVALID_USAGE: c_int = 5;
 #[derive(Clone, Copy)]
 pub struct UniqueId(pub [u8; 128]);
 
-/// The first fields of the settings. The others are not read.
+/// The first fields of `ncclConfig_t`. This library reads no other fields.
 #[repr(C)]
 pub struct Config {
     size: usize,
@@ -54,6 +54,7 @@ pub(crate) fn launched_past(name: &str) -> bool {
     LAUNCHES.get() > 0 && fault::number(name).is_some_and(|n| LAUNCHES.get() > n)
 }
 
+/// Prints the reason, stores it as the last error, and returns the code.
 fn refuse(code: c_int, why: impl Into<String>) -> c_int {
     let why = why.into();
     eprintln!("fake NCCL: {why}");

@@ -15,6 +15,7 @@ fn ids(mock: &Mock, size: u32) -> Ids {
     Ids::of_all(mock, &Dialect::Native, size)
 }
 
+/// Returns the ids that each rank has after the exchange. `old` means that the library takes only one id.
 fn ids_of_all(size: u32, old: bool) -> Vec<Vec<UniqueId>> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -42,7 +43,7 @@ fn there_is_one_root_for_each_128_ranks() {
     let all = ids_of_all(130, false);
     assert_eq!(all[0].len(), 2);
     assert!(all.iter().all(|ids| *ids == all[0]), "the same on all ranks");
-    // Ranks 0 and 65 have made the ids.
+    // Ranks 0 and 65 have made the ids: the first byte of rank r's id is r + 1.
     assert_eq!((all[0][0].0[0], all[0][1].0[0]), (1, 66));
     assert_eq!(ids_of_all(128, false)[5].len(), 1);
     assert_eq!(ids_of_all(130, true)[5].len(), 1, "with an older library there is one id");

@@ -37,6 +37,7 @@ fn rank() {
     println!("rank {rank} is well");
 }
 
+/// A rank of the test in which rank 1 is killed between the first and the second call.
 fn killed(pg: &ProcessGroup, store: &dyn Store) {
     let one = || sent(&Coo::new([9], 1, vec![3], vec![1i32]).unwrap(), pg.rank());
     pg.all_reduce(one(), ReduceOp::Sum).unwrap();

@@ -41,6 +41,7 @@ fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     worlds.iter().map(|w| w.iter().map(|nnz| tensor(&[400, 3], 1, *nnz, &mut random, value)).collect()).collect()
 }
 
+/// Tests these operations on the tensors of [`some`].
 fn by<T: Element + PartialEq + Debug>(value: fn(u64) -> T, ops: &[(ReduceOp, Combine<T>)]) {
     let rounds = ops
         .iter()

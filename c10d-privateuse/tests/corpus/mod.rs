@@ -37,6 +37,8 @@ fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
     there
 }
 
+/// Checks that each bad plugin was rejected by its rule, that both good plugins were loaded, and that no code of a bad
+/// plugin ran.
 fn judge(lab: &Lab, decisions: &[Decision], there: &BTreeMap<String, Entry>) {
     let mut wrong = Vec::new();
     let mut loaded = 0;
@@ -157,7 +159,8 @@ fn one_plugin_among_a_thousand_other_files_is_found() {
     assert_eq!(report.decisions.len(), 1001);
     assert_eq!(report.decisions.iter().filter(|d| d.rule == Some(Rule::NotElf)).count(), 1000);
     assert_eq!(report.providers.len(), 1);
-    // Too many files: the whole directory is rejected, in whatever order it is listed.
+    // A directory with more than 4096 plugin files (`MOST_NAMES`) is rejected as a whole, whatever the order in which
+    // its files are listed.
     for i in 1000..4200 {
         std::fs::write(lab.junk().join(format!("libc10d_junk{i:04}.so")), "").unwrap();
     }

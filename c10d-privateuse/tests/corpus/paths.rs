@@ -84,17 +84,20 @@ pub(crate) fn entries() -> Vec<Entry> {
     ]
 }
 
+/// Writes the good plugin to this path.
 fn base(lab: &Lab, to: &Path) -> PathBuf {
     lab.write(to, &lab.base());
     to.to_owned()
 }
 
+/// Checks that a directory with these permissions is rejected.
 fn in_directory(lab: &Lab, to: &Path, bits: u32) -> Result<(), String> {
     base(lab, to);
     std::fs::set_permissions(lab.junk(), mode(bits)).unwrap();
     want(Search::new().directory(lab.junk()), Rule::Directory, "junk")
 }
 
+/// Checks that a directory is rejected if its parent has these permissions.
 fn below(lab: &Lab, bits: u32) -> Result<(), String> {
     let (up, down) = (lab.place("up"), lab.place("up/down"));
     std::fs::create_dir_all(&down).unwrap();

@@ -212,7 +212,7 @@ fn requests_beyond_the_limits_are_rejected() {
     s.ask(0, Request::Append(b("k"), vec![0; 400]));
     assert_eq!(s.try_ask(0, Request::Set(b("k"), vec![0; 1_001])), Err(Refusal::Full));
     assert_eq!(s.try_ask(0, Request::MultiGet(vec![b("k"), b("k")])), Err(Refusal::ReplyTooLarge));
-    // One client may have a quarter of the keys.
+    // One client may have a quarter of the keys, here 10 of 40.
     let mut s = full();
     for i in 0..10 {
         s.ask(0, Request::Set(vec![i], vec![]));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 
+/// The bytes of a WAIT for the key `k`: the command, the number of keys, and the key with its length.
 const WAIT: &[u8] = &[6, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'k'];
 const LONG: Duration = Duration::from_secs(20);
 

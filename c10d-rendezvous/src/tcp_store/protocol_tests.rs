@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::Limits;
 use super::protocol::{Parser, Refusal, Request};
 
+/// The bytes of the handshake.
 const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
 fn limits() -> Limits {

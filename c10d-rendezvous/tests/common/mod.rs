@@ -187,6 +187,7 @@ pub fn free_port(ip: &str) -> Option<u16> {
     if usable { candidates.find(|port| std::net::TcpListener::bind((ip, *port)).is_ok()) } else { None }
 }
 
+/// The bytes of the handshake.
 pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
 /// A connection whose bytes a test reads and writes itself.
@@ -244,7 +245,7 @@ pub fn int(n: i64) -> Vec<u8> {
     n.to_le_bytes().to_vec()
 }
 
-/// A command with its fields.
+/// Returns the bytes of a request: the code of the command, and its fields.
 pub fn request(code: u8, fields: &[Vec<u8>]) -> Vec<u8> {
     [vec![code], fields.concat()].concat()
 }

@@ -18,8 +18,8 @@ struct World {
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
-    /// Returns the number of elements of each tensor, or of each rank's block. The tensors of a list have a different
-    /// length for each pair of ranks.
+    /// Returns the lengths of the inputs and of the outputs of a rank, in a world of `n` ranks. For `ExchangeFlat`,
+    /// these are the lengths of the blocks. If the op allows it, a length depends on the sending and the receiving rank.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Runs the op on one round of all ranks, or on the whole tensors.
+/// Computes the outputs of all ranks by the definition of the op, for one round or for the whole tensors.
 fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
     let n = outputs.len().max(inputs.len());
     let sum = |parts: Vec<Vec<u64>>| {
@@ -113,6 +113,7 @@ fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
     }
 }
 
+/// Makes the inputs and outputs of `n` ranks.
 fn fresh(world: &World, n: usize) -> (Vec<Tensors>, Vec<Tensors>) {
     let mut next = 1;
     let mut fill = |counts: Vec<usize>, used: bool| -> Tensors {
@@ -153,8 +154,8 @@ fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], 
     if apart { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
 }
 
-/// Runs the plans of all ranks, round by round. Returns the outputs of all ranks, and the number of steps that the op
-/// needs.
+/// Runs the plans of all ranks, round by round. Returns the outputs of all ranks, and the number of steps of the op:
+/// one for each round, and one more if the op begins with an announcement.
 fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let (inputs, outputs) = fresh(world, n);
     let in_blocks = world.op.row().shape == Shape::ExchangeFlat;
@@ -235,6 +236,7 @@ fn rounds_do_what_the_whole_op_does() {
     }
 }
 
+/// Returns the number of rounds of an op whose tensors have about `count` elements of 4 bytes.
 fn rounds(op: OpKind, world: usize, count: usize, chunk: usize) -> usize {
     let w = World { op, root: 1, counts: vec![count], size: 4 };
     let counts: Vec<_> = (0..world).map(|rank| w.shapes(rank, world)).collect();

@@ -1,3 +1,7 @@
+//! Tests which peers a rank asks whether they made the same call. A call's hub (here rank 0) is the rank that receives
+//! from all others, so it compares the calls of all ranks. A rank far ahead has made so many calls since then that its
+//! call log (`HISTORY` calls) does not have the call any more.
+
 use std::sync::Arc;
 
 use c10d_core::OpKind;
@@ -27,6 +31,7 @@ fn gather(seq: u32) -> Fingerprint {
     Fingerprint { seq, op: OpKind::Gather as u8, count: 2, ..Fingerprint::default() }
 }
 
+/// Makes the gathers with these sequence numbers on one rank.
 fn calls(health: &Health, numbers: std::ops::Range<u32>) {
     for seq in numbers {
         health.announce(&gather(seq)).unwrap();

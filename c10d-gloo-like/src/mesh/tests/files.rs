@@ -10,7 +10,8 @@ impl Files {
         self.0.join(key.replace('/', "+"))
     }
 
-    /// Makes a file with this content, whose name is not that of a key.
+    /// Writes this content to a new file, whose name is not that of a key. The caller then gives the file a key's name,
+    /// so that no reader sees an incomplete value.
     fn fresh(&self, value: &[u8]) -> Result<PathBuf> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -13,11 +13,13 @@ use proptest::prelude::*;
 
 const AT: CallId = CallId { seq: 0, step: 0 };
 
+/// The report of a failure, in the name of the rank `by`.
 fn revoke(by: u32, guilty: &[u32], what: &str) -> Revoke {
     let error = Error::new(ErrorKind::Protocol, what).guilty(guilty.iter().copied());
     Revoke::of(by, &error, None)
 }
 
+/// The answer of a rank that waits for the ranks `on`.
 fn state(on: &[u32], op: u8, fingerprint: Option<Fingerprint>, why: Option<&str>) -> Frame {
     let wait = Wait { op, at: 0, on: on.to_vec(), started: false };
     let refused = why.map(|why| Refused { op: 4, why: why.into() });

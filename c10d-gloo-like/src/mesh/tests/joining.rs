@@ -5,6 +5,7 @@ use c10d_core::HashStore;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+/// Sets a deadline that a join with a missing rank reaches soon.
 fn soon(wiring: Wiring) -> Wiring {
     Wiring { deadline: deadline_after(Duration::from_millis(400)), ..wiring }
 }
@@ -84,8 +85,9 @@ fn strangers_do_not_disturb_a_join() {
             stream.write_all(&hello.to_bytes()).unwrap();
             stream
         };
-        // There are more silent connections than the rank keeps open, one that sends garbage, one of another run, one
-        // from a rank with the number of this rank itself (0), and one from a rank with a number that is too large (9).
+        // There are 150 silent connections, more than the rank keeps open (128, `STRANGERS`). One further connection
+        // sends garbage, one is of another run, one claims to be from rank 0, which is this rank itself, and one claims
+        // to be from rank 9, which does not exist.
         let silent: Vec<_> = (0..150).map(|_| connect()).collect();
         connect().write_all(&[b'x'; 500]).unwrap();
         let wrong = [stranger([8; 16], 1), stranger(session, 0), stranger(session, 9)];

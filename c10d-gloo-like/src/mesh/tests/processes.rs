@@ -10,11 +10,13 @@ use std::process::{Child, Command, Stdio};
 const SCENE: &str = "C10D_TEST_MESH_SCENE";
 const RANK: &str = "C10D_TEST_MESH_RANK";
 const SIZE: &str = "C10D_TEST_MESH_SIZE";
+/// The variable with the transport.
 const WAY: &str = "C10D_TEST_MESH_TRANSPORT";
 /// The variable with the number of descriptors that rank 1 may still open.
 const SPARE: &str = "C10D_TEST_MESH_SPARE";
 /// The variable with the rank that cannot make a segment (see [`limit`]).
 pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
+/// The variable with the directory of the store.
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
 /// One process for each rank, and the directory of their store. Dropping this kills the processes and deletes the
@@ -248,6 +250,7 @@ fn is_killed(me: &RankProcess) {
     waits_for_a_failure(me, &mesh);
 }
 
+/// Waits until the group has failed. Reports the time and the cause.
 pub(super) fn waits_for_a_failure(me: &RankProcess, mesh: &Mesh) {
     eventually("a failure", || mesh.health.failed());
     me.tell("at", &microseconds().to_string());
@@ -349,7 +352,8 @@ fn a_rank_that_left_fails_only_calls_that_need_it() {
 fn differs(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
-        // This rank makes its call when the group has already failed on the other ranks.
+        // This rank makes its call only after it has received a report of the mismatch. The group fails on this rank
+        // when its call shows with which rank it agrees.
         eventually("the report of the mismatch", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }

@@ -262,6 +262,7 @@ fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     })
 }
 
+/// Checks that the error of each rank names ranks 1 and 2, between which the connection was cut.
 fn names_both_ends(causes: &[Error]) {
     let how = "the connection between ranks 1 and 2 was reset; both are alive".to_owned();
     for (rank, cause) in causes.iter().enumerate() {

@@ -13,6 +13,7 @@ use super::{Blocks, Hosts, Member};
 use crate::plan::Plan;
 
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
+/// The size of an element in bytes.
 const ELEM: usize = 2;
 
 /// The sizes in bytes with which a world is tested.
@@ -67,6 +68,7 @@ struct Promise<'a> {
     once: bool,
 }
 
+/// Checks the rounds and the sent bytes. Then runs the plans once for each seed, and passes each result to `done`.
 fn check(world: u32, bytes: usize, promise: &Promise<'_>, make: &dyn Fn() -> World, done: &dyn Fn(&World)) {
     let fresh = make();
     if bytes > 0 && world > 1 {

@@ -105,8 +105,8 @@ fn truncated_or_damaged_files_are_rejected() {
     }
 }
 
-/// Some changes of bytes have no effect. Others hide the entry, lead outside the file, or make the tables invalid; for
-/// these, `inspect` returns a refusal.
+/// Random bytes of the tables are changed. Some changes have no effect. If a change hides the entry, leads outside the
+/// file, or makes a table invalid, `inspect` returns a refusal.
 #[test]
 fn damaged_symbol_tables_never_cause_a_panic() {
     for style in ["gnu", "sysv"] {

@@ -46,6 +46,7 @@ impl Elsewhere {
         Ok(Elsewhere { inner, group: init.group.clone(), rank: init.rank, part, divisions, used })
     }
 
+    /// Counts one more division of this group. Returns the number of divisions.
     fn divided(&self) -> u32 {
         self.divisions.fetch_add(1, Ordering::Relaxed) + 1
     }

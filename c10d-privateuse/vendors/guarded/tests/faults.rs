@@ -26,6 +26,7 @@ fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
     DeviceBuffer::from_slice(&device, index, &vec![1f32; count], CAP).unwrap()
 }
 
+/// Makes a group of one rank, whose ops run in rounds of 256 bytes.
 fn alone(builder: &Builder) -> ProcessGroup {
     builder.clone().hint("staged.chunk", "256").build().unwrap()
 }
@@ -50,7 +51,7 @@ fn fails(
     }
 }
 
-/// Waits until another thread has reached a state.
+/// Waits until `holds` returns `true`. Fails the test after [`CAP`].
 fn until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + CAP;
     while !holds() {

@@ -17,7 +17,9 @@ type Runtime = LazyLock<Arc<Guarded>>;
 
 static EVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("even")));
 static UNEVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("uneven")));
+/// The number of rounds of each op.
 const ROUNDS: usize = 8;
+/// The number of elements in a round.
 const EACH: usize = 256;
 
 /// A backend for one rank. It ends a transfer only after the device has done the work that an overlapping pipeline does
@@ -41,6 +43,7 @@ fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     Ok(())
 }
 
+/// Returns how many of these copies were enqueued or, if `ran` is true, have run.
 fn count(runtime: &Runtime, what: What, ran: bool) -> usize {
     runtime.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
 }
@@ -63,8 +66,8 @@ unsafe impl Backend for Holding {
                 result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
             }
             if round == 1 {
-                // Until `recover` below, no copy to the device runs. The first one is only enqueued, so this transfer
-                // did not wait for it.
+                // Until `recover` below, no copy to the device runs. So the copy of round 0 is only enqueued, and the
+                // transfer of round 1 did not wait for it.
                 let given = until("the previous round's copy to the device", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);

@@ -137,7 +137,8 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
                 runtime.start_log();
                 runtime.hold(1, What::CopyIn);
                 pg.barrier()?;
-                // The whole message arrives in the receiver's host memory, although no copy to its device runs.
+                // The message has five rounds of 4000 bytes. All of it arrives in the receiver's host memory, although
+                // no copy to the receiver's device runs.
                 pg.send(&x, 1, 5)?;
                 let of = |what, ran| runtime.log().iter().filter(|e| e.what == what && e.ran == ran).count();
                 assert_eq!((of(What::CopyOut, true), of(What::CopyIn, true)), (5, 0));
