@@ -229,8 +229,8 @@ fn nobody_needs_to_read_standard_error() {
     drop(child.stderr.take());
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // The pipe is open, but nobody reads it, and it becomes full: it can hold the 30,000 bytes of the rank, but not
-    // these lines with their prefixes.
+    // The pipe is open, but nobody reads it. It becomes full: it can hold the 30,000 empty lines of the rank, but not
+    // these lines with the prefix `[0] `.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "1"], "head -c 30000 /dev/zero | tr '\\0' '\\n' >&2; exit 6"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

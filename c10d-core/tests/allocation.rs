@@ -32,6 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Returns how often `body` allocates on this thread.
 fn allocations(body: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     body();

@@ -23,6 +23,7 @@ struct Theirs {
     returned: Arc<AtomicUsize>,
 }
 
+/// Makes such a tensor, and a count of how often it is released.
 fn theirs(shape: &[i64], strides: Option<&[i64]>) -> (Box<Theirs>, Arc<AtomicUsize>) {
     let returned = Arc::new(AtomicUsize::new(0));
     let (shape, strides) = (shape.to_vec(), strides.map(<[i64]>::to_vec));

@@ -64,7 +64,7 @@ fn another_version_of_the_abi_is_refused() {
     }
 }
 
-/// The child process has another MPI library from its start, by `LD_PRELOAD`, and tries to load a second one.
+/// The child process has one MPI library from its start, by `LD_PRELOAD`, and tries to load a second one.
 #[test]
 fn a_second_library_is_refused() {
     if let Some(file) = std::env::var_os(CHILD) {

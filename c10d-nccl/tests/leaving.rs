@@ -35,8 +35,8 @@ unsafe impl Backend for Late {
         // A fingerprint has several bytes. The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
-            // Waits until the rank begins to leave, but at most 300 ms, and then 20 ms more. Then it sends the
-            // fingerprint.
+            // Sends the fingerprint 20 ms after the rank has begun to leave (or after 300 ms), so that a rank that does
+            // not wait for this message has left before.
             let begun = Instant::now();
             while !LEAVES.load(Ordering::Acquire) && begun.elapsed() < Duration::from_millis(300) {
                 std::thread::sleep(Duration::from_millis(1));

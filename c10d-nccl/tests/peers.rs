@@ -107,7 +107,7 @@ fn rank() {
         if rank == mortal {
             std::process::exit(0);
         }
-        // If jobs were running, they would have failed within this time.
+        // An op that needs the missing rank would fail within this time. No op runs, so the group must not fail.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
         // The first rank whose call needs the missing rank fails, and sends its error to the other rank. So neither
@@ -123,7 +123,7 @@ fn rank() {
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     store.set(&format!("well/{rank}"), b"", soon).unwrap();
     if rank == mortal {
-        // Wait until the other ranks have finished the first call.
+        // Wait until the other ranks have started their second call.
         store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         if end == "abort" { std::process::abort() } else { std::process::exit(0) }

@@ -59,7 +59,7 @@ fn fails(attempt: impl Fn(Duration) -> Vec<Error>) -> Vec<Error> {
     }
 }
 
-/// Waits for something that another thread will do.
+/// Waits until `there` returns `true`. Fails the test after a minute.
 fn wait_for(what: &str, there: impl Fn() -> bool) {
     let end = Instant::now() + 3 * CAP;
     while !there() {

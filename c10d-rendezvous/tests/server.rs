@@ -110,8 +110,8 @@ fn breaking_a_rule_closes_only_that_connection() {
         }
         other.ping();
     }
-    // The server closes a connection that would exceed its own share. The client then opens another one, so it can use
-    // up the share of its address. After that it frees a part of this share.
+    // The server closes a connection that would exceed its share of 8 MiB. The client then opens another connection, so
+    // it can use up the share of its address, 16 MiB. When it has deleted four keys, it can set a key again.
     let store = client(addr);
     let filled: Vec<String> = (0..40).map(|i| format!("fill{i}")).collect();
     let filled: Vec<&String> = filled.iter().filter(|key| store.set(key, &vec![0; 1 << 20], soon()).is_ok()).collect();

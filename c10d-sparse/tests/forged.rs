@@ -184,8 +184,8 @@ fn impossible_data_names_its_sender() {
     }
 }
 
-/// The last word of a range also has bits after the end of the range. In each run, only the highest `count` bits of this
-/// word are set. In one of the runs, the total number of set bits is as announced.
+/// The last word of a range also has bits after the end of the range. In each run, only the highest `count` bits of
+/// this word are set. In one of the runs, the total number of set bits is as announced.
 #[test]
 fn bits_beyond_the_range_are_an_error() {
     for count in 1..=22 {

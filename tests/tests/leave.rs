@@ -169,7 +169,7 @@ fn be_stopped(way: &str) -> Result {
         let _ = kill_process(getpid(), Sig::STOP);
         return Ok(());
     }
-    // The message fits into the buffers, so the send returns at once.
+    // The message fits into the buffers of both ranks together, so the send returns although the victim is stopped.
     pg.send(&vec![7u8; 300_000], VICTIM, 0)?;
     let begin = Instant::now();
     match way {

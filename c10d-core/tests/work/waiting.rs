@@ -29,7 +29,8 @@ fn wait_timeout_returns_the_handle_of_an_op_that_is_not_done() {
     assert_eq!(x, [1.0]);
 }
 
-/// A poll registers its waker. A later wait replaces this waker while another thread completes the operation.
+/// A poll registers its waker, and a later wait replaces it. The wait must return even if another thread completes the
+/// operation at that moment.
 #[test]
 fn a_wait_replaces_the_waker_of_a_poll() {
     for _ in 0..if cfg!(miri) { 5 } else { 200 } {

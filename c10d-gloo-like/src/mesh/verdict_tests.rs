@@ -80,7 +80,7 @@ fn wait(op: OpKind, at: u32, on: &[u32]) -> Wait {
     Wait { op: op as u8, at, on: on.to_vec(), started: false }
 }
 
-/// Returns the answer of a rank whose last collective is `seq`, and that is still inside it or has ended it.
+/// Returns the answer of a rank whose last collective is `seq`. The rank is `inside` it, or has ended it.
 fn at(seq: u32, inside: bool) -> Answer {
     let waits = if inside { vec![Wait { op: ALL_REDUCE, at: seq, on: vec![], started: false }] } else { vec![] };
     Answer::At(Doing { position: Position { last: Some(CallId { seq, step: 0 }), inside }, waits, refused: None })

@@ -81,6 +81,7 @@ impl Comm {
         })
     }
 
+    /// Gives the communicator a handle, and returns it.
     fn entered(self: Arc<Comm>) -> u64 {
         let handle = 0x70_0000 + NEXT.fetch_add(1, Ordering::Relaxed) * 16;
         COMMS.lock().insert(handle, self);
@@ -159,6 +160,7 @@ impl Comm {
         *self.flying.lock() > 0
     }
 
+    /// Called when the ranks have connected, or when this has failed.
     fn met(&self, made: Result<ProcessGroup>) {
         match made {
             Ok(group) => {
@@ -189,6 +191,7 @@ impl Comm {
         self.group.lock().clone()
     }
 
+    /// Counts a launch, and returns its number.
     pub(crate) fn launch(&self) -> u64 {
         *self.flying.lock() += 1;
         self.launches.fetch_add(1, Ordering::Relaxed)
@@ -198,6 +201,7 @@ impl Comm {
         self.launches.load(Ordering::Relaxed)
     }
 
+    /// Called when the work of a launch is finished.
     pub(crate) fn landed(&self) {
         *self.flying.lock() -= 1;
         self.changed.notify_all();

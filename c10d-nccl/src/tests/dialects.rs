@@ -16,8 +16,8 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
     counts.iter().map(|count| buffer(*count)).collect()
 }
 
-/// Runs `body` on two ranks, with the value `yes` for each of `hints`. Returns the calls of NCCL and the copies of rank
-/// 0, without the calls for events.
+/// Runs `body` on two ranks, with the value `yes` for each of `hints`. Returns the log of rank 0: its calls of NCCL and
+/// its copies, without the calls for events.
 fn calls(dialect: &str, name: &str, hints: &[&str], body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<String> {
     let name = format!("{dialect} {name}");
     let builder = Builder::new().name(&name).providers(&[&PROVIDER]).backend("cuda:mock");
@@ -33,6 +33,7 @@ fn calls(dialect: &str, name: &str, hints: &[&str], body: impl Fn(&ProcessGroup)
 
 const INIT: &str = "init 0 of 2 with 1 ids";
 
+/// Returns these calls, after the call that connects the ranks.
 fn with_init(calls: &[&str]) -> Vec<String> {
     [INIT].iter().chain(calls).map(|line| (*line).to_owned()).collect()
 }

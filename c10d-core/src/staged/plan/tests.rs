@@ -19,7 +19,7 @@ const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
     /// Returns the lengths of the inputs and of the outputs of a rank, in a world of `n` ranks. For `ExchangeFlat`,
-    /// these are the lengths of the blocks. If the op allows it, a length depends on the sending and the receiving rank.
+    /// these are the lengths of the blocks. If the op allows it, a length depends on its sender and its receiver.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();

@@ -1,6 +1,6 @@
 //! Tests which peers a rank asks whether they made the same call. A call's hub (here rank 0) is the rank that receives
-//! from all others, so it compares the calls of all ranks. A rank far ahead has made so many calls since then that its
-//! call log (`HISTORY` calls) does not have the call any more.
+//! from all others, so it compares the calls of all ranks. A rank far ahead has made so many later calls that its call
+//! log (`HISTORY` calls) does not have the call any more.
 
 use std::sync::Arc;
 

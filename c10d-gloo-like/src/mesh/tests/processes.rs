@@ -213,6 +213,7 @@ fn without_a_segment_the_transport_shm_is_an_error() {
     }
 }
 
+/// Joins, with few descriptors left on rank 1. Reports the topology or the error.
 fn lacks_descriptors(me: &RankProcess) {
     let limit = getrlimit(Resource::Nofile);
     if me.rank == 1 {
@@ -243,6 +244,7 @@ fn without_descriptors_a_join_works_or_ends_in_an_error() {
     }
 }
 
+/// A rank of the test that kills rank 2 while all ranks are in a call.
 fn is_killed(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();
@@ -279,6 +281,7 @@ fn a_killed_rank_is_named_by_all_survivors() {
     }
 }
 
+/// A rank of the test that stops rank 2 while all ranks are in a call.
 fn is_stopped(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     let fingerprint = call(0, 1);

@@ -113,7 +113,8 @@ fn an_abort_names_the_rank_that_aborted() {
 #[test]
 fn ranks_in_different_calls_get_a_mismatch() {
     for transport in BOTH {
-        // Rank 1 calls with another count; rank 3 makes its call last.
+        // Rank 1 calls with the count 2, all others with the count 1. Rank 3 makes its call after the report of the
+        // mismatch.
         let causes = run(4, transport, |rank, mesh| {
             let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
