@@ -245,8 +245,8 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
 /// Compares the axes of all ranks. The error names the ranks that gave other axes than this rank.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
-    // A rank sends at most this many bytes of the text, and a hash of the whole text. The hash distinguishes longer
-    // texts that begin alike.
+    // A rank sends at most this many bytes of the text `mine`, and a hash of the whole text. The hash distinguishes
+    // longer texts that begin alike.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()

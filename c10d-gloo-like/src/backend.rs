@@ -352,7 +352,8 @@ impl Rank {
         }
     }
 
-    /// Returns the ranks that have not received all data of the collectives yet.
+    /// Returns the ranks that have not received all data of the collectives yet, except ranks that are leaving. Returns
+    /// none if the group has failed.
     fn untaken(&self, collectives: &Collectives) -> Vec<u32> {
         if self.health.failed() {
             return Vec::new();

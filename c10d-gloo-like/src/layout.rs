@@ -214,8 +214,8 @@ impl Layout {
 
 /// Returns the ops whose small calls are exchanges: those for which the table chooses, at every small size, an
 /// algorithm with one round in which each rank sends directly. Only with such an algorithm does the plan send the same
-/// items as the exchange. A rank that has begun an exchange may have to continue with the plan, and its peers may run
-/// the plan from the start.
+/// items as the exchange. It must, since a rank that has begun an exchange may have to continue with the plan, and its
+/// peers may run the plan from the start. Unless all ranks share memory and are at most [`MOST_RANKS`], there are none.
 fn exchanged(world: u32, fabric: Fabric, selection: &Selection) -> OpSet {
     use OpKind::*;
     let ops = [

@@ -16,13 +16,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::link::Link;
 use crate::shm::{CorePair, Doorbell};
 
-/// The number of checks while spinning, if cores are free.
+/// The number of checks while spinning. If there are more ranks than cores, a thread does not spin.
 const SPINS: u32 = 200;
 /// After this many checks while spinning, a thread finds out whether it shares a core with a peer. If so, it yields.
 const SPINS_ALONE: u32 = 16;
-/// The number of checks that a thread makes before it waits with a [`Pause`], if there are more ranks than cores. The
-/// thread yields before each check. The number is small, since a yield may last as long as the other threads of the
-/// core run.
+/// The number of checks that a thread makes before it waits with a [`Pause`], if there are more ranks than cores. A
+/// thread that spins and finds its peer on its own core makes this many more. The thread yields before each check. The
+/// number is small, since a yield may last as long as the other threads of the core run.
 const LOOKS: u32 = 4;
 /// How long to linger before sleeping. This is longer than a sleeping peer needs to wake up.
 const LINGER: Duration = Duration::from_micros(100);

@@ -152,7 +152,7 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            // Only this thread completes the job, so the job's gate may stay open.
+            // Only this thread completes the job, so no other thread needs a gate to end the use of its memory.
             let task = Task::of(request, Gate::OPEN);
             let result = self.0.run(&task, || request.deadline());
             job.complete(result);

@@ -30,9 +30,9 @@ pub enum Rule {
     Foreign,
     /// The library asks for an executable stack.
     ExecutableStack,
-    /// The library does not export the entry.
+    /// The library does not export the entry, the function `c10d_plugin_v1`.
     Entry,
-    /// The library has no note, or the note is not valid.
+    /// The library has no ELF note of c10d, or the note is not valid.
     Note,
     /// The library was built for another ABI.
     Abi,

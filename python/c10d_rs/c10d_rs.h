@@ -1,8 +1,8 @@
 /* The C interface of libc10d_rs, which the C++ shim and the ctypes fallback of the Python package call.
  *
- * Functions that return an int return 0 on success. On failure they set *error, which the caller frees by
- * c10drs_error_free. All arguments need only be valid until the function returns, unless stated otherwise. Functions
- * and callbacks may be called on any thread. No function unwinds, and callbacks must not unwind. */
+ * Unless stated otherwise, functions that return an int return 0 on success. On failure they set *error, which the
+ * caller frees by c10drs_error_free. Unless stated otherwise, all arguments need only be valid until the function
+ * returns. Functions and callbacks may be called on any thread. No function unwinds, and callbacks must not unwind. */
 #ifndef C10D_RS_H
 #define C10D_RS_H
 
@@ -78,7 +78,7 @@ typedef struct c10drs_init {
   const c10drs_store* store; /* the library takes ownership, even on errors; may be null for one rank, or with a url */
   uint32_t device_kind;      /* the device of the rank, with DLPack's code; 0 if it is not specified */
   uint32_t device_index;
-  c10drs_text private_use1; /* c10d's name of the device of kind 12; empty: the default device */
+  c10drs_text private_use1; /* c10d's name of the device with device_kind 12; empty: the default device */
 } c10drs_init;
 
 enum {
@@ -215,7 +215,7 @@ int c10drs_work_done(const c10drs_work* work);
  * if it failed, and 2 if it is not finished. */
 int c10drs_work_wait(const c10drs_work* work, int64_t timeout_ms, uint32_t* source, c10drs_error** error);
 /* Calls function(context) once when the op is finished. The function must not call this interface, and must be quick.
- * Returns 0 if the op is already finished; then the function is not called. */
+ * Returns 1, or 0 if the op is already finished; then the function is not called. */
 int c10drs_work_notify(const c10drs_work* work, void (*function)(void*), void* context);
 /* Frees the handle, which may be null. The op continues, but the function of c10drs_work_notify is no longer called. */
 void c10drs_work_free(c10drs_work* work);

@@ -151,7 +151,7 @@ pub(super) enum Format {
 const A_DAY_MS: u64 = 24 * 3600 * 1000;
 /// The largest size in `--bytes`.
 const MOST_BYTES: usize = 16 << 30;
-/// The largest number of entries, or of elements of an entry.
+/// The largest value of `--nnz` and of `--row`.
 const MOST_ENTRIES: usize = 1_000_000_000;
 
 #[derive(Clone, Debug)]
@@ -165,8 +165,8 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
-    /// Returns the transport as tables show it: the value of the option or, without the option, of the environment
-    /// variable.
+    /// Returns the transport as tables show it: the value of the option or, if that is `auto`, of the environment
+    /// variable, if it is set.
     pub(super) fn transport_name(&self) -> String {
         let set = std::env::var("C10D_TRANSPORT").ok().map(|name| name.trim().to_owned());
         match (self.transport, set) {

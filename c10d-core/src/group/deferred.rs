@@ -65,8 +65,8 @@ enum Progress {
 }
 
 impl Deferred {
-    /// Returns the backend. The first call makes the backend. Returns an error if the backend is not made by the
-    /// deadline.
+    /// Returns the backend. The first call makes the backend. Returns an error if the backend cannot be made, is not
+    /// made by the deadline, or was aborted before it was made.
     fn made(&self, deadline: Instant) -> Result<&Arc<dyn Backend>> {
         if let Some(backend) = self.shared.made.get() {
             return Ok(backend);

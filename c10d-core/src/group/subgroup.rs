@@ -20,7 +20,8 @@ impl ProcessGroup {
     /// `None` at once.
     ///
     /// # Errors
-    /// The errors of [`Builder::build`](crate::Builder::build), and `Mismatch` of `members` if the lists differ.
+    /// The errors of [`Builder::build`](crate::Builder::build). `Mismatch` of `members` if the lists differ.
+    /// `InvalidArgument` if the list is empty, or has a number twice or one that is not a rank.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
         self.new_group_within(ranks, self.0.timeout)
     }
@@ -70,7 +71,7 @@ impl ProcessGroup {
     /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if this rank has noticed that ranks
     /// outside the list are [lost](ProcessGroup::lost), too; the error names these ranks by their numbers in this
     /// group. `Mismatch` of `members` if the lists differ. `InvalidArgument` on a rank that is in `lost` itself, or if
-    /// `lost` is empty.
+    /// `lost` has no rank of this group.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }

@@ -4,8 +4,8 @@
 //! The root of a broadcast only sends. It gets no headers from the other ranks, so it does not notice if one of them
 //! makes another call. Therefore each rank sends a note to the ranks that received nothing from it. A note has the
 //! number of its sender's calls and a digest of these calls. A rank sends notes three calls after the first call in
-//! which a peer received nothing from it. The kind of the calls in between does not matter. This interval fits the
-//! root's checks, which follow every fourth call. A note has the form of a header, and is in the stream where the next
+//! which a peer received nothing from it. The kind of the calls in between does not matter. A root
+//! looks for notes about as often: once every four calls. A note has the form of a header, and is in the stream where the next
 //! header would be. If the digest in the note equals the receiver's own digest of the same number of calls, both ranks
 //! made the same calls. If the digests differ, or no note arrives in time, the receiver asks the sender over the
 //! control connection, which is expensive.
@@ -21,12 +21,12 @@ use crate::link::Link;
 
 /// The value that stands in the place of the op's code in a header that is a note.
 const NOTE: u8 = u8::MAX;
-/// Notes are sent at the end of the call with this number. Number 1 is the first call in which a peer received nothing
-/// from this rank.
+/// Notes are sent at the end of the call with this number. Number 1 is the first call since the last notes in which a
+/// peer received nothing from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
 const KEPT: usize = 64;
-/// The largest number of stored notes of a peer that is ahead.
+/// The largest number of notes in [`NotePeer::ahead`]. A further note replaces the oldest.
 const AHEAD: usize = 16;
 
 /// The notes of one rank.
@@ -51,7 +51,8 @@ struct NotePeer {
     due: bool,
     /// The rest of a note that was sent in part.
     rest: VecDeque<u8>,
-    /// Notes about calls that this rank has not made yet: how many calls, and their digest.
+    /// Notes that were not compared yet, for example since this rank has yet to make the calls: how many calls, and
+    /// their digest.
     ahead: VecDeque<(u64, u64)>,
 }
 

@@ -16,10 +16,10 @@ use super::wiring::{Transport, Tuning};
 pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/7");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
-/// The largest number of bytes of a file name.
+/// The largest number of bytes of the name of a tuning file.
 const FILE: usize = 256;
 
-/// The location and the addresses of a rank.
+/// The record of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Hello {
     pub(crate) host: HostId,
@@ -37,7 +37,8 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    /// Returns the record's bytes. The version comes first, so that an error can name a rank of another version.
+    /// Returns the record's bytes. The version comes before all fields, so that an error can name a rank of another
+    /// version.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);

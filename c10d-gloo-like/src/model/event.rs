@@ -1,4 +1,4 @@
-//! Simulates a graph, event by event.
+//! Simulates a graph of steps, event by event. The bytes of a step move in pieces.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

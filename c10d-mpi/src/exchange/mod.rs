@@ -244,8 +244,8 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
-            // If the gate of the memory is closed, nothing was read. A gate is closed only after the group has failed,
-            // so `check` returns the error.
+            // If the gate of the memory (`task::Gate`) is closed, nothing was read. A gate is closed only after the
+            // group has failed, so `check` returns the error.
             self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));

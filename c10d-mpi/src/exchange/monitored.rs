@@ -87,7 +87,7 @@ impl Exchange {
         let missing: Vec<u32> = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         self.keep(Some(memory));
         if missing.is_empty() {
-            // All ranks have reached the barrier, so all headers have been sent.
+            // All ranks have reached the barrier, so all headers have been sent, and will arrive.
             self.finish(step, &mut heads)?;
         }
         Ok(missing)
@@ -136,7 +136,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Sends rank 0's answer, the list of missing ranks.
+    /// Sends rank 0's answer, the list of missing ranks, cut to [`SHORT`] bytes.
     pub(crate) fn answer(&mut self, step: &Step<'_>, peers: &[u32], missing: &[u32]) -> Result {
         let list: Vec<u8> = missing.iter().take(SHORT / 4).flat_map(|rank| rank.to_le_bytes()).collect();
         let mut flights = Vec::new();

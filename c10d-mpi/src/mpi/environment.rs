@@ -37,10 +37,10 @@ pub(crate) fn at_exit(call: extern "C" fn()) {
     unsafe { libc::atexit(call) };
 }
 
-/// Loads the libfabric that is in the same Python wheel as the MPI library. The MPI library itself would find this
-/// libfabric only through `LD_LIBRARY_PATH`. Returns the name and the value of the variable that MPI needs for this
-/// libfabric. Returns `None` if the MPI library is not from a wheel, if the process already has a libfabric, or if the
-/// wheel's libfabric cannot be loaded.
+/// Loads the libfabric that is in the Python wheel of Intel MPI. The MPI library itself would find this libfabric only
+/// through `LD_LIBRARY_PATH`. Returns the name and the value of the variable that MPI needs for this libfabric. Returns
+/// `None` if the MPI library is not from this wheel, if the process already has a libfabric, or if the wheel's
+/// libfabric cannot be loaded.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");

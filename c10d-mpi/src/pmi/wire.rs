@@ -1,4 +1,4 @@
-//! The lines of PMI-1.
+//! The lines of PMI-1 (see `super`), between the MPI library and the thread that answers it: the server.
 
 /// The lengths of the longest key and of the longest value that the library may use. The server sends them to the
 /// library.

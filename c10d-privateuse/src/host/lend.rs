@@ -106,7 +106,7 @@ impl Lent {
         }
     }
 
-    /// Whether the clock may end the operation while the plugin still uses the memory.
+    /// Whether the clock (`super::clock`) may end an overdue operation while the plugin still uses the memory.
     pub(super) fn can_be_lost(&self) -> bool {
         !matches!(self, Lent::Trusted)
     }

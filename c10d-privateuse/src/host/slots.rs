@@ -102,7 +102,7 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
 
 /// An operation that a thread is giving to the plugin. The thread must not hold the lock of all slots while it copies
 /// the operation's memory. So it takes the operation out of its slot. Until the operation is back in the slot, neither
-/// the clock nor an answer can end it.
+/// the clock (`super::clock`) nor an answer can end it.
 #[must_use = "the slot stays reserved until `give` or `keep`"]
 pub(super) struct TakenOut(pub(super) Operation);
 

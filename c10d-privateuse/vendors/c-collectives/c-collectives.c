@@ -220,7 +220,7 @@ static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_
     return fail(g, C10D_TIMEOUT, waiting, "no answer in time");
 }
 
-/* ---- The device: heap memory behind handles. A copy is complete when it returns, so there is one stream. - */
+/* ---- The device: heap memory behind handles. A copy is complete when it returns, so it needs no streams. - */
 
 struct memory {
     atomic_uint owners; /* 1 until the memory is freed, and 1 for each operation that uses it. */

@@ -29,7 +29,7 @@ pub(super) struct Connection {
     backlog: Vec<u8>,
     /// The number of bytes of `out` that were sent.
     sent: usize,
-    /// Whether a request was completed or bytes were sent since the last check.
+    /// Whether a request was completed or bytes were sent since the last call of `take_progress`.
     progress: bool,
     /// The time by which the client must have completed the handshake (TCPStore's VALIDATE), completed its request, or
     /// read its answers.
@@ -47,8 +47,8 @@ pub(super) struct Connection {
     pub(super) member: bool,
     /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
-    /// The work that the server has done for the client beyond its turns, in the units of `WORK_PER_TURN`. While this
-    /// is above 0, the client gets no turn.
+    /// The work that the server has done for the client beyond its turns, in the units of `WORK_PER_TURN`. Each time
+    /// when the client is next, this sinks by `WORK_PER_TURN`, and the client gets a turn only if 0 remains.
     pub(super) debt: usize,
 }
 
@@ -137,7 +137,7 @@ impl Connection {
         Ok(on)
     }
 
-    /// Removes sent bytes, so that the limit on answers counts only the unsent ones.
+    /// Removes the sent bytes if they are at least half of `out`, so that the limit on answers counts few of them.
     fn compact(&mut self) {
         if self.sent > 0 && self.sent >= self.out.len() / 2 {
             self.out.drain(..self.sent);

@@ -108,8 +108,8 @@ impl Link {
         if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
     }
 
-    /// Sends a WAIT or BARRIER. Returns whether the awaited event happened in time. After the deadline the server has
-    /// `grace` to confirm the cancellation.
+    /// Sends a WAIT or BARRIER. Returns whether the awaited event happened in time. At the deadline this cancels the
+    /// wait, and the server has `grace` to confirm that.
     pub(super) fn wait(&mut self, request: &[u8], deadline: Instant, grace: Duration) -> io::Result<bool> {
         self.send(request, deadline)?;
         match self.byte(deadline) {

@@ -6,7 +6,7 @@
 
 use super::Limits;
 
-/// The argument of VALIDATE.
+/// The argument of VALIDATE, the handshake with which a client begins.
 pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
@@ -71,7 +71,7 @@ impl Command {
 
 type Bytes = Vec<u8>;
 
-/// One complete request of a validated client.
+/// One complete request of a client, after its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Request {

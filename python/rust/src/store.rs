@@ -8,7 +8,7 @@ use c10d::{Error, ErrorKind, Result, Store};
 
 use crate::abi::StoreCall;
 
-/// The kinds of requests to a store, with their numbers in the header. Each comment has the arguments and the result.
+/// The kinds of requests to a store, with their numbers in `c10d_rs.h`. Each comment has the arguments and the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Verb {
