@@ -46,8 +46,8 @@ pub(crate) enum Action {
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
-    /// the region has. `peers` is an ascending range of [`Plan::peers`]. `last` means that no later step adds values to
-    /// `to`, so for an average, this step also divides the sum.
+    /// the region has. `peers` is a range of [`Plan::peers`], in ascending order. `last` means that no later step adds
+    /// values to `to`, so for an average, this step also divides the sum.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
     /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },

@@ -102,8 +102,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether only threads of the backend call MPI. If all ranks share memory, the functions of MPI return at once, even
-/// if a peer is dead, so threads of callers may call them.
+/// Whether only threads of the backend call MPI: as the hint says or, without a hint, unless all ranks share memory.
+/// Then the functions of MPI return at once, even if a peer is dead, so threads of callers may call them.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {

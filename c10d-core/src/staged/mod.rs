@@ -123,7 +123,8 @@ unsafe impl Backend for Staged {
     }
 
     /// Cancels one message. Waits for a short time until the device has completed the message's copies, and returns the
-    /// job. If the copies take longer, it returns no job, and the message ends as cancelled when they are complete.
+    /// job. If the copies take longer, it returns no job, and the message ends as cancelled when they are complete. It
+    /// also returns no job if it is too late to cancel the message.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let [id] = jobs else {
             return Err(Error::unsupported("messages on a device's memory can only be cancelled one at a time"));

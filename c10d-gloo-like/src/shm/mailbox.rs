@@ -81,8 +81,8 @@ impl Writer {
         Writer { end: End::new(own, index, kind, peer), taken: 0 }
     }
 
-    /// Writes an item that would begin at this line of the ring. Returns `false` if the item does not fit, or if no
-    /// slot is free.
+    /// Writes an item that would begin at this line of the ring. Returns `false` if the item is empty or does not fit,
+    /// or if no slot is free.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.

@@ -67,7 +67,7 @@ impl PeerMemory {
     }
 
     /// Copies the `len` bytes at the address `from` of the peer's process to `to`. Returns `false` if they could not be
-    /// read, or if the process is not the peer. In this case, `to` may have been written to.
+    /// read, or if the process is not the peer. In both cases, `to` may have been written to.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes, and no other code uses these bytes.

@@ -25,7 +25,7 @@ pub(super) enum Ask<'a> {
     Other(&'a str),
 }
 
-/// Reads a line. Returns `None` if it is not a line of PMI.
+/// Reads a line. Returns `None` if it is not a line of PMI, or if its key or value is missing or too long.
 pub(super) fn parse(line: &str) -> Option<Ask<'_>> {
     // The value extends to the end of the line.
     let (head, value) = match line.split_once(" value=") {

@@ -103,7 +103,8 @@ impl Functions {
     }
 }
 
-/// Checks whether this crate's CUDA kernels can run on the first `devices` devices.
+/// Checks whether this crate's CUDA kernels can run on the first `devices` devices. Later calls return the result of
+/// the first call.
 pub(super) fn can_run(devices: usize) -> Result {
     static ANSWER: OnceLock<Result> = OnceLock::new();
     ANSWER.get_or_init(|| look(devices)).clone()

@@ -206,7 +206,7 @@ static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     }
 }
 
-/* Returns 0 if an operation that waits for these ranks can continue to wait. */
+/* Returns 0 if an operation that waits for these ranks can continue to wait, and -1 if the group has failed. */
 static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_t dead, uint64_t left) {
     const c10d_request *r = op->request;
     if (atomic_load(&g->shared->failed) == 2) return -1;

@@ -104,7 +104,7 @@ impl Connection {
         self.out.len() - self.sent
     }
 
-    /// Reads available bytes into `buffer`. Returns `None` if there are none now.
+    /// Reads available bytes into `buffer`. Returns `None` if there are none now, and 0 at the end of the stream.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {
