@@ -4,11 +4,11 @@
 //! The root of a broadcast only sends. It gets no headers from the other ranks, so it does not notice if one of them
 //! makes another call. Therefore each rank sends a note to the ranks that received nothing from it. A note has the
 //! number of its sender's calls and a digest of these calls. A rank sends notes three calls after the first call in
-//! which a peer received nothing from it. The kind of the calls in between does not matter. A root
-//! looks for notes about as often: once every four calls. A note has the form of a header, and is in the stream where the next
-//! header would be. If the digest in the note equals the receiver's own digest of the same number of calls, both ranks
-//! made the same calls. If the digests differ, or no note arrives in time, the receiver asks the sender over the
-//! control connection, which is expensive.
+//! which a peer received nothing from it. The kind of the calls in between does not matter. A root looks for notes
+//! about as often: once every four calls. A note has the form of a header, and is in the stream where the next header
+//! would be. If the digest in the note equals the receiver's own digest of the same number of calls, both ranks made
+//! the same calls. If the digests differ, or no note arrives in time, the receiver asks the sender over the control
+//! connection, which is expensive.
 //!
 //! The root of a reduce receives from all other ranks, so the other ranks need only the notes of the root.
 
