@@ -3,9 +3,9 @@
 //!
 //! The kernel allows this call if this process might trace the peer: if both run as the same user, and the security
 //! modules of the kernel (such as Yama) permit it. So each rank tries it out when its links are made. The owner of a
-//! segment publishes its process ID, and the address and the value of a *mark*: random bytes in its private memory. Each
-//! call also reads the mark, in the same system call. If the mark is not the published one, the process ID belongs to
-//! another process: the peer has ended, or has a PID namespace of its own.
+//! segment publishes its process ID, and the address and the value of a *mark*: random bytes in its private memory.
+//! Each call also reads the mark, in the same system call. If the mark is not the published one, the process ID belongs
+//! to another process: the peer has ended, or has a PID namespace of its own.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -53,9 +53,9 @@ pub(super) struct PeerMemory {
 }
 
 impl PeerMemory {
-    /// Returns the process of a peer. `own` and `theirs` are in the segments of this rank and the peer. Returns `None` if
-    /// one of the two ranks has not published its process, or if the kernel does not let this process read the peer's
-    /// memory.
+    /// Returns the process of a peer. `own` and `theirs` are in the segments of this rank and the peer. Returns `None`
+    /// if one of the two ranks has not published its process, or if the kernel does not let this process read the
+    /// peer's memory.
     pub(super) fn open(own: &Origin, theirs: &Origin) -> Option<PeerMemory> {
         own.process()?;
         let (process, origin) = (theirs.process()?, theirs);
