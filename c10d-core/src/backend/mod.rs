@@ -78,7 +78,7 @@ pub struct AlgorithmInfo {
 ///
 /// # Safety
 /// 1. After a job was completed or dropped, or after [`run`](Backend::run) returned, the backend does not use the
-///    memory of its spans.
+///    memory of the spans of that job or call.
 /// 2. The backend completes or drops every job, and returns from `run`, at most [`let_go`] after the deadline or after
 ///    `abort`, whichever is first. This also holds if no thread waits for the job. While the backend completes a job,
 ///    it holds no lock that `abort` needs.
@@ -89,7 +89,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Returns the ops and types that the backend offers. The result must not change, since core may keep a copy.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Returns the ops and types that the backend offers on the devices of one dispatch key, if they differ from
+    /// Returns the ops and types that the backend offers on the devices of one dispatch key: by default, those of
     /// [`capabilities`](Backend::capabilities).
     fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
         let _ = key;

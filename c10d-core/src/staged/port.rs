@@ -252,8 +252,8 @@ impl Watched<'_> {
         self.call("query", |device| unsafe { device.query(self.index, event) })
     }
 
-    /// Waits until the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
-    /// staged backend has failed or was aborted.
+    /// Waits until the event is reached. Returns an error if the event is not reached by the op's deadline, if the
+    /// runtime returns an error, or if the op was given up or the staged backend has ended.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
             self.shared.alive()?;
@@ -266,8 +266,9 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// Waits after a failure until the device has finished all work that the op gave it. Returns `false` if the device
-    /// has not finished in a limited time. In that case the device may never finish.
+    /// Waits after a failure until the device has finished all work that the op gave it. The limit is an eighth of
+    /// [`let_go`] after the op's deadline or the end of the staged backend, whichever is first, but at least that long
+    /// from now. Returns `false` if it is not known that the device has finished. Then it may never finish.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();

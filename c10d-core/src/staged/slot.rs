@@ -1,4 +1,4 @@
-//! An op in the pipeline, and the right to complete it.
+//! A staged op that has not ended, and the right to complete it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

@@ -67,8 +67,8 @@ struct Scratch {
     len: usize,
 }
 
-/// The smallest allocation. Sizes are also rounded up to powers of two, so that ops of growing size do not allocate
-/// each time.
+/// The smallest size of the scratch memory in bytes. Larger sizes are rounded up to powers of two, so that ops of
+/// growing size do not allocate each time.
 const LEAST: usize = 4 << 10;
 
 impl Scratch {

@@ -152,8 +152,9 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
     Ok((JoinListener::new(unix, listeners), hello))
 }
 
-/// Makes one listening socket per address. Addresses on which this rank cannot listen are skipped if it can listen on
-/// another one.
+/// Makes one listening socket per address, and skips addresses on which this rank cannot listen. If none is left,
+/// returns an error if the transport is tcp or the user chose the address or interface, and otherwise an empty list. It
+/// is also an error if the process runs out of descriptors.
 fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     let wish = addr::Wish::from_env();
     let explicit = wish.addr.is_some() || wish.interface.is_some();
@@ -224,8 +225,9 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
-/// Waits until all ranks have set their key in the store, or until the deadline, and returns `Ok` in both cases. Returns
-/// an error if the group has failed during the wait, or if a rank that has not set its key is gone.
+/// Waits until all ranks have set their key in the store, or until the deadline, and returns `Ok` in both cases.
+/// Returns an error if, during the wait, the group or the store fails, a rank reports that it cannot join, or a rank
+/// that has not set its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;

@@ -42,9 +42,11 @@ type Memory = [Vec<Option<Value>>; 3];
 struct Rank {
     plan: Plan,
     memory: Memory,
+    /// For each step, the number of bytes that it has moved, and whether it has ended.
     done: Vec<usize>,
     over: Vec<bool>,
     priority: Vec<usize>,
+    /// For each peer, whether the header to that peer was sent, and whether that peer's header was read.
     heads_sent: Vec<bool>,
     heads_read: Vec<bool>,
 }

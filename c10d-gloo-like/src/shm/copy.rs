@@ -12,15 +12,17 @@ use std::ptr;
 /// Below this many bytes stores are always ordinary, since the measured time of short non-temporal stores does not
 /// include their completion.
 const LARGE: usize = 16 << 10;
-/// After this many copies, the writer tries the other kind of stores once. A try costs at most the time of a few
-/// copies.
+/// Of this many copies of at least `LARGE` bytes, one tries the other kind of stores. A try costs at most the time of a
+/// few copies.
 const TRY_EVERY: u32 = 256;
 
 /// The kind of stores that the writer of a ring uses, and the measured costs.
 pub(super) struct Stores {
     /// The recent cost of ordinary and of non-temporal stores, in ticks per [`UNIT`]; 0 if unknown.
     cost: [u64; 2],
+    /// Whether non-temporal stores are cheaper. Then copies of at least `LARGE` bytes use them, except tries.
     streaming: bool,
+    /// The number of copies of at least `LARGE` bytes up to the next try, including that try.
     next_try: u32,
 }
 
@@ -64,7 +66,8 @@ impl Stores {
         let known = &mut self.cost[usize::from(streaming)];
         *known = match *known {
             0 => cost.max(1),
-            // An outlier (the thread lost its core) must have little weight. A try has more weight, since it is rare.
+            // An outlier (the system's scheduler interrupted the copy) must have little weight. A try has more weight,
+            // since it is rare.
             k if trying => (k + cost.min(4 * k)) / 2,
             k => (7 * k + cost.min(2 * k)) / 8,
         };
@@ -76,7 +79,7 @@ impl Stores {
 
 /// A rank's copies to the output bypass the cache under three conditions:
 /// - The tensors of all ranks of the collective together have at least this many bytes.
-/// - The rank shares memory with all others.
+/// - The rank shares memory with all other ranks of the collective.
 /// - The rank's plan never reads the bytes that it writes (see `Plan::only_copies`).
 ///
 /// The number is twice the size of the last-level cache of the machine on which this was measured. With fewer bytes,
@@ -100,7 +103,7 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, n: usize, past_cache: bo
     }
 }
 
-/// Reads a clock, which costs less than copying a piece.
+/// Reads the processor's clock, which takes less time than a copy. Returns 0 on processors other than x86-64.
 #[inline]
 fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -197,7 +200,7 @@ mod tests {
             stores.streaming
         };
         assert!(!copy(&mut stores, [1000, 3000], 10));
-        // The thread lost its core once.
+        // The system's scheduler interrupts one copy.
         stores.learn(false, false, 1_000_000);
         assert!(!stores.streaming);
         // The cores of the two ranks stop sharing a cache, and then share one again.

@@ -1,6 +1,7 @@
 //! Lending of bytes. A rank does not copy payload into the ring if the payload is in memory that the peer can read (a
-//! window). The rank writes only a record into the ring, with the position of the bytes in the window. The writer waits
-//! until the peer has read the bytes, so a caller that gets its buffer back may write to it.
+//! window, or private memory if the system allows it). The rank writes only a record into the ring, with the position
+//! of the bytes. The rank waits until the peer has read the bytes, so a caller that gets its buffer back may write to
+//! it.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

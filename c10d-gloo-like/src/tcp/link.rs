@@ -24,7 +24,7 @@ const ENOUGH: usize = 32;
 /// Up to this many bytes are first copied into one buffer, since one `send` of one buffer is faster than a `sendmsg` of
 /// several parts.
 const SMALL: usize = 256;
-/// The largest number of further bytes that a large read puts into the buffer.
+/// A read for more than this many bytes puts at most this many further bytes into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
 
 /// One end of a connection.

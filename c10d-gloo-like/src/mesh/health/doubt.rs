@@ -180,7 +180,7 @@ impl Health {
         }
     }
 
-    /// Whether rank `rank`, which must share memory with this rank, has completed the call.
+    /// Whether rank `rank` shares memory with this rank and has completed the call.
     fn has_completed(&self, rank: u32, doubt: &Doubt) -> bool {
         self.call_log_of(rank).is_some_and(|call_log| {
             call_log.ended() > doubt.number && read(call_log, doubt) == PeerCall::Call(doubt.fingerprint)

@@ -69,7 +69,7 @@ pub(crate) struct Health {
     /// not fail the group: a peer in this process handles a frame on the sender's thread, and the peer's answer could
     /// lock this again.
     doubts: Mutex<Doubts>,
-    /// Signalled when a peer reports its calls, and at the events that also wake the sleeping threads.
+    /// Signalled when a peer reports its calls, and at every event at which the `wakers` are called.
     answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
     state: Mutex<HealthState>,
@@ -120,8 +120,8 @@ impl Health {
         }
     }
 
-    /// Registers `wake`, which is called at every event that a sleeping thread may need to know: a failure, or a peer
-    /// that left.
+    /// Registers `wake`, which is called when the group fails, when a peer reports a failure, leaves or dies, and when
+    /// the connection to a peer ends. If one of the events of `alarm` has already occurred, `wake` is called at once.
     pub(crate) fn on_news(&self, wake: Waker) {
         let mut wakers = self.wakers.lock();
         wakers.push(wake);
@@ -138,7 +138,7 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & FAILED != 0
     }
 
-    /// Returns why the group failed, if it has. The peers have been sent the cause.
+    /// Returns why the group failed, if it has. Waits until the cause has been sent to the peers.
     pub(crate) fn cause(&self) -> Option<Error> {
         let cause = self.first_cause()?;
         self.wait_until_told();
