@@ -97,8 +97,8 @@ fn main() -> Result<()> {
     const MANY: u64 = 42_000;
     let mut risen = false;
     for (backend, world, baseline) in BASELINES {
-        // If the operating system does not run the peer for a while, rank 0 waits for its items, which takes
-        // instructions. The smallest count of several runs does not include these instructions.
+        // If the operating system does not run the peer for a while, rank 0 runs instructions to wait for the peer's
+        // items. The smallest count of several runs does not include these instructions.
         let least =
             |calls| (0..if world == 1 { 1 } else { 5 }).filter_map(|_| instructions(backend, world, calls)).min();
         match (least(FEW), least(MANY)) {

@@ -73,7 +73,7 @@ INLINE u16 to_f16(f32 value) {
         rest -= 112u << 23;
         return (u16)(sign | (rest + 0xfff + (rest >> 13 & 1)) >> 13);
     }
-    /* Adding 1/2 rounds to a multiple of 2^-24, and all subnormal results are such multiples. */
+    /* Floats from 1/2 to 1 are multiples of 2^-24, like all subnormal results. So adding 1/2 rounds to one of them. */
     return (u16)(sign | (bits_of(float_of(rest) + 0.5f) - 0x3f000000));
 }
 

@@ -83,7 +83,7 @@ pub(crate) struct Case {
     pub(crate) world: u32,
     pub(crate) root: u32,
     pub(crate) size: Size,
-    /// The number of elements per rank, if it is the same on all ranks.
+    /// The number of elements per rank. If `uneven` is set, the ranks' numbers are computed from it (see `len`).
     pub(crate) count: usize,
     pub(crate) form: Form,
     /// Whether ranks, or pairs of ranks, have different lengths.

@@ -11,7 +11,8 @@ use crate::nccl::{Call, Comm, NcclApi, NcclResult, Optional, RedOp, failure};
 use crate::task::DeviceSpan;
 use crate::types::{Reduction, moved, scalar};
 
-/// Issues the calls of one task. It is not `Send`, since NCCL's groups belong to a thread.
+/// Issues the NCCL calls of one task (the description of a job). It is not `Send`, since NCCL's groups belong to a
+/// thread.
 pub(crate) struct Issuer<'a> {
     nccl: &'a dyn NcclApi,
     cuda: &'a dyn CudaApi,

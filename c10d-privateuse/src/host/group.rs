@@ -142,7 +142,7 @@ impl Group {
         self.failed.get().cloned()
     }
 
-    /// Returns the time at which the host gives up all operations in flight.
+    /// Returns the time at which the host gives up all operations in flight: far in the future unless the group failed.
     pub(super) fn limit(&self) -> Instant {
         self.limit.lock().unwrap_or_else(|| deadline_after(Duration::MAX))
     }
@@ -168,7 +168,8 @@ impl Group {
         });
     }
 
-    /// Waits until no operation is in flight, then calls the plugin's `shutdown`.
+    /// Waits until no operation is in flight, then calls the plugin's `shutdown`, unless the group has failed. Returns
+    /// an error if this is not done in time, if the ranks made different calls, or if the plugin returns an error.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
             let mut in_use = self.in_use.lock();

@@ -34,7 +34,7 @@ const ACCEPTS_PER_TURN: usize = 16;
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// When the busy clients have used this much CPU time without a pause, they get only half of a core. If the server
+/// When the clients in `busy` have used this much CPU time without a pause, they get only half of a core. If the server
 /// never slept, the operating system's scheduler would give its core to other programs for milliseconds at a time, or
 /// would keep a client on this host from that core.
 const BURST: Duration = Duration::from_millis(100);

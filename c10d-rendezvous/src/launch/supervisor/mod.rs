@@ -73,6 +73,7 @@ pub(super) struct Supervisor {
     kill_at: Option<Instant>,
     /// Whether SIGKILL was sent at the end of the grace time, so that `overdue` is known.
     overdue_known: bool,
+    /// The ranks that did not end within the grace time.
     overdue: Vec<u32>,
 }
 
