@@ -10,7 +10,7 @@ use std::error::Error;
 use bytemuck::{Pod, Zeroable};
 use c10d::{Plain, SharedTables};
 
-/// 2^64 - 2^32 + 1. Its multiplicative group has 2^32 · (2^32 - 1) elements, which are the powers of 7.
+/// 2^64 - 2^32 + 1. The multiplicative group modulo this prime has 2^32 · (2^32 - 1) elements, the powers of 7.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
 const GENERATOR: Goldilocks = Goldilocks(7);
 /// The number of coefficients of each rank's polynomial, and of the values that are computed from them.

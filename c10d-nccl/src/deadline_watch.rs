@@ -16,7 +16,8 @@ use crate::jobs::{JobTable, Stage};
 /// How long to wait for a running call of CUDA, NCCL or the store before the communicators are aborted. A longer call
 /// is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
-/// How long an abort may take. If it takes longer, the communicators are leaked.
+/// How long to wait for an abort after the jobs that can end without it have ended. If it takes longer, the
+/// communicators are leaked.
 const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct DeadlineWatch {

@@ -139,7 +139,7 @@ typedef struct c10d_why {
 } c10d_why;
 
 /* The elements of one contiguous tensor. On the CPU, `data + offset` is their address (null if there are none). On
- * a device, `data` is the value that the device's `allocate` returned, and the elements begin `offset` bytes after
+ * a C10D_DEVICE_PRIVATE, `data` is the value that `allocate` returned, and the elements begin `offset` bytes after
  * the start of this allocation. On CUDA, `data + offset` is the address of the elements, and `data` is the address at
  * which the caller's buffer begins. In an array of spans, each span begins `struct_size` bytes after the previous span,
  * see c10d_span_at. */

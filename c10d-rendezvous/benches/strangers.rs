@@ -61,8 +61,8 @@ fn server(descriptors: Option<usize>) -> ServerProcess {
     ServerProcess::start_as(command)
 }
 
-/// The measurement of one set and one get: how long both took together, and the times of the server's threads and of
-/// the client's thread in this period.
+/// The measurement of one set and one get: how long both took together, and how long the server's threads and the
+/// client's thread ran and waited for a core in this period.
 #[derive(Clone, Copy, Default)]
 struct Round {
     took: Duration,
@@ -185,8 +185,8 @@ fn held_by(server: &ServerProcess) -> usize {
 }
 
 /// Attacks the store with requests that announce 8 MiB and lack the last byte, each over a new connection, until the
-/// measurement ends. The measurement begins when the server's process has nine tenths of `size.unfinished` bytes, or
-/// after a minute.
+/// measurement ends. The measurement begins when the server's process uses nine tenths of `size.unfinished` bytes of
+/// memory, or after a minute.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = request(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

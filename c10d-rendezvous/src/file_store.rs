@@ -16,8 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::log::{self, Change};
 
-/// The first and the longest pause between two attempts to find a key or to lock the file.
+/// The first pause between two attempts to find a key or to lock the file. Each later pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The key with the number of users. Only a file that its last user removes has this key.

@@ -117,7 +117,7 @@ fn variants(op: OpKind, space: &Space<'_>) -> Vec<Variant> {
     out
 }
 
-/// Returns the number of steps of `cover` after which every value of every dimension was used.
+/// Returns the number of variants of `cover`, from the first on, that use every value of every dimension.
 fn cover_len(op: OpKind, space: &Space<'_>) -> usize {
     let pairs = space.worlds.len() * Form::of(op).len();
     pairs.max(sizes(op).len() * 2)

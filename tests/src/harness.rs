@@ -11,7 +11,7 @@ use crate::suite::{Ranks, Suite};
 
 type World = OnceLock<Result<BTreeMap<String, Result<(), String>>, String>>;
 
-/// Locked while a group of threads uses this process's devices.
+/// Locked while a group whose ranks are threads uses this process's devices.
 static DEVICES: Mutex<()> = Mutex::new(());
 
 impl Suite {

@@ -47,7 +47,7 @@ pub struct Outcome {
     pub result: Result<(), String>,
 }
 
-/// The number of times that a world is started again after a case in which its group failed.
+/// How often, at most, a world is started again after a case in which its group failed.
 const RESTARTS: usize = 8;
 
 impl Suite {

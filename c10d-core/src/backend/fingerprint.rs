@@ -144,8 +144,8 @@ impl Fingerprint {
 
     /// Returns the first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
-    /// The sequence number is compared after op, types, root and count. So if the returned field is `seq`, those fields
-    /// are equal, and one rank is ahead of the other.
+    /// The sequence number is compared after op, types, reduce operation, count and root (of a list, only the number of
+    /// tensors). So if the returned field is `seq`, those are equal, and one rank is ahead of the other.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
         let dtype = |print: &Fingerprint| match print.dtype {

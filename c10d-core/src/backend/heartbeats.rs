@@ -131,8 +131,7 @@ impl Heartbeats {
     }
 
     /// Returns the error for the next rank, whose heartbeats stopped, and writes the cause for the other ranks. If the
-    /// program of the next rank ended while that rank was in the group, the store contains the exit notice of that
-    /// rank.
+    /// store has the exit notice of the next rank, the error says that the program of that rank ended.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {
@@ -192,7 +191,8 @@ impl Heartbeats {
 struct LastBeat {
     /// The number of the last heartbeat.
     beat: i64,
-    /// The time at which the number last changed.
+    /// The time from which the silence of the watched rank counts: the last time at which `beat` changed, the store did
+    /// not answer, or the watched rank had left.
     changed: Instant,
     /// The time at which the store last answered.
     answered: Instant,
@@ -310,7 +310,7 @@ mod tests {
         let mut seen = LastBeat::at(start);
         let soon = || Instant::now() + PERIOD;
         for second in 0..=22 {
-            // In the other seconds, rank 1 sends no heartbeat.
+            // Rank 1 sends heartbeats only in these seconds.
             if second <= 10 || second == 20 {
                 b.me.store.add(&beat(1), 1, soon()).unwrap();
             }

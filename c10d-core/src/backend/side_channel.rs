@@ -64,8 +64,9 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left, if the next
-    /// rank has left (over messages), or if the store does not answer any more (over heartbeats).
+    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left. It also
+    /// returns `None` if the next rank has left (over messages), or if this rank aborts or the store does not answer
+    /// any more (over heartbeats).
     pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),

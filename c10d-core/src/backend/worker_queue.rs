@@ -239,8 +239,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// Waits until an item was pushed, [`rouse`](WorkerQueue::rouse) was called, or the time `patience` has passed.
-    /// Moves all queued items to `into`, and returns whether the queue is closed.
+    /// Waits until an item was pushed, [`rouse`](WorkerQueue::rouse) was called, or `patience` (`None`: no limit) has
+    /// passed. Moves all queued items to `into`, and returns whether the queue is closed.
     pub fn take(&self, into: &mut Vec<T>, patience: Option<Duration>) -> bool {
         let mut queued = self.queued.lock();
         while !queued.roused && queued.items.is_empty() {

@@ -161,8 +161,8 @@ impl Span {
         base == other && a.start < b.end && b.start < a.end
     }
 
-    /// Returns whether this is host memory that can exist: it is not larger than the largest possible allocation, not
-    /// at null, and aligned.
+    /// Returns whether this is host memory that can exist: it is not larger than the largest possible allocation, and
+    /// it is empty, or aligned and not at null.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         let Some(at) = self.host_ptr() else { return false };

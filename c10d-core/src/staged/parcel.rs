@@ -46,7 +46,7 @@ pub(super) struct Parcel {
 enum Stage {
     /// Rounds are given to the CPU backend and collected from it.
     Moving,
-    /// The last copies to the device are running. The first event of `outs` is recorded after them.
+    /// The last copies to the device are running. The first event of `outs` was recorded again, after them.
     Back,
     /// The message has failed, but the device may still use the memory.
     Failed(Error),
@@ -154,8 +154,8 @@ impl Parcel {
         Ok(true)
     }
 
-    /// Does everything that can be done now without waiting. Returns the result if the message is done. If `waits` is
-    /// set, no round is given to the CPU backend yet.
+    /// Does everything that can be done now without waiting. Returns the result if the message is done. `waits` says
+    /// that an earlier message must come first, so no round is given to the CPU backend yet.
     pub(super) fn advance(
         &mut self,
         device: &Watched<'_>,

@@ -76,8 +76,8 @@ impl Tiered {
     /// Connects this rank to the others. `name` is the registered name of the composed backend: `inside+between`.
     ///
     /// # Errors
-    /// The errors of the two backends when they are made. `InvalidArgument` if a hint is not a positive number, or if
-    /// ranks have different hints.
+    /// The errors of the store, and of the two backends when they are made. `InvalidArgument` if a hint is not a
+    /// positive number, or if ranks have different hints.
     pub fn connect(name: &'static str, init: &GroupInit) -> Result<Tiered> {
         let (inside, between) = name
             .split_once('+')
@@ -232,7 +232,8 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits until steps are running, and checks them once. Returns whether the watch has ended.
+    /// Waits until steps are running. Then checks once whether the group has failed, or a queued job is late and so
+    /// fails the group. In both cases ends the steps. Returns whether the watch has ended.
     fn look(&self) -> bool {
         {
             let mut watch = self.watch.lock();

@@ -51,7 +51,7 @@ impl Hosts {
         self.0.iter().position(|h| *h == self.of(rank)).unwrap_or_default() as u32
     }
 
-    /// Returns the steps of a call in which this rank takes part. Returns `None` if the call is done in one tier, for
+    /// Returns those steps of a call in which this rank takes part. Returns `None` if the call is done in one tier, for
     /// example because it has fewer than `least` bytes.
     pub(super) fn plan(&self, request: &Request, rank: u32, least: usize) -> Option<Plan> {
         let [span] = request.outputs() else { return None };
@@ -80,10 +80,10 @@ impl Hosts {
     }
 }
 
-/// Returns whether large calls of this kind are done in two tiers. A reduction inside each host and then between the
-/// hosts must give the same result as one reduction that combines the values in another order. So 16-bit floats are
-/// excluded, since their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the
-/// division or the factor must be applied only once.
+/// Returns whether large calls of this kind are done in two tiers. The result of a reduction in two tiers may differ
+/// from that in one tier only because the values are combined in another order. So 16-bit floats are excluded, since
+/// their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the division or the
+/// factor must be applied only once.
 pub(super) fn is_tiered(op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
     let is_short = matches!(dtype, DType::F16 | DType::BF16);
     match op {

@@ -136,7 +136,7 @@ impl Exchange<'_> {
 pub(crate) enum Progress {
     /// The exchange is complete.
     Done,
-    /// All peers with a lower rank than this have been sent their items. Nothing was received.
+    /// All peers with a lower rank than this have been sent their items. This rank has used none of its peers' items.
     Written(u32),
 }
 
@@ -170,8 +170,8 @@ impl Executor {
         unsafe { self.take(exchange, &words) }
     }
 
-    /// Sends the items of an exchange before its turn, as far as there is room for them. Returns a rank: all peers with
-    /// a lower rank have been sent their items.
+    /// Sends the items of a call before the call's turn, as far as there is room for them. Returns a rank: all peers
+    /// with a lower rank have been sent their items.
     ///
     /// # Safety
     /// All bytes that the exchange sends are readable.
@@ -266,7 +266,7 @@ impl Executor {
         }
         for peer in peers {
             if let Some(Some(link)) = self.links.get_mut(peer as usize) {
-                // `consume` fails only for bytes in a window. The bytes of small items are never in a window.
+                // `consume` fails only for bytes that the peer lends. `await_item` returns no lent bytes.
                 let _ = link.consume(HEADER + expected(peer));
                 link.end_read();
             }

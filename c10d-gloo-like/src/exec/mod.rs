@@ -75,8 +75,8 @@ impl Executor {
         result
     }
 
-    /// Records a call in which this rank received nothing from some ranks. Checks the calls of such ranks once every
-    /// [`LOOK_EVERY`] calls.
+    /// Counts a call, and records it if this rank received nothing from some ranks (`unheard`) in it. Once every
+    /// [`LOOK_EVERY`] calls, compares the recorded calls with those of these ranks.
     #[inline]
     fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
         let hub = hub(call.op, call.root);
@@ -126,7 +126,7 @@ impl Executor {
         let past_cache = bytes >= PAST_CACHE && plan.only_copies() && self.all_share_memory();
         spaces.set_past_cache(past_cache);
         // The peer copies lent bytes while this rank does other work. Without other work, both ranks together are
-        // faster if they copy the bytes through the ring. So they are if copies bypass the cache.
+        // faster if they copy the bytes through the ring. The same is true if copies bypass the cache.
         spaces.set_lends_private(op.reduction.is_none() && plan.has_other_work() && !past_cache);
         self.traffic.fill(Traffic::default());
         self.sweep = 0;

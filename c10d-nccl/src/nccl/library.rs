@@ -17,7 +17,7 @@ use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version}
 /// The oldest version that is accepted. The backend needs non-blocking calls (2.14) and `ncclCommSplit` (2.18).
 const OLDEST: Version = Version::new(2, 18, 0);
 
-/// The file name of each libnccl begins with this text. The file names of its plugins do not.
+/// The file name of each libnccl begins with this text. The file names of NCCL's plugins do not.
 const SONAME: &str = "libnccl.so";
 
 macro_rules! functions {
@@ -34,7 +34,7 @@ macro_rules! functions {
         }
 
         impl Functions {
-            /// Finds all functions, or returns the names of the missing ones.
+            /// Finds the functions, or returns the names of the required ones that are missing.
             ///
             /// # Safety
             /// The handle is a libnccl, so that its functions have the declared types.
@@ -111,7 +111,8 @@ impl Library {
     /// Returns the libnccl of this process. `argument` is a file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported`, with everything that was tried, if there is no usable library.
+    /// `Unsupported` if there is no usable library (the error has everything that was tried), or if the process uses
+    /// another libnccl than `argument` already.
     pub(crate) fn get(argument: Option<&str>) -> Result<Arc<Library>> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = &*loaded {

@@ -99,7 +99,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Whether any file was refused.
+    /// Whether any file or directory was refused.
     pub fn has_refusals(&self) -> bool {
         self.decisions.iter().any(|d| d.verdict == Verdict::Refused)
     }

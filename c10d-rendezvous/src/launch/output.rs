@@ -20,7 +20,7 @@ const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const CAPTURE: usize = 16 << 20;
 /// At least this many of the last bytes of standard error are kept, for the report of a failure.
 const TAIL: usize = 4 << 10;
-/// The report has at most this many of the last lines.
+/// The report has at most this many of the last lines of standard error.
 const TAIL_LINES: usize = 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

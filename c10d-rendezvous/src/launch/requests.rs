@@ -66,7 +66,7 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Tells the supervisor that a rank failed on another host. Unless the job keeps going, it then ends the ranks.
+    /// Tells the supervisor of a failure on another host. Unless the job keeps going, the supervisor ends the ranks.
     pub(super) fn failed_elsewhere(&self, what: String) {
         self.elsewhere.lock().get_or_insert(what);
         raise(&self.wake);

@@ -46,7 +46,7 @@ pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
 }
 
 /// Returns the offers of this rank for every device that is registered. `seat` says which devices belong to the rank.
-/// Returns an error if the backend map asks for a choice that is not possible.
+/// Returns an error if the backend map names an unknown backend or device, or asks for a choice that is not possible.
 pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Result<Vec<Offer>> {
     for name in map.names() {
         registry.backend(name)?;

@@ -123,8 +123,8 @@ impl CallCheck {
         });
     }
 
-    /// Records a call. Returns whether the sending thread must be told to watch open calls. Also returns the error with
-    /// which the group fails, if that error is already known.
+    /// Records a call. Returns whether the sending thread must be told to watch the calls that are not done. Also
+    /// returns the error with which the group fails, if that error is already known.
     fn note(&self, op: OpKind, root: u32, fingerprint: Fingerprint) -> (bool, Option<Error>) {
         let mut calls = self.calls.lock();
         let number = calls.begun;
@@ -276,8 +276,8 @@ impl CallCheck {
         }
     }
 
-    /// Waits until the sending thread has delivered all letters. After a rank has left, it cannot write to the group's
-    /// store any more.
+    /// Waits, at most [`SOON`], until the sending thread has delivered all letters: after this rank has left, it cannot
+    /// write to the group's store any more.
     fn await_delivery(&self) {
         let until = Instant::now() + SOON;
         let mut calls = self.calls.lock();

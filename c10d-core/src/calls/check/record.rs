@@ -15,11 +15,11 @@ pub(super) struct Calls {
     pub(super) doubts: Doubts,
     /// The calls that are not done, in the order in which they were made.
     pub(super) open: VecDeque<OpenCall>,
-    /// Whether the sending thread watches the open calls.
+    /// Whether the sending thread watches the calls in `open`.
     pub(super) watched: bool,
     /// The number of collectives since the peers were last asked, counted while calls are in doubt.
     pub(super) unasked: u32,
-    /// The rank of a peer, and its report about a call that this rank has not made.
+    /// The rank of a peer, and its report about a call that this rank had not made when the report arrived.
     pub(super) dispute: Option<(u32, Disagreement)>,
     /// The disagreement with which the group has failed.
     pub(super) disagreement: Option<Error>,

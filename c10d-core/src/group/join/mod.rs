@@ -120,8 +120,8 @@ struct Join<'a> {
     every: Duration,
     /// The number of heartbeats so far, and the time of the last heartbeat.
     heartbeats: Cell<(u32, Instant)>,
-    /// A quarter of the time limit. A rank that the leader has not put into a session by then reads all hellos. At the
-    /// deadline it reads them again: a rank whose hello has not changed counts as absent.
+    /// The end of a quarter of the time limit. A rank that the leader has not put into a session by then reads all
+    /// hellos. At the deadline it reads them again: a rank whose hello has not changed counts as absent.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -216,7 +216,8 @@ impl Join<'_> {
     }
 
     /// Returns the longest interval between two reads of other ranks' keys in this join: at most the interval of
-    /// heartbeats. With a parent it is shorter, since with each read this rank also asks the parent for lost ranks.
+    /// heartbeats. With a parent it is shorter: before each read this rank asks the parent for lost ranks, and should
+    /// learn of them soon.
     fn longest(&self) -> Duration {
         let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
         longest.min(self.every)
@@ -285,7 +286,7 @@ impl Join<'_> {
         }
     }
 
-    /// Checks that no other process has overwritten this rank's hello.
+    /// Returns an error if another process has overwritten or deleted this rank's hello.
     fn is_mine(&self) -> Result {
         match self.peek(&self.hello_key(self.rank)) {
             Ok(Some(mine)) if nonce_of(&mine) == self.hello.nonce => Ok(()),
@@ -320,7 +321,7 @@ impl Join<'_> {
         .guilty(lost)
     }
 
-    /// Returns the ranks, except this rank, whose key does not exist.
+    /// Returns the ranks, except this rank, whose key does not exist, or all others if the store does not answer.
     fn absent(&self, key: impl Fn(u32) -> String) -> Vec<u32> {
         let until = Instant::now() + NAMING;
         let here = |r: &u32| matches!(self.store.check(&[&key(*r)], until), Ok(true));

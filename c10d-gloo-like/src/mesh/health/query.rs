@@ -110,9 +110,9 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
-    /// Returns the error for this rank if it could not leave in time. The error names the ranks for which this rank
-    /// waits. If a `collective` is in flight, these are the ranks that are missing according to the answers of the
-    /// peers; otherwise they are `waiting_for`. The group does not fail.
+    /// Returns the error for this rank, which could not leave in time. If the group has failed, this is the cause.
+    /// Otherwise the error names the ranks for which this rank waits: if a `collective` is in flight, the ranks that
+    /// are missing according to the answers of the peers, else `waiting_for`. The group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -200,7 +200,7 @@ impl Health {
         self.news.notify_all();
     }
 
-    /// Compares a peer's call `place` with this rank's call `place`. If the calls differ, the group fails.
+    /// Compares a peer's call at `place` with this rank's call at `place`. If the calls differ, the group fails.
     pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)

@@ -73,8 +73,8 @@ impl Health {
         }
     }
 
-    /// Answers the ranks that asked about peer `of`. `answered` is the query that the peer has answered; `None` means
-    /// that the connection to the peer has ended.
+    /// Answers ranks that asked about peer `of`. `answered` is the query that the peer has answered, and only the ranks
+    /// for which it was sent get an answer. `None` means that the connection to the peer has ended, and all get one.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let askers: Vec<u32> = {
             let mut state = self.state.lock();

@@ -16,8 +16,8 @@ use crate::streams::Streams;
 
 /// The maximum number of bytes of one copy or dispatch. A larger copy or dispatch is divided.
 pub(crate) const PIECE: u64 = 16 << 20;
-/// The sizes of allocations are multiples of this number. So the buffer contains the whole words and bindings around
-/// each element.
+/// The sizes of allocations are multiples of this number. Copies and kernels use ranges of whole words, and so these
+/// ranges do not end after the buffer.
 const GRAIN: u64 = 256;
 
 pub(crate) struct Gpu {

@@ -12,8 +12,9 @@ use super::id::is_id;
 use super::link::{Link, line, plain, take_in};
 use crate::tcp_store::resolve;
 
-/// The largest number of connections that have not identified themselves, and how long each may take for that.
+/// The largest number of connections that have not identified themselves.
 const GUESTS: usize = 256;
+/// How long a connection may take to identify itself.
 const HELLO: Duration = Duration::from_secs(5);
 const NAME: &str = "c10d-launch";
 
@@ -34,8 +35,8 @@ impl LaunchListener {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
-        // All launchers, and strangers, may connect at the same time. The operating system lowers this queue length to
-        // its own maximum.
+        // The queue is long, since all launchers, and strangers, may connect at the same time. The operating system
+        // lowers its length to a maximum.
         socket.listen(1 << 16)?;
         Ok(LaunchListener { listener: socket.into(), token })
     }
