@@ -72,7 +72,7 @@ impl FileStore {
     ///
     /// # Errors
     ///
-    /// `Store` if the file cannot be opened or is not a store.
+    /// `Store` if the file cannot be opened. If it is not a store, the first request returns this error.
     pub fn open(path: impl Into<PathBuf>) -> Result<FileStore> {
         FileStore::of(path.into())
     }
