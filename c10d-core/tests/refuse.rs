@@ -174,7 +174,8 @@ fn invalid_sizes_and_splits_are_rejected() {
     all.refuses(pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(1), v(1), v(1)]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1)], vec![vec![v(1), v(2), v(1)]]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1); 2], vec![vec![v(1); 3], vec![v(1); 2]]), "list 1 has 2");
-    // The lengths of the other ranks' buffers do not matter.
+    // Only this rank's own entry of the output list must have a given length: that of the tensor that the rank sends to
+    // itself. The entries for other ranks may have any length.
     pg.all_gather(v(2), vec![v(9), v(2), v(0)]).unwrap();
     pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(0), v(2), v(7)]).unwrap();
     assert!(all.reached());

@@ -4,8 +4,9 @@
 use std::ops::Range;
 use std::slice;
 
-/// One of the op's three address spaces. `Input` and `Output` are the op's tensors, one after the other (in rank order
-/// if the op has one block per rank). `Scratch` is memory of the backend.
+/// One of the op's three address spaces. `Input` is the concatenation of the op's input tensors, and `Output` that of
+/// its output tensors. If the op has one block per rank, the blocks are in rank order. `Scratch` is memory of the
+/// backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Space {
     Input,
@@ -84,7 +85,8 @@ impl Action {
 ///
 /// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction do
 /// run in plan order. All other steps may overlap as far as their dependencies allow. If two steps touch the same bytes
-/// without a dependency, the peers' messages force the order of these steps. The simulator in `schedule` checks this.
+/// without a dependency, the peers' messages force the order of these steps. For example, a rank sends a block, and
+/// later receives the block's result into the same place. The simulator in `schedule` checks this.
 ///
 /// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +96,8 @@ pub(crate) enum After {
     /// This step may process a byte as soon as that step has written it. The source of this step lies in the target of
     /// that step.
     Follow(StepId),
-    /// This step overwrites the bytes that earlier sends read. So it writes the byte at an offset of its target only
-    /// when every send up to and including that step has sent the byte at the same offset of its source.
+    /// This step overwrites the bytes that earlier sends read. So it writes byte `n` of its target only when every send
+    /// up to and including that step has sent byte `n` of that send's source. (`n` counts from the start of a region.)
     Trail(StepId),
     /// This step starts when all steps up to and including that step are done. It does not wait for sends.
     All(StepId),

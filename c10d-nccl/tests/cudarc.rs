@@ -124,8 +124,8 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// The call may give the slice's own stream. The op also runs after the work of other streams for which this stream
-/// waits.
+/// The caller may give the slice's own stream to `on_stream`. The op still runs after the work of other streams on the
+/// slice: because of cudarc's events, or because the caller names the other stream by `after`.
 #[test]
 fn the_slices_own_stream_may_be_given() {
     with_fake("the_slices_own_stream_may_be_given", "", || {
@@ -171,7 +171,8 @@ fn a_slice_comes_back_when_the_device_has_let_go() {
             let seen = unsafe { (at as *const [f32; 2]).read_volatile() };
             Ok(seen)
         });
-        // The fake's aborted launch has set all bits, which gives NaN. It writes nothing after the call has returned.
+        // When the fake's launch is aborted, it sets all bits of its output, which gives NaN. The NaNs were there when
+        // the call returned, so the call has waited for the abort.
         assert!(seen.unwrap().iter().flatten().all(|v| v.is_nan()));
     });
 }

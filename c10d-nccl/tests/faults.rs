@@ -1,4 +1,5 @@
-//! Faults of NCCL and CUDA. Every call ends in time with the reason, and the group stays failed.
+//! Faults of NCCL and CUDA. Each test gives the simulated NCCL and CUDA a script (`fake/src/fault.rs`) that says which
+//! faults happen. Every call ends in time with the reason, and the group stays failed.
 
 use crate::common;
 
@@ -34,13 +35,14 @@ fn error(result: &Result) -> &Error {
     result.as_ref().expect_err("must fail")
 }
 
-/// Checks that the second op, which the script lets hang, ends at its deadline with an error that has these words, and
+/// Checks that the second op, which the script makes hang, ends at its deadline with an error that has these words, and
 /// that the group stays failed with this first cause.
 fn ends_in_time(test: &str, script: &str, words: &'static str) {
     ends_within(SHORT, test, script, words);
 }
 
-/// Like [`ends_in_time`], with this timeout for the second op.
+/// The same as [`ends_in_time`], but with this timeout. With `LONG`, the script's fault ends the second op before its
+/// deadline.
 fn ends_within(timeout: Duration, test: &str, script: &str, words: &'static str) {
     with_fake(test, script, move || {
         let results = within(CAP, || {
@@ -118,8 +120,8 @@ fn calls_end_although_an_abort_hangs() {
                 let x = on(pg.rank(), &[1f32; 1000]);
                 let ended = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(SHORT)).wait();
                 let e = ended.expect_err("the script hangs it");
-                // The backend has retained the buffer's memory, so the memory is not reused, and the buffer may be
-                // returned.
+                // The hung op may still write to the buffer's memory. The backend has retained this memory, so it is
+                // not reused, and the buffer may be returned.
                 assert!(e.buffer.is_some());
                 Err(e.error)
             })

@@ -9,7 +9,8 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::{Error, Result};
 
-/// If a call has at most this many tensors, each pair is compared. More tensors are sorted first.
+/// If a call has at most this many tensors, each pair is compared first. If the call has more tensors, or a pair shares
+/// memory, the outputs are sorted.
 const FEW: usize = 4;
 
 /// Returns an error if tensors overlap in a way that the op does not allow. Safe buffers cannot overlap, but raw spans

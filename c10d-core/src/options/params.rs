@@ -88,7 +88,7 @@ impl Params {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }
 
-    /// Returns the value of entries of a sparse tensor that a rank does not have.
+    /// Returns how a sparse all-reduce treats an entry that is missing on a rank: as zero, or by ignoring the rank.
     pub fn absent(&self) -> Absent {
         self.rare.as_ref().map_or(Absent::default(), |r| r.absent)
     }

@@ -14,8 +14,8 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// Makes this device the current one of the calling thread, as NCCL requires.
     fn enter(&self, index: u16) -> Result;
 
-    /// The same as `enter`, for threads of this crate. Their calls then do not disturb graphs that other threads
-    /// capture.
+    /// The same as `enter`, for threads of this crate. The driver's implementation also sets the thread's capture mode,
+    /// so that the thread's calls do not disturb graphs that other threads capture.
     fn enter_own(&self, index: u16) -> Result {
         self.enter(index)
     }

@@ -73,8 +73,8 @@ fn a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| {
                 let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
                 let stream = common::cuda().create_stream(pg.rank() as u16)?;
-                // During rank 1's capture, the threads of the test may not even allocate memory. So both ranks have
-                // made their tensors before.
+                // Rank 1 captures in CUDA's global mode: during the capture, the other threads of the test may not
+                // allocate device memory. So both ranks have made their tensors before.
                 ready.wait();
                 let e = if pg.rank() == 1 {
                     // SAFETY: the stream belongs to this device and is not destroyed.

@@ -15,7 +15,8 @@
  * the group is written to the shared memory, once for all ranks.
  *
  * The plugin has no threads: the work is done on c10d's thread that calls submit. Every wait checks the deadline,
- * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. */
+ * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. Only the barrier in
+ * `meet` cannot check yet whether they are alive. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +39,9 @@
 #ifndef NAME
 #define NAME "c-collectives"
 #endif
-#ifndef DEVICE_TYPE /* With C10D_DEVICE_CUDA, the plugin has collectives for CUDA memory. */
+/* With C10D_DEVICE_CUDA, the plugin registers its simulated device under the type CUDA, so that tests can run
+ * collectives on buffers of that type. It cannot use a real GPU's memory. */
+#ifndef DEVICE_TYPE
 #define DEVICE_TYPE C10D_DEVICE_PRIVATE
 #endif
 C10D_PLUGIN_NOTE(NAME);
@@ -63,7 +66,7 @@ struct failure {
     uint32_t speaker;
     uint64_t guilty;      /* A bit for each guilty rank. */
     uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of `speaker` and `guilty`. */
-    uint64_t values[2];   /* C10D_MISMATCH with equal fingerprints: their values of the field that differs. */
+    uint64_t values[2];   /* C10D_MISMATCH: the values of `field` at `speaker` and at `guilty`. */
     char field[8], text[160];
 };
 
@@ -544,7 +547,8 @@ static void end(struct group *g, struct op *op, int failed, c10d_done done, uint
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
     if (failed && why.status == C10D_MISMATCH) {
-        /* This rank is the speaker, or the guilty rank, or neither. The result has this rank's view of the mismatch. */
+        /* The result has this rank's view. The guilty rank blames the speaker, and the speaker blames the guilty rank.
+         * Any other rank blames the one whose call differs from its own, or both if it cannot decide by the calls. */
         const uint8_t *call = op->request->fingerprint;
         int same = !memcmp(why.calls[0], why.calls[1], 24);
         int as_speaker = !same && !memcmp(call, why.calls[0], 24), as_guilty = !same && !memcmp(call, why.calls[1], 24);

@@ -29,8 +29,9 @@ const FIRST_CLIENT: usize = 2;
 
 /// The number of connections that are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
-/// A turn of a client ends after `WORK_PER_TURN` units of work, or after `BYTES_PER_TURN` bytes were read. A request
-/// counts as one unit, and so do each further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
+/// A turn of a client ends after `WORK_PER_TURN` units of work, after `BYTES_PER_TURN` bytes were read, or after
+/// `SENT_PER_TURN` bytes (see `connection.rs`) were sent without a break. A request counts as one unit, and so do each
+/// further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
@@ -70,9 +71,9 @@ pub(super) struct EventLoop {
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
     /// have had a turn. So a client with few requests does not wait for clients with many requests.
     busy: VecDeque<usize>,
-    /// The time at which the busy clients have waited as long as their turns took. Each turn moves this time, or the
-    /// present if that is later, forward by twice the CPU time of the turn. If this time is more than `BURST` in the
-    /// future, busy clients get no turn.
+    /// The time at which the busy clients will have waited as long as their turns took. Each turn moves this time, or
+    /// the present if that is later, forward by twice the CPU time of the turn: once for the turn, once for the wait.
+    /// If this time is more than `BURST` in the future, busy clients get no turn.
     even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,

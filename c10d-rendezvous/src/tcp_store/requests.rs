@@ -7,7 +7,7 @@ use super::Limits;
 use super::protocol::{Command, Write};
 
 impl Limits {
-    /// Makes a request that begins with a key.
+    /// Makes a request that begins with this command and a key.
     pub(super) fn request(&self, command: Command, key: &str) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(command);
@@ -15,7 +15,7 @@ impl Limits {
         Ok(request)
     }
 
-    /// Makes a request that is a list of keys.
+    /// Makes a request that consists of this command and a list of keys.
     pub(super) fn list_request(&self, command: Command, keys: &[&str]) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(command);
@@ -72,7 +72,8 @@ impl Limits {
 
     fn check_size(&self, request: &[u8]) -> Result {
         // Half of the limit is left for the 32 bytes of overhead that the server counts for each byte string. With the
-        // default limits, half is 32 MiB, and the overhead is at most 8 MiB (128 Ki pairs).
+        // default limits, half is 32 MiB, and the overhead is at most 8 MiB: 32 bytes for each of the two strings of
+        // 128 Ki pairs.
         let limit = self.request / 2;
         if request.len() > limit {
             return Err(refused(format!("a call of {} bytes is above the limit of {limit}; split it", request.len())));
