@@ -13,9 +13,9 @@
  *                 a block and sends the result to all others.
  *
  * A caller of c10d may stop waiting for a call, and MPI may use the call's buffers after that. So the backend `mpi`
- * needs internal buffers, too. The measurement is the same as in `c10d perf`: five batches of ops, each after a
- * barrier. The time of a batch is the time of its slowest rank. The program prints the median of the batches. It checks
- * the sums that every way computes.
+ * uses internal buffers, as the last two ways do. The measurement is the same as in `c10d perf`: five batches of ops,
+ * each after a barrier. The time of a batch is the time of its slowest rank. The program prints the median of the
+ * batches. It checks the sums that every way computes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

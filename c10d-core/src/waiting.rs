@@ -130,7 +130,7 @@ fn bounded(line: String) -> String {
     line
 }
 
-/// Reports at intervals which ranks are missing, for a thread that polls until all ranks are present.
+/// Reports at intervals what a polling thread waits for: missing ranks, or a store that does not answer.
 pub struct Reminder {
     every: Option<Duration>,
     began: Instant,

@@ -135,8 +135,8 @@ impl Link {
         }
     }
 
-    /// Like [`Link::peek`], for a caller that does not need more bytes. Errors are not reported here: the next `peek`
-    /// shows the bytes that were not consumed, and reports the errors.
+    /// Like [`Link::peek`], for a caller that can continue without any bytes. Errors are not reported here: the next
+    /// `peek` shows the bytes that were not consumed, and reports the errors.
     pub(crate) fn glance(&mut self) -> (*const u8, usize) {
         match self {
             Link::Shm(l) => l.peek().unwrap_or((std::ptr::null(), 0)),
@@ -147,9 +147,9 @@ impl Link {
         }
     }
 
-    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. Returns `false` if the group has
-    /// already failed on the peer. In this case, the bytes may have changed, and this rank gets the cause of the
-    /// failure soon.
+    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. Returns `false` if the peer has lent
+    /// these bytes (see `shm::lent`) and the group has failed on the peer. Then the bytes may have changed, and this
+    /// rank gets the cause of the failure soon.
     #[inline]
     #[must_use]
     pub(crate) fn consume(&mut self, n: usize) -> bool {

@@ -123,7 +123,8 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Returns the error for the first overdue job, with its peer, or `None` if no job is overdue.
+    /// Returns the error for the first overdue job, with its peer, or `None` if no job is overdue. A job is overdue if
+    /// a quarter of [`let_go`] has passed since its deadline.
     fn overdue(entries: &Entries, now: Instant) -> Option<Error> {
         let late = |entry: &&Entry| {
             let request = entry.job.request();
@@ -140,8 +141,8 @@ impl Ledger {
 
 /// The keeper's interval between two checks while there are jobs.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the working threads may take to complete their jobs after the group has failed. Then the keeper completes
-/// them.
+/// How long the threads that work on jobs may take to complete them after the group has failed. Then the keeper
+/// completes the jobs.
 const GRACE: Duration = Duration::from_millis(25);
 
 fn keep(ledger: &Weak<Ledger>, health: &Health) {
@@ -161,8 +162,8 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // This fails the group if a peer's program has ended. The keeper makes this check, too, since all working
-        // threads may be blocked in MPI.
+        // This fails the group if a peer's program has ended. The keeper makes this check, too, since all threads that
+        // work on jobs may be blocked in MPI.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);

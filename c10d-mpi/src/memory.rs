@@ -136,23 +136,23 @@ impl Space {
 
 /// Returns the memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
-    // before it completes the job. The space is only read.
+    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
+    // gate before it completes the job. The space is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
 /// Returns the memory into which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
-    // before it completes the job. No other code uses the job's outputs.
+    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
+    // gate before it completes the job. No other code uses the job's outputs.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
 /// Returns the input and output tensors of a collective, each as one space, rank by rank.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
-    // SAFETY: the spans are valid until the job is completed. A thread that is not the working thread closes the gate
-    // before it completes the job. No other code uses the job's outputs. The input space is only read.
+    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
+    // gate before it completes the job. No other code uses the job's outputs. The input space is only read.
     unsafe {
         let input = match task.op {
             OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),

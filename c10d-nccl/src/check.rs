@@ -170,7 +170,7 @@ fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, call
         // side channel reports a dead rank.
         let Ok(mut theirs) = side.receive_fingerprint(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {
-            // NCCL has no tags, so the tag is not compared.
+            // NCCL has no tags, so the tag (in the fingerprint's field `root`) is not compared.
             theirs.root = fingerprint.root;
         }
         if let Some((field, mine, theirs)) = fingerprint.disagreement(&theirs) {

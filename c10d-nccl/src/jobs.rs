@@ -40,7 +40,7 @@ struct Jobs {
     slots: BTreeMap<u64, Slot>,
     next: u64,
     failed: Option<Error>,
-    /// When the deadline watch will wake without a notification.
+    /// When the deadline watch (the thread in [`JobTable::wait_failure`]) will wake without a notification.
     wakes: Option<Instant>,
     /// Whether the backend was dropped or shut down, or this rank has left the group.
     closed: bool,
@@ -246,8 +246,8 @@ impl JobTable {
         Ok(())
     }
 
-    /// Waits until something has failed or a job's deadline has passed. Returns `None` if the engine's thread has
-    /// ended, or the backend is closed and all jobs are finished.
+    /// Waits for a failure and returns it. A job that is not finished at its deadline is a failure. Returns `None` if
+    /// the engine's thread has ended, or the backend is closed and all jobs are finished.
     pub(crate) fn wait_failure(&self) -> Option<Error> {
         let mut jobs = self.jobs.lock();
         loop {

@@ -129,7 +129,7 @@ def _devices():
     """Returns the types of the devices whose tensors the group gives to this backend.
 
     PyTorch does not pass these types to `_create`. So this function reads them from a local variable of the function of
-    PyTorch that calls `_create`.
+    PyTorch that calls `_create`. If there is no such variable, it returns ``{"cpu"}``.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -182,7 +182,7 @@ def _create(opts, options):
         store = root
         for kept in reversed(prefixes[outer:]):
             store = dist.PrefixStore(kept, store)
-    # Ranks in Rust call their group "default", too.
+    # In Rust, a group has the name "default" unless the program names it. Ranks in Rust may be in the default group.
     name = opts.group_id if ranks else "default"
     return native.open(store, opts.group_rank, opts.group_size, name, prefix, options)
 

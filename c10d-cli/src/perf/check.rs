@@ -4,7 +4,7 @@
 //! the rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or
 //! position. The numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every
 //! element type. Averages and scaled sums are compared with a tolerance. At each place of a sum, at most [`TERMS`]
-//! ranks have a number other than 0. For an average, the limit is [`AVERAGED`] ranks. So the numbers stay small for any
+//! ranks have a number other than 0. For an average, the limit is [`AVERAGED`] ranks. So the results stay small for any
 //! number of ranks.
 
 use c10d::{DType, ReduceOp};

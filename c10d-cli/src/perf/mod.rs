@@ -176,7 +176,7 @@ fn processes(args: &Args, report: &mut PerfReport<'_>) -> Outcome {
 }
 
 fn threads(args: &Args, report: &mut PerfReport<'_>) -> Result<(), Box<dyn Error>> {
-    // The error of a row that could not be printed, if there is one.
+    // The second value is the error of a row that could not be printed, if there is one.
     let report = Mutex::new((report, None));
     let ran = rank::builder(args).run_ranks(args.ranks(), |pg| {
         if args.pin {

@@ -8,9 +8,9 @@ use super::{Frame, Request};
 use crate::buffer::Outcome;
 use crate::{Error, ErrorKind, Result};
 
-/// One operation that a backend must complete. It is one word wide. Completing a job consumes it. If a job is dropped
-/// without being completed, the operation ends with [`ErrorKind::Abandoned`], so a backend that drops a job by mistake
-/// cannot make its caller wait forever.
+/// One operation that a backend must complete. A job is one word wide. Completing a job consumes it. If a job is
+/// dropped without being completed, the operation ends with [`ErrorKind::Abandoned`], so a backend that drops a job by
+/// mistake cannot make its caller wait forever.
 ///
 /// After completion the memory of the spans belongs to the caller again, and the backend must not use it.
 #[must_use = "a job that is dropped fails as `Abandoned`"]

@@ -78,8 +78,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 
     /// Returns the device of a rank that was not bound to a device, for a vendor backend that works on one device only.
-    /// `None` means any device. `rank` is the rank in the group that the builder made, and `hints` are the group's
-    /// settings.
+    /// `None` if the rank may use any device. `rank` is the rank in the group that the builder made, and `hints` are
+    /// the group's settings.
     fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
         let _ = (hints, rank);
         Ok(None)

@@ -24,7 +24,7 @@ struct Exported<B, M> {
 /// The `data` of a PrivateUse1 buffer is its vendor's handle.
 ///
 /// # Errors
-/// `InvalidArgument` if the shape has another number of elements than the buffer.
+/// `InvalidArgument` if the shape has another number of elements than the buffer. The errors of [`Buf::ready`].
 pub fn export<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensorVersioned>> {
     versioned(buffer, shape, Flags(0))
 }

@@ -46,11 +46,12 @@ impl Drop for Owner {
 }
 
 impl Imported {
-    /// Takes over a tensor from a capsule called `dltensor_versioned`. If there is an error, the tensor is returned to
-    /// its library as well.
+    /// Takes over a tensor from a capsule called `dltensor_versioned`. If there is an error, this function returns the
+    /// tensor to its library.
     ///
     /// # Errors
-    /// `InvalidArgument` if the tensor is not contiguous, or if its type or device is not supported.
+    /// `InvalidArgument` if the tensor is not contiguous, not aligned or not valid, or if its type, its device or its
+    /// DLPack version is not supported.
     ///
     /// # Safety
     /// The struct conforms to DLPack. No other code calls its deleter, which may be called on any thread. No other code

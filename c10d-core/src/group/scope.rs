@@ -22,10 +22,11 @@ pub(crate) struct ScopeCount {
 
 #[derive(Default)]
 struct Pending {
+    /// The number of operations that are not done.
     count: usize,
-    /// The time by which all these operations must be done.
+    /// The latest time by which an operation of the scope must be done.
     limit: Option<Instant>,
-    /// Whether the scope is at its end and waits for these operations.
+    /// Whether the scope is at its end and waits for its operations.
     awaited: bool,
 }
 

@@ -111,11 +111,12 @@ pub(crate) struct Executor {
     pub(super) begun: u64,
     /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
-    /// Whether calls were in doubt after the last check, or are now.
+    /// Whether the last check left calls in doubt, or calls came into doubt after it.
     pub(super) in_doubt: bool,
     /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,
-    /// The notes; `None` if all peers share memory with this rank.
+    /// The notes: what ranks tell each other over TCP about their calls. `None` if all peers share memory with this
+    /// rank.
     pub(super) notes: Option<Notes>,
 }
 

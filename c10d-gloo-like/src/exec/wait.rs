@@ -54,8 +54,8 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // The deadline is read before the checks below, which may end the op: the first reading starts the op's
-        // timeout, and the time that the op's error states.
+        // The first reading of the deadline starts the op's timeout, and the elapsed time that an error of the op
+        // states. So the deadline is read before the checks below, which may return an error.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
@@ -100,7 +100,7 @@ impl Executor {
         Err(self.health.timeout(&op.fingerprint, &waits_for))
     }
 
-    /// Reads the clock while data moves slowly, since a slow peer must not delay the op beyond its deadline.
+    /// Checks the deadline while data moves, since a slow peer must not delay the op beyond its deadline.
     #[cold]
     pub(super) fn in_time(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         if Instant::now() >= (op.deadline)() { self.overtime(op, spaces) } else { Ok(()) }

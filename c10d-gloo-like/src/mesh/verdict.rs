@@ -68,9 +68,9 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
 /// The beginning of texts that come from another rank's report.
 const REPORTED: &str = "reported by rank ";
 
-/// Turns another rank's error into the error of this rank. If the report names this rank, the new error names the
-/// reporter instead. A reporter that names nobody is at fault itself. An error between ranks (a deadlock, a broken
-/// connection) names all guilty ranks on every rank.
+/// Turns another rank's error into the error of this rank. The new error names the ranks that the report names, except
+/// this rank. If there are none, it names the reporter. An error between ranks (a deadlock, a broken connection) names
+/// all guilty ranks on every rank.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -83,7 +83,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
         if named {
             std::mem::swap(mine, theirs);
         } else if revoke.fingerprints.is_none() {
-            // This rank cannot know which of the two ranks is wrong.
+            // This rank cannot know whether the reporter or the rank that it names is wrong.
             guilty.push(by);
         }
     }
@@ -131,7 +131,7 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
         match answer {
             // On a busy machine an answer may come late. So a rank that has answered recently is blamed only if no
-            // other rank is.
+            // rank is stopped, gone or outside of any call.
             Answer::Silent { since, .. } if *since < LONG => late.push(rank),
             Answer::Silent { .. } => {
                 guilty.push(rank);

@@ -20,8 +20,8 @@ enum Attempt {
     Done,
     /// The message to receive has not arrived yet.
     Nothing,
-    /// This function cannot run the call: other messages are in flight, the link cannot take the message at once, or
-    /// the header of the message that has arrived is not the one that this receive expects.
+    /// The call must become a job: it is not a plain send or receive, other messages are in flight, the link is broken
+    /// or cannot take the message at once, or the arrived message does not have the header that this receive expects.
     Other,
 }
 

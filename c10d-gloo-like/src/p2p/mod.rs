@@ -227,8 +227,9 @@ impl Messages {
         }
     }
 
-    /// Handles a time without progress. If a peer that a job needs is gone, or the group has failed, this first moves
-    /// the data that peers have sent. If any data moved, it returns `true`. Otherwise it ends all jobs with the error.
+    /// Called when no data moved; `stalled` is the time without progress if it exceeds [`STALL`]. If a peer that a job
+    /// needs is gone, or the group has failed, this first moves the data that peers have sent, and returns whether any
+    /// moved. If none moved, it ends all jobs with the error.
     fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {

@@ -35,9 +35,9 @@ impl MessageState {
         })
     }
 
-    /// Returns the waits of the calls in flight that have a deadline, and the number of calls so far. If a thread waits
-    /// inside a call, the result omits started calls: a program may start a call long before the other rank makes its
-    /// own.
+    /// Returns the waits of up to [`WAITS`] calls in flight that have a deadline, and the number of calls so far. If a
+    /// thread waits inside a call, the result omits started calls: a program may start a call long before the other
+    /// rank makes its own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);

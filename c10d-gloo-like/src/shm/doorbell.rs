@@ -48,7 +48,7 @@ impl Doorbell {
         self.bell().rings.load(Ordering::Acquire)
     }
 
-    /// Sleeps until the bell's value differs from `seen`, but at most for [`SLICE`].
+    /// Sleeps until the bell's value differs from `seen`, but at most for [`SLICE`] or [`SHORT_SLICE`].
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };

@@ -18,13 +18,13 @@ use super::segment::{RingKind, Segment};
 
 /// The length of a line in bytes, which is the alignment of items.
 const LINE: u64 = 64;
-/// A long write is published in pieces of this size, so that the reader copies a piece while the writer writes the next
-/// one.
+/// A write of up to [`LONG`] bytes is published in pieces of this size, so that the reader copies a piece while the
+/// writer writes the next one.
 const PIECE: usize = 16 << 10;
 /// The size of the pieces of a write of more than [`LONG`] bytes. The reader then begins later, but both ends copy
 /// faster.
 const LARGE_PIECE: usize = 32 << 10;
-/// See [`LARGE_PIECE`].
+/// The largest number of bytes of a write that is published in pieces of [`PIECE`] bytes.
 const LONG: usize = 128 << 10;
 
 /// The common part of the writing end and the reading end.
@@ -306,8 +306,8 @@ impl Reader {
         self.publish();
     }
 
-    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published. If it was, the writer
-    /// may be waiting for this room.
+    /// Consumes the next `n` bytes. Returns whether the free room was published. If it was, the writer may be waiting
+    /// for this room.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         debug_assert!(n == 0 || self.end.at + n as u64 <= self.end.other);

@@ -199,7 +199,7 @@ impl Segment {
     /// Whether these bytes are somewhere in the segment.
     #[cfg(test)]
     pub(crate) fn has(&self, bytes: &[u8]) -> bool {
-        // SAFETY: the map has this length. The tests write nothing to it meanwhile.
+        // SAFETY: the map has this length. The tests write nothing to it during this call.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
             .windows(bytes.len())
             .any(|w| w == bytes)
@@ -213,7 +213,7 @@ impl Segment {
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
     }
 
-    /// Returns a mailbox, which begins with the number of taken items, and the number of its slots. The pointer is
+    /// Returns a mailbox and the number of its slots. The mailbox begins with the number of taken items. The pointer is
     /// valid as long as the segment.
     pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> (*const Taken, u32) {
         // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.

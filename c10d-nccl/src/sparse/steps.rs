@@ -126,7 +126,8 @@ fn scan(bench: &mut Bench, numbers: Tensor) -> Result {
     Ok(())
 }
 
-/// Finds the positions of keys in the union of all lists. Each key must be in one of the lists.
+/// Finds the positions of keys in the union of all lists. Each key must be in one of the lists. `numbers` is the result
+/// of [`number`].
 pub(super) fn place(
     bench: &mut Bench,
     space: Space,
@@ -142,8 +143,8 @@ pub(super) fn place(
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// Writes the union of the lists to `all`. The lists must have been checked, and the last of `numbers` must be the
-/// number of keys in `all`.
+/// Writes the union of the lists to `all`. [`check`] must have found no wrong key in the lists. `numbers` is the result
+/// of [`number`], and its last number must be the number of keys in `all`.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);

@@ -49,7 +49,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes a group of these ranks by the plugin's `split`. Returns `None` if the plugin cannot split this group.
+    /// Makes a group of these ranks by the plugin's `split`. Returns `None` if the plugin cannot split this group, or
+    /// if this group's object is destroyed.
     pub(super) fn split(self: &Arc<Self>, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<Group>>> {
         let split = self.functions.split?;
         let group = match Group::prepare(self.loaded(), init) {

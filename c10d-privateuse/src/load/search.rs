@@ -206,8 +206,8 @@ impl Pass<'_> {
             // A standard directory need not exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
-            // A user can choose these directories by variables and by the location of the program's file. So code of
-            // the user would run with the additional privileges.
+            // A user can choose these directories by variables and by the location of the program's file. If they were
+            // searched, code of the user would run with the additional privileges.
             let what = "ignored: the process has more privileges than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));

@@ -16,8 +16,9 @@ use super::{Limits, TcpStoreServer, resolve};
 
 /// The number of idle connections that are kept for later calls.
 const IDLE: usize = 4;
-/// The time limit of one attempt to connect, and the first and the longest pause between attempts.
+/// The time limit of one attempt to connect.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// The first pause between attempts. Each further pause is about twice as long, up to about [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long a call waits for a free descriptor.
@@ -70,7 +71,7 @@ impl TcpStore {
     /// # Errors
     ///
     /// `Store` if no server answered by the deadline. `Resource` if descriptors ran out, in this process or at the
-    /// server, and none was free for 1 s.
+    /// server, and none was free for 1 s. `InvalidArgument` if `C10D_WARN_AFTER` is not a number of seconds.
     pub fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
         let began = Instant::now();
         let mut attempts = 0;

@@ -69,14 +69,14 @@ impl Health {
         }
     }
 
-    /// Whether this peer has said goodbye and no more of its bytes will arrive. `quiet` is the time since its last
-    /// bytes arrived.
+    /// Whether this peer has left (with a goodbye or without) and no more of its bytes will arrive. `quiet` is the time
+    /// since its last bytes arrived.
     pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
             && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())
     }
 
-    /// Whether this peer receives nothing more, because it has said goodbye or is gone.
+    /// Whether this peer receives nothing more, because it has left or its control connection has ended.
     pub(crate) fn is_leaving(&self, rank: u32) -> bool {
         self.state.lock().peers.get(rank as usize).is_none_or(|p| p.left.is_some() || p.closed)
     }

@@ -23,8 +23,9 @@ pub(crate) struct Memory(Mutex<Space>);
 
 #[derive(Default)]
 struct Space {
-    /// The next free address, and the end of the reserved addresses.
+    /// The next free address.
     next: usize,
+    /// The end of the reserved addresses; 0 if none are reserved yet.
     end: usize,
     blocks: BTreeMap<usize, Arc<Block>>,
 }
