@@ -56,6 +56,7 @@ pub fn after(hint: Option<&str>) -> Result<Option<Duration>> {
 #[derive(Default)]
 struct Said {
     of: Mutex<Times>,
+    /// The number of threads that write a line now. A new one is started only if it is less than [`UNDERWAY`].
     underway: AtomicUsize,
 }
 
@@ -134,7 +135,9 @@ fn bounded(line: String) -> String {
 pub struct Reminder {
     every: Option<Duration>,
     began: Instant,
+    /// The time at which the next report is due.
     next: Instant,
+    /// The last report: its text and its time.
     last: Option<(String, Instant)>,
 }
 

@@ -96,7 +96,8 @@ impl Link {
 
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
     /// (0: none). The link has accepted these bytes; the caller calls again with the rest. `lends_private` allows the
-    /// link to lend bytes of private memory (see `shm::lent`). Bytes that the peer reduces must not be lent in this way.
+    /// link to lend bytes of private memory (see `shm::lent`). Bytes that the peer reduces must not be lent in this
+    /// way: the peer reduces bytes in place, but can only copy private memory.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.

@@ -44,7 +44,7 @@ struct Jobs {
     wakes: Option<Instant>,
     /// Whether the backend was dropped or shut down, or this rank has left the group.
     closed: bool,
-    /// Whether the engine's thread has ended.
+    /// Whether the engine's thread (the thread that calls NCCL) has ended.
     over: bool,
     /// Set if a peer's program ended without leaving the group, and all jobs were finished: the error with which this
     /// rank's next call fails the group.

@@ -59,6 +59,7 @@ pub(crate) struct StartOptions {
 
 /// The reason why no message was received.
 pub(crate) enum Silence {
+    /// The deadline has passed.
     Late,
     /// The sender was dropped.
     Gone,

@@ -90,8 +90,8 @@ impl TierBackend {
     }
 }
 
-/// Runs a barrier of all ranks that has the fingerprint of the call. So a rank gets a mismatch if another rank makes a
-/// different call, even if the other rank does its call in one tier.
+/// Runs a barrier with the fingerprint of the call on `backend`, which connects all ranks. So a rank gets a mismatch if
+/// another rank makes a different call, even if that call runs on `backend` without tiers.
 pub(super) fn announce(backend: &dyn Backend, outer: &Outer) -> Result {
     let mut request = outer.step(0, OpKind::Barrier, Params::default(), Sink::default());
     request.fingerprint = outer.fingerprint;

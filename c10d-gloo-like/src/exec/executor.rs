@@ -84,7 +84,8 @@ pub(super) const LOOK_EVERY: u32 = 4;
 /// long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
 /// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work in each call than
-/// this rank, and questions would delay the hub. This rank gains nothing if it is far ahead of the hub.
+/// this rank, and questions would delay the hub. The longer wait costs little, since this rank gains nothing if it
+/// is far ahead of the hub.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.
@@ -104,6 +105,7 @@ pub(crate) struct Executor {
     pub(super) pending: Vec<StepId>,
     /// The number of the current sweep.
     pub(super) sweep: u32,
+    /// The number of payload bytes that were sent in all ops so far.
     pub(super) sent: u64,
     /// Whether the peers of the last exchange had room for its items.
     pub(super) has_room: bool,

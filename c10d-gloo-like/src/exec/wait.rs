@@ -21,6 +21,7 @@ const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.
 pub(super) struct Waiting {
+    /// The first reading of the clock since data last moved.
     since: Option<Instant>,
     /// The time without progress after which the peers are asked next.
     ask: Duration,

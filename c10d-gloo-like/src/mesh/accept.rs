@@ -32,6 +32,7 @@ pub(super) struct JoinListener {
     pub(super) unix: Option<Socket>,
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
+    /// The end of the current [`PAUSE`].
     closed_until: Option<Instant>,
     /// The first error of accepting a connection since one was last accepted, and the time of this error.
     scarce: Option<(Instant, Error)>,
@@ -41,7 +42,9 @@ struct Stranger {
     fd: Socket,
     unix: bool,
     bytes: [u8; Handshake::SIZE],
+    /// The number of bytes of the handshake that have arrived.
     got: usize,
+    /// The time at which the stranger is closed.
     until: Instant,
 }
 

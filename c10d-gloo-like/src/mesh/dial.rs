@@ -54,6 +54,7 @@ pub(super) struct Join<'a> {
 /// The connections between this rank and a peer.
 #[derive(Default)]
 pub(super) struct Pair {
+    /// Whether this rank has a control path to the peer.
     controlled: bool,
     /// The peer's segment, if the pair shares memory; otherwise the pair has the two connections below.
     pub(super) segment: Option<Arc<Segment>>,

@@ -223,7 +223,7 @@ impl Writer {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at which the next item begins, if no item has been begun.
+    /// Returns the line at which the next item begins. To be called between two items; inside a line, returns `None`.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()

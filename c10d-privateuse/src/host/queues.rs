@@ -53,6 +53,7 @@ struct Queues {
     /// The queues that a thread can serve: they have work, no thread is serving them, and their first batch does not
     /// wait for another queue.
     ready: VecDeque<QueueKey>,
+    /// The number of threads that wait for work.
     idle: usize,
     closed: bool,
 }

@@ -32,6 +32,7 @@ impl Health {
             left.into_iter().find(|(_, left)| before(left.last))
         };
         match gone {
+            // The cause of the failure for which the peer left may still arrive, so this call may begin.
             Some((_, left)) if left.failed && left.at.elapsed() < UNDERWAY => Ok(()),
             Some((rank, left)) => Err(self.fail(dead(rank, left.text()).phase(Phase::Announce))),
             None => Ok(()),

@@ -41,6 +41,7 @@ pub(crate) struct Block {
 
 struct Life {
     freed: bool,
+    /// How many more times the memory was retained than released.
     retained: u64,
 }
 
