@@ -182,8 +182,8 @@ fn invalid_sizes_and_splits_are_rejected() {
     let single = |input: usize, output: usize, ins: &[usize], outs: &[usize]| {
         Ok(pg.run(op::all_to_all_single(v(input), v(output)).splits(ins, outs))?)
     };
-    all.refuses(single(4, 3, &[], &[]), "do not divide");
-    all.refuses(single(3, 4, &[1, 1, 1], &[]), "do not divide");
+    all.refuses(single(4, 3, &[], &[]), "is not a multiple of the number of ranks");
+    all.refuses(single(3, 4, &[1, 1, 1], &[]), "is not a multiple of the number of ranks");
     all.refuses(single(3, 3, &[1, 2], &[]), "must be 3 input splits");
     all.refuses(single(3, 3, &[], &[1, 1, 1, 0]), "must be 3 output splits");
     all.refuses(single(3, 3, &[1, 1, 2], &[]), "sum to 4");

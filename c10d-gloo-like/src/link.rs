@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use c10d_core::Result;
 
-use crate::shm::{CorePair, ShmLink};
+use crate::shm::{CorePair, Lend, ShmLink};
 use crate::tcp::TcpLink;
 
-/// A stream of bytes to a peer and a stream of bytes from it. No method blocks. After an error, the link cannot be used
+/// A stream of bytes to a peer and a stream of bytes from it. No method blocks, except while the operating
+/// system reads memory of the peer that is in a file which does not answer (see `shm::peer_memory`). After an error, the link cannot be used
 /// any more.
 #[expect(clippy::large_enum_variant, reason = "a box would cost each access to shared memory, where time counts most")]
 pub(crate) enum Link {
@@ -95,23 +96,16 @@ impl Link {
     }
 
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
-    /// (0: none). The link has accepted these bytes; the caller calls again with the rest. `lends_private` allows the
-    /// link to lend bytes of private memory (see `shm::lent`). Bytes that the peer reduces must not be lent in this
-    /// way: the peer reduces bytes in place, but can only copy private memory.
+    /// (0: none). The link has accepted these bytes; the caller calls again with the rest. `lend` tells which bytes
+    /// the link may lend to the peer instead of copying them.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
     #[inline]
-    pub(crate) unsafe fn write(
-        &mut self,
-        head: &[u8],
-        body: *const u8,
-        len: usize,
-        lends_private: bool,
-    ) -> Result<usize> {
+    pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize, lend: Lend) -> Result<usize> {
         match self {
             // SAFETY: the caller guarantees that `body` is readable.
-            Link::Shm(l) => unsafe { l.write(head, body, len, lends_private) },
+            Link::Shm(l) => unsafe { l.write(head, body, len, lend) },
             // SAFETY: the caller guarantees that `body` is readable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
         }
@@ -120,7 +114,7 @@ impl Link {
     /// Like [`Link::write`], for `head` alone.
     pub(crate) fn write_head(&mut self, head: &[u8]) -> Result<usize> {
         // SAFETY: the length is 0, so the pointer is not used.
-        unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0, false) }
+        unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0, Lend::Nothing) }
     }
 
     /// Returns the bytes that can be read now, as far as they are contiguous. The bytes stay in place until they are

@@ -40,7 +40,9 @@ impl LinkEnd {
                 let at = sent.min(32);
                 let body = &self.block[sent - at..out];
                 // SAFETY: the pointer and the length are those of a slice.
-                let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len(), false) }.unwrap();
+                let n =
+                    unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len(), crate::shm::Lend::Windows) }
+                        .unwrap();
                 sent += n;
                 progress += n;
                 if sent == out_total {

@@ -40,7 +40,10 @@ fn no_wake_up_is_lost() {
                     _ => began.elapsed() >= soon,
                 });
                 // SAFETY: the body is empty, so its pointer is not used.
-                assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0, false) }.unwrap(), 8);
+                assert_eq!(
+                    unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap(),
+                    8
+                );
                 continue;
             }
             // The bell also rings when the other side reads. Wait until these rings are past.
@@ -127,14 +130,14 @@ fn data_and_room_ring_the_bell() {
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
     // SAFETY: the body is empty, so its pointer is not used.
-    assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0, false) }.unwrap(), 512);
+    assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap(), 512);
     let seen = bell.value();
     // SAFETY: as above.
-    unsafe { there.write(&[1], [].as_ptr(), 0, false) }.unwrap();
+    unsafe { there.write(&[1], [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap();
     assert_eq!(bell.value(), seen, "nobody sleeps");
     let seen = bell.arm();
     // SAFETY: as above.
-    unsafe { there.write(&[1], [].as_ptr(), 0, false) }.unwrap();
+    unsafe { there.write(&[1], [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap();
     let bytes = bell.value();
     assert_ne!(bytes, seen);
     there.peek().unwrap();

@@ -224,6 +224,12 @@ impl Plan {
         self.is_independent() && self.steps.iter().any(works)
     }
 
+    /// Whether a step overwrites bytes that this rank sends. Such a step waits until the bytes are sent. If two ranks
+    /// lent each other such bytes, neither would read them, since reading them is the step that waits.
+    pub(crate) fn overwrites_sent(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.after, After::Trail(_)))
+    }
+
     /// Whether no step waits for another step or reduces.
     fn is_independent(&self) -> bool {
         let waits = |step: &Step| step.after != After::Nothing || matches!(step.action, Action::Reduce { .. });

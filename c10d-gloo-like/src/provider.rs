@@ -18,9 +18,9 @@ use crate::tcp::SHORTEST_SILENCE;
 /// The hint `gloo-like.transport` (or the variable `C10D_TRANSPORT`) is `auto`, `shm` or `tcp`. The hint
 /// `gloo-like.link_timeout` sets how many seconds another host may be silent over TCP before its ranks count as dead
 /// (default 10). The hint `gloo-like.cma` (or the variable `C10D_CMA`) is `auto`, or `off` if ranks must not read large
-/// blocks out of each other's processes. The hint `gloo-like.tuning` (or the variable `C10D_TUNING`) names a file that `c10d perf --tune` has
-/// written. The rules in this file choose the algorithms. The variables `C10D_SOCKET_ADDR` and `C10D_SOCKET_IFNAME`
-/// choose the addresses of connections over TCP.
+/// blocks out of each other's processes. The hint `gloo-like.tuning` (or the variable `C10D_TUNING`) names a file that
+/// `c10d perf --tune` has written. The rules in this file choose the algorithms. The variables `C10D_SOCKET_ADDR` and
+/// `C10D_SOCKET_IFNAME` choose the addresses of connections over TCP.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {

@@ -261,11 +261,7 @@ fn a_plugin_that_hangs_in_submit_is_named() {
 #[test]
 fn a_plugin_that_never_answers_is_named() {
     for e in each_form(&bad("NEVER_DONE")) {
-        names_it(
-            &e,
-            &ErrorKind::Plugin,
-            &["bad-never-done", "submit(all_reduce)", "never said that the operation was done"],
-        );
+        names_it(&e, &ErrorKind::Plugin, &["bad-never-done", "submit(all_reduce)", "did not call `done`"]);
     }
 }
 

@@ -210,7 +210,7 @@ fn contradictions() -> Result<(), String> {
         // The rank gets this error before it waits for another rank.
         (c10d::builder().init("tcp://127.0.0.1:1?rank=1&world_size=2").rank(0).build().map(drop), vec!["says 1"]),
         (init().store(store()).build().map(drop), vec!["store", url]),
-        (init().run_ranks(2, |_| Ok(())).map(drop), vec!["2 threads", url]),
+        (init().run_ranks(2, |_| Ok(())).map(drop), vec!["all 2 ranks as threads", url]),
         (c10d::builder().rank(1).run_ranks(2, |_| Ok(())).map(drop), vec!["rank is set to 1"]),
         (c10d::builder().size(9).run_ranks(2, |_| Ok(())).map(drop), vec!["size is set to 9", "2"]),
         (c10d::builder().store(store()).run_ranks(2, |_| Ok(())).map(drop), vec!["store"]),

@@ -232,7 +232,7 @@ fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
     }
     let odd = n as u64 + 1;
     let e = pg.all_to_all_single(plain(vec![odd; n + 1]), plain(vec![odd; n + 1])).err();
-    if n > 1 && !e.is_some_and(|e| e.report().what.contains("which do not divide")) {
+    if n > 1 && !e.is_some_and(|e| e.report().what.contains("which is not a multiple of the number of ranks")) {
         return wrong("parts of elements");
     }
     Ok(None)

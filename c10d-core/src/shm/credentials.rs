@@ -10,12 +10,22 @@ use rustix::io::Errno;
 /// The function of rustix fails if the peer is in a PID namespace that this process cannot see, since then the
 /// operating system reports no process id for the peer. So this function makes the system call itself.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
+    credentials(socket).map(|peer| peer.uid)
+}
+
+/// Returns the id of the process at the other end, in this process's PID namespace. This is the process that connected
+/// or listened. `None` if the process is in a PID namespace that this process cannot see.
+pub fn peer_process(socket: &impl AsFd) -> Option<i32> {
+    credentials(socket).ok().map(|peer| peer.pid).filter(|id| *id > 0)
+}
+
+fn credentials(socket: &impl AsFd) -> Result<libc::ucred, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, place) = (socket.as_fd().as_raw_fd(), (&raw mut peer).cast());
     // SAFETY: `place` is valid for `len` bytes, and every bit pattern is a valid `ucred`.
     match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut len) } {
-        0 if len as usize == size_of::<libc::ucred>() => Ok(peer.uid),
+        0 if len as usize == size_of::<libc::ucred>() => Ok(peer),
         0 => Err(Errno::INVAL),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
     }

@@ -12,7 +12,7 @@ mod memfd;
 mod sealed;
 mod window;
 
-pub use credentials::{is_same_user, peer_user};
+pub use credentials::{is_same_user, peer_process, peer_user};
 pub use headroom::headroom;
 pub use inbox::{ADDRESS, Address, Inbox, deliver};
 pub use memfd::{check_room, memfd, reserve};

@@ -226,7 +226,7 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            // `consume` fails only for bytes in a window. A header is never in a window.
+            // `consume` fails only for lent bytes. A header is never lent.
             let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }

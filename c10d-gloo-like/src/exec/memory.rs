@@ -15,7 +15,7 @@ use super::Reduction;
 use super::announce::HEADER;
 use crate::link::Link;
 use crate::plan::{Region, Space};
-use crate::shm::copy;
+use crate::shm::{Lend, copy};
 
 /// The tensors of one space. Offsets in the space count through the tensors as if these were contiguous.
 #[derive(Default)]
@@ -123,8 +123,8 @@ pub(crate) struct Spaces {
     memory: Scratch,
     /// Whether copies to the output bypass the cache.
     past_cache: bool,
-    /// Whether links may lend bytes of these spaces that are in private memory.
-    lends_private: bool,
+    /// Which bytes of these spaces the links may lend.
+    lend: Lend,
     /// The sources of the reduction that is being set up or run, in rank order. A null pointer stands for this rank's
     /// own region.
     sources: Vec<*const u8>,
@@ -151,7 +151,7 @@ impl Spaces {
             scratch: Pieces::default(),
             memory: Scratch { at: ptr::null_mut(), len: 0 },
             past_cache: false,
-            lends_private: false,
+            lend: Lend::Windows,
             sources: Vec::new(),
             joined: Vec::new(),
         }
@@ -204,10 +204,10 @@ impl Spaces {
         self.past_cache = past_cache;
     }
 
-    /// Sets whether links may lend bytes that are in private memory.
+    /// Sets which bytes the links may lend.
     #[inline]
-    pub(super) fn set_lends_private(&mut self, lends_private: bool) {
-        self.lends_private = lends_private;
+    pub(super) fn set_lend(&mut self, lend: Lend) {
+        self.lend = lend;
     }
 
     fn space(&self, space: Space) -> &Pieces {
@@ -254,7 +254,7 @@ impl Spaces {
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
             true => head.len() + n,
             // SAFETY: as above.
-            false => unsafe { link.write(head, at, n, self.lends_private) }?,
+            false => unsafe { link.write(head, at, n, self.lend) }?,
         };
         Ok((taken, head.len() + n))
     }

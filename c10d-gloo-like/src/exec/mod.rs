@@ -20,7 +20,7 @@ use std::time::Instant;
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::plan::{Action, After, Region, StepId};
-use crate::shm::PAST_CACHE;
+use crate::shm::{Lend, PAST_CACHE};
 use c10d_core::calls::{Doubt, Whom, hub};
 use executor::{Direction, LOOK_EVERY, OVER, Traffic};
 use wait::Waiting;
@@ -125,9 +125,15 @@ impl Executor {
         let bytes = spaces.tensor_bytes().saturating_mul(self.links.len());
         let past_cache = bytes >= PAST_CACHE && plan.only_copies() && self.all_share_memory();
         spaces.set_past_cache(past_cache);
-        // The peer copies lent bytes while this rank does other work. Without other work, both ranks together are
-        // faster if they copy the bytes through the ring. The same is true if copies bypass the cache.
-        spaces.set_lends_private(op.reduction.is_none() && plan.has_other_work() && !past_cache);
+        spaces.set_lend(if plan.overwrites_sent() {
+            Lend::Nothing
+        } else if op.reduction.is_none() && plan.has_other_work() && !past_cache {
+            // The peer copies lent bytes while this rank does other work. Without other work, both ranks together are
+            // faster if they copy the bytes through the ring. The same is true if this rank's copies bypass the cache.
+            Lend::All
+        } else {
+            Lend::Windows
+        });
         self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();

@@ -286,7 +286,7 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        // `consume` fails only for bytes in a window. A header is never in a window.
+        // `consume` fails only for lent bytes. A header is never lent.
         let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();

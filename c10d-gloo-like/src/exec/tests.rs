@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Fingerprint, Reports};
+use c10d_core::process::token;
+use c10d_core::shm::{Window, admit};
 use c10d_core::{DType, ErrorKind, HashStore, OpKind, ReduceOp, Result};
 
 use super::announce::Header;
@@ -293,6 +295,41 @@ fn large_blocks_are_copied_once() {
 }
 
 #[test]
+fn buffers_of_the_group_are_not_lent_while_a_step_waits_to_overwrite_them() {
+    ranks(2, Transport::Shm, |rank| {
+        let len = 1 << 16;
+        let mut window = Window::new(4 * len).unwrap();
+        admit(window.fd().try_clone_to_owned().unwrap(), |_| Some(4 * len as u64)).unwrap();
+        window.open_to(vec![token().unwrap()]);
+        // SAFETY: every bit pattern is a valid `u32`.
+        #[allow(unsafe_code)]
+        let (_, data, _) = unsafe { window.align_to_mut::<u32>() };
+        data.copy_from_slice(&vector(rank.me.rank, len));
+        rank.all_reduce(Algorithm::OneShot, data).unwrap();
+        assert_eq!(*data, summed(2, len));
+    });
+}
+
+#[test]
+fn a_sender_notices_that_its_reader_has_left() {
+    let errors = ranks(2, Transport::Shm, |rank| {
+        if rank.me.rank == 1 {
+            // Rank 0 probably waits by then. If it does not, it finds out when its call begins.
+            thread::sleep(Duration::from_millis(200));
+            return None;
+        }
+        let input = vector(0, 200_000);
+        let mut own = vec![0; 100_000];
+        let begin = Instant::now();
+        let fill = |me, plan: &mut Plan| direct::scatter(me, 0, 400_000, Blocks::uniform(2, 400_000), plan);
+        let error = rank.run(OpKind::Scatter, 100_000, &input, &mut [&mut own], fill).unwrap_err();
+        Some((error, begin.elapsed()))
+    });
+    let (error, took) = errors[0].as_ref().unwrap();
+    assert!(error.report().guilty == [1] && *took < PATIENCE / 2, "{error:?} after {took:?}");
+}
+
+#[test]
 fn plans_that_reduce_forward_or_only_send_do_not_bypass_the_cache() {
     let only_copies = |fill: &dyn Fn(&mut Plan)| {
         let mut plan = Plan::default();
@@ -507,7 +544,7 @@ fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
                 // SAFETY: the length of the body is 0, so the pointer is not used.
                 #[allow(unsafe_code)]
-                let written = unsafe { link.write(&[byte], std::ptr::null(), 0, false) };
+                let written = unsafe { link.write(&[byte], std::ptr::null(), 0, crate::shm::Lend::Windows) };
                 if written.is_err() || rank.mesh.health.failed() {
                     break;
                 }

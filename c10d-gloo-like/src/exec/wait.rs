@@ -60,10 +60,9 @@ impl Executor {
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
-        if let Some(gone) = (0..self.traffic.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet))
-        {
-            // Data that the peer sent before it left counts, even if the op waits for data of other ranks.
-            if !self.sweep(op, spaces)? && self.starved(gone) {
+        if let Some(gone) = (0..self.traffic.len() as u32).find(|p| self.needs(*p) && self.health.has_left(*p, quiet)) {
+            // Data that the peer sent or took before it left counts, even if the op waits for data of other ranks.
+            if !self.sweep(op, spaces)? && self.needs(gone) {
                 self.health.needs(gone, quiet)?;
             }
             return Ok(());
@@ -109,6 +108,11 @@ impl Executor {
 
     fn starved(&self, peer: u32) -> bool {
         self.traffic[peer as usize].into.starved == self.sweep
+    }
+
+    /// Whether this rank waits for the peer, either to receive or to send.
+    fn needs(&self, peer: u32) -> bool {
+        self.starved(peer) || self.traffic[peer as usize].out.starved == self.sweep
     }
 
     /// Returns the ranks whose bytes are missing. If no bytes are missing, returns the ranks that do not receive this

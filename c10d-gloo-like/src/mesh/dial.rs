@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Reports;
+use c10d_core::shm::peer_process;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 
@@ -291,17 +292,17 @@ impl Join<'_> {
     /// only in its PID namespace, and may have been reused.
     fn swap(
         &self,
-        fd: &Socket,
+        socket: &Socket,
         peer: u32,
         patience: &Patience<'_>,
     ) -> Result<(Option<Arc<Segment>>, Option<OwnedFd>), Trouble> {
         let own = self.segment.as_ref();
-        patience.offer(fd, [own.map(|s| s.fd()), self.life.as_ref().map(AsFd::as_fd)])?;
-        let [theirs, life] = patience.accept_offer(fd)?;
+        patience.offer(socket, [own.map(|s| s.fd()), self.life.as_ref().map(AsFd::as_fd)])?;
+        let [theirs, life] = patience.accept_offer(socket)?;
         let theirs = own.and(theirs);
         let mut unmapped = None;
         let mapped = theirs.and_then(|fd| match Segment::attach(fd, self.layout) {
-            Ok(segment) => Some(Arc::new(segment)),
+            Ok(segment) => Some(Arc::new(segment.of_process(peer_process(socket)))),
             Err(e) => {
                 tracing::warn!("rank {peer}'s segment cannot be used: {e:?}");
                 unmapped = Some(e).filter(|e| *e.kind() == ErrorKind::Resource && self.transport == Transport::Shm);
@@ -311,9 +312,9 @@ impl Join<'_> {
         if let Some(e) = unmapped {
             return Err(Trouble::Unmapped(e));
         }
-        patience.write_all(fd, &[mapped.is_some().into()])?;
+        patience.write_all(socket, &[mapped.is_some().into()])?;
         let mut there = [0];
-        patience.read_exact(fd, &mut there)?;
+        patience.read_exact(socket, &mut there)?;
         Ok((mapped.filter(|_| there == [1]), life))
     }
 

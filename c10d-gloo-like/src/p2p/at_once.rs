@@ -103,7 +103,7 @@ impl MessageState {
         // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
         // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // `consume` fails only for bytes in a window. The bytes of small items are never in a window.
+        // `consume` fails only for lent bytes. Small items are never lent.
         let _ = peer.link.consume(HEADER + len);
         Some(Attempt::Done)
     }

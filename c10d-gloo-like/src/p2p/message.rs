@@ -5,6 +5,7 @@ use c10d_core::backend::{Fingerprint, Job};
 use c10d_core::{Result, Span};
 
 use crate::link::Link;
+use crate::shm::Lend;
 
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
@@ -85,7 +86,9 @@ impl Outgoing {
             // while this rank copies them.
             let alone = matches!(link, Link::Shm(_)) && !head.is_empty() && span.bytes() > AT_ONCE;
             // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
-            let n = unsafe { link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }, false) }?;
+            let n = unsafe {
+                link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }, Lend::Windows)
+            }?;
             if n == 0 {
                 return Ok((moved, false));
             }

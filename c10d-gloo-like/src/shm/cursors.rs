@@ -2,12 +2,13 @@
 
 use std::sync::atomic::AtomicU64;
 
-/// The writer's cursor, and in the same pair of cache lines (since processors prefetch lines in pairs) the position of the last record plus 1, or 0 if there is no record
-/// yet. A record stands for bytes that the reader reads in place.
+/// The writer's cursor, and the position of the last record plus 1, or 0 if there is no record yet. A record stands for
+/// bytes that the reader reads in place. Both are alone in a pair of cache lines, since processors prefetch lines in
+/// pairs.
 #[repr(C, align(128))]
 pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
 
-/// The reader's cursor, alone in a pair of cache lines but for what the reader tells the writer about lent bytes.
+/// The reader's cursor, and what the reader tells the writer about lent bytes, alone in a pair of cache lines.
 #[repr(C, align(128))]
 pub(super) struct Tail {
     pub(super) at: AtomicU64,

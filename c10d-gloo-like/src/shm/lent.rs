@@ -37,15 +37,35 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
 /// keys, so no window has this key.
 const PRIVATE: u64 = 0;
 
+/// Which bytes a link may lend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lend {
+    /// No bytes. A rank whose next step waits until the bytes are sent cannot wait for its peer.
+    Nothing,
+    /// Bytes of windows.
+    Windows,
+    /// Bytes of windows and of private memory. The peer must not reduce the bytes.
+    All,
+}
+
+/// Bytes that are lent now.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub(super) len: usize,
+    /// The position in the ring that the reader passes when it has read the bytes.
+    pub(super) end: u64,
+    /// Whether the bytes are in private memory.
+    pub(super) private: bool,
+}
+
 /// The part of a ring's writing end that lends bytes.
 pub(super) struct Lender {
     /// The process that can read windows. If it is `None`, no bytes of windows are lent.
     pub(super) reader: Option<Token>,
     /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
     least: usize,
-    /// The number of bytes that are lent now, and the position in the ring that the reader passes when it has read the
-    /// lent bytes. `None` if no bytes are lent.
-    pub(super) out: Option<(usize, u64)>,
+    /// The bytes that are lent now.
+    pub(super) out: Option<Out>,
     /// Whether the peer has refused bytes of private memory. If it has, no private memory is lent any more.
     pub(super) refused: bool,
 }
@@ -61,17 +81,25 @@ impl Lender {
         Lender { reader: None, least, out: None, refused: false }
     }
 
-    /// Returns the record that stands for these bytes in the ring. Returns `None` if there are too few bytes to be
-    /// lent, or if the peer cannot read them in place. `private` tells whether the peer can and shall read private
-    /// memory.
+    /// Returns the record that stands for these bytes in the ring, and whether they are in private memory. Returns
+    /// `None` if there are too few bytes to be lent, or if the peer cannot read them in place. `reads_private` tells
+    /// whether the peer can read private memory.
     #[inline]
-    pub(super) fn record(&self, at: *const u8, len: usize, private: bool) -> Option<[u8; RECORD]> {
-        if len < self.least {
+    pub(super) fn record(
+        &self,
+        at: *const u8,
+        len: usize,
+        lend: Lend,
+        reads_private: impl FnOnce() -> bool,
+    ) -> Option<([u8; RECORD], bool)> {
+        if len < self.least || lend == Lend::Nothing {
             return None;
         }
-        let window = self.reader.as_ref().and_then(|reader| place(at, len, reader));
-        let memory = (private && !self.refused).then_some(Place { key: PRIVATE, offset: at as u64, len: len as u64 });
-        window.or(memory).map(|place| to_bytes(&place))
+        if let Some(place) = self.reader.as_ref().and_then(|reader| place(at, len, reader)) {
+            return Some((to_bytes(&place), false));
+        }
+        let place = Place { key: PRIVATE, offset: at as u64, len: len as u64 };
+        (lend == Lend::All && !self.refused && reads_private()).then(|| (to_bytes(&place), true))
     }
 }
 

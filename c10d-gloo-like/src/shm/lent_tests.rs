@@ -43,13 +43,13 @@ fn window(len: usize) -> Window {
 
 fn write(link: &mut ShmLink, head: &[u8], body: &[u8]) -> usize {
     // SAFETY: the pointer and the length are those of a slice.
-    unsafe { link.write(head, body.as_ptr(), body.len(), false) }.unwrap()
+    unsafe { link.write(head, body.as_ptr(), body.len(), Lend::Windows) }.unwrap()
 }
 
 /// Like [`write`], but lends private memory.
 fn lend(link: &mut ShmLink, body: *const u8, len: usize) -> usize {
     // SAFETY: the tests read `body` in this way only while it is readable.
-    unsafe { link.write(&[], body, len, true) }.unwrap()
+    unsafe { link.write(&[], body, len, Lend::All) }.unwrap()
 }
 
 fn read(link: &mut ShmLink, to: &mut [u8]) -> usize {
@@ -214,26 +214,39 @@ fn an_impossible_number_of_refused_bytes_is_an_error() {
     // SAFETY: the pointer is valid as long as the segment.
     unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(100_001, Ordering::Relaxed);
     // SAFETY: the pointer and the length are those of a vector.
-    let error = unsafe { here.write(&[], bytes.as_ptr(), bytes.len(), true) }.unwrap_err();
+    let error = unsafe { here.write(&[], bytes.as_ptr(), bytes.len(), Lend::All) }.unwrap_err();
     assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
 }
 
 #[test]
 fn the_memory_of_another_process_is_not_taken_for_the_peers() {
-    let open = |change: &dyn Fn(&Origin)| {
+    let open = |process: u32, change: &dyn Fn(&Origin)| {
         let mut segment = Segment::create(Layout::new(1)).unwrap();
         segment.publish_process().unwrap();
         let origin = &segment.header().origin;
-        let own = Segment::create(Layout::new(1)).map(|mut own| own.publish_process().map(|()| own)).unwrap().unwrap();
         change(origin);
-        PeerMemory::open(&own.header().origin, origin).is_some()
+        PeerMemory::open(process as i32, origin).is_some()
     };
-    assert!(open(&|_| ()));
-    assert!(!open(&|origin| origin.mark[1].store(0, Ordering::Relaxed)));
+    let me = std::process::id();
+    assert!(open(me, &|_| ()));
+    assert!(!open(me, &|origin| origin.mark[1].store(0, Ordering::Relaxed)));
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-    assert!(!open(&|origin| origin.process.store(child.id(), Ordering::Relaxed)));
+    assert!(!open(child.id(), &|_| ()));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(!open(&|origin| origin.process.store(child.id(), Ordering::Relaxed)));
-    assert!(!open(&|origin| origin.process.store(u32::MAX, Ordering::Relaxed)));
+    assert!(!open(child.id(), &|_| ()));
+}
+
+#[test]
+fn refused_bytes_of_a_window_are_an_error() {
+    let (mut here, mut there, segment) = pair();
+    let window = window(100_000);
+    assert_eq!(write(&mut here, &[], &window), 0);
+    let mut to = vec![0; 100_000];
+    assert_eq!(read(&mut there, &mut to), 100_000);
+    // SAFETY: the pointer is valid as long as the segment.
+    unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(100_000, Ordering::Relaxed);
+    // SAFETY: the pointer and the length are those of a window.
+    let error = unsafe { here.write(&[], window.as_ptr(), window.len(), Lend::All) }.unwrap_err();
+    assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use c10d_core::process::Token;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-use super::lent::{Borrowed, Lender};
+use super::lent::{Borrowed, Lend, Lender, Out};
 use super::mailbox;
 use super::peer_memory::PeerMemory;
 use super::ring::{Reader, Writer};
@@ -42,7 +42,7 @@ impl ShmLink {
         (theirs, own_index): (Arc<Segment>, usize),
     ) -> ShmLink {
         let into = Reader::new(theirs.clone(), own_index, kind, peer);
-        let memory = PeerMemory::open(&own.header().origin, &theirs.header().origin);
+        let memory = if kind == RingKind::Collective { theirs.memory(&own) } else { None };
         if memory.is_some() {
             into.allow_private();
         }
@@ -106,7 +106,7 @@ impl ShmLink {
     #[inline]
     pub(crate) unsafe fn write_whole(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         let total = head.len() + len;
-        let lends = || self.lender.record(body, len, false).is_some();
+        let lends = || self.lender.record(body, len, Lend::Windows, || false).is_some();
         if self.lender.out.is_some() || lends() || self.out.free(total)? < total {
             return Ok(false);
         }
@@ -123,24 +123,23 @@ impl ShmLink {
     /// # Safety
     /// `body` is readable for `len` bytes.
     #[inline]
-    pub(crate) unsafe fn write(
-        &mut self,
-        head: &[u8],
-        body: *const u8,
-        len: usize,
-        lends_private: bool,
-    ) -> Result<usize> {
-        if let Some((lent, end)) = self.lender.out {
+    pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize, lend: Lend) -> Result<usize> {
+        if let Some(out) = self.lender.out {
             // The caller calls again with the lent bytes, and perhaps with more after them.
-            debug_assert!(head.is_empty() && len >= lent);
-            let Some(refused) = self.out.is_read(end, lent)? else { return Ok(0) };
+            debug_assert!(head.is_empty() && len >= out.len);
+            let Some(refused) = self.out.is_read(out.end, if out.private { out.len } else { 0 })? else { return Ok(0) };
             self.lender.out = None;
-            self.lender.refused |= refused > 0;
-            return Ok(lent - refused);
+            if refused > 0 && !self.lender.refused {
+                tracing::debug!("rank {} cannot read memory of this rank; it is copied from now on", self.peer);
+                self.lender.refused = true;
+            }
+            if refused < out.len {
+                return Ok(out.len - refused);
+            }
         }
-        if let Some(record) = self.lender.record(body, len, lends_private && self.out.reads_private()) {
+        if let Some((record, private)) = self.lender.record(body, len, lend, || self.out.reads_private()) {
             let Some(end) = self.out.lend(head, &record)? else { return Ok(0) };
-            self.lender.out = Some((len, end));
+            self.lender.out = Some(Out { len, end, private });
             self.wake();
             return Ok(head.len());
         }

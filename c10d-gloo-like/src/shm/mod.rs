@@ -18,5 +18,6 @@ mod slots;
 pub(crate) use copy::{PAST_CACHE, copy};
 pub(crate) use core_pair::CorePair;
 pub(crate) use doorbell::Doorbell;
+pub(crate) use lent::Lend;
 pub(crate) use link::ShmLink;
 pub(crate) use segment::{Layout, RingKind, Segment};

@@ -1,14 +1,17 @@
 //! The private memory of a peer's process on this host. A rank reads it by a system call (`process_vm_readv`), which
 //! copies the bytes once. Through a ring, the bytes are copied twice: by the writer and by the reader.
 //!
-//! The kernel allows this call if this process might trace the peer: if both run as the same user, and the security
-//! modules of the kernel (such as Yama) permit it. So each rank tries it out when its links are made. The owner of a
-//! segment publishes its process ID, and the address and the value of a *mark*: random bytes in its private memory.
-//! Each call also reads the mark, in the same system call. If the mark is not the published one, the process ID belongs
-//! to another process: the peer has ended, or has a PID namespace of its own.
+//! The operating system allows this call if this process might trace the peer: among others, both must run as the same
+//! user, and Yama must not restrict it. So each rank tries it out when its links are made. The peer's process ID is the
+//! one that the operating system reports for the UNIX socket to the peer. The owner of a segment publishes the address
+//! and the value of a *mark*: random bytes in its private memory. Each call also reads the mark, in the same system
+//! call. If the mark is not the published one, the peer has ended, and another process has its ID.
+//!
+//! If the peer's memory is in a file or device that does not answer (such as a network file system), the call blocks
+//! until it does, beyond any deadline.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use c10d_core::Result;
 use c10d_core::process::random;
@@ -16,17 +19,9 @@ use c10d_core::process::random;
 /// The published part, in the header of the owner's segment.
 #[repr(C)]
 pub(super) struct Origin {
-    /// The process ID of the owner, or 0 if peers must not read its private memory.
-    pub(super) process: AtomicU32,
-    /// The address of the mark in the owner's process.
+    /// The address of the mark in the owner's process, or 0 if peers must not read its private memory.
     at: AtomicU64,
     pub(super) mark: [AtomicU64; 2],
-}
-
-impl Origin {
-    fn process(&self) -> Option<libc::pid_t> {
-        self.process.load(Ordering::Acquire).try_into().ok().filter(|id| *id > 0)
-    }
 }
 
 /// The mark in the private memory of the owner.
@@ -39,9 +34,8 @@ impl Mark {
 
     /// Publishes the mark. It must stay at its address until no peer reads memory of this process any more.
     pub(super) fn publish(&self, origin: &Origin) {
-        origin.at.store(&raw const *self.0 as u64, Ordering::Relaxed);
         origin.mark.iter().zip(*self.0).for_each(|(to, half)| to.store(half, Ordering::Relaxed));
-        origin.process.store(std::process::id(), Ordering::Release);
+        origin.at.store(&raw const *self.0 as u64, Ordering::Release);
     }
 }
 
@@ -53,17 +47,15 @@ pub(super) struct PeerMemory {
 }
 
 impl PeerMemory {
-    /// Returns the process of a peer. `own` and `theirs` are in the segments of this rank and the peer. Returns `None`
-    /// if one of the two ranks has not published its process, or if the kernel does not let this process read the
-    /// peer's memory.
-    pub(super) fn open(own: &Origin, theirs: &Origin) -> Option<PeerMemory> {
-        own.process()?;
-        let (process, origin) = (theirs.process()?, theirs);
+    /// Returns the process `process` of the owner of `origin`. Returns `None` if the owner does not let peers read its
+    /// memory, or if the operating system does not let this process read it.
+    pub(super) fn open(process: libc::pid_t, origin: &Origin) -> Option<PeerMemory> {
+        let mark_at = origin.at.load(Ordering::Acquire) as usize;
         let mark = [0, 1].map(|i| origin.mark[i].load(Ordering::Relaxed));
-        let memory = PeerMemory { process, mark_at: origin.at.load(Ordering::Relaxed) as usize, mark };
+        let memory = PeerMemory { process, mark_at, mark };
         let mut byte = 0;
         // SAFETY: `byte` is writable.
-        unsafe { memory.read(memory.mark_at, &raw mut byte, 1) }.then_some(memory)
+        (mark_at != 0 && unsafe { memory.read(mark_at, &raw mut byte, 1) }).then_some(memory)
     }
 
     /// Copies the `len` bytes at the address `from` of the peer's process to `to`. Returns `false` if they could not be

@@ -16,7 +16,7 @@ use rustix::fs::SealFlags;
 
 use super::bell::Bell;
 use super::cursors::Cursors;
-use super::peer_memory::{Mark, Origin};
+use super::peer_memory::{Mark, Origin, PeerMemory};
 use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
@@ -122,6 +122,8 @@ pub(crate) struct Segment {
     map: MmapRaw,
     fd: OwnedFd,
     layout: Layout,
+    /// The process of the owner, if this rank may read its memory, see [`super::peer_memory`].
+    process: Option<i32>,
     /// The mark in this process's memory, if this is its own segment.
     mark: Option<Mark>,
 }
@@ -167,7 +169,7 @@ impl Segment {
         let map = options
             .map_raw(&file)
             .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").caused_by(e))?;
-        Ok(Segment { map, fd: file.into(), layout, mark: None })
+        Ok(Segment { map, fd: file.into(), layout, process: None, mark: None })
     }
 
     /// Lets peers read the private memory of this process, as far as the kernel allows it. This must be called before the
@@ -176,7 +178,21 @@ impl Segment {
         let mark = Mark::new()?;
         mark.publish(&self.header().origin);
         self.mark = Some(mark);
+        self.process = Some(std::process::id() as i32);
         Ok(())
+    }
+
+    /// Sets the process of the owner, which is a peer.
+    pub(crate) fn of_process(mut self, process: Option<i32>) -> Segment {
+        self.process = process;
+        self
+    }
+
+    /// Returns the memory of the owner, which is a peer, if this process can read it. `own` is the segment of this rank.
+    /// Ranks that do not publish their own process do not read the memory of others.
+    pub(super) fn memory(&self, own: &Segment) -> Option<PeerMemory> {
+        own.mark.as_ref()?;
+        PeerMemory::open(self.process?, &self.header().origin)
     }
 
     /// Returns the descriptor, to be sent to the peers.
