@@ -183,11 +183,11 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) 
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);
     }
-    let made = Segment::create(layout).and_then(|mut segment| {
+    let made = Segment::create(layout).map(|mut segment| {
         if cma && let Err(e) = segment.publish_process() {
             tracing::debug!("peers cannot read the memory of this process: {e:?}");
         }
-        Ok(segment)
+        segment
     });
     match made {
         Ok(segment) => Ok(Some(Arc::new(segment))),
