@@ -13,7 +13,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::*;
 use crate::pause::{Interest, Pause};
-use crate::shm::{Doorbell, Layout, RingKind, Segment};
+use crate::shm::{Doorbell, Layout, Lend, RingKind, Segment};
 use crate::tcp::{Listener, dial};
 
 struct LinkEnd {
@@ -40,9 +40,7 @@ impl LinkEnd {
                 let at = sent.min(32);
                 let body = &self.block[sent - at..out];
                 // SAFETY: the pointer and the length are those of a slice.
-                let n =
-                    unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len(), crate::shm::Lend::Windows) }
-                        .unwrap();
+                let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len(), Lend::Nothing) }.unwrap();
                 sent += n;
                 progress += n;
                 if sent == out_total {

@@ -64,8 +64,7 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let n = match whole {
                     true => head.len() + body.len(),
                     // SAFETY: the pointer and the length are those of a slice.
-                    false => unsafe { link.write(&head[at..], body.as_ptr(), body.len(), crate::shm::Lend::Windows) }
-                        .unwrap(),
+                    false => unsafe { link.write(&head[at..], body.as_ptr(), body.len(), Lend::Nothing) }.unwrap(),
                 };
                 done += n;
                 progress |= n > 0;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use super::*;
-use crate::shm::{Layout, RingKind, Segment, ShmLink};
+use crate::shm::{Layout, Lend, RingKind, Segment, ShmLink};
 
 /// Two sides send data to each other in turn, and each side sleeps until it has data. A sleep also ends after some
 /// milliseconds without a ring, so this test checks the bell's value: if a side finds no data after it has armed its
@@ -40,10 +40,7 @@ fn no_wake_up_is_lost() {
                     _ => began.elapsed() >= soon,
                 });
                 // SAFETY: the body is empty, so its pointer is not used.
-                assert_eq!(
-                    unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap(),
-                    8
-                );
+                assert_eq!(unsafe { link.write(&i.to_le_bytes(), [].as_ptr(), 0, Lend::Nothing) }.unwrap(), 8);
                 continue;
             }
             // The bell also rings when the other side reads. Wait until these rings are past.
@@ -130,14 +127,14 @@ fn data_and_room_ring_the_bell() {
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
     // SAFETY: the body is empty, so its pointer is not used.
-    assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap(), 512);
+    assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0, Lend::Nothing) }.unwrap(), 512);
     let seen = bell.value();
     // SAFETY: as above.
-    unsafe { there.write(&[1], [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap();
+    unsafe { there.write(&[1], [].as_ptr(), 0, Lend::Nothing) }.unwrap();
     assert_eq!(bell.value(), seen, "nobody sleeps");
     let seen = bell.arm();
     // SAFETY: as above.
-    unsafe { there.write(&[1], [].as_ptr(), 0, crate::shm::Lend::Windows) }.unwrap();
+    unsafe { there.write(&[1], [].as_ptr(), 0, Lend::Nothing) }.unwrap();
     let bytes = bell.value();
     assert_ne!(bytes, seen);
     there.peek().unwrap();

@@ -19,7 +19,7 @@ use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
-use crate::shm::{Doorbell, PAST_CACHE};
+use crate::shm::{Doorbell, Lend, PAST_CACHE};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 /// The time limit of waits. Only a wait that hangs reaches it.
@@ -544,7 +544,7 @@ fn a_peer_that_sends_slowly_does_not_extend_the_deadline() {
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
                 // SAFETY: the length of the body is 0, so the pointer is not used.
                 #[allow(unsafe_code)]
-                let written = unsafe { link.write(&[byte], std::ptr::null(), 0, crate::shm::Lend::Windows) };
+                let written = unsafe { link.write(&[byte], std::ptr::null(), 0, Lend::Nothing) };
                 if written.is_err() || rank.mesh.health.failed() {
                     break;
                 }

@@ -70,7 +70,7 @@ fn talk(mesh: &mut Mesh, rank: u32) {
         for link in links.iter_mut().flatten() {
             let text = [rank as u8; 8];
             // SAFETY: the length of the body is 0, so the pointer is not used.
-            let sent = unsafe { link.write(&text, std::ptr::null(), 0, crate::shm::Lend::Windows) }.unwrap();
+            let sent = unsafe { link.write(&text, std::ptr::null(), 0, crate::shm::Lend::Nothing) }.unwrap();
             assert_eq!(sent, text.len());
             link.end_write();
         }
