@@ -145,8 +145,8 @@ fn vendors_are_distinguished() {
     assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
 }
 
-/// A group has its lanes in a list. Here the lane for sparse tensors is between the lanes of the two backends. Both
-/// devices of the second backend must find its lane behind the lane for sparse tensors.
+/// A group has its lanes in a list. Here the lane for sparse tensors is between the lanes of the two backends. A lookup
+/// by either device of the second backend must find this backend's lane, not the lane for sparse tensors.
 #[test]
 fn a_backend_of_two_devices_is_found_behind_the_lane_of_sparse_tensors() {
     let own = |name: &'static str, keys| {

@@ -84,9 +84,10 @@ impl Action {
 /// The dependency of a step.
 ///
 /// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction do
-/// run in plan order. All other steps may overlap as far as their dependencies allow. If two steps touch the same bytes
-/// without a dependency, the peers' messages force the order of these steps. For example, a rank sends a block, and
-/// later receives the block's result into the same place. The simulator in `schedule` checks this.
+/// run in plan order. All other steps may overlap as far as their dependencies allow. Two steps that touch the same
+/// bytes may have no dependency only if the second cannot begin before the first is done, because it needs a message
+/// from a peer. For example, a rank sends a block, and later receives the block's result into the same place: the peer
+/// cannot send the result before it has received the block. The simulator in `schedule` checks this.
 ///
 /// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +97,8 @@ pub(crate) enum After {
     /// This step may process a byte as soon as that step has written it. The source of this step lies in the target of
     /// that step.
     Follow(StepId),
-    /// This step overwrites the bytes that earlier sends read. So it writes byte `n` of its target only when every send
-    /// up to and including that step has sent byte `n` of that send's source. (`n` counts from the start of a region.)
+    /// This step overwrites the bytes that earlier sends read: the sends with ids up to that step's id. It writes byte
+    /// `n` of its target when each of them has sent byte `n` of its own source.
     Trail(StepId),
     /// This step starts when all steps up to and including that step are done. It does not wait for sends.
     All(StepId),

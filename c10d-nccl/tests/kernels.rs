@@ -1,5 +1,6 @@
-//! Compares the CUDA kernels that reduce and scale, for each type, with their definition. The real sources run through
-//! the real loader on the fake device. With `C10D_HARDWARE=1` the kernels run on a real device.
+//! Compares the CUDA kernels that reduce and scale, for each type, with their definition. c10d loads the kernels' PTX
+//! into the fake driver, which runs the kernels' sources, compiled for the CPU. With `C10D_HARDWARE=1` a real device
+//! runs the PTX. The tests of an old driver and of wrong launches always need the fake.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -75,8 +76,8 @@ integers! {
     reduce_i64 i64;
 }
 
-/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. All NaN are treated as equal, whatever their
-/// bits.
+/// The inputs include floats of random bits, which can be infinite, NaN or subnormal. All NaN are treated as equal,
+/// whatever their bits.
 macro_rules! floats {
     ($($reduce:ident $scale:ident $t:ty, $uint:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         #[test]

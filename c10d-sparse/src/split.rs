@@ -11,12 +11,13 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// Computes the ranges. `samples` has the number of entries of each rank, and a sample of its keys at equal
-    /// distances.
+    /// Computes the ranges. `samples` has the number of entries of each rank, and a sample of its keys: those at equal
+    /// distances in the sorted list of the keys.
     pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
         let mut chunks = split(space, samples, samples.len() * per_rank);
         for chunks in chunks.chunks_mut(per_rank) {
-            // A chunk begins at the first bit of a word, so that its bits are a slice of the range's words of bits.
+            // The entries of a range can be stored as one bit for each key, in words of 64 bits. A chunk begins at the
+            // first bit of a word, so that its bits are a slice of these words.
             let begin = chunks[0].start;
             for i in 1..per_rank {
                 let end = begin + (chunks[i].start - begin) / 64 * 64;

@@ -40,7 +40,7 @@ const PERIOD: usize = 1021;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
-    /// All values.
+    /// Values that are not added or multiplied. Special values may be at every position.
     Any,
     /// Values whose partial sums are finite in any order, except for the special values.
     Summands,

@@ -281,7 +281,7 @@ impl Wake for Last {
     fn wake(self: Arc<Self>) {
         let begin = Instant::now();
         drop(self.0.lock().unwrap().take());
-        // After the first report, the receiver may have been dropped.
+        // The waker may be called again, when the receiver may have been dropped.
         let _ = self.1.lock().unwrap().send(begin.elapsed());
     }
 }

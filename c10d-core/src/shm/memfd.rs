@@ -94,7 +94,8 @@ pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     let refused = || Error::new(ErrorKind::Resource, format!("cannot allocate {size} bytes of shared memory"));
     let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
     memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
-    // SAFETY: only this function has the descriptor, so no other code shrinks the file or writes to it.
+    // SAFETY: no other code has the descriptor. The callers keep it private until they have sealed the file, so nobody
+    // shrinks the file or writes to it by the descriptor.
     let map = unsafe { MmapOptions::new().len(size).map_mut(&memory) }.map_err(|e| refused().caused_by(e))?;
     // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
     map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;

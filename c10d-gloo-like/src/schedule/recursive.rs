@@ -53,10 +53,11 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`. So the
-/// number of ranks that have the data can double with each `k`.
+/// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`. So `2^(k+1)`
+/// ranks have the data once the sends up to `k` have ended (fewer if the world is smaller).
 ///
-/// Takes `floor(log2(world))` rounds. Each rank sends `bytes` to each rank that receives the data from it.
+/// The longest chain of messages from the root has `floor(log2(world))` messages, because a rank sends to all its
+/// receivers at once. Each rank sends `bytes` to each of its receivers.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);

@@ -12,7 +12,7 @@ const GNU_HASH: u64 = 0x6fff_fef5;
 const FLAGS_1: u64 = 0x6fff_fffb;
 const PIE: u64 = 0x0800_0000;
 
-/// The addresses of the tables for looking up symbols.
+/// The addresses of the tables in which a loader looks up a symbol, and the size of the table of names (`strings`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Dynamic {
     pub(super) hash: Option<u64>,
