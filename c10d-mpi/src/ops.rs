@@ -176,9 +176,9 @@ impl Collectives {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// Adds empty blocks for an op in which not all ranks receive from each other. With these blocks, each rank
-    /// receives a header at least from the two ranks before it. So the ranks notice every disagreement. If one of three
-    /// ranks makes a different call, the other two know which rank it is.
+    /// Adds empty blocks for an op in which not all ranks receive from each other. An empty block is sent as a header,
+    /// which has the fingerprint of the call. So each rank compares its call at least with those of the two ranks
+    /// before it. If one rank in a group of three makes a different call, the other two know which it is.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -270,7 +270,7 @@ impl Collectives {
     }
 
     /// Sends each rank its range of `from`, receives the data of all ranks for this rank, and reduces it into `to`.
-    /// `total` returns [`Transfer::total`] for the data that are sent to a rank.
+    /// `total(p)` is the [`Transfer::total`] of the data that are sent to rank `p`.
     fn fold(
         &mut self,
         call: &mut Call<'_>,
@@ -394,7 +394,7 @@ fn lens(spans: &[Span], splits: &[usize], task: &Task, world: usize) -> Vec<usiz
     }
 }
 
-/// Returns the offset of each rank's block.
+/// Returns the offset of each rank's block, and one more element: the end of the last block.
 fn starts(lens: &[usize]) -> Vec<usize> {
     let ends = lens.iter().scan(0, |end, len| {
         *end += len;

@@ -9,8 +9,8 @@ use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
 
-/// Runs the test `probe` in a process whose environment `set` changes. Returns its output, which says which libnccl was
-/// loaded or why none was.
+/// Runs the test `probe` in a new process, whose environment `set` can change before the start. Returns the output of
+/// the process, which says which libnccl was loaded or why none was.
 fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));

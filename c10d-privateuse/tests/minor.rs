@@ -56,7 +56,7 @@ fn newer(header: &str) -> String {
         "} c10d_collectives;",
         "} c10d_plugin;",
     ];
-    // `c10d_note` also has a `struct_size`, but is not in the list: it is read before the plugin's code may run.
+    // `c10d_note` also has a `struct_size`, but is not in the list: its length is fixed (64 bytes).
     let tables = header.matches("    uint32_t struct_size;").count();
     assert_eq!(tables, ends.len() + 1, "a struct of the header is missing in `ends`");
     ends.into_iter().fold(text, longer)

@@ -23,7 +23,8 @@ pub(crate) struct Meta {
     row_bytes: usize,
 }
 
-/// Returns the number of words that the keys and rows of a tensor need.
+/// Returns the number of words that `nnz` entries need. An entry has a key (its coordinates as one number, in one word)
+/// and a row (its values, `row_bytes` bytes).
 fn whole(nnz: usize, row_bytes: usize) -> usize {
     nnz.saturating_add(nnz.saturating_mul(row_bytes).div_ceil(8))
 }

@@ -194,8 +194,8 @@ impl Builder {
     /// - `InvalidArgument` if the settings contradict each other or the init method.
     /// - `Unsupported` if the backend map names a backend that this program does not have, or a backend that cannot
     ///   serve its device.
-    /// - `Rendezvous` if ranks are missing or do not have a backend that the map of a rank names. The error names these
-    ///   ranks.
+    /// - `Rendezvous` if ranks are missing, or lack a backend that another rank's map names. The error names the ranks
+    ///   that are missing or lack the backend.
     /// - `Mismatch` if ranks disagree about the world size, the members or the version of c10d. The error names these
     ///   ranks.
     /// - `Store` if the store cannot be reached.
@@ -396,7 +396,7 @@ impl GroupSpec {
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served).map_err(|error| {
             let cause = reports.settle(error);
-            // Peers that have already made the group get the error through their backends.
+            // Aborts the backends that this rank has made. They pass the error to peers that have made the group.
             others.give_up(&cause);
             backend_store.leave(Instant::now());
             cause

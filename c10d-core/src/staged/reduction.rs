@@ -44,7 +44,7 @@ fn summed(reduce: ReduceOp) -> ReduceOp {
 }
 
 /// The largest number of rounds of a reduction: fingerprints can distinguish [`STEPS`] steps, each round has two steps,
-/// and one more step (the announcement) may come before the first round.
+/// and one more step (the announcement, see `announce.rs`) may come before the first round.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
 /// The layout of a round's host memory.
@@ -65,7 +65,8 @@ fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
     let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    // The inputs of a list may have any lengths, so the received parts begin after all memory of the chunk.
+    // The tensors of an input list can have different lengths, so their memory may be larger than `all * size`. The
+    // received parts begin after it.
     let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
@@ -166,8 +167,9 @@ fn pad(host: &Host, from: usize, to: usize) {
     unsafe { host.base().add(from).write_bytes(0, to - from) };
 }
 
-/// Returns the scratch memory, which is replaced if it has fewer than `bytes` bytes. The first round of an op needs the
-/// most bytes. So the memory is replaced only in the first round, when no work uses it.
+/// Returns the scratch memory, which is replaced if it has fewer than `bytes` bytes or is on another device. All rounds
+/// of an op use one device, and the first needs the most bytes. So the memory is replaced only in the first round, when
+/// no work uses it.
 fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
     if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
         return Ok(DevicePtr { base, offset: 0 });

@@ -21,7 +21,7 @@ pub struct Puppet {
     lost: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
 }
 
-// SAFETY: the closures of the tests do not use a job's memory after its completion. Some keep a job too long on
+// SAFETY: the closures of the tests do not use a job's memory after they completed the job. Some complete a job late on
 // purpose, to test how core reacts.
 unsafe impl Backend for Puppet {
     fn name(&self) -> &'static str {

@@ -1,8 +1,9 @@
-//! Recursive doubling and halving of whole vectors. These algorithms need few rounds and few messages, so they suit
-//! small data.
+//! Recursive doubling and recursive halving. These algorithms need few rounds and few messages, so they suit small
+//! data.
 //!
 //! In round `k` of a doubling, the set of ranks that share a result doubles: each rank communicates with the rank whose
-//! number differs from its own in bit `k`. A halving takes these rounds in reverse order.
+//! number differs from its own in bit `k`. A halving takes these rounds in reverse order: in each round, a rank sends
+//! half of the blocks that it still has.
 
 use c10d_core::OpKind;
 
@@ -56,8 +57,8 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
 /// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`. So `2^(k+1)`
 /// ranks have the data once the sends up to `k` have ended (fewer if the world is smaller).
 ///
-/// The longest chain of messages from the root has `floor(log2(world))` messages, because a rank sends to all its
-/// receivers at once. Each rank sends `bytes` to each of its receivers.
+/// The data reach each rank by at most `floor(log2(world))` messages that wait for each other, because a rank sends to
+/// all its receivers at once. Each rank sends `bytes` to each of its receivers.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);

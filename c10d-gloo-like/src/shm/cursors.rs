@@ -2,20 +2,21 @@
 
 use std::sync::atomic::AtomicU64;
 
-/// The writer's cursor, and the position of the last record plus 1, or 0 if there is no record yet. A record stands for
-/// bytes that the reader reads in place. Both are alone in a pair of cache lines, since processors prefetch lines in
-/// pairs.
+/// The writer's cursor, and the position of the last record plus 1, or 0 if there is no record yet. A record is in the
+/// ring in place of lent bytes, which the reader reads where they are. These two values are alone in a pair of cache
+/// lines, since processors prefetch lines in pairs.
 #[repr(C, align(128))]
 pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
 
-/// The reader's cursor, and what the reader tells the writer about lent bytes, alone in a pair of cache lines.
+/// The reader's cursor, and two values about lent bytes that the reader tells the writer. They are alone in a pair of
+/// cache lines.
 #[repr(C, align(128))]
 pub(super) struct Tail {
     pub(super) at: AtomicU64,
     /// Not 0 if the reader can read private memory of the writer.
     pub(super) reads_private: AtomicU64,
-    /// The number of bytes at the end of the last record's bytes that the reader did not read, since it could not. The
-    /// writer must send these bytes through the ring.
+    /// How many of the lent bytes of the last record that the reader passed it could not read. They are the last of
+    /// these bytes. The writer must send them through the ring.
     pub(super) refused: AtomicU64,
 }
 

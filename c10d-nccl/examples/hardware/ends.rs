@@ -1,5 +1,6 @@
-//! Groups of two ranks in which only one rank calls an op, so that the op does not end by itself. One op ends at its
-//! deadline, and one by the other rank's abort. After that, the device must still be usable.
+//! Two groups of two ranks. In each, rank 0 calls an all-reduce that rank 1 does not call, so it cannot complete. In
+//! the first group it ends at its deadline, and the device must still be usable. In the second, rank 1 aborts the
+//! group, which ends the all-reduce.
 
 use std::time::{Duration, Instant};
 

@@ -49,7 +49,8 @@ impl Call {
     }
 }
 
-/// Runs the calls of one launch, all at once.
+/// Runs the calls of one launch, all at once. A launch is an NCCL group's calls on a communicator,
+/// or one call outside of a group.
 pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
     let mut scratch: Vec<Vec<u128>> = Vec::new();
     let mut works: Vec<Work<_>> = Vec::new();

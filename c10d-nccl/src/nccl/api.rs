@@ -25,8 +25,8 @@ pub(crate) type Address = u64;
 ///
 /// # Safety
 /// For all unsafe functions: the communicator comes from `init`, `split` or `shrink`, and was not destroyed or aborted.
-/// The memory and the stream belong to its device. Until the stream has finished the call, they exist, and nothing else
-/// uses them.
+/// The memory and the stream of a call belong to the communicator's device. Until the stream has finished the call,
+/// both exist, and nothing else uses the memory.
 pub(crate) trait NcclApi: Send + Sync {
     /// Returns the library's version.
     fn version(&self) -> Version;
