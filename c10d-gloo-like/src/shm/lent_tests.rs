@@ -1,9 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use c10d_core::ErrorKind;
 use c10d_core::process::token;
 use c10d_core::shm::{Window, admit};
+use c10d_core::{Error, ErrorKind};
 
 use super::super::peer_memory::{Origin, PeerMemory};
 use super::*;
@@ -204,17 +204,26 @@ fn private_bytes_that_must_be_seen_are_an_error() {
     assert!(there.peek().is_err_and(|e| e.report().guilty == [0] && e.report().kind == ErrorKind::Protocol));
 }
 
+/// Lends these bytes, and returns the error of the writer if the reader claims that it has refused `refused` of them.
+fn refused(bytes: &[u8], refused: u64) -> Error {
+    let (mut here, mut there, segment) = pair();
+    assert_eq!(lend(&mut here, bytes.as_ptr(), bytes.len()), 0);
+    assert_eq!(read(&mut there, &mut vec![0; bytes.len()]), bytes.len());
+    // SAFETY: the pointer is valid as long as the segment.
+    unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(refused, Ordering::Relaxed);
+    // SAFETY: the pointer and the length are those of a slice.
+    unsafe { here.write(&[], bytes.as_ptr(), bytes.len(), Lend::All) }.unwrap_err()
+}
+
 #[test]
 fn an_impossible_number_of_refused_bytes_is_an_error() {
-    let (mut here, mut there, segment) = pair();
-    let bytes = vec![5; 100_000];
-    assert_eq!(lend(&mut here, bytes.as_ptr(), bytes.len()), 0);
-    let mut to = vec![0; 100_000];
-    assert_eq!(read(&mut there, &mut to), 100_000);
-    // SAFETY: the pointer is valid as long as the segment.
-    unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(100_001, Ordering::Relaxed);
-    // SAFETY: the pointer and the length are those of a vector.
-    let error = unsafe { here.write(&[], bytes.as_ptr(), bytes.len(), Lend::All) }.unwrap_err();
+    let error = refused(&[5; 100_000], 100_001);
+    assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
+}
+
+#[test]
+fn refused_bytes_of_a_window_are_an_error() {
+    let error = refused(&window(100_000), 100_000);
     assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
 }
 
@@ -235,18 +244,4 @@ fn the_memory_of_another_process_is_not_taken_for_the_peers() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!open(child.id(), &|_| ()));
-}
-
-#[test]
-fn refused_bytes_of_a_window_are_an_error() {
-    let (mut here, mut there, segment) = pair();
-    let window = window(100_000);
-    assert_eq!(write(&mut here, &[], &window), 0);
-    let mut to = vec![0; 100_000];
-    assert_eq!(read(&mut there, &mut to), 100_000);
-    // SAFETY: the pointer is valid as long as the segment.
-    unsafe { &*segment.ring(0, KIND).0 }.tail.refused.store(100_000, Ordering::Relaxed);
-    // SAFETY: the pointer and the length are those of a window.
-    let error = unsafe { here.write(&[], window.as_ptr(), window.len(), Lend::All) }.unwrap_err();
-    assert!(error.report().guilty == [1] && error.report().what.contains("number of refused bytes"), "{error:?}");
 }
