@@ -46,7 +46,7 @@ class Places:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
             self.anchors[path] = anchors_of_markdown(text) if path.endswith(".md") else anchors_of_html(text)
-        # If the link's anchor is percent-encoded, the anchor in the HTML page may be percent-encoded, too, or not.
+        # The anchor in the HTML page may be percent-encoded or not.
         return anchor in self.anchors[path] or unquote(anchor) in self.anchors[path]
 
 

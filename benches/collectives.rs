@@ -1,6 +1,5 @@
-//! Measures all-reduce between threads: `cargo bench --bench collectives`. It compares a built-in operation with a
-//! closure, blocking with started calls, and calls in one group with calls in two groups at once. To measure ranks as
-//! processes, use `c10d perf`.
+//! Measures all-reduce between threads: `cargo bench --bench collectives`. To measure ranks as processes, use
+//! `c10d perf`.
 
 use std::time::{Duration, Instant};
 

@@ -12,10 +12,9 @@
  *                 ranks, or up to 8 KiB, each rank sends all of its elements to all others. Otherwise each rank reduces
  *                 a block and sends the result to all others.
  *
- * A caller of c10d may stop waiting for a call, and MPI may use the call's buffers after that. So the backend `mpi`
- * uses internal buffers, as the last two ways do. The measurement is the same as in `c10d perf`: five batches of ops,
- * each after a barrier. The time of a batch is the time of its slowest rank. The program prints the median of the
- * batches. It checks the sums that every way computes.
+ * The backend `mpi` uses internal buffers, as the last two ways do, because MPI may still use the buffers of a call for
+ * which the caller no longer waits. As in `c10d perf`, the result is the median of five batches of ops, each after a
+ * barrier. The time of a batch is the time of its slowest rank. The program checks the sums of every way.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

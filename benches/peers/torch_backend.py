@@ -2,22 +2,19 @@
 
     python benches/peers/torch_backend.py [--ranks 2,4] [--bytes 8,64,..] [--ops all_reduce,..] [--models mlp-1m,..]
 
-Python needs torch, c10d_rs and a C++ compiler. The time over the first backend is torch's own cost: the dispatcher,
-Python, and a `Work` object. All backends are measured in turns, in the same way: --batches batches of ops, each after a
-barrier. The time of a batch is the time of its slowest rank. The result of a repetition is the median of its batches,
-and a cell has the median of --repeat repetitions. Ranks are bound to cores. Gloo is also measured with ranks that are
-not bound, and the better result is shown. With --realtime, the ranks run under `chrt -r 1` if there are at least as
-many cores as ranks. The results of all backends except the first are checked. Times are µs per op; the time of
-`send_recv` is half a round trip. `cost` is (G - N) / (C - N), with the times G over Gloo, N over the first backend and
-C over c10d_rs. `direct` is a backend that passes each call to the library of c10d_rs and waits for it. Its `Work`
-objects hold no tensors and no errors, it ignores the timeouts of single calls, and it does not keep tensors alive.
-`bridge` is the time of c10d_rs minus that of `direct`: the time that the package adds to torch's own cost and to the
-library's call.
+Python needs torch, c10d_rs and a C++ compiler. The time over the first backend (`nothing`) is torch's own cost. All
+backends are measured in turns: --batches batches of ops, each after a barrier. The time of a batch is the time of its
+slowest rank. A cell has the median over --repeat repetitions of the median of the batches. Ranks are bound to cores.
+Gloo is also measured with ranks that are not bound, and the better result is shown. With --realtime, the ranks run
+under `chrt -r 1` if there are at least as many cores as ranks. The results of all backends except the first are
+checked. Times are µs per op; the time of `send_recv` is half a round trip. `cost` is (G - N) / (C - N), with the times
+G over Gloo, N over the first backend and C over c10d_rs. `direct` is a backend that passes each call to the library of
+c10d_rs and waits for it. `bridge` is the time of c10d_rs minus the time of `direct`: the cost of the Python package.
 
 The second table has the time of a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the
-share of the all-reduce time that computation hides. 100 % means that the step takes no longer than over the backend
-that does nothing. 0 % means that the step takes longer than over that backend, by at least the time that the
-all-reduces of the gradients take alone. The difference can exceed this time, because ranks also wait for each other.
+share of the all-reduce time that computation hides. 100 % means that the step takes no longer than over `nothing`. 0 %
+means that the step takes longer than over `nothing` by the time that the all-reduces of the gradients take alone, or by
+more.
 """
 
 import argparse

@@ -61,9 +61,9 @@ impl fmt::Display for Bad {
 
 impl std::error::Error for Bad {}
 
-/// The exit code for bad arguments, which clap uses, too.
+/// The exit code for bad arguments, the same as clap's.
 const BAD_ARGUMENT: u8 = 2;
-/// The exit code if nobody reads the output any more: the code that shells use for a program that SIGPIPE ended.
+/// The exit code if nobody reads the output any more: the code that shells report for a program that SIGPIPE ended.
 const READER_GONE: u8 = 128 + 13;
 
 fn main() -> ExitCode {
@@ -103,7 +103,6 @@ fn log() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
 }
 
-/// Converts a number to an exit code.
 fn exit_code(code: i32) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a full pipe that nobody reads may delay the end of this program.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Writes a line. If nobody reads it and the pipe is full, this returns after half a second.
+/// Writes a line. If the pipe is full and nobody reads it, `say` returns after half a second.
 pub(crate) fn say(line: impl Display) {
     let line = format!("{line}\n");
     let (written, wait) = sync_channel(1);

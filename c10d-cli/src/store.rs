@@ -23,8 +23,8 @@ pub(crate) struct Args {
 
 pub(crate) fn store(args: &Args) -> Outcome {
     let addr = address(&args.bind)?;
-    // The signal handlers are installed before the address is printed, since a program that reads the address may send
-    // a signal at once.
+    // The signal handlers are installed before the address is printed: a program that reads the address may send a
+    // signal at once.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = TcpStoreServer::bind(addr, ServerOptions::default())?;
     let mut out = std::io::stdout().lock();

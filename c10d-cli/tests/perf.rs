@@ -238,7 +238,7 @@ fn a_running_job_is_joined() {
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
-    // With `--alone`, `perf` starts its own two ranks, although it is a rank of a job itself.
+    // With `--alone`, `perf` starts its own two ranks, although it is a rank of a job.
     let ended = job(&["-n", "1"], &["--alone"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stdout.lines().skip(1).all(|row| row.split(',').nth(3) == Some("2")), "{}", ended.stdout);
@@ -337,8 +337,8 @@ fn a_plot_has_a_line_for_each_op_with_bytes() {
 
 #[test]
 fn a_backend_that_this_build_lacks_is_named_with_its_feature() {
-    // Other members of the workspace may enable further features of the command. So the test finds out from the
-    // command's output which backends it has.
+    // Other members of the workspace may enable further features of the command. So the test reads from the command's
+    // output which backends the command has.
     let info = run(&["info"]).stdout;
     let has = |name: &&str| info.lines().any(|row| row.split_whitespace().next() == Some(*name));
     for name in ["mpi", "nccl"].iter().filter(|name| !has(name)) {

@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // This plugin is checked alone: on a busy machine, the good plugin could exceed the limit of 1 s, too.
+    // This plugin is checked alone: on a busy machine, the good plugin could exceed the limit of 1 s.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());
@@ -258,8 +258,7 @@ fn directories_are_looked_through_in_their_order() {
     assert_eq!(found(&["plugins", "list", "--json"], &[]), [first(&home, "passed"), later(own)]);
 }
 
-/// The name of the variable in which [`again`] passes the directory with the test's files to the process in which the
-/// test runs again.
+/// The variable in which [`again`] passes the directory of the test's files to the new process.
 const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 
 /// Runs the test of this name again, in a separate process with these variables.

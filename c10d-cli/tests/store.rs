@@ -43,7 +43,7 @@ fn a_closed_reader_causes_no_message() {
     let verbs = [&["--help"][..], &["run", "--help"], &["--version"], &["store", "--bind", "127.0.0.1:0"]];
     let plugins = [&["plugins", "list"][..], &["plugins", "list", "--json"]];
     for args in verbs.iter().chain(plugins.iter().filter(|_| cfg!(feature = "plugins"))) {
-        // The reader is gone before the program starts. So the server cannot print its address, and ends.
+        // The reader is gone before the program starts.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut program = Command::new(env!("CARGO_BIN_EXE_c10d"));

@@ -16,7 +16,6 @@ fn perf(table: &str) -> common::Ended {
     start_with(&args, &[("C10D_TUNING", table)]).end()
 }
 
-/// Returns the algorithm that the all-reduce used.
 fn algorithm(ended: &common::Ended) -> String {
     assert!(ended.status.success(), "{}", ended.stderr);
     let json: Value = serde_json::from_str(&ended.stdout).unwrap();

@@ -45,7 +45,7 @@ impl<B> Call<B> {
 
     /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. If the numbers
     /// of two ranks differ, both get a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. The number has no effect on
-    /// calls whose sizes must be equal on all ranks: ranks always compare the sizes of these calls.
+    /// calls whose sizes must be equal on all ranks.
     pub fn agreed_count(mut self, count: u64) -> Self {
         if count != 0 {
             self.params.rare().agreed_count = count;
@@ -54,13 +54,11 @@ impl<B> Call<B> {
     }
 
     /// Sets the device stream on which the buffers are ready: the op runs after all work that was enqueued in the
-    /// stream before. The stream itself does not wait for the op. When the call returns, or its [`Work`](crate::Work)
-    /// is done, the op is complete on the device. So any work that is enqueued later, in any stream, runs after the op.
-    /// If no stream is set, the op uses the device's default stream.
+    /// stream before. The stream does not wait for the op. When the call returns, or its [`Work`](crate::Work) is done,
+    /// the op is complete on the device. If no stream is set, the op uses the device's default stream.
     ///
-    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because this handle means a
-    /// different stream on each thread, and a thread of the library waits for the stream. A stream that is recording a
-    /// graph is rejected, too.
+    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because the handle means a
+    /// different stream on each thread. A stream that is recording a graph is rejected.
     ///
     /// # Safety
     /// The stream belongs to the buffers' device and exists until the op is done.

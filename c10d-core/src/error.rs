@@ -12,8 +12,7 @@ use crate::resource;
 /// The result of the functions of this library. The error is an [`Error`] unless another type is given.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// An error. It is one word wide. It is `Clone`, since all waiting and later calls of a failed group get the error that
-/// failed the group.
+/// An error. It is `Clone`, since every waiting or later call of a failed group gets the error that failed the group.
 #[derive(Clone)]
 pub struct Error(Box<ErrorReport>);
 
@@ -29,8 +28,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The call is valid, but the chosen backend does not offer it, or no backend serves the dispatch key.
     Unsupported,
-    /// The guilty rank made a different call: its call with the same number, or its message, differs from this rank's
-    /// call or message.
+    /// The guilty rank made a different call: its call or message differs from the matching call or message of this
+    /// rank.
     Mismatch {
         /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
         field: &'static str,
@@ -188,8 +187,7 @@ impl Error {
     /// Adds the error that caused this error; [`source`](std::error::Error::source) returns it.
     ///
     /// If the cause is a system error which says that a resource ran out (descriptors, memory, space, ..), this error
-    /// becomes an [`ErrorKind::Resource`] that names the resource and its limit. The guilty ranks are removed then,
-    /// since this rank ran out of the resource.
+    /// becomes an [`ErrorKind::Resource`] that names the resource and its limit. The error then names no guilty ranks.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         if let Some(what) = resource::ran_out(&source) {
             self = self.ran_out(&what);
@@ -442,8 +440,7 @@ impl<B> std::error::Error for OpError<B> {
 
 const _: () = assert!(size_of::<Result<(), Error>>() == 8);
 
-/// Prints an error on stderr, because the library cannot return it to a caller. If stderr is closed, nothing is
-/// printed.
+/// Prints an error on stderr, because the library cannot return it to a caller.
 pub(crate) fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "c10d: {error:?}");
 }

@@ -116,7 +116,6 @@ pub(super) struct Shape {
     pub(super) each: u32,
 }
 
-/// The transport between the ranks.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(super) enum Transport {
     /// Shared memory within a host, TCP between hosts.
@@ -127,7 +126,6 @@ pub(super) enum Transport {
     Tcp,
 }
 
-/// Whether ranks are processes or threads.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Each rank is a child process.
@@ -136,7 +134,6 @@ pub(super) enum Mode {
     Threads,
 }
 
-/// The format of the results.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// A table, printed at the end.
@@ -165,8 +162,8 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
-    /// Returns the transport as tables show it: the value of the option or, if that is `auto`, of the environment
-    /// variable, if it is set.
+    /// Returns the transport as tables show it: the value of the option. If that value is `auto` and the environment
+    /// variable is set, returns the variable's value.
     pub(super) fn transport_name(&self) -> String {
         let set = std::env::var("C10D_TRANSPORT").ok().map(|name| name.trim().to_owned());
         match (self.transport, set) {
@@ -260,7 +257,6 @@ impl Args {
         None
     }
 
-    /// Returns the number of points of this op.
     pub(super) fn points(&self, op: PerfOp) -> usize {
         if op == PerfOp::AllReduceSparse {
             return self.sparse_points().count();
@@ -273,7 +269,6 @@ impl Args {
         self.sizes(op).len()
     }
 
-    /// Returns the points of `all_reduce_sparse`.
     pub(super) fn sparse_points(&self) -> impl Iterator<Item = SparsePoint> {
         let rows = |nnz| self.row.0.iter().map(move |row| (nnz, *row));
         let overlaps =

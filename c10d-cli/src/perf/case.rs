@@ -37,7 +37,6 @@ impl Form {
     }
 }
 
-/// The settings of a case.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
     pub(super) pg: &'a ProcessGroup,
@@ -100,9 +99,9 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
     }
 
-    /// Fills the outputs. With `zeros` they get zeros. If this rank has no inputs, as in an in-place op, they get this
-    /// rank's values. Otherwise they get the values of a rank that does not exist, so that a call that writes nothing
-    /// is noticed.
+    /// Fills the outputs. With `zeros` the outputs get zeros. If this rank has no inputs, as in an in-place op, the
+    /// outputs get this rank's values. Otherwise the outputs get the values of a rank that does not exist, so that a
+    /// call that writes nothing is noticed.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         let in_place = self.set.layout.inputs == TensorList::default();

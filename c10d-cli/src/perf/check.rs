@@ -1,11 +1,10 @@
 //! The values that ranks put into their buffers, and the expected results.
 //!
 //! A piece (a tensor, or a rank's part of a tensor) repeats a pattern of small whole numbers. The pattern depends on
-//! the rank that filled it and on the number of the piece, so that the check finds data of a wrong rank, piece or
-//! position. The numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every
-//! element type. Averages and scaled sums are compared with a tolerance. At each place of a sum, at most [`TERMS`]
-//! ranks have a number other than 0. For an average, the limit is [`AVERAGED`] ranks. So the results stay small for any
-//! number of ranks.
+//! the rank and on the number of the piece, so that the check finds data of a wrong rank, piece or position. The
+//! numbers are so small that sums, products, minima, maxima and bitwise operations are exact in every element type.
+//! Averages and scaled sums are compared with a tolerance. At each place of a sum, at most [`TERMS`] ranks have a
+//! number other than 0 (of an average: [`AVERAGED`] ranks), so the results stay small for any number of ranks.
 
 use c10d::{DType, ReduceOp};
 
@@ -49,13 +48,13 @@ impl Patterns {
         (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
     }
 
-    /// Returns a pattern of zeros. The reduction of zeros is zeros, too.
+    /// Returns a pattern of zeros.
     pub(super) fn zeros<T: Sample>() -> Vec<T> {
         vec![T::whole(0); PERIOD]
     }
 
-    /// Returns the allowed relative deviation from the expected value. The terms of an average may be too large to be
-    /// exact, and averages may be computed by multiplying with the inverse of the world size, which is not exact.
+    /// Returns the allowed relative deviation from the expected value. Averages and scaled sums are not exact: backends
+    /// round them in different ways.
     pub(super) fn tolerance(&self) -> f64 {
         match self.reduce {
             Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 2e-2,
@@ -101,7 +100,6 @@ impl Patterns {
     }
 }
 
-/// Repeats `pattern` over `piece`.
 pub(super) fn fill<T: Sample>(piece: &mut [T], pattern: &[T]) {
     for chunk in piece.chunks_mut(PERIOD) {
         chunk.copy_from_slice(&pattern[..chunk.len()]);

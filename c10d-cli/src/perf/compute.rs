@@ -24,9 +24,8 @@ pub(super) fn units(seconds: f64) -> u64 {
     (seconds / fastest * PROBE as f64) as u64
 }
 
-/// Returns the share of an op's time that a computation hides. It is 1 if both together took no longer than the
-/// computation alone, and 0 if both together took as long as the op and the computation one after the other. All times
-/// are in seconds.
+/// Returns the share of an op's time that a computation hides. The share is 1 if op and computation together took no
+/// longer than the computation alone, and 0 if they took as long as one after the other. All times are in seconds.
 pub(super) fn hidden(op: f64, computation: f64, both: f64) -> f64 {
     if op > 0.0 { (1.0 - (both - computation) / op).clamp(0.0, 1.0) } else { 0.0 }
 }

@@ -23,7 +23,6 @@ impl TensorList {
         TensorList { tensors, pieces, len }
     }
 
-    /// Returns the number of elements in all tensors.
     pub(super) fn elements(&self) -> usize {
         self.tensors * self.pieces * self.len
     }

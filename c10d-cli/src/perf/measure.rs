@@ -1,14 +1,14 @@
 //! The protocol of a measurement, independent of the measured op and of the clock.
 //!
 //! If the budget is a time, a calibration runs first, which is also the warm-up. Then the batches of back-to-back ops
-//! run. The time of a batch is that of its slowest rank. All ranks get this same time, so all compute the same number
+//! run. The time of a batch is that of its slowest rank. All ranks get this time, so all ranks compute the same number
 //! of iterations and batches.
 
 use std::time::Duration;
 
 /// The number of batches for one point (one op at one size).
 const BATCHES: usize = 5;
-/// The largest number of iterations of a batch whose size is calibrated. More iterations give no better result.
+/// The largest number of iterations of a batch whose size is calibrated.
 const MOST_ITERATIONS: u64 = 200_000;
 /// If all batches of a point would take more seconds than this, each batch has one iteration.
 const LONG_POINT: f64 = 4.0;

@@ -75,7 +75,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
         Mode::Processes => processes(args, &mut report),
         Mode::Threads => threads(args, &mut report).map(|()| ExitCode::SUCCESS),
     };
-    // Results from before a failure are shown, too.
+    // Results from before a failure are shown.
     let rows = report.end()?;
     let code = ran?;
     if code == ExitCode::SUCCESS {

@@ -15,8 +15,7 @@ const SIZE: (u32, u32) = (1400, 560);
 /// One line of a chart: the name of the op, and for each point the size in bytes and the value.
 type Curve<'a> = (&'a str, Vec<(f64, f64)>);
 
-/// Draws these rows into an SVG file. Ops without bytes, such as the barrier, are left out, since the charts show
-/// sizes.
+/// Draws these rows into an SVG file. Ops without bytes, such as the barrier, are left out.
 pub(super) fn write(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let times = lines(rows, |row| row.median_us);
     if times.is_empty() {

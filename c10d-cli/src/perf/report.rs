@@ -163,7 +163,6 @@ impl<'a> PerfReport<'a> {
     }
 }
 
-/// Returns the number of wrong elements in all rows.
 pub(super) fn wrong_elements(rows: &[Row]) -> u64 {
     rows.iter().map(|row| row.errors).sum()
 }

@@ -72,9 +72,8 @@ fn shuffled(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Brings the allocator into the state of a program that uses tensors. Before the first large block is freed, glibc
-/// returns the memory of even small tensors to the system after each op. The first writes to the new pages of the next
-/// op would then cost more than the op.
+/// Brings the allocator into the state of a program that uses tensors. Until a first large block is freed, glibc
+/// returns the memory of tensors to the system after each op, and page faults would cost more time than the next op.
 fn free_a_large_block() {
     drop(std::hint::black_box(vec![1u8; 16 << 20]));
 }

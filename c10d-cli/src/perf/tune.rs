@@ -13,8 +13,7 @@ use super::ops::compared;
 use super::rank::{self, Contender};
 use super::report::Row;
 
-/// From one size to the next, the chosen algorithm changes only if another is faster by this factor. So noise does not
-/// change the choice.
+/// From one size to the next, the chosen algorithm changes only if another is faster by this factor.
 const FASTER: f64 = 1.05;
 
 /// Joins one group per algorithm.

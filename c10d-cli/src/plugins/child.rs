@@ -1,5 +1,5 @@
 //! Runs this program again as a child process, so that a plugin that crashes or hangs does not harm this process. When
-//! this process ends, the child and all its descendants end, too, even if this process is killed.
+//! this process ends or is killed, the child and all its descendants end.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn child(words: impl IntoIterator<Item = OsString>) -> std::io::Result<Launch> {
 
 /// Runs this program with these arguments. Returns whether it succeeded.
 pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bool> {
-    // This process does not pass signals on. A signal ends this process, and thereby the child.
+    // A signal ends this process, and thereby the child.
     let report = child(words)?.output(Output::Inherit).spawn()?.join()?;
     if let Some(failure) = report.failure.as_ref().filter(|failure| failure.exit.signal.is_some()) {
         say(format_args!("c10d plugins: the suite {}", failure.exit));
@@ -45,7 +45,7 @@ pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>
 
 fn decision(report: &JobReport) -> Result<Row, String> {
     let said = report.output.first().cloned().unwrap_or_default();
-    // The plugin's own output is passed on. If nobody reads this output, that is no error.
+    // The plugin's own output is passed on.
     let _ = std::io::stderr().write_all(&said.stderr);
     let text = String::from_utf8_lossy(&said.stdout);
     let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));

@@ -28,7 +28,7 @@ impl<'a> Failures<'a> {
                 None => kinds.push(Kind { reason, cases: vec![case] }),
             }
         }
-        // The first kind may explain the others, so it stays first. The others are sorted, the most frequent first.
+        // The first kind may explain the others, so it stays first.
         if let Some((_, others)) = kinds.split_first_mut() {
             others.sort_by_key(|kind| std::cmp::Reverse(kind.cases.len()));
         }

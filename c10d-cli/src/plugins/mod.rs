@@ -115,7 +115,6 @@ fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     Ok(if is_directory { search.directory(path) } else { search.file(path) }.inspect())
 }
 
-/// Returns the search for one file.
 fn one(path: &Path) -> Result<Search, Box<dyn std::error::Error>> {
     Ok(search()?.file(whole(path)?))
 }

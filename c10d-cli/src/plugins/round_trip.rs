@@ -10,8 +10,8 @@ use c10d::device::DeviceBuffer;
 const LENGTHS: [usize; 6] = [1, 7, 64, 4097, (64 << 10) + 3, (1 << 20) + 1];
 /// The time limit of one copy.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The time limit of all copies together. They run on a separate thread, since this program cannot end a call that does
-/// not return.
+/// The time limit of all copies together. They run on a separate thread, because a call of the device's runtime may not
+/// return.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Copies bytes to the first device of this name and back. An error says what was wrong.

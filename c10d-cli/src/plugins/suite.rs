@@ -16,7 +16,7 @@ use super::{File, Limit, SUITE_VERB, child, one, print_rows, round_trip};
 use crate::Outcome;
 use crate::say::plain;
 
-/// The largest world size. Every rank is a process of this host.
+/// The largest world size.
 const MOST_RANKS: i64 = c10d::launch::MOST_RANKS as i64;
 
 #[derive(clap::Args, Clone)]

@@ -41,7 +41,6 @@ pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
     start_command(command.stdin(Stdio::null()))
 }
 
-/// Starts `c10d` with a pipe for standard input.
 pub(crate) fn start_piped(args: &[&str]) -> Running {
     start_command(Command::new(env!("CARGO_BIN_EXE_c10d")).args(args).stdin(Stdio::piped()))
 }
@@ -59,7 +58,6 @@ pub(crate) fn start_command(command: &mut Command) -> Running {
     Running { stdin: child.stdin.take(), child, lines, stderr }
 }
 
-/// Runs `c10d` to its end.
 pub(crate) fn run(args: &[&str]) -> Ended {
     start(args).end()
 }
@@ -69,7 +67,6 @@ impl Running {
         self.child.id()
     }
 
-    /// Reads the next line of standard output.
     pub(crate) fn line(&mut self) -> String {
         self.await_output();
         let mut line = String::new();
@@ -100,7 +97,6 @@ impl Running {
         }
     }
 
-    /// Closes the reading end of standard output.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = None;
     }
@@ -176,8 +172,8 @@ fn outside_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside")
 }
 
-/// The environment of all builds outside of this workspace. Nobody debugs these programs, so they are built without
-/// debug information, which is faster.
+/// The environment of all builds outside of this workspace. The programs are built without debug information, which is
+/// faster.
 pub(crate) fn outside_env() -> [(&'static str, OsString); 4] {
     [
         ("CARGO_TARGET_DIR", outside_target().into()),

@@ -3,8 +3,7 @@
 use crate::catalog::{OpKind, Shape};
 use crate::types::{DType, Identity, ReduceOp};
 
-/// The properties of a call on which all ranks must agree. Its wire form is the 24 bytes that are sent before the
-/// call's payload.
+/// The properties of a call on which all ranks must agree. Its 24 bytes are sent before the call's payload.
 ///
 /// A fingerprint is not a hash, so that an error can name the field that differs. Values that may legally differ
 /// between ranks (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports check
@@ -51,8 +50,8 @@ impl Fingerprint {
     /// `rest` combines three values of the step's dense op: the op's `rest`, its code and its element type.
     pub const SPARSE: u8 = 0x80;
 
-    /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts instead of
-    /// an array of bytes: if a word is read right after its bytes were written one by one, the processor stalls.
+    /// Returns the wire form as three numbers, each of which is written little endian. The code uses shifts, because
+    /// the processor stalls if a word is read right after its bytes were written one by one.
     #[inline]
     pub fn to_words(&self) -> [u64; 3] {
         let small = u32::from_le_bytes([self.op, self.dtype, self.reduce, self.step]);
@@ -69,8 +68,8 @@ impl Fingerprint {
         out
     }
 
-    /// Reads the wire form. Any 24 bytes are accepted; this function never fails. Bytes that do not describe a valid
-    /// call differ from the fingerprint of every valid call.
+    /// Reads the wire form. Any 24 bytes are accepted. Bytes that do not describe a valid call differ from the
+    /// fingerprint of every valid call.
     pub fn from_bytes(b: &[u8; Self::SIZE]) -> Fingerprint {
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         Fingerprint {
@@ -144,8 +143,8 @@ impl Fingerprint {
 
     /// Returns the first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
-    /// The sequence number is compared after op, types, reduce operation, count and root (of a list, only the number of
-    /// tensors). So if the returned field is `seq`, those are equal, and one rank is ahead of the other.
+    /// If the returned field is `seq`, the calls have the same op, types, reduce operation, count and root (of a list,
+    /// only the number of tensors), and one rank is ahead of the other.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
         let dtype = |print: &Fingerprint| match print.dtype {

@@ -9,8 +9,7 @@ use crate::store::Store;
 use crate::sync::{Condvar, Mutex};
 use crate::{Error, ErrorKind, Result};
 
-/// The longest time that one wait lasts before this rank looks at the reports again. [`Reports`] reads the store at
-/// most every 200 ms, so this rank would not learn of a report sooner if it looked more often.
+/// The longest time that one wait lasts before this rank looks at the reports again.
 const SLICE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 
 pub(crate) struct GroupStore {
@@ -45,9 +44,8 @@ impl GroupStore {
 
     /// Makes all later requests fail, and waits until no request that changes the store is in flight, or until `until`.
     ///
-    /// Threads of a group may run for a moment after the group has ended. If the program ended while such a thread
-    /// writes to a file store, the file could end with an incomplete record. PyTorch's `FileStore` would then hang on
-    /// all other ranks.
+    /// Without the wait, the program could end while a thread of the group writes to a file store. The file would end
+    /// with an incomplete record, and PyTorch's `FileStore` would hang on all other ranks.
     pub(crate) fn leave(&self, until: Instant) {
         let mut uses = self.uses.lock();
         uses.left = true;
@@ -203,7 +201,7 @@ mod tests {
         assert!(*error.kind() == ErrorKind::Store && error.to_string().contains("never"), "{error}");
     }
 
-    /// A thread adds to the store while the rank leaves. The rank waits for this request, and all later requests fail.
+    /// A thread adds to the store while the rank leaves. The rank waits for this request. All later requests fail.
     #[test]
     fn a_rank_that_has_left_does_not_use_the_store() {
         let barriers = Arc::new([Barrier::new(2), Barrier::new(2)]);

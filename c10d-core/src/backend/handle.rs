@@ -8,9 +8,8 @@ use super::{Frame, Request};
 use crate::buffer::Outcome;
 use crate::{Error, ErrorKind, Result};
 
-/// One operation that a backend must complete. A job is one word wide. Completing a job consumes it. If a job is
-/// dropped without being completed, the operation ends with [`ErrorKind::Abandoned`], so a backend that drops a job by
-/// mistake cannot make its caller wait forever.
+/// One operation that a backend must complete. If a job is dropped without being completed, the operation ends with
+/// [`ErrorKind::Abandoned`].
 ///
 /// After completion the memory of the spans belongs to the caller again, and the backend must not use it.
 #[must_use = "a job that is dropped fails as `Abandoned`"]
@@ -93,8 +92,8 @@ impl Job {
     }
 
     /// Ends the operation although a device or library has not released the operation's buffers, and may never release
-    /// them. The caller gets the error without the buffers, whose memory is leaked. If the operation does not own its
-    /// buffers, this is not possible, and the job is returned.
+    /// them. The caller gets the error without the buffers, whose memory is leaked. Returns the job if the operation
+    /// does not own its buffers.
     pub fn fail_keeping(self, error: Error) -> std::result::Result<WrittenOff, Job> {
         if !self.owns_buffers() {
             return Err(self);

@@ -1,5 +1,4 @@
-//! Heartbeats through the store, by which ranks notice that a peer is gone. They are for groups without a CPU backend.
-//! A CPU backend notices earlier that a peer is gone, and does not need the store for this.
+//! Heartbeats through the store, by which the ranks of a group without a CPU backend notice that a peer is gone.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,7 @@ use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 const PERIOD: Duration = Duration::from_secs(1);
 /// A rank that sends no heartbeat for this time is considered dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// The key in the store under which the cause is: which rank aborted, died or ended first, and why.
+/// The key of the cause in the store: which rank aborted, died or ended first, and why.
 const CAUSE: &str = "cause";
 /// The word in a cause for a rank that aborted because it ran out of a resource.
 const LACKS: &str = "lacks";
@@ -130,8 +129,8 @@ impl Heartbeats {
         Ok(Look::Beat(self.me.store.add(&beat(self.next), 0, soon)?))
     }
 
-    /// Returns the error for the next rank, whose heartbeats stopped, and writes the cause for the other ranks. If the
-    /// store has the exit notice of the next rank, the error says that the program of that rank ended.
+    /// Writes the cause for the other ranks, and returns the error: the next rank's heartbeats stopped. If the store
+    /// has the exit notice of the next rank, the error says that the program of that rank ended.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {
@@ -175,7 +174,7 @@ impl Heartbeats {
     /// Writes a cause into the store, unless another cause was written before.
     fn write_cause(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
-        // If the store does not answer, the peers only get an error at their deadlines.
+        // If the store does not answer, the peers get an error at their deadlines.
         let _ = self.me.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
     }
 
@@ -275,7 +274,7 @@ mod tests {
     }
 
     /// Simulates the watches of these ranks for longer than the time after which a silent rank is noticed. Returns how
-    /// each watch ended, or `None` if it did not end. The clock is simulated, too.
+    /// each watch ended, or `None` if it did not end. The clock is simulated.
     fn watched<const N: usize>(ranks: [&Heartbeats; N]) -> [Option<Option<Error>>; N] {
         let start = Instant::now();
         let mut watches = ranks.map(|rank| (rank, LastBeat::at(start), None));

@@ -31,8 +31,8 @@ pub struct GroupInit {
     pub root: Arc<dyn Store>,
     /// How long an op may take if it has no timeout of its own.
     pub timeout: Duration,
-    /// If the program ends without leaving the group, it first waits until the peers have received everything that this
-    /// rank sent. This is the longest time of that wait.
+    /// If the program ends without leaving the group, it waits at most this long until the peers have received
+    /// everything that this rank sent.
     pub drop_within: Duration,
     /// The time by which the backend must be ready.
     pub deadline: Instant,
@@ -112,8 +112,8 @@ impl GroupInit {
         own.backend(name)
     }
 
-    /// Returns the group's backend of this name, which is made at the first call. So one backend can use another; for
-    /// example, the backend of a device can use that of the CPU.
+    /// Returns the group's backend of this name, which is made at the first call. For example, the backend of a device
+    /// can use the backend of the CPU.
     ///
     /// # Errors
     /// `Unsupported` if no backend has this name. Otherwise the error of the backend's constructor.
@@ -122,7 +122,7 @@ impl GroupInit {
     }
 
     /// Returns the same part of the store as `store`. The returned store can still be used after this rank has left the
-    /// group. It is for libraries that need a store until the process ends.
+    /// group.
     pub fn lasting_store(&self) -> Arc<dyn Store> {
         self.lasting.clone()
     }

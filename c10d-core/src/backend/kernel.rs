@@ -51,9 +51,9 @@ impl KernelContext<'_> {
     }
 
     /// Runs a kernel that consists of several dense ops, and completes the job with its result. If the caller waits,
-    /// the kernel runs on the caller's thread, after all earlier started calls of the lane. The kernel of a
-    /// started call runs on the thread of the lane's queue. Only the lanes of sparse dispatch keys have such a queue,
-    /// so for a dense dispatch key the job ends with an error.
+    /// the kernel runs on the caller's thread, after all earlier started calls of the lane. The kernel of a started
+    /// call runs on the thread of the lane's queue. Only the lanes of sparse dispatch keys have such a queue. For a
+    /// dense dispatch key the job ends with an error.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),

@@ -67,8 +67,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct AlgorithmInfo {
     /// The algorithm's name.
     pub name: &'static str,
-    /// Whether each element is reduced on one rank, in rank order. This order determines every bit of the result.
-    /// Otherwise the backend has its own order, which is the same every time.
+    /// Whether each element is reduced on one rank, in rank order. If not, the backend has its own order, which is the
+    /// same every time.
     pub reduces_in_rank_order: bool,
 }
 
@@ -86,7 +86,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Returns the name under which the backend was registered.
     fn name(&self) -> &'static str;
 
-    /// Returns the ops and types that the backend offers. The result must not change, since core may keep a copy.
+    /// Returns the ops and types that the backend offers. The result must not change.
     fn capabilities(&self) -> &Capabilities;
 
     /// Returns the ops and types that the backend offers on the devices of one dispatch key: by default, those of
@@ -110,11 +110,9 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Runs collectives that were submitted before, in their order. The calling thread, which waits for one of them,
-    /// runs them itself. The function returns when `is_done` returns `true`, when there is no call that this thread can
-    /// run, or at the deadline. If another thread has begun a call, this thread does not run that call, but it may wait
-    /// until the call ends. So a caller that starts calls and soon waits for them need not wait until another thread
-    /// runs them.
+    /// Runs submitted collectives, in their order, on the calling thread, which waits for one of them. The function
+    /// returns when `is_done` returns `true`, when there is no call that this thread can run, or at the deadline. If
+    /// another thread has begun a call, this thread does not run that call, but it may wait until the call ends.
     fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         let _ = (deadline, is_done);
     }
@@ -158,9 +156,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Returns the ranks that are known to be gone, because their processes ended or they left the group. The list
-    /// includes ranks that ended or left after the group had failed. `lost` must not wait. Core calls it while a new
-    /// group is made from this group, so that no rank waits for ranks that are gone. The default implementation returns
-    /// the ranks that [`failure`](Backend::failure) names as dead.
+    /// includes ranks that ended or left after the group had failed. `lost` must not wait.
     fn lost(&self) -> Vec<u32> {
         match self.failure() {
             Some(e) if matches!(e.kind(), ErrorKind::PeerDead { .. }) => e.report().guilty.clone(),
@@ -168,8 +164,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
         }
     }
 
-    /// Tells the backend that a call of this rank was rejected before the backend got it. Peers may wait for that call.
-    /// If a peer asks what this rank is doing, the backend can answer with the error. This function must not wait.
+    /// Tells the backend that a call of this rank was rejected before the backend got it. If a peer asks what this rank
+    /// is doing, the backend can answer with the error. This function must not wait.
     fn refused(&self, op: OpKind, error: &Error) {
         let _ = (op, error);
     }
@@ -180,16 +176,16 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Waits until the jobs in flight are done and the peers have received everything that this rank sent. Then it
-    /// tells the peers that this rank leaves, so that they do not consider it dead. If the deadline passes first, the
-    /// backend tells the peers at that time, and returns an error that names the ranks for which it waited.
+    /// Waits until the jobs in flight are done and the peers have received everything that this rank sent. Then tells
+    /// the peers that this rank leaves. If the deadline passes first, the backend tells the peers at that time, and
+    /// returns an error that names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())
     }
 
     /// Returns an error that names the ranks for which the jobs in flight wait, if the backend can find out these ranks
-    /// quickly. A second backend may run its ops on this backend. The second backend calls `overdue` if its ops are
+    /// quickly. If another backend runs its ops on this backend, the other backend calls `overdue` when its ops are
     /// still in flight at the deadline of its `shutdown` or `leave`. The error does not make the group fail.
     fn overdue(&self) -> Option<Error> {
         None
@@ -209,15 +205,15 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Makes the backend of the group's remaining ranks (`ranks`) from this backend, after other ranks are gone, if
-    /// that is cheaper than making a new backend. Ranks that are not in the list do not take part. `shrink` must not
-    /// fail if a new backend could be made. If it returns `None` on one rank, it must return `None` on all.
+    /// that is cheaper than making a new backend. `shrink` must not fail if a new backend could be made. If it returns
+    /// `None` on one rank, it must return `None` on all.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
-    /// Core calls `no_split` instead of `split` on a rank that is in no sub-group. So every division of the group makes
-    /// one call on each rank, and all ranks make these calls in the same order.
+    /// Core calls `no_split` instead of `split` on a rank that is in no sub-group. So each division of the group calls
+    /// one of the two functions on every rank.
     fn no_split(&self) {}
 
     /// Returns the runtime of the devices whose buffers the backend accepts; `None` for host memory.

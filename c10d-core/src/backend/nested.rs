@@ -33,8 +33,8 @@ impl Outer {
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
     }
 
-    /// Makes the request of a step on host memory. The request has the number and deadline of the operation. It also
-    /// has the operation's fingerprint, except for the field `step`, by which the fingerprints of steps differ.
+    /// Makes the request of a step on host memory. The request has the number, deadline and fingerprint of the
+    /// operation. Only the field `step` of the fingerprint differs.
     pub(crate) fn step(&self, step: u8, op: OpKind, params: Params, spans: Sink) -> Request {
         let mut request = Request::new(op, Caller::Waits, params, self.timeout);
         request.key = DispatchKey::Cpu;
@@ -46,8 +46,7 @@ impl Outer {
     }
 }
 
-/// Waits on drop until the job is completed. So the job never outlives `frame`, which is on this thread's stack, even
-/// if the backend panics.
+/// Waits on drop until the job is completed. So the job never outlives `frame`, even if the backend panics.
 struct UntilDone<'a> {
     frame: &'a Frame,
     backend: &'a dyn Backend,

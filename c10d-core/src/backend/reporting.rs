@@ -23,8 +23,8 @@ impl Drop for Reporting {
     }
 }
 
-/// Returns whether this thread is ending an operation. Such a thread must not wait for operations, since it could be
-/// the thread that has to end them, and would wait forever.
+/// Returns whether this thread is ending an operation. Such a thread must not wait for operations: it could be the
+/// thread that has to end them.
 pub(crate) fn is_reporting() -> bool {
     DEPTH.get() > 0
 }

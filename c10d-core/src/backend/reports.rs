@@ -1,8 +1,7 @@
 //! Reports that say why a group cannot be made. Ranks write them to the store.
 //!
-//! While a group is made, its ranks have no connections yet by which one rank could tell the others that it failed. So
-//! the first rank that fails writes a report into the store. The other ranks look for this report while they wait, and
-//! when they fail themselves.
+//! While a group is made, its ranks are not connected yet. So the first rank that fails writes a report into the store.
+//! The other ranks look for this report while they wait, and when they fail themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,8 +129,8 @@ impl Reports {
         }
     }
 
-    /// Waits until all ranks have failed, but at most `WORD`. A rank that has failed has also read the report. This
-    /// process may serve the store, so it must not end before the other ranks have read the report.
+    /// Waits until all ranks have failed, but at most `WORD`. This process may serve the store, so it must not end
+    /// before the other ranks have failed and read the report.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);

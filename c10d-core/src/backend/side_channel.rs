@@ -64,7 +64,7 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left. It also
+    /// Waits until a peer is gone or aborts, and returns the error. Returns `None` if this rank has left. `watch` also
     /// returns `None` if the next rank has left (over messages), or if this rank aborts or the store does not answer
     /// any more (over heartbeats).
     pub fn watch(&self) -> Option<Error> {
@@ -83,7 +83,7 @@ impl SideChannel {
     }
 
     /// The same as [`abort`](SideChannel::abort), for a rank that then leaves the group. A rank that has left cannot
-    /// write to the group's store. So this function waits until the cause is in the store, at most a second.
+    /// write to the group's store. So this function waits at most a second until the cause is in the store.
     pub fn abort_and_leave(&self, cause: &Error) {
         self.abort(cause);
         if let SideChannel::Heartbeats(beats) = self {
@@ -116,9 +116,8 @@ impl Messages {
             return None;
         }
         let report = error.report_mut();
-        // The fields about the watch's message are removed, since they have no meaning for a caller that waits for a
-        // collective. A mismatch about a collective keeps its op and number, since these are the op and number of the
-        // collective.
+        // The fields about the watch's message have no meaning for the caller of a collective. A mismatch about a
+        // collective keeps the op and the number of the collective.
         let about_a_call =
             matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
         if !about_a_call {
@@ -129,8 +128,7 @@ impl Messages {
     }
 
     /// Returns a function that finds out which ranks do not answer or have left (see
-    /// [`Backend::waits`](super::Backend::waits)). The function cannot find out what a rank does inside the backend's
-    /// own library.
+    /// [`Backend::waits`](super::Backend::waits)).
     pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.aside.waits()
     }

@@ -33,8 +33,8 @@ impl<'a> SparseHeads<'a> {
     pub const WORDS: usize = 16;
 
     /// Writes this rank's head into `to`, which has at least [`WORDS`](SparseHeads::WORDS) words, all 0. The head
-    /// describes the call. It contains the number of the tensor's distinct entries or, if the tensor is not valid, the
-    /// code of the error. The text of an error is written after the head, and is cut if it does not fit.
+    /// describes the call. The head contains the number of the tensor's distinct entries or, if the tensor is not
+    /// valid, the code of the error. The text of an error is written after the head, and is cut if it does not fit.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {

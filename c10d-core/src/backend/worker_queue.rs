@@ -12,8 +12,7 @@ use crate::{Error, Result};
 ///
 /// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
 /// [`take`](WorkerQueue::take). The thread ends when the queue is closed and empty. If the queue's thread uses `next`,
-/// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help). This saves the
-/// switch to the queue's thread and the switch back.
+/// another thread that waits for an item can run queued items itself, with [`help`](WorkerQueue::help).
 pub struct WorkerQueue<T> {
     /// The number of items in the queue, plus 1 while an item is being run and is not settled (see
     /// [`settled`](WorkerQueue::settled)). Threads change this number under the lock, and read it without the lock.
@@ -27,7 +26,7 @@ pub struct WorkerQueue<T> {
 
 /// The time after which the queue's thread looks again for items that were pushed without a notification.
 const NAP: Duration = Duration::from_micros(100);
-/// The limit of that time, which doubles each time that the queue's thread finds that other threads run the items.
+/// The largest value of that time, which doubles while other threads run the items.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
 
 struct Queued<T> {
@@ -45,7 +44,7 @@ struct Queued<T> {
     current: CurrentItem,
     /// The number of threads that wait for the end of an item.
     waiting: usize,
-    /// How many of these threads wait in [`help`](WorkerQueue::help). They run the next items themselves.
+    /// How many of these threads wait in [`help`](WorkerQueue::help).
     helpers: usize,
     /// The number of items that were run in [`help`](WorkerQueue::help).
     helped: u64,
@@ -80,7 +79,7 @@ impl<T> Default for WorkerQueue<T> {
 }
 
 impl<T> WorkerQueue<T> {
-    /// Returns whether no item is queued or pending. An idle queue stays idle until an item is pushed.
+    /// Returns whether no item is queued or pending.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.pending.load(Ordering::Acquire) == 0
@@ -95,8 +94,7 @@ impl<T> WorkerQueue<T> {
     }
 
     /// Like [`push`](WorkerQueue::push), for a short item of a queue whose thread uses `next`. That thread may begin
-    /// the item up to 100 µs later (400 µs while other threads run items), so that most pushes need not wake it. A
-    /// thread that waits for the item will probably run the item before that, with [`help`](WorkerQueue::help).
+    /// the item up to 100 µs later (400 µs while other threads run items), so that most pushes need not wake it.
     ///
     /// # Errors
     /// The same as those of `push`.
@@ -215,7 +213,6 @@ impl<T> WorkerQueue<T> {
         late
     }
 
-    /// Marks the current item, if there is one, as finished.
     fn finish(&self, queued: &mut MutexGuard<'_, Queued<T>>) {
         self.settle(queued);
         if queued.current != CurrentItem::None {
@@ -375,8 +372,8 @@ mod tests {
         queue.close();
     }
 
-    /// A thread pushes items, with and without a notification, and helps, while the queue's thread runs items, too.
-    /// Every item is run once.
+    /// While one thread pushes items (with and without a notification) and helps, and the queue's thread runs items,
+    /// every item is run once.
     #[test]
     fn no_item_is_forgotten() {
         const ITEMS: usize = 20_000;

@@ -11,9 +11,9 @@ use crate::{Error, Result};
 ///
 /// As in PyTorch, the first `sparse_dim` dimensions are sparse: coordinates index them. Each entry is a dense row over
 /// the remaining dimensions. `indices` has `sparse_dim` rows of `nnz` coordinates each, row-major; `values` has `nnz`
-/// rows. Entries may be in any order. Several entries with the same coordinates count as one entry, whose value is
-/// their sum (or their combination by the reduce operation of the call). A tensor is *coalesced* if its entries are
-/// sorted by their coordinates and no coordinates appear twice.
+/// rows. Entries may be in any order. Several entries with the same coordinates count as one entry: their sum, or their
+/// reduction by the operation of the call. A tensor is *coalesced* if its entries are sorted by their coordinates and
+/// no coordinates appear twice.
 ///
 /// ```
 /// # use c10d_core::Coo;
@@ -24,8 +24,8 @@ use crate::{Error, Result};
 /// ```
 ///
 /// [`op::all_reduce`](crate::op::all_reduce) accepts a tensor by value or by `&mut`. The program must link the crate
-/// `c10d-sparse`, which has the kernel. The result is a new tensor. It has every entry that at least one rank has. If
-/// the option `sparse_indices` is set, it has the entries at the coordinates in that option instead.
+/// `c10d-sparse`, which has the kernel. The result has every entry that at least one rank has or, if the option
+/// `sparse_indices` is set, the entries at the coordinates in that option.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,

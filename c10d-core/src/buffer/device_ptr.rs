@@ -3,8 +3,7 @@
 
 /// A place in a device's memory: the value that `allocate` of the device runtime returned, and an offset in bytes.
 ///
-/// The base is a device address, or the vendor's own handle if its devices have no addresses. The host never
-/// dereferences it.
+/// The base is a device address, or the vendor's own handle if its devices have no addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct DevicePtr {

@@ -10,8 +10,8 @@ const HUGE: usize = 2 << 20;
 
 /// Allocates `count` zeros; `None` if there is not enough memory.
 ///
-/// For a large allocation, the system provides zeroed pages, so this function writes nothing. It then asks for huge
-/// pages: the first write to each page is expensive, and with huge pages the memory has fewer pages.
+/// For a large allocation, the system provides zeroed pages, so this function writes nothing. The function then asks
+/// for huge pages, which make the first writes to the memory cheaper.
 pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(count).ok()?;
     if layout.size() == 0 {

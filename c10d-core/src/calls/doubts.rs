@@ -7,14 +7,13 @@ use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
 /// The largest number of calls that are kept for comparison with peers that have not made them yet. If there are more
-/// calls, the oldest calls are dropped, and this rank does not compare these. A peer can still compare such a call when
-/// the peer makes its own call, if the op has sent the peer a header.
+/// calls, the oldest are dropped without a comparison.
 const MOST: usize = 64 << 10;
 
 /// The ranks whose calls must be compared with a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// None: during the call, the rank received fingerprints of its peers and compared them with its own.
+    /// None: the rank compared the fingerprints during the call.
     Nobody,
     /// All other ranks.
     All,
@@ -39,7 +38,7 @@ impl Whom {
 }
 
 /// Returns the op's hub: the rank that receives from all others in this op (the root of a reduce or gather), if there
-/// is one. The hub compares the calls of all ranks.
+/// is one.
 #[inline]
 pub fn hub(op: OpKind, root: u32) -> Option<u32> {
     matches!(op, OpKind::Reduce | OpKind::Gather).then_some(root)

@@ -13,9 +13,9 @@ use crate::{Error, Result};
 
 /// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
 ///
-/// All methods call the device runtime on the caller's thread. `timeout` limits how long they wait for the device. But
-/// if a function of the driver does not return, the method does not return, either. A collective on the buffer does
-/// return in that case, if the call owns the buffer or the runtime can retain memory ([`DeviceRuntime::retain`]).
+/// All methods call the device runtime on the caller's thread. `timeout` limits how long a method waits for the device.
+/// If a function of the driver does not return, the method does not return. A collective returns even then, if the call
+/// owns the buffer or the runtime can retain memory ([`DeviceRuntime::retain`]).
 ///
 /// The methods return `InvalidArgument` if a type or length does not match the buffer, `Timeout` if the device is not
 /// done in time, and otherwise the errors of the runtime.

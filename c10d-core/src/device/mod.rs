@@ -1,9 +1,9 @@
 //! Devices other than the host: the traits that a vendor implements so that all ops work on the memory of its devices.
 //!
-//! There are three levels of support. At level 0 a runtime provides memory, copies, streams and events; that is enough
-//! for all ops on dense buffers, since core stages the buffers through the group's CPU backend. At level 1 the runtime
-//! also implements [`DeviceReduce`], which reduces on the device. At level 2 the vendor implements its own collectives
-//! as a [`Backend`](crate::backend::Backend).
+//! There are three levels of support. At level 0 a runtime provides memory, copies, streams and events; core then runs
+//! all ops on dense buffers through the group's CPU backend. At level 1 the runtime also implements [`DeviceReduce`],
+//! which reduces on the device. At level 2 the vendor implements its own collectives as a
+//! [`Backend`](crate::backend::Backend).
 #![allow(unsafe_code)]
 
 mod buffer;
@@ -280,7 +280,7 @@ pub unsafe trait DeviceReduce: Send + Sync {
     ) -> Result;
 
     /// Returns the element types that the device can scale. For these types average and premul_sum run on the device,
-    /// too; for others they run on the host.
+    /// for others on the host.
     fn scales(&self) -> DTypeSet {
         DTypeSet::NONE
     }

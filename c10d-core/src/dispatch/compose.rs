@@ -8,16 +8,15 @@ use crate::{Result, Status};
 
 impl KernelContext<'_> {
     /// Runs one dense op as step `step` (1 to 127) of a composed kernel, and waits for it within the remaining time of
-    /// the call. All ranks must run the same steps. A step has the sequence number of the outer call. Its fingerprint
-    /// is sent before its payload, so ranks that make different steps get a mismatch at the first step that differs.
+    /// the call. All ranks must run the same steps. Ranks that make different steps get a mismatch at the first step
+    /// that differs.
     ///
     /// # Errors
     /// The errors of the op, always with status `Failed`.
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
-        // The step has the deadline and the timeout of the call. Errors compute the elapsed time from these, so they
-        // report the time since the outer call began, not since the step began.
+        // The step has the deadline and the timeout of the call. So errors report the time since the outer call began.
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {

@@ -15,8 +15,7 @@ pub(crate) fn sparse_key(dense: DispatchKey) -> Result<DispatchKey> {
     }
 }
 
-/// Checks a call with a sparse tensor. This function does not check the values of the indices: the kernel checks them,
-/// since it reads them anyway.
+/// Checks a call with a sparse tensor. The kernel checks the values of the indices.
 pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
     let op = request.op;
     if !op.row().keys.contains(request.key) {

@@ -8,8 +8,7 @@ use crate::buffer::{Buf, BufMut, Span};
 use crate::types::{DType, Device};
 use crate::{Error, Result};
 
-/// A tensor of another library, for reading. It is returned to that library on drop. [`writable`](Imported::writable)
-/// makes it writable.
+/// A tensor of another library, for reading. It is returned to that library on drop.
 #[derive(Debug)]
 pub struct Imported {
     span: Span,

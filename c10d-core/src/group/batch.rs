@@ -18,8 +18,7 @@ use crate::options::Params;
 impl ProcessGroup {
     /// Starts several messages at once: calls of [`send`](crate::op::send) and [`recv`](crate::op::recv), in any order,
     /// to and from any ranks. The backend gets all of them before it waits for any of them, so ranks may send to each
-    /// other in any order without a deadlock. Backends whose library has a function for batches use that function. Each
-    /// message has its own handle.
+    /// other in any order without a deadlock. Each message has its own handle.
     ///
     /// The handle of each call returns the call's error. A call that is not a send or a receive gets an error.
     ///

@@ -14,9 +14,8 @@ pub enum Cancel<R, W = Work<R>> {
     /// [`recv_any_source`](crate::op::recv_any_source) is `u32::MAX`.
     Back(R),
     /// It is too late: the op is done, or its message is in transfer. The op continues. The variant contains the op's
-    /// handle, which returns the result. There is one exception: if a device still uses the buffer, the op may end as
-    /// cancelled later, when the device has finished. Then the handle returns [`ErrorKind::Aborted`], and the op has
-    /// taken no message.
+    /// handle, which returns the result. If a device still uses the buffer, the op may end as cancelled later, when the
+    /// device has finished. The handle then returns [`ErrorKind::Aborted`], and the op has taken no message.
     TooLate(W),
 }
 
@@ -38,8 +37,8 @@ impl<R> Work<R> {
     /// and a message that arrives later goes to the next matching receive. Cancelling ends the op on this rank only:
     /// the peer gets no notification, and its own op stays pending.
     ///
-    /// Use `cancel` to stop waiting for a message, for example after a timeout of an async runtime. It is not enough to
-    /// drop the future: the op would continue and take a message, which would be lost.
+    /// Use `cancel` to stop waiting for a message, for example after a timeout of an async runtime. Dropping the future
+    /// is not enough: the op would continue and take a message.
     ///
     /// ```
     /// use std::{pin::pin, task::{Context, Waker}, time::Duration};

@@ -15,9 +15,9 @@ use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Makes the lane of a sparse dispatch key. A sparse call consists of dense ops, which run on a backend object of their
-/// own, made by the backend `over`. So sparse calls and the program's dense calls may be in a different order on each
-/// rank. The error says why the lane cannot be made; if `over` is `None`, the group has no backend for the CPU.
+/// Makes the lane of a sparse dispatch key. The dense ops of sparse calls run on a new backend object of the backend
+/// `over`. So sparse calls and the program's dense calls may be in a different order on each rank. If `over` is `None`,
+/// the group has no backend for the CPU. The error says why the lane cannot be made.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,
@@ -77,8 +77,7 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // A separate thread makes the backend. An abort must end the waiting job at once, but it cannot interrupt
-            // the making of a backend, which may take until its deadline.
+            // A separate thread makes the backend, so that an abort can end the waiting job at once.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }

@@ -24,8 +24,7 @@ impl Group {
         if failed.is_some_and(|cause| *cause.kind() == ErrorKind::Shutdown) {
             return;
         }
-        // A thread that is completing an operation does not wait here, because it could wait for itself. A thread that
-        // panics does not wait either.
+        // A thread that is completing an operation does not wait here, because it could wait for itself.
         let patience = match failed {
             _ if backend::is_reporting() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),

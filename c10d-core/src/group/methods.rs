@@ -14,9 +14,8 @@ impl ProcessGroup {
     /// [`recv_any_source`](Self::recv_any_source) with the same tag.
     ///
     /// Messages between two ranks with the same tag arrive in the order in which they were sent. Messages with
-    /// different tags do not wait for each other. `send` returns `input` as soon as the caller may use `input` again.
-    /// The receiver may get the message later. A message with zero elements is sent and must be received like any
-    /// other.
+    /// different tags do not wait for each other. `send` returns `input` as soon as the caller may use `input` again. A
+    /// message with zero elements is sent and must be received like any other.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `to` is this rank. `Timeout` names the receiver
@@ -47,8 +46,7 @@ impl ProcessGroup {
 
     /// Receives into `output` the next message that rank `from` sent to this rank with this tag.
     ///
-    /// The message must have the same number of elements as `output`, and the same element type. Returns `output` when
-    /// it holds the message.
+    /// The message must have the same number of elements as `output`, and the same element type.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `count` or `dtype` if count or element type of the
@@ -109,9 +107,8 @@ impl ProcessGroup {
 
     /// Copies the `buffer` of rank `root` into the `buffer` of every other rank.
     ///
-    /// All ranks must pass the same number of elements of the same type. A rank gets the buffer back when the buffer
-    /// holds the values. The root gets the buffer back when the caller may change it again. The root may return before
-    /// the other ranks have the values.
+    /// All ranks must pass the same number of elements of the same type. Every rank except the root returns when its
+    /// buffer holds the values. The root may return before the other ranks have the values.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`. `Mismatch` of `root`
@@ -136,8 +133,7 @@ impl ProcessGroup {
     /// Reduces the buffers of all ranks, element by element, into the buffer of rank `root`. The buffers of other ranks
     /// do not change.
     ///
-    /// All ranks must pass the same number of elements of the same type, and the same reduce operation. Returns the
-    /// buffer.
+    /// All ranks must pass the same number of elements of the same type, and the same reduce operation.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if there is no rank `root`, or if the operation is
@@ -164,9 +160,8 @@ impl ProcessGroup {
 
     /// Reduces the buffers of all ranks, element by element. Every rank gets a bit-identical result.
     ///
-    /// All ranks must pass the same number of elements of the same type, and the same reduce operation. Returns the
-    /// buffer, which holds the result. A [sparse tensor](crate::Coo) may have different entries on each rank; see
-    /// [`op::all_reduce`].
+    /// All ranks must pass the same number of elements of the same type, and the same reduce operation. A [sparse
+    /// tensor](crate::Coo) may have different entries on each rank; see [`op::all_reduce`].
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if the operation is not defined on the element
@@ -192,10 +187,10 @@ impl ProcessGroup {
     /// The same as [`all_reduce`](Self::all_reduce), for several buffers at about the cost of one.
     ///
     /// All buffers must have the same element type. Their lengths may differ from each other, but must be the same on
-    /// all ranks. Returns the buffers.
+    /// all ranks.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). The same as for `all_reduce`.
+    /// The same as for `all_reduce`.
     ///
     /// # Example
     /// ```
@@ -221,7 +216,7 @@ impl ProcessGroup {
     /// Gathers the `input` of every rank on every rank: `outputs[r]` gets the input of rank `r`.
     ///
     /// `outputs` has one buffer per rank, with the length of that rank's input. The lengths of the inputs may differ
-    /// between ranks. Returns `input` and `outputs`.
+    /// between ranks.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `count` if the length of an `outputs[r]` differs from
@@ -246,8 +241,7 @@ impl ProcessGroup {
 
     /// Gathers the `input` of every rank into one `output` on every rank, in rank order.
     ///
-    /// All inputs must have the same length; the length of `output` is world size times that length. Returns `input`
-    /// and `output`.
+    /// All inputs must have the same length; the length of `output` is world size times that length.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `output` has another length.
@@ -272,7 +266,7 @@ impl ProcessGroup {
     /// the `inputs[i]` of rank `r`.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). The same as for `all_gather`.
+    /// The same as for `all_gather`.
     ///
     /// # Example
     /// ```
@@ -300,7 +294,7 @@ impl ProcessGroup {
     /// The length of `outputs[i]` is world size times the length of `inputs[i]`.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). The same as for `all_gather_into`.
+    /// The same as for `all_gather_into`.
     ///
     /// # Example
     /// ```
@@ -325,7 +319,7 @@ impl ProcessGroup {
     /// Reduces the `inputs[r]` of all ranks, element by element, into the `output` of rank `r`.
     ///
     /// `inputs` has one buffer per rank. Their lengths may differ from each other, but must be the same on all ranks.
-    /// `output` has the length of `inputs[rank]`. Returns `inputs` and `output`.
+    /// `output` has the length of `inputs[rank]`.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` if lengths, element type or reduce operation differ
@@ -356,7 +350,7 @@ impl ProcessGroup {
     /// Reduces the `input` of all ranks, element by element. The result is cut into as many equal parts as there are
     /// ranks, and rank `r` gets part `r` in its `output`.
     ///
-    /// The length of `input` is world size times the length of `output`. Returns `input` and `output`.
+    /// The length of `input` is world size times the length of `output`.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if `input` has another length, or if the operation
@@ -389,7 +383,7 @@ impl ProcessGroup {
     /// The length of `inputs[i]` is world size times the length of `outputs[i]`.
     ///
     /// # Errors
-    /// The errors of [every op](crate::op#errors). The same as for `reduce_scatter_into`.
+    /// The same as for `reduce_scatter_into`.
     ///
     /// # Example
     /// ```
@@ -415,9 +409,8 @@ impl ProcessGroup {
 
     /// Gathers the `input` of every rank on one rank, the root.
     ///
-    /// The root passes `Root::Me(outputs)`, with one buffer for each rank, including itself. Each buffer has the length
-    /// of that rank's input. All other ranks pass `Root::At(root)`. The lengths of the inputs may differ between ranks.
-    /// Returns `input` and, on the root, the outputs.
+    /// The root passes `Root::Me(outputs)`, with one buffer for each rank. Each buffer has the length of that rank's
+    /// input. All other ranks pass `Root::At(root)`. The lengths of the inputs may differ between ranks.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
@@ -445,9 +438,8 @@ impl ProcessGroup {
 
     /// Sends each rank one of the root's buffers: `output` of rank `r` gets the root's `inputs[r]`.
     ///
-    /// The root passes `Root::Me(inputs)`, with one buffer for each rank (including itself). All other ranks pass
-    /// `Root::At(root)`. The lengths of the root's buffers may differ from each other. Returns the root's inputs and
-    /// `output`.
+    /// The root passes `Root::Me(inputs)`, with one buffer for each rank. All other ranks pass `Root::At(root)`. The
+    /// lengths of the root's buffers may differ from each other.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `root` if ranks name different roots, or if no rank or
@@ -474,8 +466,8 @@ impl ProcessGroup {
 
     /// Sends `inputs[r]` to rank `r`, for every `r`. `outputs[r]` gets the buffer that rank `r` sent to this rank.
     ///
-    /// Both lists have one buffer per rank. The length of `inputs[r]` must be equal to the length of `outputs[this
-    /// rank]` on rank `r`; different pairs of ranks may have different lengths. Returns both lists.
+    /// Both lists have one buffer per rank. The length of `inputs[r]` must be equal to the length of
+    /// `outputs[this rank]` on rank `r`; different pairs of ranks may have different lengths.
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `Mismatch` of `count` for a pair of ranks whose lengths differ.
@@ -500,7 +492,7 @@ impl ProcessGroup {
     /// this rank.
     ///
     /// The parts are equal, so the lengths of `input` and `output` must be multiples of the world size. For parts of
-    /// different sizes use [`Call::splits`](crate::Call::splits). Returns both buffers.
+    /// different sizes use [`Call::splits`](crate::Call::splits).
     ///
     /// # Errors
     /// The errors of [every op](crate::op#errors). `InvalidArgument` if a length is not a multiple of the world size.
@@ -549,8 +541,8 @@ impl ProcessGroup {
         Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
 
-    /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, every rank that has
-    /// called it gets an error that names missing ranks.
+    /// Waits until every rank has called `monitored_barrier`. If some ranks do not call it in time, the other ranks get
+    /// an error.
     ///
     /// The error names the first missing rank, or all missing ranks with
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).

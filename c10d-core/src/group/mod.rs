@@ -49,13 +49,12 @@ use crate::{Error, ErrorKind, Result};
 /// returns the first error.
 ///
 /// The drop of the last clone waits until the started operations are done and the peers have received everything that
-/// this rank sent. Then the drop tells the peers that this rank leaves. The drop waits at most for the time of
-/// [`drop_within`](Builder::drop_within) (10 s by default). If this time passes, the drop prints on stderr for which
-/// ranks it waited, and returns. The operations then continue in the background. If a program ends without dropping its
-/// groups (because they are in a `static`, or `process::exit` is called), c10d tells the peers while the process exits.
-/// Ranks that still need this rank then get an error that says that this rank's program ended.
-/// [`shutdown`](ProcessGroup::shutdown) does the same as a drop, but waits up to the group's timeout, and returns an
-/// error instead of printing it.
+/// this rank sent. Then the drop tells the peers that this rank leaves. If the time of
+/// [`drop_within`](Builder::drop_within) (10 s by default) passes first, the drop prints on stderr for which ranks it
+/// waited, and returns. The operations continue in the background. If a program ends without dropping its groups
+/// (because they are in a `static`, or `process::exit` is called), ranks that still need this rank get an error that
+/// says that its program ended. [`shutdown`](ProcessGroup::shutdown) does the same as a drop, but waits up to the
+/// group's timeout, and returns an error instead of printing it.
 ///
 /// A group belongs to the process that made it. In a forked child every call returns an error that says that the group
 /// belongs to another process, and dropping the group does nothing. A child that wants to communicate must make its own
@@ -191,7 +190,7 @@ impl ProcessGroup {
     }
 
     /// Fails the group: all operations in flight and all later calls end with [`ErrorKind::Aborted`], here and on the
-    /// peers. `abort` may be called from any thread, also several times; only the first call has an effect. `why` is in
+    /// peers. `abort` may be called from any thread, and several times; only the first call has an effect. `why` is in
     /// the error of every rank.
     pub fn abort(&self, why: &str) {
         if !self.0.is_home() {

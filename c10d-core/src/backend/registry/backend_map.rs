@@ -66,7 +66,7 @@ impl BackendMap {
         }
     }
 
-    /// Returns every name of a backend in the map, so that a misspelt name can be reported.
+    /// Returns every name of a backend in the map.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.one.iter().chain(self.entries.iter().map(|(_, n)| n)).map(String::as_str)
     }

@@ -171,7 +171,7 @@ impl Registry {
     }
 
     /// Returns whether there is a kernel for this op and dispatch key that was registered for this backend only. Such a
-    /// kernel runs its ops on this backend; a sparse kernel for all backends runs its ops on the CPU backend.
+    /// kernel runs its ops on this backend.
     pub(crate) fn has_own_kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> bool {
         self.kernels.keys().any(|(o, k, of)| (*o, *k, *of) == (op, key, Some(backend)))
     }

@@ -26,7 +26,7 @@ pub struct Provider {
     pub backends: &'static [Registration],
     /// The crate's devices. Ops on their dense buffers can run through host memory and the CPU backend.
     pub devices: &'static [DeviceRegistration],
-    /// The crate's kernels. Most crates have none, since core has kernels for all dense dispatch keys.
+    /// The crate's kernels. Most crates have none.
     pub kernels: &'static [KernelRow],
     /// The hints that the crate's backends and devices read. Each begins with the name of a backend or device and a
     /// dot. A hint that no provider lists causes a warning. If no hint is listed for a backend or device, its hints are

@@ -1,6 +1,6 @@
 //! Handles ranks whose program ends while they are in the group: the program calls `exit`, or `main` returns while the
-//! group is in a `static`. Such a rank writes into the store that its program ended. So the peers can distinguish this
-//! from a crash, and need not wait for the deadline.
+//! group is in a `static`. Such a rank writes into the store that its program ended. So the peers need not wait for the
+//! deadline, and can distinguish such an end from a crash.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -34,8 +34,8 @@ impl ExitNotice for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // A peer that has a question later reads the message under this key, since this rank will not answer. The
-        // messages to the inboxes reach peers that ask nothing: they may already wait for this rank in a call.
+        // A peer that has a question later reads the message under this key. The messages to the inboxes reach peers
+        // that already wait for this rank in a call.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
             self.put(peer, &word, until);

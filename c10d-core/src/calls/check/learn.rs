@@ -18,8 +18,7 @@ impl CallCheck {
         }
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
-        // An error with several guilty ranks came from the report of another rank. That rank has already sent its
-        // report to all ranks.
+        // An error with several guilty ranks came from the report of another rank.
         let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.disagreement) else { return };
         calls.disagreement = Some(error.clone());
         drop(calls);

@@ -26,13 +26,13 @@ use crate::panics::contain;
 use crate::store::{PrefixStore, Store};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The number of collectives between two questions to the peers. When the rank asks the second question, the answer to
-/// the first question has usually arrived. So a disagreement is found by the 8th collective.
+/// The number of collectives between two questions to the peers. When the rank asks again, the previous answer has
+/// usually arrived, so a disagreement is found by the 8th collective.
 const ASK_EVERY: u32 = 4;
 /// The number of recent calls that a rank remembers, besides the calls in doubt (see [`Doubts`]).
 const RECENT: usize = 64;
 /// How long a rank waits for answers before it continues or leaves. For a peer that does not answer, the rank waits
-/// only once. An answer usually takes a millisecond, on a busy machine hundreds of milliseconds.
+/// only once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The function that fails the group.
@@ -42,13 +42,12 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// that receive, or compares no calls.
 ///
 /// A rank that only sends finds a disagreement at the latest at its 8th collective after the peer made the different
-/// call. It finds it earlier if it makes an op in which it receives, or if it leaves. If ranks wait for each other
-/// in different calls, they find the disagreement within about a second. A rank that finds a disagreement reports it to
-/// all others. In groups of more than eight ranks, a rank that sends to a root asks only the root. The root receives
-/// from all ranks, and reports a disagreement to them.
+/// call. It finds the disagreement earlier if it makes an op in which it receives, or if it leaves. If ranks wait for
+/// each other in different calls, they find the disagreement within about a second. A rank that finds a disagreement
+/// reports it to all others. In groups of more than eight ranks, a rank that sends to a root asks only the root.
 ///
-/// The ranks ask and answer through the group's store, on separate threads. No rank waits for a rank that is late: that
-/// rank answers at once that it has not made the call. If the store does not answer any more, no calls are compared.
+/// The ranks ask and answer through the group's store, on separate threads. A rank that has not made a call yet answers
+/// so at once. If the store does not answer any more, no calls are compared.
 ///
 /// If a rank's program ends before the rank has left the group, the rank tells its peers. Calls that need this rank
 /// then fail with an error that says that its program ended.
@@ -134,8 +133,7 @@ impl CallCheck {
         }
         calls.recent.push_back((number, fingerprint));
         let whom = match Whom::after(op, self.me, root, self.world) {
-            // The store would be too slow for questions from all ranks to all ranks. The root receives from all ranks,
-            // and reports a disagreement to them.
+            // The store would be too slow for questions from all ranks to all ranks.
             Whom::All if self.world > SMALL_WORLD && root != self.me => Whom::One(root),
             whom => whom,
         };
@@ -258,8 +256,7 @@ impl CallCheck {
         }
         let word = Letter::Calls(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
-        // An error is ignored: if the store does not answer this rank, the peers cannot read the message from it,
-        // either.
+        // An error is ignored: if the store does not answer, the peers cannot read the message.
         let soon = Instant::now() + PATIENCE;
         if orderly {
             contain("a store", || drop(self.store.set(&left(self.me), &word, soon)));

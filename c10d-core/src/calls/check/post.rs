@@ -14,7 +14,7 @@ use crate::panics::caught;
 /// limit is [`PATIENCE`](super::PATIENCE).
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// How long one request of the receiving thread to the store waits for a letter. After that the thread makes a new
-/// request. The time is short in unit tests, so that the tests see several requests.
+/// request.
 pub(super) const LISTEN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3600) };
 
 /// What the sending thread must do.
@@ -50,7 +50,7 @@ impl CallCheck {
                     (0..self.world).filter(|to| *to != self.me).for_each(|to| self.deliver_to(to, &letter, soon));
                 }
                 Ok(Out::End) => {
-                    // The rank has left. The empty letter wakes the thread in `receive`, which then ends, too.
+                    // The rank has left. The empty letter wakes the thread in `receive`, which then ends.
                     self.put(self.me, &[], soon);
                     self.calls.lock().delivered = true;
                     return self.answers.notify_all();

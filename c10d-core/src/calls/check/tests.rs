@@ -56,7 +56,7 @@ fn a_rank_that_only_sends_gets_the_error_by_its_8th_call() {
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
-    // Rank 1 gets the error, too.
+    // Rank 1 gets the error.
     names(&what_failed(&failed, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
@@ -169,8 +169,8 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
     ranks.iter().for_each(|rank| rank.stop());
 }
 
-/// While no letter arrives, a receiving thread makes one request to the store after another, since each request ends
-/// after [`LISTEN`](super::post::LISTEN).
+/// Each request to the store ends after [`LISTEN`](super::post::LISTEN). While no letter arrives, a receiving thread
+/// makes one request after another.
 #[test]
 fn a_rank_answers_after_a_long_time_without_messages() {
     let (tell, told) = channel();

@@ -11,24 +11,25 @@ use crate::catalog::OpKind;
 /// The time between two checks of the open calls, and the age at which an open call is first compared with the calls of
 /// the peers.
 pub(super) const STALLED: Duration = Duration::from_millis(100);
-/// The largest world size at which a rank asks all others about a call that takes long. In larger groups it asks only
-/// the next rank. About a rooted call that takes long, a rank that is not the root asks only the root, in groups of any
-/// size. Also, in larger groups a rank that sends to a root compares its calls in doubt only with those of the root.
+/// The largest world size at which a rank asks all others about a call that takes long. In larger groups a rank asks
+/// only the next rank, and a rank that sends to a root compares its calls in doubt only with the calls of the root. In
+/// groups of any size, a rank that is not the root asks only the root about a rooted call that takes long.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 /// Returns the age at which an open call is next compared with the calls of the peers, after `asked` comparisons: 100
 /// ms, 1 s, 2 s, 4 s and so on. One comparison is not enough: a peer may not have made its call yet, or may leave
-/// before it reads the question. In the second case the next comparison reads the peer's last message.
+/// before it reads the question.
 ///
-/// Calls in which this rank receives are compared, too: the rank that should send may be waiting in a different call.
+/// Calls in which this rank receives are compared as well: the rank that should send may be waiting in a different
+/// call.
 pub(super) fn next_age(asked: u32) -> Duration {
     if asked == 0 { STALLED } else { Duration::from_secs(1 << (asked - 1).min(20)) }
 }
 
 impl CallCheck {
-    /// If the oldest open call has reached the next age at which it is compared, asks peers about their calls, or fails
-    /// the group if a peer has reported a disagreement. `seen` is the number of calls begun at the last check. Returns
-    /// whether this function must run again.
+    /// Asks peers about the oldest open call, if that call has reached the next age at which it is compared. If a peer
+    /// has already reported a disagreement, fails the group instead. `seen` is the number of calls begun at the last
+    /// check. Returns whether this function must run again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
         if calls.disagreement.is_some() || (calls.open.is_empty() && calls.begun == *seen) {

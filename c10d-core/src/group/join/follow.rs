@@ -121,7 +121,7 @@ impl Join<'_> {
             Some(DEAD) => return Err(self.lost_error(guilty)),
             Some(DIFFER) => {
                 // This rank compares the hellos itself, since its error must have this rank's value before the other
-                // rank's value. In the leader's error, the order may be the opposite.
+                // rank's value.
                 self.agrees_with(self.leader)?;
                 guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
             }

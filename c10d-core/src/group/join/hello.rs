@@ -88,7 +88,6 @@ pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }
 
-/// Makes a new random nonce.
 pub(super) fn nonce() -> Result<Nonce> {
     random()
 }
@@ -101,7 +100,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// In 64 random ids of 128 bits every bit varies and no id repeats.
     #[test]
     fn session_ids_are_random() {
         let ids: Vec<u128> = (0..64).map(|_| u128::from_le_bytes(nonce().unwrap())).collect();

@@ -3,8 +3,8 @@
 use super::hello::{Nonce, hex};
 
 /// Returns the prefix of a group's keys. The prefix of a sub-group contains the id of the parent group's session and
-/// the sub-group's name in the parent group, but not the parent's prefix. So prefixes do not grow with the depth of
-/// nested groups. A name of more than 256 bytes is replaced by its beginning and a hash.
+/// the sub-group's name, but not the parent's prefix. A name of more than 256 bytes is replaced by its beginning and a
+/// hash.
 pub(in crate::group) fn key_prefix(parent: Option<&Nonce>, name: &str) -> String {
     /// The largest length of a name in bytes. It is limited since stores limit the length of keys.
     const LONGEST: usize = 256;

@@ -124,7 +124,7 @@ impl Join<'_> {
         while let Some(key) = keys.pop() {
             hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
             // If a peer has a larger world size, the leader also reads the hellos of the ranks beyond its own world
-            // size, so that the message lists their nonces, too.
+            // size, so that the message lists their nonces.
             let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
             if keys.is_empty() && self.first && next < largest && Instant::now() < until {
                 keys.extend(Some(format!("hello/{next}")).filter(here));

@@ -11,9 +11,9 @@
 //! again and writes a new session. Each rank deletes its keys as soon as it has seen `go`, so that the next group of
 //! the same name does not find them.
 //!
-//! A hello that contradicts the leader's hello may be stale, too. So the leader writes a session in this case as well.
-//! If the rank with the contradicting hello acknowledges, the hello is not stale, and the ranks really disagree. The
-//! leader then writes this failure for all ranks.
+//! A hello that contradicts the leader's hello may be stale, so the leader still writes a session. If the rank with the
+//! contradicting hello acknowledges, the hello is not stale, and the ranks really disagree. The leader then writes this
+//! failure for all ranks.
 
 mod agree;
 mod follow;
@@ -110,8 +110,8 @@ struct Join<'a> {
     leader: u32,
     /// The ids of the ranks: their numbers in the group that the builder made. The keys of a rank contain its id.
     ids: Vec<u32>,
-    /// Whether the builder made this group, so that it has no parent. Only the keys of such a group can be stale: those
-    /// of a sub-group have the session id of its parent in their prefix.
+    /// Whether the builder made this group. Only the keys of such a group can be stale: the keys of a sub-group begin
+    /// with the session id of its parent.
     first: bool,
     /// The group from which this group is made, if there is one. The parent knows which ranks are gone.
     parent: Option<&'a Parent>,
@@ -120,8 +120,9 @@ struct Join<'a> {
     every: Duration,
     /// The number of heartbeats so far, and the time of the last heartbeat.
     heartbeats: Cell<(u32, Instant)>,
-    /// The end of a quarter of the time limit. A rank that the leader has not put into a session by then reads all
-    /// hellos. At the deadline it reads them again: a rank whose hello has not changed counts as absent.
+    /// The time at which a quarter of the time limit has passed. If the leader has not put this rank into a session by
+    /// then, this rank reads all hellos. At the deadline this rank reads all hellos again: a rank whose hello has not
+    /// changed counts as absent.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -137,8 +138,7 @@ type Hellos = Vec<Option<Vec<u8>>>;
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The shortest and the longest time between two heartbeats (updates of the hello) of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long a request to the store that does not wait for other ranks may take. Ranks make such requests also after the
-/// deadline, to find the guilty ranks.
+/// How long a request to the store that does not wait for other ranks may take.
 const NAMING: Duration = Duration::from_millis(500);
 /// Marks a failure that the leader writes to the store if its cause is a rank that is gone.
 const DEAD: &str = "dead";
@@ -203,7 +203,6 @@ impl Join<'_> {
         Instant::now() >= self.deadline
     }
 
-    /// Returns the time `wait` from now, or the deadline if that is earlier.
     fn soon(&self, wait: Duration) -> Instant {
         (Instant::now() + wait).min(self.deadline)
     }
@@ -216,8 +215,8 @@ impl Join<'_> {
     }
 
     /// Returns the longest interval between two reads of other ranks' keys in this join: at most the interval of
-    /// heartbeats. With a parent it is shorter: before each read this rank asks the parent for lost ranks, and should
-    /// learn of them soon.
+    /// heartbeats. In a join with a parent the interval is shorter, so that this rank soon learns which ranks the
+    /// parent has lost.
     fn longest(&self) -> Duration {
         let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
         longest.min(self.every)
@@ -257,8 +256,7 @@ impl Join<'_> {
         keys.iter().map(|key| self.peek(key)).collect()
     }
 
-    /// Updates this rank's hello if the last heartbeat was long ago, to show that the rank still waits. Also reports
-    /// missing ranks if a report is due.
+    /// Updates this rank's hello if the last heartbeat was long ago, to show that the rank still waits.
     fn beat(&self) -> Result {
         self.remind();
         let (heartbeats, last) = self.heartbeats.get();
@@ -266,8 +264,7 @@ impl Join<'_> {
             self.is_mine()?;
             self.heartbeats.set((heartbeats + 1, Instant::now()));
             let hello = Hello { beat: heartbeats + 1, ..self.hello.clone() };
-            // The error is ignored: if the store does not answer any more, the next request returns an error. If only
-            // this request fails, other ranks may consider this rank absent.
+            // The error is ignored: if the store does not answer any more, the next request returns an error.
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }
         Ok(())
