@@ -84,7 +84,7 @@ pub(crate) fn info(args: &Args) -> Outcome {
 }
 
 fn shown(args: &Args) -> Outcome {
-    // Loads the plugins that the environment variables request. Without such a variable, this loads no plugin.
+    // Loads the plugins that the environment variables request.
     #[cfg(feature = "plugins")]
     let report = c10d::plugins::search()?.environment().load();
     #[cfg(feature = "plugins")]

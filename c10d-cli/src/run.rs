@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use crate::say::{plain, say};
 use crate::{Bad, Outcome, exit_code};
 
-/// The exit code if the time limit has passed. The program `timeout` uses the same code.
+/// The exit code if the time limit has passed.
 const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.

@@ -272,7 +272,7 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
 
 /// Runs an all-reduce of `[1, 1]` on one rank. The result shows which plugin ran it: a plugin built with `WRONG`
 /// returns `[2, 1]`, and a plugin built with `ADDRESS` returns the address of the numbers that it got. The flag says
-/// whether the result is the address of the caller's numbers. If not, a plugin built with `ADDRESS` got a copy.
+/// whether the result is the address of the caller's numbers.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];

@@ -223,7 +223,6 @@ fn a_closed_reader_ends_the_job() {
 fn nobody_needs_to_read_standard_error() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "2"], "read x; i=0; while [ $i -lt 1000 ]; do echo $i >&2; i=$((i+1)); done; exit 6"));
-    // The test closes its end of the pipe.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stderr.take());

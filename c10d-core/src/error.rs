@@ -121,7 +121,7 @@ pub struct ErrorReport {
     /// The rank that reports the error.
     pub rank: Option<u32>,
     /// The time since the operation was called, including the time in queues; 0 if the operation failed without
-    /// waiting. Every error of an operation that was given to a backend has this field.
+    /// waiting.
     pub elapsed: Option<Duration>,
     /// The operation's timeout.
     pub deadline: Option<Duration>,

@@ -136,7 +136,6 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         };
         let mut params = Params::default();
         (params.reduce, params.root) = (reduce, root);
-        // The call takes the lists and returns them, so no new list is allocated.
         let (inputs, outputs) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs));
         (self.inputs, self.outputs, _) = form.run(pg, op::any(kind, params, inputs, outputs))?;
         Ok(())

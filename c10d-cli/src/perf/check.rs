@@ -28,7 +28,6 @@ fn number(rank: u32, piece: usize, i: usize) -> u64 {
     x >> 33
 }
 
-/// The patterns of one run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patterns {
     pub(super) ranks: u32,
@@ -48,7 +47,6 @@ impl Patterns {
         (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
     }
 
-    /// Returns a pattern of zeros.
     pub(super) fn zeros<T: Sample>() -> Vec<T> {
         vec![T::whole(0); PERIOD]
     }

@@ -13,7 +13,7 @@ pub(crate) enum PerfOp {
     BroadcastRotating,
     /// A round trip between ranks 0 and 1. Half of its time is reported.
     SendRecv,
-    /// `all_reduce` of sparse tensors. It is not part of `all`, because its sizes are set by other options.
+    /// `all_reduce` of sparse tensors. It is not part of `all`.
     AllReduceSparse,
 }
 

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use super::report::{Row, size};
 
-/// The size of the picture in pixels. The picture has two charts side by side.
+/// The size of the picture in pixels.
 const SIZE: (u32, u32) = (1400, 560);
 
 /// One line of a chart: the name of the op, and for each point the size in bytes and the value.

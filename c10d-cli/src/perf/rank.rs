@@ -98,7 +98,6 @@ fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row
     Ok(())
 }
 
-/// The result of one point.
 #[derive(Clone, Copy)]
 struct Measured {
     timing: Timing,

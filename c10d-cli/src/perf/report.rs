@@ -40,8 +40,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Returns the name of the op. For a sparse op the name includes the shape of the tensors, since their size in
-    /// bytes does not determine the shape.
+    /// Returns the name of the op. For a sparse op the name includes the shape of the tensors.
     fn name(&self) -> String {
         self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
     }

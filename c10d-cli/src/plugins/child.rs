@@ -45,7 +45,6 @@ pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>
 
 fn decision(report: &JobReport) -> Result<Row, String> {
     let said = report.output.first().cloned().unwrap_or_default();
-    // The plugin's own output is passed on.
     let _ = std::io::stderr().write_all(&said.stderr);
     let text = String::from_utf8_lossy(&said.stdout);
     let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));

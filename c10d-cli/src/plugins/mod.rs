@@ -119,7 +119,7 @@ fn one(path: &Path) -> Result<Search, Box<dyn std::error::Error>> {
     Ok(search()?.file(whole(path)?))
 }
 
-/// Returns the absolute path, without `.` and `..`. It may still contain symbolic links, which the loader refuses.
+/// Returns the absolute path, without `.` and `..`.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let mut out = PathBuf::new();
     for part in std::path::absolute(path)?.components() {

@@ -59,7 +59,7 @@ impl Fingerprint {
         [pair(self.seq, small), self.count, pair(self.root, self.rest)]
     }
 
-    /// Returns the wire form. Its numbers are little endian.
+    /// Returns the wire form.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         for (bytes, word) in out.chunks_exact_mut(8).zip(self.to_words()) {

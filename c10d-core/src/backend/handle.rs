@@ -85,7 +85,6 @@ impl Job {
         unsafe { Frame::complete(frame.as_ptr(), result) };
     }
 
-    /// Ends an operation that was cancelled.
     pub(crate) fn complete_cancelled(self) {
         let what = "the op was cancelled before any part of a message was sent or received";
         self.complete(Err(Error::new(ErrorKind::Aborted, what).rejected()));

@@ -33,8 +33,8 @@ pub struct Heartbeats {
     size: u32,
 }
 
-/// This rank, and the store of its group. If the program ends while the rank is in the group, the exit notice is
-/// written to the store.
+/// This rank, and the store of its group. If the program ends while the rank is in the group, c10d writes an exit
+/// notice into the store.
 struct Member {
     store: Arc<dyn Store>,
     rank: u32,
@@ -188,7 +188,6 @@ impl Heartbeats {
 
 /// The last heartbeat that a rank has read from the rank that it watches.
 struct LastBeat {
-    /// The number of the last heartbeat.
     beat: i64,
     /// The time from which the silence of the watched rank counts: the last time at which `beat` changed, the store did
     /// not answer, or the watched rank had left.

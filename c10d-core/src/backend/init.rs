@@ -51,8 +51,8 @@ pub struct GroupInit {
 pub(crate) trait OtherBackends: Send + Sync {
     /// Returns the group's backend of this name, which is made at the first call.
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
-    /// Returns a value that makes new backends. The value does not return existing backends, and does not make backends
-    /// from those of a parent group.
+    /// Returns a value that makes each backend anew. The value returns no existing backend, and makes no backend from a
+    /// backend of a parent group.
     fn anew(&self) -> Arc<dyn OtherBackends>;
     /// Returns the ranks that the parent group knows to be gone, in the numbering of this group.
     fn lost(&self) -> Vec<u32>;

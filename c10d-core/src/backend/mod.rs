@@ -176,9 +176,9 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Waits until the jobs in flight are done and the peers have received everything that this rank sent. Then tells
-    /// the peers that this rank leaves. If the deadline passes first, the backend tells the peers at that time, and
-    /// returns an error that names the ranks for which it waited.
+    /// Waits until the jobs in flight are done and the peers have received everything that this rank sent. Then the
+    /// backend tells the peers that this rank leaves. If the deadline passes first, the backend tells the peers at that
+    /// time, and returns an error that names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())

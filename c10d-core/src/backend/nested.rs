@@ -26,8 +26,7 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// Copies these values from a request, which must have its number already. The function reads the clock if the
-    /// request has no deadline yet.
+    /// Copies these values from a request, which must have its number already.
     pub(crate) fn of(request: &Request) -> Outer {
         let (seq, fingerprint, timeout) = (request.seq, request.fingerprint, request.timeout);
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
@@ -120,7 +119,6 @@ impl<T: Send + Sync + 'static> Detached<T> {
         contain("the drop of a step's memory", || drop(state));
     }
 
-    /// Returns the identity of the job that the backend was given.
     pub(crate) fn id(&self) -> JobId {
         JobId::of(&self.frame)
     }

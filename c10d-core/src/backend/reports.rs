@@ -40,7 +40,6 @@ pub struct Reports {
     settled: AtomicBool,
 }
 
-/// The report of one rank.
 #[derive(Clone, Debug, PartialEq)]
 struct FailureReport {
     by: u32,

@@ -193,8 +193,7 @@ mod tests {
         let (tell, told) = channel();
         let watch = other.clone();
         std::thread::spawn(move || tell.send(watch.watch()));
-        // The watch must continue until the rank leaves. If the channels were not separate, it would end earlier, with
-        // an error.
+        // The watch must continue until the rank leaves.
         let early = told.recv_timeout(Duration::from_millis(300));
         other.leave();
         OVER.wait();

@@ -33,8 +33,8 @@ impl<'a> SparseHeads<'a> {
     pub const WORDS: usize = 16;
 
     /// Writes this rank's head into `to`, which has at least [`WORDS`](SparseHeads::WORDS) words, all 0. The head
-    /// describes the call. The head contains the number of the tensor's distinct entries or, if the tensor is not
-    /// valid, the code of the error. The text of an error is written after the head, and is cut if it does not fit.
+    /// describes the call, and contains the number of the tensor's distinct entries or, if the tensor is not valid, the
+    /// code of the error. The text of an error is written after the head, and is cut if it does not fit.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {
@@ -145,7 +145,6 @@ impl<'a> SparseHeads<'a> {
     }
 }
 
-/// Returns the text by which errors describe a shape.
 fn shape_words(of: &[u64]) -> String {
     let dims = (of[1] >> 32) as usize;
     let sizes: Vec<String> = of[2..2 + DIMS.min(dims)].iter().map(u64::to_string).collect();

@@ -25,7 +25,7 @@ pub unsafe trait Buf: Send {
 
     /// Returns the span of the elements, ready for a call. If the buffer is ready only after work on a stream that is
     /// not the device's default stream, this function makes the default stream wait for that work. If that is not
-    /// possible, it returns an error.
+    /// possible, the function returns an error.
     fn ready(&mut self) -> Result<Span> {
         Ok(self.span())
     }

@@ -10,8 +10,7 @@ use crate::types::{DType, Device, DeviceKind, Element, Identity};
 /// device.
 ///
 /// A span does not borrow the memory: the code that makes the span guarantees that the memory is valid (see
-/// [`Buffers`](super::Buffers)). For memory of a device, [`Span::host_ptr`] returns `None`, so host code cannot use a
-/// device address by mistake.
+/// [`Buffers`](super::Buffers)). For memory of a device, [`Span::host_ptr`] returns `None`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct Span {
@@ -115,7 +114,7 @@ impl Span {
         }
     }
 
-    /// Returns base and offset. What the base means depends on the device.
+    /// Returns base and offset.
     pub(crate) fn address(&self) -> DevicePtr {
         DevicePtr { base: self.data, offset: self.offset }
     }

@@ -22,8 +22,8 @@ pub enum Whom {
 }
 
 impl Whom {
-    /// Returns the ranks whose calls must still be compared with a call of this op after the call ran on rank `me` of
-    /// `world`.
+    /// Returns the ranks with whose calls rank `me` must still compare its call of this op after the call has run.
+    /// `world` is the number of ranks.
     #[inline]
     pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
         if !op.is_rooted() || world == 1 {

@@ -87,8 +87,8 @@ impl DeviceBuffer {
         if data.is_empty() {
             return Ok(());
         }
-        // If the wait fails, the device may still read the host memory later. So the device reads from a copy, which is
-        // leaked if the wait fails.
+        // If the wait fails, the device may still read the host memory. So the device reads from a copy that can be
+        // leaked.
         let staged = data.to_vec().into_boxed_slice();
         // SAFETY: the device memory belongs to this buffer and has as many bytes as the copy. The host memory is not
         // freed before the copy is complete. If it is not known whether the copy is complete, the host memory is

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use crate::types::{DType, Device, DeviceKind};
 use crate::{Error, Result};
 
-/// `DLPackVersion`. Each major version has its own layout of [`ManagedTensorVersioned`].
+/// `DLPackVersion`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Version {

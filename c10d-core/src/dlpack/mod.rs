@@ -15,7 +15,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Tensors must be contiguous (row-major). Libraries have a function that makes a tensor contiguous.
+//! Tensors must be contiguous (row-major).
 
 mod abi;
 mod export;

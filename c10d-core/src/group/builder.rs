@@ -21,7 +21,7 @@ use crate::{Error, Result, waiting};
 ///
 /// `build` blocks until all ranks are present and connected, or returns an error that names the missing ranks. Core's
 /// builder uses the providers that crates submitted at link time. The builder of `c10d::builder()` also uses the
-/// providers that cargo features chose, among them the init methods and the loader of plugins.
+/// providers that cargo features chose.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {

@@ -287,8 +287,8 @@ impl Group {
         Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
-    /// Returns the error of a call on a group that has already failed: the first cause. If the cause is the death of
-    /// ranks, the error also names ranks that were found dead later.
+    /// Returns the error of a call on a group that has already failed: the error that failed the group. If its cause is
+    /// the death of ranks, the error also names ranks that were found dead later.
     #[cold]
     fn again(&self, cause: &Error) -> Error {
         let dead = |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { .. });

@@ -26,7 +26,6 @@ fn say_once(what: String) {
     let mut said = SAID.lock();
     if !said.contains(&what) {
         tracing::warn!(target: "c10d", "{what}");
-        // If stderr is closed, the warning is lost.
         let _ = writeln!(std::io::stderr(), "c10d: {what}");
         said.insert(what);
     }

@@ -29,7 +29,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 /// The number of collectives between two questions to the peers. When the rank asks again, the previous answer has
 /// usually arrived, so a disagreement is found by the 8th collective.
 const ASK_EVERY: u32 = 4;
-/// The number of recent calls that a rank remembers, besides the calls in doubt (see [`Doubts`]).
+/// The number of recent calls that a rank remembers, besides the calls in doubt.
 const RECENT: usize = 64;
 /// How long a rank waits for answers before it continues or leaves. For a peer that does not answer, the rank waits
 /// only once.
@@ -46,8 +46,8 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 /// each other in different calls, they find the disagreement within about a second. A rank that finds a disagreement
 /// reports it to all others. In groups of more than eight ranks, a rank that sends to a root asks only the root.
 ///
-/// The ranks ask and answer through the group's store, on separate threads. A rank that has not made a call yet answers
-/// so at once. If the store does not answer any more, no calls are compared.
+/// The ranks ask and answer through the group's store, on separate threads. A rank that is asked about a call that it
+/// has not made yet says so at once. If the store does not answer any more, no calls are compared.
 ///
 /// If a rank's program ends before the rank has left the group, the rank tells its peers. Calls that need this rank
 /// then fail with an error that says that its program ended.
@@ -122,8 +122,8 @@ impl CallCheck {
         });
     }
 
-    /// Records a call. Returns whether the sending thread must be told to watch the calls that are not done. Also
-    /// returns the error with which the group fails, if that error is already known.
+    /// Records a call. Returns whether the sending thread must be told to watch the open calls, and the error with
+    /// which the group fails, if that error is already known.
     fn note(&self, op: OpKind, root: u32, fingerprint: Fingerprint) -> (bool, Option<Error>) {
         let mut calls = self.calls.lock();
         let number = calls.begun;

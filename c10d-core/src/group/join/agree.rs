@@ -39,9 +39,9 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
 }
 
 /// Computes the agreement from the offers of all ranks. For each device, the agreement has the choice for which a
-/// backend map asks, or else the first choice that all ranks have. The order of preference is that of the lowest rank
-/// that has a choice for the device. If two ranks share a device (their devices have the same identity), and no backend
-/// map asks for a choice, only staging is considered.
+/// backend map asks. If no map asks for a choice, the agreement has the first choice that all ranks have, in the order
+/// of preference of the lowest rank that has a choice. Only staging is considered if no map asks for a choice and two
+/// ranks share a device (their devices have the same identity).
 ///
 /// # Errors
 /// `Rendezvous` if the backend map of a rank asks for a choice that some ranks do not have. The error names these

@@ -110,8 +110,8 @@ struct Join<'a> {
     leader: u32,
     /// The ids of the ranks: their numbers in the group that the builder made. The keys of a rank contain its id.
     ids: Vec<u32>,
-    /// Whether the builder made this group. Only the keys of such a group can be stale: the keys of a sub-group begin
-    /// with the session id of its parent.
+    /// Whether the builder made this group. Only the keys of such a group can be stale: the keys of a sub-group contain
+    /// the session id of its parent.
     first: bool,
     /// The group from which this group is made, if there is one. The parent knows which ranks are gone.
     parent: Option<&'a Parent>,
