@@ -1,11 +1,10 @@
-//! Which ranks are on one host, and which ranks can share memory: ranks on one host cannot always share memory.
+//! Which ranks are on one host, and which of these can share memory.
 //!
-//! A host is a running operating-system kernel, including all of its containers. Memory is shared through segments that
-//! are passed over abstract UNIX sockets, which are visible within one network namespace. So two containers with
-//! separate networks are on one host but cannot share memory. Two containers on the host's network can share memory,
-//! even if their process ids, mounts and System V memory are separate. Processes of different users cannot share
-//! memory, since a receiver accepts descriptors only from its own user. Processes in different user namespaces cannot,
-//! either: there the same user id may mean another user.
+//! A host is a running operating-system kernel, including all of its containers. Ranks can share memory if they have
+//! the same host, network namespace, user and user namespace. The reasons are that descriptors pass over abstract UNIX
+//! sockets, which belong to a network namespace, and that a receiver accepts descriptors only from its own user. A user
+//! id may mean another user in another user namespace. So containers on the host's network can share memory, even if
+//! their process ids, mounts and System V memory are separate.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
@@ -21,8 +20,7 @@ struct Namespace {
 
 const NOWHERE: Namespace = Namespace { device: 0, inode: 0 };
 
-/// Where a process runs: the value by which ranks compare their hosts. Two ranks can share memory if and only if their
-/// values are equal.
+/// Where a process runs. Two ranks can share memory if and only if their values are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostId {
     boot: [u8; 16],
@@ -48,7 +46,7 @@ impl HostId {
             );
         }
         let (boot, net) = known.unwrap_or_else(|| (alone(), NOWHERE));
-        // Linux without user namespaces has no such file. There the user id alone identifies a user.
+        // Linux without user namespaces has no such file.
         let user = namespace("/proc/self/ns/user").unwrap_or(NOWHERE);
         HostId { boot, net, user, uid: rustix::process::geteuid().as_raw() }
     }
@@ -58,7 +56,7 @@ impl HostId {
         self.net == NOWHERE
     }
 
-    /// Returns whether both processes are on one host, even if they cannot share memory. `None` if that is unknown.
+    /// Returns whether the two processes are on one host. `None` if that is unknown.
     pub fn is_same_host(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
@@ -69,14 +67,14 @@ impl HostId {
         self == other
     }
 
-    /// Returns whether both processes are in one network namespace. Such processes reach each other over loopback, even
-    /// if they cannot share memory. `None` if that is unknown.
+    /// Returns whether the two processes are in one network namespace. Such processes reach each other over loopback,
+    /// even if they cannot share memory. `None` if that is unknown.
     pub fn shares_network(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot && self.net == other.net;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
     }
 
-    /// Returns why the two cannot share memory, as a phrase that follows "they", or `None` if they can.
+    /// Returns why the two processes cannot share memory, as a phrase that follows "they". `None` if they can.
     pub fn apart(&self, other: &HostId) -> Option<String> {
         if self == other {
             None
@@ -96,7 +94,7 @@ impl HostId {
         }
     }
 
-    /// Returns the wire form. Its numbers are little endian.
+    /// Returns the wire form. Numbers are little endian.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[..16].copy_from_slice(&self.boot);
@@ -108,7 +106,7 @@ impl HostId {
         out
     }
 
-    /// Reads the wire form. Every sequence of bytes is a valid wire form.
+    /// Reads the wire form. Every sequence of bytes is valid.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> HostId {
         fn part<const N: usize>(bytes: &[u8; HostId::SIZE], at: usize) -> [u8; N] {
             std::array::from_fn(|i| bytes[at + i])
@@ -128,7 +126,6 @@ fn alone() -> [u8; 16] {
     static TOKEN: PerProcess<OnceLock<[u8; 16]>> = PerProcess::new();
     *TOKEN.get().get_or_init(|| {
         random().unwrap_or_else(|_| {
-            // The process id is at least unique on this host.
             let mut token = [0; 16];
             token[..4].copy_from_slice(&std::process::id().to_le_bytes());
             token
@@ -136,7 +133,7 @@ fn alone() -> [u8; 16] {
     })
 }
 
-/// Assigns each process to a set, such as a host, and returns the number of each process's set. `together` says whether
+/// Divides processes into sets, such as hosts, and returns the number of each process's set. `together` says whether
 /// two processes are in the same set. Sets are numbered in the order of their first processes.
 pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Vec<u32> {
     let mut first: Vec<&HostId> = Vec::new();
@@ -151,7 +148,7 @@ pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Ve
 }
 
 fn namespace(path: &str) -> Option<Namespace> {
-    // `metadata` follows the symbolic link, so it returns the inode of the namespace.
+    // `metadata` follows the symbolic link to the namespace.
     let meta = std::fs::metadata(path).ok()?;
     Some(Namespace { device: meta.dev(), inode: meta.ino() })
 }

@@ -1,11 +1,10 @@
-//! Functions for backends that load a shared library. They return the file that the user asks for, and the files that
-//! this process has already mapped.
+//! For backends that load a shared library: which file the user asks for, and which files this process has mapped.
 
 use std::error::Error;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// One mapping of this process's memory.
+/// A mapping of this process's memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
     /// The range of addresses.
@@ -51,12 +50,12 @@ fn parse(line: &str) -> Option<Mapping> {
         readable: flags.first() == Some(&b'r'),
         executable: flags.get(2) == Some(&b'x'),
         file: (device.to_owned(), inode),
-        // The path is the rest of the line, and may contain any characters.
+        // The path may contain spaces.
         path: line.find('/').map(|at| PathBuf::from(&line[at..])).unwrap_or_default(),
     })
 }
 
-/// Returns the value of this environment variable without surrounding spaces. `None` if it is not set, is empty or is
+/// Returns the value of an environment variable without surrounding spaces. `None` if the variable is not set, empty or
 /// not UTF-8.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
@@ -74,8 +73,7 @@ pub fn variable(name: &str) -> Option<String> {
 /// ```
 ///
 /// # Errors
-/// Returns a text if the value of the variable is not an absolute path. A relative path would mean a different file in
-/// each working directory.
+/// Returns a text if the value of the variable is not an absolute path.
 pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Result<Option<PathBuf>, String> {
     match (argument, value.map(PathBuf::from)) {
         (Some(path), _) => Ok(Some(PathBuf::from(path))),
@@ -84,8 +82,8 @@ pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Res
     }
 }
 
-/// Returns the message of the dynamic linker. libloading stores this message as the source of its errors. If `error`
-/// has no source, returns the message of `error` itself.
+/// Returns the message of the dynamic linker, which libloading stores as the source of its errors. Without a source,
+/// returns the message of `error`.
 pub fn words(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

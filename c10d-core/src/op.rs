@@ -7,12 +7,11 @@
 //! # Errors
 //!
 //! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
-//! [`Unsupported`](crate::ErrorKind::Unsupported). Then no result was written, and the group can still be used. No data
-//! was sent either, except in a sparse call: there the first exchange between the ranks may find the error. The status
-//! of any other error says whether the group has failed. The most frequent of these errors name the guilty ranks:
-//! [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls, [`Timeout`](crate::ErrorKind::Timeout) if a
-//! rank did not make its call or answer in time, and [`PeerDead`](crate::ErrorKind::PeerDead) if the process of a rank
-//! is gone, or the rank has left.
+//! [`Unsupported`](crate::ErrorKind::Unsupported). In both cases no result was written, and the group can still be
+//! used. Except in a sparse call, no data was sent. For any other error, its status says whether the group has failed.
+//! The most frequent of these errors name the guilty ranks: [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made
+//! different calls, [`Timeout`](crate::ErrorKind::Timeout) if a rank did not make its call or answer in time, and
+//! [`PeerDead`](crate::ErrorKind::PeerDead) if a rank died or left.
 
 use crate::buffer::{
     AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Lists, Many, Nothing, One, Root, Rows, Source, SourceKnown,
@@ -26,7 +25,7 @@ use crate::options::{
 };
 
 /// Sends `input` to rank `to`, which must receive it with the same tag. Messages with one tag arrive in order. The call
-/// is done as soon as the caller may use the buffer again. The receiver may get the message later.
+/// is done when the caller may use the buffer again, perhaps before the receiver gets the message.
 #[inline]
 pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Source<I>> {
     let mut call = Call::new(OpKind::Send, tag.into(), Source(input));
@@ -65,10 +64,10 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
 /// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
-/// the shape must be the same. The result is coalesced. It has every entry that at least one rank has. If the option
-/// `sparse_indices` is set, the result has the entries at these indices instead. Entries are summed; for minimum,
-/// maximum and product see [`Absent`](crate::options::Absent). Sparse and dense calls are numbered separately, so their
-/// order relative to each other may differ between ranks.
+/// the shape must be the same. The result is coalesced. It has every entry that at least one rank has or, if the option
+/// `sparse_indices` is set, the entries at these indices. Entries are summed; for minimum, maximum and product see
+/// [`Absent`](crate::options::Absent). Ranks may make sparse calls and dense calls in different orders relative to each
+/// other.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
@@ -115,8 +114,7 @@ pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec
     Call::new(OpKind::AllGatherIntoCoalesced, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Reduces the i-th input of all ranks into the `output` of rank i. The lengths of a rank's inputs may differ from each
-/// other.
+/// Reduces the i-th input of all ranks into the `output` of rank i. The inputs of a rank may have different lengths.
 #[inline]
 pub fn reduce_scatter<I: Buf, O: BufMut>(
     inputs: Vec<I>,
@@ -126,8 +124,7 @@ pub fn reduce_scatter<I: Buf, O: BufMut>(
     Call::new(OpKind::ReduceScatter, options.into(), Both(Many(inputs), One(output)))
 }
 
-/// Reduces the `input` of all ranks, and cuts the result into as many equal parts as there are ranks. Rank i gets the
-/// i-th part.
+/// Reduces the `input` of all ranks, and cuts the result into equal parts. Rank i gets the i-th part.
 #[inline]
 pub fn reduce_scatter_into<I: Buf, O: BufMut>(
     input: I,
@@ -180,8 +177,8 @@ pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<On
 }
 
 impl<I, O> Call<Both<One<I>, One<O>>> {
-    /// Sets the split sizes of [`all_to_all_single`]: how many elements of the input go to each rank, and how many
-    /// elements of the output come from each rank.
+    /// Sets the split sizes of [`all_to_all_single`]: the number of elements of the input for each rank, and the number
+    /// of elements of the output from each rank.
     pub fn splits(mut self, input: &[usize], output: &[usize]) -> Self {
         if self.op == OpKind::AllToAllSingle {
             let rare = self.params.rare();
@@ -199,7 +196,7 @@ pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
-/// Waits until all ranks have made this call. If some ranks do not make it in time, the ranks that have made it get an
+/// Waits until all ranks have made this call. If ranks are missing at the deadline, the ranks that made the call get an
 /// error that names the first missing rank ([`Missing::First`](crate::options::Missing)) or all missing ranks
 /// ([`Missing::All`](crate::options::Missing)).
 #[inline]
@@ -208,9 +205,9 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 }
 
 /// Makes a call of any op, for code that iterates over the table of ops. `inputs` and `outputs` are the op's tensors as
-/// lists: in-place ops and receives have only outputs, a send has one input. A list of lists is concatenated. Lists
-/// that only the root has are empty on the other ranks. The call returns the lists, and the sender's rank, which is
-/// only valid for [`recv_any_source`].
+/// lists: in-place ops and receives have only outputs, a send has one input. A list of lists is concatenated. On ranks
+/// other than the root, lists that only the root has are empty. The call returns the lists and the sender's rank, which
+/// is valid only for [`recv_any_source`].
 ///
 /// ```
 /// # use c10d_core::backend::Params;

@@ -13,14 +13,14 @@ pub(crate) struct Parent {
     pub(crate) backends: Backends,
     /// The members of the sub-group, by their numbers in the parent.
     pub(crate) ranks: Vec<u32>,
-    /// Whether a shrink makes the sub-group. In a shrink, the ranks of the parent that are not members do not take
-    /// part, so `Backend::shrink` is called instead of `split`.
+    /// Whether a shrink makes the sub-group. In a shrink, the other ranks of the parent take no part, so
+    /// `Backend::shrink` is called, not `split`.
     pub(crate) shrinks: bool,
 }
 
 impl Parent {
-    /// Returns the members of the sub-group that have died or left, as far as the parent's backends have noticed. The
-    /// members are numbered as in the sub-group.
+    /// Returns the members of the sub-group that the parent's backends know to have died or left. Members are numbered
+    /// as in the sub-group.
     pub(crate) fn lost(&self) -> Vec<u32> {
         let lost = lost(self.backends.iter().map(|(_, backend)| backend));
         if lost.is_empty() {
@@ -30,7 +30,7 @@ impl Parent {
     }
 }
 
-/// Returns the lost ranks: those of which at least one backend has noticed that they died or left.
+/// Returns the ranks that at least one backend knows to have died or left.
 pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> Vec<u32> {
     let mut lost: Vec<u32> = backends.flat_map(|backend| backend.lost()).collect();
     lost.sort_unstable();
@@ -41,14 +41,13 @@ pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> 
 /// Backends with their names.
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
-/// The backends that a group has so far, and the data that are needed to make more.
+/// The backends that a group has made so far, and what it needs to make more.
 pub(super) struct BackendCache {
     registry: Arc<Registry>,
     made: Arc<Mutex<Backends>>,
-    /// The parent group of a sub-group, from whose backends the new backends may be made.
+    /// The parent of a sub-group. New backends may be made from its backends.
     parent: Option<Arc<Parent>>,
-    /// The parent group, whose backends notice lost ranks. The reference is weak: the `Parent` is dropped after the
-    /// sub-group is made, and from then on `lost` returns no ranks.
+    /// The parent group. After the sub-group is made, nothing else holds the `Parent`, and `lost` returns no ranks.
     watched: Weak<Parent>,
 }
 
@@ -59,7 +58,7 @@ impl BackendCache {
         BackendCache { registry, made: Arc::default(), parent, watched }
     }
 
-    /// Aborts the backends that were already made. `cause` is the error because of which the group cannot be made.
+    /// Aborts the backends that were already made. `cause` says why the group cannot be made.
     pub(super) fn give_up(&self, cause: &Error) {
         let made = std::mem::take(&mut *self.made.lock());
         for (name, backend) in made {

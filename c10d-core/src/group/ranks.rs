@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::store::{HashStore, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// Runs `body` once per rank, on one thread per rank. All ranks share one store. See
+/// Runs `body` once per rank, on one thread per rank. The ranks share one store. See
 /// [`run_ranks`](super::Builder::run_ranks).
 pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Result<T> + Sync) -> Result<Vec<T>> {
     if size == 0 {
@@ -47,8 +47,7 @@ pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Resu
     if let Some(panic) = panic {
         std::panic::resume_unwind(panic);
     }
-    // If a rank fails and leaves early, other ranks report that this rank is dead. The error of the rank itself is the
-    // cause, so that error is returned.
+    // The errors that are consequences (a rank is dead, or aborted) are sorted last. The first error is the cause.
     errors.sort_by_key(|(order, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *order));
     errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

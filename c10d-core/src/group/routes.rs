@@ -39,8 +39,7 @@ impl Routes {
         served: &[(String, String)],
     ) -> Result<(Vec<Lane>, Routes)> {
         let mut lanes = Vec::new();
-        // The lanes by name, so that devices with the same backend share a lane. Lanes for sparse tensors are not
-        // shared, so they are not in this list.
+        // The lanes by name: devices with the same backend share a lane. Lanes for sparse tensors are not shared.
         let mut named: Vec<(String, usize)> = Vec::new();
         let mut routes =
             Routes { keys: DispatchKey::ALL.map(|key| Err(format!("{key} is not served"))), vendors: Vec::new() };
@@ -53,8 +52,7 @@ impl Routes {
         for (word, name) in served {
             let choices = offers.iter().find(|o| o.word == *word).and_then(|o| o.choices.as_ref().ok());
             let choice = choices.and_then(|c| c.iter().find(|c| c.name() == *name));
-            // The leader chooses only backends that this rank has offered. So this error means that the session was
-            // damaged.
+            // The leader chooses only backends that this rank has offered, so without a choice the session was damaged.
             let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
             let best = choices.and_then(|c| c.first()).map_or(String::new(), Choice::name);
             if best != *name && spec.rank == 0 {
@@ -88,8 +86,8 @@ impl Routes {
                     ));
                 }
                 if key.is_sparse() {
-                    // A sparse kernel that was registered for all backends runs its dense ops on the CPU backend. One
-                    // that was registered for this backend runs them on this backend.
+                    // A sparse kernel for all backends runs its dense ops on the CPU backend. A kernel for this backend
+                    // runs them on this backend.
                     let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,
@@ -116,7 +114,7 @@ impl Routes {
         Ok((lanes, routes))
     }
 
-    /// Sets the routes of all dispatch keys, dense and sparse, of the device with this name in the backend map.
+    /// Sets the dense and sparse routes of the device that the backend map calls `word`.
     fn set(&mut self, word: &str, mut route: impl FnMut(DispatchKey) -> Result<Route, String>) {
         let (dense, vendor) = key_and_slot(word);
         if vendor != 0 {

@@ -26,7 +26,7 @@ struct Pending {
     count: usize,
     /// The latest time by which an operation of the scope must be done.
     limit: Option<Instant>,
-    /// Whether the scope is at its end and waits for its operations.
+    /// Whether the end of the scope waits for the operations.
     awaited: bool,
 }
 
@@ -48,8 +48,8 @@ impl ScopeCount {
 
 /// A scope in which calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
 ///
-/// Code in which a buffer could be dropped or used before the operation is done does not compile. This code has a
-/// buffer inside the scope:
+/// Code that could drop or use a buffer before the operation is done does not compile. Here a buffer is inside the
+/// scope:
 ///
 /// ```compile_fail,E0597
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -61,7 +61,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// This code uses a buffer of an operation in flight:
+/// Here a buffer is used while its operation is in flight:
 ///
 /// ```compile_fail,E0506
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -75,7 +75,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// In this code a handle leaves the scope:
+/// Here a handle leaves the scope:
 ///
 /// ```compile_fail
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -85,7 +85,7 @@ impl ScopeCount {
 /// # }
 /// ```
 ///
-/// This code starts a call on a borrowed buffer without a scope:
+/// Here a call on a borrowed buffer starts without a scope:
 ///
 /// ```compile_fail,E0597
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -107,12 +107,12 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: for<'s> FnOnce(&'s Scope<'s, 'env>) -> R,
     {
         let scope = Scope { group: group.clone(), count: Arc::default(), scope: PhantomData, env: PhantomData };
-        // The drop of this guard waits for all operations, also if the body panics.
+        // The drop of this guard waits for all operations, even after a panic of the body.
         let _all_over = AllOver { group, count: scope.count.clone() };
         body(&scope)
     }
 
-    /// Starts a call, whose buffers may be borrowed from outside the scope.
+    /// Starts a call. Its buffers may be borrowed from outside the scope.
     pub fn start<B: Buffers + 'scope>(&'scope self, call: Call<B>) -> ScopedWork<'scope, B::Back> {
         ScopedWork(self.group.0.start(call, Some(self.count.clone())))
     }
@@ -126,8 +126,7 @@ struct AllOver<'a> {
 impl Drop for AllOver<'_> {
     fn drop(&mut self) {
         if !self.group.0.is_home() {
-            // In a forked child, the threads that use the buffers and end the operations do not exist, so a wait would
-            // never end.
+            // In a forked child, no thread ends the operations, so a wait would never end.
             return;
         }
         let mut state = self.count.state.lock();

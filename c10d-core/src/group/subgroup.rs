@@ -15,9 +15,8 @@ use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
     /// Makes a sub-group of the listed ranks, which get new numbers in the order of the list. Every rank of this group
-    /// must call `new_group`, also ranks that are not in the list. All ranks must pass the same list, and must make the
-    /// call in the same order relative to other calls of `new_group` and `split`. Ranks that are not in the list get
-    /// `None` at once.
+    /// must call `new_group`, even a rank that is not in the list. All ranks must pass the same list, and must make
+    /// their calls of `new_group` and `split` in the same order. Ranks that are not in the list get `None` at once.
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build). `Mismatch` of `members` if the lists differ.
@@ -38,8 +37,8 @@ impl ProcessGroup {
     }
 
     /// Divides the group: ranks that give the same `color` form a group, ordered by `key`, then by rank. A rank that
-    /// gives `None` is in no group. Every rank must call `split`, in the same order relative to other calls of
-    /// `new_group` and `split`.
+    /// gives `None` is in no group. Every rank must call `split`. All ranks must make their calls of `new_group` and
+    /// `split` in the same order.
     ///
     /// # Errors
     /// The errors of [`Builder::build`](crate::Builder::build).
@@ -49,13 +48,13 @@ impl ProcessGroup {
     }
 
     /// Makes a group of this group's ranks without those in `lost`, in their old order. All survivors must pass the
-    /// same `lost`. Usually the survivors do not all know the same lost ranks; then use
-    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree on the lost ranks. Unlike
+    /// same `lost`. If the survivors may know different lost ranks, use
+    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), in which they agree. Unlike
     /// [`new_group`](ProcessGroup::new_group), `shrink` works on a failed group, and the lost ranks need not call it.
-    /// Every survivor must make the same calls of `shrink` and `shrink_to_survivors` in the same order. Operations that
+    /// All survivors must make their calls of `shrink` and `shrink_to_survivors` in the same order. Operations that
     /// were in flight in the old group are not repeated.
     ///
-    /// The store must still be reachable. A store that a lost rank served is not reachable any more.
+    /// The store must still be reachable. If a lost rank served the store, the call fails.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -68,16 +67,16 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if this rank has noticed that ranks
-    /// outside the list are [lost](ProcessGroup::lost), too; the error names these ranks by their numbers in this
+    /// The errors of [`Builder::build`](crate::Builder::build). `PeerDead` at once if this rank knows of
+    /// [lost](ProcessGroup::lost) ranks that are not in `lost`; the error names these ranks by their numbers in this
     /// group. `Mismatch` of `members` if the lists differ. `InvalidArgument` on a rank that is in `lost` itself, or if
     /// `lost` has no rank of this group.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }
 
-    /// Returns the lost ranks: those of which this rank has noticed that their processes ended or that they left the
-    /// group. Other ranks may have noticed more or fewer lost ranks.
+    /// Returns the ranks that this rank knows to have died or left the group. Other ranks may know of more or fewer
+    /// lost ranks.
     pub fn lost(&self) -> Vec<u32> {
         if !self.0.is_home() {
             return Vec::new();
@@ -101,8 +100,8 @@ impl ProcessGroup {
     }
 
     /// Returns the number of each rank's host; hosts are numbered in the order of their first ranks. Containers on one
-    /// host count as one host, even if they cannot share memory. Every rank must call `hosts`, in the same order
-    /// relative to `new_group` and `split`.
+    /// host count as one host, even if they cannot share memory. Every rank must call `hosts`. All ranks must make
+    /// their calls of `hosts`, `new_group` and `split` in the same order.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).
@@ -129,9 +128,9 @@ impl ProcessGroup {
         self.split_by(|a, b| a.is_same_host(b) == Some(true)).map_err(|e| self.0.described(e))
     }
 
-    /// Makes a group of the ranks that can share memory with this rank, in their old order. These are the ranks on the
-    /// same host that run as the same user, in the same network namespace and in the same user namespace; a container
-    /// may have its own namespaces. Every rank must call `split_by_memory`.
+    /// Makes a group of the ranks that can share memory with this rank, in their old order. These ranks run on the same
+    /// host, as the same user, in the same network namespace and in the same user namespace. Every rank must call
+    /// `split_by_memory`.
     ///
     /// # Errors
     /// The same as for [`split`](ProcessGroup::split).
@@ -203,7 +202,7 @@ impl ProcessGroup {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
-            // `lost` is called before the store is read. So the read finds everything that the lost ranks have written.
+            // `lost` is called before the store is read, so the read finds all that lost ranks have written.
             let lost = self.lost();
             let slice = deadline.min(Instant::now() + SLICE);
             let e = match store.multi_get(&keys, slice) {
@@ -270,8 +269,7 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        // The sub-group's name begins with the name of this group. The prefix of its keys in the store does not repeat
-        // this name.
+        // The sub-group's name begins with this group's name. The prefix of its keys in the store leaves this part out.
         let key_prefix =
             key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let spec = GroupSpec {
@@ -291,7 +289,7 @@ impl ProcessGroup {
         };
         let name = spec.name.clone();
         spec.assemble().map(Some).map_err(|mut e| {
-            // The new group does not exist, so the error has the rank numbers of this group.
+            // The caller knows only this group, so the error has this group's rank numbers.
             let report = e.report_mut();
             report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();
             report.guilty.sort_unstable();
@@ -304,8 +302,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Tells this rank's backends that this rank is in no sub-group of the current `new_group` or `split`. Returns
-    /// `None`.
+    /// Tells this rank's backends that this rank is not a member of the sub-group of this call. Returns `None`.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

@@ -7,26 +7,24 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The longest time between two checks. Each check finds out which ranks have called `shrink_to_survivors`, and which
-/// ranks are lost.
+/// The longest time between two checks of which ranks have called `shrink_to_survivors` and which are lost.
 const LOOK: Duration = Duration::from_millis(50);
 /// The timeout of requests to the store that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
-    /// Makes a group of the ranks that are still alive, in their old order. Use it to continue after ranks have died:
-    /// it works on a failed group, and the dead ranks need not call it.
+    /// Makes a group of the ranks that are still alive, in their old order. It works on a failed group, and the dead
+    /// ranks need not call it.
     ///
     /// The ranks that call `shrink_to_survivors` agree on the survivors. Each rank waits, at most for `limit`, until
     /// every rank has called the function or is [lost](ProcessGroup::lost). The first rank whose wait ends decides the
-    /// list of survivors for all ranks: the ranks that have called the function and are not lost. So the function also
-    /// works if several ranks died and some ranks do not know of all deaths. Every survivor must make the same calls of
-    /// `shrink` and `shrink_to_survivors` in the same order.
+    /// list of survivors for all ranks: the ranks that have called the function and that it does not know to be lost.
+    /// All survivors must make their calls of `shrink` and `shrink_to_survivors` in the same order.
     ///
-    /// Operations that were in flight in the old group are not repeated. Some ranks may have finished a call that
-    /// failed on others, so the program must make sure that all survivors continue at the same point. The store must
-    /// still be reachable. The store of `c10d run` stays reachable, but a store that a lost rank served does not. Start
-    /// the job with `c10d run --keep-going`, which does not end the survivors when a rank fails.
+    /// Operations that were in flight in the old group are not repeated. A call that failed on some ranks may have
+    /// succeeded on others, so the program must make sure that all survivors continue at the same point. The store must
+    /// still be reachable: the store of `c10d run` is, a store that a lost rank served is not. Start the job with `c10d
+    /// run --keep-going`: otherwise `c10d run` ends the survivors when a rank fails.
     ///
     /// ```no_run
     /// # use std::time::Duration;

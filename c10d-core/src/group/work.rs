@@ -19,7 +19,7 @@ use crate::panics::contain;
 use crate::process::Process;
 use crate::{Error, ErrorKind, OpError, Result};
 
-/// The allocation of a started call. It has the frame and the buffers, and is shared by the handle and the job.
+/// The allocation of a started call. The handle and the job share it.
 #[repr(C)]
 pub(crate) struct Counted<B> {
     frame: Frame,
@@ -28,7 +28,7 @@ pub(crate) struct Counted<B> {
     /// The process in which the call was started.
     owner: Process,
     scope: Option<Arc<ScopeCount>>,
-    /// The value to which the frame's `lane` points. This reference keeps it alive.
+    /// The value to which the frame's `lane` points.
     _lane: Option<Arc<Origin>>,
 }
 
@@ -42,12 +42,12 @@ impl<B: Buffers> Counted<B> {
         Arc::new(Counted { frame, buffers, group, owner, scope, _lane: None })
     }
 
-    /// Returns a mutable reference to the value. Neither a job nor a handle may share the value yet.
+    /// Returns a mutable reference to the value. There must be no job and no handle yet.
     fn alone(this: &mut Arc<Self>) -> &mut Self {
         Arc::get_mut(this).expect("without job and handle, the value has one owner")
     }
 
-    /// Returns the frame. Neither a job nor a handle may share the value yet.
+    /// Returns the frame. There must be no job and no handle yet.
     pub(crate) fn frame_mut(this: &mut Arc<Self>) -> &mut Frame {
         &mut Self::alone(this).frame
     }
@@ -82,10 +82,10 @@ impl<B: Buffers> Counted<B> {
         unsafe { Frame::set(frame, Err(error)) };
     }
 
-    /// Drops the job's reference, and removes the operation from its scope. This function does not unwind.
+    /// Drops the job's reference, and removes the operation from its scope. Does not unwind.
     ///
     /// # Safety
-    /// This function is called once, with the frame of `job`.
+    /// Called once, with the frame of `job`.
     pub(crate) unsafe fn release(frame: *const Frame) {
         // SAFETY: the pointer was made by `Arc::into_raw` in `job`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
@@ -96,7 +96,7 @@ impl<B: Buffers> Counted<B> {
         } else {
             contain("the drop of a started operation's buffers", || drop(state));
         }
-        // The buffers may be borrowed from outside the scope, so the scope may end only after they were dropped.
+        // The scope may end only after the buffers were dropped, since they may be borrowed from outside it.
         if let Some(scope) = scope {
             scope.leave();
         }
@@ -107,11 +107,11 @@ impl<B: Buffers> Counted<B> {
 pub(crate) trait Finish<R>: Send + Sync {
     fn frame(&self) -> &Frame;
     fn group(&self) -> &Weak<Group>;
-    /// Returns whether the current process is a fork of the process that started the op. If so, an op that is not done
-    /// will never be done in this process.
+    /// Returns whether this process is a forked child of the process that started the op. In the child, an op that is
+    /// not done never ends.
     fn is_foreign(&self) -> bool;
-    /// Returns the result. `finish` is called once: with `done` = `true` when the frame is done, or with `done` =
-    /// `false` when the caller stops waiting. In the second case the result has no buffers.
+    /// Returns the result. Called once: with `done` = `true` when the frame is done, or with `false` when the caller
+    /// stops waiting. With `false`, the result has no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 
@@ -130,8 +130,8 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
 
     fn finish(&self, done: bool) -> Result<B::Back, OpError<B::Back>> {
         if self.is_foreign() && !self.frame.is_done() {
-            // The threads that would complete the op do not exist in this process. The buffers stay allocated, since a
-            // device or a peer may still use them.
+            // No thread of this process completes the op. The buffers stay allocated: a device or a peer may still use
+            // them.
             return Err(OpError { error: self.frame.described(self.owner.foreign("the operation")), buffer: None });
         }
         if !done {
@@ -145,7 +145,7 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
         let outcome = unsafe { self.frame.take_outcome() };
         let kept = self.frame.kept.load(Ordering::Acquire);
         observe(&self.group, &outcome);
-        // SAFETY: the frame is done, so the backend does not use the spans. Only the handle, which calls this, uses
+        // SAFETY: the frame is done, so the backend does not use the spans. Only the handle, which calls `finish`, uses
         // `buffers`.
         let buffers = unsafe { (*self.buffers.get()).take_if(|_| !kept) };
         match (outcome, buffers) {
@@ -170,7 +170,7 @@ impl<'a, R> Handle<'a, R> {
         Handle { state, taken: false }
     }
 
-    /// Returns an error if the result was taken before. This mistake of the caller does not fail the group.
+    /// Returns an error if the result was taken before. This mistake does not fail the group.
     pub(crate) fn has_result(&self) -> Result {
         if !self.taken {
             return Ok(());
@@ -186,7 +186,7 @@ impl<'a, R> Handle<'a, R> {
     }
 
     fn wait_until(&self, until: Instant) -> bool {
-        // No reference to the group is kept while waiting, since a waiting handle must not keep the group alive.
+        // A waiting handle must not keep the group alive.
         let after = self.state.group().upgrade().and_then(|group| group.warn_after());
         let frame = self.state.frame();
         wait_and_report(frame, until, after, |after| {
@@ -196,8 +196,8 @@ impl<'a, R> Handle<'a, R> {
         })
     }
 
-    /// Returns the result of an op that is done (`done` = `true`), or for which the caller stopped waiting (`done` =
-    /// `false`).
+    /// Returns the result of an op that is done (`done` is true) or for which the caller stopped waiting (`done` is
+    /// false).
     fn finish(&self, done: bool) -> Result<R, OpError<R>> {
         self.has_result().map_err(|error| OpError { error, buffer: None })?;
         self.state.finish(done)
@@ -210,11 +210,11 @@ impl<'a, R> Handle<'a, R> {
         self.finish(done)
     }
 
-    /// Lets the backend run the op, and ops before it, on this thread, if the backend can do that. Returns whether the
-    /// op is done.
+    /// Lets the backend run the op, and the ops before it, on this thread, if the backend can. Returns whether the op
+    /// is done.
     fn help(&self, limit: Instant) -> bool {
         let frame = self.state.frame();
-        // While this thread helps, only the backend is kept alive, not the group.
+        // Helping keeps the backend alive, but not the group.
         let backend = self.state.group().upgrade().and_then(|group| group.backend_of(frame).cloned());
         backend.is_some_and(|backend| help(&*backend, frame, limit))
     }
@@ -244,18 +244,18 @@ impl<'a, R> Handle<'a, R> {
     }
 }
 
-/// The handle of a started call that owns its buffers. `R` is the result: the buffers, and other values that the op
+/// The handle of a started call that owns its buffers. `R` is the result: the buffers, and the other values that the op
 /// returns.
 ///
-/// The handle is also a `Future`, for any executor. The executor needs no timer for it, since the backend ends the op
-/// at the op's deadline. After a poll has returned the result, another poll or wait returns an
+/// The handle is also a `Future`, for any executor. The executor needs no timer, since the backend ends the op at the
+/// op's deadline. After a poll has returned the result, another poll or wait returns an
 /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), which does not affect the group.
 ///
-/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op. The op continues in the
-/// background, also on the peers, and its buffers are freed when it is done. So a receive still takes the next matching
-/// message, which is then lost. [`cancel`](Work::cancel) ends a receive, and returns whether it took a message.
+/// If the handle is dropped, the op does not end. The op continues in the background, and its buffers are freed when it
+/// is done. A receive still takes the next matching message, and this message is lost. [`cancel`](Work::cancel) ends a
+/// receive, and returns whether it took a message.
 ///
-/// Wakers and the drops of buffers may run on a backend's thread. A panic in them is caught there, see
+/// Wakers and the drops of buffers may run on a backend's thread. A panic in them is caught; see
 /// [`panics`](crate::panics).
 ///
 /// # Under an async runtime
@@ -306,8 +306,8 @@ impl<R> Future for Work<R> {
     }
 }
 
-/// The handle of a call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers. It
-/// is like [`Work`], except that the scope waits for the op.
+/// The handle of a call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers.
+/// Unlike with [`Work`], the scope waits for the op.
 #[must_use = "if the handle is dropped, the op's result is lost; the scope still waits for the op"]
 pub struct ScopedWork<'scope, R>(pub(crate) Handle<'scope, R>);
 

@@ -1,8 +1,8 @@
 //! The options of ops. Most fields are those of PyTorch's options structs. No field sets the timeout:
 //! [`Call::timeout`](crate::Call::timeout) does that.
 //!
-//! A constructor in [`op`](crate::op) accepts any type that converts into the op's options. So a reduce operation, root
-//! or tag can be passed directly if no other option is set.
+//! A constructor in [`op`](crate::op) accepts any type that converts into the op's options. If no other option is set,
+//! pass a reduce operation, a root or a tag.
 
 pub(crate) mod params;
 
@@ -67,19 +67,18 @@ options! {
     BroadcastOptions {
         /// The rank that sends its values to all others.
         root_rank / with_root_rank: u32,
-        /// The index of the tensor among several tensors of a rank, as in PyTorch. It must be 0: a rank has one tensor.
+        /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
     /// The options of `all_reduce`.
     AllReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// For a sparse tensor: the indices of the result, if all ranks know them. They are an array of sparse_dim ×
-        /// nnz numbers (nnz of the result) in host memory, sorted, without duplicates. They must include the indices of
-        /// every rank. If this option is set, the ranks do not compute the union of their indices. It is only allowed
-        /// for sums.
+        /// For a sparse tensor: the indices of the result, if all ranks know them. They are sparse_dim × nnz numbers
+        /// (nnz of the result) in host memory, sorted, without duplicates. They must include the indices of every rank.
+        /// With this option, which is only allowed for sums, the ranks do not compute the union of their indices.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
-        /// For a sparse tensor: the value of entries that a rank does not have.
+        /// For a sparse tensor: what an entry counts as on a rank that does not have it.
         absent / with_absent: Absent,
     } |self, p| {
         p.reduce = self.reduce_op;
@@ -95,7 +94,7 @@ options! {
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// The index of the tensor among several tensors of a rank, as in PyTorch. It must be 0: a rank has one tensor.
+        /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
     /// The options of the `reduce_scatter` ops.
@@ -105,10 +104,10 @@ options! {
     } |self, p| { p.reduce = self.reduce_op; };
     /// The options of `barrier`.
     BarrierOptions {
-        /// The indices of accelerators. The barrier only checks whether the list is empty, to choose its backend. If
-        /// the list is not empty, the barrier runs on the accelerator to which the builder bound the rank, else on the
-        /// first of CUDA and PrivateUse1 that the group serves. If the list is empty, the barrier runs on the device to
-        /// which the builder bound the rank, else on the first of CPU, CUDA and PrivateUse1 that the group serves.
+        /// The indices of accelerators. The barrier only checks whether the list is empty. If the list is not empty,
+        /// the barrier runs on the accelerator to which the builder bound the rank, else on the first of CUDA and
+        /// PrivateUse1 that the group serves. If the list is empty, the barrier runs on the device to which the builder
+        /// bound the rank, else on the first of CPU, CUDA and PrivateUse1 that the group serves.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
     /// The options of `monitored_barrier`.
@@ -143,11 +142,10 @@ macro_rules! number_first {
 }
 number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 
-/// The value of entries of a sparse tensor that a rank does not have.
+/// What an entry of a sparse tensor counts as on a rank that does not have it.
 ///
-/// It makes no difference to a sum whether absent entries count as zero or are ignored. If they counted as zero in a
-/// minimum, maximum or product, almost every result would be dense. So these three operations are only defined on
-/// present entries, and the caller must request this by `Ignored`:
+/// In a sum, an absent entry counts as zero. With zeros, almost every result of a minimum, maximum or product would be
+/// dense. So these operations ignore absent entries, and the caller must request this by `Ignored`:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};
@@ -155,10 +153,10 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// The value is zero. This is only allowed for sums.
+    /// Zero. Only allowed for sums.
     #[default]
     Zero,
-    /// The rank is ignored: the result of an entry is the reduction over the ranks that have the entry.
+    /// The entry is ignored: the result is the reduction over the ranks that have the entry.
     Ignored,
 }
 

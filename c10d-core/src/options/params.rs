@@ -13,7 +13,7 @@ pub struct Params {
     pub reduce: ReduceOp,
     /// The rank that is the root.
     pub root: u32,
-    /// The index of the tensor among several tensors of the root, as in PyTorch. It must be 0: a rank has one tensor.
+    /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
     pub root_tensor: u32,
     /// The other rank of a point-to-point op.
     pub peer: u32,
@@ -26,7 +26,7 @@ pub struct Params {
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// The arguments that few calls have. They are boxed, so that calls without them are small.
+/// The arguments that few calls have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) input_splits: Vec<usize>,
@@ -38,8 +38,7 @@ pub(crate) struct Rare {
 }
 
 impl Params {
-    /// The value of `root` if the rank that makes the call is the root. When the call is run or started, this rank's
-    /// number replaces it.
+    /// The value of `root` until the call is run or started, if the calling rank is the root.
     pub(crate) const ROOT_IS_ME: u32 = u32::MAX;
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
@@ -58,7 +57,7 @@ impl Params {
     /// Converts the split sizes from elements of `bytes` bytes each to bytes.
     pub(crate) fn scale_splits(&mut self, bytes: usize) {
         if let Some(rare) = &mut self.rare {
-            // A size that saturates is larger than any memory, so validation rejects it.
+            // A saturated size is larger than any memory, so validation rejects it.
             rare.input_splits.iter_mut().chain(&mut rare.output_splits).for_each(|n| *n = n.saturating_mul(bytes));
         }
     }
@@ -75,20 +74,19 @@ impl Params {
         self.rare.as_ref().map_or(&[], |r| &r.output_splits)
     }
 
-    /// Returns the device indices that a barrier was given; see
-    /// [`BarrierOptions`](crate::options::BarrierOptions::device_ids).
+    /// Returns the device indices of a barrier; see [`BarrierOptions`](crate::options::BarrierOptions::device_ids).
     #[inline]
     pub fn device_ids(&self) -> &[u16] {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
     }
 
-    /// Returns the number that [`Call::agreed_count`](crate::Call::agreed_count) has set, which must be equal on all
-    /// ranks. 0 means that it was not called.
+    /// Returns the number that [`Call::agreed_count`](crate::Call::agreed_count) has set, or 0. It must be equal on all
+    /// ranks.
     pub fn agreed_count(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }
 
-    /// Returns how a sparse all-reduce treats an entry that is missing on a rank: as zero, or by ignoring the rank.
+    /// Returns what an entry counts as on a rank that does not have it.
     pub fn absent(&self) -> Absent {
         self.rare.as_ref().map_or(Absent::default(), |r| r.absent)
     }

@@ -6,7 +6,7 @@ use crate::sync::Mutex;
 static LAST: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
 /// Registers `act`, which runs when the process ends normally. Functions that were registered later run first. A
-/// function that is registered several times runs once. A forked child runs it, too, so data that `act` uses should be
+/// function that is registered several times runs once. A forked child also runs it, so data that `act` uses should be
 /// a [`PerProcess`](super::PerProcess).
 pub fn at_exit(act: fn()) {
     let mut last = LAST.lock();

@@ -1,8 +1,8 @@
 //! The word in memory that holds the token of the running process, and how it changes at a fork.
 //!
-//! The word is in a page that the operating system's kernel fills with zeros in every forked child. On kernels without
-//! such pages, a fork handler of the C library sets the word to zero. On these kernels, c10d does not notice a child
-//! that was forked without the C library.
+//! The word is in a page that Linux fills with zeros in every forked child. On a kernel without such pages, a fork
+//! handler of the C library sets the word to zero. On such a kernel, c10d does not notice a child that was forked
+//! without the C library.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -15,7 +15,7 @@ use super::private;
 static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 /// The word on kernels that cannot fill a page with zeros in a child.
 static PLAIN: AtomicU64 = AtomicU64::new(0);
-/// The last token that was used by this process or one of its ancestors. An inherited token is never used again.
+/// The last token that this process or one of its ancestors used.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// Returns the word and the token of this process, which is never 0. If the word is 0, a new token is stored in it.
@@ -49,7 +49,8 @@ fn word() -> &'static AtomicU64 {
     unsafe { WORD.load(Ordering::Acquire).as_ref() }.unwrap_or(&PLAIN)
 }
 
-/// Maps a page of zeros that the kernel fills with zeros again in a forked child. `None` if the kernel cannot do that.
+/// Maps a page of zeros that the kernel fills with zeros again in a forked child. `None` if the kernel cannot do the
+/// latter.
 fn wiped_page() -> Option<NonNull<libc::c_void>> {
     const LEN: usize = 4096;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -67,16 +68,15 @@ fn wiped_page() -> Option<NonNull<libc::c_void>> {
     NonNull::new(page)
 }
 
-/// Registers [`in_child`] to run first in every child that the C library forks. If that fails, because there is no
-/// memory, only the kernel's zeroing of the page shows a fork.
+/// Registers [`in_child`] to run first in every child that the C library forks. If there is no memory for this, only
+/// the kernel's zeroing of the page shows a fork.
 fn at_fork() {
     // SAFETY: the handler only uses atomics and system calls, which are allowed in a child of a process with several
     // threads.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
-/// Runs in a forked child before other code of the child. It uses only atomic stores and system calls, no locks and no
-/// allocation.
+/// Runs in a forked child before other code of the child. Takes no locks and allocates nothing.
 extern "C" fn in_child() {
     // SAFETY: as in `word`.
     if let Some(word) = unsafe { WORD.load(Ordering::Relaxed).as_ref() } {

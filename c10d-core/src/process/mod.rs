@@ -1,13 +1,13 @@
 //! The process to which a value belongs, and values that a forked child must not share with its parent.
 //!
 //! A group belongs to the process that made it. A forked child has copies of the parent's memory and descriptors, but
-//! none of its threads. So the child cannot use anything that waits for those threads, and the peers could not
-//! distinguish its messages from the parent's. [`Process`] distinguishes parent and child at the cost of one load.
-//! [`PerProcess`] is a `static` that has a new value in each child. [`Private`] closes a descriptor in children, so
-//! that a connection ends when its owner ends, and not when the last child ends.
+//! none of its threads. So the child cannot wait for work of those threads. The peers could not distinguish its
+//! messages from the parent's. [`Process`] distinguishes parent and child at the cost of one load. [`PerProcess`] is a
+//! `static` that has a new value in each child. [`Private`] closes a descriptor in children, so a connection ends when
+//! its owner ends, even if a child still runs.
 //!
-//! All three work for `fork`, `daemon` and every other function of the C library that forks. For a child that was made
-//! by the bare system call `clone`, [`Process`] and [`PerProcess`] work from Linux 4.14 on; [`Private`] does not work.
+//! All three work for `fork`, `daemon` and every other function of the C library that forks. If the bare system call
+//! `clone` makes the child, [`Process`] and [`PerProcess`] work from Linux 4.14 on, but [`Private`] does not work.
 
 mod at_exit;
 mod exit_notice;
@@ -33,8 +33,8 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word with the token of the running process. This token is a number, unlike the bytes of [`token()`]. The
-    /// word is 0 in a forked child until the child requests a token of its own.
+    /// The word with the token of the running process (a number, unlike [`token()`]). It is 0 in a forked child until
+    /// the child requests a token.
     word: &'static AtomicU64,
     /// The token of the process that this value identifies.
     token: u64,
@@ -62,7 +62,7 @@ impl Process {
     /// Returns the error for the use of a value of this process in a fork of the process. `what` names the value, e.g.
     /// "the group".
     ///
-    /// The kind is [`ErrorKind::InvalidArgument`], since nothing was sent and nothing failed in the parent.
+    /// The kind is [`ErrorKind::InvalidArgument`], since the group of the parent has not failed.
     #[cold]
     pub fn foreign(&self, what: &str) -> Error {
         let (made, here) = (self.pid, std::process::id());

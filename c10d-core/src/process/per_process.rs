@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Process;
 
-/// A value that each process makes once, at the first use. A forked child makes a new value. The child does not use the
-/// parent's value: in the child, the locks of that value may be held forever, and the threads that use the value do not
-/// exist. The type is for `static`s: a value is never freed.
+/// A value that each process makes once, at the first use. A forked child makes a new value: the locks of the parent's
+/// value may be held forever in the child, and the threads that use it do not exist there.
 ///
 /// ```
 /// use c10d_core::process::PerProcess;

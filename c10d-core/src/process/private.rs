@@ -1,9 +1,9 @@
 //! Descriptors that are closed in forked children.
 //!
-//! Close-on-exec has no effect in a child that never calls exec. While such a child has a copy of a connection's
-//! descriptor, the peer does not see that the parent has closed the connection. So the child replaces each copy by a
-//! socket whose other end is closed. The descriptor numbers stay in use: the child may drop values that it inherited,
-//! and these drops close the numbers.
+//! Close-on-exec has no effect in a child that never calls exec. While a child has a copy of a connection's descriptor,
+//! the peer does not see that the parent has closed the connection. So the child replaces each copy by a socket whose
+//! other end is closed. The descriptor's number stays in use, since the drop of an inherited value in the child closes
+//! this number.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -14,7 +14,7 @@ const NONE: i32 = -1;
 /// The number of places in a chunk.
 const LEN: usize = 1020;
 
-/// A part of the list of descriptors. It has no lock, since a lock could be held in a child forever.
+/// A part of the list of descriptors. It has no lock, since a forked child could find the lock held forever.
 struct Chunk {
     places: [AtomicI32; LEN],
     /// The next chunk. Chunks are never freed.
@@ -53,13 +53,13 @@ impl Chunk {
 }
 
 static FIRST: Chunk = Chunk::new();
-/// The index at which the next search for a free place begins, in every chunk.
+/// The index at which the next search for a free place begins, in any chunk.
 static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
-/// While this value exists, forked children do not get the descriptor. In a child, the descriptor's number refers to a
-/// socket whose other end is closed.
+/// While this value exists, forked children do not get the descriptor. In a child, its number refers to a socket whose
+/// other end is closed.
 ///
 /// Drop the `Private` before the descriptor is closed: declare its field before the descriptor's field.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub struct Private(&'static AtomicI32);
 impl Private {
     /// Registers this descriptor.
     pub fn new(fd: &impl AsFd) -> Private {
-        // `token` registers the fork handler if that has not been done.
+        // The first call of `token` registers the fork handler.
         super::here::token();
         make_dead();
         let fd = fd.as_fd().as_raw_fd();
@@ -101,7 +101,7 @@ fn make_dead() {
     if DEAD.load(Ordering::Acquire) != NONE {
         return;
     }
-    // If the process has no descriptor left, the next call of this function tries again.
+    // If this process has no descriptor left, the next `Private` tries again.
     let Ok((end, other)) = std::os::unix::net::UnixStream::pair() else { return };
     drop(other);
     let end = OwnedFd::from(end).into_raw_fd();
@@ -111,7 +111,7 @@ fn make_dead() {
     }
 }
 
-/// Replaces all registered descriptors in a forked child. It uses only atomic loads and system calls.
+/// Replaces all registered descriptors in a forked child. Uses only atomic loads and system calls.
 pub(super) fn in_child() {
     let dead = DEAD.load(Ordering::Relaxed);
     let mut chunk = Some(&FIRST);

@@ -1,5 +1,5 @@
-//! Tests that fork this test program. A child has none of the threads of the other tests, and the locks that those
-//! threads held are never released. So the child does little and ends at once.
+//! Tests that fork this test program. A child does little and ends at once: it has only the forking thread, and locks
+//! that other threads held stay held.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::Store;
 
-/// Runs `f` in a forked child, which is made by the bare system call `clone` if `bare` is set. Returns whether `f`
-/// returned `true` there.
+/// Runs `f` in a forked child, and returns whether `f` returned `true`. If `bare` is set, the bare system call `clone`
+/// makes the child.
 fn in_child(bare: bool, f: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child does not need other threads, and ends in this function.
     let pid =
         unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
     if pid == 0 {
-        // SAFETY: this only sets a timer, whose signal ends a child that hangs.
+        // SAFETY: the timer's signal ends a child that hangs.
         unsafe { libc::alarm(20) };
         let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
-        // SAFETY: this ends the child without the exit handlers, which belong to the parent.
+        // SAFETY: the child ends without the exit handlers, which belong to the parent.
         unsafe { libc::_exit(i32::from(!held)) };
     }
     assert!(pid > 0, "the fork failed");
@@ -54,7 +54,7 @@ fn a_child_is_another_process_and_so_is_its_child() {
 fn a_per_process_value_is_new_in_a_child() {
     static NUMBERS: PerProcess<StdMutex<u32>> = PerProcess::new();
     *NUMBERS.get().lock().unwrap() = 7;
-    // The child's value is new, even if a lock of the parent's value is held at the fork.
+    // The child's value is new, even while a lock of the parent's value is held.
     let held = NUMBERS.get().lock().unwrap();
     assert!(in_child(false, || {
         let fresh = *NUMBERS.get().lock().unwrap() == 0;
@@ -102,7 +102,7 @@ fn a_child_keeps_no_private_descriptor() {
     drop(private);
     here.write_all(b"y").unwrap();
     drop(here);
-    // The child still runs and has a descriptor with this number, but the peer sees the end of the connection.
+    // The child still has a descriptor with this number, but the peer sees the end of the connection.
     there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut text = Vec::new();
     let ended = there.read_to_end(&mut text);
@@ -114,8 +114,8 @@ fn a_child_keeps_no_private_descriptor() {
     assert_eq!((ended.unwrap(), &text[..], dead), (1, &b"y"[..], [1]));
 }
 
-/// A backend that keeps all jobs except barriers, which it completes. When it is aborted or dropped, it writes to a
-/// socket, from which the test reads.
+/// A backend that keeps all jobs except barriers, which it completes. Its abort or drop writes to a socket, from which
+/// the test reads.
 struct Holds(StdMutex<Vec<crate::backend::Job>>, UnixStream);
 
 // SAFETY: it does not use spans. The test drops the jobs, or the process ends.
@@ -186,7 +186,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
             pg.split(Some(0), 0).unwrap_err(),
             pg.shrink_to_survivors(Duration::from_secs(100)).unwrap_err(),
             pg.failure().cloned().unwrap(),
-            // `a`, `b` and `c` were started before the fork and are not done. No thread of this process completes them.
+            // These ops were started before the fork, and no thread of this process completes them.
             a.wait().unwrap_err().error,
             b.wait_timeout(Duration::from_secs(100)).unwrap().unwrap_err().error,
             match std::pin::Pin::new(&mut c).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {

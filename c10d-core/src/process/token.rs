@@ -7,8 +7,7 @@ use crate::sync::Mutex;
 /// See [`token`].
 pub type Token = [u8; 16];
 
-/// Returns the token of this process: random bytes that differ from those of every other process, including its forked
-/// children. All ranks in one process have the same token.
+/// Returns the token of this process: random bytes, which differ even from those of its forked children.
 ///
 /// # Errors
 /// `Resource` if the system has no random source.
