@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// Returns a text that names the resource that ran out, or `None` if `cause` does not say that a resource ran out.
+/// Returns a text that names the resource that ran out. `None` if `cause` has another reason.
 pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     let code = match cause.downcast_ref::<io::Error>() {
         Some(e) => Errno::from_io_error(e)?,
@@ -42,8 +42,8 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// Returns a text that names the limit on threads and processes that was reached. If that limit is not known, the text
-/// names all limits on threads and processes. Call this function after a thread or process could not be started.
+/// Returns a text for a thread or process that could not be started. The text names the limit that was reached or, if
+/// unknown, all limits on threads and processes.
 pub(crate) fn no_threads() -> String {
     if let Some((limit, place)) =
         pids().filter(|(limit, used, _)| used >= limit).map(|(limit, _, place)| (limit, place))
@@ -100,15 +100,15 @@ fn sysctl(name: &str) -> String {
     if text.trim().is_empty() { "unknown".to_owned() } else { text.trim().to_owned() }
 }
 
-/// Returns the smallest limit on tasks (threads of any process) among this process's cgroups, the number of tasks in
-/// the cgroup that has this limit, and the path of that cgroup.
+/// Returns the smallest limit on tasks (threads of any process) among this process's cgroups. Also returns the number
+/// of tasks in the cgroup with this limit, and the path of this cgroup.
 fn pids() -> Option<(u64, u64, PathBuf)> {
     let (limit, place) = smallest(&["pids.max"])?;
     Some((limit, number(&place.join("pids.current"))?, place))
 }
 
-/// Reads the files with these names in this process's cgroups and their ancestors. Returns the smallest number in them,
-/// and the path of the cgroup that has it.
+/// Reads the files with these names in this process's cgroups and their ancestors. Returns the smallest number, and the
+/// path of the cgroup that has it.
 fn smallest(names: &[&str]) -> Option<(u64, PathBuf)> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mount = Path::new("/sys/fs/cgroup");

@@ -1,9 +1,8 @@
-//! Locks without any global state, so that a forked child can make and use its own. They wrap the locks of the standard
-//! library, without poisoning, and add a lock with a deadline.
+//! Locks without global state: a forked child can make and use its own. They wrap the standard library's locks, without
+//! poisoning, and add a lock with a deadline.
 //!
-//! The interface is that of `parking_lot`. `parking_lot` itself does not work here: it keeps the waiting threads of all
-//! locks of a process in one table. A forked child inherits that table with the parent's waiting threads in it, and
-//! would hang at a lock that no other thread holds.
+//! The interface is that of `parking_lot`, which keeps the waiting threads of all locks in one table. A forked child
+//! inherits this table, and would hang at a lock that no thread holds.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,11 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-/// A mutex. A panic while it is held does not poison it.
+/// A mutex. A panic of a thread that holds it does not poison it.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
-    /// The number of threads that wait for the mutex with a deadline. While it is 0, an unlock costs one load more than
-    /// an unlock of the standard library.
+    /// The number of threads that wait for the mutex with a deadline. Only if it is not 0, an unlock notifies them.
     late: AtomicU32,
     /// The lock under which the threads with a deadline wait for `free`.
     gate: std::sync::Mutex<()>,
@@ -23,8 +21,8 @@ pub struct Mutex<T: ?Sized> {
     inner: std::sync::Mutex<T>,
 }
 
-/// The longest sleep of a thread that waits for the mutex with a deadline. When a [`Condvar`] releases the mutex, such
-/// a thread is not notified, so it must try again by itself.
+/// The longest sleep of a thread that waits for the mutex with a deadline. A [`Condvar`] that releases the mutex does
+/// not notify this thread, so it must try again.
 const LOOK: Duration = Duration::from_millis(5);
 
 impl<T> Mutex<T> {
@@ -56,7 +54,7 @@ impl<T: ?Sized> Mutex<T> {
         }
     }
 
-    /// Locks the mutex, or returns `None` if that takes longer than `patience`.
+    /// Locks the mutex, or returns `None` after `patience`.
     pub fn try_lock_for(&self, patience: Duration) -> Option<MutexGuard<'_, T>> {
         self.try_lock().or_else(|| match Instant::now().checked_add(patience) {
             Some(deadline) => self.try_lock_until(deadline),
@@ -64,7 +62,7 @@ impl<T: ?Sized> Mutex<T> {
         })
     }
 
-    /// Locks the mutex, or returns `None` if that is not possible by the deadline.
+    /// Locks the mutex, or returns `None` at the deadline.
     pub fn try_lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, T>> {
         if let Some(guard) = self.try_lock() {
             return Some(guard);
@@ -72,8 +70,8 @@ impl<T: ?Sized> Mutex<T> {
         self.late.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = loop {
-            // This thread is counted in `late` and holds the gate. So an unlock after this attempt waits for the gate
-            // until this thread waits for `free`, and the notification of the unlock is not lost.
+            // This thread is counted in `late` and holds the gate. So an unlock after this attempt waits for the gate,
+            // and notifies only when this thread waits for `free`.
             if let Some(guard) = self.try_lock() {
                 break Some(guard);
             }
@@ -87,7 +85,7 @@ impl<T: ?Sized> Mutex<T> {
         guard
     }
 
-    /// Returns the guarded value. It needs no lock, since the reference is exclusive.
+    /// Returns the guarded value. An exclusive reference needs no lock.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,7 +115,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 #[must_use = "a guard that is dropped at once unlocks the mutex at once"]
 pub struct MutexGuard<'a, T: ?Sized> {
     mutex: &'a Mutex<T>,
-    /// The guard of the standard library; `None` only while a wait or [`MutexGuard::unlocked`] has released the lock.
+    /// The standard library's guard. `None` only while a wait or [`MutexGuard::unlocked`] has released the lock.
     inner: Option<std::sync::MutexGuard<'a, T>>,
 }
 
@@ -202,8 +200,8 @@ impl Condvar {
     /// Waits, and returns whether `patience` ended the wait.
     fn wait_by<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Option<Duration>) -> bool {
         let Some(inner) = guard.inner.take() else { return true };
-        // This releases the lock without a notification of the threads that wait for it with a deadline. They try again
-        // after at most `LOOK`, and are notified when this guard is dropped.
+        // The lock is released without notifying threads with a deadline. They try again after at most `LOOK`, and are
+        // notified when this guard is dropped.
         let (inner, late) = match patience {
             None => (self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
             Some(patience) => {
@@ -262,7 +260,7 @@ mod tests {
         assert_eq!(*sum.lock(), THREADS * TIMES);
     }
 
-    /// Two threads pass a turn to each other through one condition variable. A lost notification would stop both.
+    /// Two threads alternate by one condition variable. A lost notification would stop both.
     #[test]
     fn two_threads_alternate() {
         let (turn, changed) = (Mutex::new(0u32), Condvar::new());

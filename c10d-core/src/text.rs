@@ -1,10 +1,10 @@
 //! Makes foreign text safe to show.
 
-/// Returns the text as one line of at most `max` bytes. U+FFFD replaces each control character, and each character that
-/// breaks lines or changes the direction of writing.
+/// Returns the text as one line of at most `max` bytes. Each harmful character (a control character, or one that breaks
+/// lines or changes the direction of writing) becomes U+FFFD.
 ///
-/// An error that quotes a peer, a store or a file is printed to a terminal or into a log. The quoted text must not move
-/// the cursor there, nor look like more than one line.
+/// Errors quote peers, stores and files in terminals and logs. The quoted text must not move the cursor or look like
+/// several lines.
 pub fn harmless(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {
@@ -17,7 +17,6 @@ pub fn harmless(text: &str, max: usize) -> String {
     out
 }
 
-/// Returns whether this is a control character, or a character that breaks lines or changes the direction of writing.
 fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,6 +1,6 @@
-//! Reduction kernels for `bf16`. A 32-bit word holds two `bf16` values. The upper value becomes an `f32` if the lower
-//! half of the word is cleared. The lower value becomes an `f32` if the word is shifted left by 16. So plain loops over
-//! words need no shuffle instructions. Loops over single values would need them to widen and narrow vectors.
+//! Reduction kernels for `bf16`. A 32-bit word holds two `bf16` values. As an `f32`, the upper value is the word with
+//! its lower half cleared, and the lower value is the word shifted left by 16. So plain loops over words need no
+//! shuffle instructions.
 
 use super::half;
 use super::operation::Operation;
@@ -12,7 +12,7 @@ const WORDS: usize = 32;
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
-    // Rounding could turn a NaN into a value that is no NaN. So a NaN is made quiet instead.
+    // Rounding could turn a NaN into another value, so a NaN is made quiet instead.
     if x.is_nan() { bits | 0x40_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) }
 }
 

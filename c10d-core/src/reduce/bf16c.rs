@@ -1,5 +1,5 @@
-//! Reduction kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. The compiler does not
-//! generate this instruction by itself.
+//! Reduction kernels for `bf16` on machines with an instruction that converts `f32` to `bf16`. Compilers do not
+//! generate this instruction.
 
 use std::arch::x86_64::*;
 
@@ -8,8 +8,7 @@ use super::operation::Operation;
 
 /// The number of elements of a vector of `f32`.
 const LANES: usize = 16;
-/// The number of vectors per iteration. So many fit into the registers, and the processor executes their instructions
-/// at the same time.
+/// The number of vectors per iteration, all of which fit into the registers.
 const VECTORS: usize = 4;
 const STEP: usize = LANES * VECTORS;
 
@@ -92,8 +91,8 @@ unsafe fn narrow(values: [[f32; LANES]; 2], to: *mut u16) {
     }
 }
 
-/// The same as [`narrow`], without the conversion instruction. The instruction would replace subnormal numbers by zero,
-/// so its results would differ from those of machines without the instruction.
+/// The same as [`narrow`], without the conversion instruction, which would replace subnormal numbers by zero. On all
+/// machines, results must be equal.
 ///
 /// # Safety
 /// As for [`narrow`].

@@ -6,12 +6,11 @@ use super::half;
 
 /// An element type, as kernels see it.
 pub(super) trait Element: 'static {
-    /// The number of `Raw` values in one element of the caller's buffer: 2 for [`Complex`], whose parts are reduced
-    /// separately, else 1.
+    /// The number of `Raw` values in one element of the caller's buffer: 2 for [`Complex`], else 1.
     const PARTS: usize;
     /// The form in memory. Every bit pattern is valid.
     type Raw: Copy;
-    /// The type in which elements are accumulated, which is wider if that is more exact.
+    /// The type in which elements are accumulated. It may be wider than `Raw`, to be more exact.
     type Wide: Copy;
     fn widen(raw: Self::Raw) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self::Raw;
@@ -28,8 +27,7 @@ pub(super) struct Pair<T>(T);
 /// A complex number, for operations that treat its real and imaginary parts separately.
 pub(super) struct Complex<T>(T);
 
-/// Implements [`Element`]. Each line has the type, its `PARTS`, `Raw` and `Wide`, and the functions `widen` and
-/// `narrow`.
+/// Implements [`Element`]. Each line has the type, `PARTS`, `Raw`, `Wide`, `widen` and `narrow`.
 macro_rules! elements {
     ($($t:ident$(<$part:ident>)? $parts:literal, $raw:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         impl$(<$part: Copy + 'static>)? Element for $t$(<$part>)? {

@@ -1,13 +1,12 @@
-//! Reduction kernels for `f16` on machines with vector instructions that convert `f16` values. The compiler does not
-//! generate these instructions by itself.
+//! Reduction kernels for `f16` on machines with vector instructions that convert `f16` values. Compilers do not
+//! generate these instructions.
 
 use std::arch::x86_64::*;
 
 use super::half;
 use super::operation::Operation;
 
-/// The number of vectors per iteration. So many fit into the registers, and the processor executes their instructions
-/// at the same time.
+/// The number of vectors per iteration, all of which fit into the registers.
 const VECTORS: usize = 4;
 
 macro_rules! kernels {

@@ -1,6 +1,6 @@
 //! Conversion of 16-bit floats to `f32` and back, with rounding to nearest, ties to even. The functions have no
-//! branches, so the compiler makes vector code from loops over them on any machine. The results are bit-identical to
-//! those of the `half` crate.
+//! branches, so compilers make vector code from loops over them. The results are bit-identical to those of the `half`
+//! crate.
 
 #[inline(always)]
 pub(super) fn bf16_to_f32(h: u16) -> f32 {
@@ -11,7 +11,7 @@ pub(super) fn bf16_to_f32(h: u16) -> f32 {
 pub(super) fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    // Rounding could turn a NaN into a value that is no NaN. So a NaN is made quiet instead.
+    // Rounding could turn a NaN into another value, so a NaN is made quiet instead.
     let nan = bits >> 16 | 0x40;
     (if x.is_nan() { nan } else { rounded }) as u16
 }
@@ -68,8 +68,7 @@ mod tests {
         }
     }
 
-    /// Tests every 16-bit value, its neighbours, and the midpoints between two values, at which the rounding changes
-    /// its direction.
+    /// Tests every 16-bit value, its neighbours, and the midpoints between two values.
     #[test]
     fn narrowing_rounds_to_nearest_even() {
         let around =

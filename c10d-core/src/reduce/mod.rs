@@ -1,4 +1,4 @@
-//! The arithmetic of reductions in host memory, for backends: it combines the values of several ranks in the given
+//! The arithmetic of reductions in host memory, for backends. It combines the values of several ranks in the given
 //! order, for every operation and type. In this module, a kernel is a function that reduces (see [`Kernel`]).
 #![allow(unsafe_code)]
 
@@ -22,9 +22,9 @@ use run::{Kernels, Machine};
 /// Returns the fastest kernel of an operation on a type for this machine, or `None` if the operation is not defined on
 /// the type.
 ///
-/// `last` says whether the kernel makes the last reduction of the values. Only the last reduction of an average
-/// divides; those before it are plain sums. A premultiplied sum multiplies every source by the factor, so its sources
-/// must not be partial sums.
+/// `last` says whether the kernel makes the last reduction of the values. For an average, only the last reduction
+/// divides; earlier ones are plain sums. For a premultiplied sum, the sources must not be partial sums, since each
+/// source is multiplied by the factor.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }

@@ -16,7 +16,7 @@ pub(super) trait Operation<W: Copy>: 'static {
 }
 
 pub(super) struct Sum;
-/// The sum, which is divided by the world size at the end.
+/// The sum, divided by the world size at the end.
 pub(super) struct Average;
 /// The sum of the values, each multiplied by a factor.
 pub(super) struct PreMultiplied;
@@ -75,8 +75,8 @@ macro_rules! floats {
             }
         }
 
-        // Equal values have equal bits, except +0 and -0. Of these two, the bitwise "or" gives -0, the bitwise "and"
-        // gives +0 (see `Max`), in any order of the values.
+        // Equal values have equal bits, except +0 and -0, of which a bitwise "or" gives -0, and a bitwise "and" (see
+        // `Max`) gives +0.
         impl Operation<$t> for Min {
             #[inline(always)]
             fn combine(a: $t, b: $t) -> $t {

@@ -1,5 +1,5 @@
-//! The loop of most kernels, compiled separately for each instruction set. The kernels for `bf16`, and those for `f16`
-//! that use conversion instructions, have loops of their own.
+//! The loop of most kernels, compiled separately for each instruction set. `bf16` kernels, and `f16` kernels that use
+//! conversion instructions, have their own loops.
 
 use std::mem::MaybeUninit;
 
@@ -13,22 +13,21 @@ use super::operation::Operation;
 
 /// A function that reduces `n` elements of each source, in the order of the sources, into the target.
 ///
-/// The arguments are the target, the sources, `n`, and a number: the factor of a premultiplied sum, or the divisor (the
-/// world size) of an average; other operations ignore it. The addresses need not be aligned.
+/// The arguments are the target, the sources, `n`, and a number. The number is the factor of a premultiplied sum or the
+/// divisor (the world size) of an average; other operations ignore it. The addresses need not be aligned.
 ///
 /// # Safety
 /// There is at least one source. Each source is readable, and the target writable, for `n` elements. The target is
 /// equal to one of the sources, or does not overlap any of them.
 pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
-/// The largest number of elements in a block. The sums of a block stay in the first-level cache, so a block of large
-/// elements has fewer elements: at most `BLOCK_BYTES` bytes.
+/// The largest number of elements in a block. The sums of a block, at most `BLOCK_BYTES` bytes, stay in the first-level
+/// cache.
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
-/// Combines one or two sources directly into the target, and more sources block by block in a local array. The target
-/// may be equal to a source. The compiler makes vector code of a loop only if it knows whether the target is equal to a
-/// source, so each case has its own loop.
+/// Combines one or two sources directly into the target, and more sources block by block in a local array. Each case in
+/// which the target is equal to a source has its own loop: then the compiler can make vector code.
 ///
 /// # Safety
 /// The same as for [`Kernel`].

@@ -7,8 +7,8 @@ use num_complex::{Complex32, Complex64};
 
 use super::*;
 
-/// The definition of an operation on a list of values (one per source), as simple code. `last` has the same meaning as
-/// in [`kernel`].
+/// The definition of an operation on a list of values (one per source), as simple code. `last` is explained at
+/// [`kernel`].
 trait Reference: Element + std::fmt::Debug {
     fn reduce(op: ReduceOp, last: bool, values: &[Self], scale: f64) -> Self;
     /// Makes a value from random bits, often a special value.

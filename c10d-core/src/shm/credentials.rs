@@ -7,14 +7,14 @@ use rustix::io::Errno;
 
 /// Returns the effective user id of the process at the other end, as seen from this process's user namespace.
 ///
-/// The function of rustix fails if the peer is in a PID namespace that this process cannot see, since then the
-/// operating system reports no process id for the peer. So this function makes the system call itself.
+/// rustix's function fails if the peer's PID namespace is invisible to this process, because the operating system then
+/// reports no process id. So this function makes the system call itself.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     credentials(socket).map(|peer| peer.uid)
 }
 
-/// Returns the id of the process at the other end, in this process's PID namespace. This is the process that connected
-/// or listened. `None` if the process is in a PID namespace that this process cannot see.
+/// Returns the id, in this process's PID namespace, of the process that connected or listened at the other end. `None`
+/// if its PID namespace is invisible to this process.
 pub fn peer_process(socket: &impl AsFd) -> Option<i32> {
     credentials(socket).ok().map(|peer| peer.pid).filter(|id| *id > 0)
 }

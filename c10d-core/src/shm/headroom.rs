@@ -1,11 +1,11 @@
-//! The memory that the cgroups of this process may still use. If a process allocates more, the kernel does not report
-//! an error but kills a process of the cgroup.
+//! The memory that the cgroups of this process may still use. Instead of reporting an error, the kernel kills a process
+//! of a cgroup that exceeds its limit.
 
 use std::fs;
 use std::path::Path;
 
 /// Returns how many bytes this process may still allocate: the smallest difference of limit and use among its memory
-/// cgroups and their ancestors. `None` if none of them has a limit.
+/// cgroups and their ancestors. `None` if there is no limit.
 pub fn headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     headroom_in(Path::new("/sys/fs/cgroup"), &groups)
@@ -26,18 +26,18 @@ fn tightest(root: &Path, line: &str) -> Option<u64> {
     } else {
         return None;
     };
-    // The limits of all ancestors count. In a container the path may not exist below the mount point. Then only the
-    // ancestors that exist count, up to the mount point.
+    // The limits of all ancestors count, up to the mount point. In a container, some paths may not exist below the
+    // mount point; they have no limit here.
     let leaf = mount.join(path.trim_start_matches('/'));
     leaf.ancestors().take_while(|dir| dir.starts_with(&mount)).filter_map(|dir| left(dir, limit, usage, prefix)).min()
 }
 
 fn left(dir: &Path, limit: &str, usage: &str, prefix: &str) -> Option<u64> {
     let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
-    // "max", which means no limit, is not a number, so this returns `None`.
+    // "max" (no limit) is not a number, so it gives `None`.
     let limit = number(limit)?;
     let used = number(usage)?;
-    // The kernel frees cached file pages when memory is needed, so they do not count as used.
+    // Cached file pages do not count as used: the kernel frees them when memory is needed.
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let cached: u64 = stat
         .lines()

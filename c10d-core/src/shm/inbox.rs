@@ -1,8 +1,8 @@
 //! Passing descriptors from rank to rank.
 //!
-//! First the receiver opens an inbox. Then the sender connects to the inbox, and puts the descriptor into the queue of
-//! the socket. Then the receiver takes the descriptor. No function here waits for a step of the other rank. So the
-//! ranks must tell each other when a step is done, by messages that do not go through the inbox.
+//! The receiver opens an inbox. The sender connects to it, and puts the descriptor into the queue of the socket. Then
+//! the receiver takes the descriptor. No function here waits for the other rank, so the ranks must tell each other by
+//! other messages when a step is done.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,13 +21,13 @@ use crate::{Error, ErrorKind, Result};
 
 /// The length of an [`Address`] in bytes.
 pub const ADDRESS: usize = 16;
-/// The address of an inbox, which is random. It is not secret.
+/// The random address of an inbox. It is not secret.
 pub type Address = [u8; ADDRESS];
 
 /// A socket that receives descriptors from ranks of the same user. Its name is in the abstract namespace, so no file is
 /// left when it is dropped.
 pub struct Inbox {
-    /// This field is first, so that it is dropped before the descriptor is closed.
+    /// First field: dropped before the descriptor is closed.
     _private: Private,
     socket: OwnedFd,
     address: Address,
@@ -58,7 +58,7 @@ impl Inbox {
         self.address
     }
 
-    /// Takes the oldest descriptor that was delivered and not taken yet.
+    /// Takes the oldest descriptor in the inbox.
     ///
     /// # Errors
     /// `Resource` if this process has reached its limit on descriptors; `Protocol` if the inbox is empty.
@@ -69,7 +69,7 @@ impl Inbox {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 other => other.map_err(lost)?,
             };
-            // A process of any user can connect, but descriptors are taken only from processes of the same user.
+            // A process of any user can connect.
             if is_same_user(&from) {
                 return receive(&from).map_err(lost);
             }
@@ -133,7 +133,7 @@ fn receive(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,
     });
-    // The kernel drops a descriptor that would exceed this process's limit, and sets CTRUNC.
+    // If a descriptor would exceed this process's limit, the kernel drops it and sets CTRUNC.
     came.next().ok_or(if flags.contains(ReturnFlags::CTRUNC) { Errno::MFILE } else { Errno::NOMSG })
 }
 

@@ -24,8 +24,8 @@ pub fn memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Allocates the memory of the file now. Otherwise the kernel would allocate each page at its first use, and would
-/// report a failure by a signal.
+/// Allocates the memory of the file now. If the kernel allocated a page at its first use, it would report a failure by
+/// a signal.
 pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     loop {
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size as u64) {
@@ -35,9 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if a later use of memory of this size could end the process by a signal: if `size` is more than
-/// `headroom() / parts`, or more than the maximum size of a file. A caller passes 2 as `parts` to leave half of the
-/// cgroup's remaining memory to others. `what` names the memory in the error.
+/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file: later, a use
+/// of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory is left to
+/// others. `what` names the memory in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()
@@ -53,12 +53,12 @@ pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     }
 }
 
-/// The smallest page size. Every mapping is aligned to it.
+/// The smallest page size. Mappings are aligned to it.
 pub(super) const PAGE: usize = 4096;
 
 /// A memfd whose descriptor is closed in forked children.
 pub(super) struct Memfd {
-    /// This field is first, so that it is dropped before the descriptor is closed.
+    /// First field: dropped before the descriptor is closed.
     _private: Private,
     file: File,
 }
@@ -87,8 +87,8 @@ impl Memfd {
     }
 }
 
-/// Makes a memfd of `size` zero bytes (at least one), and maps it for writing. No other process has it mapped, not even
-/// a forked child. All of the memory is allocated here, since the kernel would report a later failure by a signal.
+/// Makes a memfd of `size` zero bytes (at least one), and maps it for writing. No other process has the mapping, not
+/// even a forked child. All of the memory is allocated, since the kernel would report a later failure by a signal.
 pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     check_room("shared memory", size, 1)?;
     let refused = || Error::new(ErrorKind::Resource, format!("cannot allocate {size} bytes of shared memory"));
@@ -97,9 +97,9 @@ pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     // SAFETY: no other code has the descriptor. The callers keep it private until they have sealed the file, so nobody
     // shrinks the file or writes to it by the descriptor.
     let map = unsafe { MmapOptions::new().len(size).map_mut(&memory) }.map_err(|e| refused().caused_by(e))?;
-    // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
+    // A forked child's copy would be a writable mapping, which prevents sealing.
     map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
-    // A failure is ignored: some kernels are built without huge pages.
+    // This may fail: some kernels are built without huge pages.
     let _ = map.advise(Advice::HugePage);
     populate(&map, &memory, size).map_err(|e| match e {
         // The kernel returns EFAULT if it cannot allocate a page.
@@ -112,7 +112,7 @@ pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
 /// Allocates all pages of the mapping, as huge pages if the system has them.
 fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
     match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-        // Kernels before 5.14 do not support this advice and return EINVAL.
+        // Kernels before 5.14 reject this advice with EINVAL.
         Err(Errno::INVAL) => reserve(memory.as_fd(), size),
         other => other,
     }

@@ -1,9 +1,9 @@
-//! Memory that ranks of a host share. It consists of memfds, which have no name in the file system and need no cleanup.
-//! Their descriptors are passed from rank to rank over UNIX sockets.
+//! Memory that ranks of a host share. It consists of memfds: files without a name, whose descriptors ranks pass over
+//! UNIX sockets.
 //!
-//! There are two kinds of shared memory. One rank fills [`Fresh`] memory and makes it [`Sealed`], so that no process
-//! can write to it any more; each rank that has the descriptor can then map it. A [`Window`] is memory that its rank
-//! writes and that its peers read in place. An [`Inbox`] receives descriptors.
+//! One rank fills [`Fresh`] memory and makes it [`Sealed`]. From then on no process can write to it, and each rank that
+//! has the descriptor can map it. A [`Window`] is memory that its rank writes and that its peers read in place. An
+//! [`Inbox`] receives descriptors.
 
 mod credentials;
 mod headroom;

@@ -1,4 +1,4 @@
-//! Memory that one rank fills. Then it seals the memory, which is read-only from then on.
+//! Memory that one rank fills and then seals, which makes it read-only.
 #![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
@@ -12,7 +12,7 @@ use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::WRITE);
 
-/// New memory, all zeros, that is not shared yet. A forked child does not have it.
+/// New memory, all zeros, that is not shared. A forked child does not have it.
 pub struct Fresh {
     map: MmapMut,
     memory: Memfd,
@@ -21,13 +21,13 @@ pub struct Fresh {
 /// Memory to which no process can write any more, not even a process that has the descriptor.
 pub struct Sealed(Memfd);
 
-/// Sealed memory that is mapped read-only. The operating system frees the memory when no process has it mapped or has
-/// its descriptor. A forked child also has the mapping.
+/// Sealed memory that is mapped read-only. The operating system frees the memory when no process has a mapping or a
+/// descriptor of it. A forked child has the mapping.
 pub struct Mapped(Mmap);
 
 impl Fresh {
-    /// Allocates `size` zero bytes, at least one. All of the memory is allocated here, since the kernel would report a
-    /// later failure by a signal.
+    /// Allocates `size` zero bytes, at least one. All of the memory is allocated, since the kernel would report a later
+    /// failure by a signal.
     ///
     /// # Errors
     /// `Resource`; the error names the resource that ran out, and its limit.
@@ -36,7 +36,7 @@ impl Fresh {
         Ok(Fresh { map, memory })
     }
 
-    /// Seals the memory, so that it is read-only for all processes.
+    /// Makes the memory read-only for all processes.
     ///
     /// # Errors
     /// `Resource` if an operation that writes to the memory is still in progress, for example an asynchronous read from
@@ -89,7 +89,7 @@ impl Sealed {
         Ok(Sealed(memory))
     }
 
-    /// Returns the descriptor, which can be passed to peers.
+    /// Returns the descriptor, for peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -99,9 +99,9 @@ impl Sealed {
     /// # Errors
     /// `Resource`; the error names the resource that ran out, and its limit.
     pub fn map(self) -> Result<Mapped> {
-        // This makes a private mapping, since kernels before 6.7 reject shared mappings of sealed memory. A private
-        // mapping that is only read has the pages of the memfd itself, not copies.
-        // SAFETY: the seals prevent every process from writing to the memory and from shrinking it.
+        // A private mapping, since kernels before 6.7 reject shared mappings of sealed memory. While it is only read,
+        // it has the pages of the memfd itself. SAFETY: the seals prevent every process from writing to the memory and
+        // from shrinking it.
         let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0) }
             .map_err(|e| Error::new(ErrorKind::Resource, "cannot map shared memory").caused_by(e))?;
         let _ = map.advise(Advice::HugePage);
@@ -140,7 +140,7 @@ mod tests {
         let file = File::from(copy);
         assert!(std::os::unix::fs::FileExt::write_at(&file, &[1], 0).is_err());
         assert!(file.set_len(0).is_err() && file.set_len(1 << 20).is_err());
-        // SAFETY: the seal makes the kernel refuse a writable mapping, so none is made.
+        // SAFETY: the kernel refuses a writable mapping of sealed memory.
         assert!(unsafe { MmapOptions::new().map_mut(&file) }.is_err());
         drop((map, other));
     }

@@ -1,9 +1,8 @@
 //! Memory that one rank writes and that its peers on the same host read in place.
 //!
 //! The owner passes the descriptor to its peers, and each peer maps the memory read-only ([`admit`]). Then the owner
-//! calls [`Window::open_to`], and may send a peer the place of bytes in the window instead of a copy of the bytes. A
-//! peer unmaps the window after the owner has freed it: each process looks for freed windows when it maps another
-//! window or drops a window of its own.
+//! calls [`Window::open_to`]. From then on it may send a peer the place of bytes in the window instead of the bytes. A
+//! process unmaps the windows that their owners have freed when it maps another window or drops one of its own.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -23,10 +22,10 @@ use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::FUTURE_WRITE);
 
-/// The name of a window: a random number, so that no two windows have the same name.
+/// The random name of a window. No two windows have the same name.
 pub type Key = u64;
 
-/// The header of a window. It is in a page of its own, before the window's bytes.
+/// The header of a window, in a page of its own before the window's bytes.
 #[repr(C)]
 struct Header {
     key: AtomicU64,
@@ -45,7 +44,7 @@ pub struct Place {
     pub len: u64,
 }
 
-/// A window of this process: memory that peers may read. A forked child does not have the memory.
+/// A window of this process: memory that peers may read. A forked child does not have it.
 pub struct Window {
     map: ManuallyDrop<MmapMut>,
     memory: Memfd,
@@ -53,7 +52,7 @@ pub struct Window {
     owner: Process,
 }
 
-/// A window of a peer, which this process has mapped read-only.
+/// A peer's window, mapped read-only.
 pub struct PeerWindow {
     map: MmapRaw,
 }
@@ -75,8 +74,8 @@ struct Own {
 static WINDOWS: PerProcess<Windows> = PerProcess::new();
 
 impl Window {
-    /// Makes a window of `len` zero bytes. No other process can write to it, not even a process that has the
-    /// descriptor. No peer may read it before [`open_to`](Window::open_to).
+    /// Makes a window of `len` zero bytes. No other process can write to it, even with the descriptor. No peer may read
+    /// it before [`open_to`](Window::open_to).
     ///
     /// # Errors
     /// `Resource`; the error names the resource that ran out, and its limit.
@@ -97,25 +96,25 @@ impl Window {
         self.key
     }
 
-    /// Returns the descriptor, which can be passed to peers.
+    /// Returns the descriptor, for peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
     }
 
-    /// Records that the processes with these tokens have mapped the window by [`admit`]. From then on [`place`] returns
-    /// places in the window for them.
+    /// Records that the processes with these tokens have mapped the window by [`admit`]. From then on, [`place`]
+    /// returns its places for them.
     pub fn open_to(&self, readers: Vec<Token>) {
         let own = Own { at: self.as_ptr() as usize, len: self.len(), key: self.key, readers };
         WINDOWS.get().own.lock().push(own);
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the mapping begins with a page for the header, so the address is valid and aligned. All fields of the
-        // header are atomics.
+        // SAFETY: the mapping begins with a page for the header, so the address is valid and aligned. Its fields are
+        // atomics.
         unsafe { &*self.map.as_ptr().cast() }
     }
 
-    /// Panics in a forked child, where the address of the window is not mapped.
+    /// Panics in a forked child, which does not have the window's memory.
     fn check(&self) {
         assert!(self.owner.is_current(), "{}", self.owner.foreign("memory that peers read"));
     }
@@ -157,8 +156,8 @@ impl Windows {
     }
 }
 
-/// Maps a peer's window, until the peer has freed it. `len` returns the length that a peer has announced for the window
-/// with this name, or `None` if no peer has announced such a window.
+/// Maps a peer's window until the peer frees it. `len` returns the announced length of the window with this name, or
+/// `None` if no peer has announced it.
 ///
 /// # Errors
 /// `Protocol` if the descriptor is not that of a window with the announced length; `Resource` if the memory cannot be
@@ -192,8 +191,8 @@ pub fn admit(fd: OwnedFd, len: impl Fn(Key) -> Option<u64>) -> Result {
     Ok(())
 }
 
-/// Returns the place at which the process with token `reader` finds these `len` bytes. `None` if they are not in one
-/// window of this process, or if the reader has not mapped that window.
+/// Returns the place at which the process with token `reader` finds these `len` bytes. `None` if the bytes are not in
+/// one window of this process, or if that window is not open to the reader.
 pub fn place(at: *const u8, len: usize, reader: &Token) -> Option<Place> {
     let (at, own) = (at as usize, WINDOWS.get().own.lock());
     let own = own.iter().find(|own| own.at <= at && at.saturating_add(len) <= own.at + own.len)?;
@@ -208,7 +207,7 @@ pub fn find(key: Key) -> Option<Arc<PeerWindow>> {
 
 impl PeerWindow {
     /// Returns the address of the bytes at a place, or `None` if the place is not inside the window. The owner may
-    /// write to the bytes at any time, so the ranks must agree by messages when they may be read.
+    /// write to the bytes at any time, so the ranks must agree by messages when the peer reads.
     pub fn at(&self, place: &Place) -> Option<*const u8> {
         let end = place.offset.checked_add(place.len)?.checked_add(PAGE as u64)?;
         // SAFETY: the offset is not larger than `end`, which is inside the mapping.
@@ -265,7 +264,7 @@ mod tests {
         let open = zeroed(PAGE).unwrap().1;
         assert!(of(open.as_fd(), Some(0)).contains("that others than its owner can write"));
         let fd = window.fd().try_clone_to_owned().unwrap();
-        // SAFETY: the seal makes the kernel refuse a writable mapping, so none is made.
+        // SAFETY: the kernel refuses a writable mapping of sealed memory.
         assert!(unsafe { MmapOptions::new().map_mut(&fd) }.is_err());
     }
 }

@@ -32,7 +32,7 @@ impl HashStore {
         HashStore::default()
     }
 
-    /// Returns the map. Returns an error in a forked child: the child's map is a copy that no other rank sees.
+    /// Returns the map. In a forked child, returns an error, since no other rank sees the child's copy.
     fn map(&self) -> Result<MutexGuard<'_, HashMap<String, Vec<u8>>>> {
         self.1.check("the store")?;
         Ok(self.0.map.lock())

@@ -14,9 +14,8 @@ use crate::Result;
 
 /// A key–value store that all ranks share. Its semantics are those of PyTorch's TCPStore.
 ///
-/// Every method takes a deadline. It returns at the latest a little after the deadline, even if the server does not
-/// answer. The error is then an [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. A store can be used
-/// from several threads at once.
+/// Every method returns at its deadline or a little later, even if the server does not answer. The error is then an
+/// [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. Several threads may use a store at once.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` to `value`.
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
@@ -28,10 +27,9 @@ pub trait Store: Send + Sync + 'static {
     /// sum. If the sum overflows, or the value is not a number, `add` returns an error.
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64>;
     /// Sets `key` to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
-    /// Returns the value that is stored afterwards. If the key does not exist and `expected` is not empty, the method
-    /// stores nothing and returns `expected`.
+    /// Returns the value that is stored afterwards or, if the key still does not exist, `expected`.
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>>;
-    /// Appends to the value of `key`, which is empty if the key does not exist.
+    /// Appends to the value of `key` (empty if the key does not exist).
     fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
     /// Returns whether all keys exist now.
     fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool>;
@@ -45,10 +43,10 @@ pub trait Store: Send + Sync + 'static {
     fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result;
 }
 
-/// The longest wait, about thirty years. It is limited since an `Instant` cannot express every time.
+/// The longest wait, about thirty years. An `Instant` cannot express every time.
 pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
 
-/// Returns the time `timeout` from now, at most about thirty years from now.
+/// Returns the time `timeout` from now. A timeout counts as at most about thirty years.
 pub fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOREVER)
 }
