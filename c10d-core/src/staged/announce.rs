@@ -1,7 +1,7 @@
-//! The announcement before an op whose counts may differ between ranks. Each rank announces to every other rank how
-//! many elements it sends to that rank, and the length of its longest tensor. With these numbers, all ranks cut their
-//! tensors into the same rounds. A rank that expects a number of elements other than the announced one reports an error
-//! before any data is sent.
+//! The announcement before an op whose counts may differ between ranks. Each rank tells every other rank how many
+//! elements it sends to that rank, and the length of its longest tensor. So all ranks cut their tensors into the same
+//! rounds. Before any data is sent, a rank reports an error if it expects another number of elements than was
+//! announced.
 
 use super::collective::{hand_over, step_of};
 use super::plan::CallShape;
@@ -17,8 +17,8 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// its longest tensor has.
 type Announcement = [u64; 2];
 
-/// A value that is mixed into the fingerprint of the announcement. So ranks get a mismatch if one rank announces while
-/// another runs a round of the op.
+/// The announcement's fingerprint contains this value. So ranks get a mismatch if one rank announces while another rank
+/// runs a round of the op.
 const MARK: u32 = 0xa55e_3b1d;
 
 /// Returns the number of elements of the longest tensor of any rank. `None` if the op needs no announcement, or if the

@@ -1,5 +1,5 @@
-//! The thread that runs collectives: it copies from the device to the host, runs the op on the CPU backend, and copies
-//! the results to the device, in rounds that overlap.
+//! The thread that runs collectives. In rounds that overlap, it copies from the device to the host, runs the op on the
+//! CPU backend, and copies the results to the device.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) fn serve(shared: &Shared) {
         }
     }
     if shared.death().is_some() {
-        // The device may use this memory forever, so it is leaked.
+        // The device may use this memory forever.
         std::mem::forget(kept);
     } else {
         kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
@@ -89,14 +89,14 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut CollectiveResources, retained: &
         }
         while !device.drained(port) {
             if slot.give_up(error) {
-                // The device may use all memory of the op forever, so it is leaked.
+                // The device may use all memory of the op forever.
                 retained.clear();
                 kept.scratch.write_off();
                 kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
                 return result;
             }
-            // The memory is borrowed and could not be retained, so the op cannot be given up. The thread that waits for
-            // the op reports every second that the memory is not released.
+            // The op has borrowed memory that could not be retained, so it cannot be given up. The thread that waits
+            // for the op reports every second that the memory is not released.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -129,7 +129,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
     Ok(outcome)
 }
 
-/// Starts round `k`: waits until the round's host memory is free, and enqueues the copies from the device.
+/// Waits until the host memory of round `k` is free, and enqueues the copies from the device.
 pub(super) fn enqueue(
     device: &Watched<'_>,
     chunk: Chunk,
@@ -165,9 +165,8 @@ fn step(
     hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
-/// Runs, on the CPU backend, a step that moves data for a reduction on the device. The step's fingerprint has the op of
-/// the step instead of the op of the call, so the ranks get a mismatch if some ranks reduce on the host and others on
-/// the device.
+/// Runs, on the CPU backend, a step that moves data for a reduction on the device. Its fingerprint has the step's op
+/// instead of the call's, so the ranks get a mismatch if some ranks reduce on the host and others on the device.
 pub(super) fn exchange(
     shared: &Shared,
     slot: &Slot,
@@ -193,15 +192,15 @@ pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Resul
     result.map_err(without_times)
 }
 
-/// Removes the elapsed time and the timeout from the error of a step, since the op sets its own values.
+/// Removes the elapsed time and the timeout from a step's error, since the op sets its own values.
 pub(super) fn without_times(mut error: Error) -> Error {
     let report = error.report_mut();
     (report.elapsed, report.deadline) = (None, None);
     error
 }
 
-/// Makes the request for round `k` on the CPU backend: the op's own kind and parameters, on the round's host memory.
-/// `each` is the number of elements per round, or 0 if there is only one round.
+/// Makes the request for round `k` on the CPU backend: the op's kind and parameters, on the round's host memory. `each`
+/// is the number of elements per round, or 0 if there is only one round.
 pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> Request {
     let call = &slot.call;
     let mut spans = Sink { output_row: call.output_row, ..Sink::default() };
@@ -223,19 +222,19 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     request
 }
 
-/// Makes a request for a step on the CPU backend, with any kind of op and any spans: a round, the announcement, or the
-/// movement of data for a reduction on the device.
+/// Makes a request for a step on the CPU backend: a round, the announcement, or the movement of data for a reduction on
+/// the device.
 pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans: Sink) -> Request {
     let call = &slot.call;
     let mut request = call.outer.step(number, op, params, spans);
-    // The CPU backend may need time after its deadline to find out for which rank it waited. So the deadline of the
-    // step is a little before that of the op.
+    // The step's deadline is a little before that of the op, since the CPU backend may need time after its deadline to
+    // find out for which rank it waited.
     let timeout = call.outer.timeout.min(FOREVER);
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
     request.timeout = timeout - margin;
     request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
-    // The op may itself be a step of another op. In the fingerprint, the number of the round replaces the op's step
-    // number, so the op's step number is mixed into `rest`.
+    // If the op is itself a step of another op, its step number is mixed into `rest`, because the round's number
+    // replaces it in the fingerprint.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
     request

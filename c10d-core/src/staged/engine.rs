@@ -8,7 +8,7 @@ use super::Slot;
 use crate::backend::WorkerQueue;
 use crate::sync::Mutex;
 
-/// A queue of ops. Its thread records in which call of the device's runtime it is.
+/// A queue of ops.
 #[derive(Default)]
 pub(super) struct Engine {
     queue: WorkerQueue<Arc<Slot>>,
@@ -24,7 +24,7 @@ impl Deref for Engine {
 }
 
 impl Engine {
-    /// Records in which call of the device's runtime the thread is now; `None` if it is in no such call.
+    /// Records the call of the device's runtime in which the thread is now, if any.
     pub(super) fn does(&self, call: Option<&'static str>) {
         *self.doing.lock() = call.map(|call| (call, Instant::now()));
     }

@@ -9,12 +9,11 @@ use crate::{Error, Result};
 
 /// The alignment of tensors in host memory, in bytes.
 const ALIGN: usize = 64;
-/// The smallest size of a block in bytes. So small ops of different sizes can use the same block one after the other.
+/// The smallest size of a block in bytes, so that small ops of different sizes can reuse a block.
 const LEAST: usize = 4096;
 
-/// A block of host memory. It comes from the runtime's `allocate_host`, or from Rust's allocator if `allocate_host`
-/// returns no aligned block. The block is freed on drop. If the device may still use the block, it must be leaked
-/// instead.
+/// A block of host memory. The runtime's `allocate_host` allocates it, or Rust's allocator if `allocate_host` returns
+/// no aligned block. Drop frees the block, so a block that the device may still use must be leaked.
 pub(super) struct Host {
     runtime: Arc<dyn DeviceRuntime>,
     base: *mut u8,
@@ -61,8 +60,8 @@ impl Drop for Host {
         match self.layout {
             // SAFETY: the block was allocated with this layout, and is freed once.
             Some(layout) => unsafe { dealloc(self.base, layout) },
-            // SAFETY: the block was returned by `allocate_host` for this size. A block that a copy may still use is
-            // leaked, not dropped.
+            // SAFETY: the block was returned by `allocate_host` for this size. No copy uses it: such a block is leaked,
+            // not dropped.
             None => contain("a device's free_host", || unsafe { self.runtime.free_host(self.base, self.bytes) }),
         }
     }

@@ -1,5 +1,5 @@
-//! The thread that runs point-to-point ops. Many messages are in transfer at once. A message waits for another message
-//! only if the order of messages requires this.
+//! The thread that runs point-to-point ops. Many messages are in transfer at once: a message waits for another only if
+//! the order of messages requires this.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -63,7 +63,7 @@ pub(super) fn serve(shared: &Arc<Shared>) {
         shared.die(&Error::new(ErrorKind::Internal, format!("the thread of staged messages panicked: {words}")));
     }
     if shared.death().is_some() {
-        // The device may use the memory forever, so it is leaked.
+        // The device may use the memory forever.
         return std::mem::forget(kept);
     }
     for (index, event) in kept.events {
@@ -92,14 +92,14 @@ fn work(shared: &Arc<Shared>, kept: &mut MessageResources) {
             }
         }
         let mut i = 0;
-        // A message that waits for the device delays all later messages, so that messages keep their order.
+        // A message that waits for the device delays all later messages, so that their order is kept.
         let (mut waits, mut open_tags) = (false, Vec::new());
         while i < kept.parcels.len() {
             let parcel = &mut kept.parcels[i];
             let (slot, index) = (parcel.slot.clone(), parcel.index);
             let port = kept.ports.iter().find(|port| port.index == index);
             let Some(port) = port.filter(|_| slot.if_open(|| ())) else {
-                // The op was given up, and the device may use the memory forever, so the memory is leaked.
+                // The op was given up. Its memory is leaked, since the device may use it forever.
                 std::mem::forget(kept.parcels.remove(i).host);
                 continue;
             };

@@ -2,10 +2,9 @@
 //!
 //! A separate thread runs the collectives in the order in which they were submitted, and another thread runs the
 //! messages. If a call of the device's driver never returns, the op is given up: its caller gets an error in time, and
-//! the thread and the memory that the device may still use are leaked. So, if possible, the device gets only memory
-//! that can be leaked: host memory of the pipeline, and device memory that was retained or that the op owns. If an op
-//! has borrowed device memory that cannot be retained, the op cannot be given up: its caller waits until the driver's
-//! call returns.
+//! the thread and the memory that the device may use are leaked. Memory can be leaked if it is host memory of the
+//! pipeline, or device memory that was retained or that the op owns. If an op has borrowed device memory that cannot be
+//! retained, its caller waits until the driver's call returns.
 #![allow(unsafe_code)]
 
 mod announce;
@@ -36,14 +35,14 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// The number of bytes of a round if the hint `staged.chunk` does not set it.
 const CHUNK: usize = 1 << 20;
 
-/// The longest time for which `cancel` waits for the thread that runs the messages. That thread may be inside a call of
-/// the device's driver.
+/// The longest time for which `cancel` waits for the messages' thread, which may be inside a call of the device's
+/// driver.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A backend for a device's memory on top of a CPU backend. It copies the buffers of an op to the host, runs the op
-/// there, and copies the results back, in rounds that overlap.
+/// A backend for a device's memory on top of a CPU backend. It copies an op's buffers to the host, runs the op there,
+/// and copies the results back.
 ///
-/// The hint `staged.chunk` sets the number of bytes of a round (1 MiB unless set). All ranks must use the same value.
+/// The hint `staged.chunk` sets the number of bytes of a round (default: 1 MiB). All ranks must use the same value.
 pub struct Staged {
     name: &'static str,
     shared: Arc<Shared>,
@@ -51,8 +50,8 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Makes a backend for the memory of `device` on top of `cpu`, a CPU backend of the same group that is used for
-    /// nothing else. `name` is the backend's name in errors.
+    /// Makes a backend for the memory of `device` on top of `cpu`, a CPU backend of the same group that has no other
+    /// user. `name` is the backend's name in errors.
     ///
     /// # Errors
     /// `InvalidArgument` if the hint `staged.chunk` is not a positive number.
@@ -123,8 +122,8 @@ unsafe impl Backend for Staged {
     }
 
     /// Cancels one message. Waits for a short time until the device has completed the message's copies, and returns the
-    /// job. If the copies take longer, it returns no job, and the message ends as cancelled when they are complete. It
-    /// also returns no job if it is too late to cancel the message.
+    /// job. If the copies take longer, returns no job: the message ends as cancelled after them. If it is too late to
+    /// cancel the message, returns no job.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let [id] = jobs else {
             return Err(Error::unsupported("messages on a device's memory can only be cancelled one at a time"));
@@ -176,14 +175,14 @@ unsafe impl Backend for Staged {
     }
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
-        // A larger op has several rounds, which may use different algorithms.
+        // A larger op has several rounds, whose algorithms may differ.
         (bytes <= self.shared.chunk).then(|| self.shared.cpu.algorithm(op, bytes, dtype, reduce)).flatten()
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // The threads end when the ops that were started before are complete.
+        // The threads first complete the ops that were started.
         self.shared.collectives.close();
         self.shared.messages.close();
         self.shared.flight.lock().closed = true;

@@ -1,6 +1,6 @@
-//! A message in transfer, in rounds. Each round of a send is given to the CPU backend as soon as its copy to the host
-//! is complete. Each round of a receive is copied to the device as soon as it has arrived. Sender and receiver have the
-//! same count, so they have the same rounds.
+//! A message in transfer, in rounds. The CPU backend gets each round of a send as soon as its copy to the host is
+//! complete. Each round of a receive is copied to the device as soon as it has arrived. Sender and receiver have the
+//! same rounds, since they have the same count.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Parcel {
     /// Host memory for the whole message, so that rounds do not wait for each other's memory.
     pub(super) host: Arc<Host>,
     /// Events on the stream to the host. A send has one event for each round, recorded after the copy of the round. A
-    /// receive has one event, recorded after the work that was on the caller's stream before the receive.
+    /// receive has one event, recorded after the earlier work of the caller's stream.
     pub(super) outs: Vec<Event>,
     chunks: Vec<Chunk>,
     each: usize,
@@ -46,7 +46,7 @@ pub(super) struct Parcel {
 enum Stage {
     /// Rounds are given to the CPU backend and collected from it.
     Moving,
-    /// The last copies to the device are running. The first event of `outs` was recorded again, after them.
+    /// The last copies to the device are running. The first event of `outs` is recorded again, after these copies.
     Back,
     /// The message has failed, but the device may still use the memory.
     Failed(Error),
@@ -100,15 +100,15 @@ impl Parcel {
 
     fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
         for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
-            // SAFETY: only this message uses the host memory. It is not freed before the event is reached. If it is not
-            // known whether the event is reached, the memory is leaked.
+            // SAFETY: only this message uses the host memory, which is freed only after the event is reached, else
+            // leaked.
             unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
             device.record(*mark, port.out)?;
         }
         Ok(())
     }
 
-    /// Returns whether the message waits for the device: for copies in either direction, or for work before them.
+    /// Returns whether the message waits for the device: for copies, or for work before them.
     pub(super) fn is_at_device(&self) -> bool {
         !matches!(self.stage, Stage::Moving) || self.awaits_copies()
     }
@@ -118,8 +118,8 @@ impl Parcel {
         matches!(self.stage, Stage::Moving) && self.given < self.outs.len()
     }
 
-    /// If this message is a receive from any source, and not all of its rounds were given to the CPU backend, returns
-    /// its tag. Another receive with this tag must wait, since that receive could take a round of this message.
+    /// Returns the tag of a receive from any source if not all of its rounds were given to the CPU backend. Another
+    /// receive with this tag must wait, since it could take a round of this message.
     pub(super) fn open_tag(&self) -> Option<u32> {
         let call = &self.slot.call;
         let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();
@@ -130,8 +130,8 @@ impl Parcel {
         matches!(self.stage, Stage::TakenBack)
     }
 
-    /// Takes all rounds back from the CPU backend. If it is too late for that, no round is taken back, and the result
-    /// is `false`. A message that was taken back is done when the device has completed the work of the message.
+    /// Takes all rounds back from the CPU backend. If it is too late for that, takes no round back and returns `false`.
+    /// A message that was taken back is done when the device has completed the work of the message.
     pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
         if !matches!(self.stage, Stage::Moving) || self.through > 0 {
             return Ok(false);
@@ -154,8 +154,8 @@ impl Parcel {
         Ok(true)
     }
 
-    /// Does everything that can be done now without waiting. Returns the result if the message is done. `waits` says
-    /// that an earlier message must come first, so no round is given to the CPU backend yet.
+    /// Does everything that can be done now without waiting. Returns the result if the message is done. If `waits` is
+    /// set, an earlier message must come first, so no round is given to the CPU backend.
     pub(super) fn advance(
         &mut self,
         device: &Watched<'_>,
@@ -185,8 +185,8 @@ impl Parcel {
     fn go_on(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker, waits: bool) -> Result<bool> {
         self.hand_over(device, waits)?;
         while self.collect(device, port, waker)? {
-            // The first round of a receive from any source shows the sender of the other rounds, so these can be given
-            // now. The loop polls again, which registers the waker for the next round.
+            // After the first round of a receive from any source, its other rounds can be given. The loop polls again,
+            // which registers the waker for the next round.
             self.hand_over(device, waits)?;
         }
         if self.through < self.chunks.len() {
@@ -208,8 +208,8 @@ impl Parcel {
             {
                 break;
             }
-            // In a receive from any source, the sender of the first round is the sender of all rounds. So the other
-            // rounds are given to the CPU backend only after the first has arrived.
+            // All rounds of a receive from any source have one sender. The first round shows this sender, so the others
+            // are given after it has arrived.
             let follows = self.given > 0 && self.slot.call.op == OpKind::RecvAnySource;
             if waits || follows && self.through == 0 {
                 break;
@@ -236,7 +236,7 @@ impl Parcel {
             if self.through == 0 {
                 self.outcome = outcome;
             }
-            // SAFETY: the same as in `copy_out`; the CPU backend has finished with the round.
+            // SAFETY: as in `copy_out`; the CPU backend has finished with the round.
             unsafe { device.copy_in(port.back, &self.chunks[self.through].back, &self.host) }?;
             self.through += 1;
         }
@@ -245,8 +245,8 @@ impl Parcel {
     }
 }
 
-/// Returns whether the event is reached. Returns an error if the event is not reached by the op's deadline, or if the
-/// staged backend has failed or was aborted.
+/// Returns whether the event is reached. Returns an error if the event is not reached at the op's deadline, or if the
+/// staged backend has ended.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;
     if device.reached(event)? {

@@ -1,9 +1,9 @@
 //! Plans: the pieces of tensors that an op copies between device and host in each round. This module only computes
-//! positions: it copies nothing.
+//! positions.
 //!
-//! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. Otherwise, each
-//! tensor is cut separately, after the ranks have announced the lengths of their longest tensors; see
-//! [`announce`](super::announce).
+//! If all ranks know the counts of an op, its tensors are cut into rounds as if they were one tensor. Otherwise, the
+//! ranks announce the lengths of their longest tensors (see [`announce`](super::announce)), and each tensor is cut
+//! separately.
 
 use crate::catalog::{OpKind, Shape};
 
@@ -14,7 +14,7 @@ pub(super) enum Operand {
     Output,
 }
 
-/// A range of elements of a device tensor, and the range's position in the round's host memory.
+/// A range of elements of a device tensor, and its position in the round's host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) operand: Operand,
@@ -36,14 +36,14 @@ pub(super) struct Chunk {
     pub(super) inputs: Vec<HostSpan>,
     pub(super) outputs: Vec<HostSpan>,
     pub(super) back: Vec<Piece>,
-    /// The number of elements of each block of input and output, if one host tensor has blocks for several ranks.
+    /// If one host tensor has blocks for several ranks: the number of elements of each block of input and output.
     pub(super) splits: Option<(Vec<usize>, Vec<usize>)>,
     /// The number of bytes of host memory that the round needs.
     pub(super) bytes: usize,
 }
 
 impl Chunk {
-    /// Returns the same round with all its offsets in the host memory increased by `bytes`.
+    /// Returns the same round, `bytes` later in the host memory.
     pub(super) fn behind(mut self, bytes: usize) -> Chunk {
         self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
         self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);
@@ -60,8 +60,8 @@ pub(super) struct CallShape<'a> {
     pub(super) root: usize,
     /// The size of an element in bytes; 1 for a call without tensors.
     pub(super) size: usize,
-    /// The number of elements of each input, or of each block of the input if one tensor has a block per rank.
-    /// `outputs` is the same for outputs.
+    /// The number of elements of each input, or of each block if one tensor has a block per rank. `outputs` is the same
+    /// for outputs.
     pub(super) inputs: &'a [usize],
     pub(super) outputs: &'a [usize],
 }
@@ -82,8 +82,8 @@ const ALIGN: usize = 64;
 /// How the tensors of an op are cut into rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    /// The outputs are cut as one tensor. `read` says whether they are copied to the host, and `write` whether the
-    /// results are copied back.
+    /// The outputs are cut as one tensor. `read`: they are copied to the host first. `write`: the results are copied
+    /// back.
     InPlace { read: bool, write: bool },
     /// The inputs are cut as one tensor; every rank gets the inputs of all ranks.
     Gather,
@@ -110,8 +110,8 @@ fn cut(facts: &CallShape<'_>) -> Cut {
 pub(super) struct Plan<'a> {
     facts: CallShape<'a>,
     cut: Cut,
-    /// The number of elements that are cut into rounds: those of all inputs or all outputs of this rank. If tensors are
-    /// cut separately, it is the number of elements of the longest tensor of any rank.
+    /// The number of elements that are cut into rounds: those of all inputs or all outputs of this rank or, if tensors
+    /// are cut separately, those of the longest tensor of any rank.
     total: usize,
     /// The number of elements per round. The last round may have fewer.
     each: usize,
@@ -119,8 +119,8 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger, or more if there
-    /// would be more than [`STEPS`] rounds. If not all ranks know the counts, the plan has one round.
+    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger. It has more if
+    /// there would be more than [`STEPS`] rounds. If not all ranks know the counts, the plan has one round.
     pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
@@ -262,9 +262,9 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// Returns the pieces of the elements `from..to`, which are numbered as if all tensors were one. In host memory,
-    /// the pieces begin at offset `at`. If `block` is given, the tensors have one block per rank, and the elements are
-    /// those of this block.
+    /// Returns the pieces of the elements `from..to`, numbered as if all tensors were one. Their bytes begin at offset
+    /// `at` in host memory. If `block` is given, the elements are those of this rank's block in a tensor with one block
+    /// per rank.
     fn pieces(
         &self,
         operand: Operand,

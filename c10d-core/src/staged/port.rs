@@ -14,8 +14,8 @@ use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The number of rounds whose host memory is in use at once: one round is copied to the host, one is at the CPU
-/// backend, and one is copied to the device.
+/// The number of rounds whose host memory is in use at once: one is copied to the host, one is at the CPU backend, and
+/// one is copied to the device.
 pub(super) const DEPTH: usize = 3;
 
 /// The streams and events on one device. They are kept between ops.
@@ -25,15 +25,14 @@ pub(super) struct Port {
     pub(super) out: Stream,
     /// The stream for copies from host to device.
     pub(super) back: Stream,
-    /// The event that is recorded after the work that the caller's stream had before the op.
+    /// The event recorded after the earlier work of the caller's stream.
     begin: Event,
     /// The events after the copies to the host, and after those to the device. Round `k` uses index `k % DEPTH`.
     pub(super) outs: [Event; DEPTH],
     pub(super) backs: [Event; DEPTH],
 }
 
-/// The device during one op. After the op was given up, [`Watched::call`] does not call the runtime. Each call is
-/// recorded, so that the watchdog can name a call that does not return.
+/// The device during one op. After the op was given up, [`Watched::call`] does not call the runtime.
 #[derive(Clone, Copy)]
 pub(super) struct Watched<'a> {
     pub(super) shared: &'a Shared,
@@ -74,15 +73,14 @@ impl Watched<'_> {
         }
     }
 
-    /// Returns the error with which the op was given up.
+    /// Returns the error for an op that was given up.
     fn cause(&self) -> Error {
         self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
     }
 
     /// Returns an error if copies cannot wait for the op's stream.
     pub(super) fn check_stream(&self) -> Result {
-        // SAFETY: the caller of [`Call::on_stream`](crate::Call::on_stream) guarantees that the stream belongs to this
-        // device.
+        // SAFETY: the caller of [`Call::on_stream`](crate::Call::on_stream) guarantees that this device has the stream.
         self.call("check_stream", |device| unsafe { device.check_stream(self.index, self.slot.call.stream) })
     }
 
@@ -110,8 +108,8 @@ impl Watched<'_> {
         Ok(retained)
     }
 
-    /// Releases retained memory after the device has finished with the op. `release` may be called after the op is
-    /// completed, so that the program does not wait for the release.
+    /// Releases retained memory after the device has finished with the op. The op may be complete already, so that the
+    /// program does not wait for the release.
     pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
             self.engine.does(Some("release"));
@@ -178,8 +176,8 @@ impl Watched<'_> {
     /// Enqueues copies to host memory.
     ///
     /// # Safety
-    /// For each piece, the range of its bytes that begins at `piece.at` is inside `host`. Until the stream has
-    /// completed the copies, the host memory is not freed or used.
+    /// For each piece, its bytes from `piece.at` on are inside `host`. Until the stream has completed the copies, the
+    /// host memory is not freed or used.
     pub(super) unsafe fn copy_out(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
         for piece in pieces {
             let span = self.span(piece);
@@ -252,7 +250,7 @@ impl Watched<'_> {
         self.call("query", |device| unsafe { device.query(self.index, event) })
     }
 
-    /// Waits until the event is reached. Returns an error if the event is not reached by the op's deadline, if the
+    /// Waits until the event is reached. Returns an error if the event is not reached at the op's deadline, if the
     /// runtime returns an error, or if the op was given up or the staged backend has ended.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
@@ -266,9 +264,9 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// Waits after a failure until the device has finished all work that the op gave it. The limit is an eighth of
-    /// [`let_go`] after the op's deadline or the end of the staged backend, whichever is first, but at least that long
-    /// from now. Returns `false` if it is not known that the device has finished. Then it may never finish.
+    /// Waits after a failure until the device has finished all work of the op. Waits until an eighth of [`let_go`]
+    /// after the op's deadline, the end of the staged backend or now: the earlier of the first two, but not before now.
+    /// Returns `false` if the device may never finish.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();
@@ -283,8 +281,8 @@ impl Watched<'_> {
 
     fn drained_by(&self, port: &Port, limit: Instant) -> bool {
         [(port.out, port.outs[0]), (port.back, port.backs[0])].into_iter().all(|(stream, event)| {
-            // If an event cannot be recorded on a stream, it is not known whether the stream's work is finished. If the
-            // query of an event returns an error, the device has failed, so no work runs any more.
+            // If an event cannot be recorded on a stream, the stream's work may be unfinished. If the query of an event
+            // fails, the device has failed, and no work runs.
             let over = || if self.slot.if_open(|| ()) { self.reached(event).or(Ok(true)) } else { Ok(false) };
             self.record(event, stream).is_ok() && poll(limit, over).unwrap_or(false)
         })
@@ -293,8 +291,8 @@ impl Watched<'_> {
     /// Destroys streams and events.
     pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
         let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
-        // SAFETY: streams and events were made by `port` on this device. No work runs on them, and they are not used
-        // again.
+        // SAFETY: streams and events were made by `port` on this device. No work runs on them, and this is their last
+        // use.
         contain("a device's destroy_event or destroy_stream", || unsafe {
             events.for_each(|event| device.destroy_event(port.index, *event));
             device.destroy_stream(port.index, port.out);

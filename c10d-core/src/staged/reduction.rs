@@ -1,6 +1,6 @@
 //! Reductions on the device (level 1 in `docs/backends.md`), in which the CPU backend only moves data. Each rank gets
-//! its part of the elements of every rank, reduces them on its device in rank order, and sends the result to the ranks
-//! that need it.
+//! its part of every rank's elements, reduces these parts on its device in rank order, and sends the result to the
+//! ranks that need it.
 
 use super::collective::{enqueue, exchange};
 use super::host::Host;
@@ -43,8 +43,8 @@ fn summed(reduce: ReduceOp) -> ReduceOp {
     if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
-/// The largest number of rounds of a reduction: fingerprints can distinguish [`STEPS`] steps, each round has two steps,
-/// and one more step (the announcement, see `announce.rs`) may come before the first round.
+/// The largest number of rounds of a reduction. Fingerprints distinguish [`STEPS`] steps: two per round, and perhaps
+/// the announcement (`announce.rs`) before them.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
 /// The layout of a round's host memory.
@@ -65,8 +65,8 @@ fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
     let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    // The tensors of an input list can have different lengths, so their memory may be larger than `all * size`. The
-    // received parts begin after it.
+    // The tensors of an input list may have different lengths, and together be larger than `all * size`. The received
+    // parts begin after them.
     let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
@@ -121,8 +121,8 @@ pub(super) fn rounds(
             step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
         }
         let base = room(device, scratch, at.all * size)?;
-        // SAFETY: the host memory at `received` and the scratch memory both have this many bytes. Both are used again
-        // only by later work on the same stream, or after the event of this round.
+        // SAFETY: the host memory at `received` and the scratch memory have this many bytes. They are used again only
+        // by later work on the same stream, or after the event of this round.
         unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
         if let ReduceOp::PreMulSum(factor) = call.params.reduce {
             scale(device, port.back, Scale::Times(factor), Elements { dtype, count: at.all }, base)?;
@@ -167,9 +167,8 @@ fn pad(host: &Host, from: usize, to: usize) {
     unsafe { host.base().add(from).write_bytes(0, to - from) };
 }
 
-/// Returns the scratch memory, which is replaced if it has fewer than `bytes` bytes or is on another device. All rounds
-/// of an op use one device, and the first needs the most bytes. So the memory is replaced only in the first round, when
-/// no work uses it.
+/// Returns scratch memory of at least `bytes` bytes on this device. All rounds of an op use one device, and the first
+/// round needs the most bytes. So the memory is replaced only in the first round, when no work uses it.
 fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
     if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
         return Ok(DevicePtr { base, offset: 0 });
@@ -196,7 +195,7 @@ impl Scratch {
         }
     }
 
-    /// Leaks the device memory, since the device may use it forever.
+    /// Leaks the device memory, which the device may use forever.
     pub(super) fn write_off(&mut self) {
         self.base = None;
     }

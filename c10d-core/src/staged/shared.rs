@@ -61,7 +61,7 @@ impl Shared {
         }
     }
 
-    /// If the backend has ended, returns the error that ended it, and the time at which it ended.
+    /// Returns the error that ended the backend, and the time of the end, if the backend has ended.
     pub(super) fn death(&self) -> Option<&(Error, Instant)> {
         self.dead.get()
     }
@@ -79,18 +79,17 @@ impl Shared {
         }
     }
 
-    /// If the backend has ended, returns the error that ended it.
+    /// Returns the error that ended the backend, if any.
     pub(super) fn alive(&self) -> Result {
         self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
     }
 
-    /// Ends the backend and its steps at the CPU backend. Only the first cause is used. This function does not complete
-    /// jobs.
+    /// Ends the backend and its steps at the CPU backend, without completing jobs. Later causes are ignored.
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
-            // While this thread holds the lock, no thread is between its check of `dead` and its wait. Such a thread
-            // would miss the notification.
+            // No thread is between its check of `dead` and its wait while this thread has the lock. So no thread misses
+            // the notification.
             drop(self.flight.lock());
             self.changed.notify_all();
             self.collectives.rouse();
@@ -130,16 +129,15 @@ impl Shared {
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// Returns the op and the sequence number of the collective that is at the CPU backend. The late collective `slot`
-    /// waits for it, since collectives run one at a time. `None` if `slot` is not a collective, or if no collective is
-    /// at the CPU backend.
+    /// For a late collective `slot`, returns the op and the sequence number of the collective that is at the CPU
+    /// backend. `slot` waits for that collective, since collectives run one at a time.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;
         (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
     }
 
-    /// Returns the error of an op that is not done in time. The error says what the op waits for.
+    /// Returns the error of an op that is not done in time. It says what the op waits for.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
         let error = match self.engine(slot).doing() {

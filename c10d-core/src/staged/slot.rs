@@ -12,7 +12,7 @@ use crate::options::Params;
 use crate::types::DType;
 use crate::{Error, Result};
 
-/// A copy of the fields of a request, which can be read after the job was completed.
+/// A copy of a request's fields that outlives the job.
 pub(super) struct Call {
     pub(super) op: OpKind,
     pub(super) params: Params,
@@ -27,8 +27,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Returns the number of elements of each input and of each output. A tensor that has one block per rank counts as
-    /// a list of its blocks.
+    /// Returns the number of elements of each input and of each output. A tensor with one block per rank counts as a
+    /// list of blocks.
     pub(super) fn counts(&self, world: usize) -> (Vec<usize>, Vec<usize>) {
         let counts = |spans: &[Span], splits: &[usize]| match (spans, self.op.row().shape) {
             ([tensor], Shape::ExchangeFlat) if splits.is_empty() => vec![tensor.count() / world; world],
@@ -58,11 +58,11 @@ struct SlotState {
 enum Ask {
     Nobody,
     Asked,
-    /// The request was answered: with the job, with `None` if it is too late to cancel the op, or with an error.
+    /// The answer: the job, `None` if it is too late to cancel the op, or an error.
     Answered(Result<Option<Job>>),
 }
 
-/// Which memory of the op the device may still use after the op was given up.
+/// Which memory of the op the device may use after the op was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     /// None: the device was given no memory.
@@ -133,8 +133,8 @@ impl Slot {
         self.answer(&mut self.state.lock(), why.map(|()| None));
     }
 
-    /// Answers the request with the job. If no thread waits for the answer any more, the op ends as cancelled. The
-    /// device must have finished with the memory.
+    /// Answers the request with the job. If no thread waits for the answer, the op ends as cancelled. The device must
+    /// have finished with the memory.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();
         let job = state.job.take();
@@ -146,8 +146,8 @@ impl Slot {
         }
     }
 
-    /// Waits for the answer. If there is no answer by `until`, returns `None`, which also means "too late". A later
-    /// `give_back` then ends the op as cancelled.
+    /// Waits for the answer until `until`. `None` means "too late". After a wait without an answer, a later `give_back`
+    /// ends the op as cancelled.
     pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
         let mut state = self.state.lock();
         while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}
@@ -164,7 +164,7 @@ impl Slot {
         }
     }
 
-    /// Takes the job, to end it. A request to cancel it is answered with "too late".
+    /// Takes the job, to end it. Answers a request to cancel it with "too late".
     fn take(&self, state: &mut SlotState) -> Option<Job> {
         self.answer(state, Ok(None));
         state.job.take()
@@ -178,8 +178,8 @@ impl Slot {
         }
     }
 
-    /// Completes the op with an error although the device may still use its memory. If the device could not retain the
-    /// memory, and the op does not own it, this function does not complete the op. Returns whether the op is completed.
+    /// Completes the op with an error although the device may still use its memory. Does nothing if the op has borrowed
+    /// memory that the device could not retain. Returns whether the op is completed.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

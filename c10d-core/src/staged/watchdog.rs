@@ -7,13 +7,13 @@ use super::Slot;
 use super::shared::Shared;
 use crate::backend::let_go;
 
-/// How long the watchdog waits before it tries again to give up an op whose borrowed memory the device cannot retain.
+/// How long the watchdog waits before it tries again to give up an op with borrowed memory that the device cannot
+/// retain.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Returns the time at which the watchdog ends an op. This is the op's deadline (or the time at which this backend
-/// failed, if that is earlier), plus a part of the time for which a backend may keep a job after its deadline
-/// ([`let_go`]). The part is 7/8 while the op is at the CPU backend, which watches the deadline itself, and 2/8
-/// otherwise.
+/// Returns the time at which the watchdog ends an op. It is the op's deadline or the time at which this backend failed,
+/// whichever is first, plus a part of [`let_go`]. The part is 7/8 while the op is at the CPU backend, which watches the
+/// deadline itself, else 2/8.
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));

@@ -22,26 +22,25 @@ use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The hint that sets how many consecutive ranks count as one host. Unless it is set, the ranks that share memory count
-/// as one host.
+/// The hint that sets how many consecutive ranks count as one host. Without it, ranks that share memory count as one
+/// host.
 pub const HOST_HINT: &str = "tiered.ranks-per-host";
-/// The hint that sets the smallest size in bytes of a call that is done in two tiers. It must be the same on all ranks.
+/// The hint that sets the smallest call, in bytes, that is done in two tiers. All ranks must set the same value.
 pub const LEAST_HINT: &str = "tiered.least";
-/// The value of [`LEAST_HINT`] if it is not set, in bytes. In all measurements, two tiers were faster than one from
-/// this size on.
+/// The value of [`LEAST_HINT`] if it is not set, in bytes. Two tiers were measured to be faster from this size on.
 const LEAST: usize = 4 << 20;
-/// The interval at which the watch (a thread, see [`Watch`]) checks whether running steps must be ended.
+/// The interval at which the watch, a thread, checks whether running steps must be ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a rank whose tier was aborted waits for the error by which the group failed. A call waits until its
-/// deadline if that is later.
+/// deadline, if that is later.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// The largest number of bytes of another rank's settings that an error shows.
 const MOST_SHOWN: usize = 200;
 
-/// A backend that is composed of two others. Large broadcasts and large all-reduces are done in two tiers: the first
-/// backend inside each host, and the second between the first ranks of the hosts. All other calls use only the second
+/// A backend composed of two others. Large broadcasts and large all-reduces are done in two tiers: the first backend
+/// works inside each host, and the second between the first ranks of the hosts. All other calls use only the second
 /// backend, and so do all-reduces of 16-bit floats and those with `Avg` or `PreMulSum`. If all ranks are on one host,
-/// all calls use only the first backend. If each rank is on its own host, all calls use only the second.
+/// all calls use only the first backend; if each rank is on its own host, only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a
 /// different call, the barrier returns the same error as a call in one tier.
@@ -63,7 +62,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The state of the thread that watches the steps.
+/// What the watch thread is told.
 #[derive(Default)]
 struct Watch {
     has_thread: bool,
@@ -113,7 +112,7 @@ fn number_of(init: &GroupInit, hint: &str) -> Result<Option<usize>> {
 }
 
 /// Returns the number of each rank's host. Hosts are numbered in the order of their first ranks. All ranks must have
-/// the same settings, since these decide which ranks take part in a step.
+/// the same settings, which decide who takes part in a step.
 fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     let each = number_of(init, HOST_HINT)?;
     let settings = format!("{LEAST_HINT} {least}, {HOST_HINT} {}", each.map_or("unset".to_owned(), |n| n.to_string()));
@@ -143,9 +142,9 @@ fn hosts(init: &GroupInit, least: usize) -> Result<Vec<u32>> {
     })
 }
 
-/// Returns the error by which the group failed, or `error`, the error of a tier, if the group has not failed. If the
-/// tier was aborted, the watch of this rank or of a peer has aborted it because the group failed. That failure reaches
-/// this rank soon (on a busy machine after seconds), so this function waits for it until the deadline.
+/// Returns the error by which the group failed, or `error` (of a tier) if the group has not failed. If the tier was
+/// aborted, some rank's watch has aborted it because the group failed. The failure reaches this rank soon, so this
+/// function waits for it until the deadline.
 fn cause_of(error: Error, failure: impl Fn() -> Option<Error>, deadline: Instant) -> Error {
     let mut cause = failure();
     while cause.is_none() && *error.kind() == ErrorKind::Aborted && Instant::now() < deadline {
@@ -193,9 +192,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get. The
-    /// error of a step that a peer has aborted does not contain the cause, so this function waits for the cause until
-    /// `deadline`.
+    /// Fails the group because a step has failed. Returns the error by which the group failed, which all ranks get. If
+    /// a peer aborted the step, `error` lacks this cause, so the function waits for the cause until `deadline`.
     fn fail(&self, error: Error, deadline: Instant) -> Error {
         let cause = self.cause_of(error, deadline);
         self.abort(&cause);
@@ -212,8 +210,8 @@ impl Shared {
         self.end_steps();
     }
 
-    /// Ends the running steps. The tiers do not get the cause: it names ranks by their numbers in the group, and each
-    /// tier has its own numbers. All ranks get the cause through the backend that connects them.
+    /// Ends the running steps. Each tier has its own rank numbers, so the tiers do not get the cause. All ranks get it
+    /// through the backend that connects them.
     fn end_steps(&self) {
         let ended = Error::new(ErrorKind::Aborted, "the group has failed");
         self.tiers().for_each(|tier| tier.backend.abort(&ended));
@@ -232,8 +230,8 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits until steps are running. Then checks once whether the group has failed, or a queued job is late and so
-    /// fails the group. In both cases ends the steps. Returns whether the watch has ended.
+    /// Waits until steps are running, then checks once. If the group has failed, or a queued job is late and so fails
+    /// the group, ends the steps. Returns whether the watch has ended.
     fn look(&self) -> bool {
         {
             let mut watch = self.watch.lock();
@@ -393,7 +391,7 @@ mod tests {
         let dead = || Error::new(ErrorKind::PeerDead { how: "its process ended".to_owned() }, "").guilty([1]);
         let late = || (begin.elapsed() > 2 * CAUSE_WAIT).then(dead);
         assert_eq!(cause_of(aborted(), late, begin + 60 * CAUSE_WAIT).report().guilty, [1]);
-        // An error that is not `Aborted` is itself the cause. After the deadline, `cause_of` does not wait.
+        // Another error than `Aborted` is the cause. After the deadline, `cause_of` does not wait.
         let none = || None;
         assert_eq!(cause_of(dead(), none, begin + 3600 * CAUSE_WAIT).report().guilty, [1]);
         assert_eq!(*cause_of(aborted(), none, begin).kind(), ErrorKind::Aborted);

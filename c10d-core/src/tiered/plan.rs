@@ -18,7 +18,7 @@ pub(super) enum Tier {
 /// One step of an op, in place on its one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
-    /// The number of the step, counted from 1: step 0 is the barrier with which the call begins.
+    /// The number of the step, from 1. Step 0 is the barrier with which the call begins.
     pub(super) number: u8,
     pub(super) tier: Tier,
     pub(super) op: OpKind,
@@ -51,8 +51,8 @@ impl Hosts {
         self.0.iter().position(|h| *h == self.of(rank)).unwrap_or_default() as u32
     }
 
-    /// Returns those steps of a call in which this rank takes part. Returns `None` if the call is done in one tier, for
-    /// example because it has fewer than `least` bytes.
+    /// Returns the steps of a call in which this rank takes part. `None` if the call is done in one tier, for example
+    /// because it has fewer than `least` bytes.
     pub(super) fn plan(&self, request: &Request, rank: u32, least: usize) -> Option<Plan> {
         let [span] = request.outputs() else { return None };
         if span.bytes() < least || !is_tiered(request.op, span.dtype(), request.params.reduce) {
@@ -80,10 +80,9 @@ impl Hosts {
     }
 }
 
-/// Returns whether large calls of this kind are done in two tiers. The result of a reduction in two tiers may differ
-/// from that in one tier only because the values are combined in another order. So 16-bit floats are excluded, since
-/// their sums would be rounded twice. Averages and premultiplied sums are excluded, too, since the division or the
-/// factor must be applied only once.
+/// Returns whether large calls of this kind are done in two tiers. Two tiers may change a result only by the order in
+/// which values are combined. So 16-bit floats are excluded (sums would be rounded twice), and averages and
+/// premultiplied sums (the division or factor would be applied twice).
 pub(super) fn is_tiered(op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
     let is_short = matches!(dtype, DType::F16 | DType::BF16);
     match op {
@@ -130,7 +129,7 @@ mod tests {
             steps(OpKind::AllReduce, 0, 3),
             [(1, Local, OpKind::Reduce, 1), (2, Across, OpKind::AllReduce, 0), (3, Local, OpKind::Broadcast, 1),]
         );
-        // The ranks of the root's host get the value in step 1, before the value goes to the hosts of other ranks.
+        // The root's host gets the value in step 1, the other hosts later.
         assert_eq!(
             steps(OpKind::Broadcast, 3, 1),
             [(1, Local, OpKind::Broadcast, 3), (2, Across, OpKind::Broadcast, 1)]

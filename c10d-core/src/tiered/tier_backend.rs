@@ -19,8 +19,7 @@ pub(super) struct TierBackend {
     ranks: Vec<u32>,
 }
 
-/// Gives the backend of a tier access to the group's other backends. It converts the numbers of lost ranks to those in
-/// the tier.
+/// Gives the backend of a tier access to the group's other backends. Numbers of lost ranks become those in the tier.
 struct TierOthers {
     group: Arc<dyn OtherBackends>,
     ranks: Vec<u32>,
@@ -42,15 +41,14 @@ impl OtherBackends for TierOthers {
 }
 
 impl TierBackend {
-    /// Connects these ranks, in this order, by the backend of this name. Returns `None` if this rank is not among them,
-    /// or is the only rank.
+    /// Connects these ranks, in this order, by the backend of this name. `None` if this rank is not among them, or is
+    /// the only rank.
     pub(super) fn connect(init: &GroupInit, name: &str, ranks: Vec<u32>) -> Result<Option<TierBackend>> {
         let Some(index) = ranks.iter().position(|rank| *rank == init.rank).filter(|_| ranks.len() > 1) else {
             return Ok(None);
         };
         let others = Arc::new(TierOthers { group: init.others.anew(), ranks: ranks.clone() });
-        // Two tiers can have the same first rank, but not the same first two ranks. So the first two ranks identify the
-        // tier.
+        // The first two ranks identify the tier: two tiers can have the same first rank, but not the same first two.
         let purpose = format!("tier/{}/{}", ranks[0], ranks[1]);
         let mut own = init.under(&purpose, others);
         for (i, b) in purpose.bytes().enumerate() {
@@ -65,21 +63,21 @@ impl TierBackend {
         self.ranks.iter().position(|r| *r == rank).map(|index| index as u32)
     }
 
-    /// Runs a step among the tier's ranks, and waits for it. The memory of the span belongs to the op until this
-    /// function returns.
+    /// Runs a step among the tier's ranks, and waits for it. The span's memory must stay valid until this function
+    /// returns.
     pub(super) fn run(&self, outer: &Outer, step: &Step, span: &Span, reduce: ReduceOp) -> Result {
         let Step { number, op, root, .. } = *step;
         let params = Params { reduce, root: self.index(root).unwrap_or_default(), ..Params::default() };
         let spans = Sink { outputs: [*span].into_iter().collect(), ..Sink::default() };
         let later = patience(outer.timeout) * u32::from(number);
         let mut request = Outer { deadline: outer.deadline + later, ..*outer }.step(number, op, params, spans);
-        // The op may itself be a step of another op. In the fingerprint, the number of this step replaces the op's step
-        // number, so the op's step number is mixed into `rest`.
+        // If the op is itself a step of another op, its step number is mixed into `rest`, because this step's number
+        // replaces it in the fingerprint.
         request.fingerprint.rest ^= u32::from(outer.fingerprint.step).wrapping_mul(0x85eb_ca6b);
         run_step(&*self.backend, request).map_err(|e| self.in_group(e))
     }
 
-    /// Converts an error of a tier, so that it names the ranks by their numbers in the group.
+    /// Makes an error of a tier name the ranks by their numbers in the group.
     fn in_group(&self, mut error: Error) -> Error {
         let report = error.report_mut();
         report.guilty.iter_mut().for_each(|rank| *rank = self.ranks.get(*rank as usize).copied().unwrap_or(*rank));
@@ -90,8 +88,8 @@ impl TierBackend {
     }
 }
 
-/// Runs a barrier with the fingerprint of the call on `backend`, which connects all ranks. So a rank gets a mismatch if
-/// another rank makes a different call, even if that call runs on `backend` without tiers.
+/// Runs a barrier with the call's fingerprint on `backend`, which connects all ranks. If another rank makes a different
+/// call, with or without tiers, this rank gets a mismatch.
 pub(super) fn announce(backend: &dyn Backend, outer: &Outer) -> Result {
     let mut request = outer.step(0, OpKind::Barrier, Params::default(), Sink::default());
     request.fingerprint = outer.fingerprint;
@@ -103,8 +101,7 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     let op = request.op;
     nested(backend, None, request).map(drop).map_err(|mut error| {
         let report = error.report_mut();
-        // A rejected call has sent nothing. An earlier step may have sent data, even if this step has not, so the call
-        // has failed.
+        // A rejected step has sent nothing, but an earlier step may have sent data, so the call has failed.
         report.status = Status::Failed;
         if report.op == Some(op) {
             report.op = None;
@@ -113,9 +110,8 @@ fn run_step(backend: &dyn Backend, request: Request) -> Result {
     })
 }
 
-/// The time between the deadlines of two consecutive steps. The ranks that wait for a late rank are in an earlier step
-/// than the ranks that wait for these ranks. The deadline of the earlier step passes first, so the error names the late
-/// rank.
+/// The time between the deadlines of two consecutive steps. Ranks that wait for a late rank are in an earlier step than
+/// the ranks that wait for them. So the error of the earlier step, which names the late rank, comes first.
 fn patience(timeout: Duration) -> Duration {
     let_go(timeout) / 5
 }

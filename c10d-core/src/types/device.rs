@@ -15,8 +15,8 @@ pub enum DeviceKind {
     PrivateUse1 = 12,
 }
 
-/// The device that has the memory of a span: kind, the vendor's slot and index. A slot is the number that this process
-/// gives to a vendor of PrivateUse1 devices; 0 is the default slot.
+/// The device that has the memory of a span. `vendor` is a slot: the number that this process gives to a vendor of
+/// PrivateUse1 devices (0 is the default slot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Device {

@@ -3,14 +3,14 @@
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
-/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, like PyTorch's `float8_e4m3fn`). Ops can move such
-/// elements but not reduce them.
+/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, like PyTorch's `float8_e4m3fn`). Ops can move, but
+/// not reduce, such elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct F8E4M3(pub u8);
 
-/// An 8-bit float with 5 exponent and 2 mantissa bits (PyTorch's `float8_e5m2`). Ops can move such elements but not
-/// reduce them.
+/// An 8-bit float with 5 exponent and 2 mantissa bits (PyTorch's `float8_e5m2`). Ops can move, but not reduce, such
+/// elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct F8E5M2(pub u8);
@@ -21,7 +21,7 @@ mod sealed {
 
 /// An element type: plain data of one [`DType`]. Collectives accept slices of it.
 ///
-/// The trait is sealed: there is one element type for each [`DType`].
+/// The trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an element type of collectives",
     label = "not an element type",
@@ -35,7 +35,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
 
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $variant:ident $rust:ty, $name:literal, $class:ident, $dlpack:literal;)*) => {
-        /// The type of a tensor's elements. The discriminant is the code on the wire and in fingerprints.
+        /// The type of a tensor's elements. The discriminant is its code on the wire and in fingerprints.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum DType { $($(#[$doc])* $variant,)* }
@@ -65,7 +65,7 @@ struct Row {
     dlpack: u8,
 }
 
-/// The classes of element types. The class determines which reductions are defined on a type; see
+/// The classes of element types. It determines which reductions are defined; see
 /// [`ReduceOp::defined`](super::ReduceOp::defined).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -132,7 +132,7 @@ impl DType {
         Self::ROWS[self as usize].align
     }
 
-    /// Returns the code and the number of bits of the type's `DLDataType` in DLPack. The number of lanes is 1.
+    /// Returns the code and the number of bits of the type's `DLDataType`, with one lane, in DLPack.
     pub const fn dlpack(self) -> (u8, u8) {
         let row = &Self::ROWS[self as usize];
         (row.dlpack, 8 * row.size as u8)
@@ -159,7 +159,7 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// A set of element types, with which a backend declares what it can move and reduce.
+/// A set of element types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DTypeSet(u32);
 

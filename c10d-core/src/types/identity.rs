@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The names that this process has used: a hash table with linear probing. A slot is filled once and never changes.
+/// The names that this process has used: a hash table with linear probing. A filled slot never changes.
 static NAMES: [OnceLock<Name>; 1024] = [const { OnceLock::new() }; 1024];
 
 #[derive(Debug, PartialEq)]
@@ -14,17 +14,17 @@ struct Name {
     hash: u32,
 }
 
-/// The identity of an element type that is not a [`DType`](super::DType), and of the operation that reduces it, if
-/// there is one. Such elements are sent as bytes. If the identities of two ranks differ, each gets a
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error shows the names of the other rank's identity only if
-/// the reporting process has used that identity, too.
+/// The identity of an element type that is not a [`DType`](super::DType), and of the operation, if any, that reduces
+/// it. Such elements are sent as bytes. Two ranks with different identities get a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error of a rank names the other's identity only if the rank
+/// has used that identity itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u16);
 
 impl Identity {
-    /// Returns the identity of the type `of` with elements of `bytes` bytes, reduced by the operation `by`, which is
-    /// empty for calls that only move data. `None` if `bytes` is 0 or more than `u32::MAX`, or if the process has used
-    /// 1024 other identities already.
+    /// Returns the identity of the type `of` with elements of `bytes` bytes, reduced by the operation `by` (empty for
+    /// calls that only move data). `None` if `bytes` is 0 or more than `u32::MAX`, or if the process has used 1024
+    /// other identities.
     pub fn new(of: &'static str, bytes: usize, by: &'static str) -> Option<Identity> {
         let hash = hash(of, bytes, by);
         let name = Name { of, by, bytes: u32::try_from(bytes).ok().filter(|n| *n > 0)?, hash };

@@ -1,6 +1,6 @@
 //! Dispatch keys, by which ops are routed.
 
-/// The device kind and layout of a call's buffers. The op goes to the backend that the group has for this key.
+/// The device kind and layout of a call's buffers. It decides the backend of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DispatchKey {
@@ -37,7 +37,7 @@ impl DispatchKey {
         }
     }
 
-    /// Returns the key of a dense buffer on the same device. For a dense key that is the key itself.
+    /// Returns the key of a dense buffer on the same device.
     pub const fn dense(self) -> DispatchKey {
         match self {
             DispatchKey::SparseCpu => DispatchKey::Cpu,

@@ -70,13 +70,13 @@ impl ReduceOp {
         Self::NAMES[self.code() as usize]
     }
 
-    /// Returns the name of the operation with this code, or `unknown`. It is for errors about a code that a peer sent.
+    /// Returns the name of the operation with this code, or `unknown`. For errors about a code from a peer.
     pub fn name_of(code: u8) -> &'static str {
         Self::NAMES.get(code as usize).copied().unwrap_or("unknown")
     }
 
-    /// Returns whether this operation is defined on this type. If it is not, a call with this operation and this type
-    /// ends with `InvalidArgument` on every rank before any byte is sent.
+    /// Returns whether this operation is defined on this type. Otherwise a call with this operation and type ends with
+    /// `InvalidArgument` on every rank before any byte is sent.
     #[inline]
     pub const fn is_defined_on(self, dtype: DType) -> bool {
         Self::DEFINED[self.code() as usize].contains(dtype)
@@ -113,7 +113,7 @@ impl ReduceOp {
             }
             i += 1;
         }
-        // The unused entries of the array repeat the first entry, which does not change the set.
+        // The unused entries repeat the first, which does not change the set.
         while any && n < bits.len() {
             bits[n] = bits[0];
             n += 1;

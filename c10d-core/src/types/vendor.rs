@@ -8,9 +8,8 @@ use crate::sync::Mutex;
 static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 static DEFAULT: OnceLock<String> = OnceLock::new();
 
-/// Returns the slot of a vendor's devices in this process: the same slot at every call with this name. The 256th and
-/// later names get slot 0, the default slot, which names no vendor. A buffer with slot 0 is handled by the group's
-/// backend for PrivateUse1.
+/// Returns the slot of a vendor's devices in this process, the same at every call with this name. The 256th and later
+/// names get slot 0, the default slot. The group's backend for PrivateUse1 handles buffers with slot 0.
 pub fn vendor(name: &str) -> u8 {
     let mut vendors = VENDORS.lock();
     let at = vendors.iter().position(|v| *v == name).unwrap_or_else(|| {
@@ -28,9 +27,8 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
     VENDORS.lock().get(at).copied()
 }
 
-/// Sets the name of the default slot, which is `privateuse1` until then. This is possible once; a second call with the
-/// same name does nothing. The error says why the name is not accepted, for example because a vendor of that name has
-/// a slot.
+/// Sets the name of the default slot, once; until then it is `privateuse1`. A second call with the same name does
+/// nothing. The error says why the name is not accepted, for example because a vendor of that name has a slot.
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {

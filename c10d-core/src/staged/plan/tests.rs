@@ -18,8 +18,8 @@ struct World {
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
-    /// Returns the lengths of the inputs and of the outputs of a rank, in a world of `n` ranks. For `ExchangeFlat`,
-    /// these are the lengths of the blocks. If the op allows it, a length depends on its sender and its receiver.
+    /// Returns the lengths of the inputs and outputs (for `ExchangeFlat`, of the blocks) of a rank in a world of `n`
+    /// ranks. Where the op allows it, a length depends on sender and receiver.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();
@@ -155,7 +155,7 @@ fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], 
 }
 
 /// Runs the plans of all ranks, round by round. Returns the outputs of all ranks, and the number of steps of the op:
-/// one for each round, and one more if the op begins with an announcement.
+/// the rounds, and the announcement if there is one.
 fn simulate(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
     let (inputs, outputs) = fresh(world, n);
     let in_blocks = world.op.row().shape == Shape::ExchangeFlat;
