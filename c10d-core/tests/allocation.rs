@@ -1,4 +1,4 @@
-//! Tests how often core allocates memory for a call: never for a blocking call, once for a started call.
+//! Tests how often core allocates memory for a call: never if it blocks, once if it is started.
 #![allow(unsafe_code)]
 
 mod common;
@@ -68,7 +68,7 @@ fn a_started_call_allocates_once() {
     let work = |x| pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap();
     x = work(x);
     assert_eq!(allocations(|| x = work(std::mem::take(&mut x))), 1);
-    // The scope allocates its counter, and each of the two calls allocates once.
+    // The scope allocates its counter, and each call allocates once.
     let mut y = vec![1f32; 8];
     let mut scoped = || {
         pg.scope(|s| {

@@ -1,4 +1,4 @@
-//! Tests which tensors of other libraries are accepted and which are rejected, and that each tensor is released once.
+//! Tests which tensors of other libraries are accepted, and that each is released once.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -90,7 +90,7 @@ fn contiguous_tensors_are_taken_and_given_back_once() {
     let shapes: [Case; 6] = [
         (&[6], None, 6),
         (&[2, 3], Some(&[3, 1]), 6),
-        // The strides of dimensions of size 1, and of tensors without elements, may have any value.
+        // Dimensions of size 1, and tensors without elements, may have any strides.
         (&[1, 3, 1], Some(&[77, 1, 5]), 3),
         (&[], None, 1),
         (&[0, 3], Some(&[9, 9]), 0),

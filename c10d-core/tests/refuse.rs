@@ -33,7 +33,7 @@ fn group_of_three(reached: Arc<AtomicUsize>) -> ProcessGroup {
     })
 }
 
-/// A group whose backend must get no invalid call (`reached` counts its jobs), and memory for the tensors.
+/// A group whose backend must get no invalid call, and memory for the tensors.
 struct Refusals {
     pg: ProcessGroup,
     reached: Arc<AtomicUsize>,
@@ -52,8 +52,7 @@ impl Refusals {
     }
 
     fn submit(&self, op: OpKind, params: Params, spans: RawSpans) -> Result<Outcome> {
-        // SAFETY: the memory outlives the work, which the backend completes at once, and no other code uses the memory
-        // until then.
+        // SAFETY: the memory outlives the work, which the backend completes at once; no other code uses it until then.
         unsafe { self.pg.submit_raw(op, params, None, spans) }.wait().map_err(Error::from)
     }
 
@@ -74,8 +73,7 @@ impl Refusals {
     }
 }
 
-/// Returns lengths of an input and of an output that are valid for this op, so that a call can be invalid only by the
-/// number of its tensors.
+/// Returns lengths of an input and an output that are valid for this op: only the number of tensors can be invalid.
 fn counts(op: OpKind) -> (usize, usize) {
     match op.row().shape {
         Shape::GatherFlat | Shape::GatherFlats => (2, 2 * N),
@@ -85,8 +83,8 @@ fn counts(op: OpKind) -> (usize, usize) {
     }
 }
 
-/// Returns whether these numbers of inputs and outputs are valid for the op. `row` is the length of each inner list, if
-/// the outputs are a list of lists. This is written independently of the implementation.
+/// Returns whether these numbers of inputs and outputs are valid for the op. If the outputs are a list of lists, `row`
+/// is the length of each inner list. Written independently of the implementation.
 fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool {
     use OpKind::*;
     match op {
@@ -174,8 +172,8 @@ fn invalid_sizes_and_splits_are_rejected() {
     all.refuses(pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(1), v(1), v(1)]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1)], vec![vec![v(1), v(2), v(1)]]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1); 2], vec![vec![v(1); 3], vec![v(1); 2]]), "list 1 has 2");
-    // Only this rank's own entry of the output list must have a given length: that of the tensor that the rank sends to
-    // itself. The entries for other ranks may have any length.
+    // This rank's own entry of the output list must be as long as the tensor that the rank sends to itself. The entries
+    // for other ranks may have any length.
     pg.all_gather(v(2), vec![v(9), v(2), v(0)]).unwrap();
     pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(0), v(2), v(7)]).unwrap();
     assert!(all.reached());
@@ -301,7 +299,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
     let out = far(&mut all, 9, 2);
     run(&all, OpKind::ReduceScatter, vec![list[0]; 3], vec![out], 0).unwrap();
     assert!(all.reached());
-    // Each handle of a device is separate memory, even with the same offset.
+    // Each handle of a device is separate memory.
     let handle = |h: usize, offset| Span::new(h as *mut (), offset, 4, DType::U8, Device::private(0, 0));
     run(&all, OpKind::AllReduceCoalesced, vec![], vec![handle(64, 0), handle(128, 0), handle(64, 4)], 0).unwrap();
     all.reached();
@@ -309,7 +307,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
     all.refuses(twice, "outputs 0 and 2");
 }
 
-/// Core checks quickly that ten thousand tensors do not overlap.
+/// Core compares ten thousand tensors quickly.
 #[test]
 fn long_lists_are_compared_quickly() {
     let pg = common::group(puppet(|job| job.complete(Ok(()))));

@@ -113,7 +113,7 @@ fn maps_choose_backends() {
     assert_eq!(*pg.backend(DispatchKey::PrivateUse1).unwrap_err().kind(), ErrorKind::Unsupported);
     let e = build("cpu:plian").unwrap_err();
     assert!(e.to_string().contains("plian") && e.to_string().contains("acme, plain"), "{e}");
-    // Without a map, the first backend by name is used among backends of the same priority.
+    // Without a map, backends of one priority are tried in the order of their names.
     assert_eq!(build("").unwrap().backend(DispatchKey::Cpu).unwrap(), "acme");
 }
 
@@ -129,12 +129,11 @@ fn vendors_are_distinguished() {
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
-    // No backend serves the default slot (`Device::private(0, 0)`), so the dispatch key PrivateUse1 means the first
-    // vendor.
+    // No backend serves the default slot, so the dispatch key PrivateUse1 means the first vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
-    // If the map names a vendor's backend for the default slot, this backend also serves that vendor's devices, but not
-    // those of other vendors.
+    // If the map names a vendor's backend for the default slot, it also serves that vendor's devices, but no other
+    // vendor's.
     let pg = build("privateuse1:acme").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), pg.backend_of(Device::private(0, 0)).unwrap().0), ("acme", "acme"));
     assert!(of(&pg, "umbra").is_err() && of(&pg, "nobody").unwrap_err().to_string().contains("nobody"));
@@ -145,8 +144,8 @@ fn vendors_are_distinguished() {
     assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
 }
 
-/// A group has its lanes in a list. Here the lane for sparse tensors is between the lanes of the two backends. A lookup
-/// by either device of the second backend must find this backend's lane, not the lane for sparse tensors.
+/// Here the list of lanes has the lane for sparse tensors between those of the two backends. A lookup by either device
+/// of the second backend must find this backend's lane.
 #[test]
 fn a_backend_of_two_devices_is_found_behind_the_lane_of_sparse_tensors() {
     let own = |name: &'static str, keys| {
@@ -178,7 +177,7 @@ fn ranks_with_different_backends_agree_or_are_named() {
             (make(0), other.join().unwrap())
         })
     };
-    // `best` is the preferred backend on rank 0, but rank 1 does not have it.
+    // Rank 0 prefers `best`, which rank 1 does not have.
     let (a, b) = world("common", ["", ""]);
     let cuda = |pg: &ProcessGroup| pg.backend(DispatchKey::Cuda).unwrap();
     assert_eq!((cuda(&a.unwrap()), cuda(&b.unwrap())), ("plain", "plain"));

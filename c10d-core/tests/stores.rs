@@ -30,8 +30,8 @@ fn hash_and_prefix_stores_do_all_operations() {
     assert!(e.to_string().contains("a/never") && !e.to_string().contains("a/q"), "{e}");
 }
 
-/// After a rank has left its group, by `shutdown` or by a drop, requests to the backend's store fail. Requests to the
-/// store of `GroupInit::lasting_store` succeed.
+/// After a rank has left its group (`shutdown` or drop), requests to the backend's store fail, but those to the store
+/// of `GroupInit::lasting_store` succeed.
 #[test]
 fn a_backend_cannot_use_the_store_after_its_rank_has_left() {
     let now = Instant::now();

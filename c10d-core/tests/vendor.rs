@@ -1,5 +1,5 @@
-//! Tests a vendor's crate, which registers a backend for every dense dispatch key. The backend records its jobs. Every
-//! op of every such key is called through `ProcessGroup`, and the record must equal the caller's arguments.
+//! Tests a vendor's crate, whose backend serves every dense dispatch key and records its jobs. For each op and key, the
+//! record must equal the arguments of the call.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -94,15 +94,15 @@ static PROVIDER: Provider = Provider {
 };
 c10d_core::submit!(PROVIDER);
 
-/// A vendor's tensor. Its span has a handle instead of an address, unless the device is the CPU.
+/// A vendor's tensor. Unless its device is the CPU, its span has a handle instead of an address.
 struct Tensor {
     object: Box<[u64]>,
     device: Device,
     count: u64,
 }
 
-// SAFETY: the memory of the box does not move until the drop. It has 8 bytes per element, which suffices for all types
-// used here.
+// SAFETY: the memory of the box does not move until the drop. It has 8 bytes per element, enough for all types used
+// here.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         let offset = if self.device == Device::CPU { 0 } else { 16 };
@@ -335,7 +335,6 @@ fn every_registered_row_gets_the_callers_arguments() {
     assert_eq!(rows, 58, "a dense row was left out");
 }
 
-/// A device's handle is never returned as a host address.
 #[test]
 fn a_device_handle_is_never_a_host_address() {
     for (device, is_host) in

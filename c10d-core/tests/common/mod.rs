@@ -1,4 +1,4 @@
-//! Backends for tests. Closures define what a backend does.
+//! Backends for tests, made of closures.
 #![allow(unsafe_code, dead_code, unreachable_pub)]
 
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,7 @@ pub struct Puppet {
     lost: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
 }
 
-// SAFETY: the closures of the tests do not use a job's memory after they completed the job. Some complete a job late on
-// purpose, to test how core reacts.
+// SAFETY: the closures do not use a job's memory after they completed the job. Some complete a job late on purpose.
 unsafe impl Backend for Puppet {
     fn name(&self) -> &'static str {
         self.name
@@ -68,7 +67,7 @@ impl Puppet {
         self.cancel = Some(Box::new(cancel));
         self
     }
-    /// Sets the function that returns the ranks that the backend reports as lost.
+    /// Sets the function that returns the lost ranks.
     pub fn losing(mut self, lost: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Puppet {
         self.lost = Box::new(lost);
         self
@@ -79,7 +78,7 @@ impl Puppet {
     }
 }
 
-/// Makes a provider that lives as long as the program, like the provider of a plugin.
+/// Makes a provider that lives as long as the program, like that of a plugin.
 pub fn provider(
     source: &'static str,
     name: &'static str,

@@ -1,4 +1,4 @@
-//! Tests groups over a store that an earlier run, or an earlier group, has used.
+//! Tests groups over a store that an earlier run or group has used.
 
 use super::*;
 
@@ -19,8 +19,8 @@ fn used_store(size: u32) -> Arc<HashStore> {
 #[test]
 fn keys_of_an_earlier_run_are_ignored() {
     for earlier in [1, 2, 3, 5] {
-        // `earlier` is the world size of the earlier run. The ranks join one after another: 0, 2, 1. Ranks 2 and 1 wait
-        // until the previous rank has replaced its own key of the earlier run.
+        // `earlier` is the world size of the earlier run. The ranks join in the order 0, 2, 1. Ranks 2 and 1 wait until
+        // the previous rank has replaced its key of the earlier run.
         let store = used_store(earlier);
         let value = |key: &str| {
             let there = store.check(&[key], soon()).unwrap();
@@ -40,15 +40,14 @@ fn keys_of_an_earlier_run_are_ignored() {
                 });
             }
         });
-        // One rank does not join. The errors name only this rank, although the store may have this rank's key from the
-        // earlier run.
+        // Rank 2 does not join. The errors name only rank 2, even if the store has its key from the earlier run.
         let store = used_store(earlier);
         for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
             let e = result.unwrap_err();
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[2][..]), "after {earlier}: {e}");
         }
     }
-    // The earlier run has failed, since rank 1 was missing. The later run over the same store ignores that failure.
+    // The earlier run has failed, since rank 1 was missing. The later run ignores that.
     let store = Arc::new(HashStore::new());
     build(&store, SHORT, &[(0, 2)])[0].as_ref().unwrap_err();
     for result in build(&store, LONG, &[(0, 2), (1, 2)]) {
@@ -56,8 +55,7 @@ fn keys_of_an_earlier_run_are_ignored() {
     }
 }
 
-/// The errors do not name the ranks that wait. They name the ranks whose keys do not change, because these keys are of
-/// an earlier run.
+/// The errors do not name the ranks that wait. They name the ranks whose keys, left by an earlier run, do not change.
 #[test]
 fn a_rank_among_stale_keys_names_all_that_are_missing() {
     for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {
@@ -69,8 +67,8 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
     }
 }
 
-/// In each round, three ranks make a group of the same name. They do not wait for each other between rounds, so some
-/// ranks are one round ahead of others.
+/// In each round, three ranks make a group of the same name. Some ranks are a round ahead, since no rank waits between
+/// rounds.
 #[test]
 fn groups_of_one_name_can_follow_each_other_over_one_store() {
     const ROUNDS: usize = 20;

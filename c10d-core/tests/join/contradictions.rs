@@ -71,7 +71,7 @@ fn invalid_ranks_and_sizes_are_rejected() {
         assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
     }
     assert!(builder().size(2).build().unwrap_err().to_string().contains("needs a store"));
-    // The store has these keys already, with values that another program wrote.
+    // The store has these keys, with values that another program wrote.
     let store = Arc::new(HashStore::new());
     for key in ["hello/1", "session/0"] {
         store.set(&format!("group/default/{key}"), b"\xff\xfe", soon()).unwrap();

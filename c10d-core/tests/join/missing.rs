@@ -1,4 +1,4 @@
-//! Tests what the present ranks do if other ranks do not join.
+//! Tests what happens if some ranks do not join.
 
 use c10d_core::Phase;
 
@@ -31,8 +31,8 @@ fn a_failure_reaches_ranks_with_longer_timeouts() {
     });
 }
 
-/// On a busy machine, a store may need more time to answer (here 700 ms) than a rank waits between two checks of the
-/// other ranks' keys. The join must succeed even then.
+/// A busy store may need more time to answer (here 700 ms) than a rank waits between two checks of other ranks' keys.
+/// The join must still succeed.
 #[test]
 fn a_store_that_answers_slowly_is_no_failure() {
     let store = keeps(Arc::default(), Duration::from_millis(700));

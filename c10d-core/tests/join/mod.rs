@@ -14,7 +14,7 @@ use c10d_core::{Builder, Error, ErrorKind, HashStore, ProcessGroup, Result, Stor
 
 use crate::common::{self, puppet, within};
 
-/// The time limit of a step of a test. Only a step that hangs reaches this limit.
+/// The time limit of a step of a test, which only a hang reaches.
 const HANG: Duration = Duration::from_secs(20);
 /// A timeout that a group does not reach.
 const LONG: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// Joins one group as each of these ranks at once, over one store. Each item of `ranks` is a rank and its world size.
+/// Joins one group as each of these ranks at once. Each item of `ranks` is a rank and its world size.
 fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec<Result<ProcessGroup>> {
     std::thread::scope(|s| {
         let b = |r, n| builder().timeout(timeout).rank(r).size(n).store(store.clone());
@@ -55,8 +55,8 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// A store in which nothing is deleted, and which rejects keys of more than 1024 bytes. A `check` fails if its deadline
-/// is less than `answers_in` away, as if the store needed that much time to answer.
+/// A store that deletes nothing and rejects keys of more than 1024 bytes. A `check` fails if its deadline is less than
+/// `answers_in` away, like that of a slow store.
 struct Keeps {
     inner: Arc<HashStore>,
     answers_in: Duration,

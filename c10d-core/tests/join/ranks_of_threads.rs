@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn run_ranks_returns_the_cause() {
     assert_eq!(builder().run_ranks(4, |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
-    // The other ranks report that the failed rank ended. `run_ranks` returns the failed rank's own error.
+    // The other ranks report that the failed rank ended, but `run_ranks` returns the failed rank's error.
     let died = AtomicUsize::new(0);
     let e = builder().run_ranks(3, |pg| -> Result {
         if pg.rank() == 2 {

@@ -120,7 +120,7 @@ fn impossible_sub_groups_are_errors() {
         .unwrap();
 }
 
-/// The group's own timeout is so long that only the sub-group's timeout can end the wait for the missing rank.
+/// The group's own timeout is so long that only the sub-group's can end the wait for the missing rank.
 #[test]
 fn a_sub_group_can_have_its_own_timeout() {
     let over = Barrier::new(2);

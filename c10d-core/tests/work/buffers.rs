@@ -85,7 +85,7 @@ fn a_scope_waits_for_dropped_and_leaked_handles() {
     assert_eq!(x, [2.0; 3]);
 }
 
-/// As with started calls, the owned buffers of a blocking call are returned if it is rejected or fails.
+/// If a blocking call is rejected or fails, it returns its owned buffers.
 #[test]
 fn a_blocking_call_that_fails_gives_the_buffers_back() {
     let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Internal, "on the way")))));
@@ -112,8 +112,8 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
             }
         }
     }));
-    // If the buffers are borrowed, `fail_keeping` only returns the job, since the call must not end while the backend
-    // keeps its memory.
+    // If the buffers are borrowed, `fail_keeping` returns the job, since the call must not end while the backend keeps
+    // its memory.
     let mut x = [1f32; 4];
     pg.all_reduce(&mut x, SUM).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst));
@@ -122,15 +122,14 @@ fn buffers_that_a_backend_keeps_are_not_returned() {
     let drops = Arc::new(AtomicUsize::new(0));
     let e = pg.start(op::all_reduce(Counted(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
-    // A late write by the backend goes to leaked memory, not to memory with another owner.
+    // A late write by the backend goes to leaked memory.
     let span = held.lock().unwrap()[0];
     // SAFETY: the buffers are leaked, so they still exist.
     unsafe { *span.host_ptr().unwrap().cast::<f32>() = 7.0 };
     assert_eq!(drops.load(Ordering::SeqCst), 0);
 }
 
-/// A byte that a peer sent for a `bool` is made 0 or 1 before the call is done, also if the call has spans instead of
-/// buffers.
+/// A peer's byte for a `bool` is made 0 or 1 before the call is done, even if the call has spans instead of buffers.
 #[test]
 fn received_bools_are_made_valid() {
     let pg = group(puppet(|job| {

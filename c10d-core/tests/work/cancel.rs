@@ -6,8 +6,8 @@ use c10d_core::{Cancel, ErrorKind, Status, op};
 
 use super::*;
 
-/// Returns a builder of ranks, and a list. The ranks' backends put the jobs of messages into the list, and can cancel a
-/// job until the test takes it out of the list.
+/// Returns a builder of ranks, and the list into which their backends put the jobs of messages. A backend can cancel a
+/// job while it is in the list.
 fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();
@@ -44,7 +44,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
             };
             assert_eq!((buffer, from), (vec![8.0], u32::MAX));
             assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
-            // The message is in transfer, so its job is no longer in the backend's list.
+            // The message is in transfer: its job is no longer in the backend's list.
             let work = pg.start(op::recv(vec![7f32], 1, 5));
             let job = jobs.lock().unwrap().pop().unwrap();
             let Ok(Cancel::TooLate(work)) = work.cancel() else {
@@ -53,7 +53,7 @@ fn a_message_is_taken_back_unless_it_is_too_late() {
             at_once(job);
             let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("an op that is done was returned") };
             assert_eq!(work.wait()?, [8.0]);
-            // The messages of a batch are cancelled separately. Messages with borrowed buffers can be cancelled, too.
+            // The messages of a batch are cancelled separately. Messages with borrowed buffers can be cancelled.
             let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
             let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else {
                 panic!("an op that has not begun was not returned")

@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, op};
 
 use super::*;
 
-/// `submit` passes the job to a thread, then panics. The thread writes to the caller's buffer later, so the call must
-/// not return before the thread has completed the job.
+/// `submit` passes the job to a thread, then panics. The call must not return before the thread, which writes to the
+/// caller's buffer, has completed the job.
 #[test]
 fn a_panic_in_submit_leaves_no_dangling_frame() {
     let left = Arc::new(AtomicBool::new(false));
@@ -20,8 +20,8 @@ fn a_panic_in_submit_leaves_no_dangling_frame() {
     let pg = group(puppet(move |job| {
         let (has_left, too_early, its_group) = (has_left.clone(), too_early.clone(), its_group.clone());
         std::thread::spawn(move || {
-            // Core catches the panic and fails the group. A call that did not wait for its job would return soon after
-            // that, while this thread sleeps.
+            // Core catches the panic and fails the group. A call that did not wait for its job would return during this
+            // thread's sleep.
             let begun = std::time::Instant::now();
             while its_group.get().unwrap().failure().is_none() && begun.elapsed() < Duration::from_secs(20) {
                 std::thread::yield_now();
@@ -88,7 +88,7 @@ impl Drop for Cursed {
     }
 }
 
-/// A backend's thread completes jobs. If a waker or the drop of a buffer panics, the thread does not end.
+/// A backend's thread that completes jobs survives panics of wakers and of the drops of buffers.
 #[test]
 fn panics_of_foreign_code_do_not_end_a_completing_thread() {
     let (pg, jobs) = held();
@@ -100,7 +100,7 @@ fn panics_of_foreign_code_do_not_end_a_completing_thread() {
     within(Duration::from_secs(30), || {
         std::thread::scope(|s| {
             s.spawn(move || {
-                // This is the backend's thread, which must reach its end.
+                // The backend's thread must reach its end.
                 (0..3).for_each(|_| at_once(jobs.recv().unwrap()));
             });
             pg.scope(|s| drop(s.start(op::all_reduce(Cursed(vec![0.0]), SUM))));
@@ -131,8 +131,8 @@ impl tracing::Subscriber for Horrified {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// If a subscriber panics when the failure of a group is reported, the caller still gets its error, and core still
-/// aborts the backend.
+/// If a subscriber panics when the failure of a group is reported, the caller gets its error, and core aborts the
+/// backend.
 #[test]
 fn a_panicking_subscriber_does_not_hide_a_failure() {
     let aborts = Arc::new(AtomicUsize::new(0));

@@ -31,7 +31,7 @@ fn add_one(job: &Job) {
     }
 }
 
-/// Completes the job on another thread, after a short time in which the caller probably begins to wait.
+/// Completes the job on another thread, when the caller probably waits.
 fn later(job: Job) {
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(5));
@@ -45,7 +45,7 @@ fn at_once(job: Job) {
     job.complete(Ok(()));
 }
 
-/// Makes a group whose backend sends its jobs to a channel. Returns the group and the channel's receiver.
+/// Makes a group whose backend sends its jobs to the receiver.
 fn held() -> (ProcessGroup, Receiver<Job>) {
     let (tx, rx) = channel();
     let tx: Mutex<Sender<Job>> = Mutex::new(tx);

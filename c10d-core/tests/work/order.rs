@@ -14,7 +14,7 @@ fn a_lane_gets_its_calls_in_order() {
         let request = job.request();
         assert_eq!(u64::from(request.fingerprint.seq), request.seq);
         if request.seq.is_multiple_of(8) {
-            // Without ordered turns, other calls would overtake this call here.
+            // Without ordered turns, other calls would overtake this call.
             std::thread::yield_now();
         }
         order.lock().unwrap().push(request.seq);

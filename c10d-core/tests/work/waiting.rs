@@ -1,4 +1,4 @@
-//! Tests waiting and polling: time limits, results that are returned once, elapsed times.
+//! Tests waits and polls: time limits, results that are returned once, elapsed times.
 
 use std::future::Future;
 use std::time::Instant;
@@ -29,8 +29,8 @@ fn wait_timeout_returns_the_handle_of_an_op_that_is_not_done() {
     assert_eq!(x, [1.0]);
 }
 
-/// A poll registers its waker, and a later wait replaces it. The wait must return even if another thread completes the
-/// operation at that moment.
+/// A poll registers its waker, and a later wait replaces it. The wait must return even if another thread then completes
+/// the operation.
 #[test]
 fn a_wait_replaces_the_waker_of_a_poll() {
     for _ in 0..if cfg!(miri) { 5 } else { 200 } {
@@ -45,7 +45,7 @@ fn a_wait_replaces_the_waker_of_a_poll() {
     }
 }
 
-/// If a backend never completes, the wait of an owned call still returns, shortly after the deadline.
+/// If a backend never completes, the wait of an owned call returns shortly after the deadline.
 #[test]
 fn an_owned_wait_is_bounded() {
     let (pg, jobs) = held();
@@ -61,7 +61,7 @@ fn an_owned_wait_is_bounded() {
     at_once(jobs.recv().unwrap());
 }
 
-/// If a backend keeps borrowed memory after the deadline, core fails the group and aborts the backend, and the caller
+/// If a backend keeps borrowed memory after the deadline, core fails the group and aborts the backend. The caller
 /// continues to wait.
 #[test]
 fn a_borrowed_wait_aborts_the_group_and_goes_on() {
@@ -90,8 +90,7 @@ fn absurd_timeouts_do_not_overflow() {
     }
 }
 
-/// If a caller polls, waits for or cancels a handle that has already returned its result, the caller gets an error, but
-/// the group does not fail.
+/// A handle that has returned its result returns an error to a poll, wait or cancel; the group does not fail.
 #[test]
 fn a_result_is_given_once() {
     let pg = group(puppet(at_once));
@@ -132,7 +131,7 @@ fn a_result_is_given_once() {
     assert_eq!(x, [2.0]);
 }
 
-/// The elapsed time of an op is counted from its call. Every error of an op that a backend received has this time.
+/// The elapsed time of an op is counted from its call. Every error of a backend's op has this time.
 #[test]
 fn errors_have_the_elapsed_time() {
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));
