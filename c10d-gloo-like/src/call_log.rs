@@ -1,9 +1,9 @@
-//! The call log: the latest calls of this rank, and whether the rank is inside a call, for other ranks to read.
+//! The call log: this rank's latest calls, and whether it is inside a call, for other ranks to read.
 //!
-//! The thread that runs an op writes the call log. The watcher (`mesh::watch`) reads it. If the rank has a segment, the
-//! call log is in the segment, and the ranks that share memory with this rank read it, too. Neither readers nor the
-//! writer wait: a reader that finds an entry that is being written tries again, and after a few times treats the entry
-//! as gone. A peer may write anything to its segment, so the reader accepts any contents.
+//! The thread that runs an op writes the call log, and the watcher (`mesh::watch`) reads it. If the rank has a segment,
+//! the call log is in the segment: the ranks that share memory with this rank read it. Neither readers nor the writer
+//! wait. If a reader finds an entry that is being written, it tries again a few times, then treats the entry as gone. A
+//! peer may write anything to its segment, so the reader accepts any contents.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -22,7 +22,7 @@ struct Entry {
 }
 
 /// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began. If all ranks make
-/// the same calls, a call has the same number on all of them.
+/// the same calls, a call has the same number on all ranks.
 #[repr(C, align(128))]
 pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
@@ -74,7 +74,7 @@ impl CallLog {
         }
     }
 
-    /// Records that a call begins. Only one call runs at a time, since the ops of a lane run in order.
+    /// Records that a call begins. Only one call runs at a time.
     #[inline]
     pub(crate) fn begin(&self, fingerprint: &Fingerprint) {
         let n = self.begun.load(Ordering::Relaxed);
@@ -95,7 +95,7 @@ impl CallLog {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Records that the group has failed on this rank and that the cause has been sent to all ranks.
+    /// Records that the group has failed on this rank, and that all ranks were sent the cause.
     pub(crate) fn give_up(&self) {
         self.failed.0.store(1, Ordering::Release);
     }
@@ -106,7 +106,7 @@ impl CallLog {
         self.failed.0.load(Ordering::Acquire) != 0
     }
 
-    /// Returns the fingerprint of the call `place`, if the call was begun and is still remembered.
+    /// Returns the fingerprint of the call `place`, if it is remembered.
     pub(crate) fn find(&self, place: CallId) -> Option<Fingerprint> {
         let begun = self.begun.load(Ordering::Acquire);
         (begun.saturating_sub(HISTORY as u64)..begun)
@@ -169,8 +169,8 @@ impl CallLog {
         self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
-    /// Reads the entry that is reserved for call `n`. It may contain an earlier or a later call. Returns the entry's
-    /// version and contents, or `None` if the entry is being written.
+    /// Reads the entry for call `n`, which may contain an earlier or a later call. Returns the entry's version and
+    /// contents, or `None` while a thread writes the entry.
     #[inline]
     fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];
@@ -184,7 +184,7 @@ impl CallLog {
     }
 }
 
-/// Returns the version of an entry that contains call `n`. An odd version means that the entry is being written.
+/// Returns the version of an entry that contains call `n`. An odd version means that a thread writes the entry.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
 }

@@ -1,6 +1,6 @@
-//! Handles the end of a program that has not left its groups, for example because a group is in a `static`, or because
-//! the program calls `process::exit`. The peers get a message, so that they do not take the end for a sudden death.
-//! Peers that need no more data from this rank continue.
+//! Handles the end of a program that has not left its groups: it calls `process::exit`, for example, or a group is in a
+//! `static`. A message tells the peers that the end is no sudden death. Peers that need no more data from this rank
+//! continue.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use c10d_core::sync::Mutex;
 
 /// A rank that is notified when the program ends.
 pub(crate) trait OnExit: Send + Sync + 'static {
-    /// Whether data would be lost if the program ended now. `waited` is the time since the program began to end. This
-    /// is called until it returns `false`.
+    /// Whether data would be lost if the program, which began to end `waited` ago, ended now. Called until it returns
+    /// `false`.
     fn holds_up(&self, waited: Duration) -> bool;
     /// Handles the end of the program.
     fn end(&self);
 }
 
-/// A forked child has its own empty list, since the end of the child is not the end of the parent's program.
+/// A forked child has its own empty list: its end is not the end of the parent's program.
 static RANKS: PerProcess<Mutex<Vec<Weak<dyn OnExit>>>> = PerProcess::new();
 
-/// Registers `rank`: it is notified when the program ends, if it still exists at that time. It is not notified if a
-/// signal, `abort` or `_exit` ends the program.
+/// Registers `rank`: it is notified if it still exists when the program ends, unless a signal, `abort` or `_exit` ends
+/// the program.
 pub(crate) fn register(rank: Weak<dyn OnExit>) {
     let mut ranks = RANKS.get().lock();
     ranks.retain(|m| m.strong_count() > 0);
@@ -38,6 +38,6 @@ fn end_all() {
         std::thread::sleep(Duration::from_millis(1));
     }
     ranks.iter().for_each(|rank| rank.end());
-    // The references are leaked, since dropping them would send a goodbye, as if the rank had left its group.
+    // Dropping the references would send a goodbye, as if the ranks had left their groups.
     std::mem::forget(ranks);
 }

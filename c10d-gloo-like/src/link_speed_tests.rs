@@ -1,7 +1,7 @@
 //! Measures the time of a link: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture link::speed`.
 //!
-//! Two threads are pinned to two cores. `ping` is half the time of a round trip. `both` is the time of one block in
-//! each direction at once, as in a large collective.
+//! Two threads are pinned to two cores. `ping` is half a round trip. `both` is one block in each direction at once, as
+//! in a large collective.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -28,8 +28,8 @@ impl LinkEnd {
         LinkEnd { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
-    /// Sends an item of `out` bytes and receives an item of `into` bytes, piece by piece. Each item begins with a
-    /// header of 32 bytes, which the numbers do not count. If a number is 0, there is no item in that direction.
+    /// Sends an item of `out` bytes and receives an item of `into` bytes, piece by piece. Each item also has a header
+    /// of 32 bytes. 0 means no item.
     fn step(&mut self, out: usize, into: usize) {
         let (mut sent, mut got) = (0, 0);
         let total = |n: usize| if n == 0 { 0 } else { n + 32 };

@@ -1,4 +1,4 @@
-//! One test, which runs over each kind of link: items of random sizes in both directions at once, checked byte by byte.
+//! One test for each kind of link: items of random sizes in both directions at once, checked byte by byte.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub(crate) fn seeds() -> std::ops::Range<u64> {
     1..6
 }
 
-/// Makes an item: a header of 32 bytes, which begins with the length of the body, and the body.
+/// Makes an item: a header of 32 bytes that begins with the length of the body, and the body.
 fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     let n = if random.below(3) == 0 { random.below(largest) } else { random.below(100) };
     let mut head = vec![0; 32];
@@ -35,8 +35,8 @@ fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
     (head, (0..n).map(|i| (first + i * 13) as u8).collect())
 }
 
-/// Runs one side (`me` is 0 or 1) of a link. For each seed, sends 200 random items and receives 200. A side knows the
-/// items that the other side sends, since both sides make them from the same seed.
+/// Runs one side (`me` is 0 or 1) of a link. For each seed, sends 200 random items and receives 200. Both sides make
+/// the items from the seed, so a side knows what it must receive.
 pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, largest: usize) {
     for seed in seeds {
         let (mut out, mut into) = (Random::new(seed * 2 + me), Random::new(seed * 2 + 1 - me));

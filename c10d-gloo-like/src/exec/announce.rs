@@ -31,7 +31,7 @@ impl Header {
     }
 }
 
-/// Makes the error for calls that agree except in the number of bytes that `peer` sends to this rank.
+/// Makes the error for calls that differ only in the number of bytes that `peer` sends to this rank.
 #[cold]
 pub(super) fn length_error(peer: u32, uneven: bool, elem: usize, mine: u64, theirs: u64) -> Error {
     let elem = elem.max(1) as u64;

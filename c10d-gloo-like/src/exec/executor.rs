@@ -1,4 +1,4 @@
-//! The op that is run, and the executor that runs it.
+//! The op, and the executor that runs it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Returns the ranks from which `rank` receives nothing in this call. After the call, `rank` must check whether
-    /// these ranks made the same call.
+    /// Returns the ranks from which `rank` receives nothing in this call. Later, `rank` must check whether these ranks
+    /// made the same call.
     #[inline]
     pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
         Whom::after(self.op, rank, self.root, world)
@@ -42,14 +42,14 @@ pub(crate) struct Op<'a> {
     pub(crate) plan: &'a Plan,
     /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
-    /// Whether the lengths may differ between ranks. If so, only the two ranks of a pair can compare the length of what
-    /// one sends to the other.
+    /// Whether lengths may differ between ranks. Then only sender and receiver can compare the length of what one sends
+    /// to the other.
     pub(crate) uneven: bool,
     /// The bytes of an element; 1 if there are no elements.
     pub(crate) elem: usize,
     /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
-    /// Returns the deadline. It is called only if the op does not end at once.
+    /// Returns the deadline. Called only if the op does not end at once.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
 }
 
@@ -62,8 +62,7 @@ pub(super) struct Direction {
     pub(super) head: usize,
     /// Whether the op has items in this direction.
     pub(super) used: bool,
-    /// The last sweep (a pass over the pending steps) in which an item could not be finished, so that later items have
-    /// to wait.
+    /// The last sweep (a pass over the pending steps) that could not finish an item: later items must wait.
     pub(super) blocked: u32,
     /// The last sweep in which the link had too few bytes, or no room.
     pub(super) starved: u32,
@@ -75,17 +74,15 @@ pub(super) struct Traffic {
     pub(super) into: Direction,
 }
 
-/// The number of collectives from one check of the calls of other ranks to the next. A check concerns ranks from which
-/// this rank received nothing. If a peer must be asked about a call, its answer has arrived by the end of the second
-/// check after the call.
+/// The number of collectives between checks of the calls of ranks from which this rank received nothing. The answer to
+/// a question about a call has arrived by the second check after the call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// How long a rank waits for notes before it asks the peers about their calls. A question and its answer take about as
-/// long.
+/// How long a rank waits for notes before it asks the peers about their calls. A question with its answer takes about
+/// as long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
-/// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work in each call than
-/// this rank, and questions would delay the hub. The longer wait costs little, since this rank gains nothing if it
-/// is far ahead of the hub.
+/// How long a rank waits for notes of the hub (the root of a reduce or gather). The hub has more work per call than
+/// this rank, and questions would delay it. This rank gains nothing by being far ahead of the hub.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.
@@ -113,7 +110,7 @@ pub(crate) struct Executor {
     pub(super) begun: u64,
     /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
-    /// Whether the last check left calls in doubt, or calls came into doubt after it.
+    /// Whether calls are in doubt, as of the last check or since.
     pub(super) in_doubt: bool,
     /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,
@@ -162,13 +159,13 @@ impl Executor {
         self.pause.beside_others(beside);
     }
 
-    /// Returns how many bytes of payload this rank has sent in all ops so far.
+    /// Returns how many payload bytes this rank has sent in all ops.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Compares the calls of the other ranks with this rank's calls, and waits for the answers to earlier questions.
-    /// `has_hub` means that the last call has a hub.
+    /// Compares the other ranks' calls with this rank's calls, and waits for answers to earlier questions. `has_hub`:
+    /// the last call has a hub.
     pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
         self.in_doubt = if self.notes.is_some() {
@@ -179,15 +176,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Compares the calls of the other ranks with this rank's calls, without waiting.
+    /// Compares the other ranks' calls with this rank's calls, without waiting.
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
         Ok(())
     }
 
-    /// Compares calls by notes. If a note about a call before the last check is missing, this waits for it up to
-    /// `patience`, and then asks the peers. Returns whether calls are still in doubt.
+    /// Compares calls by notes. If a note about a call before the last check is missing, waits for it up to `patience`,
+    /// then asks the peers. Returns whether calls are in doubt.
     fn verify_by_notes(&mut self, patience: Duration) -> Result<bool> {
         let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
         let mut open = self.compare_notes(before)?;
@@ -207,7 +204,7 @@ impl Executor {
         if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
     }
 
-    /// Compares this rank's calls with the peers' calls that this rank knows from shared memory and from notes.
+    /// Compares this rank's calls with the peers' calls in shared memory and notes.
     fn compare_notes(&mut self, before: u64) -> Result<Open> {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);
@@ -217,7 +214,7 @@ impl Executor {
     }
 
     /// Takes the notes that are in the stream before the next header of `peer`. If the link is broken, the next op that
-    /// needs it reports the error.
+    /// needs it returns the error.
     pub(super) fn take_notes(&mut self, peer: u32) {
         let (Some(notes), Some(Some(link @ Link::Tcp(_)))) = (&mut self.notes, self.links.get_mut(peer as usize))
         else {
@@ -226,7 +223,7 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            // `consume` fails only for lent bytes. A header is never lent.
+            // `consume` fails only for lent bytes, and a header is never lent.
             let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }

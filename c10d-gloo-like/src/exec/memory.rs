@@ -1,8 +1,8 @@
-//! The memory to which a plan's regions refer. In the executor, only this module and `exchange` access memory through
-//! pointers.
+//! The memory to which a plan's regions refer. Only this module and `exchange` access memory through pointers in the
+//! executor.
 //!
-//! The code that adds a piece guarantees that the memory of the piece is valid until the spaces are cleared. All code
-//! here stays inside the pieces.
+//! The code that adds a piece guarantees that its memory is valid until the spaces are cleared. The code here stays
+//! inside the pieces.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -17,7 +17,7 @@ use crate::link::Link;
 use crate::plan::{Region, Space};
 use crate::shm::{Lend, copy};
 
-/// The tensors of one space. Offsets in the space count through the tensors as if these were contiguous.
+/// The tensors of one space. Offsets count through the tensors as if they were contiguous.
 #[derive(Default)]
 struct Pieces {
     list: Vec<Piece>,
@@ -45,8 +45,8 @@ impl Pieces {
         self.len = 0;
     }
 
-    /// Returns the address of the byte at `offset`, and the number of bytes from this byte to the end of its piece.
-    /// This number is 0 if `offset` is not inside the space.
+    /// Returns the address of the byte at `offset`, and the number of bytes up to the end of its piece (0 if `offset`
+    /// is not inside the space).
     #[inline]
     fn at(&self, offset: usize) -> (*mut u8, usize) {
         let i = if self.list.len() == 1 { 0 } else { self.list.partition_point(|p| p.end <= offset) };
@@ -67,8 +67,8 @@ struct Scratch {
     len: usize,
 }
 
-/// The smallest size of the scratch memory in bytes. Larger sizes are rounded up to powers of two, so that ops of
-/// growing size do not allocate each time.
+/// The smallest size of the scratch memory in bytes. Larger sizes are powers of two, so ops of growing size allocate
+/// rarely.
 const LEAST: usize = 4 << 10;
 
 impl Scratch {
@@ -111,7 +111,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Over TCP, short pieces are joined to at most this many bytes and written together, since each write is a system call
+/// The limit in bytes up to which short pieces are joined over TCP and written together: each write is a system call
 /// and wakes the peer.
 const JOINED: usize = 16 << 10;
 
@@ -125,8 +125,7 @@ pub(crate) struct Spaces {
     past_cache: bool,
     /// Which bytes of these spaces the links may lend.
     lend: Lend,
-    /// The sources of the reduction that is being set up or run, in rank order. A null pointer stands for this rank's
-    /// own region.
+    /// The sources of the current reduction, in rank order. A null pointer stands for this rank's own region.
     sources: Vec<*const u8>,
     /// Copies of short pieces of a region, one after another.
     joined: Vec<u8>,
@@ -157,7 +156,7 @@ impl Spaces {
         }
     }
 
-    /// Removes the tensors, and keeps the allocated memory for the next op.
+    /// Removes the tensors, but keeps the memory for the next op.
     pub(crate) fn clear(&mut self) {
         self.input.clear();
         self.output.clear();
@@ -192,7 +191,7 @@ impl Spaces {
         Ok(())
     }
 
-    /// Returns the number of bytes of the tensors.
+    /// Returns the number of bytes of all tensors.
     #[inline]
     pub(super) fn tensor_bytes(&self) -> usize {
         self.input.len + self.output.len
@@ -223,15 +222,15 @@ impl Spaces {
         region.offset.checked_add(region.len).is_some_and(|end| end <= self.space(region.space).len)
     }
 
-    /// Returns the address of byte `done` of the region, and how many bytes of the region, up to `most`, follow
-    /// contiguously.
+    /// Returns the address of byte `done` of the region, and the number of contiguous bytes of the region from there,
+    /// at most `most`.
     #[inline]
     fn part(&self, region: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         let (at, there) = self.space(region.space).at(region.offset + done);
         (at, there.min(most).min(region.len - done))
     }
 
-    /// Writes `head` and up to `most` bytes of the region from `done` on: the bytes of one piece, or of several short
+    /// Writes `head` and up to `most` bytes of the region from `done` on: those of one piece, or of several short
     /// pieces. Returns how many bytes the link accepted, and how many it was offered.
     #[inline]
     pub(super) fn send(
@@ -243,12 +242,12 @@ impl Spaces {
         most: usize,
     ) -> Result<(usize, usize)> {
         let (mut at, mut n) = self.part(from, done, most);
-        // Over shared memory, the link may lend the bytes in place, so they must not be copied to memory that is
-        // reused.
+        // Over shared memory, the link may lend the bytes in place, so they must not be copied to memory that is used
+        // again.
         if n < most.min(JOINED) && n < from.len - done && matches!(link, Link::Tcp(_)) {
             (at, n) = self.join(from, done, most);
         }
-        // If the header and all bytes of the region are sent together, they are a whole item.
+        // A header with all bytes of the region is a whole item.
         let whole = head.len() == HEADER && n == from.len;
         // SAFETY: `part` or `join` returned `n` bytes, which are valid during the write.
         let taken = match whole && unsafe { link.write_item(head, at, n) }? {
@@ -259,8 +258,8 @@ impl Spaces {
         Ok((taken, head.len() + n))
     }
 
-    /// Copies up to `most` bytes of the region from `done` on, but at most [`JOINED`], into one buffer. Returns the
-    /// buffer's address, which is valid until the next call, and the number of bytes.
+    /// Copies up to `most` bytes of the region from `done` on, at most [`JOINED`], into one buffer. Returns the number
+    /// of bytes and the buffer's address, valid until the next call.
     fn join(&mut self, from: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         self.joined.clear();
         self.joined.reserve(JOINED);
@@ -271,7 +270,7 @@ impl Spaces {
             if n == 0 {
                 break;
             }
-            // SAFETY: `part` returned `n` bytes of a piece, to which nobody writes while the region is sent.
+            // SAFETY: `part` returned `n` bytes of a piece; nobody writes to them while the region is sent.
             self.joined.extend_from_slice(unsafe { slice::from_raw_parts(at, n) });
         }
         (self.joined.as_mut_ptr(), self.joined.len())
@@ -287,7 +286,7 @@ impl Spaces {
         Ok((got, n))
     }
 
-    /// Copies `n` bytes at `done` of one region to the same offset of the other.
+    /// Copies `n` bytes at offset `done` of one region to the same offset of the other.
     pub(super) fn copy(&self, from: &Region, to: &Region, mut done: usize, n: usize) {
         let end = done + n;
         while done < end {
@@ -304,18 +303,17 @@ impl Spaces {
         }
     }
 
-    /// Begins a reduction. The bytes that are added next are its sources.
+    /// Begins a reduction. The bytes added next are its sources.
     pub(super) fn begin_sources(&mut self) {
         self.sources.clear();
     }
 
-    /// Adds shown bytes of a link to the sources, or, for `None`, a null pointer that stands for this rank's own
-    /// region.
+    /// Adds a source: shown bytes of a link or, for `None`, this rank's own region (a null pointer).
     pub(super) fn source(&mut self, shown: Option<Shown>) {
         self.sources.push(shown.map_or(ptr::null(), |s| s.at));
     }
 
-    /// Reduces `n` bytes (whole elements), which all sources show, into the region from `done` on.
+    /// Reduces `n` bytes (whole elements) of all sources into the region from `done` on.
     pub(super) fn reduce(&mut self, by: &Reduction, last: bool, own: &Region, to: &Region, mut done: usize, n: usize) {
         let kernel = if last { by.last } else { by.partial };
         let end = done + n;
@@ -327,8 +325,8 @@ impl Spaces {
                 return;
             }
             self.sources[mine] = source;
-            // SAFETY: every source shows `n` bytes, of which at least `b` remain. The own region and the target are `b`
-            // bytes of a piece each, and are equal or do not overlap.
+            // SAFETY: every source shows `n` bytes, of which `b` remain. The own region and the target have `b` bytes
+            // of a piece each, and are equal or do not overlap.
             unsafe { kernel(target, &self.sources, b / by.elem, by.scale) };
             done += b;
             if done == end {

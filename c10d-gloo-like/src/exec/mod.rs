@@ -1,7 +1,7 @@
 //! Runs a [`Plan`](crate::plan::Plan) over the links to the peers, on the caller's thread.
 //!
-//! A sweep visits the unfinished steps in plan order and moves the data that can move. If a sweep moved nothing, the
-//! thread pauses, and checks the group's health and the deadline.
+//! A sweep visits the unfinished steps in plan order and moves the data that can move. After a sweep that moved
+//! nothing, the thread pauses, and checks the group's health and the deadline.
 
 mod announce;
 pub(crate) mod exchange;
@@ -33,8 +33,8 @@ pub(crate) use reduction::Reduction;
 const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
-    /// Announces a call, runs `body`, and records the end of the call. If this returns an error, the group has failed.
-    /// The error is the first cause of the failure, and all peers have received this cause or will receive it.
+    /// Announces a call, runs `body`, and records the end of the call. An error is the first cause of the group's
+    /// failure, which all peers have received or will receive.
     #[inline]
     pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
         let announced = self.health.announce(&call.fingerprint);
@@ -45,8 +45,8 @@ impl Executor {
         result?;
         let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            // If the call has a hub (the root of a reduce or gather), the hub has compared its call with that of every
-            // other rank, since it has received a header from each. So only the hub sends notes.
+            // If the call has a hub (the root of a reduce or gather), the hub has received a header from every other
+            // rank, and compared the calls. So only the hub sends notes.
             let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
             let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);
@@ -61,8 +61,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs the plan of an announced op to its end. The peers with a lower rank than `written` have already been sent
-    /// everything that the plan sends them.
+    /// Runs the plan of an announced op to its end. Peers of lower rank than `written` have been sent everything.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces, written: u32) -> Result {
         self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
         let is_written =
@@ -75,8 +74,8 @@ impl Executor {
         result
     }
 
-    /// Counts a call, and records it if this rank received nothing from some ranks (`unheard`) in it. Once every
-    /// [`LOOK_EVERY`] calls, compares the recorded calls with those of these ranks.
+    /// Counts a call, and records it if this rank received nothing from some ranks (`unheard`). Every [`LOOK_EVERY`]
+    /// calls, compares the recorded calls with those of these ranks.
     #[inline]
     fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
         let hub = hub(call.op, call.root);
@@ -88,8 +87,8 @@ impl Executor {
         if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(hub.is_some()) }
     }
 
-    /// Checks, when this rank leaves, whether the other ranks made the same calls. If they did not, the group has
-    /// failed, and this returns the error.
+    /// When this rank leaves, checks whether the other ranks made the same calls. If they did not, the group has
+    /// failed; returns the error.
     pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
         self.health.conclude(&mut self.fresh, deadline)
     }
@@ -128,8 +127,8 @@ impl Executor {
         spaces.set_lend(if plan.overwrites_sent() {
             Lend::Nothing
         } else if op.reduction.is_none() && plan.has_other_work() && !past_cache {
-            // The peer copies lent bytes while this rank does other work. Without other work, both ranks together are
-            // faster if they copy the bytes through the ring. The same is true if this rank's copies bypass the cache.
+            // The peer copies lent bytes while this rank does other work. Without other work, or if this rank's copies
+            // bypass the cache, copies through the ring are faster.
             Lend::All
         } else {
             Lend::Windows

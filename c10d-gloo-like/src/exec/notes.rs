@@ -1,16 +1,15 @@
-//! Notes: messages from which ranks that do not share memory learn that they make the same calls. Ranks need notes for
-//! ops in which some ranks receive nothing from others.
+//! Notes: messages by which ranks that do not share memory learn that they make the same calls. Ops in which some ranks
+//! receive nothing from others need notes.
 //!
-//! The root of a broadcast only sends. It gets no headers from the other ranks, so it does not notice if one of them
-//! makes another call. Therefore each rank sends a note to the ranks that received nothing from it. A note has the
-//! number of its sender's calls and a digest of these calls. A rank sends notes three calls after the first call in
-//! which a peer received nothing from it. The kind of the calls in between does not matter. A root looks for notes
-//! about as often: once every four calls. A note has the form of a header, and is in the stream where the next header
-//! would be. If the digest in the note equals the receiver's own digest of the same number of calls, both ranks made
-//! the same calls. If the digests differ, or no note arrives in time, the receiver asks the sender over the control
-//! connection, which is expensive.
+//! The root of a broadcast only sends, so without headers from the other ranks it does not notice that one of them
+//! makes another call. Therefore each rank sends a note to the ranks that received nothing from it: the number of its
+//! calls, and a digest of these calls. A rank sends notes three calls after the first call in which a peer received
+//! nothing from it, and looks for notes once every four calls. A note has the form of a header, at the place of the
+//! next header in the stream. If the digest equals the receiver's digest of the same number of calls, the ranks made
+//! the same calls. Otherwise, or if no note arrives in time, the receiver asks the sender over the control connection,
+//! which is expensive.
 //!
-//! The root of a reduce receives from all other ranks, so the other ranks need only the notes of the root.
+//! The root of a reduce receives from all other ranks, so only the root sends notes.
 
 use std::collections::VecDeque;
 
@@ -19,14 +18,14 @@ use c10d_core::backend::Fingerprint;
 use super::announce::{HEADER, Header};
 use crate::link::Link;
 
-/// The value that stands in the place of the op's code in a header that is a note.
+/// The value in a note's header in place of the op's code.
 const NOTE: u8 = u8::MAX;
-/// Notes are sent at the end of the call with this number. Number 1 is the first call since the last notes in which a
-/// peer received nothing from this rank.
+/// Notes are sent at the end of the call with this number. Call 1 is the first since the last notes in which a peer
+/// received nothing from this rank.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
 const KEPT: usize = 64;
-/// The largest number of notes in [`NotePeer::ahead`]. A further note replaces the oldest.
+/// The largest number of notes in [`NotePeer::ahead`]; further notes replace the oldest.
 const AHEAD: usize = 16;
 
 /// The notes of one rank.
@@ -35,13 +34,12 @@ pub(super) struct Notes {
     digests: [u64; KEPT],
     /// The number of calls that this rank has made.
     made: u64,
-    /// The number of calls since the last notes, counted from the first call in which some peer received nothing from
-    /// this rank.
+    /// The number of calls since the last notes, from the first in which a peer received nothing from this rank.
     unheard: u32,
     peers: Vec<NotePeer>,
     /// For each rank: how many of its first calls are the same as this rank's.
     agreed: Vec<u64>,
-    /// Whether recent notes arrived in time, so that it is useful to wait briefly for a note.
+    /// Whether recent notes arrived in time. If so, it is useful to wait briefly for a note.
     pub(super) prompt: bool,
 }
 
@@ -49,16 +47,16 @@ pub(super) struct Notes {
 struct NotePeer {
     /// Whether, since the last note, there was a call in which the peer received nothing from this rank.
     due: bool,
-    /// The rest of a note that was sent in part.
+    /// The rest of a partly sent note.
     rest: VecDeque<u8>,
-    /// Notes that were not compared yet, for example since this rank has yet to make the calls: how many calls, and
+    /// Notes that were not compared yet, for example because this rank has yet to make the calls: how many calls, and
     /// their digest.
     ahead: VecDeque<(u64, u64)>,
 }
 
 impl Notes {
-    /// Makes the notes of a rank with these links. Returns `None` if all peers share memory with this rank, because
-    /// then no peer needs notes.
+    /// Makes the notes of a rank with these links. `None` if all peers share memory with this rank: no peer needs
+    /// notes.
     pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
         let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
         let peers = vec![NotePeer::default(); links.len()];
@@ -66,8 +64,7 @@ impl Notes {
         needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed, prompt: true })
     }
 
-    /// Records a call of this rank. The ranks `missed` received nothing from this rank in the call. Returns whether
-    /// notes are due.
+    /// Records a call of this rank. The ranks `missed` received nothing from this rank. Returns whether notes are due.
     pub(super) fn made(&mut self, call: &Fingerprint, missed: impl Iterator<Item = u32>) -> bool {
         let digest = extend(self.digests[self.made as usize % KEPT], call);
         self.made += 1;
@@ -81,8 +78,8 @@ impl Notes {
         self.unheard >= EVERY
     }
 
-    /// Sends the notes that are due. If the link has no room for a note, the note is not sent: a peer that needs it
-    /// asks this rank instead.
+    /// Sends the notes that are due. If the link has no room, the note is not sent; the peer asks this rank instead if
+    /// it needs the note.
     pub(super) fn send(&mut self, links: &mut [Option<Link>]) {
         self.unheard = 0;
         let digest = self.digests[self.made as usize % KEPT];
@@ -93,7 +90,7 @@ impl Notes {
             }
             if let Some(link @ Link::Tcp(_)) = link
                 && peer.rest.is_empty()
-                // The next op that needs the link reports its error.
+                // The next op that needs the link returns its error.
                 && let Ok(taken @ 1..HEADER) = link.write_head(&note)
             {
                 peer.rest.extend(&note[taken..]);
@@ -101,8 +98,7 @@ impl Notes {
         }
     }
 
-    /// Sends the rest of a note that was sent in part. This must happen before any other bytes are sent. Returns
-    /// whether the whole note has been sent.
+    /// Sends the rest of a partly sent note, before any other bytes. Returns whether the whole note has been sent.
     pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
         let rest = &mut self.peers[peer as usize].rest;
         while !rest.is_empty() {
@@ -124,7 +120,7 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// Returns, for each rank, how many of its first calls are the same as this rank's, according to its notes.
+    /// Returns, for each rank, how many of its first calls equal this rank's, by its notes.
     pub(super) fn agreed(&mut self) -> &[u64] {
         for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
             while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
@@ -153,8 +149,8 @@ fn read(note: &Header) -> (u64, u64) {
     (note.fingerprint.count, note.total)
 }
 
-/// Extends the digest by a call. The digest need not resist attacks: two different lists of calls must only be unlikely
-/// to have the same digest.
+/// Extends the digest by a call. It need not resist attacks: two different lists of calls must only be unlikely to have
+/// the same digest.
 #[inline]
 fn extend(digest: u64, call: &Fingerprint) -> u64 {
     let bytes = call.to_bytes();
@@ -241,7 +237,7 @@ mod tests {
             due.collect()
         };
         assert_eq!(calls(&[1, 1, 1, 1, 1, 1, 1, 1]), [false, false, false, true, false, false, false, true]);
-        // The root changes from call to call. Notes are due as often as with one root.
+        // Notes are due as often if the root changes.
         assert_eq!(calls(&[1, 0, 1, 0, 1, 0, 1, 0]), [false, false, false, true, false, false, false, true]);
         assert_eq!(calls(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), [&[false; 8][..], &[true, false]].concat());
     }

@@ -6,7 +6,7 @@ use c10d_core::{DType, ReduceOp};
 /// The functions that reduce the values of one op.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
-    /// The function for values to which more are added later.
+    /// The function for all values but the last.
     pub(super) partial: Kernel,
     /// The function for the last values.
     pub(super) last: Kernel,
@@ -17,11 +17,11 @@ pub(crate) struct Reduction {
 }
 
 impl Reduction {
-    /// Makes the reduction by `op` of one value per rank. Returns `None` if the operation is not defined on the type.
+    /// Makes the reduction by `op` of one value per rank. `None` if the operation is not defined on the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         let last = reduce::kernel(op, dtype, true)?;
-        // Only an average has two functions: that for the last values also divides.
+        // Only an average has two functions: only its last one divides.
         let partial = if op == ReduceOp::Avg { reduce::kernel(op, dtype, false)? } else { last };
         Some(Reduction { partial, last, scale, elem: dtype.size() })
     }

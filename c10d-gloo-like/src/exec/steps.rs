@@ -9,8 +9,8 @@ use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
 
-/// How many bytes a step reduces or copies before the sweep goes on to the next step. The number is large enough to be
-/// efficient, and small enough to stay in the cache.
+/// How many bytes a step reduces or copies before the sweep goes on to the next step: enough to be efficient, few
+/// enough to stay in the cache.
 const CHUNK: usize = 64 << 10;
 
 impl Executor {
@@ -32,8 +32,8 @@ impl Executor {
         Ok(moved)
     }
 
-    /// Advances a step as far as possible. `kept` is the number of earlier steps that are still pending. Returns
-    /// whether anything moved.
+    /// Advances a step as far as possible. `kept` is the number of earlier steps that are pending. Returns whether
+    /// anything moved.
     #[inline]
     fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
@@ -124,7 +124,7 @@ impl Executor {
         let mut moved = false;
         if direction.head < HEADER {
             if ready == done && from.len > 0 {
-                // The header is sent together with the first bytes, which are not ready yet.
+                // The header is sent together with the first bytes, which are not ready.
                 direction.blocked = self.sweep;
                 return Ok(false);
             }
@@ -254,13 +254,12 @@ impl Executor {
         Ok(true)
     }
 
-    /// Returns the bytes after the header that the peer has sent and that are not consumed, or `None` if the header is
-    /// not complete. The header is compared and consumed here. `len` is the length of the item; an empty item ends with
-    /// its header.
+    /// Compares and consumes the header of an item of `len` bytes. Returns the bytes after it that the peer has sent
+    /// and that are not consumed, or `None` if the header is not complete.
     fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
         let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
         if len == 0 && self.traffic[peer as usize].into.head == HEADER {
-            // The item is empty, so it is complete. The link is not used, since the peer may be gone.
+            // An empty item ends with its header. The link is not used, since the peer may be gone.
             return Ok(Some(Shown::NONE));
         }
         let direction = &mut self.traffic[peer as usize].into;
@@ -286,7 +285,7 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        // `consume` fails only for lent bytes. A header is never lent.
+        // `consume` fails only for lent bytes, and a header is never lent.
         let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();

@@ -22,12 +22,12 @@ use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
 use crate::shm::{Doorbell, Lend, PAST_CACHE};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
-/// The time limit of waits. Only a wait that hangs reaches it.
+/// The time limit of waits, which only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One rank of a test.
 struct Rank {
-    /// This field comes first, so that it is dropped first: peers get the goodbye before their links break.
+    /// First field: peers get the goodbye before their links break.
     mesh: Mesh,
     me: Member,
     executor: Executor,
@@ -87,7 +87,7 @@ fn ranks_with<T: Send>(
 }
 
 impl Rank {
-    /// Makes the plan of one op on these tensors of `u32`, and runs it.
+    /// Makes and runs the plan of one op on these tensors of `u32`.
     fn run(
         &mut self,
         op: OpKind,
@@ -181,8 +181,8 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
                 let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
                 rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
             }
-            // A note tells a peer how many calls its sender has made. On each link, the notes precede the header of the
-            // barrier, so this rank has all notes when the barrier has ended.
+            // On each link, the notes precede the header of the barrier, so this rank has all notes when the barrier
+            // has ended.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
             rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
@@ -264,8 +264,8 @@ fn large_blocks_are_copied_once() {
     let len = 100_003;
     for world in [2, 3] {
         ranks(world, Transport::Shm, |rank| {
-            // A rank lends private memory to a peer only when the peer has made its links. After a broadcast from each
-            // rank, all ranks have made their links.
+            // A rank lends private memory to a peer only after the peer has made its links. After a broadcast from each
+            // rank, all links are made.
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 0, 0, plan)).unwrap();
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 1, 0, plan)).unwrap();
             rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], |me, plan| direct::broadcast(me, 2 % world, 0, plan))
@@ -282,8 +282,8 @@ fn large_blocks_are_copied_once() {
                 assert_eq!(got[peer * len..][..len], vector(peer as u32, world as usize * len)[me * len..][..len]);
                 assert!(!segment.has(&bytes_of(&all[(peer + 1) * len - 16..][..16])), "the block went through a ring");
             }
-            // The root of a broadcast only sends. It has no other work while a peer would copy lent bytes, so it writes
-            // the bytes into its rings.
+            // The root of a broadcast has no other work while a peer would copy lent bytes, so it writes the bytes into
+            // its rings.
             let mut whole = vector(rank.me.rank + 7, len);
             rank.run(OpKind::Broadcast, len as u64, &[], &mut [&mut whole], |me, plan| {
                 direct::broadcast(me, 0, 4 * len, plan);
@@ -314,7 +314,7 @@ fn buffers_of_the_group_are_not_lent_while_a_step_waits_to_overwrite_them() {
 fn a_sender_notices_that_its_reader_has_left() {
     let errors = ranks(2, Transport::Shm, |rank| {
         if rank.me.rank == 1 {
-            // Rank 0 probably waits by then. If it does not, it finds out when its call begins.
+            // Rank 0 probably waits by then. Otherwise it learns of the death when its call begins.
             thread::sleep(Duration::from_millis(200));
             return None;
         }
@@ -431,7 +431,7 @@ fn different_splits_are_named() {
             let blocks = Blocks::Listed(&starts);
             let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
             let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
-            // The op may end before a rank can detect the mismatch. In this case, the next op fails.
+            // If the op ends before a rank can detect the mismatch, the next op fails.
             first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
         });
         let [zero, one] = &found[..] else { panic!() };
@@ -466,7 +466,7 @@ fn ranks_that_wait_for_each_other_in_a_circle_get_a_mismatch() {
     for transport in TRANSPORTS {
         let found = ranks(3, transport, |rank| {
             let mut data = vector(0, 4);
-            // Rank 0 waits for rank 1, 1 for 2 and 2 for 0, each in a broadcast of its own.
+            // Each rank waits for the next in a broadcast of its own.
             let root = (rank.me.rank + 1) % 3;
             let fill = |me, p: &mut Plan| direct::broadcast(me, root, 16, p);
             rank.run(OpKind::Broadcast, u64::from(root), &[], &mut [&mut data], fill)

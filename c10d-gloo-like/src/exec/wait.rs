@@ -10,18 +10,18 @@ use super::failure::age;
 use super::memory::{Spaces, glance};
 use crate::pause::Interest;
 
-/// After this time without progress, this rank asks its peers about their calls.
+/// The time without progress after which this rank asks its peers about their calls.
 const ASK_AFTER: Duration = Duration::from_millis(20);
-/// The longest time between two such questions.
+/// The longest time between two questions about the peers' calls.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// For this long after the deadline, the executor still processes received data. This time is a part of the time in
-/// which a backend must end a call (`c10d_core::backend::let_go`).
+/// How long after the deadline the executor still processes received data. It is a part of the time in which a backend
+/// must end a call (`c10d_core::backend::let_go`).
 const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.
 pub(super) struct Waiting {
-    /// The first reading of the clock since data last moved.
+    /// The first reading of the clock after data last moved.
     since: Option<Instant>,
     /// The time without progress after which the peers are asked next.
     ask: Duration,
@@ -37,14 +37,14 @@ impl Default for Waiting {
 
 impl Waiting {
     /// Whether the peers were asked about their calls. If so, [`Health::waits`](crate::mesh::Health::waits) has
-    /// recorded that this rank waits.
+    /// recorded this rank's wait.
     pub(super) fn asked(&self) -> bool {
         self.ask != ASK_AFTER
     }
 }
 
 impl Executor {
-    /// Pauses briefly after a sweep that moved nothing. Returns an error if the op cannot be completed any more.
+    /// Pauses briefly after a sweep that moved nothing. Returns an error if the op cannot be completed.
     pub(super) fn wait(&mut self, op: &Op<'_>, spaces: &mut Spaces, waiting: &mut Waiting) -> Result {
         if self.health.failed() {
             return self.last_look(op, spaces);
@@ -55,8 +55,8 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // The first reading of the deadline starts the op's timeout, and the elapsed time that an error of the op
-        // states. So the deadline is read before the checks below, which may return an error.
+        // The first reading of the deadline starts the op's timeout, and the elapsed time in an error. So it precedes
+        // the checks that may return an error.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
@@ -81,13 +81,13 @@ impl Executor {
         Ok(())
     }
 
-    /// Checks, after the group has failed, whether the data that the op needs had arrived before.
+    /// After the group has failed, checks whether the data that the op needs had arrived.
     fn last_look(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         while self.sweep(op, spaces)? {}
         if self.pending.is_empty() { Ok(()) } else { self.health.check() }
     }
 
-    /// Processes the data that had arrived by the deadline, and waits for nothing more.
+    /// Processes the data that had arrived by the deadline.
     #[cold]
     fn overtime(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let end = Instant::now() + OVERTIME;
@@ -100,7 +100,7 @@ impl Executor {
         Err(self.health.timeout(&op.fingerprint, &waits_for))
     }
 
-    /// Checks the deadline while data moves, since a slow peer must not delay the op beyond its deadline.
+    /// Checks the deadline while data moves: a slow peer must not delay the op beyond it.
     #[cold]
     pub(super) fn in_time(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         if Instant::now() >= (op.deadline)() { self.overtime(op, spaces) } else { Ok(()) }
@@ -115,8 +115,8 @@ impl Executor {
         self.starved(peer) || self.traffic[peer as usize].out.starved == self.sweep
     }
 
-    /// Returns the ranks whose bytes are missing. If no bytes are missing, returns the ranks that do not receive this
-    /// rank's bytes. If there are no such ranks either, returns the peers of the steps that are not done.
+    /// Returns the first of these lists that is not empty: the ranks whose bytes are missing, the ranks that do not
+    /// receive this rank's bytes, and the peers of the steps that are not done.
     fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
         let ranks = || 0..self.traffic.len() as u32;
         let mut ways: [Vec<u32>; 3] = [
@@ -146,7 +146,7 @@ impl Executor {
             let theirs = Header::from_bytes(&bytes).fingerprint;
             match age(&theirs, &op.fingerprint) {
                 0 if theirs != op.fingerprint => return Err(self.health.mismatch(peer, &op.fingerprint, &theirs)),
-                // This is an earlier call, whose data this rank did not read.
+                // An earlier call, whose data this rank did not read.
                 ..0 => self.health.stalled(&theirs),
                 _ => {}
             }
