@@ -1,7 +1,7 @@
 //! Accepts the connections of ranks that dial this rank, and refuses all other connections.
 //!
-//! A connection counts as a stranger until its handshake is complete and correct. The number of strangers is limited,
-//! and strangers do not delay ranks. Each stranger is closed after five seconds at the latest.
+//! A connection is a stranger until its handshake is complete and correct. There is a limit on the number of strangers,
+//! and each is closed after five seconds at the latest. Strangers do not delay ranks.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use crate::tcp;
 
 /// How long a stranger may take to send its handshake.
 const INTRODUCTION: Duration = Duration::from_secs(5);
-/// The largest number of strangers. If there are more, the oldest is closed. It is probably not a rank, because ranks
-/// send their handshake at once.
+/// The largest number of strangers. A further stranger closes the oldest, which is probably no rank, because ranks send
+/// their handshake at once.
 const STRANGERS: usize = 128;
 /// How long this rank accepts no connections after an error of accepting one.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long this rank tolerates errors of accepting connections. Usually no descriptor is free, and other parts of the
-/// process may free some within this time.
+/// process may free some.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
@@ -34,7 +34,7 @@ pub(super) struct JoinListener {
     strangers: Vec<Stranger>,
     /// The end of the current [`PAUSE`].
     closed_until: Option<Instant>,
-    /// The first error of accepting a connection since one was last accepted, and the time of this error.
+    /// The first error of accepting a connection since the last success, and its time.
     scarce: Option<(Instant, Error)>,
 }
 
@@ -48,7 +48,7 @@ struct Stranger {
     until: Instant,
 }
 
-/// The connection of a rank with a correct handshake, which this rank has not answered yet.
+/// A rank's connection with a correct handshake, which this rank has not answered.
 pub(super) struct Guest {
     pub(super) fd: Socket,
     pub(super) unix: bool,
@@ -60,8 +60,8 @@ impl JoinListener {
         JoinListener { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
-    /// Returns the next connection to whose handshake `welcome` does not object. Returns `None` at the deadline, or
-    /// when the join has failed.
+    /// Returns the next connection to whose handshake `welcome` does not object. `None` at the deadline, or when the
+    /// join has failed.
     pub(super) fn next(
         &mut self,
         patience: &Patience<'_>,
@@ -80,13 +80,13 @@ impl JoinListener {
         }
     }
 
-    /// Returns the first error of accepting a connection, if none was accepted after it.
+    /// Returns the first error of accepting a connection since the last success.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Records an error of accepting a connection. If the first such error since a connection was last accepted is
-    /// [`SCARCE`] ago, returns this first error.
+    /// Records an error of accepting a connection. Returns the first error since the last success if it is [`SCARCE`]
+    /// old.
     fn shut_for(&mut self, now: Instant, error: Error) -> Result {
         self.closed_until = Some(now + PAUSE);
         let (since, error) = self.scarce.get_or_insert((now, error));
@@ -154,8 +154,8 @@ impl JoinListener {
         Ok(())
     }
 
-    /// Reads from the strangers. Returns the first stranger to which `welcome` does not object, if there is one.
-    /// Strangers to which `welcome` objects are closed.
+    /// Reads from the strangers. Returns the first stranger to which `welcome` does not object, and closes those to
+    /// which it objects. Strangers to which `welcome` objects are closed.
     fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
         let now = Instant::now();
         let mut guest = None;

@@ -1,10 +1,9 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
-//! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, the
-//! rank listens only at that address or on those interfaces. Otherwise, if `MASTER_ADDR` is a loopback address, the
-//! rank uses only loopback. If not, it listens on loopback, for ranks on the same host, and on the addresses of its
-//! interfaces. In the list of addresses, loopback is the first, and the address on the route to `MASTER_ADDR`, or on
-//! the default route, is the second. No rank listens on the wildcard address.
+//! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, as in NCCL's variable) is set, the rank
+//! listens only there. Otherwise, if `MASTER_ADDR` is a loopback address, the rank uses only loopback. Otherwise, the
+//! list of addresses begins with loopback, for ranks on the same host, and the address on the route to `MASTER_ADDR` or
+//! on the default route. The other addresses of the interfaces follow. No rank listens on the wildcard address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -35,8 +34,7 @@ impl Wish {
 
 /// Returns the addresses to listen on, the best first.
 pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
-    // If the operating system does not list its addresses (in a sandbox without netlink), only loopback and the
-    // addresses on routes are known.
+    // Without netlink (in a sandbox), only loopback and the addresses on routes are known.
     let local = netlink::addresses().unwrap_or_default();
     let towards = |to: IpAddr| route(to);
     select(wish, &local, towards)
@@ -70,7 +68,7 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     if master.is_some_and(|m| m.is_loopback()) {
         return Ok(list);
     }
-    // No packet is sent to these addresses. The operating system's route to them shows which local address peers can
+    // No packet is sent to these addresses. The operating system's route to them shows the local address that peers
     // most likely reach.
     let documentation =
         [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
@@ -84,8 +82,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
 }
 
 /// Returns the addresses of the interfaces that `text` names, in the syntax of `NCCL_SOCKET_IFNAME`: comma-separated
-/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the list
-/// has exact names instead of prefixes.
+/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the names
+/// are exact.
 fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
     let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
     let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
@@ -99,14 +97,14 @@ fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> 
             _ => None,
         })
         .collect();
-    // The sort is stable: addresses that match the same part of the list stay in the system's order.
+    // The sort is stable: addresses that match one word stay in the system's order.
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, l)| l)
 }
 
-/// Returns a peer's addresses in the order in which to try them. If the peer is in the same network namespace as this
-/// rank (`shared_network`), loopback comes first. If the peer is in another namespace, loopback is left out. If the
-/// peer's namespace is not known (`None`), loopback comes last.
+/// Returns a peer's addresses in the order in which to try them. `shared_network` says whether the peer is in this
+/// rank's network namespace. If so, loopback comes first; if not, loopback is left out; if unknown (`None`), loopback
+/// comes last.
 pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
     match shared_network {
@@ -116,8 +114,8 @@ pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<
     }
 }
 
-/// Returns this host's address on the route to the address `to`: the operating system assigns this address to a UDP
-/// socket that is connected to `to`. `None` if there is no route.
+/// Returns this host's address on the route to `to`: the operating system assigns it to a UDP socket that is connected
+/// to `to`. `None` if there is no route.
 fn route(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;

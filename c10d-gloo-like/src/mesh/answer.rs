@@ -9,14 +9,14 @@ use c10d_core::calls::CallId;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
     /// The peer has not answered this query: its process is stopped, cannot be reached, or is late. `before` is its
-    /// last answer to an earlier query, and `since` is the time since that answer.
+    /// last answer to an earlier query, `since` ago.
     Silent { since: Duration, before: Option<Doing> },
     /// The peer said goodbye after call `last`, or its program ended without a goodbye (`exited`).
     Left { last: Option<CallId>, exited: bool },
-    /// The peer answered with a report of what it is doing.
+    /// The peer reported what it is doing.
     At(Doing),
 }
 
-/// A rank that has been silent for this long counts as stopped or unreachable, and not as late: waiting ranks ask each
-/// other more often than this, and no scheduling delay is that long.
+/// A rank that has been silent for this long counts as stopped or unreachable, not as late: waiting ranks ask each
+/// other more often, and no scheduling delay is that long.
 pub(super) const LONG: Duration = Duration::from_millis(400);

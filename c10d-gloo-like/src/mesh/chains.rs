@@ -1,5 +1,5 @@
-//! A rank may wait for a rank that is itself waiting for another, and so on. This module finds the end of such a chain:
-//! ranks that are gone, ranks that are in no call, or ranks that wait for each other in a circle.
+//! Finds the end of a chain of waits (a rank waits for a rank that itself waits for another, and so on): ranks that are
+//! gone, ranks that are in no call, or ranks that wait for each other in a circle.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -7,12 +7,12 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// The largest number of ranks from which the search for circles starts, one after the other.
+/// The largest number of ranks from which the search for circles starts.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
 const SHOWN: usize = 8;
 
-/// The waits of rank `me`, and the answers of all others (the entry of `me` is ignored).
+/// The waits of rank `me`, and the answers of all others.
 pub(super) struct Chains<'a> {
     pub(super) me: u32,
     pub(super) mine: &'a Wait,
@@ -33,8 +33,8 @@ impl Link<'_> {
     }
 }
 
-/// The ranks for which the `start` ranks wait, directly or through other ranks, in order of distance. `by` has, for
-/// each of these ranks, the link by which it was reached first.
+/// The ranks for which the `start` ranks wait, directly or through other ranks, in order of distance. For each of these
+/// ranks, `by` has the link by which it was reached first.
 pub(super) struct Reached<'a> {
     start: Vec<u32>,
     pub(super) ranks: Vec<u32>,
@@ -43,7 +43,7 @@ pub(super) struct Reached<'a> {
 
 impl<'a> Reached<'a> {
     /// Returns the chain that leads to this rank, as a text. The text is empty if the rank is one of the `start` ranks,
-    /// or if there is only one `start` rank and it waits for this rank directly.
+    /// or if the only `start` rank waits for it directly.
     pub(super) fn chain(&self, rank: u32) -> String {
         let mut links: Vec<Link<'a>> = Vec::new();
         let mut at = rank;
@@ -51,7 +51,7 @@ impl<'a> Reached<'a> {
             links.push(*link);
             at = link.from;
         }
-        // A chain of one link adds nothing: the error already names the rank for which this rank waits.
+        // The error already names the rank for which this rank waits.
         if self.start.len() == 1 && links.len() < 2 {
             return String::new();
         }
@@ -73,8 +73,8 @@ impl<'a> Chains<'a> {
         self.answers.len() as u32
     }
 
-    /// Returns the waits of a rank: those of its answer, or, if the answer is late, those of its previous answer. The
-    /// list is empty if the rank has left, or has been silent for too long.
+    /// Returns the waits in a rank's answer or, if the answer is late, in its previous answer. The list is empty if the
+    /// rank has left, or has been silent for too long.
     fn waits(&self, rank: u32) -> &'a [Wait] {
         match self.answers.get(rank as usize) {
             _ if rank == self.me => std::slice::from_ref(self.mine),
@@ -134,7 +134,7 @@ impl<'a> Chains<'a> {
                         links.push(*before);
                     }
                     links.reverse();
-                    // Ranks inside one collective always wait for each other, so such a circle is not a deadlock.
+                    // Ranks inside one collective always wait for each other: no deadlock.
                     let same = links.iter().all(|l| (l.wait.op, l.wait.at) == (link.wait.op, link.wait.at));
                     return Some(links).filter(|_| link.wait.is_message() || !same);
                 }
@@ -147,8 +147,7 @@ impl<'a> Chains<'a> {
         None
     }
 
-    /// Whether the two ranks of a link are at the two ends of one message, a send and its receive, so that neither is
-    /// stuck.
+    /// Whether the two ranks of a link are at the two ends of one message, so that neither is stuck.
     fn moves(&self, link: &Link<'_>) -> bool {
         use c10d_core::OpKind::{Recv, RecvAnySource, Send};
         let ends = |a: &Wait, b: &Wait| {

@@ -1,6 +1,6 @@
 //! Checks the contents of frames from peers. A frame that names ranks outside the group, or that cannot be true, is an
-//! error of its sender. The rank of the sender is certain, since the handshake established it. The contents of a frame
-//! about other ranks are not verified.
+//! error of its sender. The handshake established the sender's rank. What a frame says about other ranks is not
+//! verified.
 
 use c10d_core::OpKind;
 
@@ -8,8 +8,8 @@ use super::control::Frame;
 use super::doing::Doing;
 use c10d_core::calls::CallId;
 
-/// Checks a frame that rank `from` sent to rank `me` of a group of `size` ranks. Returns why the frame is invalid, or
-/// `None`.
+/// Checks a frame that rank `from` sent to rank `me` of a group of `size` ranks. Returns why the frame is invalid, if
+/// it is.
 pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<String> {
     let outside = |rank: u32| rank >= size;
     match frame {

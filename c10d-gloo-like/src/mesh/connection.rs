@@ -1,8 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
-//! Any thread may send, and sending never blocks: data that the socket does not accept at once is kept, and the watcher
-//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too: the
-//! connection can outlive the process, because a forked child of the peer can have a copy of the socket.
+//! Any thread may send without blocking: the watcher later sends the data that the socket does not accept at once. Only
+//! the watcher reads. Between processes of one host, the watcher watches the peer's process as well, because a forked
+//! child of the peer can keep the connection open.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,14 +18,13 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// If more bytes than this are kept for a peer that does not read, further frames that do not matter are dropped: most
-/// queries, and this rank's answers about its own state and calls. Other frames are kept: they are small and few.
+/// The number of bytes kept for a peer that does not read above which frames that do not matter are dropped: most
+/// queries, and this rank's answers about its own state and calls. Other frames are small and few.
 const BACKLOG: usize = 64 << 10;
-/// The largest number of bytes that are read from one connection before other connections are served.
+/// The largest number of bytes read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
 
-/// The reason of the end of a connection if the operating system got no answer from the peer's host for the
-/// configured time.
+/// Why a connection ended if the peer's host did not answer the operating system for the configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
 /// A control connection to one peer. See the module.
@@ -39,7 +38,7 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// Whether the connection has ended and it is not known whether the peer has ended, too.
+    /// Whether the connection has ended, but perhaps not the peer.
     unsure: AtomicBool,
 }
 
@@ -49,15 +48,16 @@ pub(super) trait Listener: Send + Sync {
     fn handle(self: Arc<Self>, peer: u32, frame: Frame);
     /// Handles a frame that violates the protocol.
     fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
-    /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended, too. In this
-    /// case, the watcher calls [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched, too.
+    /// Handles the end of the connection. Returns `true` if the peer may still live; the watcher then calls
+    /// [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched. `watched`: the peer's process
+    /// is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Decides that the peer is alive if `watched` (its process is watched, and has not ended), and dead otherwise.
-    /// Does nothing if the answer of another rank has already decided this.
+    /// Decides that the peer is alive if `watched` (its process is watched, and has not ended), else dead. Does nothing
+    /// if another rank's answer has decided this.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
-    /// Handles an error after which the connection is not watched any more.
+    /// Handles an error that ends the watch of the connection.
     fn watch_failed(self: Arc<Self>, error: Error);
 }
 
@@ -73,7 +73,7 @@ enum Received {
 }
 
 impl Connection {
-    /// Makes the control connection to `peer` from a connected non-blocking socket, and lets the watcher watch it.
+    /// Makes the control connection to `peer` from a connected non-blocking socket, and has it watched.
     pub(super) fn open(
         fd: Socket,
         life: Option<OwnedFd>,
@@ -98,8 +98,8 @@ impl Connection {
         self.send_bytes(&frame.to_bytes(), matters);
     }
 
-    /// Sends a frame now, or as soon as the peer reads. If more than [`BACKLOG`] bytes are already kept for the peer, a
-    /// frame that does not matter is dropped.
+    /// Sends a frame now, or as soon as the peer reads. If more than [`BACKLOG`] bytes are kept for the peer, a frame
+    /// that does not matter is dropped.
     pub(super) fn send_bytes(&self, frame: &[u8], matters: bool) {
         let mut out = self.out.lock();
         if self.closing.load(Ordering::Relaxed) || (!matters && out.len() > BACKLOG) {
@@ -112,8 +112,8 @@ impl Connection {
         }
     }
 
-    /// Drops all frames that are sent after this call. The watcher sends the bytes that are still kept, and closes the
-    /// descriptor when the peer has closed its end, or after 5 s.
+    /// Drops all frames that are sent after this call. The watcher sends the kept bytes, and closes the descriptor when
+    /// the peer has closed its end, or after 5 s.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);
@@ -163,7 +163,7 @@ impl Connection {
         Received::End
     }
 
-    /// Writes as much of `out` as the socket accepts. Returns `Forget` if the socket is broken. The watcher finds the
+    /// Writes as much of `out` as the socket accepts. Returns `Forget` if the socket is broken; the watcher finds the
     /// reason when it reads.
     fn flush(&self, out: &mut Vec<u8>) -> Next {
         while !out.is_empty() {
@@ -239,7 +239,7 @@ impl Watched for Connection {
 
     fn must_decide(&self) {
         if let Some(listener) = self.listener.upgrade() {
-            // If the peer's process is watched, its end would have been noticed by now.
+            // The end of a watched process would have been noticed by now.
             listener.must_decide(self.peer, self.life.is_some());
         }
     }

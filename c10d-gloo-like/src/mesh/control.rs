@@ -1,7 +1,7 @@
-//! The messages (frames) that ranks exchange about their health, and their encoding on a control connection.
+//! The messages (frames) that ranks exchange about their health, and their encoding.
 //!
 //! A frame consists of the length of its body (4 bytes) and the body: a tag (1 byte), and fields in a layout that the
-//! tag determines. If received bytes are not a valid frame, that is an error of the peer.
+//! tag determines. Bytes that are no valid frame are an error of the peer.
 
 use c10d_core::backend::Fingerprint;
 
@@ -12,7 +12,7 @@ use crate::call_log::Position;
 use c10d_core::calls::CallId;
 use c10d_core::calls::History;
 
-/// The largest length of a body. The longest body in use is that of a [`Revoke`] in a large group.
+/// The largest length of a body. The longest is that of a [`Revoke`] in a large group.
 pub(super) const MAX: usize = 64 << 10;
 
 /// A message about health.
@@ -20,26 +20,25 @@ pub(super) const MAX: usize = 64 << 10;
 pub(crate) enum Frame {
     /// A question: what is the receiver's position, and which call did the receiver make with the id `place`?
     Query { id: u32, place: CallId },
-    /// The answer to [`Frame::Query`]. The watcher thread of the asked rank sends it, whatever that rank's other
-    /// threads do.
+    /// The answer to [`Frame::Query`]. The watcher thread of the asked rank sends it, even if that rank's other threads
+    /// are busy.
     State { id: u32, place: CallId, doing: Doing, fingerprint: Option<Fingerprint> },
     /// The report that the group has failed, with the cause.
     Revoke(Box<Revoke>),
-    /// A question: does the receiver still reach rank `of`? The sender's connection to that rank has ended without a
+    /// A question: does the receiver still reach rank `of`? The sender's connection to `of` has ended without a
     /// goodbye.
     Reach { of: u32 },
-    /// The answer to [`Frame::Reach`]. `alive` means that rank `of` still answers the sender of this frame. Otherwise,
-    /// that rank has left, or the sender's connection to it has ended, too.
+    /// The answer to [`Frame::Reach`]. If `alive`, rank `of` still answers the sender. If not, rank `of` has left, or
+    /// the sender's connection to it has ended.
     Reached { of: u32, alive: bool },
-    /// The sender leaves the group. `last` is the last call that the sender completed. `failed` means that the group
-    /// has failed and the cause has been sent to all ranks.
+    /// The sender leaves the group. `last` is the last call that the sender completed. `failed`: the group has failed
+    /// and all ranks were sent the cause.
     Goodbye { last: Option<CallId>, failed: bool },
     /// The sender's program ends without leaving the group. The fields are those of [`Frame::Goodbye`].
     Exited { last: Option<CallId>, failed: bool },
     /// A question: which calls did the receiver make, from number `from` on?
     Ask { from: u64 },
-    /// The answer to [`Frame::Ask`]. If `last` is set, the frame is not an answer: the sender sent it without a
-    /// question, before its goodbye.
+    /// The answer to [`Frame::Ask`]. With `last`, there was no question: the sender is about to say goodbye.
     Calls { last: bool, history: History },
 }
 
@@ -160,21 +159,20 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     Some(History { until, calls })
 }
 
-/// A decoder that splits received bytes, which arrive in pieces of any size, into frames.
+/// Splits received bytes, which arrive in pieces of any size, into frames.
 #[derive(Default)]
 pub(crate) struct Decoder {
     buffer: Vec<u8>,
 }
 
 impl Decoder {
-    /// Adds received bytes. If the caller then takes all complete frames with `next`, less than one frame remains in
-    /// the buffer.
+    /// Adds received bytes. If the caller takes all complete frames with `next`, less than one frame stays in the
+    /// buffer.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Returns the next complete frame, or `None` if more bytes are needed. After an error, nothing more can be
-    /// decoded.
+    /// Returns the next complete frame, or `None` if more bytes are needed. After an error, decoding must end.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, &'static str> {
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;

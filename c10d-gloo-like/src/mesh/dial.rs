@@ -1,9 +1,9 @@
 //! Connects each pair of ranks: the higher rank dials the lower.
 //!
 //! Ranks that are threads of one process find each other in a table, unless the transport is tcp. All other ranks of
-//! one host connect over a UNIX socket. Over this socket they send each other a descriptor of their process and, unless
-//! the transport is tcp, their segments. Then the socket becomes the control connection. All remaining pairs use TCP
-//! for the control connection. Pairs that share no segments use TCP for the payload, too.
+//! one host connect over a UNIX socket. Over this socket they exchange descriptors of their processes and, unless the
+//! transport is tcp, their segments; then it is the control connection. All remaining pairs use TCP for the control
+//! connection. Pairs that share no segments use TCP for the payload.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,7 +27,7 @@ use super::wiring::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// How long this rank tries one of several addresses before it tries the next one.
+/// How long this rank tries one of several addresses.
 const TURN: Duration = Duration::from_secs(1);
 
 /// The data that all connections of a joining rank share.
@@ -40,7 +40,7 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
-    /// A descriptor of this process, for the peers to watch; `None` if the operating system does not provide one.
+    /// A descriptor of this process, for the peers to watch, if the operating system provides one.
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
@@ -57,7 +57,7 @@ pub(super) struct Join<'a> {
 pub(super) struct Pair {
     /// Whether this rank has a control path to the peer.
     controlled: bool,
-    /// The peer's segment, if the pair shares memory; otherwise the pair has the two connections below.
+    /// The peer's segment, if the pair shares memory. Otherwise the pair has the two connections below.
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) collective: Option<Socket>,
     pub(super) p2p: Option<Socket>,
@@ -82,7 +82,7 @@ enum Route {
 }
 
 impl Join<'_> {
-    /// Connects to every peer. Returns one [`Pair`] per rank; that of this rank itself stays empty.
+    /// Connects to every peer. Returns one [`Pair`] per rank; this rank's own is empty.
     pub(super) fn run(&self, listener: &mut JoinListener, presence: &Presence) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = (0..self.size).map(|_| Pair::default()).collect();
         for (peer, pair) in (0..).zip(&mut pairs).filter(|(peer, _)| *peer != self.rank) {
@@ -125,7 +125,7 @@ impl Join<'_> {
         self.health.failed()
     }
 
-    /// Returns the cause of the group's failure if another event has stopped the join, and otherwise `error`.
+    /// Returns the cause of the group's failure if the group has failed, otherwise `error`.
     fn or_cause(&self, error: Error) -> Error {
         self.health.cause().unwrap_or(error)
     }
@@ -135,7 +135,7 @@ impl Join<'_> {
         let error = Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect);
         match trouble {
             Trouble::Os(e) => self.or_cause(error.caused_by(e)),
-            // A resource ran out on this rank, so the peer is not at fault.
+            // This rank ran out of a resource, so the peer is not at fault.
             Trouble::Unmapped(e) => self.or_cause(e.phase(Phase::Connect)),
             _ => self.or_cause(error),
         }
@@ -167,8 +167,7 @@ impl Join<'_> {
         if self.route(peer)? == Route::Unix {
             match self.dial_unix(peer, &patience) {
                 Ok(fd) => self.control(peer, pair, fd, true, &patience)?,
-                // The two hosts look the same but are not (for example two machines that were restored from one
-                // snapshot).
+                // The two hosts only look the same, for example because both were restored from one snapshot.
                 Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport != Transport::Shm => {
                     tracing::warn!("rank {peer} seems to be on this host, but its UNIX socket is not here: using TCP");
                 }
@@ -212,8 +211,7 @@ impl Join<'_> {
         if Handshake::from_bytes(&answer) == Ok(mine.answer()) { Ok(()) } else { Err(Trouble::Os(Errno::PROTO)) }
     }
 
-    /// Tries the peer's addresses in turn. If a connection to the address `good` has succeeded before, only that
-    /// address is tried.
+    /// Tries the peer's addresses in turn, or only `good` if a connection to it has succeeded before.
     fn dial_tcp(
         &self,
         peer: u32,
@@ -266,8 +264,8 @@ impl Join<'_> {
         Err(refuse(&last))
     }
 
-    /// Sets up the control connection to a peer. Over a UNIX socket, segments and descriptors of the processes are
-    /// exchanged first.
+    /// Sets up the control connection to a peer. Over a UNIX socket, first exchanges segments and descriptors of the
+    /// processes.
     fn control(&self, peer: u32, pair: &mut Pair, fd: Socket, unix: bool, patience: &Patience<'_>) -> Result {
         let mut life = None;
         if unix {
@@ -287,9 +285,8 @@ impl Join<'_> {
     }
 
     /// Exchanges segments and descriptors of the processes with a peer. Each rank sends the descriptors that it has,
-    /// and reports whether it could map the other rank's segment. The segments are used only if each rank could map the
-    /// segment of the other. Ranks send a descriptor of their process instead of the process id, because an id is valid
-    /// only in its PID namespace, and may have been reused.
+    /// and reports whether it could map the peer's segment. The segments are used only if both ranks could map them. A
+    /// process id would be valid only in its PID namespace, and may have been reused.
     fn swap(
         &self,
         socket: &Socket,

@@ -22,11 +22,10 @@ pub(crate) struct Wait {
     pub(crate) op: u8,
     /// The number of a collective, or the tag of a message.
     pub(crate) at: u32,
-    /// The ranks for which the op waits. If the list is empty, a receive from any source waits for any rank. For any
-    /// other op, an empty list means that the ranks are unknown, since the op makes progress or has just begun.
+    /// The ranks for which the op waits. An empty list means any rank for a receive from any source. For any other op
+    /// it means that the ranks are unknown: the op makes progress or has just begun.
     pub(crate) on: Vec<u32>,
-    /// Whether the call is a started message, so that no thread is inside it. This is `false` for every collective,
-    /// since a thread runs each collective.
+    /// Whether the call is a started message, so that no thread is inside it. Always `false` for a collective.
     pub(crate) started: bool,
 }
 
@@ -49,7 +48,7 @@ impl Wait {
         self.kind().is_some_and(OpKind::is_p2p)
     }
 
-    /// Returns the ranks for which the op waits. The op is in progress on `rank`, in a group of `size` ranks.
+    /// Returns the ranks for which the op waits. The op runs on `rank`, in a group of `size` ranks.
     pub(super) fn on(&self, rank: u32, size: u32) -> Vec<u32> {
         if self.on.is_empty() && self.kind() == Some(OpKind::RecvAnySource) {
             return (0..size).filter(|r| *r != rank).collect();
@@ -83,7 +82,7 @@ pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
 pub(crate) struct Refused {
     /// The op's code.
     pub(crate) op: u8,
-    /// The kind of the error, and its text.
+    /// The error's kind and text.
     pub(crate) why: String,
 }
 
@@ -112,7 +111,7 @@ pub(crate) struct Doing {
 }
 
 impl Doing {
-    /// Returns the first call inside which a thread waits, that is, the first that is not a started message.
+    /// Returns the first call inside which a thread waits (not a started message).
     pub(super) fn blocked(&self) -> Option<&Wait> {
         self.waits.iter().find(|wait| !wait.started)
     }

@@ -6,8 +6,8 @@ use super::wire::Reader;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {
-    /// Messages about health, for the life of the group. Over a UNIX socket, such a connection first carries
-    /// descriptors: of the processes, and of the segments if there are any.
+    /// Messages about health, for the life of the group. A UNIX socket first carries descriptors: of the processes, and
+    /// of the segments if there are any.
     Control = 0,
     /// Payload of collectives.
     Collective = 1,
@@ -31,8 +31,7 @@ const VERSION: u8 = 3;
 const MAC: usize = 32;
 
 impl Handshake {
-    /// The number of bytes on the wire. The last 32 bytes are reserved for a message authentication code. They are
-    /// zero, since there is no authentication yet.
+    /// The number of bytes on the wire. The last 32 bytes, now zero, are reserved for a message authentication code.
     pub(crate) const SIZE: usize = MAGIC.len() + 3 + 16 + 8 + 4 + 4 + MAC;
 
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
@@ -48,7 +47,7 @@ impl Handshake {
         bytes
     }
 
-    /// Reads a handshake; an error says what is wrong with it.
+    /// Reads a handshake. An error says what is wrong with it.
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Result<Handshake, &'static str> {
         let mut r = Reader(bytes);
         let short = "too short";
@@ -74,13 +73,13 @@ impl Handshake {
         })
     }
 
-    /// Returns the handshake with which the other end of this connection answers.
+    /// Returns the handshake with which the other end answers.
     pub(crate) fn answer(self) -> Handshake {
         Handshake { from: self.to, to: self.from, ..self }
     }
 
-    /// Checks a handshake that rank `me` of this group and session received. Returns why the handshake is invalid, or
-    /// `None`.
+    /// Checks a handshake that rank `me` of this group and session received. Returns why the handshake is invalid, if
+    /// it is.
     pub(crate) fn objection(&self, session: &[u8; 16], group: u64, me: u32, size: u32) -> Option<&'static str> {
         if self.session != *session {
             Some("a rank of another run (session)")

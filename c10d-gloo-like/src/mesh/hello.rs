@@ -11,8 +11,7 @@ use super::addr;
 use super::wire::{Reader, put_text};
 use super::wiring::{Transport, Tuning};
 
-/// The version of the protocol. It must be equal on all ranks, since algorithms and layouts may change with every
-/// release.
+/// The version of the protocol, which must be equal on all ranks: algorithms and layouts may change with every release.
 pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/7");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
@@ -25,7 +24,7 @@ pub(crate) struct Hello {
     pub(crate) host: HostId,
     pub(crate) cores: Cores,
     pub(crate) pid: u32,
-    /// A random value of the process, by which ranks that are threads of one process recognise each other.
+    /// A random value of the process, by which ranks that are its threads recognise each other.
     pub(crate) process: [u8; 16],
     pub(crate) transport: Transport,
     pub(crate) size: u32,
@@ -37,8 +36,7 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    /// Returns the record's bytes. The version comes before all fields, so that an error can name a rank of another
-    /// version.
+    /// Returns the record's bytes. The version comes first, so that an error can name a rank of another version.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);
@@ -126,8 +124,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes this rank's record, calls `wait`, which waits until all ranks have published theirs, and returns all
-/// records in rank order. An error of `wait` ends this early.
+/// Publishes this rank's record, calls `wait`, which returns when all ranks have published theirs or with an error, and
+/// returns all records in rank order.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,
@@ -173,8 +171,7 @@ pub(crate) fn exchange(
     Ok(all)
 }
 
-/// Waits for the value of every rank, and returns the values. The error names the ranks that have no value at the
-/// deadline.
+/// Waits for the value of every rank, and returns the values. An error names the ranks without a value at the deadline.
 pub(super) fn gather(
     store: &dyn Store,
     key: impl Fn(u32) -> String,
@@ -192,7 +189,7 @@ pub(super) fn gather(
         }
         Err(error) => error,
     };
-    // Find out which ranks are missing. These requests do not wait, but need a deadline in case the store is gone.
+    // Find out which ranks are missing. The requests do not wait, but the store may be gone.
     let last = deadline.max(Instant::now()) + Duration::from_millis(100);
     let mut absent = Vec::new();
     for (rank, key) in (0..).zip(&keys) {

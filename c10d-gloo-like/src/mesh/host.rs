@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 
-/// Returns a descriptor of this process, for peers to watch. Returns `None` if the operating system does not provide
-/// one (Linux before 5.3, some sandboxes), and an error if the process or the system has no free descriptor.
+/// Returns a descriptor of this process, for peers to watch. `None` if the operating system provides none (Linux before
+/// 5.3, some sandboxes); an error if no descriptor is free.
 pub(super) fn own_process() -> Result<Option<OwnedFd>, Errno> {
     match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
         Ok(fd) => Ok(Some(fd)),

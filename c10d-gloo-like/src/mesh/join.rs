@@ -1,5 +1,5 @@
-//! The steps of a join: each rank publishes its hello, reads the hellos of all ranks, connects to each rank, and
-//! publishes with which ranks it shares memory.
+//! The steps of a join: each rank publishes its hello, reads all hellos, connects to each rank, and publishes with
+//! which ranks it shares memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(super) struct Connections {
     pub(super) pairs: Vec<Pair>,
     /// The process of each rank, by rank.
     pub(super) processes: Vec<Token>,
-    /// Whether the ranks of the group on this host may use fewer cores than there are ranks.
+    /// Whether the group's ranks on this host may have fewer cores than there are ranks.
     pub(super) oversubscribed: bool,
 }
 
@@ -51,8 +51,8 @@ impl Connections {
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let (mut listener, mine) =
         open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;
-    // The error is reported while the listener is still open. Otherwise a peer could find the listener closed, and fail
-    // before it learns the cause.
+    // The error is reported while the listener is open. Otherwise a peer could find the listener closed before it
+    // learns the cause.
     join_at(&mut listener, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
 
@@ -73,7 +73,7 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let seat = Seat { health: Arc::downgrade(health), segment: segment.clone() };
     let presence = local::sit(*session, group, rank, seat);
 
-    // The last tenth of the time, at most 1 s, is reserved for the ranks to report which ranks are missing.
+    // The last tenth of the time, at most 1 s, is for reports of which ranks are missing.
     let left = deadline.saturating_duration_since(Instant::now());
     let connect_by = *deadline - (left / 10).min(Duration::from_secs(1));
     let join = Join {
@@ -103,9 +103,8 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes, oversubscribed })
 }
 
-/// Deletes the join's keys from the store. Each rank deletes its own hello, since all ranks have read it. The last rank
-/// that calls this deletes the records `mesh/ok` of all ranks, since all ranks have read these records by then. Errors
-/// of the store are ignored, since the mesh is complete.
+/// Deletes the join's keys from the store: each rank its own hello, which all ranks have read, and the last rank the
+/// records `mesh/ok`. Errors of the store are ignored, since the mesh is complete.
 fn clear(wiring: &Wiring) {
     let Wiring { rank, size, store, deadline, .. } = wiring;
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -152,9 +151,9 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
     Ok((JoinListener::new(unix, listeners), hello))
 }
 
-/// Makes one listening socket per address, and skips addresses on which this rank cannot listen. If none is left,
-/// returns an error if the transport is tcp or the user chose the address or interface, and otherwise an empty list. It
-/// is also an error if the process runs out of descriptors.
+/// Makes one listening socket per address, and skips addresses on which this rank cannot listen. If no address is left,
+/// returns an error if the transport is tcp or the user chose the address or interface, and otherwise an empty list. A
+/// lack of descriptors is always an error.
 fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     let wish = addr::Wish::from_env();
     let explicit = wish.addr.is_some() || wish.interface.is_some();
@@ -177,8 +176,8 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     }
 }
 
-/// Makes this rank's segment. Returns `None` if no peer is on this host, or if the transport is tcp. Also returns
-/// `None`, with a warning, if the segment cannot be made and TCP can replace it.
+/// Makes this rank's segment. `None` if no peer is on this host, if the transport is tcp, or, with a warning, if the
+/// segment cannot be made and TCP can replace it.
 fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) -> Result<Option<Arc<Segment>>> {
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);
@@ -191,7 +190,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) 
     });
     match made {
         Ok(segment) => Ok(Some(Arc::new(segment))),
-        // If no descriptors are left, TCP is no replacement: it needs even more descriptors.
+        // Without descriptors, TCP is no replacement: it needs even more.
         Err(e) if transport == Transport::Shm || lacks_descriptors(&e) => Err(e.phase(Phase::Connect)),
         Err(e) => {
             tracing::warn!("this rank uses TCP instead of shared memory: {e:?}");
@@ -200,7 +199,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout, cma: bool) 
     }
 }
 
-/// Whether the error means that no descriptors are left. Then another transport does not work either.
+/// Whether the error means that no descriptors are left, which prevents every transport.
 fn lacks_descriptors(error: &Error) -> bool {
     let source = error.report().source.as_deref();
     let code = source.and_then(|e| {
@@ -214,20 +213,19 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes which peers share memory with this rank, waits until each rank has published this, and returns what all
-/// ranks have published.
+/// Publishes which peers share memory with this rank, waits until all ranks have published theirs, and returns all of
+/// these.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
     wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
-    // All connections of this rank exist now, so a failure that a peer reports over them ends the wait.
+    // All connections of this rank exist, so a failure that a peer reports over them ends the wait.
     await_all(wiring, health, key)?;
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not connect to all other ranks")
 }
 
-/// Waits until all ranks have set their key in the store, or until the deadline, and returns `Ok` in both cases.
-/// Returns an error if, during the wait, the group or the store fails, a rank reports that it cannot join, or a rank
-/// that has not set its key is gone.
+/// Waits until all ranks have set their key in the store, or until the deadline; both are `Ok`. Returns an error if the
+/// group or the store fails, a rank reports that it cannot join, or a rank without its key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;
@@ -235,7 +233,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        // The lost ranks are read before the store. So all that these ranks wrote is in the store when it is read.
+        // The lost ranks are read before the store, so the store then has all that they wrote.
         let lost = lost();
         let slice = (*deadline).min(Instant::now() + SLICE);
         match store.wait(&keys, slice) {

@@ -1,4 +1,4 @@
-//! Ranks that are threads of one process find each other in a table of the process, without sockets.
+//! Ranks that are threads of one process find each other in a table, without sockets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -18,7 +18,7 @@ type Group = ([u8; 16], Arc<str>);
 #[derive(Clone)]
 pub(super) struct Seat {
     pub(super) health: Weak<Health>,
-    /// The segment; `None` if the rank has none.
+    /// The segment, if the rank has one.
     pub(super) segment: Option<Arc<Segment>>,
 }
 
@@ -31,10 +31,10 @@ struct JoiningRanks {
 
 static JOINING: PerProcess<JoiningRanks> = PerProcess::new();
 
-/// This rank's entry in the table. Its drop, when the join has ended, removes the entry.
+/// This rank's entry in the table. Its drop, after the join, removes the entry.
 pub(super) struct Presence(Group, u32);
 
-/// Adds this rank to the table. Every joining rank does this, even if it is the only rank of its process.
+/// Adds this rank to the table. Every joining rank does this, even the only rank of its process.
 pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
     let group = (session, group.clone());
     let joining = JOINING.get();
@@ -44,8 +44,8 @@ pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) ->
 }
 
 impl Presence {
-    /// Waits for the entry of another rank of this process and returns it. Returns `None` if there is no such entry by
-    /// the deadline. An error of `check` ends the wait early.
+    /// Waits for the entry of another rank of this process and returns it. `None` if there is no entry at the deadline.
+    /// An error of `check` ends the wait.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
         let joining = JOINING.get();

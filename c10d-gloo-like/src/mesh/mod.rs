@@ -2,14 +2,12 @@
 //!
 //! Each rank publishes a [`hello`] in the store and reads the hellos of all ranks. Then each pair connects ([`dial`],
 //! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
-//! store is not needed. These hellos are separate from the hellos of `c10d-core`, by which ranks agree on their
-//! backends. Meshes for staging, for sparse lanes and for the connections over which ranks that use NCCL watch each
-//! other are made later, so they need hellos of their own in any case. One common hello would save each rank 4 of its
-//! 17 requests to the store. But then every rank would have to listen for connections before it knows which backends
-//! the group uses.
+//! store is not needed. The hellos of `c10d-core`, by which ranks agree on their backends, are separate: some meshes
+//! (for staging, sparse lanes, and ranks that use NCCL) are made later, and a rank need not listen before it knows
+//! which backends the group uses.
 //!
 //! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
-//! reports this to all ranks.
+//! tells all ranks.
 
 mod accept;
 mod addr;
@@ -54,7 +52,7 @@ use crate::tcp::TcpLink;
 
 /// The connected ranks of a group.
 pub(crate) struct Mesh {
-    /// This field comes first, so that it is dropped first: peers get the goodbye before their links break.
+    /// First field: peers get the goodbye before their links break.
     pub(crate) membership: Membership,
     /// The links for collectives, by rank; `None` for this rank.
     pub(crate) collective: Vec<Option<Link>>,
@@ -62,15 +60,15 @@ pub(crate) struct Mesh {
     pub(crate) p2p: Vec<Option<Link>>,
     /// How each pair of ranks is connected.
     pub(crate) topology: Topology,
-    /// This rank's segment, with the doorbell; `None` if no peer shares memory with this rank.
+    /// This rank's segment, with the doorbell, if a peer shares memory with this rank.
     pub(crate) segment: Option<Arc<Segment>>,
-    /// Whether the ranks on this host may use fewer cores than there are ranks.
+    /// Whether the ranks on this host may have fewer cores than there are ranks.
     pub(crate) oversubscribed: bool,
     /// The group's health.
     pub(crate) health: Arc<Health>,
 }
 
-/// The membership in the group. Its drop sends the peers the goodbye of this rank.
+/// The membership in the group. Its drop sends the goodbye to the peers.
 pub(crate) struct Membership(Arc<Health>);
 
 impl Drop for Membership {
@@ -80,8 +78,8 @@ impl Drop for Membership {
 }
 
 impl Mesh {
-    /// Connects the ranks of the group. Every rank calls this function, which returns by the deadline. An error names
-    /// the ranks that are missing or disagree. The ranks that are already connected get the error, too.
+    /// Connects the ranks of the group by the deadline. Every rank calls this function. An error names the ranks that
+    /// are missing or disagree. The ranks that are already connected get the error as well.
     pub(crate) fn connect(wiring: Wiring) -> Result<Mesh> {
         if wiring.rank >= wiring.size {
             let what = format!("rank {} in a group of {}: ranks go from 0 to size - 1", wiring.rank, wiring.size);
@@ -93,8 +91,8 @@ impl Mesh {
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
             Err(mut error) => {
-                // This error is returned even if the group has already failed for another cause: that cause may be a
-                // consequence of this error.
+                // This error is returned even if the group has failed for another cause, which may be a consequence of
+                // this error.
                 let report = error.report_mut();
                 report.status = Status::Failed;
                 report.group.get_or_insert_with(|| wiring.group.clone());
@@ -114,7 +112,7 @@ impl Connections {
             health.on_news(Box::new(move || segment.ring_bell()));
         }
         health.shares(segment.clone(), pairs.iter().map(|pair| pair.segment.clone()).collect());
-        // The index of rank `of` in the segment of rank `within`: its position among the peers of `within` on the host.
+        // The index of rank `of` in the segment of rank `within`: its position among that rank's peers on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
         for ((peer, pair), process) in (0..).zip(pairs).zip(processes) {

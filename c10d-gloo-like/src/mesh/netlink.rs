@@ -26,14 +26,13 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const ALIGN: usize = 4;
 
-/// Returns every address of this host, in the operating system's order. The operating system normally answers at once;
-/// the wait ends after 1 s.
+/// Returns every address of this host, in the operating system's order. Waits at most 1 s for the operating system's
+/// answer.
 pub(super) fn addresses() -> Result<Vec<Local>> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    // Header (length, type, flags, number, port), then an empty address message (8 bytes), which asks for all address
-    // families.
+    // Header (length, type, flags, number, port), then an empty address message (8 bytes): all address families.
     let mut request = Vec::from(24u32.to_le_bytes());
     request.extend_from_slice(&GETADDR.to_le_bytes());
     request.extend_from_slice(&REQUEST_DUMP.to_le_bytes());
@@ -58,8 +57,8 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
         .collect())
 }
 
-/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, if the
-/// operating system reports an error, or if the datagram is malformed.
+/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, after an error of the
+/// operating system, or if the datagram is malformed.
 fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     let mut rest = Reader(datagram);
     while !rest.0.is_empty() {

@@ -10,27 +10,26 @@ const TEXT: usize = 1024;
 /// The largest number of ranks that a report names.
 const GUILTY: usize = 8192;
 
-/// The fields of a mismatch that have a code on the wire, which is the index. A field without a code is sent as `call`.
+/// The fields of a mismatch that have a code on the wire (the index). A field without a code is sent as `call`.
 const FIELDS: [&str; 12] =
     ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
 
 const PHASES: [Phase; 6] =
     [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
 
-/// The first cause of a group's failure, as the rank that found the cause reports it to the other ranks.
+/// The first cause of a group's failure, as the rank that found it reports it to the other ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
-    /// The rank that found the cause. Every rank forwards the first report that it gets. So a rank that leaves because
+    /// The rank that found the cause. Every rank forwards the first report that it gets, so a rank that leaves because
     /// of a failure has sent the cause to all ranks before its goodbye.
     pub(crate) by: u32,
-    /// The first rank that forwarded the report; `None` if rank `by` itself sent the report. A forwarded report is
-    /// unverified.
+    /// The first rank that forwarded the report, if any. A forwarded report is unverified.
     pub(crate) via: Option<u32>,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
-    /// Whether the cause lies between the guilty ranks (a deadlock, a broken connection). If so, every rank names all
-    /// guilty ranks, even itself.
+    /// Whether the cause lies between the guilty ranks (a deadlock, a broken connection). If so, all ranks name all
+    /// guilty ranks, even themselves.
     pub(crate) between: bool,
     pub(crate) phase: Option<Phase>,
     pub(crate) seq: Option<u64>,
@@ -40,7 +39,7 @@ pub(crate) struct Revoke {
 }
 
 impl Revoke {
-    /// Makes the report of this error for other ranks.
+    /// Makes the report of this error.
     pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {
@@ -121,8 +120,8 @@ impl Revoke {
 
 const CODE_MISMATCH: u8 = 0;
 const CODE_DEAD: u8 = 1;
-/// The code of the first kind in [`ErrorKind::PLAIN`], which lists the kinds without fields. The codes of the other
-/// kinds follow in the order of the list.
+/// The code of the first kind in [`ErrorKind::PLAIN`], the list of kinds without fields. The other kinds follow in its
+/// order.
 const CODES_OF_PLAIN: u8 = 2;
 
 fn code(kind: &ErrorKind) -> u8 {

@@ -1,5 +1,4 @@
-//! Sends and receives small data on non-blocking sockets during a join. Each operation ends at the deadline, or when
-//! the join has failed.
+//! Sends and receives small data on non-blocking sockets during a join, until the deadline or the failure of the join.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,10 +20,10 @@ use rustix::net::{
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 1024;
 
-/// A connection or listener. Forked children do not keep it open, so it ends when this process ends.
+/// A connection or listener. Forked children do not keep it open: it ends with this process.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// This field comes first, so that it is dropped before the descriptor is closed.
+    /// First field: dropped before the descriptor is closed.
     private: Private,
     fd: OwnedFd,
 }
@@ -178,7 +177,7 @@ impl Patience<'_> {
                 _ => None,
             });
             let descriptors = descriptors.flatten().collect::<Vec<OwnedFd>>();
-            // The operating system drops descriptors for which this process has no free number.
+            // The operating system drops descriptors for which this process has no number left.
             if got.flags.contains(ReturnFlags::CTRUNC) { Err(Errno::MFILE) } else { Ok((got.bytes, descriptors)) }
         })?;
         if n == 0 {
@@ -197,7 +196,7 @@ fn stream() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Makes a listening socket with this abstract name. The socket has no file, and disappears with its last descriptor.
+/// Makes a listening socket with this abstract name. It has no file, and disappears with its last descriptor.
 pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -206,8 +205,7 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
 }
 
 /// Connects to the socket with this abstract name. The error is `ECONNREFUSED` if no socket with this name listens on
-/// this host. A socket of another user does not belong to a peer: nothing is sent to that socket, and the error names
-/// the user.
+/// this host. Nothing is sent to a socket of another user, whom the error names.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);

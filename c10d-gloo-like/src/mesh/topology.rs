@@ -1,12 +1,12 @@
-//! The host of each rank, and how each pair is connected. This information is the same on all ranks, so all ranks
-//! choose the same algorithms.
+//! The host of each rank, and how each pair is connected. All ranks have the same information, so they choose the same
+//! algorithms.
 
 /// The group's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Topology {
     /// The host number of each rank. Hosts are numbered in the order of their lowest ranks.
     pub(crate) hosts: Vec<u32>,
-    /// For each rank, the ranks that share memory with it according to its own report, as bits.
+    /// For each rank, as bits, the ranks with which it reported to share memory.
     shm: Vec<Vec<u8>>,
 }
 
@@ -15,12 +15,12 @@ impl Topology {
         Topology { hosts, shm }
     }
 
-    /// Whether these two ranks share memory, that is, whether both of them reported this.
+    /// Whether both ranks reported that they share memory.
     pub(crate) fn shares_memory(&self, a: u32, b: u32) -> bool {
         bit(&self.shm, a, b) && bit(&self.shm, b, a)
     }
 
-    /// Whether all ranks that are on the same host share memory with each other.
+    /// Whether the ranks of each host share memory.
     pub(crate) fn hosts_share_memory(&self) -> bool {
         let ranks = || (0..).zip(&self.hosts);
         ranks().all(|(a, host)| ranks().all(|(b, other)| a == b || host != other || self.shares_memory(a, b)))
@@ -36,7 +36,7 @@ impl Topology {
         self.hosts.iter().max().map_or(0, |h| h + 1)
     }
 
-    /// Returns the ranks on the host of this rank, itself included, in ascending order.
+    /// Returns the ranks on this rank's host, itself included, in ascending order.
     pub(crate) fn local_ranks(&self, rank: u32) -> Vec<u32> {
         let host = self.hosts.get(rank as usize);
         (0..).zip(&self.hosts).filter(|(_, h)| Some(*h) == host).map(|(r, _)| r).collect()
@@ -72,7 +72,6 @@ mod tests {
         assert_eq!((t.host_count(), t.local_ranks(2)), (2, vec![0, 2, 10]));
         let whole = Topology::new(hosts.clone(), (0..11).map(|a| bits(11, |b| same(a, b))).collect());
         assert!(whole.hosts_share_memory() && !whole.is_shared());
-        // A pair shares memory only if both ranks report it.
         let one_sided = (0..11).map(|a| bits(11, |b| same(a, b) && (a, b) != (2, 10))).collect();
         assert!(!Topology::new(hosts, one_sided).shares_memory(10, 2));
     }

@@ -1,5 +1,5 @@
-//! Decides which rank is at fault, from the reports of ranks about themselves and each other. All functions of this
-//! module are pure. A rank names itself only in an error between ranks (a deadlock, a broken connection).
+//! Decides which rank is at fault, from the ranks' reports about themselves and each other. A rank names itself only in
+//! an error between ranks (a deadlock, a broken connection).
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::{CallId, about, mismatch};
@@ -15,15 +15,15 @@ use crate::call_log::Position;
 /// The conclusion of a rank from another rank's failure report.
 #[derive(Clone, Debug)]
 pub(crate) enum Adopted {
-    /// The error, which is this rank's first cause, too.
+    /// The error, which is this rank's first cause as well.
     Cause(Error),
-    /// Two ranks disagree about a call that this rank has not made yet. This rank's own call will show with which of
-    /// the two ranks this rank disagrees.
+    /// Two ranks disagree about a call that this rank has not made. With which of them it disagrees, its own call will
+    /// show.
     Later,
 }
 
-/// Returns the conclusion of rank `me` from another rank's report. `find` returns this rank's call with a given id, and
-/// `position` is this rank's position.
+/// Returns the conclusion of rank `me`, at `position`, from another rank's report. `find` returns this rank's call with
+/// a given id.
 pub(crate) fn adopt(
     me: u32,
     revoke: &Revoke,
@@ -34,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // Only the two ranks of a message know that message, so this rank has no call to compare with it.
+        // Only a message's two ranks know it, so this rank has no call to compare.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);
@@ -46,7 +46,7 @@ pub(crate) fn adopt(
     }
 }
 
-/// Makes the error of a mismatch between two other ranks, when this rank has no call to compare.
+/// Makes the error of a mismatch between two other ranks, without a call of this rank.
 pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     let error = retell(me, revoke);
     match &revoke.fingerprints {
@@ -55,8 +55,8 @@ pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     }
 }
 
-/// Compares this rank's call with the calls of the report. Returns a mismatch with the ranks whose calls differ from
-/// this rank's, or `None` if there are none.
+/// Compares this rank's call with the calls of the report. Returns a mismatch with the ranks whose calls differ, if
+/// any.
 fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
     let others = fingerprints.iter().filter(|(rank, theirs)| *rank != me && theirs != own);
     let (_, theirs) = others.clone().next()?;
@@ -68,9 +68,9 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
 /// The beginning of texts that come from another rank's report.
 const REPORTED: &str = "reported by rank ";
 
-/// Turns another rank's error into the error of this rank. The new error names the ranks that the report names, except
-/// this rank. If there are none, it names the reporter. An error between ranks (a deadlock, a broken connection) names
-/// all guilty ranks on every rank.
+/// Turns another rank's error into this rank's error. The new error names the ranks that the report names, except this
+/// rank, or else the reporter. An error between ranks (a deadlock, a broken connection) names all guilty ranks on every
+/// rank.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -83,7 +83,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
         if named {
             std::mem::swap(mine, theirs);
         } else if revoke.fingerprints.is_none() {
-            // This rank cannot know whether the reporter or the rank that it names is wrong.
+            // This rank cannot know whether the reporter or the accused rank is wrong.
             guilty.push(by);
         }
     }
@@ -111,13 +111,12 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 }
 
 /// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has
-/// one entry per rank; the entry of this rank is ignored. `place` is `None` for point-to-point calls.
+/// one entry per rank (this rank's is ignored). `place` is `None` for point-to-point calls.
 ///
 /// For a collective, the guilty ranks are the first of these sets that is not empty: the ranks that are stopped, gone,
 /// or outside of any call; the ranks that have been silent for a short time; the ranks that are stuck in other calls;
-/// the ranks for which this rank waits. For a message, the guilty ranks are those at the ends of the chains in which
-/// each rank waits for the next. If ranks wait for each other in a circle, all ranks of the circle are named, even this
-/// rank.
+/// the ranks for which this rank waits. For a message, the guilty ranks are those at the ends of the chains of waits.
+/// If ranks wait for each other in a circle, all ranks of the circle are named, even this rank.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
@@ -130,8 +129,8 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     let mut words = Vec::new();
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
         match answer {
-            // On a busy machine an answer may come late. So a rank that has answered recently is blamed only if no
-            // rank is stopped, gone or outside of any call.
+            // An answer may come late on a busy machine. So a rank that answered recently is blamed only if no rank is
+            // stopped, gone or outside of any call.
             Answer::Silent { since, .. } if *since < LONG => late.push(rank),
             Answer::Silent { .. } => {
                 guilty.push(rank);
@@ -172,7 +171,7 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     Blame::of(guilty, &words)
 }
 
-/// Returns a text about the position of a rank that has not called a collective.
+/// Returns a text about the position of a rank that did not call a collective.
 fn at(doing: &Doing) -> String {
     let at = match (doing.position.last, doing.blocked()) {
         (_, Some(wait)) if wait.on.is_empty() => wait.words(),
@@ -190,7 +189,7 @@ fn at(doing: &Doing) -> String {
 fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     let chains = Chains { me, mine, answers };
     let reached = chains.reached(&[me]);
-    // The reasons, the most certain first: gone, in no call, silent for a short time, in a call that makes progress.
+    // The reasons, the most certain first.
     let (mut gone, mut idle, mut late, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for rank in &reached.ranks {
         let Some(answer) = answers.get(*rank as usize) else { continue };
@@ -238,7 +237,7 @@ fn stopped(rank: u32) -> String {
     format!("rank {rank} is stopped or unreachable")
 }
 
-/// Returns what a rank is doing, as a text for a rank that waits for it.
+/// Returns what a rank is doing, as a text for ranks that wait for it.
 pub(crate) fn doing(answer: Option<&Answer>) -> String {
     match answer {
         None | Some(Answer::Silent { .. }) => "is stopped or unreachable".to_owned(),
@@ -266,8 +265,7 @@ impl Blame {
     }
 }
 
-/// Returns, as a text, why a rank is gone: it said goodbye after call `last`, or its program ended without a goodbye
-/// (`exited`).
+/// Returns why a rank is gone: it said goodbye after call `last`, or its program ended without a goodbye (`exited`).
 pub(crate) fn left_text(last: Option<CallId>, exited: bool) -> String {
     match last {
         _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),

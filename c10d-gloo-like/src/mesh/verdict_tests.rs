@@ -80,19 +80,19 @@ fn wait(op: OpKind, at: u32, on: &[u32]) -> Wait {
     Wait { op: op as u8, at, on: on.to_vec(), started: false }
 }
 
-/// Returns the answer of a rank whose last collective is `seq`. The rank is `inside` it, or has ended it.
+/// Returns the answer of a rank whose last collective is `seq`, and that is `inside` it or has ended it.
 fn at(seq: u32, inside: bool) -> Answer {
     let waits = if inside { vec![Wait { op: ALL_REDUCE, at: seq, on: vec![], started: false }] } else { vec![] };
     Answer::At(Doing { position: Position { last: Some(CallId { seq, step: 0 }), inside }, waits, refused: None })
 }
 
-/// Returns the answer of a rank that waits in a point-to-point call.
+/// Returns the answer of a rank in a point-to-point call.
 fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
     let position = Position { last: None, inside: false };
     Answer::At(Doing { position, waits: vec![wait(op, tag, on)], refused: None })
 }
 
-/// Returns what a rank knows about a peer that has not answered for this time.
+/// Returns the answer of a peer that has been silent for this long.
 fn silence(since: Duration) -> Answer {
     Answer::Silent { since, before: None }
 }
@@ -102,7 +102,7 @@ fn idle() -> Answer {
     Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
 }
 
-/// Returns the ranks that `me` blames if the ranks answer this, and the text of the error.
+/// Returns the ranks that `me` blames after these answers, and the error's text.
 fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
     let blame = super::judge(me, place, mine, answers);
     assert_eq!(blame.between, blame.words.contains("deadlock"));
@@ -145,7 +145,7 @@ fn the_rank_that_delays_a_collective_is_named() {
         let mine = wait(OpKind::AllReduce, 7, waiting_for);
         assert_eq!(judge(0, place, &mine, answers), (guilty.to_vec(), text.to_owned()));
     }
-    // For point-to-point ops, only the rank for which this rank waits matters, and no sequence numbers are compared.
+    // For point-to-point ops, only the rank for which this rank waits matters.
     let recv = |from| wait(OpKind::Recv, 5, &[from]);
     assert_eq!(judge(0, None, &recv(1), &[idle(), at(3, true), silent()]).0, [1]);
     assert_eq!(
@@ -180,13 +180,13 @@ fn a_chain_of_messages_is_followed_to_its_end() {
         let answers = [end, recv(1, 0), recv(2, 1), idle()];
         assert_eq!(judge(3, None, &mine, &answers), (vec![0], format!("{chain}{words}")));
     }
-    // If a rank answers late, its earlier answer is used.
+    // For a late rank, its earlier answer is used.
     let Answer::At(before) = recv(2, 1) else { unreachable!() };
     let late = Answer::Silent { since: LONG / 2, before: Some(before.clone()) };
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), late, idle()]).0, [0]);
     let gone = Answer::Silent { since: LONG, before: Some(before) };
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), gone, idle()]).0, [2]);
-    // A rank that is gone is named instead of a rank that is idle, wherever the two are in the chain.
+    // A rank that is gone is named instead of an idle rank, wherever they are in the chain.
     let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), silence(LONG)];
     assert_eq!(judge(3, None, &mine, &answers).0, [4]);
 }
@@ -212,8 +212,8 @@ fn a_circle_names_all_its_ranks() {
     // A message in transfer does not make a circle.
     let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
     assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
-    // Ranks in the same collective do not make a circle either. A message and a collective can make a circle: here,
-    // rank 1 waits for a message before it enters the barrier.
+    // Ranks in one collective make no circle. A message and a collective can: here, rank 1 waits for a message before
+    // it enters the barrier.
     let place = CallId { seq: 7, step: 0 };
     let inside =
         |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });

@@ -1,7 +1,7 @@
 //! The watcher: one thread per process that sleeps until there is an event on a control connection of any group.
 //!
 //! The watcher answers questions of peers even while all other threads are busy, and notices at once when a peer's
-//! process ends. A process starts its watcher with its first connection. A forked child has a watcher of its own.
+//! process ends. A process starts its watcher with its first connection; a forked child has its own.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,12 +16,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// How long the watcher keeps a connection that this side has closed, so that the peer can read the goodbye. This is
-/// longer than any scheduling delay.
+/// How long the watcher keeps a connection that this side has closed, for the peer to read the goodbye. It is longer
+/// than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long other ranks have to report whether the peer of an ended connection is alive. The watcher also notices the
-/// end of a watched process within this time.
+/// How long other ranks have to report whether the peer of an ended connection is alive. The watcher notices the end of
+/// a watched process within this time.
 const UNSURE: Duration = Duration::from_millis(80);
 
 /// The watcher's number for a connection.
@@ -36,9 +36,9 @@ pub(super) trait Watched: Send + Sync {
     fn life(&self) -> Option<BorrowedFd<'_>>;
     /// Handles an event on the connection.
     fn ready(&self, readable: bool, writable: bool) -> Next;
-    /// Handles the end of the peer's process. First reads the bytes that the peer has sent.
+    /// Reads the bytes that the peer has sent, then handles the end of its process.
     fn peer_ended(&self) -> Next;
-    /// Decides whether the peer is alive. The watcher calls this 80 ms after [`Next::Unsure`].
+    /// Decides whether the peer is alive. Called 80 ms after [`Next::Unsure`].
     fn must_decide(&self);
     /// Handles an error after which the watcher forgets the connection.
     fn failed(&self, error: Error);
@@ -54,7 +54,7 @@ pub(super) enum Next {
 }
 
 const WAKE: u64 = 0;
-/// This bit is set in the token of an event that is about the peer's process and not about the connection.
+/// Set in the token of an event that is about the peer's process.
 const LIFE: u64 = 1 << 63;
 
 struct Watch {
@@ -75,7 +75,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
     connection: Arc<dyn Watched>,
-    /// The time at which the connection is dropped, if it was closed on this side or ended without a goodbye.
+    /// The time at which a closed or ended connection is dropped.
     until: Option<Instant>,
 }
 
@@ -91,7 +91,7 @@ struct Start {
     starting: Mutex<()>,
 }
 
-/// Returns the process's watcher, and starts it if there is none. If starting it fails, the next group tries again.
+/// Returns the process's watcher, which the first call starts. If the start fails, the next group tries again.
 fn watcher() -> Result<&'static Arc<Watch>> {
     static START: PerProcess<Start> = PerProcess::new();
     let start = START.get();
@@ -128,8 +128,8 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // The descriptor that the peer sent is not that of a process, or memory is short. Even then, the end of the
-        // peer's process ends the connection, unless a forked child has a copy of the socket.
+        // The peer sent another descriptor than that of a process, or memory is short. The end of the peer's process
+        // still ends the connection, unless a forked child has a copy of the socket.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
@@ -140,25 +140,25 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
 pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     if let Ok(watch) = watcher() {
         let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
-        // This call fails only if the watcher has already dropped the connection.
+        // Fails only if the watcher has dropped the connection.
         let _ =
             epoll::modify(&watch.epoll, fd, EventData::new_u64(token.0), EventFlags::IN | EventFlags::RDHUP | write);
     }
 }
 
-/// Lets the watcher drop a connection that this side has closed. The watcher drops it when the peer has closed its
-/// side, too, and at the latest after [`LINGER`].
+/// Lets the watcher drop a connection that this side has closed, when the peer has closed its side, and at the latest
+/// after [`LINGER`].
 pub(super) fn linger(token: Token) {
     if let Ok(watch) = watcher() {
         if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {
             entry.until = Some(Instant::now() + LINGER);
         }
-        // The write fails only if the counter is full. Then the watcher wakes up in any case.
+        // The write fails only if the counter is full, and then the watcher wakes up anyway.
         let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
     }
 }
 
-/// Runs `act` on the watcher's thread at this time. If there is no watcher, `act` runs at once on this thread.
+/// Runs `act` on the watcher's thread at this time. Without a watcher, `act` runs at once on this thread.
 pub(super) fn at(time: Instant, act: impl FnOnce() + Send + 'static) {
     match watcher() {
         Ok(watch) => {
@@ -216,7 +216,7 @@ impl Watch {
         }
     }
 
-    /// Handles a connection that has ended without a goodbye. For 80 ms, the watcher watches only the peer's process.
+    /// Handles a connection that ended without a goodbye: for 80 ms, the watcher watches only the peer's process.
     fn unsure(&self, token: u64) {
         let mut table = self.connections.lock();
         let end = Instant::now() + UNSURE;
@@ -230,7 +230,7 @@ impl Watch {
     fn forget(&self, token: u64) {
         let entry = self.connections.lock().open.remove(&token);
         if let Some(entry) = entry {
-            // Other threads may keep the descriptors open, and an open descriptor would stay in the epoll set.
+            // Other threads may keep the descriptors open, and an open descriptor stays in the epoll set.
             let _ = epoll::delete(&self.epoll, entry.connection.fd());
             if let Some(life) = entry.connection.life() {
                 let _ = epoll::delete(&self.epoll, life);
@@ -238,8 +238,7 @@ impl Watch {
         }
     }
 
-    /// Drops connections whose deadline has passed, and runs due actions. Returns the time at which this must run
-    /// again.
+    /// Drops connections whose deadline has passed, and runs due actions. Returns when this must run again.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (late, due, next) = {

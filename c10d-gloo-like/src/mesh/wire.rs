@@ -1,5 +1,5 @@
-//! Functions that read and write the parts of the mesh's messages: numbers (little endian), texts and optional values.
-//! Bytes from peers are read with bounds checks: if a part is missing, the result is `None`, never a panic.
+//! Reads and writes the parts of the mesh's messages: numbers (little endian), texts and optional values. If a part is
+//! missing in the bytes of a peer, the result is `None`, never a panic.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::text::harmless;
@@ -34,8 +34,8 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Reads the length of a text and the text, and makes the text safe to print. Returns `None` if the text is longer
-    /// than `max` bytes or incomplete.
+    /// Reads the length of a text and the text, and makes it safe to print. `None` if the text is longer than `max`
+    /// bytes or incomplete.
     pub(super) fn text(&mut self, max: usize) -> Option<String> {
         let len = usize::from(self.u16()?);
         if len > max {

@@ -39,12 +39,12 @@ impl Transport {
     }
 }
 
-/// The table by which a rank chooses its algorithms. It must be the same on all ranks.
+/// The table by which a rank chooses its algorithms, the same on all ranks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuning {
     /// A hash of the choices, equal on ranks that make the same choices.
     pub(crate) hash: u64,
-    /// The file with the rules; empty if the table is the built-in one.
+    /// The file with the rules; empty for the built-in table.
     pub(crate) file: String,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Wiring {
     pub(crate) rank: u32,
     /// The number of ranks.
     pub(crate) size: u32,
-    /// A random value that is the same on all ranks and different for every group of every run.
+    /// A random value, the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
     /// The part of a store that only this group and session use.
     pub(crate) store: Arc<dyn Store>,
@@ -80,10 +80,10 @@ pub(crate) struct Wiring {
     pub(crate) tuning: Tuning,
     /// The time by which all ranks must be connected.
     pub(crate) deadline: Instant,
-    /// How long a peer's host may be silent over TCP before the peer counts as dead. A stopped or late peer is not
-    /// silent: its operating system answers.
+    /// How long a peer's host may be silent over TCP before the peer counts as dead. The operating system of a stopped
+    /// or late peer still answers.
     pub(crate) silence: Duration,
-    /// Returns the ranks that have left the parent group or died, as far as the parent group knows.
+    /// Returns the ranks that left the parent group or died, as far as it knows.
     pub(crate) lost: Lost,
     /// The time after which a waiting op is reported; `None`: never.
     pub(crate) warn_after: Option<Duration>,

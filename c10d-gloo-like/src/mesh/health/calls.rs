@@ -11,9 +11,9 @@ use super::{FAILED, Health, LEFT, dead};
 use c10d_core::calls::CallId;
 
 impl Health {
-    /// Begins a collective: writes the call into the call log. Fails the group and returns the error if the call cannot
-    /// succeed any more: the group has already failed, a peer has left before this call, or two peers disagree about
-    /// this call. In a healthy group this takes some nanoseconds.
+    /// Begins a collective: writes the call into the call log. If the call cannot succeed (the group has failed, a peer
+    /// has left before this call, or two peers disagree about this call), fails the group and returns the error. In a
+    /// healthy group, `announce` takes some nanoseconds.
     #[inline]
     pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
         self.call_log().begin(fingerprint);
@@ -32,7 +32,7 @@ impl Health {
             left.into_iter().find(|(_, left)| before(left.last))
         };
         match gone {
-            // The cause of the failure for which the peer left may still arrive, so this call may begin.
+            // The peer left because of a failure whose cause may still arrive, so this call may begin.
             Some((_, left)) if left.failed && left.at.elapsed() < UNDERWAY => Ok(()),
             Some((rank, left)) => Err(self.fail(dead(rank, left.text()).phase(Phase::Announce))),
             None => Ok(()),
@@ -50,11 +50,11 @@ impl Health {
         self.call_log().end();
     }
 
-    /// Checks whether more bytes can arrive from `rank`. If not, this fails the group and returns the error. `quiet` is
-    /// the time since the last bytes arrived.
+    /// Checks whether more bytes can arrive from `rank`; if not, fails the group and returns the error. `quiet` is the
+    /// time since the last bytes arrived.
     ///
-    /// The data that a peer sent before it left still counts. Therefore the caller looks for bytes once more after
-    /// [`Health::has_left`] returned `true`, and calls this only if there are none.
+    /// The data that a peer sent before it left still counts. So the caller looks for bytes once more after
+    /// [`Health::has_left`] returned `true`, and calls `needs` only if there are none.
     #[inline]
     pub(crate) fn needs(&self, rank: u32, quiet: Duration) -> Result {
         if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank, quiet) }
@@ -70,7 +70,7 @@ impl Health {
         }
     }
 
-    /// Whether this peer has left (with a goodbye or without) and no more of its bytes will arrive. `quiet` is the time
+    /// Whether this peer has left (with or without a goodbye) and all of its bytes have arrived. `quiet` is the time
     /// since its last bytes arrived.
     pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0

@@ -1,10 +1,9 @@
-//! Checks whether the peers made the same calls, for calls in which this rank received nothing from them. Such a call
-//! is in doubt until it has been compared with the calls of these peers.
+//! Checks whether peers from which this rank received nothing in a call made the same call. Until then, the call is in
+//! doubt.
 //!
 //! If a peer shares memory with this rank, this rank reads the peer's call log. Other peers send notes of their calls
-//! between their ops. If a peer's note does not arrive in time, this rank asks the peer over the control connection.
-//! The peer's watcher answers, whatever its other threads do. If a peer has not made the call yet, this rank does not
-//! wait for that peer, but checks it again later.
+//! between their ops. If a note does not arrive in time, this rank asks the peer over the control connection, and the
+//! peer's watcher thread answers. A peer that has not made the call yet is checked again later.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,8 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
-/// How long a rank waits for an answer before it continues without the answer. It waits only once for each silent peer.
-/// Live peers answer within a millisecond, on busy machines within tens of milliseconds.
+/// How long a rank waits for an answer, once for each silent peer. Live peers answer within a millisecond, on busy
+/// machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the answers of its peers.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -36,10 +35,9 @@ pub(crate) enum Open {
 }
 
 impl Health {
-    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers. Asks a peer if its calls
-    /// are not, or no longer, in shared memory. Returns whether calls are still in doubt, or an error if a peer made
-    /// another call. With `wait`, this first waits for the answers to earlier questions, and compares with `by_hub`
-    /// (see [`Health::look`]).
+    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers. Asks a peer whose call is
+    /// not in shared memory. Returns whether calls are in doubt, or an error if a peer made another call. With `wait`,
+    /// first waits for the answers to earlier questions, and compares with `by_hub` (see [`Health::look`]).
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -60,8 +58,8 @@ impl Health {
         Ok(open)
     }
 
-    /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` are the same
-    /// as this rank's. Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
+    /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many first calls of rank `p` equal this rank's.
+    /// Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -85,8 +83,8 @@ impl Health {
         })
     }
 
-    /// Asks each peer about the calls with numbers below `before` that have not been compared with that peer's, and
-    /// waits for the answers. Returns whether calls are still in doubt.
+    /// Asks each peer about the calls with numbers below `before` that were not compared with its calls, and waits for
+    /// the answers. Returns whether calls are in doubt.
     #[cold]
     pub(crate) fn ask_about(&self, before: u64) -> Result<bool> {
         let mut doubts = self.doubts.lock();
@@ -108,13 +106,13 @@ impl Health {
         Ok(open)
     }
 
-    /// Ends a check of all peers: fails the group if the check found a disagreement. Returns whether calls are still in
+    /// Ends a check of all peers, and fails the group if the check found a disagreement. Returns whether calls are in
     /// doubt.
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
-        // If the group has failed on a peer, the peer has sent the cause. This rank can wait for the cause: no peer
-        // waits for this rank, which has already sent its own part of the call.
+        // If the group has failed on a peer, the peer has sent the cause. This rank has sent its part of the call, so
+        // no peer is delayed while it waits for the cause.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.wait_for_cause(&mut doubts);
         }
@@ -122,8 +120,8 @@ impl Health {
         clash.map_or(Ok(open), |clash| Err(self.clash(&clash)))
     }
 
-    /// Compares the calls in doubt for the last time, when this rank leaves, and waits briefly for answers. Returns the
-    /// error if the group has failed because the ranks' calls differ.
+    /// When this rank leaves, compares the calls in doubt for the last time, and waits briefly for answers. Returns the
+    /// error if the group has failed because calls differ.
     pub(crate) fn conclude(&self, fresh: &mut Vec<Doubt>, deadline: Instant) -> Option<Error> {
         if !self.failed() && self.verify(fresh, false).is_ok_and(|open| open) {
             let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
@@ -132,7 +130,7 @@ impl Health {
         self.cause().filter(|error| matches!(error.kind(), ErrorKind::Mismatch { .. }))
     }
 
-    /// Waits for the answers that are missing, for at most `patience`.
+    /// Waits at most `patience` for the missing answers.
     #[cold]
     fn await_answers(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
         let until = Instant::now() + patience;
@@ -147,7 +145,7 @@ impl Health {
         self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
-    /// Waits briefly for the cause of the failure. A peer on which the group has failed has sent this cause.
+    /// Waits briefly for the cause of the failure, which a peer has sent.
     #[cold]
     fn wait_for_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
@@ -156,9 +154,8 @@ impl Health {
 
     /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. The hub
     /// of a call is the rank that receives from all others (the root of a reduce or gather), and so compares the calls
-    /// of all ranks. `by_hub` concerns calls that have a hub and that are no longer in the peer's call log: with
-    /// `by_hub`, this rank does not ask the peer about such a call. The call stays in doubt until the hub completes it,
-    /// which takes less time than a question to the peer.
+    /// of all ranks. With `by_hub`, this rank does not ask the peer about a call that has a hub and that is no longer
+    /// in the peer's call log: it waits until the hub completes the call, which takes less time than a question.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -187,8 +184,8 @@ impl Health {
         })
     }
 
-    /// Compares the calls in doubt with the peer's calls that are in shared memory. Returns the number of the first
-    /// call about which the peer must be asked, if any. For `by_hub` see [`Health::look`].
+    /// Compares the calls in doubt with the peer's calls in shared memory. Returns the number of the first call about
+    /// which the peer must be asked. For `by_hub` see [`Health::look`].
     fn question(&self, doubts: &mut Doubts, peer: u32, before: u64, by_hub: bool) -> Result<Option<u64>, Clash> {
         match self.look(doubts, peer, &[], by_hub)? {
             Progress::Gone => doubts.question(peer, before),
@@ -208,8 +205,7 @@ impl Health {
         }
     }
 
-    /// Returns the calls of this rank that are still in doubt. The peers need not learn its remaining calls: no rank
-    /// disagrees about those.
+    /// Returns this rank's calls that are in doubt. No rank disagrees about the remaining calls.
     pub(super) fn goodbye(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
@@ -218,14 +214,13 @@ impl Health {
     /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // The call log is read before the doubts: a call in doubt that the log does not contain any more is then
-        // already among the doubts.
+        // The call log is read first: a call in doubt that it does not contain any more is already among the doubts.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)
     }
 
-    /// Handles a peer's report of its calls. `last` means that the peer leaves.
+    /// Handles a peer's report of its calls. `last`: the peer leaves.
     pub(super) fn handle_calls(&self, peer: u32, history: History, last: bool) {
         let compared = self.doubts.lock().answer(peer, history, last);
         if let Err(clash) = compared {
@@ -239,8 +234,8 @@ impl Health {
     }
 }
 
-/// Reads a peer's call log at the number of a call. If the peer has not made all earlier calls of this rank, the call
-/// has another number on the peer. In this case, the call is found by its `CallId`.
+/// Reads a peer's call log at the number of a call. If the peer skipped an earlier call of this rank, the call has
+/// another number there and is found by its `CallId`.
 fn read(call_log: &CallLog, doubt: &Doubt) -> PeerCall {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {

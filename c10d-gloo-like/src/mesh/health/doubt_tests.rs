@@ -1,6 +1,6 @@
-//! Tests which peers a rank asks whether they made the same call. A call's hub (here rank 0) is the rank that receives
-//! from all others, so it compares the calls of all ranks. A rank far ahead has made so many later calls that its call
-//! log (`HISTORY` calls) does not have the call any more.
+//! Tests which peers a rank asks whether they made the same call. The call's hub (here rank 0) receives from all
+//! others, so it compares the calls of all ranks. A rank far ahead no longer has the call in its call log (`HISTORY`
+//! calls).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::call_log::HISTORY;
 use crate::shm::{Layout, Segment};
 
-/// Makes the health of ranks that are threads of this process and share memory.
+/// Makes the health of ranks that are threads of this process.
 fn ranks(world: u32) -> Vec<Arc<Health>> {
     let ranks: Vec<_> = (0..world).map(|rank| Health::new("group".into(), rank, world, None)).collect();
     let segments: Vec<_> =

@@ -1,5 +1,4 @@
-//! The failure of a group. The first cause counts. It is sent to all peers before the failure becomes visible on this
-//! rank (see [`Health::failed`]).
+//! The failure of a group. The first cause counts, and is sent to all peers before [`Health::failed`] returns `true`.
 
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -14,24 +13,24 @@ use crate::mesh::control::Frame;
 use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
 
-/// The longest time for which a thread waits until another thread has sent the cause to the peers. The other thread
-/// never waits for a peer, so only a defect can make it take this long.
+/// The longest time for which a thread waits until another thread has sent the cause to the peers. Only a defect can
+/// make sending take this long, since it never waits for a peer.
 const TOLD: Duration = Duration::from_secs(5);
 
 impl Health {
-    /// Fails the group: keeps the error unless there is an earlier cause, reports the failure to all peers, and wakes
-    /// sleeping threads. Returns the first cause. This does not wait for peers.
+    /// Fails the group: keeps the first cause, reports the failure to all peers, and wakes sleeping threads. Returns
+    /// the first cause. Does not wait for peers.
     pub(crate) fn fail(&self, error: Error) -> Error {
         self.fail_with(error, None)
     }
 
-    /// Like [`Health::fail`], for an error between the guilty ranks: every rank names all guilty ranks, even itself.
+    /// Like [`Health::fail`], for an error between the guilty ranks: every rank names all of them, even itself.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
         self.fail_by(error, revoke)
     }
 
-    /// Like [`Health::fail`], for a disagreement: this rank's call is `mine`, and that of `rank` is `theirs`.
+    /// Like [`Health::fail`], for a disagreement between this rank's call `mine` and `theirs` of `rank`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
             Error::new(ErrorKind::Protocol, "two calls were found different, but have equal fingerprints")
@@ -51,8 +50,8 @@ impl Health {
         cause
     }
 
-    /// Waits until the first cause has been sent to the peers, which another thread may still be doing. Otherwise this
-    /// thread could end the program because of the failure before the peers know the cause.
+    /// Waits until the first cause has been sent to the peers. Otherwise this thread could end the program because of
+    /// the failure before the peers know the cause.
     pub(super) fn wait_until_told(&self) {
         if !self.failed() {
             drop(self.telling.try_lock_for(TOLD));
@@ -60,18 +59,17 @@ impl Health {
     }
 
     /// Keeps the first cause and returns it. The thread that sets the cause sends the report of the rank that found the
-    /// cause to all peers, unchanged. Only after that does the failure become visible on this rank. So the peers
-    /// know the cause before they notice that a rank has left because of it. If another thread is sending the report,
-    /// this function does not wait for that thread. A thread that sends a report to a rank of the same process also
-    /// runs this function for that rank, so two such threads could wait for each other.
+    /// cause to all peers, unchanged, before the failure becomes visible on this rank. So the peers know the cause
+    /// before they notice that a rank has left because of it. If the cause is set, this function does not wait until it
+    /// is sent. Otherwise two threads could wait for each other, since a thread that sends a report to a rank of its
+    /// own process runs this function for that rank.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
-        // This must precede every return. After the return, the caller may change its buffers while peers still read
-        // them.
+        // This precedes every return: after it, the caller may change buffers that peers still read.
         self.take_back();
         if let Some(cause) = self.first_cause() {
             return cause;
         }
-        // The thread that holds this lock sets the cause before it sends anything, so two ranks that report to each
+        // The thread that holds this lock sets the cause before it sends anything. So two ranks that report to each
         // other do not wait for each other.
         let telling = self.telling.lock();
         let (cause, revoke) = {
@@ -79,7 +77,7 @@ impl Health {
             if let Some(cause) = &state.cause {
                 return cause.clone();
             }
-            // A disagreement about calls that was reported earlier takes precedence over an error of another kind.
+            // An earlier report of a disagreement about calls takes precedence over an error of another kind.
             let (mut error, revoke) = match state.dispute.take() {
                 Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
                     (verdict::third_party(self.rank, &dispute), *dispute)
@@ -102,8 +100,7 @@ impl Health {
         cause
     }
 
-    /// Sets a flag for the peers that share memory with this rank. It means that the memory that this rank lent them
-    /// may change from now on.
+    /// Tells the peers that share memory with this rank that lent memory may change from now on.
     fn take_back(&self) {
         if let Some(segment) = self.call_logs.get().and_then(CallLogs::segment) {
             segment.header().revoked.store(1, Ordering::Release);
@@ -111,7 +108,7 @@ impl Health {
         }
     }
 
-    /// Handles a failure that rank `from` reports, as its own or as another rank's.
+    /// Handles a failure, of rank `from` or of another rank, that `from` reports.
     pub(super) fn revoked(&self, from: u32, mut revoke: Box<Revoke>) {
         if revoke.by != from {
             revoke.via.get_or_insert(from);

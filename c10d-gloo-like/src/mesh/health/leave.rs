@@ -9,11 +9,9 @@ use crate::mesh::control::Frame;
 const EXIT: Duration = Duration::from_millis(100);
 
 impl Health {
-    /// Reports to all peers that this rank leaves. The peers continue, but those of their calls that still need this
-    /// rank fail.
+    /// Reports to all peers that this rank leaves. The peers continue, but their calls that need this rank fail.
     pub(in crate::mesh) fn leave(&self) {
-        // Peers may make the calls in doubt later, when this rank cannot be asked any more. So this rank sends these
-        // calls now.
+        // Peers may make the calls in doubt after this rank has left, so this rank sends these calls now.
         let history = self.goodbye();
         if !history.calls.is_empty() {
             self.send_to_all(&Frame::Calls { last: true, history });
@@ -33,7 +31,7 @@ impl Health {
         let _told = self.telling.try_lock_for(EXIT);
         let frame = Frame::Exited { last: self.call_log().last_ended(), failed: self.failed() };
         for path in &self.paths {
-            // Ranks of this process end with the program, too.
+            // Ranks of this process end with the program.
             if let Some(Path::Away(connection)) = path.get() {
                 connection.send(&frame);
             }

@@ -21,8 +21,8 @@ impl Listener for Health {
             && revoke.by == self.rank
             && self.state.lock().cause.is_none()
         {
-            // This rank has not reported a failure, so the report is false. If ranks forwarded the report, the first of
-            // these ranks is named: the later ones may have believed it.
+            // This rank has not reported a failure, so the report is false. The first rank that forwarded it is named:
+            // later ones may have believed it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
             let what = format!("it sent a failure report of rank {}, which has reported no failure", self.rank);
             return self.broke_protocol(liar, &what);
@@ -45,7 +45,7 @@ impl Listener for Health {
             Frame::Ask { from: number } => {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
-                    // If the rank that asked does not read, this answer may be dropped.
+                    // If the asking rank does not read, this answer may be dropped.
                     connection.send_bytes(&Frame::Calls { last: false, history }.to_bytes(), false);
                 }
             }
@@ -64,7 +64,7 @@ impl Listener for Health {
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
-    /// The end of a connection after a goodbye is expected, and is not a failure.
+    /// After a goodbye, the end of a connection is no failure.
     fn hung_up(self: Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
         let unsure = {
             let mut state = self.state.lock();

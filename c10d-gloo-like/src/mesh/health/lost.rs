@@ -1,4 +1,4 @@
-//! The peers that are gone, including those that left or died after the group had failed.
+//! The peers that are gone, even if they left or died after the group's failure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long to wait after a death for further deaths, so that the error names all ranks that died together. This delay
-/// matters little: the operating system takes much longer to end a process.
+/// How long to wait after a death for further deaths: the error names all ranks that died together. The operating
+/// system takes much longer to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {
@@ -19,8 +19,7 @@ impl Health {
         (0..).zip(&*state.peers).filter(|(_, p)| p.closed || p.left.is_some()).map(|(rank, _)| rank).collect()
     }
 
-    /// Handles the death of a peer: fails the group 20 ms later, with an error that names all ranks that have died by
-    /// then.
+    /// Handles the death of a peer: fails the group after [`TOGETHER`], with an error that names all ranks that died.
     pub(super) fn fail_of_deaths(self: &Arc<Self>, how: &str) {
         if self.failed() {
             return;
@@ -33,14 +32,14 @@ impl Health {
         });
     }
 
-    /// Fails the group because of all ranks that have died by now.
+    /// Fails the group because of all known deaths.
     pub(super) fn fail_of_known_deaths(&self, how: String) -> Error {
         let dead = self.state.lock().dead();
         self.fail(gone(dead, how))
     }
 
-    /// Handles ranks that the parent group has `lost`, while this group is being made. If this rank has no connection
-    /// to one of them yet, that rank will never connect, and the group fails.
+    /// Handles ranks that the parent group has `lost` while this group is made. A lost rank without a connection to
+    /// this rank will never connect, so the group fails.
     pub(in crate::mesh) fn fail_if_lost(&self, lost: &[u32]) {
         if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
             self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));

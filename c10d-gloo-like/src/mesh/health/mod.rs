@@ -1,8 +1,8 @@
 //! The health of one group on one rank: whether it has failed, why, and what the peers are doing.
 //!
-//! All threads of the backend share this object. The first cause of a failure counts, and it is sent to all peers at
-//! once. Frames from other processes are handled on the watcher's thread. Frames from ranks of the same process are
-//! handled on the thread that sends them.
+//! All threads of the backend share this object. The first cause of a failure counts, and is sent to all peers at once.
+//! The watcher's thread handles frames from other processes. A thread that sends a frame to a rank of its own process
+//! handles it.
 
 mod call_logs;
 mod calls;
@@ -60,23 +60,23 @@ const LEFT: u8 = 4;
 pub(crate) struct Health {
     group: Arc<str>,
     rank: u32,
-    /// The events that have occurred so far, as bits; zero if there were none.
+    /// The events that have occurred, as bits.
     alarm: AtomicU8,
     /// This rank's call log, if the rank has no segment.
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
     /// The calls in which this rank received nothing from a peer. A thread that holds this lock sends no frame and does
-    /// not fail the group: a peer in this process handles a frame on the sender's thread, and the peer's answer could
-    /// lock this again.
+    /// not fail the group: a peer in this process handles a frame on the sender's thread, and its answer could lock
+    /// this again.
     doubts: Mutex<Doubts>,
-    /// Signalled when a peer reports its calls, and at every event at which the `wakers` are called.
+    /// Signalled when a peer reports its calls, and whenever the `wakers` are called.
     answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
     state: Mutex<HealthState>,
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
-    /// Locked while the report of a failure is sent, so that no goodbye is sent before the report.
+    /// Locked while the report of a failure is sent: no goodbye is sent before the report.
     telling: Mutex<()>,
     own: Own,
     /// The time after which a wait is reported.
@@ -106,22 +106,22 @@ impl Health {
         })
     }
 
-    /// Sets the path to a peer. This is called once for each peer.
+    /// Sets the path to a peer. Called once for each peer.
     pub(super) fn reach(&self, peer: u32, path: Path) {
         if let Some(slot) = self.paths.get(peer as usize) {
             let _ = slot.set(path);
         }
     }
 
-    /// Records that the bytes of this peer arrive over TCP.
+    /// Records that this peer's bytes arrive over TCP.
     pub(super) fn uses_tcp(&self, peer: u32) {
         if let Some(peer) = self.state.lock().peers.get_mut(peer as usize) {
             peer.tcp = true;
         }
     }
 
-    /// Registers `wake`, which is called when the group fails, when a peer reports a failure, leaves or dies, and when
-    /// the connection to a peer ends. If one of the events of `alarm` has already occurred, `wake` is called at once.
+    /// Registers `wake`. It is called when the group fails, when a peer reports a failure, leaves or dies, and when the
+    /// connection to a peer ends. If an event of `alarm` has already occurred, it is called at once.
     pub(crate) fn on_news(&self, wake: Waker) {
         let mut wakers = self.wakers.lock();
         wakers.push(wake);
@@ -145,7 +145,7 @@ impl Health {
         Some(cause)
     }
 
-    /// Returns why the group failed, even if the peers have not been sent the cause yet.
+    /// Returns why the group failed, even before the peers were sent the cause.
     fn first_cause(&self) -> Option<Error> {
         let state = self.state.lock();
         state.cause.as_ref().map(|cause| state.with_all_dead(cause.clone()))
@@ -168,8 +168,7 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & DISPUTED != 0
     }
 
-    /// Sets the segments of this rank and of the peers that share memory with it. This is called once, before the first
-    /// call.
+    /// Sets the segments of this rank and of the peers that share memory with it. Called once, before the first call.
     pub(super) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
         let _ = self.call_logs.set(CallLogs::new(own, peers));
     }
@@ -185,7 +184,7 @@ impl Health {
         self.call_logs.get()?.of(peer)
     }
 
-    /// Returns the fingerprint of this rank's call `place`, if the call is still remembered.
+    /// Returns the fingerprint of this rank's call `place`, if it is remembered.
     pub(crate) fn called(&self, place: CallId) -> Option<Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }

@@ -12,7 +12,7 @@ use c10d_core::calls::CallId;
 /// How long after a goodbye the peer's data, or the cause of a failure, may still arrive over other connections.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 
-/// The state of the group, as far as this rank knows it.
+/// What this rank knows of the group.
 pub(super) struct HealthState {
     pub(super) cause: Option<Error>,
     /// The report that two peers disagree about a call that this rank has yet to make.
@@ -35,10 +35,10 @@ pub(super) struct Peer {
     pub(super) answer: Option<(u32, Doing)>,
     /// The number of queries that the peer has not answered.
     pub(super) unanswered: u32,
-    /// How the control connection ended, while it is not known whether the peer has ended, too.
+    /// How the control connection ended, while it is unknown whether the peer lives.
     pub(super) unsure: Option<String>,
-    /// The ranks that want to know whether the peer answers, each with the number of the query that this rank sent to
-    /// the peer for that rank.
+    /// The ranks that want to know whether the peer answers, each with the number of the query to the peer for that
+    /// rank.
     pub(super) askers: Vec<(u32, u32)>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Left {
     /// The last call that the peer completed.
     pub(super) last: Option<CallId>,
     pub(super) at: Instant,
-    /// Whether the peer left because the group has failed. The cause arrives over another connection, perhaps later.
+    /// Whether the peer left because the group has failed. The cause may arrive later over another connection.
     pub(super) failed: bool,
     /// Whether the peer's program ended without leaving the group.
     pub(super) exited: bool,
@@ -62,8 +62,7 @@ impl Left {
 }
 
 impl Peer {
-    /// Returns the peer's goodbye if no more bytes will arrive from the peer. `quiet` is the time since its last bytes
-    /// arrived.
+    /// Returns the peer's goodbye if all its bytes have arrived. Its last bytes arrived `quiet` ago.
     pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
         let still = !self.tcp || quiet >= UNDERWAY;
@@ -77,7 +76,7 @@ impl HealthState {
         (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
     }
 
-    /// If a death is the cause, adds all ranks that are known to be dead.
+    /// If a death is the cause, adds all ranks known to be dead.
     pub(super) fn with_all_dead(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::PeerDead { .. } => {

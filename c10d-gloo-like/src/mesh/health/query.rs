@@ -15,28 +15,26 @@ use crate::mesh::doing::{Doing, Refused, Wait, is_p2p};
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long the peers have to answer after a deadline has passed. Live peers answer within a millisecond, on busy
-/// machines within tens of milliseconds.
+/// How long the peers have to answer after a passed deadline. Live peers answer within a millisecond, on busy machines
+/// within tens of milliseconds.
 const ANSWER: Duration = Duration::from_millis(80);
-/// The largest number of unanswered questions to a peer. Live peers answer at once. Questions must not fill the receive
-/// buffer of a peer that is stopped for long: the operating system would take the full buffer for silence of the host
-/// and end the connection, although a stopped peer is not dead. Besides questions, a connection carries only a few
-/// frames in its life.
+/// The largest number of unanswered questions to a peer. More questions could fill the receive buffer of a stopped
+/// peer, and the operating system would end its connection as if its host were silent.
 const UNANSWERED: u32 = 8;
 
 impl Health {
-    /// Registers the function by which any thread can learn for which ranks the messages wait. This is called once. The
-    /// function must not block.
+    /// Registers the function that returns the waits of the messages. It is called once, and the function must not
+    /// block.
     pub(crate) fn ask_messages(&self, messages: Messages) {
         let _ = self.own.messages.set(messages);
     }
 
-    /// Records that the collective of this call waits for these ranks.
+    /// Records that this call's collective waits for these ranks.
     pub(crate) fn waits(&self, fingerprint: &Fingerprint, on: Vec<u32>) {
         *self.own.waits.lock() = Some((CallId::of(fingerprint), Wait::of(fingerprint, on)));
     }
 
-    /// Records that the collective does not wait any more.
+    /// Records that the collective no longer waits.
     pub(crate) fn moves(&self) {
         *self.own.waits.lock() = None;
     }
@@ -74,9 +72,8 @@ impl Health {
         Doing { position, waits, refused }
     }
 
-    /// Asks all peers for their call with the id of this call, in which this rank has waited longer than usual. If a
-    /// peer's call differs, the group fails when the answer arrives. So two ranks that wait in different calls find
-    /// this out.
+    /// Asks all peers for their call with this call's id, because this rank has waited in it for long. If a peer's call
+    /// differs, the group fails when the answer arrives.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
         if !self.failed() && !is_p2p(fingerprint) {
@@ -90,8 +87,7 @@ impl Health {
     }
 
     /// Handles a passed deadline: finds out within 80 ms which rank is at fault, and fails the group. For a
-    /// point-to-point call, only the ranks for which the call waits, and the ranks for which those ranks wait, can be
-    /// at fault.
+    /// point-to-point call, only ranks in its chains of waits can be at fault.
     pub(crate) fn timed_out(&self, fingerprint: &Fingerprint, mine: &Wait) -> Error {
         self.settle();
         if self.failed() {
@@ -110,9 +106,9 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
-    /// Returns the error for this rank, which could not leave in time. If the group has failed, this is the cause.
-    /// Otherwise the error names the ranks for which this rank waits: if a `collective` is in flight, the ranks that
-    /// are missing according to the answers of the peers, else `waiting_for`. The group does not fail.
+    /// Returns the error for this rank, which could not leave in time: the cause if the group has failed. Otherwise the
+    /// error names the ranks for which this rank waits: if a `collective` is in flight, the ranks that are missing by
+    /// the peers' answers, else `waiting_for`. The group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -140,8 +136,8 @@ impl Health {
         self.collect(self.ask(place.unwrap_or(CallId { seq: 0, step: 0 })))
     }
 
-    /// Asks all peers for their positions because a message waits longer than usual, but at most every 200 ms. If a
-    /// peer's answer is late at the deadline, its answer to this earlier question is used.
+    /// Asks all peers for their positions, at most every 200 ms, because a message waits for long. The answer is used
+    /// if the peer's answer at the deadline is late.
     pub(crate) fn look_around(&self) {
         const EVERY: Duration = Duration::from_millis(200);
         let now = Instant::now();
@@ -158,7 +154,8 @@ impl Health {
         }
     }
 
-    /// Asks all peers for their positions, and returns the number of the query. Peers in this process answer at once.
+    /// Asks all peers for their positions. Returns the number of the query. Peers in this process answer before `ask`
+    /// returns.
     fn ask(&self, place: CallId) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         let query = Frame::Query { id, place }.to_bytes();
@@ -178,8 +175,8 @@ impl Health {
         id
     }
 
-    /// Counts a query to a peer of another process. Returns `false`, without counting, if too many queries to the peer
-    /// are unanswered.
+    /// Counts a query to a peer of another process. Returns `false`, without counting, if too many queries are
+    /// unanswered.
     fn may_ask(&self, rank: u32) -> bool {
         let mut state = self.state.lock();
         let peer = state.peers.get_mut(rank as usize);
@@ -200,7 +197,7 @@ impl Health {
         self.news.notify_all();
     }
 
-    /// Compares a peer's call at `place` with this rank's call at `place`. If the calls differ, the group fails.
+    /// Compares a peer's call at `place` with this rank's. If the calls differ, the group fails.
     pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)

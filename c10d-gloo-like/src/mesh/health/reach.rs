@@ -1,9 +1,8 @@
-//! Decides, when the control connection to a peer ended without a goodbye, whether the peer has ended, too.
+//! Decides whether a peer lives whose control connection ended without a goodbye.
 //!
-//! This rank asks the other ranks whether their connections to the peer have ended, too, since all connections of a
-//! process end with the process. If the peer's process is watched, the watcher also notices the end of the process. If
-//! the peer turns out to be alive, only the connection broke. In this case, the error is between the two ranks, and all
-//! ranks name both.
+//! This rank asks the other ranks whether their connections to the peer have ended, since all connections of a process
+//! end with it. If the peer's process is watched, the watcher notices its end. If the peer lives, only the connection
+//! broke: the error is between the two ranks, and all ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,8 +15,8 @@ use super::{Health, Path, dead};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 
-/// How long to wait, after a data connection broke, until the control connection delivers the reason or ends as well
-/// (as it does when the peer has died).
+/// How long to wait after a data connection broke until the control connection delivers the reason, or ends because the
+/// peer has died.
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
@@ -38,7 +37,7 @@ impl Health {
         }
     }
 
-    /// Asks all other ranks whether they reach this peer. Returns `false` if no other rank is still connected.
+    /// Asks all other ranks whether they reach this peer. Returns `false` if no other rank is connected.
     pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
@@ -49,7 +48,7 @@ impl Health {
         !others.is_empty()
     }
 
-    /// Handles the question of rank `asker` whether this rank reaches rank `of`.
+    /// Handles the question of `asker` whether this rank reaches rank `of`.
     pub(super) fn reach_for(&self, asker: u32, of: u32) {
         let here = matches!(self.path(of), Some(Path::Here(peer)) if peer.strong_count() > 0);
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -59,7 +58,7 @@ impl Health {
             let gone = peer.left.is_some() || peer.closed;
             if !gone && !here {
                 if peer.askers.iter().any(|(other, _)| *other == asker) {
-                    // An earlier question of `asker` is still unanswered.
+                    // `asker` has an unanswered question.
                     return;
                 }
                 peer.askers.push((asker, id));
@@ -73,8 +72,8 @@ impl Health {
         }
     }
 
-    /// Answers ranks that asked about peer `of`. `answered` is the query that the peer has answered, and only the ranks
-    /// for which it was sent get an answer. `None` means that the connection to the peer has ended, and all get one.
+    /// Answers ranks that asked about peer `of`: those for which the query `answered` was sent or, for `None` (the
+    /// connection to the peer has ended), all.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let askers: Vec<u32> = {
             let mut state = self.state.lock();
@@ -88,7 +87,7 @@ impl Health {
         askers.into_iter().for_each(|asker| self.send_to(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// Handles the result: whether a peer whose connection has ended is alive.
+    /// Handles the decision whether a peer whose connection has ended is alive.
     pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {
@@ -109,8 +108,8 @@ impl Health {
         self.fail_between(Error::new(ErrorKind::PeerDead { how }, "").guilty([a, b]).phase(Phase::Transfer))
     }
 
-    /// Handles the end of a peer's data connection: waits briefly until the control connection explains this end or the
-    /// peer shows that it is alive, and fails the group. Returns the error.
+    /// Handles the end of a peer's data connection: waits briefly until the control connection explains it or the peer
+    /// shows that it is alive, and fails the group. Returns the error.
     pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
         let start = Instant::now();
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +125,7 @@ impl Health {
                 && !peer.closed
                 && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);
             let wait = match peer.left {
-                // If the peer closed its end, it may be about to say goodbye, so this rank waits on.
+                // A peer that closed its end may be about to say goodbye.
                 _ if alive && how != "connection closed" => break,
                 Some(left) if !left.failed => break,
                 Some(_) => UNDERWAY,

@@ -18,7 +18,7 @@ impl Health {
         self.warn_after
     }
 
-    /// Reports that a collective has waited for `lasted`, and that it waits for the ranks `on`.
+    /// Reports that a collective has waited for `lasted`, and for the ranks `on`.
     #[cold]
     pub(crate) fn report_wait(
         self: &Arc<Self>,
@@ -30,7 +30,7 @@ impl Health {
         self.report(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
-    /// Reports that a message has waited for `lasted`, and how many `others` have waited long, too.
+    /// Reports that a message has waited for `lasted`, and `others` as well.
     #[cold]
     pub(crate) fn report_message_wait(
         self: &Arc<Self>,
@@ -54,14 +54,13 @@ impl Health {
         });
     }
 
-    /// Returns a text about the ranks for which the calls in flight wait. This takes up to 80 ms.
+    /// Returns a text about the ranks for which the calls in flight wait, after up to 80 ms.
     pub(crate) fn waits_for(&self) -> String {
         let doing = self.doing();
         match doing.blocked().or(doing.waits.first()) {
             Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
             None => {
-                // No call of this backend waits. So a call of another library waits, perhaps for a rank that does not
-                // answer.
+                // A call of another library waits, perhaps for a rank that does not answer.
                 let answers = self.answers(doing.position.last);
                 let silent = |(rank, answer): (u32, &Answer)| match answer {
                     Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {
