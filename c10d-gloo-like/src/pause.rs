@@ -1,9 +1,9 @@
-//! The wait of a thread between two checks of the links. The thread first spins, since data may arrive within a
-//! microsecond. Then it lingers for 100 µs: it yields or spins. Then it sleeps until a peer rings the doorbell or a
+//! The wait of a thread between two checks of the links. First the thread spins, since data may arrive within a
+//! microsecond. Then it lingers: it yields or spins for 100 µs. Then it sleeps until a peer rings the doorbell or a
 //! socket is ready.
 //!
-//! A thread that lingers yields if a peer may need the thread's core. Otherwise it spins: if it yielded, a program that
-//! does not belong to the group could occupy the core for milliseconds, and the peer would have to wait for this rank.
+//! A thread that lingers yields if a peer may need its core. Otherwise it spins: after a yield, another program could
+//! occupy the core for milliseconds, and the peer would wait for this rank.
 
 use std::hint;
 use std::mem;
@@ -16,15 +16,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::link::Link;
 use crate::shm::{CorePair, Doorbell};
 
-/// The number of checks while spinning. If there are more ranks than cores, a thread does not spin.
+/// The number of checks while spinning. With more ranks than cores, a thread does not spin.
 const SPINS: u32 = 200;
-/// After this many checks while spinning, a thread finds out whether it shares a core with a peer. If so, it yields.
+/// After this many checks while spinning, a thread that shares its core with a peer yields.
 const SPINS_ALONE: u32 = 16;
-/// The number of checks that a thread makes before it waits with a [`Pause`], if there are more ranks than cores. A
-/// thread that spins and finds its peer on its own core makes this many more. The thread yields before each check. The
-/// number is small, since a yield may last as long as the other threads of the core run.
+/// The number of checks before a thread waits with a [`Pause`], if there are more ranks than cores. A spinning thread
+/// that finds its peer on its own core makes this many more. The thread yields before each check, and a yield may last
+/// as long as the other threads of the core run.
 const LOOKS: u32 = 4;
-/// How long to linger before sleeping. This is longer than a sleeping peer needs to wake up.
+/// How long to linger before sleeping. It is longer than a sleeping peer needs to wake up.
 const LINGER: Duration = Duration::from_micros(100);
 /// The longest sleep if the thread waits only for sockets.
 const SLICE: Duration = Duration::from_millis(10);
@@ -52,8 +52,8 @@ impl<'a> Interest<'a> {
     }
 }
 
-/// The waiting of one thread. The thread checks for data. If there is none, it calls [`Pause::wait`] and checks again.
-/// If there is some, it calls [`Pause::reset`].
+/// The waiting of one thread, which checks for data: without data, it calls [`Pause::wait`] and checks again; with
+/// data, it calls [`Pause::reset`].
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
@@ -61,7 +61,7 @@ pub(crate) struct Pause {
     yields: bool,
     looks: Looks,
     state: PauseState,
-    /// An empty vector, whose memory the next poll uses for its descriptors.
+    /// An empty vector, whose memory the next poll uses.
     set: Vec<PollFd<'static>>,
 }
 
@@ -69,26 +69,26 @@ pub(crate) struct Pause {
 enum PauseState {
     Spinning(u32),
     Lingering(Instant),
-    /// The doorbell is armed, so peers ring it. The number is the bell's value before the last check.
+    /// The doorbell is armed: peers ring it. The number is the bell's value before the last check.
     Sleeping(u32),
 }
 
 impl Pause {
-    /// Makes a pause. `oversubscribed` means that there are more ranks than cores, so a rank that spins occupies a core
-    /// that another rank needs. `bell` is this rank's doorbell, if it has peers in shared memory.
+    /// Makes a pause. `oversubscribed`: there are more ranks than cores, so a spinning rank occupies a core that
+    /// another rank needs. `bell` is this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
         let (looks, state) = (Looks::new(oversubscribed), PauseState::Spinning(0));
         Pause { bell, spins, yields: oversubscribed, looks, state, set: Vec::new() }
     }
 
-    /// Sets whether another thread of this program works while this thread waits. If so, this thread yields while it
-    /// lingers. If there are more ranks than cores, it yields in any case.
+    /// Sets whether another thread of this program works while this thread waits. If so, or if there are more ranks
+    /// than cores, this thread yields while it lingers.
     pub(crate) fn beside_others(&mut self, beside: bool) {
         self.yields = beside || self.spins == 0;
     }
 
-    /// Reserves memory for this many links, for a thread that waits often and must not allocate.
+    /// Reserves memory for this many links, for a thread that must not allocate.
     pub(crate) fn with_room(mut self, links: usize) -> Pause {
         self.set.reserve(links);
         self
@@ -111,9 +111,9 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits briefly for these events. Most calls do not iterate over `interest`. The caller checks for data again
-    /// after each call. While the thread spins, a call returns `None`. Each later call returns the time, which the
-    /// caller compares with its deadline.
+    /// Waits briefly for these events; the caller then checks for data again. Most calls do not iterate over
+    /// `interest`. Returns `None` while the thread spins. Each later call returns the time, which the caller compares
+    /// with its deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>> + Clone) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state
@@ -173,33 +173,32 @@ impl Pause {
             Some(bell) if shared && set.is_empty() => bell.sleep(seen),
             _ => {
                 let slice = if shared { MIXED_SLICE } else { SLICE };
-                // The poll may end because of data, an interruption or the timeout. The caller checks again in each
-                // case.
+                // Data, an interruption or the timeout may end the poll. The caller checks again.
                 let _ = poll(&mut set, Some(&Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() }));
             }
         }
         set.clear();
-        // The vector is empty, so it holds no borrow. `collect` reuses its allocation.
+        // The vector is empty: it holds no borrow. `collect` reuses its allocation.
         self.set = set.into_iter().map(|_| unreachable!()).collect();
     }
 }
 
 /// Returns whether one of these peers shares its core with this thread. Such a peer runs only if this thread yields.
 fn shares_a_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>) -> bool {
-    // This calls `is_one_core` for every peer, since each call also records this thread's core for that peer.
+    // Every peer is visited, since `is_one_core` also records this thread's core for that peer.
     interest.into_iter().filter_map(|i| i.cores).filter(|cores| cores.is_one_core()).count() > 0
 }
 
-/// Like [`shares_a_core`], but also returns true if there is a peer over TCP, whose core is not known.
+/// Like [`shares_a_core`], but true if there is a peer over TCP, whose core is unknown.
 fn a_peer_may_need_the_core<'a>(interest: impl IntoIterator<Item = Interest<'a>>) -> bool {
     interest.into_iter().filter(|i| i.cores.is_none_or(CorePair::is_one_core)).count() > 0
 }
 
-/// The number of checks that a thread still makes before it stops or waits with a [`Pause`].
+/// The number of checks that a thread makes before it stops or waits with a [`Pause`].
 #[derive(Clone, Copy)]
 pub(crate) struct Looks {
     left: u32,
-    /// Whether the thread yields between two checks, so that its peers can run. Otherwise it spins.
+    /// Whether the thread yields between two checks, so that its peers can run, instead of spinning.
     yields: bool,
 }
 
@@ -213,8 +212,8 @@ impl Looks {
         Looks { left: if oversubscribed { LOOKS } else { SPINS }, yields: oversubscribed }
     }
 
-    /// Spins or yields before another check. Returns `false` if no checks are left. `is_one_core` returns whether the
-    /// peer shares its core with this thread. It is called at most once.
+    /// Spins or yields before another check. Returns `false` if no checks are left. `is_one_core`, called at most once,
+    /// returns whether the peer shares its core with this thread.
     #[inline]
     pub(crate) fn another(&mut self, is_one_core: impl FnOnce() -> bool) -> bool {
         if self.left == SPINS - SPINS_ALONE && is_one_core() {

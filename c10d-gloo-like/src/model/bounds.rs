@@ -13,9 +13,8 @@ pub struct Bounds {
     /// - the time that the network of the busiest host needs for its bytes;
     /// - the time that the core of the busiest rank needs for its bytes.
     pub seconds: f64,
-    /// The number of rounds. In each round, the number of ranks whose data a rank holds can at most double, so the
-    /// bound is `log2(ranks)`, rounded up. For gather, scatter and all_to_all it is 1, since these ops need no
-    /// forwarding.
+    /// The number of rounds: `log2(ranks)`, rounded up, since the number of ranks whose data a rank holds at most
+    /// doubles in each round. It is 1 for gather, scatter and all_to_all, which need no forwarding.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,
@@ -27,8 +26,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // `sent`: the bytes that the busiest rank sends. `rank`: the bytes that the busiest rank sends, or those that
-        // it receives if they are more. `host`: the same for the busiest host.
+        // `sent`: the bytes that the busiest rank sends. `rank`: the bytes that it sends or receives, whichever are
+        // more. `host`: the same for the busiest host.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),
@@ -44,7 +43,6 @@ impl Bounds {
         let (outer, inner) = (doublings(cluster.hosts), doublings(cluster.per_host));
         let rounds = match cluster.ranks() {
             1 => 0,
-            // These ops need no forwarding.
             _ if matches!(op, OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle) => 1,
             _ => doublings(cluster.ranks()).min(outer + inner).max(1),
         };
@@ -53,9 +51,8 @@ impl Bounds {
             OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if n > 1.0 => link(cluster.inside),
             _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
         };
-        // The time that the busiest rank's core needs for the rank's bytes, if each byte costs as little as the
-        // cheapest send or receive on any of the rank's links. The bound does not include waiting for a core that ranks
-        // share.
+        // The time that the busiest rank's core needs for the rank's bytes, each at the cost of the cheapest send or
+        // receive on its links. Waiting for a shared core does not count.
         let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
         let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
         let core = rank * byte;

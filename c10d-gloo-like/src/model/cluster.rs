@@ -12,7 +12,7 @@ pub const MOST_RANKS: u32 = 1 << 16;
 pub struct Link {
     /// The time from the end of sending a piece until the receiver can take it.
     pub latency: f64,
-    /// The core time per message, which is the same for the sender and the receiver.
+    /// The core time per message, for the sender and for the receiver.
     pub message: f64,
     /// The core time of the sender per byte.
     pub send: f64,
@@ -46,8 +46,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster of hosts that are like the machine on which the built-in table was measured: their ranks share
-    /// memory. The network between hosts has this bandwidth, in bytes per second, and this latency, in seconds.
+    /// Makes a cluster of hosts like the machine on which the built-in table was measured, with shared memory. The
+    /// network between hosts has this bandwidth, in bytes per second, and this latency, in seconds.
     pub fn new(hosts: u32, per_host: u32, bytes_per_second: f64, latency: f64) -> Cluster {
         let wire = 1.0 / bytes_per_second;
         let between = Link { latency, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire };
@@ -98,7 +98,7 @@ impl Cluster {
     }
 }
 
-/// The link between two ranks with a core each, through shared memory.
+/// The link between two ranks with a core each, in shared memory.
 const SHM: Link =
     Link { latency: 0.12e-6, message: 0.08e-6, send: 0.03e-9, receive: 0.03e-9, reduce: 0.03e-9, wire: 0.0 };
 

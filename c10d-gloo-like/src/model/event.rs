@@ -14,25 +14,24 @@ struct Progress {
     done: u32,
     /// Whether the step's next piece is in the queue.
     queued: bool,
-    /// For `After::All` and `After::Trail`: the time at which the last of the steps for which this step waits was done,
-    /// and the length of the longest chain of messages that led to one of these steps. `None` while one of them is not
-    /// done.
+    /// For `After::All` and `After::Trail`, when all steps for which this step waits are done: the time at which the
+    /// last of them was done, and the length of the longest chain of messages to one of them.
     released: Option<(f64, u32)>,
     /// The length of the longest chain of messages that leads to the step.
     rounds: u32,
 }
 
-/// The front of a rank's sends, or the front of its other steps. A front is the first step of its kind that is not
-/// over. A step with `After::Trail(d)` waits until the front of the sends is behind step `d`. A step with
-/// `After::All(d)` waits until the front of the other steps is behind step `d`.
+/// The front of a rank's sends, or of its other steps: the first step of its kind that is not over. A step with
+/// `After::Trail(d)` waits until the front of the sends is behind step `d`. A step with `After::All(d)` waits until the
+/// front of the other steps is behind step `d`.
 #[derive(Clone, Copy, Default)]
 struct Front {
-    /// The front's index; the end of the rank's steps if all steps of that kind are over.
+    /// The front's index, or the end of the rank's steps if all are over.
     next: u32,
     /// The time at which the last step before the front was over.
     time: f64,
     rounds: u32,
-    /// The first step that may wait for the front. No step before this one does.
+    /// The first step that may wait for the front.
     waiting: u32,
 }
 
@@ -48,13 +47,11 @@ struct Simulation<'a> {
     progress: Vec<Progress>,
     /// For each piece: how many messages have arrived for it.
     arrived: Vec<u32>,
-    /// For each piece: the time at which its last message arrived, or, once the piece is done, the time at which it was
-    /// done.
+    /// For each piece: the time at which its last message arrived and, later, the time at which it was done.
     at: Vec<f64>,
-    /// The fronts of the sends, and those of the other steps, by rank.
+    /// The fronts of the sends, and of the other steps, by rank.
     fronts: [Vec<Front>; 2],
-    /// For each core: whether it is busy, and the steps that wait for it, each with the time at which the step was
-    /// ready.
+    /// For each core: whether it is busy, and the steps that wait for it with the times at which they were ready.
     cores: Vec<Core>,
     /// The time from which the network of each host is free, for sending and for receiving.
     networks: Vec<[f64; 2]>,
@@ -118,8 +115,7 @@ impl Simulation<'_> {
         self.progress[id as usize].done == self.node(id).pieces
     }
 
-    /// Returns the time from which the step's next piece can be done, or `None` if something that the piece needs is
-    /// missing.
+    /// Returns the time from which the step's next piece can be done. `None` if it needs something that is missing.
     fn ready(&self, id: u32) -> Option<f64> {
         let node = self.node(id);
         let progress = &self.progress[id as usize];
@@ -129,8 +125,8 @@ impl Simulation<'_> {
             After::Nothing => {}
             After::Follow(d) => {
                 let source = self.node(d);
-                // `end`: the end of the piece in the bytes of the source. `needed`: the number of pieces of the source
-                // that contain the bytes up to `end`.
+                // `end`: the end of the piece in the bytes of the source. `needed`: the number of the source's pieces
+                // up to `end`.
                 let end = node.offset + node.bytes * u64::from(progress.done + 1) / u64::from(node.pieces);
                 let needed = (end * u64::from(source.pieces)).div_ceil(source.bytes.max(1)).max(1);
                 let needed = (needed as u32).min(source.pieces);
@@ -195,14 +191,14 @@ impl Simulation<'_> {
                 let host = self.host(self.node(node.target).rank);
                 let busy = self.networks[host][1] + piece_bytes(&node, number) * self.cluster.between.wire;
                 // The networks of both hosts carry a piece at the same time, so the receiving network delays a piece
-                // only if it is busy with earlier pieces.
+                // only while it is busy with earlier pieces.
                 self.networks[host][1] = busy.max(time);
                 self.arrive(&node, number, self.networks[host][1]);
             }
         }
     }
 
-    /// Simulates the next piece of a step on the core of its rank, beginning at `time`.
+    /// Simulates the next piece of a step on its rank's core from `time` on.
     fn work(&mut self, time: f64, id: u32) {
         let node = *self.node(id);
         let progress = self.progress[id as usize];
@@ -261,7 +257,7 @@ impl Simulation<'_> {
         self.host(rank) * cores as usize + (rank % self.cluster.per_host % cores) as usize
     }
 
-    /// Handles the arrival of a piece of a send. The receiver can take the piece from `time` on.
+    /// Handles the arrival of a piece of a send. The receiver can take the piece at `time`.
     fn arrive(&mut self, node: &Node, number: u32, time: f64) {
         let piece = (self.node(node.target).first_piece + number) as usize;
         self.arrived[piece] += 1;
@@ -277,7 +273,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Moves the rank's fronts forward, and releases the steps that waited only for steps before a front.
+    /// Moves the rank's fronts forward, and releases the steps that waited for them.
     fn advance_fronts(&mut self, rank: u32) {
         let end = self.graph.starts[rank as usize + 1];
         for (which, sends) in [(0, true), (1, false)] {
@@ -289,7 +285,6 @@ impl Simulation<'_> {
                 _ => None,
             };
             loop {
-                // Release the steps that wait only for steps before the front.
                 while front.waiting < end {
                     match waits_here(self.node(front.waiting)) {
                         Some(d) if d >= front.next => break,

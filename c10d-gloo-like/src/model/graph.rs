@@ -1,9 +1,8 @@
 //! The plans of all ranks as one graph of steps and messages.
 //!
-//! A world that is too large is represented by the ranks of host 0, if the world looks the same from every host. This
-//! means that the rank at position `r` on every host has the same steps as the rank at position `r` on host 0. Only the
-//! peers differ: where a rank of host 0 has a peer on host `p`, the rank at the same position on host `h` has the
-//! corresponding peer on host `p + h`, modulo the number of hosts.
+//! In a world that is too large, the ranks of host 0 represent all ranks, if the world looks the same from every host.
+//! That is, the ranks at one position on all hosts have the same steps. If a rank of host 0 has a peer on host `p`, the
+//! rank at its position on host `h` has the corresponding peer on host `p + h`, modulo the number of hosts.
 
 use c10d_core::{Error, Result};
 
@@ -13,14 +12,14 @@ use super::scenario::Scenario;
 use crate::plan::{Action, After, Plan};
 use crate::schedule::{Algorithm, Hosts, Member};
 
-/// The largest number of steps of a graph, and the largest number of its messages. Such a graph needs about 2 GiB.
+/// The largest number of steps of a graph, and of its messages. Such a graph needs about 2 GiB.
 pub(super) const MOST: usize = 12 << 20;
 /// The largest number of pieces of all steps of a graph.
 const MOST_PIECES: u64 = 24 << 20;
 /// The size of the pieces of a long message, in bytes. It is doubled until there are at most [`MOST_PIECES`] pieces.
 const PIECE: u64 = 64 << 10;
-/// In worlds with more ranks than this, one host represents all hosts if that is possible, even if a graph of all ranks
-/// would fit.
+/// In worlds with more ranks than this, one host represents all hosts if possible, even if a graph of all ranks would
+/// fit.
 const LARGE: u32 = 256;
 /// The id that stands for no step.
 pub(super) const NONE: u32 = u32::MAX;
@@ -39,7 +38,7 @@ pub(super) enum Kind {
 pub(super) struct Node {
     pub(super) rank: u32,
     pub(super) kind: Kind,
-    /// For a send, whether its peer is on another host; for other steps, the number of peers on other hosts.
+    /// For a send, 1 if its peer is on another host; for other steps, the number of peers on other hosts.
     pub(super) between: u32,
     /// The number of peers from which the step receives.
     pub(super) peers: u32,
@@ -48,9 +47,9 @@ pub(super) struct Node {
     pub(super) first_piece: u32,
     pub(super) pieces: u32,
     pub(super) after: After,
-    /// The offset of this step's bytes in the bytes of the step that this step follows.
+    /// The offset of this step's bytes in those of the step that it follows.
     pub(super) offset: u64,
-    /// For a send: the step that receives, and the previous and next sends to the same peer.
+    /// For a send: the receiving step, and the previous and next sends to the same peer.
     pub(super) target: u32,
     pub(super) previous: u32,
     pub(super) next: u32,
@@ -69,7 +68,7 @@ pub(super) struct Graph {
     pub(super) sent: u64,
 }
 
-/// One end of a message: its receiver and sender as one number (see [`key`]), and the step.
+/// One end of a message: receiver and sender as one number (see [`key`]), and the step.
 type End = (u64, u32);
 
 #[derive(Default)]
@@ -82,8 +81,8 @@ struct Building {
 }
 
 impl Graph {
-    /// Makes the graph of a call. If the whole graph has more than `most` steps, the world must look the same from
-    /// every host.
+    /// Makes the graph of a call. If the graph has more than `most` steps, the world must look the same from every
+    /// host.
     pub(super) fn new(scenario: Scenario, cluster: &Cluster, how: Algorithm, most: usize) -> Result<Graph> {
         let world = cluster.ranks();
         let of: Vec<u32> = (0..world).map(|r| cluster.host(r)).collect();
@@ -110,8 +109,8 @@ impl Graph {
     }
 }
 
-/// Whether the ranks of other hosts have the same steps as those of the first, with peers at the same distances. This
-/// compares three other hosts. Lengths may differ by up to 128 bytes, as those of blocks do (`Blocks::split`).
+/// Whether the ranks of three other hosts have the same steps as those of the first, with peers at the same distances.
+/// Lengths may differ by up to 128 bytes, as those of blocks do (`Blocks::split`).
 fn is_symmetric(cluster: &Cluster, plan: &impl Fn(u32, &mut Plan)) -> bool {
     let (world, each) = (cluster.ranks(), cluster.per_host);
     let (mut here, mut there) = (Plan::default(), Plan::default());
@@ -156,8 +155,8 @@ impl Building {
             let kind = match step.action {
                 Action::Send { peer, .. } => {
                     sent += step.action.len() as u64;
-                    // `stand_in` is the rank of the graph that represents the peer. `from` is the sender at the same
-                    // distance from `stand_in` as this rank is from the peer.
+                    // `stand_in` is the rank of the graph that represents the peer. `from` is as far from `stand_in` as
+                    // this rank is from the peer.
                     let stand_in = peer % kept;
                     let from = (rank + world - (peer - stand_in)) % world;
                     self.sends.push((key(stand_in, from), id));
@@ -227,7 +226,7 @@ impl Building {
         for node in &mut self.nodes {
             node.pieces = pieces(node) as u32;
         }
-        // Both ends of a message have the same number of pieces, even if their lengths differ by a remainder.
+        // Both ends of a message have equally many pieces, even if their lengths differ by a remainder.
         for &(_, send) in &self.sends {
             let target = self.nodes[send as usize].target as usize;
             self.nodes[send as usize].pieces = self.nodes[target].pieces;

@@ -1,9 +1,9 @@
 //! The cost of the algorithms on a cluster: simulates their plans over a model of latency, bandwidth and reduction.
 //!
-//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. The message arrives after
-//! the latency of its link. Between hosts, it also takes a time per byte on the networks of both hosts. Ranks share the
-//! cores and the network of their host. Long messages are sent in pieces. So a rank can forward the first pieces of a
-//! message before it has the last ones. Receivers have room for all bytes that are sent to them.
+//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. It arrives after the
+//! latency of its link. Between hosts, it also takes a time per byte on the networks of both hosts. Ranks share the
+//! cores and the network of their host. A rank can forward the first pieces of a long message before it has the last
+//! ones. Receivers have room for all bytes.
 
 mod bounds;
 mod cluster;
@@ -50,7 +50,7 @@ pub struct Outcome {
     pub bounds: Bounds,
 }
 
-/// Simulates a call with `algorithm`, or, if that is `None`, with the algorithm that the table chooses.
+/// Simulates a call with `algorithm` or, for `None`, with the algorithm that the table chooses.
 ///
 /// # Errors
 /// The op is not simulated. The cluster is invalid or too large. The plans have too many steps, and the ranks of one

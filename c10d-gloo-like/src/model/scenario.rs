@@ -2,8 +2,7 @@
 
 use c10d_core::OpKind;
 
-/// A call to simulate. Rooted ops have root 0. The elements are of a type whose sums may be rounded several times, so
-/// all algorithms are possible.
+/// A call to simulate. Rooted ops have root 0. Sums may be rounded several times, so all algorithms are possible.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// One of [`OPS`](super::OPS).

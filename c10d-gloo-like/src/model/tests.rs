@@ -1,9 +1,9 @@
-//! Checks the model against costs that were computed by hand, and the table's choices against the model.
+//! Checks the model against costs computed by hand, and the table's choices against the model.
 
 use super::graph::{Graph, MOST};
 use super::*;
 
-/// Returns a cluster whose costs are whole numbers or halves, so that sums of costs are exact.
+/// Returns a cluster whose costs are multiples of a half, so that sums are exact.
 fn cluster(hosts: u32, per_host: u32) -> Cluster {
     let inside = Link { latency: 100.0, message: 10.0, send: 1.0, receive: 2.0, reduce: 4.0, wire: 0.0 };
     let between = Link { latency: 1000.0, message: 20.0, send: 3.0, receive: 5.0, reduce: 6.0, wire: 7.0 };
@@ -19,7 +19,7 @@ fn a_message_costs_the_times_of_its_link() {
     let seconds = |hosts, each| cost(OpKind::Broadcast, 8, &cluster(hosts, each), Algorithm::Direct).seconds;
     assert_eq!(seconds(1, 2), (10.0 + 8.0) + 100.0 + (10.0 + 16.0));
     assert_eq!(seconds(2, 1), (20.0 + 24.0) + 56.0 + 1000.0 + (20.0 + 40.0));
-    // Rank 1 forwards the message to rank 2 after it has received all of it.
+    // Rank 1 forwards the message after it has received all of it.
     let chain = cost(OpKind::Broadcast, 8, &cluster(1, 3), Algorithm::Ring);
     assert_eq!((chain.seconds, chain.rounds, chain.sent), (2.0 * (18.0 + 100.0 + 26.0), 2, 8));
     // Two ranks on one core take turns.
@@ -32,8 +32,7 @@ fn a_message_costs_the_times_of_its_link() {
 
 #[test]
 fn the_network_of_a_host_is_shared() {
-    // Both ranks of host 1 send their bytes to rank 0 on host 0. The network carries the bytes of one rank after those
-    // of the other.
+    // Both ranks of host 1 send to rank 0 on host 0, and the network carries their bytes one after the other.
     let c = cluster(2, 2);
     let alone = cost(OpKind::Gather, 40, &cluster(2, 1), Algorithm::Direct);
     let shared = cost(OpKind::Gather, 80, &c, Algorithm::Direct);
@@ -48,8 +47,8 @@ fn long_messages_overlap() {
     let bytes = 64 << 16;
     let chain = cost(OpKind::Broadcast, bytes, &c, Algorithm::Ring);
     // A byte takes 7 units of time of the network, 3 of the sender's core and 5 of the receiver's core. So the message
-    // of 64 pieces (64 KiB each) takes at least the network's time for 64 pieces. The three messages of the chain
-    // overlap, so together they take less than 1.7 times as long as one.
+    // takes at least the network's time for its 64 pieces (64 KiB each). The three messages of the chain overlap, so
+    // together they take less than 1.7 times as long.
     let piece = 7.0 * (64 << 10) as f64;
     let least = 64.0 * piece;
     assert!(chain.seconds > least && chain.seconds < 1.7 * least, "{}", chain.seconds / least);
@@ -66,8 +65,7 @@ fn rounds_and_bytes_are_those_of_the_algorithms() {
     assert_eq!((barrier.rounds, barrier.sent, barrier.bounds.rounds), (4, 0, 4));
 }
 
-/// If a world looks the same from each of its hosts, a simulation of one host gives the same cost, within 2 %, as a
-/// simulation of all ranks.
+/// If a world looks the same from each host, a simulation of one host costs the same, within 2 %, as one of all ranks.
 #[test]
 fn one_host_represents_all_hosts() {
     for (hosts, each) in [(8, 2), (5, 3), (16, 1)] {
@@ -88,8 +86,8 @@ fn one_host_represents_all_hosts() {
             assert!((a / b - 1.0).abs() < 0.02 && rounds == others, "{op} {how:?}: {a} {b}, {rounds} {others}");
         }
     }
-    // A tree does not look the same from every host, so all ranks must be simulated. Together they have more than the
-    // 20 steps that are allowed here.
+    // A tree does not look the same from every host, so all ranks must be simulated, with more than the 20 steps
+    // allowed here.
     let scenario = Scenario { op: OpKind::AllReduce, bytes: 64, elem: 1 };
     let error = Graph::new(scenario, &cluster(8, 2), Algorithm::Tree, 20).err().unwrap();
     assert!(error.to_string().contains("tree all_reduce on 16 ranks has too many steps"), "{error}");
@@ -106,12 +104,12 @@ fn invalid_clusters_are_rejected() {
     assert!(simulate(send, &cluster(2, 2), &Table::builtin(), None).is_err());
 }
 
-/// Returns clusters of all shapes. Their numbers of ranks are powers of two and other numbers.
+/// Returns clusters of all shapes. The numbers of ranks are powers of two and others.
 fn shapes() -> Vec<Cluster> {
     let network = |hosts, each| Cluster::new(hosts, each, 12.5e9, 5e-6);
     let flat = [2, 3, 6, 8, 12, 24, 32, 64, 100].map(|hosts| network(hosts, 1));
     let deep = [(2, 2), (4, 4), (3, 8), (8, 8), (12, 4)].map(|(hosts, each)| network(hosts, each));
-    // For smaller worlds on one host, the table's rules come from measurements and not from this model.
+    // For smaller worlds on one host, the table's rules come from measurements.
     let one = [9, 16, 48].map(|ranks| Cluster::one_host(ranks, ranks, true));
     [&flat[..], &deep[..], &one[..]].concat()
 }
@@ -120,7 +118,7 @@ fn shapes() -> Vec<Cluster> {
 fn compare(op: OpKind, bytes: usize, cluster: &Cluster) -> (Outcome, Vec<Outcome>) {
     let scenario = Scenario { op, bytes, elem: 4 };
     let table = Table::builtin();
-    // One-shot sends all data to every rank, so it is never the best for large data.
+    // One-shot sends all data to every rank: never the best for large data.
     let hopeless = |a: Algorithm| a == Algorithm::OneShot && bytes * cluster.ranks() as usize > 1 << 20;
     let able = Algorithm::ALL.iter().copied().filter(|a| a.ops().contains(&op) && !hopeless(*a));
     let mut all: Vec<Outcome> = able.map(|a| simulate(scenario, cluster, &table, Some(a)).unwrap()).collect();

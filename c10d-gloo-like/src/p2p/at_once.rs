@@ -1,5 +1,5 @@
-//! Messages that can be sent or received at once: the link can take the message now, or the message has arrived. If the
-//! caller waits for such a call, the call needs neither a job nor a queue.
+//! Messages that can be sent or received at once: the link can take the message now, or the message has arrived. The
+//! call of a waiting caller then needs neither a job nor a queue.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -20,14 +20,14 @@ enum Attempt {
     Done,
     /// The message to receive has not arrived yet.
     Nothing,
-    /// The call must become a job: it is not a plain send or receive, other messages are in flight, the link is broken
-    /// or cannot take the message at once, or the arrived message does not have the header that this receive expects.
+    /// The call must become a job: it is no plain send or receive, other messages are in flight, the link is broken or
+    /// cannot take the message at once, or the arrived message does not have the expected header.
     Other,
 }
 
 impl Messages {
     /// Runs the call if that is possible within a short time: up to 200 checks for the message, or 4 if the ranks have
-    /// to share cores. Returns `None` if the call was not run; then nothing was sent or received.
+    /// to share cores. `None`: nothing was sent or received.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
         let mut looks = Looks::new(self.oversubscribed);
@@ -35,8 +35,8 @@ impl Messages {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));
             }
-            // If another thread holds the lock, this call becomes a job. The other thread is moving messages, and this
-            // call may depend on one of them.
+            // If another thread holds the lock, it moves messages, and this call may depend on one of them. So this
+            // call becomes a job.
             let found = self.state.try_lock()?.at_once(request);
             match found {
                 Attempt::Done => return Some(Ok(())),
@@ -60,7 +60,7 @@ impl MessageState {
         found
     }
 
-    /// Sends the message if the link takes it at once. If the link is broken, the call becomes a job, which reports the
+    /// Sends the message if the link takes it at once. If the link is broken, the call becomes a job, which returns the
     /// error.
     #[inline]
     fn send_at_once(&mut self, request: &Request, span: &Span) -> Option<Attempt> {
@@ -103,27 +103,26 @@ impl MessageState {
         // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
         // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // `consume` fails only for lent bytes. Small items are never lent.
+        // `consume` fails only for lent bytes, and small items are never lent.
         let _ = peer.link.consume(HEADER + len);
         Some(Attempt::Done)
     }
 }
 
 impl Peer {
-    /// Receives the next message from the ring or the connection of the link, if all of the message has arrived, and if
-    /// it has this header.
+    /// Receives the next message from the link's ring or connection, if all of it has arrived and it has this header.
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Attempt::Nothing) };
-        // A ring consists of cache lines. A header begins at the start of a line and fits into that line. The buffer of
-        // a connection is contiguous. So the header is contiguous in both.
+        // A header is contiguous: in a ring it fits into the cache line with which it begins, and the buffer of a
+        // connection is contiguous.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
             return None;
         }
         // `consume` and `read` fail only for bytes that have not arrived or are in a window. Here all bytes have
-        // arrived, and none are in a window.
+        // arrived outside a window.
         let _ = self.link.consume(HEADER);
         // SAFETY: `at` points to the `len` bytes of the output of a request that this backend is running.
         let read = unsafe { self.link.read(at, len, false) };

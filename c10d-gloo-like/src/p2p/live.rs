@@ -32,14 +32,13 @@ pub(super) struct Live {
     pub(super) since: Option<Instant>,
     /// Whether the job's wait has been reported.
     pub(super) reported: bool,
-    /// Whether the job's timeout is at least [`ENDLESS`]. Its message may never arrive, so this backend does not report
-    /// its wait.
+    /// Whether the job's timeout is at least [`ENDLESS`]. Its wait is not reported, since its message may never arrive.
     pub(super) endless: bool,
 }
 
 impl Live {
-    /// Returns the job's wait, as it is reported to other ranks. The op comes from the job: the fingerprint of a
-    /// receive names the op of its send.
+    /// Returns the job's wait, as other ranks get it. The op comes from the job: the fingerprint of a receive names the
+    /// send.
     pub(super) fn wait(&self) -> Wait {
         let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }

@@ -10,8 +10,8 @@ use crate::shm::Lend;
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
-/// The largest number of bytes of a message that is sent and received at once. A larger message is sent in pieces, so
-/// that the receiver copies the first pieces while the sender writes the next ones.
+/// The largest number of bytes of a message that is sent and received at once. Of a larger message, the receiver copies
+/// the first pieces while the sender writes the next ones.
 pub(super) const AT_ONCE: usize = 16 << 10;
 
 /// The header before a message's bytes.
@@ -73,7 +73,7 @@ impl Outgoing {
         let span = span(&self.job);
         let total = HEADER + span.bytes();
         let Some(body) = span.host_ptr() else { return Ok((false, true)) };
-        // SAFETY: the job is held here, so the bytes of its input stay readable.
+        // SAFETY: the job is held here, so its input stays readable.
         if self.done == 0 && unsafe { link.write_item(&self.head, body, span.bytes()) }? {
             self.done = total;
             return Ok((true, true));
@@ -82,10 +82,10 @@ impl Outgoing {
         while self.done < total {
             let head = &self.head[self.done.min(HEADER)..];
             let from = self.done.saturating_sub(HEADER);
-            // The header of a large message is sent alone first, so that the receiver prepares to receive the bytes
-            // while this rank copies them.
+            // The header of a large message is sent first, so that the receiver prepares while this rank copies the
+            // bytes.
             let alone = matches!(link, Link::Shm(_)) && !head.is_empty() && span.bytes() > AT_ONCE;
-            // SAFETY: the job is held here, so the bytes of its input, also those from `from` on, stay readable.
+            // SAFETY: the job is held here, so the bytes of its input from `from` on stay readable.
             let n = unsafe {
                 link.write(head, body.add(from), if alone { 0 } else { span.bytes() - from }, Lend::Windows)
             }?;
@@ -131,7 +131,7 @@ impl PartialHeader {
 pub(super) enum Target {
     /// The buffer of a receive.
     Job(Job),
-    /// Memory of the backend, for a message that no receive has asked for yet.
+    /// Memory of the backend, for a message that no receive has asked for.
     Kept(Vec<u8>),
 }
 
@@ -143,7 +143,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Starts to receive a message. `target` has room for all of it.
+    /// Starts to receive a message, for all of which `target` has room.
     pub(super) fn new(header: Header, target: Target) -> Incoming {
         Incoming { header, target, done: 0 }
     }
@@ -160,8 +160,8 @@ impl Incoming {
         };
         let mut moved = false;
         while self.done < len {
-            // SAFETY: these are the remaining bytes of the vector, or of the receive's buffer. The buffer stays
-            // writable while the job is held here.
+            // SAFETY: these are the remaining bytes of the vector, or of the receive's buffer, which stays writable
+            // while the job is held here.
             let n = unsafe { link.read(at.add(self.done), len - self.done, false) }?;
             if n == 0 {
                 return Ok((moved, false));
@@ -174,12 +174,12 @@ impl Incoming {
     }
 }
 
-/// Copies a kept message into the buffer of a receive of the same length.
+/// Copies a kept message into a receive's buffer of the same length.
 pub(super) fn deliver(kept: &[u8], job: &Job) {
     let span = span(job);
     if let Some(at) = span.host_ptr() {
         let len = kept.len().min(span.bytes());
-        // SAFETY: the job is held here, so its buffer is writable, and both sides have at least `len` bytes.
+        // SAFETY: the job is held here, so its buffer is writable, and both have at least `len` bytes.
         unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), at, len) };
     }
 }

@@ -1,7 +1,7 @@
 //! Messages between two ranks, matched by peer and tag.
 //!
-//! A thread that waits for a message moves all messages of this rank. Messages that no receive has asked for yet are
-//! kept, up to a limit. Beyond the limit, their sender waits.
+//! A thread that waits for a message moves all messages of this rank. Messages that no receive has asked for are kept
+//! up to a limit, beyond which their sender waits.
 
 mod at_once;
 mod live;
@@ -34,14 +34,14 @@ use state::{MessageState, Wants};
 use ticket::{Finished, Ticket};
 use waits::Long;
 
-/// After this long without progress, a thread also receives messages that no receive asked for: two ranks may be
+/// The time without progress after which a thread also receives messages that no receive asked for: two ranks may be
 /// sending to each other, each waiting for the other to receive.
 const STALL: Duration = Duration::from_millis(1);
 
-/// After this long without progress, a thread asks the peers about their calls.
+/// The time without progress after which a thread asks the peers about their calls.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// For a started message of up to this many bytes, `submit` checks a few times whether the message is complete.
+/// The largest number of bytes of a started message for which `submit` checks a few times whether it is complete.
 const BRIEF: usize = 128 << 10;
 
 /// How long [`Messages::waits`] waits for threads that use the links.
@@ -50,13 +50,13 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
-/// The shortest sleep of the thread for started ops. After each sleep, the thread looks for messages that were left to
-/// it without a notification. The next sleep may be twice as long, up to one of the two limits below.
+/// The shortest sleep of the thread for started ops. Then the thread looks for messages that were left to it without a
+/// notification. The next sleep may be twice as long, up to the limits below.
 const NAP: Duration = Duration::from_micros(100);
 /// The longest sleep that follows a sleep in which messages were left to the thread.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
-/// The longest sleep that follows a sleep in which no message was left to the thread, while other threads that wait for
-/// started messages move all messages. A message that is left to the thread ends a sleep of more than [`LONGEST_NAP`].
+/// The longest sleep that follows a sleep in which no message was left to the thread, while other threads move all
+/// messages. A message that is left to the thread ends a sleep of more than [`LONGEST_NAP`].
 const REST: Duration = Duration::from_millis(10);
 
 /// A thread that moves messages while it waits for a started message.
@@ -81,7 +81,7 @@ pub(crate) struct Messages {
     segment: Option<Arc<Segment>>,
     oversubscribed: bool,
     /// The sockets of the links, by rank; `None` for a peer in shared memory. A waiting thread polls them without the
-    /// lock, so that other threads can use the links.
+    /// lock: other threads can use the links.
     sockets: Vec<Option<Arc<TcpStream>>>,
     /// The cores of this rank and of each peer in shared memory, by rank.
     cores: Vec<Option<CorePair>>,
@@ -102,12 +102,12 @@ impl Messages {
         Messages { state, health, segment, oversubscribed, sockets, cores, news: Condvar::new() }
     }
 
-    /// Returns the result of [`MessageState::waits`], or `None` if other threads use the links for more than 1 ms.
+    /// Returns [`MessageState::waits`], or `None` if other threads use the links for more than 1 ms.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }
 
-    /// Takes a job. If its caller waits, this function returns when the job has ended.
+    /// Takes a job. If its caller waits, returns when the job has ended.
     pub(crate) fn submit(self: &Arc<Self>, job: Job) {
         if let Err(cause) = self.health.check() {
             return job.complete(Err(cause));
@@ -126,17 +126,16 @@ impl Messages {
         if waits {
             self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
-            // If there are more ranks than cores, a thread that is woken gets a core late. By then, the caller of a
-            // brief message probably waits for the message, and moves it itself. So the thread need not begin at once.
+            // With more ranks than cores, a woken thread gets a core late. By then, the caller of a brief message
+            // probably waits and moves it. So the thread need not begin at once.
             self.leave_to_thread(!(brief && self.oversubscribed));
         }
     }
 
-    /// Checks a few times whether a started message is complete. This costs less than waking the thread for started
-    /// ops, which moves the message if it takes longer.
+    /// Checks a few times whether a started message is complete. That costs less than waking the thread for started
+    /// ops.
     fn ends_soon(&self, ticket: Ticket) -> bool {
-        // With more ranks than cores, each check would yield the core to another rank. The caller of `start` does not
-        // want to wait that long, so there are no checks.
+        // With more ranks than cores, each check would yield the core to another rank, and delay the caller of `start`.
         let mut looks = if self.oversubscribed { Looks::NONE } else { Looks::new(false) };
         loop {
             let mut finished = Finished::new();
@@ -157,8 +156,8 @@ impl Messages {
         }
     }
 
-    /// Leaves the started messages to their thread, which is started if necessary. If the messages are not urgent, the
-    /// thread begins after a short sleep, unless a thread that waits for a message moves them.
+    /// Leaves the started messages to their thread, and starts it if necessary. If the messages are not `urgent`, the
+    /// thread begins after a short sleep, unless a waiting thread moves them.
     fn leave_to_thread(self: &Arc<Self>, urgent: bool) {
         let mut finished = Finished::new();
         let notify = {
@@ -176,11 +175,10 @@ impl Messages {
         }
     }
 
-    /// Moves messages on the calling thread, which waits for a started message, until `is_done` returns `true` or the
-    /// deadline passes.
+    /// Moves messages on the calling thread until `is_done` returns `true` or the deadline passes.
     pub(crate) fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         self.state.lock().helpers += 1;
-        // The drop of this value decreases the count again, even if a waker panics.
+        // Its drop decreases the count again, even if a waker panics.
         let _helping = Helping(self);
         self.attend(false, |_| is_done() || Instant::now() >= deadline);
     }
@@ -228,8 +226,8 @@ impl Messages {
     }
 
     /// Called when no data moved; `stalled` is the time without progress if it exceeds [`STALL`]. If a peer that a job
-    /// needs is gone, or the group has failed, this first moves the data that peers have sent, and returns whether any
-    /// moved. If none moved, it ends all jobs with the error.
+    /// needs is gone, or the group has failed, moves the data that peers have sent, and returns whether any moved. If
+    /// not, ends all jobs with the error.
     fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
@@ -261,12 +259,12 @@ impl Messages {
             self.health.report_message_wait(wait, others, lasted, deadline);
         }
         if let Some((fingerprint, wait)) = late {
-            // This fails the group, and thereby all jobs in flight at the next check.
+            // Fails the group; the next check then ends all jobs in flight.
             self.health.timed_out(&fingerprint, &wait);
         }
     }
 
-    /// Returns whether this peer last waited on the core of this thread, so that it cannot run now.
+    /// Returns whether this peer last waited on this thread's core, so that it cannot run now.
     fn is_on_core_of(&self, peer: u32) -> bool {
         self.cores.get(peer as usize).and_then(Option::as_ref).is_some_and(CorePair::is_one_core)
     }
@@ -325,7 +323,7 @@ impl Messages {
         }
     }
 
-    /// Completes these jobs. This runs without the lock, since a waker may call the backend again.
+    /// Completes these jobs without the lock, since a waker may call the backend.
     fn complete(&self, finished: Finished) {
         let jobs = finished.len();
         for (job, result) in finished {
@@ -336,10 +334,9 @@ impl Messages {
         }
     }
 
-    /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise returns
-    /// none of them. A receive can be returned even while its message is being received into memory of the backend,
-    /// since that message is matched with a receive only when it is complete. Also returns none of the jobs if other
-    /// threads use the links for more than 1 s.
+    /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise, or if
+    /// other threads use the links for more than 1 s, returns none. A receive can be returned while its message arrives
+    /// in memory of the backend, since only a complete message is matched.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }

@@ -11,12 +11,12 @@ pub(super) struct Peer {
     pub(super) link: Link,
     pub(super) outgoing: VecDeque<(Ticket, Outgoing)>,
     pub(super) partial: PartialHeader,
-    /// The header of a message for whose bytes there is no room yet.
+    /// The header of a message for whose bytes there is no room.
     pub(super) held: Option<Header>,
     pub(super) incoming: Option<(Ticket, Incoming)>,
     /// Whether the connection ended after a complete message.
     pub(super) ended: bool,
-    /// Messages that no receive has asked for yet, in order of arrival.
+    /// Messages that no receive has asked for, in order of arrival.
     pub(super) kept: VecDeque<(Header, Vec<u8>)>,
     pub(super) kept_bytes: usize,
 }

@@ -1,4 +1,4 @@
-//! A rank that leaves its group first waits until its unfinished messages are done.
+//! A rank that leaves its group waits until its messages are done.
 
 use std::time::Instant;
 
@@ -22,10 +22,10 @@ pub(crate) struct Unsettled {
 }
 
 impl Messages {
-    /// Waits until no message is in flight and the peers have received all data, but not longer than until `deadline`.
-    /// Returns what is still unfinished. If no message is in flight, but peers have not received all data, this waits
-    /// no longer than the longest timeout of a send so far. During the wait, this rank also receives messages that no
-    /// receive has asked for, since a peer may have to send such messages before it can receive.
+    /// Waits until no message is in flight and the peers have received all data, or until `deadline`. Returns what is
+    /// unfinished. If no message is in flight, the wait for the peers ends after the longest timeout of a send. This
+    /// rank receives even messages that no receive has asked for, since a peer may have to send them before it can
+    /// receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
@@ -43,7 +43,7 @@ impl Messages {
         self.state.lock().unsettled(&self.health)
     }
 
-    /// Whether peers still have to receive bytes of finished sends. Returns `None` if another thread uses the links.
+    /// Whether peers still have to receive bytes of finished sends. `None` if another thread uses the links.
     pub(crate) fn untaken(&self) -> Option<bool> {
         let state = self.state.try_lock()?;
         Some(!state.unsettled(&self.health).untaken.is_empty())
@@ -64,8 +64,8 @@ impl MessageState {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
     }
 
-    /// Returns the ranks for which the messages in flight wait, and the ranks that have not received all bytes that
-    /// this rank sent to them.
+    /// Returns the ranks for which the messages in flight wait, and those that have not received all bytes of this
+    /// rank.
     pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
         let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
         waits_for.sort_unstable();

@@ -14,11 +14,10 @@ use super::ticket::{Finished, Ticket};
 use crate::link::Link;
 use crate::mesh::Health;
 
-/// The largest number of bytes of unexpected messages (that no receive has asked for) that are kept for one peer. A
-/// message beyond this is not read until there is room, or until a receive asks for it.
+/// The limit on the bytes of unexpected messages (that no receive has asked for) kept for one peer. A message beyond it
+/// is read only when there is room, or a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of unexpected messages that are kept for one peer. It limits the memory for the records of short
-/// messages.
+/// The largest number of unexpected messages that are kept for one peer. It limits the records of short messages.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.
@@ -36,22 +35,21 @@ pub(super) struct MessageState {
     /// The receives whose message has not arrived, in the order in which they were posted.
     pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
-    /// The number of calls so far, and the ticket of the next job.
+    /// The number of calls, and the ticket of the next job.
     pub(super) next: u64,
-    /// The number of jobs that have left `live` and are not completed yet.
+    /// The number of jobs that have left `live` and are not completed.
     uncompleted: usize,
-    /// The longest timeout of a send so far.
+    /// The longest timeout of a send.
     pub(super) patience: Duration,
     /// The number of started messages in a row that `ends_soon` did not find complete.
     pub(super) misses: u32,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
-    /// The number of started messages so far that were left to the thread for started ops.
+    /// The number of started messages that were left to the thread for started ops.
     pub(super) left_to_thread: u64,
-    /// Whether the thread for started ops must begin at once, without a sleep before.
+    /// Whether the thread for started ops must begin without a sleep.
     pub(super) urgent: bool,
-    /// Whether the thread for started ops sleeps for long, so that it must be notified of each message that is left to
-    /// it.
+    /// Whether the thread for started ops sleeps for long: it must be notified of each message.
     pub(super) asleep: bool,
     /// The number of threads that move messages while they wait for a started message.
     pub(super) helpers: usize,
@@ -95,8 +93,8 @@ impl MessageState {
         self.live.iter().any(|l| l.started)
     }
 
-    /// Whether a started message is likely to be complete soon. This is true if one of the last 4 started messages was
-    /// complete soon. Otherwise it is true for every 16th message, so that a change is noticed.
+    /// Whether a started message is likely to be complete soon: one of the last 4 was. Otherwise every 16th message
+    /// counts as likely, to notice a change.
     pub(super) fn expects_soon(&self) -> bool {
         self.misses < 4 || self.misses.is_multiple_of(16)
     }
@@ -171,8 +169,8 @@ impl MessageState {
         moved
     }
 
-    /// Puts into `list` the links on which a thread without progress must wait for events. With `all`, the thread waits
-    /// for unexpected messages, too, as in [`MessageState::pump`].
+    /// Puts into `list` the links on which a thread without progress must wait for events. For `all`, see
+    /// [`MessageState::pump`].
     pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
@@ -246,8 +244,8 @@ impl MessageState {
                         moved = true;
                         header
                     }
-                    // The peer left after its last message. From now on, a receive from any rank waits only for the
-                    // ranks that have not left.
+                    // The peer left after its last message. A receive from any rank now waits only for ranks that have
+                    // not left.
                     Err(_) if !named && peer.partial.is_empty() => {
                         peer.ended = true;
                         return moved;
@@ -265,8 +263,8 @@ impl MessageState {
     }
 
     /// Starts to receive a message, into the buffer of its receive or into memory of the backend. Returns `false` if
-    /// there is no room for the message yet, or if the message contradicts its receive. In the second case, the receive
-    /// has ended with an error.
+    /// there is no room for the message, or if the message contradicts its receive. In the latter case, the receive has
+    /// ended with an error.
     fn begin(&mut self, rank: u32, header: Header, health: &Health, finished: &mut Finished) -> bool {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         if let Some(at) = self.posted.iter().position(wants) {
@@ -293,8 +291,7 @@ impl MessageState {
         true
     }
 
-    /// Handles a complete message for which no receive was posted when its header arrived. A receive may have been
-    /// posted since.
+    /// Handles a complete message for which no receive was posted when its header arrived (but perhaps since).
     fn arrived(&mut self, rank: u32, header: Header, bytes: Vec<u8>, health: &Health, finished: &mut Finished) {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         let Some(at) = self.posted.iter().position(wants) else {
@@ -315,8 +312,7 @@ impl MessageState {
         self.finish(posted.ticket, posted.job, outcome, finished);
     }
 
-    /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise returns
-    /// none of them.
+    /// Returns these jobs, or none, as in [`Messages::take_back`](super::Messages::take_back).
     pub(super) fn take_back(&mut self, jobs: &[JobId]) -> Vec<Job> {
         let is_free = |id: JobId| {
             let mut unsent = self.peers.iter().flatten().flat_map(|peer| &peer.outgoing);
@@ -358,7 +354,7 @@ impl MessageState {
     }
 }
 
-/// Checks that a message has the fingerprint and the length that its receive expects. If not, fails the group.
+/// Checks that a message has the fingerprint and the length that its receive expects. Otherwise fails the group.
 fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     let mine = &job.request().fingerprint;
     if mine.disagreement(&header.fingerprint).is_some() {
@@ -373,8 +369,7 @@ fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     Ok(())
 }
 
-/// Handles a broken link. If the peer's connection has ended, this function finds out why and fails the group. Any
-/// other error fails the group at once.
+/// Handles a broken link: finds out why the peer's connection has ended, if it has, and fails the group.
 fn broken(rank: u32, error: &Error, health: &Health) {
     match error.kind() {
         ErrorKind::PeerDead { how } => drop(health.lost(rank, how)),

@@ -1,5 +1,5 @@
 //! Tests of messages of all sizes, of cancelling several messages at once, of rejected calls and of started messages. A
-//! user of a group cannot cancel several messages at once, so the test of this calls the backend's `cancel` itself.
+//! user of a group cannot cancel several messages at once, so that test calls the backend's `cancel`.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Barrier};
@@ -99,7 +99,7 @@ fn all_messages_are_taken_back_or_none() {
             while !b.is_done() {
                 std::thread::yield_now();
             }
-            // Receive `b` has its message, so the backend returns neither of the two receives.
+            // Receive `b` has its message, so the backend returns neither receive.
             assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
             let jobs = spy.cancel(&[id_c, id_a])?;
             let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
@@ -120,8 +120,8 @@ fn all_messages_are_taken_back_or_none() {
     SPIES.lock().clear();
 }
 
-/// Rank 1 makes an invalid call, which it rejects. The receive of rank 0 then times out. The error of rank 0 reports
-/// the rejection only if rank 1 made no later call. A send counts as a later call even if it was complete at once.
+/// Rank 1 rejects its invalid call, and the receive of rank 0 times out. The error of rank 0 has the rejection only if
+/// rank 1 made no later call. A send that was complete at once counts as a later call.
 #[test]
 fn a_later_message_makes_a_rejection_old() {
     for sends in [false, true] {
@@ -149,9 +149,9 @@ fn a_later_message_makes_a_rejection_old() {
     }
 }
 
-/// With more ranks than cores, a thread that waits for a started message moves all messages of its rank. When the
-/// message that it waits for is complete, it leaves the rest to the rank's thread for started ops. The thread for
-/// started ops also completes messages for which no thread waits.
+/// With more ranks than cores, a thread that waits for a started message moves all messages of its rank. When its
+/// message is complete, it leaves the rest to the rank's thread for started ops. That thread also completes messages
+/// for which no thread waits.
 #[test]
 fn started_messages_end_whoever_waits() {
     let size = 2 * std::thread::available_parallelism().map_or(1, usize::from) as u32 + 1;

@@ -13,6 +13,5 @@ impl Ticket {
     pub(super) const NONE: Ticket = Ticket(u64::MAX);
 }
 
-/// Finished jobs. A thread completes them after it has released the lock, since completing a job may run a user's
-/// waker.
+/// Finished jobs. They are completed without the lock, since a completion may run a user's waker.
 pub(super) type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;

@@ -14,14 +14,14 @@ use crate::mesh::{Health, WAITS, Wait};
 /// A message that has waited long.
 pub(super) struct Long {
     pub(super) wait: Wait,
-    /// The number of other messages that have waited long, too.
+    /// The number of other messages that have waited long.
     pub(super) others: usize,
     pub(super) lasted: Duration,
     pub(super) deadline: Instant,
 }
 
 impl MessageState {
-    /// Returns a peer that has left although a job still needs data from it. `quiet` is the time since data last moved.
+    /// Returns a peer that has left although a job needs its data. `quiet` is the time since data last moved.
     pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
         let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
         let all_left = || {
@@ -35,9 +35,9 @@ impl MessageState {
         })
     }
 
-    /// Returns the waits of up to [`WAITS`] calls in flight that have a deadline, and the number of calls so far. If a
-    /// thread waits inside a call, the result omits started calls: a program may start a call long before the other
-    /// rank makes its own.
+    /// Returns the waits of up to [`WAITS`] calls in flight that have a deadline, and the number of calls. If a thread
+    /// waits inside a call, started calls are omitted: a program may start a call long before the other rank makes its
+    /// own.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);
@@ -50,8 +50,8 @@ impl MessageState {
         self.live.iter().any(|l| !l.endless)
     }
 
-    /// Finds the calls that have waited for `after` and whose wait has not been reported, and marks them as reported.
-    /// Returns the first of these calls, and the number of the others.
+    /// Finds the unreported calls that have waited for `after`, and marks them as reported. Returns the first of them,
+    /// and the number of the others.
     pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
         let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let long = |l: &&mut Live| !l.reported && !l.endless && waited(l) >= after;
@@ -65,8 +65,7 @@ impl MessageState {
         first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
     }
 
-    /// Returns a call whose deadline has passed, and its wait. Records the time at which each job is first found
-    /// waiting.
+    /// Returns a call whose deadline has passed, and its wait. Records when each job is first found waiting.
     pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
         let peers = &self.peers;
         let posted = &self.posted;
@@ -81,7 +80,7 @@ impl MessageState {
     }
 }
 
-/// Returns the deadline of a job, which is in one of these queues.
+/// Returns the deadline of a job in one of these queues.
 fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Option<Instant> {
     let receive = posted.iter().find(|p| p.ticket == ticket).map(|p| p.job.request());
     let mut on_the_way = peers.iter().flatten().filter_map(|peer| {

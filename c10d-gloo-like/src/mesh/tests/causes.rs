@@ -1,4 +1,4 @@
-//! Tests of the order in which the threads of one rank and its peers learn why the group failed.
+//! Tests in which order the threads of a rank and its peers learn why the group failed.
 
 use std::sync::mpsc::channel;
 
@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind};
 use super::*;
 use crate::mesh::health::Path;
 
-/// While one thread sends the cause to the peers, another thread finds a second error. That thread gets the cause only
-/// after the first thread has sent it to all peers.
+/// While one thread sends the cause to the peers, another thread finds a second error. This thread gets the cause only
+/// after all peers were sent it.
 #[test]
 fn no_thread_gets_a_cause_before_the_peers() {
     let [one, other] = [0, 1].map(|rank| Health::new("g".into(), rank, 2, None));
@@ -30,7 +30,7 @@ fn no_thread_gets_a_cause_before_the_peers() {
         let also = tell.clone();
         s.spawn(move || tell.send((fail("second"), one.failed())));
         s.spawn(move || also.send((one.cause().unwrap(), one.failed())));
-        // A thread that wrongly gets the cause at once sends it within this time.
+        // A thread that wrongly gets the cause at once does so within this time.
         let early = told.recv_timeout(Duration::from_millis(100));
         drop(go);
         for (cause, is_visible) in early.into_iter().chain(told) {

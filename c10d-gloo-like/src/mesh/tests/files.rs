@@ -10,8 +10,8 @@ impl Files {
         self.0.join(key.replace('/', "+"))
     }
 
-    /// Writes this content to a new file, whose name is not that of a key. The caller then gives the file a key's name,
-    /// so that no reader sees an incomplete value.
+    /// Writes this content to a new file. The caller then gives the file a key's name: no reader sees an incomplete
+    /// value.
     fn fresh(&self, value: &[u8]) -> Result<PathBuf> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -51,7 +51,7 @@ impl Store for Files {
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
         if !expected.is_empty() {
-            // Only a rank whose join fails passes an expected value: it replaces an earlier report of a failure.
+            // Only a rank whose join fails passes an expected value, to replace an earlier report of a failure.
             if std::fs::read(self.path(key)).is_ok_and(|now| now == expected) {
                 self.set(key, desired, Instant::now())?;
             }

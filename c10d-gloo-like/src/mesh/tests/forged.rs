@@ -1,4 +1,4 @@
-//! Tests in which a rank sends impossible frames. All ranks must name this rank, whatever the frames claim.
+//! Tests in which a rank sends impossible frames. All ranks must name this rank.
 
 use super::*;
 use crate::call_log::Position;
@@ -110,7 +110,7 @@ fn a_rank_that_sends_impossible_frames_is_named_by_all() {
 fn a_report_in_the_name_of_another_rank_names_its_sender() {
     let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
     let causes = forged(&bytes);
-    // Rank 2 did not send the report, so rank 2 detects the forgery, whichever rank forwarded the report first.
+    // Rank 2 did not send the report, so it detects the forgery.
     let cause = causes[2].as_ref().unwrap();
     assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{cause}");
     for cause in causes.iter().flatten() {

@@ -1,5 +1,4 @@
-//! Tests with ranks that have forked. The end of such a rank is detected, even if a child still has copies of its
-//! sockets.
+//! Tests with ranks that have forked. The end of a rank is detected even if a child has copies of its sockets.
 #![allow(unsafe_code)]
 
 use super::hosts::two_hosts;
@@ -17,8 +16,7 @@ pub(super) fn run_scene(scene: &str, me: &RankProcess) {
     }
 }
 
-/// Forks a child that sleeps for 30 s. With `bare`, the system call is used directly, without the C library's fork
-/// handlers.
+/// Forks a child that sleeps for 30 s. With `bare`, no fork handlers of the C library run.
 fn idle_child(bare: bool) -> i32 {
     // SAFETY: the child calls only functions that are allowed after a fork of a process with threads (`sleep`,
     // `_exit`).
@@ -86,14 +84,14 @@ fn a_killed_rank_is_named_by_other_hosts_while_its_child_lives() {
     is_named_while_its_child_lives(job, "two hosts");
 }
 
-/// Another user gets no byte and no descriptor, whichever side connects.
+/// Another user gets no byte and no descriptor, as dialler or listener.
 #[test]
 fn another_user_is_turned_away_at_both_ends() {
     const OTHER: libc::uid_t = 65534;
     let stop = || false;
     let patience = socket::Patience { deadline: deadline_after(CAP), stop: &stop };
     let name = |end: &str| format!("c10d-test-{end}-{}", std::process::id());
-    // Unlike the C function, the system call changes the user of only this thread.
+    // Unlike the C function, the system call changes the user of this thread only.
     //
     // SAFETY: the arguments are numbers.
     let become_other = || unsafe { libc::syscall(libc::SYS_setresuid, -1, OTHER, -1) } == 0;

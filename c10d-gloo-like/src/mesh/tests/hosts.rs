@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Two network namespaces with a link between them. Dropping this removes the namespaces.
+/// Two network namespaces with a link between them. Its drop removes the namespaces.
 pub(super) struct TwoHosts(pub(super) [String; 2]);
 
 impl Drop for TwoHosts {
@@ -21,7 +21,7 @@ fn ip(args: &[&str]) -> std::result::Result<(), String> {
 }
 
 pub(super) fn two_hosts() -> std::result::Result<TwoHosts, String> {
-    // Tests of one process run at the same time, so each call needs names of its own.
+    // Tests run at the same time, so each call needs its own names.
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let hosts = TwoHosts([format!("c10dA{id}"), format!("c10dB{id}")]);
@@ -54,8 +54,8 @@ fn network_namespaces_are_hosts() {
     job.set("end");
 }
 
-/// Runs a rank of the scene in which rank 0 asks rank 1, while rank 1 is stopped, more questions than the receive
-/// buffer of rank 1 can hold.
+/// Runs a rank of the scene in which rank 0 asks the stopped rank 1 more questions than rank 1's receive buffer can
+/// hold.
 pub(super) fn is_asked_often(me: &RankProcess) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
@@ -67,16 +67,16 @@ pub(super) fn is_asked_often(me: &RankProcess) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.await_key("stopped");
-    // These are more questions than any receive buffer holds.
+    // More questions than any receive buffer holds.
     for _ in 0..1_000_000 {
         mesh.health.stalled(&fingerprint);
     }
-    // This is twice as long as a peer's host may be silent.
+    // Twice as long as a peer's host may be silent.
     std::thread::sleep(2 * silence);
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
-/// The ranks are on two hosts. Between hosts, the operating system treats a full receive buffer like silence.
+/// Between hosts, the operating system treats a full receive buffer like silence.
 #[test]
 fn a_stopped_rank_is_not_dead_however_often_it_is_asked() {
     let hosts = match two_hosts() {

@@ -5,7 +5,7 @@ use c10d_core::HashStore;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
-/// Sets a deadline that a join with a missing rank reaches soon.
+/// Sets a deadline that a join soon reaches.
 fn soon(wiring: Wiring) -> Wiring {
     Wiring { deadline: deadline_after(Duration::from_millis(400)), ..wiring }
 }
@@ -27,7 +27,7 @@ fn a_missing_rank_is_named_by_all_that_came() {
     });
 }
 
-/// Publishes the hello of a rank that then does not connect.
+/// Publishes the hello of a rank that does not connect.
 fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> JoinListener {
     let (listener, hello) = open(transport, size, &Tuning::default()).unwrap();
     store.set(&format!("mesh/{rank}"), &hello.to_bytes(), deadline_after(CAP)).unwrap();
@@ -85,9 +85,9 @@ fn strangers_do_not_disturb_a_join() {
             stream.write_all(&hello.to_bytes()).unwrap();
             stream
         };
-        // There are 150 silent connections, more than the rank keeps open (128, `STRANGERS`). One further connection
-        // sends garbage, one is of another run, one claims to be from rank 0, which is this rank itself, and one claims
-        // to be from rank 9, which does not exist.
+        // 150 silent connections are more than the rank keeps open (`STRANGERS`). Four more connections are wrong: one
+        // sends garbage, one is of another run, one claims to be from rank 0 (this rank itself), and one from rank 9,
+        // which does not exist.
         let silent: Vec<_> = (0..150).map(|_| connect()).collect();
         connect().write_all(&[b'x'; 500]).unwrap();
         let wrong = [stranger([8; 16], 1), stranger(session, 0), stranger(session, 9)];
@@ -147,7 +147,7 @@ fn a_join_leaves_no_descriptors_open() {
         });
     };
     round();
-    // Tests run in parallel, so the number of descriptors varies; only unlimited growth is a leak.
+    // Tests run in parallel, so the number of descriptors varies.
     eventually("as many descriptors after as before", || {
         let before = fds();
         (0..5).for_each(|_| round());

@@ -42,7 +42,7 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
     }
 }
 
-/// Returns the session of the ranks that use this store. The first rank that asks makes the session.
+/// Returns the session of the ranks that use this store. The first rank that asks makes it.
 fn session(store: &dyn Store) -> [u8; 16] {
     let fresh: [u8; 16] = c10d_core::process::random().unwrap();
     let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
@@ -54,7 +54,7 @@ fn call(seq: u32, count: u64) -> Fingerprint {
     Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }
 
-/// Waits until a condition holds. The test fails if this takes longer than [`CAP`].
+/// Waits until a condition holds. Fails the test after [`CAP`].
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + CAP;
     while !holds() {

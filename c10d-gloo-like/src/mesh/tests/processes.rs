@@ -1,4 +1,4 @@
-//! Ranks as processes. For each rank, this test binary is started again, and runs only the test `rank`.
+//! Ranks as processes: each runs this test binary again, with only the test `rank`.
 
 use super::files::Files;
 use super::*;
@@ -6,7 +6,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// The variable with the scene of a process, which selects the function that its rank runs (see [`rank`]).
+/// The variable with the scene of a process, which selects what its rank runs (see [`rank`]).
 const SCENE: &str = "C10D_TEST_MESH_SCENE";
 const RANK: &str = "C10D_TEST_MESH_RANK";
 const SIZE: &str = "C10D_TEST_MESH_SIZE";
@@ -19,8 +19,7 @@ pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 /// The variable with the directory of the store.
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
-/// One process for each rank, and the directory of their store. Dropping this kills the processes and deletes the
-/// directory.
+/// One process for each rank, and the directory of their store. Its drop kills the processes and deletes the directory.
 pub(super) struct Job {
     pub(super) ranks: Vec<Child>,
     store: Files,
@@ -70,7 +69,7 @@ impl Job {
         job
     }
 
-    /// Waits until all ranks have set their key of this name, and returns the values.
+    /// Waits until all ranks have set this key, and returns the values.
     pub(super) fn await_all(&mut self, name: &str) -> Vec<String> {
         let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
         self.await_ranks(name, &ranks)
@@ -121,15 +120,14 @@ impl RankProcess {
         self.store.wait(&[key], deadline_after(CAP)).unwrap();
     }
 
-    /// Reports the error in the form that the test checks: kind, named ranks, everything else.
+    /// Reports an error as kind, named ranks, everything else.
     pub(super) fn report(&self, error: &Error) {
         let guilty: Vec<String> = error.report().guilty.iter().map(u32::to_string).collect();
         self.tell("result", &format!("{} [{}] {error}", error.kind().name(), guilty.join(" ")));
     }
 }
 
-/// Runs a rank. The tests below start a process for each rank, and such a process runs only this function. In the
-/// process of the tests themselves, this function does nothing.
+/// Runs a rank, in a process that a test below has started for it. In other processes, does nothing.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
@@ -151,7 +149,7 @@ fn rank() {
         scene => forks::run_scene(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
-        // The other ranks may still ask this rank, so its process must not end before the test allows it.
+        // The other ranks may still ask this rank, so its process must live until the test allows its end.
         me.await_key("end");
     }
 }
@@ -162,7 +160,7 @@ pub(super) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 pub(super) fn limit(me: &RankProcess) {
     let limited = std::env::var(LIMITED).is_ok_and(|r| r == me.rank.to_string());
     if limited {
-        // The limit is less than the size of a segment, and more than the store writes.
+        // Less than the size of a segment, and more than the store writes.
         setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) }).unwrap();
     }
 }
@@ -200,7 +198,7 @@ fn limited(transport: Transport) -> Vec<String> {
 fn without_a_segment_a_rank_uses_tcp() {
     let topologies = limited(Transport::Auto);
     assert!(topologies.iter().all(|t| *t == topologies[0] && t.starts_with("Topology")), "{topologies:?}");
-    // Ranks 0 and 2 share memory. Rank 1 shares no memory with any rank.
+    // Only ranks 0 and 2 share memory.
     assert!(topologies[0].contains("shm: [[4], [0], [1]]"), "{}", topologies[0]);
 }
 
@@ -218,7 +216,7 @@ fn lacks_descriptors(me: &RankProcess) {
     let limit = getrlimit(Resource::Nofile);
     if me.rank == 1 {
         let more: u64 = std::env::var(SPARE).unwrap().parse().unwrap();
-        // The count includes the descriptor of the directory, which is closed again.
+        // The count includes the directory's descriptor.
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
         setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), ..limit }).unwrap();
     }
@@ -292,7 +290,7 @@ fn is_stopped(me: &RankProcess) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.await_key("stopped");
-    // Like a waiting rank, this rank asks its peers from time to time until the deadline.
+    // Like a waiting rank, this rank asks its peers until the deadline.
     for _ in 0..12 {
         mesh.health.stalled(&fingerprint);
         std::thread::sleep(Duration::from_millis(50));
@@ -327,11 +325,11 @@ fn leaves(me: &RankProcess) {
     mesh.health.announce(&call(0, 1)).unwrap();
     mesh.health.finish();
     if me.rank == 2 {
-        // The drop of the mesh sends the goodbye, and the process ends at once.
+        // The drop of the mesh sends the goodbye, then the process ends.
         return;
     }
     eventually("the goodbye", || mesh.health.has_left(2, CAP));
-    // A false failure would show within this time.
+    // A false failure would show by then.
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
     me.tell("fine", "");
@@ -355,8 +353,8 @@ fn a_rank_that_left_fails_only_calls_that_need_it() {
 fn differs(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
-        // This rank makes its call only after it has received a report of the mismatch. The group fails on this rank
-        // when its call shows with which rank it agrees.
+        // This rank makes its call after it received a report of the mismatch. The group fails on this rank when its
+        // call shows with which rank it agrees.
         eventually("the report of the mismatch", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }

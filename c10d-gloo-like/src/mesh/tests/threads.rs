@@ -4,7 +4,7 @@ use super::*;
 use c10d_core::HashStore;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Runs `f` for each rank, on a thread of its own, with the rank's mesh.
+/// Runs `f` for each rank, on its own thread, with its mesh.
 fn run<R: Send>(size: u32, transport: Transport, f: impl Fn(u32, Mesh) -> R + Sync) -> Vec<R> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     std::thread::scope(|s| {
@@ -36,7 +36,7 @@ fn every_pair_is_connected() {
     }
 }
 
-/// Binds this thread to the core with this number among those that it may use.
+/// Binds this thread to one of the cores that it may use.
 fn bind(number: usize) {
     let allowed = sched_getaffinity(None).unwrap();
     let core = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).nth(number).unwrap();
@@ -45,8 +45,8 @@ fn bind(number: usize) {
     sched_setaffinity(None, &one).unwrap();
 }
 
-/// A launcher may bind each rank to one core, so that no rank sees a second core. Such ranks oversubscribe their host
-/// only if they are bound to the same core.
+/// A launcher may bind each rank to one core. Such ranks oversubscribe their host only if they are bound to the same
+/// core.
 #[test]
 fn a_host_is_oversubscribed_only_if_its_ranks_have_fewer_cores_together() {
     let cores = std::thread::available_parallelism().unwrap().get();
@@ -113,8 +113,8 @@ fn an_abort_names_the_rank_that_aborted() {
 #[test]
 fn ranks_in_different_calls_get_a_mismatch() {
     for transport in BOTH {
-        // Rank 1 calls with the count 2, all others with the count 1. Rank 3 makes its call after the report of the
-        // mismatch.
+        // Rank 1 calls with the count 2, all others with the count 1. Rank 3 makes its call after the mismatch was
+        // reported.
         let causes = run(4, transport, |rank, mesh| {
             let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
@@ -156,8 +156,7 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
             if rank < 2 {
                 eventually("the mismatch", || mesh.health.failed());
             } else {
-                // The report has arrived, and nothing has failed yet, because this rank could still agree with rank 0
-                // or with rank 1.
+                // The report has arrived, but this rank could still agree with rank 0 or with rank 1.
                 eventually("the report of the mismatch", || mesh.health.disputed());
                 assert!(!mesh.health.failed());
                 assert!(mesh.health.announce(&call(0, 1)).is_err());
@@ -182,7 +181,7 @@ fn an_absent_rank_is_named_by_all_that_wait() {
                 }
             }
             done.wait();
-            // Each rank waits for the next rank; only rank 2 has not made the call.
+            // Each rank waits for the next, and only rank 2 has not made the call.
             let cause = (rank != 2).then(|| mesh.health.timeout(&call(3, 1), &[(rank + 1) % 4]));
             done.wait();
             cause
@@ -251,7 +250,7 @@ fn sleepers_are_woken() {
     });
 }
 
-/// Runs `how` on all ranks. `how` must cut a connection between two ranks. Returns the error of each rank.
+/// Runs `how`, which must cut a connection between two ranks, on all ranks. Returns the error of each rank.
 fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     let done = std::sync::Barrier::new(size as usize);
     run(size, Transport::Tcp, |rank, mut mesh| {
@@ -263,7 +262,7 @@ fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     })
 }
 
-/// Checks that the error of each rank names ranks 1 and 2, between which the connection was cut.
+/// Checks that each rank's error names ranks 1 and 2, between which the connection was cut.
 fn names_both_ends(causes: &[Error]) {
     let how = "the connection between ranks 1 and 2 was reset; both are alive".to_owned();
     for (rank, cause) in causes.iter().enumerate() {
@@ -302,8 +301,8 @@ fn a_broken_control_connection_is_distinguished_from_a_dead_peer() {
         }
     });
     names_both_ends(&causes);
-    // In a group of two, no other rank can be asked. Each rank watches the other's process. That process has not ended,
-    // so the other rank is alive.
+    // A group of two has no rank to ask. Each rank watches the other's process, which has not ended, so the other rank
+    // is alive.
     let causes = run(2, Transport::Tcp, |rank, mesh| {
         if rank == 1 {
             mesh.health.cut(0);
