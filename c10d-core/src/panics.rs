@@ -5,8 +5,8 @@
 //! it called the code, and the thread, the op and the group continue. If the library needs the result of the foreign
 //! code, the panic becomes an error with the panic's message. If it does not, [`tracing`] reports the panic as an error
 //! event with target `c10d`. On the user's own thread (in a call, a `poll`, or the drop of a handle) a panic continues
-//! in the caller as usual. Two kinds of panic still end the process: a panic of code that is compiled with `panic =
-//! "abort"`, and a panic of a destructor while another panic unwinds.
+//! in the caller as usual. Two kinds of panic still end the process: a panic of code that is compiled with
+//! `panic = "abort"`, and a panic of a destructor while another panic unwinds.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 /// A mutex. A panic of a thread that holds it does not poison it.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
-    /// The number of threads that wait for the mutex with a deadline. Only if it is not 0, an unlock notifies them.
+    /// The number of threads that wait for the mutex with a deadline. An unlock notifies them only if the number is not
+    /// 0.
     late: AtomicU32,
     /// The lock under which the threads with a deadline wait for `free`.
     gate: std::sync::Mutex<()>,
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(*sum.lock(), THREADS * TIMES);
     }
 
-    /// Two threads alternate by one condition variable. A lost notification would stop both.
+    /// Two threads alternate through one condition variable. A lost notification would stop both.
     #[test]
     fn two_threads_alternate() {
         let (turn, changed) = (Mutex::new(0u32), Condvar::new());

@@ -307,7 +307,7 @@ fn overlapping_tensors_are_rejected_except_in_place() {
     all.refuses(twice, "outputs 0 and 2");
 }
 
-/// Core compares ten thousand tensors quickly.
+/// Core checks quickly that ten thousand tensors do not overlap.
 #[test]
 fn long_lists_are_compared_quickly() {
     let pg = common::group(puppet(|job| job.complete(Ok(()))));

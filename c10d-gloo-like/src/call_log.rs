@@ -1,9 +1,9 @@
 //! The call log: this rank's latest calls, and whether it is inside a call, for other ranks to read.
 //!
 //! The thread that runs an op writes the call log, and the watcher (`mesh::watch`) reads it. If the rank has a segment,
-//! the call log is in the segment: the ranks that share memory with this rank read it. Neither readers nor the writer
-//! wait. If a reader finds an entry that is being written, it tries again a few times, then treats the entry as gone. A
-//! peer may write anything to its segment, so the reader accepts any contents.
+//! the call log is in the segment, and the ranks that share memory with this rank read it as well. Neither readers nor
+//! the writer wait. If a reader finds an entry that is being written, it tries again a few times, then treats the entry
+//! as gone. A peer may write anything to its segment, so the reader accepts any contents.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 

@@ -17,7 +17,7 @@ pub(crate) trait OnExit: Send + Sync + 'static {
     fn end(&self);
 }
 
-/// A forked child has its own empty list: its end is not the end of the parent's program.
+/// A forked child has its own empty list: the child's end is not the end of the parent's program.
 static RANKS: PerProcess<Mutex<Vec<Weak<dyn OnExit>>>> = PerProcess::new();
 
 /// Registers `rank`: it is notified if it still exists when the program ends, unless a signal, `abort` or `_exit` ends

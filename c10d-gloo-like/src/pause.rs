@@ -21,8 +21,8 @@ const SPINS: u32 = 200;
 /// After this many checks while spinning, a thread that shares its core with a peer yields.
 const SPINS_ALONE: u32 = 16;
 /// The number of checks before a thread waits with a [`Pause`], if there are more ranks than cores. A spinning thread
-/// that finds its peer on its own core makes this many more. The thread yields before each check, and a yield may last
-/// as long as the other threads of the core run.
+/// that finds its peer on its own core makes this many more checks. The thread yields before each check, and a yield
+/// may last as long as the other threads of the core run.
 const LOOKS: u32 = 4;
 /// How long to linger before sleeping. It is longer than a sleeping peer needs to wake up.
 const LINGER: Duration = Duration::from_micros(100);
@@ -52,8 +52,8 @@ impl<'a> Interest<'a> {
     }
 }
 
-/// The waiting of one thread, which checks for data: without data, it calls [`Pause::wait`] and checks again; with
-/// data, it calls [`Pause::reset`].
+/// The waiting of one thread. The thread checks for data. If there is none, it calls [`Pause::wait`] and checks again.
+/// If there is some, it calls [`Pause::reset`].
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,

@@ -47,7 +47,7 @@ pub(super) struct BackendCache {
     made: Arc<Mutex<Backends>>,
     /// The parent of a sub-group. New backends may be made from its backends.
     parent: Option<Arc<Parent>>,
-    /// The parent group. After the sub-group is made, nothing else holds the `Parent`, and `lost` returns no ranks.
+    /// The parent group. The `Parent` is dropped after the sub-group is made, and from then on `lost` returns no ranks.
     watched: Weak<Parent>,
 }
 

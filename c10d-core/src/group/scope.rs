@@ -26,7 +26,7 @@ struct Pending {
     count: usize,
     /// The latest time by which an operation of the scope must be done.
     limit: Option<Instant>,
-    /// Whether the end of the scope waits for the operations.
+    /// Whether the scope is at its end and waits for its operations.
     awaited: bool,
 }
 

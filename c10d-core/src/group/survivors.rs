@@ -13,18 +13,18 @@ const LOOK: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
-    /// Makes a group of the ranks that are still alive, in their old order. It works on a failed group, and the dead
-    /// ranks need not call it.
+    /// Makes a group of the ranks that are still alive, in their old order. The function works on a failed group, and
+    /// the dead ranks need not call it.
     ///
     /// The ranks that call `shrink_to_survivors` agree on the survivors. Each rank waits, at most for `limit`, until
     /// every rank has called the function or is [lost](ProcessGroup::lost). The first rank whose wait ends decides the
-    /// list of survivors for all ranks: the ranks that have called the function and that it does not know to be lost.
-    /// All survivors must make their calls of `shrink` and `shrink_to_survivors` in the same order.
+    /// list of survivors for all ranks: the ranks that have called the function and are not lost. All survivors must
+    /// make their calls of `shrink` and `shrink_to_survivors` in the same order.
     ///
     /// Operations that were in flight in the old group are not repeated. A call that failed on some ranks may have
     /// succeeded on others, so the program must make sure that all survivors continue at the same point. The store must
-    /// still be reachable: the store of `c10d run` is, a store that a lost rank served is not. Start the job with `c10d
-    /// run --keep-going`: otherwise `c10d run` ends the survivors when a rank fails.
+    /// still be reachable. The store of `c10d run` stays reachable, but a store that a lost rank served does not. Start
+    /// the job with `c10d run --keep-going`: otherwise `c10d run` ends the survivors when a rank fails.
     ///
     /// ```no_run
     /// # use std::time::Duration;

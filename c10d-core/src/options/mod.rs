@@ -67,7 +67,8 @@ options! {
     BroadcastOptions {
         /// The rank that sends its values to all others.
         root_rank / with_root_rank: u32,
-        /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
+        /// The index of the root's tensor, for PyTorch's ranks with several tensors. It must be 0: a rank of c10d has
+        /// one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
     /// The options of `all_reduce`.
@@ -94,7 +95,8 @@ options! {
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
+        /// The index of the root's tensor, for PyTorch's ranks with several tensors. It must be 0: a rank of c10d has
+        /// one tensor.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
     /// The options of the `reduce_scatter` ops.

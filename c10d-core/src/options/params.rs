@@ -13,7 +13,8 @@ pub struct Params {
     pub reduce: ReduceOp,
     /// The rank that is the root.
     pub root: u32,
-    /// As in PyTorch, the index of the root's tensor. It must be 0, since a rank has one tensor.
+    /// The index of the root's tensor, for PyTorch's ranks with several tensors. It must be 0: a rank of c10d has one
+    /// tensor.
     pub root_tensor: u32,
     /// The other rank of a point-to-point op.
     pub peer: u32,
@@ -86,7 +87,7 @@ impl Params {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }
 
-    /// Returns what an entry counts as on a rank that does not have it.
+    /// Returns how a sparse all-reduce treats an entry that is missing on a rank.
     pub fn absent(&self) -> Absent {
         self.rare.as_ref().map_or(Absent::default(), |r| r.absent)
     }

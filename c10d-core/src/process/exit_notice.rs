@@ -15,7 +15,8 @@ pub(crate) trait ExitNotice: Send + Sync {
     /// Returns whether the rank is still in the group.
     fn is_due(&self) -> bool;
 
-    /// Tells the peers that the rank ended without leaving. A store may let the function return later than `until`.
+    /// Tells the peers that the rank ended without leaving. The function may return later than `until` if a store does
+    /// not keep to its deadline.
     fn send(&self, until: Instant);
 }
 

@@ -49,8 +49,8 @@ fn word() -> &'static AtomicU64 {
     unsafe { WORD.load(Ordering::Acquire).as_ref() }.unwrap_or(&PLAIN)
 }
 
-/// Maps a page of zeros that the kernel fills with zeros again in a forked child. `None` if the kernel cannot do the
-/// latter.
+/// Maps a page of zeros that the kernel fills with zeros again in a forked child. `None` if the kernel cannot make such
+/// a page.
 fn wiped_page() -> Option<NonNull<libc::c_void>> {
     const LEN: usize = 4096;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -68,8 +68,8 @@ fn wiped_page() -> Option<NonNull<libc::c_void>> {
     NonNull::new(page)
 }
 
-/// Registers [`in_child`] to run first in every child that the C library forks. If there is no memory for this, only
-/// the kernel's zeroing of the page shows a fork.
+/// Registers [`in_child`] to run first in every child that the C library forks. If there is no memory for the
+/// registration, only the kernel's zeroing of the page shows a fork.
 fn at_fork() {
     // SAFETY: the handler only uses atomics and system calls, which are allowed in a child of a process with several
     // threads.

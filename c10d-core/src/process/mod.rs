@@ -1,10 +1,10 @@
 //! The process to which a value belongs, and values that a forked child must not share with its parent.
 //!
 //! A group belongs to the process that made it. A forked child has copies of the parent's memory and descriptors, but
-//! none of its threads. So the child cannot wait for work of those threads. The peers could not distinguish its
-//! messages from the parent's. [`Process`] distinguishes parent and child at the cost of one load. [`PerProcess`] is a
-//! `static` that has a new value in each child. [`Private`] closes a descriptor in children, so a connection ends when
-//! its owner ends, even if a child still runs.
+//! none of its threads. So the child cannot use values that wait for those threads, and the peers could not distinguish
+//! its messages from the parent's. [`Process`] distinguishes parent and child at the cost of one load. [`PerProcess`]
+//! is a `static` that has a new value in each child. [`Private`] closes a descriptor in children, so a connection ends
+//! when its owner ends, even if a child still runs.
 //!
 //! All three work for `fork`, `daemon` and every other function of the C library that forks. If the bare system call
 //! `clone` makes the child, [`Process`] and [`PerProcess`] work from Linux 4.14 on, but [`Private`] does not work.

@@ -58,8 +58,8 @@ static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed. It replaces the descriptors in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
-/// While this value exists, forked children do not get the descriptor. In a child, its number refers to a socket whose
-/// other end is closed.
+/// While this value exists, forked children do not get the descriptor. In a child, the descriptor's number refers to a
+/// socket whose other end is closed.
 ///
 /// Drop the `Private` before the descriptor is closed: declare its field before the descriptor's field.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ macro_rules! floats {
             }
         }
 
-        // Equal values have equal bits, except +0 and -0, of which a bitwise "or" gives -0, and a bitwise "and" (see
+        // Equal values have equal bits, except +0 and -0. Of these, a bitwise "or" gives -0, and a bitwise "and" (see
         // `Max`) gives +0.
         impl Operation<$t> for Min {
             #[inline(always)]

@@ -26,8 +26,8 @@ pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
-/// Combines one or two sources directly into the target, and more sources block by block in a local array. Each case in
-/// which the target is equal to a source has its own loop: then the compiler can make vector code.
+/// Combines one or two sources directly into the target, and more sources block by block in a local array. The compiler
+/// makes vector code only because each case in which the target is equal to a source has its own loop.
 ///
 /// # Safety
 /// The same as for [`Kernel`].

@@ -100,8 +100,8 @@ impl Sealed {
     /// `Resource`; the error names the resource that ran out, and its limit.
     pub fn map(self) -> Result<Mapped> {
         // A private mapping, since kernels before 6.7 reject shared mappings of sealed memory. While it is only read,
-        // it has the pages of the memfd itself. SAFETY: the seals prevent every process from writing to the memory and
-        // from shrinking it.
+        // it has the pages of the memfd itself.
+        // SAFETY: the seals prevent every process from writing to the memory and from shrinking it.
         let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0) }
             .map_err(|e| Error::new(ErrorKind::Resource, "cannot map shared memory").caused_by(e))?;
         let _ = map.advise(Advice::HugePage);

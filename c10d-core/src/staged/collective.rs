@@ -233,7 +233,7 @@ pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
     request.timeout = timeout - margin;
     request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
-    // If the op is itself a step of another op, its step number is mixed into `rest`, because the round's number
+    // If the op is itself a step of another op, the op's step number is mixed into `rest`, because the round's number
     // replaces it in the fingerprint.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);

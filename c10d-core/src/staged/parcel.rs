@@ -100,8 +100,8 @@ impl Parcel {
 
     fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
         for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
-            // SAFETY: only this message uses the host memory, which is freed only after the event is reached, else
-            // leaked.
+            // SAFETY: only this message uses the host memory. The memory is not freed before the event is reached. If
+            // it is not known whether the event is reached, the memory is leaked.
             unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
             device.record(*mark, port.out)?;
         }

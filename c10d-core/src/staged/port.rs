@@ -264,9 +264,9 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// Waits after a failure until the device has finished all work of the op. Waits until an eighth of [`let_go`]
-    /// after the op's deadline, the end of the staged backend or now: the earlier of the first two, but not before now.
-    /// Returns `false` if the device may never finish.
+    /// Waits after a failure until the device has finished all work that the op gave it. The wait ends an eighth of
+    /// [`let_go`] after `end`: the op's deadline or the end of the staged backend, whichever is first, or now if that
+    /// is past. Returns `false` if the device may never finish.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();

@@ -137,7 +137,7 @@ impl Shared {
         (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
     }
 
-    /// Returns the error of an op that is not done in time. It says what the op waits for.
+    /// Returns the error of an op that is not done in time. The error says what the op waits for.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
         let error = match self.engine(slot).doing() {

@@ -46,7 +46,7 @@ pub trait Store: Send + Sync + 'static {
 /// The longest wait, about thirty years. An `Instant` cannot express every time.
 pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
 
-/// Returns the time `timeout` from now. A timeout counts as at most about thirty years.
+/// Returns the time `timeout` from now, but at most about thirty years from now.
 pub fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOREVER)
 }

@@ -62,7 +62,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What the watch thread is told.
+/// The state of the thread that watches the steps.
 #[derive(Default)]
 struct Watch {
     has_thread: bool,
@@ -210,8 +210,8 @@ impl Shared {
         self.end_steps();
     }
 
-    /// Ends the running steps. Each tier has its own rank numbers, so the tiers do not get the cause. All ranks get it
-    /// through the backend that connects them.
+    /// Ends the running steps. Each tier has its own rank numbers, so the tiers do not get the cause. All ranks get the
+    /// cause through the backend that connects them.
     fn end_steps(&self) {
         let ended = Error::new(ErrorKind::Aborted, "the group has failed");
         self.tiers().for_each(|tier| tier.backend.abort(&ended));

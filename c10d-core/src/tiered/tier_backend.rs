@@ -19,7 +19,7 @@ pub(super) struct TierBackend {
     ranks: Vec<u32>,
 }
 
-/// Gives the backend of a tier access to the group's other backends. Numbers of lost ranks become those in the tier.
+/// Gives the backend of a tier access to the group's other backends. Lost ranks get their numbers in the tier.
 struct TierOthers {
     group: Arc<dyn OtherBackends>,
     ranks: Vec<u32>,

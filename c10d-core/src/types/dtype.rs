@@ -35,7 +35,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
 
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $variant:ident $rust:ty, $name:literal, $class:ident, $dlpack:literal;)*) => {
-        /// The type of a tensor's elements. The discriminant is its code on the wire and in fingerprints.
+        /// The type of a tensor's elements. The discriminant is the code on the wire and in fingerprints.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum DType { $($(#[$doc])* $variant,)* }
@@ -65,7 +65,7 @@ struct Row {
     dlpack: u8,
 }
 
-/// The classes of element types. It determines which reductions are defined; see
+/// The class of an element type. The class determines which reductions are defined on the type; see
 /// [`ReduceOp::defined`](super::ReduceOp::defined).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -132,7 +132,7 @@ impl DType {
         Self::ROWS[self as usize].align
     }
 
-    /// Returns the code and the number of bits of the type's `DLDataType`, with one lane, in DLPack.
+    /// Returns the code and the number of bits of the type's `DLDataType` in DLPack, whose number of lanes is 1.
     pub const fn dlpack(self) -> (u8, u8) {
         let row = &Self::ROWS[self as usize];
         (row.dlpack, 8 * row.size as u8)

@@ -1,6 +1,6 @@
 //! Dispatch keys, by which ops are routed.
 
-/// The device kind and layout of a call's buffers. It decides the backend of an op.
+/// The device kind and layout of a call's buffers. The key decides the backend of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DispatchKey {

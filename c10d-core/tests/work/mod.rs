@@ -45,7 +45,7 @@ fn at_once(job: Job) {
     job.complete(Ok(()));
 }
 
-/// Makes a group whose backend sends its jobs to the receiver.
+/// Makes a group whose backend sends its jobs to the returned receiver.
 fn held() -> (ProcessGroup, Receiver<Job>) {
     let (tx, rx) = channel();
     let tx: Mutex<Sender<Job>> = Mutex::new(tx);

@@ -74,8 +74,9 @@ pub(super) struct Traffic {
     pub(super) into: Direction,
 }
 
-/// The number of collectives between checks of the calls of ranks from which this rank received nothing. The answer to
-/// a question about a call has arrived by the second check after the call.
+/// The number of collectives from one check to the next. A check compares this rank's calls with those of ranks from
+/// which this rank received nothing. The answer to a question about a call has arrived by the second check after the
+/// call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
 /// How long a rank waits for notes before it asks the peers about their calls. A question with its answer takes about
@@ -110,7 +111,7 @@ pub(crate) struct Executor {
     pub(super) begun: u64,
     /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
-    /// Whether calls are in doubt, as of the last check or since.
+    /// Whether the last check left calls in doubt, or calls came into doubt after it.
     pub(super) in_doubt: bool,
     /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,

@@ -10,12 +10,11 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long this rank waits for the peers' reports of their calls after a header that does not belong to this rank's
-/// call.
+/// How long this rank waits for the peers to report their calls after it has received a header of another call.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {
-    /// Handles a header from `peer` of another call: finds out which call the peer made instead of this one.
+    /// Handles a header of another call from `peer`: finds out which call the peer made instead of `op`.
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
         let age = age(theirs, &op.fingerprint);
@@ -26,8 +25,8 @@ impl Executor {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
-            // One rank is ahead of the other. They disagree about the earlier of the two calls, so this rank asks all
-            // peers for their call with that call's id.
+            // One rank is ahead of the other. The two ranks disagree about the earlier of the two calls, so this rank
+            // asks all peers for their call with that call's id.
             self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {

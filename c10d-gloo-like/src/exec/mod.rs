@@ -61,7 +61,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs the plan of an announced op to its end. Peers of lower rank than `written` have been sent everything.
+    /// Runs the plan of an announced op to its end. This rank has already sent everything to the peers of lower rank
+    /// than `written`.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces, written: u32) -> Result {
         self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
         let is_written =

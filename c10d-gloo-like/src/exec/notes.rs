@@ -49,8 +49,8 @@ struct NotePeer {
     due: bool,
     /// The rest of a partly sent note.
     rest: VecDeque<u8>,
-    /// Notes that were not compared yet, for example because this rank has yet to make the calls: how many calls, and
-    /// their digest.
+    /// Notes that were not compared yet, for example because this rank has yet to make the calls. Each is a number of
+    /// calls and their digest.
     ahead: VecDeque<(u64, u64)>,
 }
 

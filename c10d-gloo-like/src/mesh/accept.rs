@@ -155,7 +155,7 @@ impl JoinListener {
     }
 
     /// Reads from the strangers. Returns the first stranger to which `welcome` does not object, and closes those to
-    /// which it objects. Strangers to which `welcome` objects are closed.
+    /// which it objects.
     fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
         let now = Instant::now();
         let mut guest = None;

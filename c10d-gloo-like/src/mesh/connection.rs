@@ -18,8 +18,8 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// The number of bytes kept for a peer that does not read above which frames that do not matter are dropped: most
-/// queries, and this rank's answers about its own state and calls. Other frames are small and few.
+/// The limit on the bytes that are kept for a peer that does not read. Above it, frames that do not matter are dropped:
+/// most queries, and this rank's answers about its own state and calls. Other frames are small and few.
 const BACKLOG: usize = 64 << 10;
 /// The largest number of bytes read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
@@ -38,7 +38,7 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// Whether the connection has ended, but perhaps not the peer.
+    /// Whether the connection has ended and the peer may still live.
     unsure: AtomicBool,
 }
 
@@ -49,8 +49,7 @@ pub(super) trait Listener: Send + Sync {
     /// Handles a frame that violates the protocol.
     fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
     /// Handles the end of the connection. Returns `true` if the peer may still live; the watcher then calls
-    /// [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched. `watched`: the peer's process
-    /// is watched, too.
+    /// [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);

@@ -2,8 +2,8 @@
 //!
 //! Ranks that are threads of one process find each other in a table, unless the transport is tcp. All other ranks of
 //! one host connect over a UNIX socket. Over this socket they exchange descriptors of their processes and, unless the
-//! transport is tcp, their segments; then it is the control connection. All remaining pairs use TCP for the control
-//! connection. Pairs that share no segments use TCP for the payload.
+//! transport is tcp, their segments. Then the socket becomes the control connection. All remaining pairs use TCP for
+//! the control connection. Pairs that share no segments use TCP for the payload.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -285,8 +285,9 @@ impl Join<'_> {
     }
 
     /// Exchanges segments and descriptors of the processes with a peer. Each rank sends the descriptors that it has,
-    /// and reports whether it could map the peer's segment. The segments are used only if both ranks could map them. A
-    /// process id would be valid only in its PID namespace, and may have been reused.
+    /// and reports whether it could map the peer's segment. The segments are used only if both ranks could map them.
+    /// Ranks send a descriptor of their process, since a process id is valid only in its PID namespace, and may have
+    /// been reused.
     fn swap(
         &self,
         socket: &Socket,

@@ -124,8 +124,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes this rank's record, calls `wait`, which returns when all ranks have published theirs or with an error, and
-/// returns all records in rank order.
+/// Publishes this rank's record, calls `wait`, and returns all records in rank order. `wait` returns when all ranks
+/// have published their records, or with an error.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,

@@ -103,8 +103,8 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes, oversubscribed })
 }
 
-/// Deletes the join's keys from the store: each rank its own hello, which all ranks have read, and the last rank the
-/// records `mesh/ok`. Errors of the store are ignored, since the mesh is complete.
+/// Deletes the join's keys from the store. Each rank deletes its own hello, which all ranks have read. The last rank
+/// deletes the records `mesh/ok` of all ranks. Errors of the store are ignored, since the mesh is complete.
 fn clear(wiring: &Wiring) {
     let Wiring { rank, size, store, deadline, .. } = wiring;
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -213,8 +213,8 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes which peers share memory with this rank, waits until all ranks have published theirs, and returns all of
-/// these.
+/// Publishes which peers share memory with this rank, waits until all ranks have published this, and returns what all
+/// ranks have published.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());

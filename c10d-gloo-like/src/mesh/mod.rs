@@ -2,9 +2,9 @@
 //!
 //! Each rank publishes a [`hello`] in the store and reads the hellos of all ranks. Then each pair connects ([`dial`],
 //! [`accept`]) by shared memory or TCP, and all ranks learn how each pair is connected ([`topology`]). After that, the
-//! store is not needed. The hellos of `c10d-core`, by which ranks agree on their backends, are separate: some meshes
-//! (for staging, sparse lanes, and ranks that use NCCL) are made later, and a rank need not listen before it knows
-//! which backends the group uses.
+//! store is not needed. The hellos of `c10d-core`, by which ranks agree on their backends, are separate, for two
+//! reasons: some meshes (for staging, sparse lanes, and ranks that use NCCL) are made later, and a rank need not listen
+//! before it knows which backends the group uses.
 //!
 //! [`health`] lives as long as the group. It finds out whether a peer died, left, stopped or made another call, and
 //! tells all ranks.

@@ -32,7 +32,8 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    // Header (length, type, flags, number, port), then an empty address message (8 bytes): all address families.
+    // Header (length, type, flags, number, port), then an empty address message (8 bytes), which asks for all address
+    // families.
     let mut request = Vec::from(24u32.to_le_bytes());
     request.extend_from_slice(&GETADDR.to_le_bytes());
     request.extend_from_slice(&REQUEST_DUMP.to_le_bytes());

@@ -120,8 +120,8 @@ impl Revoke {
 
 const CODE_MISMATCH: u8 = 0;
 const CODE_DEAD: u8 = 1;
-/// The code of the first kind in [`ErrorKind::PLAIN`], the list of kinds without fields. The other kinds follow in its
-/// order.
+/// The code of the first kind in [`ErrorKind::PLAIN`], the list of kinds without fields. The other kinds follow in the
+/// order of the list.
 const CODES_OF_PLAIN: u8 = 2;
 
 fn code(kind: &ErrorKind) -> u8 {

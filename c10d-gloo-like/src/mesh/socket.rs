@@ -196,7 +196,7 @@ fn stream() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Makes a listening socket with this abstract name. It has no file, and disappears with its last descriptor.
+/// Makes a listening socket with this abstract name. The socket has no file, and disappears with its last descriptor.
 pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -205,7 +205,7 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
 }
 
 /// Connects to the socket with this abstract name. The error is `ECONNREFUSED` if no socket with this name listens on
-/// this host. Nothing is sent to a socket of another user, whom the error names.
+/// this host. Nothing is sent to a socket of another user, and the error names the user.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);

@@ -6,7 +6,7 @@
 pub(crate) struct Topology {
     /// The host number of each rank. Hosts are numbered in the order of their lowest ranks.
     pub(crate) hosts: Vec<u32>,
-    /// For each rank, as bits, the ranks with which it reported to share memory.
+    /// For each rank, as bits: the ranks with which it shares memory according to its own report.
     shm: Vec<Vec<u8>>,
 }
 
@@ -20,7 +20,7 @@ impl Topology {
         bit(&self.shm, a, b) && bit(&self.shm, b, a)
     }
 
-    /// Whether the ranks of each host share memory.
+    /// Whether all ranks of each host share memory with each other.
     pub(crate) fn hosts_share_memory(&self) -> bool {
         let ranks = || (0..).zip(&self.hosts);
         ranks().all(|(a, host)| ranks().all(|(b, other)| a == b || host != other || self.shares_memory(a, b)))

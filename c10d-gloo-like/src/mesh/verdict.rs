@@ -17,8 +17,8 @@ use crate::call_log::Position;
 pub(crate) enum Adopted {
     /// The error, which is this rank's first cause as well.
     Cause(Error),
-    /// Two ranks disagree about a call that this rank has not made. With which of them it disagrees, its own call will
-    /// show.
+    /// Two ranks disagree about a call that this rank has not made. This rank's own call will show with which of the
+    /// two ranks it disagrees.
     Later,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // Only a message's two ranks know it, so this rank has no call to compare.
+        // Only the two ranks of a message know the message, so this rank has no call to compare.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);
@@ -46,7 +46,7 @@ pub(crate) fn adopt(
     }
 }
 
-/// Makes the error of a mismatch between two other ranks, without a call of this rank.
+/// Makes the error of a mismatch between two other ranks, when this rank has no call to compare.
 pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     let error = retell(me, revoke);
     match &revoke.fingerprints {

@@ -128,7 +128,7 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // The peer sent another descriptor than that of a process, or memory is short. The end of the peer's process
+        // The descriptor that the peer sent is not that of a process, or memory is short. The end of the peer's process
         // still ends the connection, unless a forked child has a copy of the socket.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }

@@ -83,7 +83,7 @@ pub(crate) struct Wiring {
     /// How long a peer's host may be silent over TCP before the peer counts as dead. The operating system of a stopped
     /// or late peer still answers.
     pub(crate) silence: Duration,
-    /// Returns the ranks that left the parent group or died, as far as it knows.
+    /// Returns the ranks that left the parent group or died, as far as the parent group knows.
     pub(crate) lost: Lost,
     /// The time after which a waiting op is reported; `None`: never.
     pub(crate) warn_after: Option<Duration>,

@@ -26,8 +26,8 @@ impl Bounds {
         let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
         let all = bytes as f64;
         let others = |parts: f64| all * (parts - 1.0) / parts;
-        // `sent`: the bytes that the busiest rank sends. `rank`: the bytes that it sends or receives, whichever are
-        // more. `host`: the same for the busiest host.
+        // `sent`: the bytes that the busiest rank sends. `rank`: the bytes that the busiest rank sends or receives,
+        // whichever are more. `host`: the same for the busiest host.
         let (sent, rank, host) = match op {
             OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
             OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),

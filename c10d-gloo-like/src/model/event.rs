@@ -14,8 +14,8 @@ struct Progress {
     done: u32,
     /// Whether the step's next piece is in the queue.
     queued: bool,
-    /// For `After::All` and `After::Trail`, when all steps for which this step waits are done: the time at which the
-    /// last of them was done, and the length of the longest chain of messages to one of them.
+    /// For `After::All` and `After::Trail`: `None` until all steps for which this step waits are done. Then: the time
+    /// at which the last of them was done, and the length of the longest chain of messages to one of them.
     released: Option<(f64, u32)>,
     /// The length of the longest chain of messages that leads to the step.
     rounds: u32,
@@ -115,7 +115,8 @@ impl Simulation<'_> {
         self.progress[id as usize].done == self.node(id).pieces
     }
 
-    /// Returns the time from which the step's next piece can be done. `None` if it needs something that is missing.
+    /// Returns the time from which the step's next piece can be done. `None` if the piece needs something that is
+    /// missing.
     fn ready(&self, id: u32) -> Option<f64> {
         let node = self.node(id);
         let progress = &self.progress[id as usize];
@@ -273,7 +274,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Moves the rank's fronts forward, and releases the steps that waited for them.
+    /// Moves the rank's fronts forward, and releases the steps that waited for these fronts.
     fn advance_fronts(&mut self, rank: u32) {
         let end = self.graph.starts[rank as usize + 1];
         for (which, sends) in [(0, true), (1, false)] {

@@ -1,8 +1,8 @@
 //! The plans of all ranks as one graph of steps and messages.
 //!
 //! In a world that is too large, the ranks of host 0 represent all ranks, if the world looks the same from every host.
-//! That is, the ranks at one position on all hosts have the same steps. If a rank of host 0 has a peer on host `p`, the
-//! rank at its position on host `h` has the corresponding peer on host `p + h`, modulo the number of hosts.
+//! That is, ranks at the same position on their hosts have the same steps. If a rank of host 0 has a peer on host `p`,
+//! the rank at the same position on host `h` has the corresponding peer on host `p + h`, modulo the number of hosts.
 
 use c10d_core::{Error, Result};
 

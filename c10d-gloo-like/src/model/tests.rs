@@ -48,7 +48,7 @@ fn long_messages_overlap() {
     let chain = cost(OpKind::Broadcast, bytes, &c, Algorithm::Ring);
     // A byte takes 7 units of time of the network, 3 of the sender's core and 5 of the receiver's core. So the message
     // takes at least the network's time for its 64 pieces (64 KiB each). The three messages of the chain overlap, so
-    // together they take less than 1.7 times as long.
+    // together they take less than 1.7 times as long as one.
     let piece = 7.0 * (64 << 10) as f64;
     let least = 64.0 * piece;
     assert!(chain.seconds > least && chain.seconds < 1.7 * least, "{}", chain.seconds / least);

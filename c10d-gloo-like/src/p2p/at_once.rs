@@ -27,7 +27,7 @@ enum Attempt {
 
 impl Messages {
     /// Runs the call if that is possible within a short time: up to 200 checks for the message, or 4 if the ranks have
-    /// to share cores. `None`: nothing was sent or received.
+    /// to share cores. Returns `None` if the call was not run; then nothing was sent or received.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
         let mut looks = Looks::new(self.oversubscribed);
@@ -35,8 +35,8 @@ impl Messages {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));
             }
-            // If another thread holds the lock, it moves messages, and this call may depend on one of them. So this
-            // call becomes a job.
+            // If another thread holds the lock, that thread moves messages, and this call may depend on one of them. So
+            // this call becomes a job.
             let found = self.state.try_lock()?.at_once(request);
             match found {
                 Attempt::Done => return Some(Ok(())),

@@ -143,7 +143,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Starts to receive a message, for all of which `target` has room.
+    /// Starts to receive a message. `target` has room for all of it.
     pub(super) fn new(header: Header, target: Target) -> Incoming {
         Incoming { header, target, done: 0 }
     }

@@ -50,8 +50,8 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// How long a cancellation waits for threads that use the links.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
-/// The shortest sleep of the thread for started ops. Then the thread looks for messages that were left to it without a
-/// notification. The next sleep may be twice as long, up to the limits below.
+/// The shortest sleep of the thread for started ops. After each sleep, the thread looks for messages that were left to
+/// it without a notification. The next sleep may be twice as long, up to the limits below.
 const NAP: Duration = Duration::from_micros(100);
 /// The longest sleep that follows a sleep in which messages were left to the thread.
 const LONGEST_NAP: Duration = Duration::from_micros(400);
@@ -81,7 +81,7 @@ pub(crate) struct Messages {
     segment: Option<Arc<Segment>>,
     oversubscribed: bool,
     /// The sockets of the links, by rank; `None` for a peer in shared memory. A waiting thread polls them without the
-    /// lock: other threads can use the links.
+    /// lock, so that other threads can use the links.
     sockets: Vec<Option<Arc<TcpStream>>>,
     /// The cores of this rank and of each peer in shared memory, by rank.
     cores: Vec<Option<CorePair>>,
@@ -127,7 +127,7 @@ impl Messages {
             self.attend(false, |state| !state.is_live(ticket));
         } else if !(brief && self.ends_soon(ticket)) {
             // With more ranks than cores, a woken thread gets a core late. By then, the caller of a brief message
-            // probably waits and moves it. So the thread need not begin at once.
+            // probably waits for the message, and moves it itself. So the thread need not begin at once.
             self.leave_to_thread(!(brief && self.oversubscribed));
         }
     }
@@ -178,7 +178,7 @@ impl Messages {
     /// Moves messages on the calling thread until `is_done` returns `true` or the deadline passes.
     pub(crate) fn help(&self, deadline: Instant, is_done: &dyn Fn() -> bool) {
         self.state.lock().helpers += 1;
-        // Its drop decreases the count again, even if a waker panics.
+        // The drop of this value decreases the count again, even if a waker panics.
         let _helping = Helping(self);
         self.attend(false, |_| is_done() || Instant::now() >= deadline);
     }
@@ -227,7 +227,7 @@ impl Messages {
 
     /// Called when no data moved; `stalled` is the time without progress if it exceeds [`STALL`]. If a peer that a job
     /// needs is gone, or the group has failed, moves the data that peers have sent, and returns whether any moved. If
-    /// not, ends all jobs with the error.
+    /// none moved, ends all jobs with the error.
     fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
@@ -336,7 +336,7 @@ impl Messages {
 
     /// Returns these jobs if no message was matched with any of them and no byte of them was sent. Otherwise, or if
     /// other threads use the links for more than 1 s, returns none. A receive can be returned while its message arrives
-    /// in memory of the backend, since only a complete message is matched.
+    /// in memory of the backend, since only a complete message is matched with a receive.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }

@@ -23,9 +23,9 @@ pub(crate) struct Unsettled {
 
 impl Messages {
     /// Waits until no message is in flight and the peers have received all data, or until `deadline`. Returns what is
-    /// unfinished. If no message is in flight, the wait for the peers ends after the longest timeout of a send. This
-    /// rank receives even messages that no receive has asked for, since a peer may have to send them before it can
-    /// receive.
+    /// unfinished. If no message is in flight, but peers have not received all data, the wait ends after the longest
+    /// timeout of a send. This rank receives even messages that no receive has asked for, since a peer may have to send
+    /// them before it can receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();

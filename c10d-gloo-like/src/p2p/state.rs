@@ -17,7 +17,8 @@ use crate::mesh::Health;
 /// The limit on the bytes of unexpected messages (that no receive has asked for) kept for one peer. A message beyond it
 /// is read only when there is room, or a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of unexpected messages that are kept for one peer. It limits the records of short messages.
+/// The largest number of unexpected messages that are kept for one peer. It limits the memory for the records of short
+/// messages.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.
@@ -49,7 +50,7 @@ pub(super) struct MessageState {
     pub(super) left_to_thread: u64,
     /// Whether the thread for started ops must begin without a sleep.
     pub(super) urgent: bool,
-    /// Whether the thread for started ops sleeps for long: it must be notified of each message.
+    /// Whether the thread for started ops sleeps for long, so that it needs a notification of each message.
     pub(super) asleep: bool,
     /// The number of threads that move messages while they wait for a started message.
     pub(super) helpers: usize,

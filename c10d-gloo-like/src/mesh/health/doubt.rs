@@ -1,5 +1,5 @@
-//! Checks whether peers from which this rank received nothing in a call made the same call. Until then, the call is in
-//! doubt.
+//! For calls in which this rank received nothing from a peer: checks whether the peer made the same call. Until then,
+//! the call is in doubt.
 //!
 //! If a peer shares memory with this rank, this rank reads the peer's call log. Other peers send notes of their calls
 //! between their ops. If a note does not arrive in time, this rank asks the peer over the control connection, and the
@@ -17,8 +17,8 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
-/// How long a rank waits for an answer, once for each silent peer. Live peers answer within a millisecond, on busy
-/// machines within tens of milliseconds.
+/// How long a rank waits for the answer of a silent peer. It waits only once for each peer. Live peers answer within a
+/// millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the answers of its peers.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -35,9 +35,10 @@ pub(crate) enum Open {
 }
 
 impl Health {
-    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers. Asks a peer whose call is
-    /// not in shared memory. Returns whether calls are in doubt, or an error if a peer made another call. With `wait`,
-    /// first waits for the answers to earlier questions, and compares with `by_hub` (see [`Health::look`]).
+    /// Compares the calls in doubt, including the `fresh` ones, with the calls of the peers. Asks a peer if the peer's
+    /// calls are not in shared memory. Returns whether calls are in doubt, or an error if a peer made another call.
+    /// With `wait`, first waits for the answers to earlier questions, and compares with `by_hub` (see
+    /// [`Health::look`]).
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -58,8 +59,8 @@ impl Health {
         Ok(open)
     }
 
-    /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many first calls of rank `p` equal this rank's.
-    /// Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
+    /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` equal this
+    /// rank's. Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -112,7 +113,7 @@ impl Health {
         doubts.forget();
         let open = doubts.open();
         // If the group has failed on a peer, the peer has sent the cause. This rank has sent its part of the call, so
-        // no peer is delayed while it waits for the cause.
+        // its wait for the cause delays no peer.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.wait_for_cause(&mut doubts);
         }
@@ -155,7 +156,8 @@ impl Health {
     /// Compares the calls in doubt with the known calls of a peer. For `agreed` see [`Health::compare_calls`]. The hub
     /// of a call is the rank that receives from all others (the root of a reduce or gather), and so compares the calls
     /// of all ranks. With `by_hub`, this rank does not ask the peer about a call that has a hub and that is no longer
-    /// in the peer's call log: it waits until the hub completes the call, which takes less time than a question.
+    /// in the peer's call log. Instead, the call stays in doubt until the hub completes it, which takes less time than
+    /// a question.
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64], by_hub: bool) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -214,7 +216,8 @@ impl Health {
     /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // The call log is read first: a call in doubt that it does not contain any more is already among the doubts.
+        // The call log is read first: a call in doubt that the log does not contain any more is already among the
+        // doubts.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)

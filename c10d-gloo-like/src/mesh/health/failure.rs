@@ -30,7 +30,7 @@ impl Health {
         self.fail_by(error, revoke)
     }
 
-    /// Like [`Health::fail`], for a disagreement between this rank's call `mine` and `theirs` of `rank`.
+    /// Like [`Health::fail`], for a disagreement between this rank's call `mine` and the call `theirs` of `rank`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
             Error::new(ErrorKind::Protocol, "two calls were found different, but have equal fingerprints")
@@ -60,9 +60,9 @@ impl Health {
 
     /// Keeps the first cause and returns it. The thread that sets the cause sends the report of the rank that found the
     /// cause to all peers, unchanged, before the failure becomes visible on this rank. So the peers know the cause
-    /// before they notice that a rank has left because of it. If the cause is set, this function does not wait until it
-    /// is sent. Otherwise two threads could wait for each other, since a thread that sends a report to a rank of its
-    /// own process runs this function for that rank.
+    /// before they notice that a rank has left because of it. If the cause is set already, this function does not wait
+    /// until the cause is sent. Otherwise two threads could wait for each other, since a thread that sends a report to
+    /// a rank of its own process runs this function for that rank.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
         // This precedes every return: after it, the caller may change buffers that peers still read.
         self.take_back();
@@ -108,7 +108,7 @@ impl Health {
         }
     }
 
-    /// Handles a failure, of rank `from` or of another rank, that `from` reports.
+    /// Handles a failure that rank `from` reports, as its own or as another rank's.
     pub(super) fn revoked(&self, from: u32, mut revoke: Box<Revoke>) {
         if revoke.by != from {
             revoke.via.get_or_insert(from);

@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long to wait after a death for further deaths: the error names all ranks that died together. The operating
-/// system takes much longer to end a process.
+/// How long to wait after a death for further deaths: the error names all ranks that died together. The delay is short,
+/// compared with the time that the operating system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {

@@ -1,8 +1,8 @@
 //! The health of one group on one rank: whether it has failed, why, and what the peers are doing.
 //!
 //! All threads of the backend share this object. The first cause of a failure counts, and is sent to all peers at once.
-//! The watcher's thread handles frames from other processes. A thread that sends a frame to a rank of its own process
-//! handles it.
+//! The watcher's thread handles frames from other processes. A frame to a rank of the same process is handled on the
+//! sender's thread.
 
 mod call_logs;
 mod calls;
@@ -66,8 +66,8 @@ pub(crate) struct Health {
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
     /// The calls in which this rank received nothing from a peer. A thread that holds this lock sends no frame and does
-    /// not fail the group: a peer in this process handles a frame on the sender's thread, and its answer could lock
-    /// this again.
+    /// not fail the group: a peer in this process handles a frame on the sender's thread, and the peer's answer could
+    /// lock this again.
     doubts: Mutex<Doubts>,
     /// Signalled when a peer reports its calls, and whenever the `wakers` are called.
     answers: Condvar,
@@ -121,7 +121,7 @@ impl Health {
     }
 
     /// Registers `wake`. It is called when the group fails, when a peer reports a failure, leaves or dies, and when the
-    /// connection to a peer ends. If an event of `alarm` has already occurred, it is called at once.
+    /// connection to a peer ends. If an event of `alarm` has already occurred, `wake` is called at once.
     pub(crate) fn on_news(&self, wake: Waker) {
         let mut wakers = self.wakers.lock();
         wakers.push(wake);

@@ -19,7 +19,7 @@ use c10d_core::calls::CallId;
 /// within tens of milliseconds.
 const ANSWER: Duration = Duration::from_millis(80);
 /// The largest number of unanswered questions to a peer. More questions could fill the receive buffer of a stopped
-/// peer, and the operating system would end its connection as if its host were silent.
+/// peer, and the operating system would end the connection as if the peer's host were silent.
 const UNANSWERED: u32 = 8;
 
 impl Health {
@@ -72,8 +72,8 @@ impl Health {
         Doing { position, waits, refused }
     }
 
-    /// Asks all peers for their call with this call's id, because this rank has waited in it for long. If a peer's call
-    /// differs, the group fails when the answer arrives.
+    /// Asks all peers for their call with this call's id, because this rank has waited in this call for long. If a
+    /// peer's call differs, the group fails when the answer arrives.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
         if !self.failed() && !is_p2p(fingerprint) {
@@ -136,8 +136,8 @@ impl Health {
         self.collect(self.ask(place.unwrap_or(CallId { seq: 0, step: 0 })))
     }
 
-    /// Asks all peers for their positions, at most every 200 ms, because a message waits for long. The answer is used
-    /// if the peer's answer at the deadline is late.
+    /// Asks all peers for their positions, at most every 200 ms, because a message waits for long. If a peer's answer
+    /// at the deadline is late, its answer to this earlier question is used.
     pub(crate) fn look_around(&self) {
         const EVERY: Duration = Duration::from_millis(200);
         let now = Instant::now();

@@ -1,8 +1,8 @@
-//! Decides whether a peer lives whose control connection ended without a goodbye.
+//! Decides whether a peer is alive after the control connection to it ended without a goodbye.
 //!
 //! This rank asks the other ranks whether their connections to the peer have ended, since all connections of a process
-//! end with it. If the peer's process is watched, the watcher notices its end. If the peer lives, only the connection
-//! broke: the error is between the two ranks, and all ranks name both.
+//! end with the process. If the peer's process is watched, the watcher notices the end of the process. If the peer
+//! lives, only the connection broke: the error is between the two ranks, and all ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,8 +72,9 @@ impl Health {
         }
     }
 
-    /// Answers ranks that asked about peer `of`: those for which the query `answered` was sent or, for `None` (the
-    /// connection to the peer has ended), all.
+    /// Answers the ranks that asked about peer `of`. If the peer has answered the query `answered`, the ranks for which
+    /// this query was sent get an answer. For `None`, the connection to the peer has ended, and all ranks get an
+    /// answer.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let askers: Vec<u32> = {
             let mut state = self.state.lock();

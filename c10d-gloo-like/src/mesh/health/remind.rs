@@ -30,7 +30,7 @@ impl Health {
         self.report(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
-    /// Reports that a message has waited for `lasted`, and `others` as well.
+    /// Reports that a message has waited for `lasted`, and how many `others` have waited long.
     #[cold]
     pub(crate) fn report_message_wait(
         self: &Arc<Self>,
@@ -54,13 +54,14 @@ impl Health {
         });
     }
 
-    /// Returns a text about the ranks for which the calls in flight wait, after up to 80 ms.
+    /// Returns a text about the ranks for which the calls in flight wait. Takes up to 80 ms.
     pub(crate) fn waits_for(&self) -> String {
         let doing = self.doing();
         match doing.blocked().or(doing.waits.first()) {
             Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
             None => {
-                // A call of another library waits, perhaps for a rank that does not answer.
+                // No call of this backend waits, so a call of another library does, perhaps for a rank that does not
+                // answer.
                 let answers = self.answers(doing.position.last);
                 let silent = |(rank, answer): (u32, &Answer)| match answer {
                     Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {

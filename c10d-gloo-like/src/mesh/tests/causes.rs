@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind};
 use super::*;
 use crate::mesh::health::Path;
 
-/// While one thread sends the cause to the peers, another thread finds a second error. This thread gets the cause only
-/// after all peers were sent it.
+/// While one thread sends the cause to the peers, another thread finds a second error. The other thread gets the cause
+/// only after the cause was sent to all peers.
 #[test]
 fn no_thread_gets_a_cause_before_the_peers() {
     let [one, other] = [0, 1].map(|rank| Health::new("g".into(), rank, 2, None));

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Two network namespaces with a link between them. Its drop removes the namespaces.
+/// Two network namespaces with a link between them. Dropping this removes the namespaces.
 pub(super) struct TwoHosts(pub(super) [String; 2]);
 
 impl Drop for TwoHosts {

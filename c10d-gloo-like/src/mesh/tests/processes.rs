@@ -19,7 +19,8 @@ pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 /// The variable with the directory of the store.
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
-/// One process for each rank, and the directory of their store. Its drop kills the processes and deletes the directory.
+/// One process for each rank, and the directory of their store. Dropping this kills the processes and deletes the
+/// directory.
 pub(super) struct Job {
     pub(super) ranks: Vec<Child>,
     store: Files,
@@ -353,8 +354,8 @@ fn a_rank_that_left_fails_only_calls_that_need_it() {
 fn differs(me: &RankProcess) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
-        // This rank makes its call after it received a report of the mismatch. The group fails on this rank when its
-        // call shows with which rank it agrees.
+        // This rank makes its call after it has received a report of the mismatch. The group fails on this rank when
+        // its call shows with which rank it agrees.
         eventually("the report of the mismatch", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }
