@@ -1,10 +1,9 @@
 //! Which ranks are on one host, and which of these can share memory.
 //!
 //! A host is a running operating-system kernel, including all of its containers. Ranks can share memory if they have
-//! the same host, network namespace, user and user namespace. The reasons are that descriptors pass over abstract UNIX
-//! sockets, which belong to a network namespace, and that a receiver accepts descriptors only from its own user. A user
-//! id may mean another user in another user namespace. So containers on the host's network can share memory, even if
-//! their process ids, mounts and System V memory are separate.
+//! the same host, network namespace, user and user namespace. Descriptors pass over abstract UNIX sockets, which belong
+//! to a network namespace, and a receiver accepts descriptors only from its own user. So containers on the host's
+//! network can share memory, even if their process ids, mounts and System V memory are separate.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;

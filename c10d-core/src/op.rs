@@ -64,10 +64,10 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces the `buffer` of all ranks. All ranks get a bit-identical result.
 ///
 /// If the buffer is a sparse tensor ([`Coo`](crate::Coo)), the entries and their number may differ between ranks, but
-/// the shape must be the same. The result is coalesced. It has every entry that at least one rank has or, if the option
-/// `sparse_indices` is set, the entries at these indices. Entries are summed; for minimum, maximum and product see
-/// [`Absent`](crate::options::Absent). Ranks may make sparse calls and dense calls in different orders relative to each
-/// other.
+/// the shape must be the same. The result is coalesced. The result has every entry that at least one rank has or, if
+/// the option `sparse_indices` is set, the entries at these indices. Entries are summed; for minimum, maximum and
+/// product see [`Absent`](crate::options::Absent). The order of a sparse call relative to dense calls may differ
+/// between ranks.
 #[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())

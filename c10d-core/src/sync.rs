@@ -1,8 +1,8 @@
 //! Locks without global state: a forked child can make and use its own. They wrap the standard library's locks, without
 //! poisoning, and add a lock with a deadline.
 //!
-//! The interface is that of `parking_lot`, which keeps the waiting threads of all locks in one table. A forked child
-//! inherits this table, and would hang at a lock that no thread holds.
+//! The interface is that of `parking_lot`. `parking_lot` itself does not work in a forked child: the child inherits the
+//! table of the threads that wait for locks, and would hang at a lock that no thread holds.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

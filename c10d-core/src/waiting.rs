@@ -1,11 +1,11 @@
-//! Reports of long waits: if an op waits for longer than a set time, the rank reports that on stderr and through
+//! Reports of long waits: if an op waits for longer than a set time, the rank reports this on stderr and through
 //! [`tracing`], as a warning with target `c10d`.
 //!
-//! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets this time in seconds; it is 10 unless
-//! set, and `0` means never. A rank reports the ops of one group at most once a minute. While a group is made, a rank
-//! finds out at intervals of this time which ranks are missing. It reports them if they differ from those in its last
-//! report, or if that report is a minute old. Separate threads write the lines, so no waiting thread is delayed, and no
-//! lock is held while a line is written.
+//! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets this time in seconds (10 unless set;
+//! `0` means never). A rank reports the ops of one group at most once a minute. While a group is made, a rank finds out
+//! at intervals of this time which ranks are missing. The rank reports these ranks if they differ from those in its
+//! last report, or if that report is a minute old. Separate threads write the lines, so a blocked stderr delays no
+//! waiting thread.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -29,14 +29,14 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The largest number of lines that one process writes per minute.
 const LINES: usize = 20;
-/// The largest number of threads that write a line at once; further lines are lost. The number is bounded because a
-/// write to stderr may block, for example if stderr is a pipe that no process reads.
+/// The largest number of threads that write a line at once; further lines are lost. A write to stderr may block, for
+/// example on a pipe that no process reads.
 const UNDERWAY: usize = 4;
 /// The largest length of a line in bytes.
 const LENGTH: usize = 2000;
 
 /// Returns the time after which a wait is reported, or `None` if waits are never reported. `hint` is the value of the
-/// group's hint, if the group has it.
+/// group's hint, if set.
 ///
 /// # Errors
 /// `InvalidArgument` if the value of the hint or variable is not a number of seconds.
@@ -70,8 +70,8 @@ struct Times {
 static SAID: PerProcess<Said> = PerProcess::new();
 
 /// Reports that an op of this rank of this group waits, unless the rank made such a report less than a minute ago, or
-/// the process has written 20 lines in the last minute. The line begins with `rank 3 of group "g"`, and `text` returns
-/// the rest. `text` is called on a separate thread and may take long.
+/// the process has written 20 lines in the last minute. The line begins with `rank 3 of group "g"`. `text` is called on
+/// a separate thread, may take long, and returns the rest of the line.
 pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'static) {
     let said = SAID.get();
     {
@@ -114,7 +114,7 @@ fn write(said: &'static Said, text: impl FnOnce() -> String + Send + 'static) {
         }
         said.underway.fetch_sub(1, Ordering::Relaxed);
     };
-    // The thread that waits may have its own subscriber, so the new thread uses that.
+    // The new thread uses the subscriber of the waiting thread.
     let subscriber = tracing::dispatcher::get_default(Clone::clone);
     let thread = std::thread::Builder::new().name("c10d-warn".into()).stack_size(256 << 10);
     let spawned = thread.spawn(move || tracing::dispatcher::with_default(&subscriber, tell));

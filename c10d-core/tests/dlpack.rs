@@ -211,6 +211,5 @@ fn an_exported_tensor_can_be_imported() {
     let e = export(Counted(vec![1; 2], freed.clone()), &[3]).expect_err("another shape");
     assert!(e.to_string().contains("2 elements cannot be exported as a tensor of shape [3]"), "{e}");
     assert_eq!(freed.load(Ordering::Relaxed), 3, "a buffer that cannot be exported is freed");
-    // A tensor without elements.
     drop(take(export(Vec::<f64>::new(), &[0, 2]).unwrap()).unwrap());
 }

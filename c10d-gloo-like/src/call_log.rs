@@ -2,8 +2,8 @@
 //!
 //! The thread that runs an op writes the call log, and the watcher (`mesh::watch`) reads it. If the rank has a segment,
 //! the call log is in the segment, and the ranks that share memory with this rank read it as well. Neither readers nor
-//! the writer wait. If a reader finds an entry that is being written, it tries again a few times, then treats the entry
-//! as gone. A peer may write anything to its segment, so the reader accepts any contents.
+//! the writer wait. A reader that finds an entry being written tries again a few times, then treats the entry as gone.
+//! A reader accepts any contents, since a peer may write anything to its segment.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -26,7 +26,6 @@ struct Entry {
 #[repr(C, align(128))]
 pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
-    /// The number of calls begun.
     begun: AtomicU64,
     /// The number of calls that had begun when the last call ended.
     ended: AtomicU64,
@@ -40,9 +39,7 @@ struct Flag(AtomicU64);
 /// What a call log contains for the call with a given number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
-    /// The call has not begun.
     NotYet,
-    /// The fingerprint of the call.
     Call(Fingerprint),
     /// The call began too long ago to be remembered.
     Gone,
@@ -89,7 +86,6 @@ impl CallLog {
         self.begun.store(n.wrapping_add(1), Ordering::Release);
     }
 
-    /// Records that the last call has ended.
     #[inline]
     pub(crate) fn end(&self) {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
@@ -127,7 +123,6 @@ impl CallLog {
         self.begun().checked_sub(1).and_then(|n| self.read(n))
     }
 
-    /// Returns how many calls were begun.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
@@ -143,7 +138,6 @@ impl CallLog {
         self.read(n).map(|p| CallId::of(&p))
     }
 
-    /// Returns what the call log contains for call `n`.
     #[inline]
     pub(crate) fn entry(&self, n: u64) -> Entered {
         let when = written(n);

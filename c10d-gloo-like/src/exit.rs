@@ -1,6 +1,5 @@
-//! Handles the end of a program that has not left its groups: it calls `process::exit`, for example, or a group is in a
-//! `static`. A message tells the peers that the end is no sudden death. Peers that need no more data from this rank
-//! continue.
+//! Handles the end of a program that has not left its groups, for example by `process::exit`. A message tells the peers
+//! that the end is no sudden death. Peers that need no more data from this rank continue.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -24,12 +24,12 @@ const SPINS_ALONE: u32 = 16;
 /// that finds its peer on its own core makes this many more checks. The thread yields before each check, and a yield
 /// may last as long as the other threads of the core run.
 const LOOKS: u32 = 4;
-/// How long to linger before sleeping. It is longer than a sleeping peer needs to wake up.
+/// How long to linger before sleeping. This time is longer than a sleeping peer needs to wake up.
 const LINGER: Duration = Duration::from_micros(100);
 /// The longest sleep if the thread waits only for sockets.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest sleep if the thread waits for sockets and for peers in shared memory. It is short, since a doorbell does
-/// not end a poll.
+/// The longest sleep if the thread waits for sockets and for peers in shared memory. The sleep is short, since a
+/// doorbell does not end a poll.
 const MIXED_SLICE: Duration = Duration::from_micros(200);
 
 /// The events of one link that a thread waits for.
@@ -46,7 +46,6 @@ pub(crate) struct Interest<'a> {
 }
 
 impl<'a> Interest<'a> {
-    /// Makes the interest in these events of a link.
     pub(crate) fn of(link: &'a Link, read: bool, write: bool) -> Interest<'a> {
         Interest { fd: link.fd(), cores: link.cores(), read, write }
     }
@@ -203,7 +202,6 @@ pub(crate) struct Looks {
 }
 
 impl Looks {
-    /// No checks at all.
     pub(crate) const NONE: Looks = Looks { left: 0, yields: false };
 
     /// Returns the checks for a new wait. For `oversubscribed`, see [`Pause::new`].

@@ -52,7 +52,6 @@ pub(super) struct BackendCache {
 }
 
 impl BackendCache {
-    /// Makes a cache without backends.
     pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> BackendCache {
         let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
         BackendCache { registry, made: Arc::default(), parent, watched }

@@ -140,7 +140,6 @@ impl Routes {
         }
     }
 
-    /// Returns the lane of a route.
     #[inline]
     pub(super) fn lane<'a>(route: &Route, lanes: &'a [Lane]) -> &'a Lane {
         &lanes[route.lane]

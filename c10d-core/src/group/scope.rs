@@ -22,7 +22,6 @@ pub(crate) struct ScopeCount {
 
 #[derive(Default)]
 struct Pending {
-    /// The number of operations that are not done.
     count: usize,
     /// The latest time by which an operation of the scope must be done.
     limit: Option<Instant>,

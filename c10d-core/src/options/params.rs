@@ -81,8 +81,8 @@ impl Params {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
     }
 
-    /// Returns the number that [`Call::agreed_count`](crate::Call::agreed_count) has set, or 0. It must be equal on all
-    /// ranks.
+    /// Returns the number that [`Call::agreed_count`](crate::Call::agreed_count) has set, or 0. The number must be
+    /// equal on all ranks.
     pub fn agreed_count(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }

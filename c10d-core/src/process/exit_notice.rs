@@ -20,7 +20,6 @@ pub(crate) trait ExitNotice: Send + Sync {
     fn send(&self, until: Instant);
 }
 
-/// The registered ranks of this process.
 static RANKS: PerProcess<Mutex<Vec<Weak<dyn ExitNotice>>>> = PerProcess::new();
 
 /// Registers `rank`: it sends its exit notice if the program ends while the rank is in the group (the program calls

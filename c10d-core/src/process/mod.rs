@@ -33,8 +33,8 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word with the token of the running process (a number, unlike [`token()`]). It is 0 in a forked child until
-    /// the child requests a token.
+    /// The word with the token of the running process (a number, unlike [`token()`]). The word is 0 in a forked child
+    /// until the child requests a token.
     word: &'static AtomicU64,
     /// The token of the process that this value identifies.
     token: u64,

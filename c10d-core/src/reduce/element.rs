@@ -10,7 +10,7 @@ pub(super) trait Element: 'static {
     const PARTS: usize;
     /// The form in memory. Every bit pattern is valid.
     type Raw: Copy;
-    /// The type in which elements are accumulated. It may be wider than `Raw`, to be more exact.
+    /// The type in which elements are accumulated. This type may be wider than `Raw`, to be more exact.
     type Wide: Copy;
     fn widen(raw: Self::Raw) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self::Raw;

@@ -98,9 +98,7 @@ unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*c
     unsafe { run::<E, O>(to, sources, n, scale) }
 }
 
-/// An element type that has kernels.
 pub(super) trait Kernels: Element {
-    /// Returns the kernel of an operation on this type.
     fn kernel<O: Operation<Self::Wide>>(machine: Machine) -> Kernel
     where
         Self: Sized,
@@ -153,7 +151,6 @@ impl Machine {
         all.into_iter().take(best.map_or(1, |best| best + 1))
     }
 
-    /// Returns the best instruction set of this machine.
     #[inline]
     pub(super) fn best() -> Machine {
         #[cfg(target_arch = "x86_64")]
@@ -183,7 +180,6 @@ impl Machine {
         }
     }
 
-    /// Returns the kernel for `bf16`.
     pub(super) fn bfloat_kernel<O: Operation<f32>>(self) -> Kernel {
         match self {
             Machine::Portable => bf16::portable::<O>,
@@ -196,7 +192,6 @@ impl Machine {
         }
     }
 
-    /// Returns the kernel for `f16`.
     pub(super) fn half_kernel<O: Operation<f32>>(self) -> Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -35,9 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file: later, a use
-/// of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory is left to
-/// others. `what` names the memory in the error.
+/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file. Otherwise a
+/// later use of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory
+/// is left to others. `what` names the memory in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()

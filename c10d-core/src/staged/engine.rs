@@ -8,7 +8,6 @@ use super::Slot;
 use crate::backend::WorkerQueue;
 use crate::sync::Mutex;
 
-/// A queue of ops.
 #[derive(Default)]
 pub(super) struct Engine {
     queue: WorkerQueue<Arc<Slot>>,

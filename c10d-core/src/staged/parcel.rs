@@ -21,7 +21,6 @@ use crate::device::Event;
 use crate::panics::caught;
 use crate::{Error, ErrorKind, Phase, Result, Status};
 
-/// A message in transfer.
 pub(super) struct Parcel {
     pub(super) slot: Arc<Slot>,
     pub(super) index: u16,

@@ -119,7 +119,7 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger. It has more if
+    /// Makes a plan. A round has about `chunk` bytes of inputs or of outputs, whichever are larger. A round has more if
     /// there would be more than [`STEPS`] rounds. If not all ranks know the counts, the plan has one round.
     pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
@@ -153,7 +153,6 @@ impl<'a> Plan<'a> {
         if self.rounds <= most { self } else { Plan::cut(self.facts, self.cut, self.total, chunk, most) }
     }
 
-    /// Returns whether the op has no elements.
     pub(super) fn is_empty(&self) -> bool {
         self.total == 0
     }
@@ -172,7 +171,6 @@ impl<'a> Plan<'a> {
         usize::from(self.facts.op.is_uneven())
     }
 
-    /// Returns round `k`.
     pub(super) fn chunk(&self, k: usize) -> Chunk {
         if self.cut == Cut::Apart {
             return self.apart_chunk(k);

@@ -244,7 +244,6 @@ impl Watched<'_> {
         self.call("copy", |device| unsafe { device.copy(self.index, stream, to, from, bytes) })
     }
 
-    /// Returns whether the event is reached.
     pub(super) fn reached(&self, event: Event) -> Result<bool> {
         // SAFETY: the event belongs to this device.
         self.call("query", |device| unsafe { device.query(self.index, event) })
@@ -288,7 +287,6 @@ impl Watched<'_> {
         })
     }
 
-    /// Destroys streams and events.
     pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
         let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
         // SAFETY: streams and events were made by `port` on this device. No work runs on them, and this is their last

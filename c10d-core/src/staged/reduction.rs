@@ -140,7 +140,8 @@ pub(super) fn rounds(
                 device.move_to(port.back, piece, base.after(piece.at - beyond))?;
             }
         } else {
-            // SAFETY: the host memory has room for a part at `result`. It is read only after the event is reached.
+            // SAFETY: the host memory has room for a part at `result`. The part is read only after the event is
+            // reached.
             unsafe { device.unload(port.back, base, host, at.result, at.part * size) }?;
             device.record(port.backs[k % DEPTH], port.back)?;
             device.wait_for(port.backs[k % DEPTH], "a reduction")?;

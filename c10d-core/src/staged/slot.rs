@@ -22,7 +22,6 @@ pub(super) struct Call {
     pub(super) output_row: usize,
     pub(super) stream: u64,
     pub(super) outer: Outer,
-    /// Whether the op owns its buffers.
     pub(super) owns: bool,
 }
 

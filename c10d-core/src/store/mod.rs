@@ -14,7 +14,7 @@ use crate::Result;
 
 /// A key–value store that all ranks share. Its semantics are those of PyTorch's TCPStore.
 ///
-/// Every method returns at its deadline or a little later, even if the server does not answer. The error is then an
+/// Every method returns at its deadline or a little later. If the server does not answer, the error is an
 /// [`ErrorKind::Store`](crate::ErrorKind::Store) that names the keys. Several threads may use a store at once.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` to `value`.

@@ -39,7 +39,7 @@ const MOST_SHOWN: usize = 200;
 
 /// A backend composed of two others. Large broadcasts and large all-reduces are done in two tiers: the first backend
 /// works inside each host, and the second between the first ranks of the hosts. All other calls use only the second
-/// backend, and so do all-reduces of 16-bit floats and those with `Avg` or `PreMulSum`. If all ranks are on one host,
+/// backend, including all-reduces of 16-bit floats and those with `Avg` or `PreMulSum`. If all ranks are on one host,
 /// all calls use only the first backend; if each rank is on its own host, only the second.
 ///
 /// A call in two tiers begins with a barrier over the backend that connects all ranks. If a rank is missing or makes a

@@ -32,7 +32,6 @@ pub(super) type Plan = SmallVec<[Step; 3]>;
 pub(super) struct Hosts(pub(super) Vec<u32>);
 
 impl Hosts {
-    /// Returns the ranks of a host.
     pub(super) fn ranks(&self, host: u32) -> Vec<u32> {
         (0..).zip(&self.0).filter(|(_, h)| **h == host).map(|(rank, _)| rank).collect()
     }

@@ -28,7 +28,7 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
 }
 
 /// Sets the name of the default slot, once; until then it is `privateuse1`. A second call with the same name does
-/// nothing. The error says why the name is not accepted, for example because a vendor of that name has a slot.
+/// nothing. The error says why the name is not accepted.
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {

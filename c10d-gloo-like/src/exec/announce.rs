@@ -6,7 +6,6 @@ use c10d_core::{Error, ErrorKind, Phase};
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
-/// The header.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Header {
     pub(super) fingerprint: Fingerprint,

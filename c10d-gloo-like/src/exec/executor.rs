@@ -21,7 +21,6 @@ use c10d_core::calls::{Doubt, Whom};
 pub(crate) struct Call {
     /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
-    /// The op.
     pub(crate) op: OpKind,
     /// The root, if the op has one.
     pub(crate) root: u32,
@@ -38,7 +37,6 @@ impl Call {
 
 /// One op, as this rank runs it.
 pub(crate) struct Op<'a> {
-    /// The plan.
     pub(crate) plan: &'a Plan,
     /// The facts on which all ranks must agree.
     pub(crate) fingerprint: Fingerprint,
@@ -47,7 +45,6 @@ pub(crate) struct Op<'a> {
     pub(crate) uneven: bool,
     /// The bytes of an element; 1 if there are no elements.
     pub(crate) elem: usize,
-    /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
     /// Returns the deadline. Called only if the op does not end at once.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
@@ -101,13 +98,11 @@ pub(crate) struct Executor {
     pub(super) done: Vec<usize>,
     /// The steps that are not done, in plan order.
     pub(super) pending: Vec<StepId>,
-    /// The number of the current sweep.
     pub(super) sweep: u32,
     /// The number of payload bytes that were sent in all ops so far.
     pub(super) sent: u64,
     /// Whether the peers of the last exchange had room for its items.
     pub(super) has_room: bool,
-    /// The number of calls that were begun.
     pub(super) begun: u64,
     /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
     pub(super) fresh: Vec<Doubt>,
@@ -149,7 +144,6 @@ impl Executor {
         (0..).zip(&self.links).filter_map(|(peer, link)| Some((peer, link.as_ref()?)))
     }
 
-    /// Whether all peers share memory with this rank.
     pub(crate) fn all_share_memory(&self) -> bool {
         self.links.iter().flatten().all(|link| matches!(link, Link::Shm(_)))
     }

@@ -179,7 +179,6 @@ impl Spaces {
         self.output.add(at, len);
     }
 
-    /// Makes the scratch at least `len` bytes long.
     #[inline]
     pub(super) fn reserve(&mut self, len: usize) -> Result {
         if len <= self.memory.len {
@@ -191,19 +190,16 @@ impl Spaces {
         Ok(())
     }
 
-    /// Returns the number of bytes of all tensors.
     #[inline]
     pub(super) fn tensor_bytes(&self) -> usize {
         self.input.len + self.output.len
     }
 
-    /// Sets whether copies to the output bypass the cache.
     #[inline]
     pub(super) fn set_past_cache(&mut self, past_cache: bool) {
         self.past_cache = past_cache;
     }
 
-    /// Sets which bytes the links may lend.
     #[inline]
     pub(super) fn set_lend(&mut self, lend: Lend) {
         self.lend = lend;
@@ -355,7 +351,6 @@ pub(super) fn glance(link: &mut Link) -> Shown {
 }
 
 impl Shown {
-    /// No bytes.
     pub(super) const NONE: Shown = Shown { at: NonNull::dangling().as_ptr(), len: 0 };
 
     /// Returns the first `N` bytes, if at least `N` are shown.

@@ -1,12 +1,12 @@
 //! Notes: messages by which ranks that do not share memory learn that they make the same calls. Ops in which some ranks
 //! receive nothing from others need notes.
 //!
-//! The root of a broadcast only sends, so without headers from the other ranks it does not notice that one of them
-//! makes another call. Therefore each rank sends a note to the ranks that received nothing from it: the number of its
-//! calls, and a digest of these calls. A rank sends notes three calls after the first call in which a peer received
-//! nothing from it, and looks for notes once every four calls. A note has the form of a header, at the place of the
-//! next header in the stream. If the digest equals the receiver's digest of the same number of calls, the ranks made
-//! the same calls. Otherwise, or if no note arrives in time, the receiver asks the sender over the control connection,
+//! The root of a broadcast receives no headers, so it does not notice that another rank makes another call. Therefore
+//! each rank sends a note to the ranks that received nothing from it. The note has the number of the sender's calls and
+//! a digest of these calls. A rank sends notes three calls after the first call in which a peer received nothing from
+//! it, and looks for notes once every four calls. A note has the form of a header, and takes the place of the next
+//! header in the stream. If the digest equals the receiver's digest of the same number of calls, the ranks made the
+//! same calls. Otherwise, or if no note arrives in time, the receiver asks the sender over the control connection,
 //! which is expensive.
 //!
 //! The root of a reduce receives from all other ranks, so only the root sends notes.
@@ -28,7 +28,6 @@ const KEPT: usize = 64;
 /// The largest number of notes in [`NotePeer::ahead`]; further notes replace the oldest.
 const AHEAD: usize = 16;
 
-/// The notes of one rank.
 pub(super) struct Notes {
     /// The digests of the latest calls: `digests[n % KEPT]` is the digest of the first `n` calls.
     digests: [u64; KEPT],
@@ -111,7 +110,6 @@ impl Notes {
         Ok(true)
     }
 
-    /// Adds a received note.
     pub(super) fn take(&mut self, peer: u32, header: &Header) {
         let Some(peer) = self.peers.get_mut(peer as usize) else { return };
         if peer.ahead.len() == AHEAD {
@@ -135,7 +133,6 @@ impl Notes {
     }
 }
 
-/// Whether a header is a note.
 #[inline]
 pub(super) fn is_note(header: &Header) -> bool {
     header.fingerprint.op == NOTE

@@ -25,7 +25,6 @@ const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 /// The time limit of waits, which only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One rank of a test.
 struct Rank {
     /// First field: peers get the goodbye before their links break.
     mesh: Mesh,

@@ -15,8 +15,8 @@ const ASK_AFTER: Duration = Duration::from_millis(20);
 /// The longest time between two questions about the peers' calls.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long after the deadline the executor still processes received data. It is a part of the time in which a backend
-/// must end a call (`c10d_core::backend::let_go`).
+/// How long after the deadline the executor still processes received data. This time is a part of the time in which a
+/// backend must end a call (`c10d_core::backend::let_go`).
 const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.

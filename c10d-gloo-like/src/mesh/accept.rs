@@ -1,7 +1,7 @@
 //! Accepts the connections of ranks that dial this rank, and refuses all other connections.
 //!
-//! A connection is a stranger until its handshake is complete and correct. There is a limit on the number of strangers,
-//! and each is closed after five seconds at the latest. Strangers do not delay ranks.
+//! A connection is a stranger until its handshake is complete and correct. The number of strangers is limited, and each
+//! is closed after five seconds. Strangers do not delay ranks.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};

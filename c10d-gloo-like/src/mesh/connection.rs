@@ -19,7 +19,8 @@ use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
 /// The limit on the bytes that are kept for a peer that does not read. Above it, frames that do not matter are dropped:
-/// most queries, and this rank's answers about its own state and calls. Other frames are small and few.
+/// most queries, and this rank's answers about its own state and calls. Other frames, which are small and few, are
+/// kept.
 const BACKLOG: usize = 64 << 10;
 /// The largest number of bytes read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
@@ -27,7 +28,6 @@ const TURN: usize = 64 << 10;
 /// Why a connection ended if the peer's host did not answer the operating system for the configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
-/// A control connection to one peer. See the module.
 pub(crate) struct Connection {
     peer: u32,
     listener: Weak<dyn Listener>,
@@ -44,9 +44,7 @@ pub(crate) struct Connection {
 
 /// The receiver of a connection's frames, and of its end.
 pub(super) trait Listener: Send + Sync {
-    /// Handles a frame from the peer.
     fn handle(self: Arc<Self>, peer: u32, frame: Frame);
-    /// Handles a frame that violates the protocol.
     fn broke_protocol(self: Arc<Self>, peer: u32, what: &str);
     /// Handles the end of the connection. Returns `true` if the peer may still live; the watcher then calls
     /// [`Listener::must_decide`] 80 ms later. `watched`: the peer's process is watched.
@@ -60,14 +58,12 @@ pub(super) trait Listener: Send + Sync {
     fn watch_failed(self: Arc<Self>, error: Error);
 }
 
-/// The result of reading the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
     /// Bytes were read, and more may be available.
     Part,
     /// All bytes that had arrived were read.
     All,
-    /// The connection has ended.
     End,
 }
 

@@ -43,7 +43,6 @@ pub(crate) enum Frame {
 }
 
 impl Frame {
-    /// Returns the bytes of the frame on the connection.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
         match self {

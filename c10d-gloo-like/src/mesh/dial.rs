@@ -285,9 +285,9 @@ impl Join<'_> {
     }
 
     /// Exchanges segments and descriptors of the processes with a peer. Each rank sends the descriptors that it has,
-    /// and reports whether it could map the peer's segment. The segments are used only if both ranks could map them.
-    /// Ranks send a descriptor of their process, since a process id is valid only in its PID namespace, and may have
-    /// been reused.
+    /// and reports whether it could map the peer's segment. The segments are used only if both ranks could map them. A
+    /// descriptor of the process is sent, since a process id is valid only in its PID namespace, and may have been
+    /// reused.
     fn swap(
         &self,
         socket: &Socket,

@@ -30,7 +30,6 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Makes the wait of this call for these ranks.
     pub(crate) fn of(fingerprint: &Fingerprint, on: Vec<u32>) -> Wait {
         Wait {
             op: fingerprint.op,
@@ -101,7 +100,6 @@ impl Refused {
     }
 }
 
-/// What a rank is doing. See the module.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Doing {
     pub(crate) position: Position,

@@ -2,7 +2,6 @@
 
 use super::wire::Reader;
 
-/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {

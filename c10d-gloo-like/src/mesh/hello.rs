@@ -68,7 +68,6 @@ impl Hello {
         out
     }
 
-    /// Reads the record of rank `from`.
     pub(crate) fn from_bytes(bytes: &[u8], me: u32, from: u32) -> Result<Hello> {
         let mut r = Reader(bytes);
         let refuse = |what: String| Error::new(ErrorKind::Rendezvous, what).guilty([from]).phase(Phase::Rendezvous);

@@ -23,7 +23,6 @@ use super::{addr, socket, wire};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// The result of a join.
 pub(super) struct Connections {
     pub(super) topology: Topology,
     pub(super) segment: Option<Arc<Segment>>,
@@ -35,7 +34,6 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// The connections of a group of one.
     pub(super) fn alone() -> Connections {
         Connections {
             topology: Topology::new(vec![0], vec![vec![0]]),
@@ -47,7 +45,6 @@ impl Connections {
     }
 }
 
-/// Connects this rank with all others.
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let (mut listener, mine) =
         open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;

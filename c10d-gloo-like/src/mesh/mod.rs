@@ -64,7 +64,6 @@ pub(crate) struct Mesh {
     pub(crate) segment: Option<Arc<Segment>>,
     /// Whether the ranks on this host may have fewer cores than there are ranks.
     pub(crate) oversubscribed: bool,
-    /// The group's health.
     pub(crate) health: Arc<Health>,
 }
 

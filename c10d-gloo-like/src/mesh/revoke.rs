@@ -39,7 +39,6 @@ pub(crate) struct Revoke {
 }
 
 impl Revoke {
-    /// Makes the report of this error.
     pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {

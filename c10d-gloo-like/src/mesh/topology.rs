@@ -31,7 +31,6 @@ impl Topology {
         self.hosts.iter().all(|h| *h == 0) && self.hosts_share_memory()
     }
 
-    /// Returns the number of hosts.
     pub(crate) fn host_count(&self) -> u32 {
         self.hosts.iter().max().map_or(0, |h| h + 1)
     }
@@ -48,7 +47,6 @@ fn bit(rows: &[Vec<u8>], row: u32, column: u32) -> bool {
     byte.is_some_and(|b| b & (1 << (column % 8)) != 0)
 }
 
-/// Returns a set of ranks as bits.
 pub(super) fn bits(size: u32, set: impl Fn(u32) -> bool) -> Vec<u8> {
     let mut out = vec![0; (size as usize).div_ceil(8)];
     (0..size).filter(|rank| set(*rank)).for_each(|rank| out[rank as usize / 8] |= 1 << (rank % 8));

@@ -111,7 +111,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 }
 
 /// Finds out why the call at `place`, which waits as described by `mine`, is not done at its deadline. `answers` has
-/// one entry per rank (this rank's is ignored). `place` is `None` for point-to-point calls.
+/// one entry per rank; the entry of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
 /// For a collective, the guilty ranks are the first of these sets that is not empty: the ranks that are stopped, gone,
 /// or outside of any call; the ranks that have been silent for a short time; the ranks that are stuck in other calls;
@@ -250,7 +250,6 @@ pub(crate) fn doing(answer: Option<&Answer>) -> String {
     }
 }
 
-/// The guilty ranks, and what they are doing.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Blame {
     pub(crate) guilty: Vec<u32>,

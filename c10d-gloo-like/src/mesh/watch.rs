@@ -16,8 +16,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// How long the watcher keeps a connection that this side has closed, for the peer to read the goodbye. It is longer
-/// than any scheduling delay.
+/// How long the watcher keeps a connection that this side has closed, for the peer to read the goodbye. This time is
+/// longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// How long other ranks have to report whether the peer of an ended connection is alive. The watcher notices the end of
@@ -30,11 +30,9 @@ pub(super) struct Token(u64);
 
 /// A watched connection and the process at its other end.
 pub(super) trait Watched: Send + Sync {
-    /// The descriptor of the connection.
     fn fd(&self) -> BorrowedFd<'_>;
     /// The descriptor of the peer's process, if it can be watched.
     fn life(&self) -> Option<BorrowedFd<'_>>;
-    /// Handles an event on the connection.
     fn ready(&self, readable: bool, writable: bool) -> Next;
     /// Reads the bytes that the peer has sent, then handles the end of its process.
     fn peer_ended(&self) -> Next;

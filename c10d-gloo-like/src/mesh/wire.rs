@@ -63,7 +63,6 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Reads a call's fingerprint.
 pub(super) fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }

@@ -29,7 +29,6 @@ impl Transport {
         }
     }
 
-    /// Returns the transport of this name, if there is one.
     pub(crate) fn from_name(name: &str) -> Option<Transport> {
         [Transport::Auto, Transport::Shm, Transport::Tcp].into_iter().find(|t| t.name() == name)
     }
@@ -49,7 +48,6 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Returns the text for errors.
     pub(super) fn words(&self) -> String {
         match &*self.file {
             "" => format!("the built-in one ({:016x})", self.hash),
@@ -60,11 +58,8 @@ impl Tuning {
 
 /// The data with which a rank finds the other ranks, and the settings of their connections.
 pub(crate) struct Wiring {
-    /// The group's name.
     pub(crate) group: Arc<str>,
-    /// This rank.
     pub(crate) rank: u32,
-    /// The number of ranks.
     pub(crate) size: u32,
     /// A random value, the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
@@ -72,11 +67,9 @@ pub(crate) struct Wiring {
     pub(crate) store: Arc<dyn Store>,
     /// The failure reports of ranks that cannot join.
     pub(crate) reports: Arc<Reports>,
-    /// The transport.
     pub(crate) transport: Transport,
     /// Whether ranks on one host may read each other's private memory.
     pub(crate) cma: bool,
-    /// The table by which algorithms are chosen.
     pub(crate) tuning: Tuning,
     /// The time by which all ranks must be connected.
     pub(crate) deadline: Instant,

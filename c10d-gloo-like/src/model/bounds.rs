@@ -14,7 +14,7 @@ pub struct Bounds {
     /// - the time that the core of the busiest rank needs for its bytes.
     pub seconds: f64,
     /// The number of rounds: `log2(ranks)`, rounded up, since the number of ranks whose data a rank holds at most
-    /// doubles in each round. It is 1 for gather, scatter and all_to_all, which need no forwarding.
+    /// doubles in each round. The number is 1 for gather, scatter and all_to_all, which need no forwarding.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,

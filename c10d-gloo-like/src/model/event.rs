@@ -7,7 +7,6 @@ use super::cluster::{Cluster, Link};
 use super::graph::{Graph, Kind, NONE, Node};
 use crate::plan::After;
 
-/// The progress of a step.
 #[derive(Clone, Copy, Default)]
 struct Progress {
     /// The number of pieces that are done.

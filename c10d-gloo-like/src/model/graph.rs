@@ -16,7 +16,8 @@ use crate::schedule::{Algorithm, Hosts, Member};
 pub(super) const MOST: usize = 12 << 20;
 /// The largest number of pieces of all steps of a graph.
 const MOST_PIECES: u64 = 24 << 20;
-/// The size of the pieces of a long message, in bytes. It is doubled until there are at most [`MOST_PIECES`] pieces.
+/// The size of the pieces of a long message, in bytes. The size is doubled until there are at most [`MOST_PIECES`]
+/// pieces.
 const PIECE: u64 = 64 << 10;
 /// In worlds with more ranks than this, one host represents all hosts if possible, even if a graph of all ranks would
 /// fit.
@@ -24,7 +25,6 @@ const LARGE: u32 = 256;
 /// The id that stands for no step.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     Send,
@@ -33,7 +33,6 @@ pub(super) enum Kind {
     Copy,
 }
 
-/// A step of a rank.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     pub(super) rank: u32,
@@ -62,7 +61,6 @@ pub(super) struct Graph {
     pub(super) starts: Vec<u32>,
     /// Pairs of a step and a step that follows it, sorted.
     pub(super) followers: Vec<(u32, u32)>,
-    /// The number of pieces of all steps.
     pub(super) pieces: usize,
     /// The largest number of bytes that a rank sends.
     pub(super) sent: u64,

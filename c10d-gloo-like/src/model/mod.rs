@@ -1,9 +1,9 @@
 //! The cost of the algorithms on a cluster: simulates their plans over a model of latency, bandwidth and reduction.
 //!
-//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. It arrives after the
-//! latency of its link. Between hosts, it also takes a time per byte on the networks of both hosts. Ranks share the
-//! cores and the network of their host. A rank can forward the first pieces of a long message before it has the last
-//! ones. Receivers have room for all bytes.
+//! A message costs its sender and its receiver a fixed time of a core, and a time per byte. The message arrives after
+//! the latency of its link. Between hosts, the message also takes a time per byte on the networks of both hosts. Ranks
+//! share the cores and the network of their host. A rank can forward the first pieces of a long message before it has
+//! the last ones. Receivers have room for all bytes that are sent to them.
 
 mod bounds;
 mod cluster;

@@ -16,7 +16,6 @@ use crate::pause::Looks;
 
 /// The result of one attempt.
 enum Attempt {
-    /// The message was sent or received.
     Done,
     /// The message to receive has not arrived yet.
     Nothing,

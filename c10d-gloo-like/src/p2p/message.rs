@@ -108,7 +108,6 @@ pub(super) struct PartialHeader {
 }
 
 impl PartialHeader {
-    /// Whether no byte of a header has been read.
     pub(super) fn is_empty(&self) -> bool {
         self.done == 0
     }

@@ -6,7 +6,6 @@ use super::message::{Header, Incoming, Outgoing, PartialHeader};
 use super::ticket::Ticket;
 use crate::link::Link;
 
-/// The messages to and from one peer.
 pub(super) struct Peer {
     pub(super) link: Link,
     pub(super) outgoing: VecDeque<(Ticket, Outgoing)>,

@@ -24,8 +24,8 @@ pub(crate) struct Unsettled {
 impl Messages {
     /// Waits until no message is in flight and the peers have received all data, or until `deadline`. Returns what is
     /// unfinished. If no message is in flight, but peers have not received all data, the wait ends after the longest
-    /// timeout of a send. This rank receives even messages that no receive has asked for, since a peer may have to send
-    /// them before it can receive.
+    /// timeout of a send. During the wait, this rank receives even messages that no receive has asked for, since a peer
+    /// may have to send them before it can receive.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
@@ -38,7 +38,6 @@ impl Messages {
         left
     }
 
-    /// Returns the unfinished messages.
     pub(crate) fn unsettled(&self) -> Unsettled {
         self.state.lock().unsettled(&self.health)
     }
@@ -59,7 +58,6 @@ impl Messages {
 }
 
 impl MessageState {
-    /// Returns the links to the peers, by rank.
     pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
     }

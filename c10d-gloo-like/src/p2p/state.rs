@@ -17,8 +17,8 @@ use crate::mesh::Health;
 /// The limit on the bytes of unexpected messages (that no receive has asked for) kept for one peer. A message beyond it
 /// is read only when there is room, or a receive asks for it.
 const KEPT: usize = 64 << 20;
-/// The largest number of unexpected messages that are kept for one peer. It limits the memory for the records of short
-/// messages.
+/// The largest number of unexpected messages that are kept for one peer. This number limits the memory for the records
+/// of short messages.
 const MESSAGES: usize = 64 << 10;
 
 /// The events to wait for at one peer's link.

@@ -113,7 +113,6 @@ fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
     }
 }
 
-/// Makes the inputs and outputs of `n` ranks.
 fn fresh(world: &World, n: usize) -> (Vec<Tensors>, Vec<Tensors>) {
     let mut next = 1;
     let mut fill = |counts: Vec<usize>, used: bool| -> Tensors {

@@ -22,7 +22,6 @@ impl CallLogs {
         Some(&self.own.as_ref()?.header().call_log)
     }
 
-    /// Returns this rank's segment, if it has one.
     pub(super) fn segment(&self) -> Option<&Segment> {
         self.own.as_deref()
     }

@@ -17,8 +17,8 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, PeerCall, Progress};
 
-/// How long a rank waits for the answer of a silent peer. It waits only once for each peer. Live peers answer within a
-/// millisecond, on busy machines within tens of milliseconds.
+/// How long a rank waits for the answer of a silent peer. The rank waits only once for each peer. Live peers answer
+/// within a millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the answers of its peers.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -26,7 +26,6 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// The calls that are still in doubt after a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
-    /// No calls.
     None,
     /// Calls that can wait for a later check.
     Young,

@@ -60,9 +60,9 @@ impl Health {
 
     /// Keeps the first cause and returns it. The thread that sets the cause sends the report of the rank that found the
     /// cause to all peers, unchanged, before the failure becomes visible on this rank. So the peers know the cause
-    /// before they notice that a rank has left because of it. If the cause is set already, this function does not wait
-    /// until the cause is sent. Otherwise two threads could wait for each other, since a thread that sends a report to
-    /// a rank of its own process runs this function for that rank.
+    /// before they notice that a rank has left because of the cause. If the cause is set already, this function does
+    /// not wait until the cause is sent. Otherwise two threads could wait for each other, since a thread that sends a
+    /// report to a rank of its own process runs this function for that rank.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
         // This precedes every return: after it, the caller may change buffers that peers still read.
         self.take_back();

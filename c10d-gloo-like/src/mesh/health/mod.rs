@@ -42,7 +42,6 @@ use c10d_core::calls::Doubts;
 /// A function that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
-/// The path to a peer.
 pub(super) enum Path {
     /// The peer is a thread of this process.
     Here(Weak<Health>),
@@ -132,7 +131,7 @@ impl Health {
         }
     }
 
-    /// Whether the group has failed. This is one atomic load.
+    /// Whether the group has failed. Costs one atomic load.
     #[inline]
     pub(crate) fn failed(&self) -> bool {
         self.alarm.load(Ordering::Acquire) & FAILED != 0
@@ -173,7 +172,6 @@ impl Health {
         let _ = self.call_logs.set(CallLogs::new(own, peers));
     }
 
-    /// This rank's call log.
     #[inline]
     fn call_log(&self) -> &CallLog {
         self.call_logs.get().and_then(CallLogs::own).unwrap_or(&self.own_call_log)
@@ -193,7 +191,6 @@ impl Health {
         self.paths.get(peer as usize)?.get()
     }
 
-    /// Sends a frame to one rank.
     fn send_to(&self, to: u32, frame: &Frame) {
         match self.path(to) {
             Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
@@ -206,7 +203,6 @@ impl Health {
         }
     }
 
-    /// Sends a frame to all ranks.
     fn send_to_all(&self, frame: &Frame) {
         let bytes = frame.to_bytes();
         for path in &self.paths {

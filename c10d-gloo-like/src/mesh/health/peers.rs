@@ -20,10 +20,8 @@ pub(super) struct HealthState {
     pub(super) peers: Box<[Peer]>,
 }
 
-/// The state of one peer.
 #[derive(Clone, Default)]
 pub(super) struct Peer {
-    /// The goodbye, if the peer said one.
     pub(super) left: Option<Left>,
     /// Whether the peer's bytes arrive over TCP.
     pub(super) tcp: bool,

@@ -23,8 +23,8 @@ const ANSWER: Duration = Duration::from_millis(80);
 const UNANSWERED: u32 = 8;
 
 impl Health {
-    /// Registers the function that returns the waits of the messages. It is called once, and the function must not
-    /// block.
+    /// Registers the function that returns the waits of the messages. `ask_messages` is called once. The function must
+    /// not block.
     pub(crate) fn ask_messages(&self, messages: Messages) {
         let _ = self.own.messages.set(messages);
     }
@@ -53,7 +53,6 @@ impl Health {
         (self.call_log().begun(), messages)
     }
 
-    /// Returns what this rank is doing.
     pub(super) fn doing(&self) -> Doing {
         let position = self.call_log().position();
         let mut waits = Vec::new();
@@ -107,8 +106,8 @@ impl Health {
     }
 
     /// Returns the error for this rank, which could not leave in time: the cause if the group has failed. Otherwise the
-    /// error names the ranks for which this rank waits: if a `collective` is in flight, the ranks that are missing by
-    /// the peers' answers, else `waiting_for`. The group does not fail.
+    /// error names the ranks for which this rank waits: if a `collective` is in flight, the ranks that are missing
+    /// according to the answers of the peers, else `waiting_for`. The group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -187,7 +186,6 @@ impl Health {
         })
     }
 
-    /// Records a peer's answer.
     pub(super) fn answered(&self, from: u32, id: u32, doing: Doing) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.unanswered = peer.unanswered.saturating_sub(1);

@@ -1,8 +1,8 @@
 //! Decides whether a peer is alive after the control connection to it ended without a goodbye.
 //!
 //! This rank asks the other ranks whether their connections to the peer have ended, since all connections of a process
-//! end with the process. If the peer's process is watched, the watcher notices the end of the process. If the peer
-//! lives, only the connection broke: the error is between the two ranks, and all ranks name both.
+//! end with the process. If the peer's process is watched, the watcher notices the end of the process. If the peer is
+//! alive, only the connection broke. In this case, the error is between the two ranks, and all ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -13,7 +13,6 @@ use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
 impl Health {
-    /// The time after which a wait is reported.
     pub(crate) fn warn_after(&self) -> Option<Duration> {
         self.warn_after
     }

@@ -301,8 +301,8 @@ fn a_broken_control_connection_is_distinguished_from_a_dead_peer() {
         }
     });
     names_both_ends(&causes);
-    // A group of two has no rank to ask. Each rank watches the other's process, which has not ended, so the other rank
-    // is alive.
+    // A group of two has no rank to ask. Each rank watches the other's process. That process has not ended, so the
+    // other rank is alive.
     let causes = run(2, Transport::Tcp, |rank, mesh| {
         if rank == 1 {
             mesh.health.cut(0);
