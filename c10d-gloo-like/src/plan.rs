@@ -47,8 +47,8 @@ pub(crate) enum Action {
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
-    /// the region has. `peers` is a range of [`Plan::peers`], in ascending order. `last` means that no later step adds
-    /// values to `to`, so for an average, this step also divides the sum.
+    /// the region has. `peers` is a range of [`Plan::peers`], in ascending order. If `last` is set, no later step adds
+    /// values to `to`; for an average, this step then divides the sum.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
     /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },
@@ -83,11 +83,11 @@ impl Action {
 
 /// The dependency of a step.
 ///
-/// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction do
-/// run in plan order. All other steps may overlap as far as their dependencies allow. Two steps that touch the same
-/// bytes may have no dependency only if the second cannot begin before the first is done, because it needs a message
-/// from a peer. For example, a rank sends a block, and later receives the block's result into the same place: the peer
-/// cannot send the result before it has received the block. The simulator in `schedule` checks this.
+/// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction run
+/// in plan order. All other steps may overlap as far as their dependencies allow. Two steps that touch the same bytes
+/// need no dependency if the second must wait for a message that a peer cannot send before the first is done. For
+/// example, a rank sends a block, and later receives the block's result into the same place. The simulator in
+/// `schedule` checks this.
 ///
 /// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +97,8 @@ pub(crate) enum After {
     /// This step may process a byte as soon as that step has written it. The source of this step lies in the target of
     /// that step.
     Follow(StepId),
-    /// This step overwrites the bytes that earlier sends read: the sends with ids up to that step's id. It writes byte
-    /// `n` of its target when each of them has sent byte `n` of its own source.
+    /// This step overwrites bytes that earlier sends read: the sends with ids up to that step's id. This step writes
+    /// byte `n` of its target when each of these sends has sent byte `n` of its own source.
     Trail(StepId),
     /// This step starts when all steps up to and including that step are done. It does not wait for sends.
     All(StepId),
@@ -111,7 +111,7 @@ pub(crate) struct Step {
     pub(crate) after: After,
 }
 
-/// The steps of one rank in one op. A backend reuses its plan, so that the vectors need no new memory.
+/// The steps of one rank in one op.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
@@ -175,10 +175,10 @@ impl Plan {
         self.push(Action::Reduce { peers, own, to, last }, after)
     }
 
-    /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends its steps,
+    /// Appends the plan of a smaller world, which consists of some of this world's ranks. `fill` appends the steps,
     /// `rank` maps a rank of the smaller world to one of this world, and `offset` is where the smaller world's output
-    /// begins in this world's output. A new step without a dependency waits for all earlier steps of this plan, except
-    /// sends.
+    /// begins in this world's output. An appended step without a dependency waits for all earlier steps of this plan,
+    /// except sends.
     pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
         let (first, first_peer) = (self.steps.len(), self.peers.len());
         fill(self);
@@ -218,15 +218,15 @@ impl Plan {
         self.is_independent() && self.steps.iter().any(receives)
     }
 
-    /// Whether no step waits for another step or reduces, and some steps receive or copy bytes. So this rank has work
+    /// Whether no step waits for another step or reduces, and some steps receive or copy bytes. Such a rank has work
     /// while its peers read the bytes that it sends.
     pub(crate) fn has_other_work(&self) -> bool {
         let works = |step: &Step| matches!(step.action, Action::Recv { .. } | Action::Copy { .. });
         self.is_independent() && self.steps.iter().any(works)
     }
 
-    /// Whether a step overwrites bytes that this rank sends. Such a step waits until the bytes are sent. If two ranks
-    /// lent each other such bytes, neither would read them, since reading them is the step that waits.
+    /// Whether a step overwrites bytes that this rank sends. Such bytes are not lent: two ranks that lend each other
+    /// such bytes would wait for each other.
     pub(crate) fn overwrites_sent(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.after, After::Trail(_)))
     }

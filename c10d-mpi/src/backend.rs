@@ -27,11 +27,10 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that selects the threads that call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// The exchange of goodbyes has a time limit. If a separate thread exchanges them, the leaving thread waits for that
-/// thread this much longer than the limit.
+/// How much longer than the time limit of the goodbyes a leaving thread waits for the thread that exchanges them.
 const SLACK: Duration = Duration::from_millis(100);
-/// A rank that leaves waits at most this long for the goodbyes of its peers, and then at most this long again until its
-/// communicator is freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
+/// The time limit of two waits of a rank that leaves: for the goodbyes of its peers, and until its communicator is
+/// freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
@@ -46,7 +45,7 @@ struct Rank {
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
     /// Whether only threads of the backend call MPI, never threads of callers. Over a network, a function of MPI may
-    /// wait for a dead peer. A thread of a caller would then return only after the deadline.
+    /// wait for a dead peer, and a caller's thread would return only after the deadline.
     own_thread: bool,
     /// The point-to-point messages; `None` if the group has one rank only.
     messages: Option<Arc<Messages>>,
@@ -60,8 +59,8 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // A group of one rank does not start MPI. MPI can be started only once in a process, so its world would
-            // have one rank until the process ends.
+            // MPI can be started only once in a process. If a group of one rank started it, its world would have one
+            // rank until the process ends.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
@@ -102,8 +101,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether only threads of the backend call MPI: as the hint says or, without a hint, unless all ranks share memory.
-/// Then the functions of MPI return at once, even if a peer is dead, so threads of callers may call them.
+/// Whether only threads of the backend call MPI. Without a hint, threads of callers call MPI if all ranks share memory:
+/// the functions of MPI then return at once, even if a peer is dead.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {
@@ -152,7 +151,7 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            // Only this thread completes the job, so no other thread needs a gate to end the use of its memory.
+            // Only this thread completes the job, so the gate stays open.
             let task = Task::of(request, Gate::OPEN);
             let result = self.0.run(&task, || request.deadline());
             job.complete(result);
@@ -203,8 +202,8 @@ unsafe impl Backend for MpiBackend {
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (dtype, reduce);
-        // With each algorithm that [`algorithm`] names, a rank that reduces an element has all contributions to it, and
-        // reduces them in rank order.
+        // In all algorithms that [`algorithm`] names, the rank that reduces an element has the contributions of all
+        // ranks, and reduces them in rank order.
         algorithm(op, self.0.size, bytes).map(|name| AlgorithmInfo { name, reduces_in_rank_order: true })
     }
 }
@@ -215,7 +214,7 @@ impl Drop for MpiBackend {
         self.0.queue.close();
         self.0.ledger.close();
         if self.0.health.cause().is_some() {
-            // Dropping `Rank` leaves the group, too. But a thread that is blocked in a function of MPI may never drop
+            // Dropping `Rank` would leave the group, but a thread that is blocked in a function of MPI may never drop
             // its reference to `Rank`.
             self.0.leave(None);
         }
@@ -225,8 +224,7 @@ impl Drop for MpiBackend {
 impl Rank {
     /// Runs a collective to its end, but does not complete its job. `own` is the deadline of the job.
     fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
-        // A queued job runs only after this collective. So this collective must end by the earliest deadline of the
-        // queued jobs, too.
+        // Queued jobs wait for this collective. So it must end by the earliest of their deadlines and its own.
         let earliest = || self.queue.least(|queued| queued.deadline);
         let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
@@ -295,8 +293,8 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the group. If `in_order` has a deadline and the group has not failed, also frees the communicator. This
-    /// takes at most [`FAREWELL`], and ends at the deadline at the latest.
+    /// Leaves the group. If `in_order` has a deadline and the group has not failed, this function frees the
+    /// communicator, for which it waits until the deadline, but at most [`FAREWELL`].
     fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;

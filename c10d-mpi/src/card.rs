@@ -226,8 +226,7 @@ fn process_id() -> &'static str {
 }
 
 /// Returns a text that is equal for processes whose MPI libraries can share memory: processes on the same running
-/// operating system, with the same network namespace, `/dev/shm` and user. The host name is not enough, since several
-/// containers may have the same one.
+/// operating system, with the same network namespace, `/dev/shm` and user.
 fn host() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let number = |path: &str| std::fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));

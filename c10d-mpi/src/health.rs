@@ -44,7 +44,7 @@ pub(crate) struct Health {
 struct HealthState {
     cause: Option<Error>,
     /// Set when a peer's program has ended without leaving the group: the error for later operations, and the time at
-    /// which this rank noticed the end.
+    /// which this rank noticed that the program had ended.
     ended: Option<(Error, Instant)>,
     closed: bool,
 }
@@ -107,7 +107,7 @@ impl Health {
     }
 
     /// Like [`fail`](Health::fail), but sends a different error to the peers. No thread of this rank gets the cause
-    /// before it has been sent. Otherwise that thread could end the program before the peers know the cause.
+    /// before the error has been sent: that thread could end the program before the peers know the error.
     pub(crate) fn fail_and_send(&self, cause: Error, sent: &Error) -> Error {
         let _telling = self.telling.lock();
         if let Some(first) = self.cause() {
@@ -165,9 +165,9 @@ impl Health {
     }
 }
 
-/// Converts a peer's error from the side channel. The side channel adds the rank that reports a mismatch to its guilty
-/// ranks, since other ranks cannot tell which of the two made the wrong call. But if the text is [`BY_MOST`], the
-/// reporting rank makes the call of the majority, so this function removes it from the list.
+/// Converts a peer's error from the side channel. The side channel adds the rank that reports a mismatch to the guilty
+/// ranks. If the text is [`BY_MOST`], the reporting rank makes the call of the majority, so this function removes that
+/// rank from the guilty ranks.
 fn by_majority(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {

@@ -1,5 +1,5 @@
-//! A [`Space`] presents the tensors of a call as one sequence of bytes, rank by rank. Here are the copies and
-//! reductions of ranges of spaces. The MPI library never gets the addresses of tensors.
+//! A [`Space`] presents the tensors of a call as one sequence of bytes, rank by rank. The MPI library never gets the
+//! addresses of tensors, only copies of their bytes.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -16,7 +16,7 @@ pub(crate) struct Space {
     /// The address of each part, and the offset of the part in the sequence.
     parts: SmallVec<[(*mut u8, usize); 1]>,
     len: usize,
-    /// The gate in front of the job's memory. When it is closed, the memory must not be used any more.
+    /// The gate of the job's memory. Once it is closed, no code may use the memory.
     gate: Gate,
 }
 
@@ -115,7 +115,7 @@ impl Space {
         }
     }
 
-    /// Copies a range of another space of the same op to the offset `to` of this space. The two may overlap.
+    /// Copies a range of another space of the same op to the offset `to` of this space. The two ranges may overlap.
     pub(crate) fn copy_from(&self, to: usize, other: &Space, range: Range<usize>) {
         let Some(_open) = self.gate.pass() else { return };
         for (from, place) in other.pieces(range) {
@@ -136,23 +136,23 @@ impl Space {
 
 /// Returns the memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
-    // gate before it completes the job. The space is only read.
+    // SAFETY: the spans are valid until the job is completed. A thread that completes the job while another thread
+    // works on it closes the gate first. The space is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
 /// Returns the memory into which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
-    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
-    // gate before it completes the job. No other code uses the job's outputs.
+    // SAFETY: the spans are valid until the job is completed. A thread that completes the job while another thread
+    // works on it closes the gate first. No other code uses the job's outputs.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
 /// Returns the input and output tensors of a collective, each as one space, rank by rank.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
-    // SAFETY: the spans are valid until the job is completed. Any thread but the one that works on the job closes the
-    // gate before it completes the job. No other code uses the job's outputs. The input space is only read.
+    // SAFETY: the spans are valid until the job is completed. A thread that completes the job while another thread
+    // works on it closes the gate first. No other code uses the job's outputs. The input space is only read.
     unsafe {
         let input = match task.op {
             OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),
@@ -187,9 +187,9 @@ impl Reduction {
         Some(Reduction { kernel: kernel(op, dtype, true)?, scale, elem: dtype.size() })
     }
 
-    /// Reduces the same elements of all ranks, in rank order. `own` is this rank's space and range; `others` has the
-    /// received bytes of each rank, and `None` in this rank's place. Writes the result to `to`, which may be the same
-    /// memory as `own`.
+    /// Reduces the same elements of all ranks, in rank order, and writes the result to `to`. `own` is this rank's space
+    /// and range, and may be the same memory as `to`. `others` has the received bytes of each rank, and `None` in this
+    /// rank's place.
     pub(crate) fn run(&self, own: (&Space, Range<usize>), others: &[Option<&[u8]>], to: (&Space, Range<usize>)) {
         let len = own.1.len();
         debug_assert!(others.iter().flatten().all(|other| other.len() == len) && to.1.len() == len);

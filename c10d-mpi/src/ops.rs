@@ -1,4 +1,4 @@
-//! The data that each op sends, receives and reduces. With every MPI library, elements are reduced in rank order.
+//! The data that each op sends, receives and reduces. Elements are reduced in rank order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ const ALL: usize = 64 << 20;
 /// In an all-reduce of up to this many bytes, each rank sends all its data to all others. Two ranks do so with any
 /// number of bytes.
 const DIRECT: usize = 8 << 10;
-/// Every library sends a message of this size without a handshake. If the library uses a handshake for larger messages,
-/// it is faster to send up to [`EAGER_STEPS`] times this size in steps of this size.
+/// Every library sends a message of this many bytes without a handshake. If the library uses a handshake for larger
+/// messages, up to [`EAGER_STEPS`] times as many bytes are sent faster in steps of this size.
 const EAGER: usize = 4 << 10;
 const EAGER_STEPS: usize = 4;
 
@@ -176,9 +176,10 @@ impl Collectives {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// Adds empty blocks for an op in which not all ranks receive from each other. An empty block is sent as a header,
-    /// which has the fingerprint of the call. So each rank compares its call at least with those of the two ranks
-    /// before it. If one rank in a group of three makes a different call, the other two know which it is.
+    /// Adds an empty block to each of the next two ranks and from each of the two ranks before this one, unless there
+    /// is a block already. An empty block is sent as a header with the fingerprint of the call. So each rank compares
+    /// its call at least with those of the two ranks before it, and in a group of three, two ranks can tell which one
+    /// makes a different call.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -343,7 +344,8 @@ impl Collectives {
         let missing = match rank {
             0 => exchange.collect(&call.step(), &peers)?,
             _ => {
-                // If ranks are missing, rank 0 answers only at its deadline. So the other ranks wait longer than that.
+                // If ranks are missing, rank 0 answers only at its deadline. So the other ranks wait beyond their own
+                // deadline.
                 let deadline = call.deadline;
                 let later = || deadline() + let_go(call.task.timeout) / 2;
                 let Task { fingerprint, timeout, .. } = *call.task;

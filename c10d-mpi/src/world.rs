@@ -137,8 +137,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     };
     let ranks = agreed.world_ranks.clone().unwrap_or_else(|| (0..init.size).collect());
-    // One process may make several groups at the same time. Their tags should differ, so each tag is computed from the
-    // group's session.
+    // The tags of groups that a process makes at the same time should differ.
     let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
     let (from, what) = (world.comm, "MPI_Comm_create_group");
     let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {
@@ -203,9 +202,8 @@ impl Drop for Free {
     }
 }
 
-/// Frees a communicator. MPI may wait for the other ranks. Returns when the communicator is freed, so that a program
-/// that uses MPI itself can finalize MPI after it has left its groups. At `until`, this function returns even if the
-/// communicator is not freed yet. Then the thread that frees the communicator continues alone.
+/// Frees a communicator. MPI may wait for the other ranks. Returns when the communicator is freed, or at `until`: the
+/// thread that frees the communicator then continues alone.
 pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
     let running = Free::begin();
     let call = move || {
@@ -300,7 +298,7 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
     Ok(world)
 }
 
-/// Makes the error for a start of MPI that does not return. It names the ranks that are missing.
+/// Makes the error for a start of MPI that does not return. The error names the missing ranks.
 fn not_started(init: &GroupInit, store: &dyn Store, progress: &Progress) -> Error {
     let base = "MPI's start did not return in time";
     let Some((round, failed)) = progress.waiting() else {

@@ -10,8 +10,7 @@
 # C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If they select none, and none is installed, PyTorch's NCCL is used.
 # C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
 # C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).
-# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120), so that a row that hangs does not use up
-# the time of the other rows.
+# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120).
 # C10D_HARDWARE_LOGS is a folder for the output of the rows' programs (default: a temporary one, which is removed).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

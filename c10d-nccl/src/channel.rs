@@ -40,8 +40,8 @@ pub(crate) struct Resources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Participants {
     All,
-    /// The communicator for messages from the first rank to the second. These messages delay neither collectives nor
-    /// messages in the other direction. In the dialect `TorchLegacy` it serves both directions.
+    /// The ranks of the communicator for messages from the first rank to the second. In the dialect `TorchLegacy`, the
+    /// communicator serves both directions.
     Two {
         first: u32,
         second: u32,
@@ -108,7 +108,7 @@ pub(crate) struct Channel {
     line: WorkStream,
     comm: Option<Communicator>,
     state: ChannelState,
-    /// The work that has not begun. Each task has a mark after the work that was on the caller's stream when the task
+    /// The work that has not begun. The mark of a task is after the work that was on the caller's stream when the task
     /// was pushed.
     queue: VecDeque<(ChannelWork, Option<Mark>)>,
     flights: VecDeque<Flight>,
@@ -164,8 +164,7 @@ impl Channel {
         Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now(), scratch })
     }
 
-    /// Adds an item. The caller's stream is marked immediately: when the task is issued, the caller may have enqueued
-    /// later work, for which the task must not wait.
+    /// Adds an item. Marks the caller's stream at once: a task must not wait for work that the caller enqueues later.
     pub(crate) fn push(&mut self, resources: &Resources, item: ChannelWork) -> Result {
         let mut before = None;
         if let ChannelWork::Run(task) = &item {

@@ -96,8 +96,7 @@ impl Checks {
         made.inspect(|to_compare| drop(received.insert(peer, to_compare.clone())))
     }
 
-    /// Waits until the fingerprints of all issued calls are sent. The peers cannot end their calls before they have
-    /// received these fingerprints.
+    /// Waits until the fingerprints of all issued calls are sent. The peers need these fingerprints to end their calls.
     pub(crate) fn all_sent(&self, deadline: Instant) {
         let sent: Vec<Arc<FingerprintSender>> = self.sent.lock().values().cloned().collect();
         // If a fingerprint is not sent in time, the peer that waits for it reports this.
@@ -181,8 +180,8 @@ fn compare_all(side: &Messages, from: u32, what: Compared, jobs: &JobTable, call
             let kind = ErrorKind::Mismatch { field, mine, theirs };
             let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
             if what == Compared::Collective {
-                // Later jobs end with the same error. So the op and the number of the wrong call are set here;
-                // otherwise each job would add its own.
+                // Later jobs end with the same error. Without this op and number, each job would add its own to the
+                // error.
                 let report = error.report_mut();
                 (report.op, report.seq) = (OpKind::from_code(fingerprint.op), Some(fingerprint.seq.into()));
             }

@@ -46,8 +46,8 @@ struct Jobs {
     closed: bool,
     /// Whether the engine's thread (the thread that calls NCCL) has ended.
     over: bool,
-    /// Set if a peer's program ended without leaving the group, and all jobs were finished: the error with which this
-    /// rank's next call fails the group.
+    /// The error with which this rank's next call fails the group. It is set if a peer's program ended without leaving
+    /// the group, and all jobs were finished.
     ended: Option<Error>,
 }
 
@@ -61,8 +61,8 @@ struct Calling {
 
 #[derive(Default)]
 pub(crate) struct JobTable {
-    /// Whether the group fails if this rank rejects a collective. This is needed if calls are not compared, since NCCL
-    /// would pair the other ranks' collective with this rank's next collective.
+    /// Whether the group fails if this rank rejects a collective. If calls are not compared, NCCL would pair the other
+    /// ranks' collective with this rank's next collective.
     strict: bool,
     jobs: Mutex<Jobs>,
     changed: Condvar,
@@ -112,8 +112,8 @@ impl JobTable {
         jobs.slots.get_mut(&id).map(|slot| slot.stage = Stage::Issued).is_some()
     }
 
-    /// Ends a job with this result, unless it has already ended. If the device has finished the job, but the
-    /// fingerprint of rank `awaits` was not received yet, `checked` ends the job later.
+    /// Ends a job with this result, unless it has already ended. If the result is a success, but the fingerprint of
+    /// rank `awaits` was not received yet, `checked` ends the job later.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
         // After a failure, the deadline watch ends all jobs with the same cause.
@@ -138,8 +138,8 @@ impl JobTable {
         }
     }
 
-    /// Ends a job that was rejected before NCCL got a call of it. If the table is strict and the job is a collective,
-    /// this fails the group.
+    /// Ends a job that was rejected before any call of NCCL. If the table is strict and the job is a collective, this
+    /// fails the group.
     pub(crate) fn refuse(&self, id: u64, mut error: Error) {
         let collective = self.jobs.lock().slots.get(&id).is_some_and(|slot| slot.peer.is_none());
         if self.strict && collective {
@@ -350,7 +350,6 @@ mod tests {
         assert_eq!(jobs.wait_failure().unwrap().report().what, "first");
     }
 
-    /// A call may be a method of a store, which is foreign code.
     #[test]
     fn a_call_that_panics_is_an_error() {
         let jobs = JobTable::default();

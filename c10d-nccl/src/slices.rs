@@ -60,7 +60,7 @@ impl<B> OnDevice<B> {
         self.slice
     }
 
-    /// Makes the slice's own stream wait for the streams that were given to `after`. It is an error if one of these
+    /// Makes the slice's own stream wait for the streams that were given to `after`. Returns an error if one of these
     /// streams or the own stream is capturing a graph.
     fn gather(&self, own: &CudaStream) -> Result {
         for stream in self.after.iter().map(|s| &**s).chain([own]) {

@@ -1,5 +1,5 @@
-//! Tests that the other ranks learn of a rank's failure, through the CPU backend or through the store. They must learn
-//! of it before any deadline. At a deadline, the error would be a `Timeout` instead.
+//! Tests that the other ranks learn of a rank's failure, through the CPU backend or through the store, before any
+//! deadline. At a deadline, their error would be a `Timeout`.
 
 use crate::common;
 
@@ -20,8 +20,9 @@ const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 /// The variable with the number of the rank that dies.
 const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
-/// The variable that says how the rank dies. With `abort`, its process aborts. Otherwise its program ends: with `idle`
-/// while no op runs, and with `without cpu` in a group without a CPU backend.
+/// The variable that says how the rank dies. With `abort`, its process aborts. With `idle`, its program ends while no
+/// op runs. With `without cpu`, its program ends in a group without a CPU backend. Otherwise its program ends during an
+/// op.
 const END: &str = "C10D_NCCL_TEST_END";
 
 /// Rank 1 aborts while all ranks are in a call that hangs. Returns the ranks' errors.
@@ -48,7 +49,7 @@ fn an_abort_reaches_the_peers() {
     });
 }
 
-/// Without a CPU backend, too, an abort reaches the peers: the ranks learn of the abort through the store.
+/// Without a CPU backend, the ranks learn of an abort through the store.
 #[test]
 fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
@@ -196,7 +197,7 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
     }
 }
 
-/// The same as `run_job`, but returns only the output and the number of each survivor.
+/// Like `run_job`, but returns only the output and the number of each survivor.
 fn a_peer_ends(end: &str, mortal: u32, survivors: &str) -> Vec<(String, u32)> {
     let said = run_job(end, mortal, survivors, end);
     said.into_iter().zip(0..).filter(|(_, rank)| *rank != mortal).collect()
@@ -251,9 +252,9 @@ fn rooted(pg: &ProcessGroup, op: OpKind, root: u32) -> Result {
     }
 }
 
-/// A rank compares its call only with the call of the rank before it. If these agree and the rank only sends, its call
-/// may succeed. It then learns of the mismatch from a peer, at a later call. In each case, the error names the call at
-/// which the ranks differ.
+/// A rank compares its call only with the call of the rank before it. If these calls agree and the rank only sends, its
+/// call may succeed. A peer then tells the rank of the mismatch during a later call. In each case, the error names the
+/// call at which the ranks differ.
 #[test]
 fn roots_that_differ_are_a_mismatch() {
     use OpKind::{Broadcast, Gather, Reduce, Scatter};

@@ -54,9 +54,8 @@ impl Fabric {
     }
 }
 
-/// Whether every element must be reduced in one step, in rank order, and rounded once, so that the result does not
-/// depend on the algorithm. This holds for 16-bit floats, whose rounded partial sums would lose too much precision, and
-/// for pre-multiplied sums, whose factors must be applied exactly once.
+/// Whether every element must be reduced in one step, in rank order, and rounded once. Rounded partial sums of 16-bit
+/// floats would lose too much precision. The factors of a pre-multiplied sum must be applied exactly once.
 pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
@@ -116,8 +115,7 @@ pub(crate) trait Schedule {
     }
 }
 
-/// Every rank sends each block of its data directly to the rank that needs it. All calls for which the table has no
-/// rule use this algorithm.
+/// Every rank sends each block of its data directly to the rank that needs it.
 pub(crate) struct Direct;
 
 impl Schedule for Direct {

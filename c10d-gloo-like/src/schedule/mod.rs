@@ -7,8 +7,8 @@
 //! nothing. The number of rounds of a plan is the length of the longest chain of messages in which each message depends
 //! on the one before it.
 //!
-//! Each algorithm has a file, with its name, its ops and its plans, and a line in the call of the macro `algorithms!`
-//! below, which makes the enum [`Algorithm`]. The [`table`] chooses the algorithm of a call.
+//! Each algorithm has a file with its name, its ops and its plans, and a line in the call of the macro `algorithms!`
+//! below. The macro makes the enum [`Algorithm`]. The [`table`] chooses the algorithm of a call.
 
 mod algorithm;
 mod blocks;

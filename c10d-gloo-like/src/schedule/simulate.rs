@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use crate::plan::{Action, After, Plan, Region, Space};
 
-/// A symbolic byte: the reduction, in this order, of the bytes at position `pos` of these ranks.
+/// A symbolic byte: the reduction of the bytes at position `pos` of these ranks, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) pos: usize,
@@ -260,7 +260,7 @@ impl World {
         self.write(r, s, to, i, value);
     }
 
-    /// Reads a byte. It panics if an earlier step of the plan has yet to write this byte.
+    /// Reads a byte. Panics if an earlier step of the plan has yet to write this byte.
     fn read(&self, r: usize, s: usize, from: Region, i: usize) -> Value {
         let rank = &self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {
@@ -270,7 +270,7 @@ impl World {
         rank.memory[from.space as usize][from.offset + i].clone().expect("reads a byte that nobody wrote")
     }
 
-    /// Writes a byte. It panics if an earlier step of the plan has yet to read or write this byte.
+    /// Writes a byte. Panics if an earlier step of the plan has yet to read or write this byte.
     fn write(&mut self, r: usize, s: usize, to: Region, i: usize, value: Value) {
         let rank = &mut self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {

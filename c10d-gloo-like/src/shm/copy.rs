@@ -1,32 +1,30 @@
 //! Copies with ordinary or with non-temporal stores, into shared memory and out of it.
 //!
-//! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
-//! the writer's core fetches them back when it writes there again. If the cores share a cache, ordinary stores are two
-//! to three times faster than non-temporal stores, which go to memory. If the cores do not share a cache, ordinary
-//! stores are several times slower. Virtual cores may move to other physical cores, which may or may not share a cache.
-//! So the writer decides by the measured cost of its own stores.
+//! Ordinary stores leave the bytes in the writer's cache. Non-temporal stores go to memory. If the writer's and the
+//! reader's core share a cache, ordinary stores are two to three times faster. If not, ordinary stores are several
+//! times slower. The operating system may move a rank to another core, so the writer decides by the measured cost of
+//! its own stores.
 #![allow(unsafe_code)]
 
 use std::ptr;
 
-/// Below this many bytes stores are always ordinary, since the measured time of short non-temporal stores does not
-/// include their completion.
+/// Copies of fewer bytes always use ordinary stores: the measured time of short non-temporal stores does not include
+/// their completion.
 const LARGE: usize = 16 << 10;
-/// Of this many copies of at least `LARGE` bytes, one tries the other kind of stores. A try costs at most the time of a
-/// few copies.
+/// Of this many copies of at least `LARGE` bytes, one tries the other kind of stores.
 const TRY_EVERY: u32 = 256;
 
 /// The kind of stores that the writer of a ring uses, and the measured costs.
 pub(super) struct Stores {
     /// The recent cost of ordinary and of non-temporal stores, in ticks per [`UNIT`]; 0 if unknown.
     cost: [u64; 2],
-    /// Whether non-temporal stores are cheaper. Then copies of at least `LARGE` bytes use them, except tries.
+    /// Whether copies of at least `LARGE` bytes use non-temporal stores. (A try uses the other kind.)
     streaming: bool,
     /// The number of copies of at least `LARGE` bytes up to the next try, including that try.
     next_try: u32,
 }
 
-/// The number of bytes to which a cost refers. It is large enough for costs in whole ticks.
+/// The number of bytes to which a cost refers.
 const UNIT: u64 = 64 << 10;
 
 impl Stores {
@@ -67,12 +65,12 @@ impl Stores {
         *known = match *known {
             0 => cost.max(1),
             // An outlier (the system's scheduler interrupted the copy) must have little weight. A try has more weight,
-            // since it is rare.
+            // since tries are rare.
             k if trying => (k + cost.min(4 * k)) / 2,
             k => (7 * k + cost.min(2 * k)) / 8,
         };
         let [ordinary, non_temporal] = self.cost;
-        // With non-temporal stores the reader must also read from memory. So they must be clearly cheaper.
+        // After non-temporal stores, the reader must read from memory. So non-temporal stores must be clearly cheaper.
         self.streaming = non_temporal != 0 && non_temporal < ordinary / 4 * 3;
     }
 }
@@ -86,8 +84,7 @@ impl Stores {
 /// many of them are still in the cache when the next op needs them.
 pub(crate) const PAST_CACHE: usize = 64 << 20;
 
-/// Copies `n` bytes. With `past_cache`, the stores are non-temporal: they do not first read the cache lines that they
-/// overwrite, and they do not displace bytes in the cache that are still to be read.
+/// Copies `n` bytes. With `past_cache`, the stores are non-temporal, and displace no other bytes in the cache.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.

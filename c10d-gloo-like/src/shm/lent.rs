@@ -1,7 +1,6 @@
-//! Lending of bytes. A rank does not copy payload into the ring if the payload is in memory that the peer can read (a
-//! window, or private memory if the system allows it). The rank writes only a record into the ring, with the position
-//! of the bytes. The rank waits until the peer has read the bytes, so a caller that gets its buffer back may write to
-//! it.
+//! Lending of bytes. If payload is in memory that the peer can read (a window, or private memory if the system allows
+//! it), a rank does not copy the payload into the ring. The rank writes only a record into the ring, with the position
+//! of the bytes, and waits until the peer has read the bytes.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,8 +14,7 @@ use super::segment::{Layout, RingKind};
 
 /// The size of a record in bytes.
 pub(super) const RECORD: usize = 24;
-/// The smallest number of bytes of a collective that is lent. Fewer bytes are copied through the ring, since that is
-/// faster.
+/// The smallest number of bytes of a collective that is lent. Fewer bytes are copied through the ring.
 const LEAST: usize = 32 << 10;
 /// The largest number of lent bytes that a rank copies before it continues with other steps.
 const CHUNK: usize = 256 << 10;
@@ -33,14 +31,13 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
     Place { key: number(0), offset: number(1), len: number(2) }
 }
 
-/// The key of bytes that are not in a window. Their offset is their address in the writer's process. Windows have random
-/// keys, so no window has this key.
+/// The key of bytes that are not in a window. Their offset is their address in the writer's process.
 const PRIVATE: u64 = 0;
 
 /// Which bytes a link may lend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lend {
-    /// No bytes. A rank whose next step waits until the bytes are sent cannot wait for its peer.
+    /// No bytes, for plans that overwrite bytes that they send (`Plan::overwrites_sent`).
     Nothing,
     /// Bytes of windows.
     Windows,
@@ -113,8 +110,8 @@ pub(super) struct Borrowed {
 }
 
 impl Borrowed {
-    /// Returns the bytes for which this record stands. Returns `None` if there are no bytes, or if they are not in
-    /// memory that this process may read. `reads_private` tells whether it may read private memory of the peer.
+    /// Returns the bytes for which this record stands. Returns `None` if there are no bytes, or if this process may not
+    /// read them. `reads_private` tells whether this process may read private memory of the peer.
     pub(super) fn of(record: &[u8; RECORD], reads_private: bool) -> Option<Borrowed> {
         let place = from_bytes(record);
         let (at, window) = if place.key == PRIVATE {

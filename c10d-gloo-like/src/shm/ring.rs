@@ -1,8 +1,7 @@
 //! A ring of bytes with one writer and one reader, in memory that both map.
 //!
-//! Positions count bytes since the start and never wrap around. Each side trusts only its own position, and checks the
-//! position of the other side against limits. The ring consists of lines of [`LINE`] bytes. An item begins at the start
-//! of a line, so a small item takes one cache line besides that of the cursor.
+//! Positions count bytes since the start and never wrap around. Each end checks the other end's position against
+//! limits. The ring consists of lines of [`LINE`] bytes. An item begins at the start of a line.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -18,11 +17,10 @@ use super::segment::{RingKind, Segment};
 
 /// The length of a line in bytes, which is the alignment of items.
 const LINE: u64 = 64;
-/// A write of up to [`LONG`] bytes is published in pieces of this size, so that the reader copies a piece while the
+/// The size of the pieces in which a write of up to [`LONG`] bytes is published. The reader copies a piece while the
 /// writer writes the next one.
 const PIECE: usize = 16 << 10;
-/// The size of the pieces of a write of more than [`LONG`] bytes. The reader then begins later, but both ends copy
-/// faster.
+/// The size of the pieces of a longer write. Larger pieces are copied faster, but the reader begins later.
 const LARGE_PIECE: usize = 32 << 10;
 /// The largest number of bytes of a write that is published in pieces of [`PIECE`] bytes.
 const LONG: usize = 128 << 10;
@@ -141,8 +139,8 @@ impl Writer {
         Ok(Some(self.end.at))
     }
 
-    /// Returns how many of the lent bytes the reader has refused, if it has passed the record that ends at this
-    /// position. Returns `None` if it has not.
+    /// Returns `None` until the reader has passed the record that ends at the position `at`, and afterwards the number
+    /// of lent bytes that the reader has refused.
     pub(super) fn is_read(&mut self, at: u64, lent: usize) -> Result<Option<usize>> {
         if self.end.other < at {
             self.look()?;
@@ -163,8 +161,8 @@ impl Writer {
         self.end.cursors().tail.reads_private.load(Ordering::Relaxed) != 0
     }
 
-    /// Appends as many bytes of `head`, and then of the `len` bytes at `body`, as fit, and publishes them. Returns
-    /// their number.
+    /// Appends `head` and the `len` bytes at `body`, or as many of these bytes as fit, and publishes them. Returns the
+    /// number of appended bytes.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -223,7 +221,7 @@ impl Writer {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at which the next item begins. To be called between two items; inside a line, returns `None`.
+    /// Returns the line at which the next item begins, if it is called between two items; `None` inside a line.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()
@@ -253,7 +251,7 @@ impl Reader {
         Ok(end.other.saturating_sub(end.at) as usize)
     }
 
-    /// Returns the contiguous bytes that can be read now, in place. They stay until they are consumed.
+    /// Returns the contiguous bytes that can be read now, in place. The bytes stay there until they are consumed.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<(*const u8, usize)> {
         let n = self.available(true)?;
@@ -275,7 +273,7 @@ impl Reader {
         (n as u64).min(ahead) as usize
     }
 
-    /// Returns the record at this end's position, if there is one. It stays until [`Reader::pass_record`].
+    /// Returns the record at this end's position, if there is one. The record stays until [`Reader::pass_record`].
     pub(super) fn record(&self) -> Option<[u8; RECORD]> {
         let end = &self.end;
         if end.cursors().head.1.load(Ordering::Relaxed) != end.at + 1 || end.other < end.at + RECORD as u64 {
@@ -293,7 +291,7 @@ impl Reader {
         Some(record)
     }
 
-    /// Tells the writer that this rank can read private memory of its process.
+    /// Tells the writer that this rank can read private memory of the writer's process.
     pub(super) fn allow_private(&self) {
         self.end.cursors().tail.reads_private.store(1, Ordering::Relaxed);
     }
@@ -306,8 +304,7 @@ impl Reader {
         self.publish();
     }
 
-    /// Consumes the next `n` bytes. Returns whether the free room was published. If it was, the writer may be waiting
-    /// for this room.
+    /// Consumes the next `n` bytes. Returns whether free room was published, for which the writer may be waiting.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         debug_assert!(n == 0 || self.end.at + n as u64 <= self.end.other);
@@ -326,7 +323,7 @@ impl Reader {
     }
 
     /// Copies up to `len` available bytes to `to`. With `past_cache`, the copy bypasses the cache. Returns the number
-    /// of bytes, and whether free room was published, as [`Reader::consume`] does.
+    /// of copied bytes, and whether free room was published.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
@@ -353,8 +350,7 @@ impl Reader {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at which the next item begins. Inside an item, this returns a line, too, if the reader is at
-    /// the start of a line.
+    /// Returns the line at this end's position; `None` if the position is inside a line.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()

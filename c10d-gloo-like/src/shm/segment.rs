@@ -21,10 +21,10 @@ use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
-/// With many peers, rings are smaller, but not smaller than this.
+/// The size in bytes below which rings do not shrink when there are many peers.
 const SMALLEST_RING: usize = 16 << 10;
-/// The size of a segment grows with the number of peers up to this limit. With more peers, the rings are smaller. If
-/// the rings have the smallest size already, a segment may be larger than this.
+/// While a segment would be larger than this number of bytes, its rings shrink, down to `SMALLEST_RING`. A segment with
+/// very many peers may still be larger.
 const LARGEST_SEGMENT: usize = 4 << 20;
 /// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
@@ -107,7 +107,7 @@ pub(crate) struct Header {
     pub(super) bell: Bell,
     /// The number of the core on which the owner last waited, plus 1. 0 if the owner has not waited yet.
     pub(super) core: AtomicU32,
-    /// Not 0 if the group has failed on the owner, so that the owner may change the memory that it lent its peers.
+    /// Not 0 if the group has failed on the owner. The owner may then change the memory that it lent its peers.
     pub(crate) revoked: AtomicU32,
     /// How peers read the private memory of the owner.
     pub(super) origin: Origin,
@@ -122,9 +122,9 @@ pub(crate) struct Segment {
     map: MmapRaw,
     fd: OwnedFd,
     layout: Layout,
-    /// The process of the owner, if this rank may read its memory, see [`super::peer_memory`].
+    /// The owner's process, if this rank may read that process's memory, see [`super::peer_memory`].
     process: Option<i32>,
-    /// The mark in this process's memory, if this is its own segment.
+    /// The mark in this process's memory, if this is the rank's own segment.
     mark: Option<Mark>,
 }
 
@@ -161,8 +161,7 @@ impl Segment {
         let file = File::from(fd);
         let mut options = MmapOptions::new();
         options.len(layout.size());
-        // With few peers, page faults happen now and not in the first operations. With many peers, most rings are never
-        // used, so their pages are not mapped here.
+        // With many peers, most rings are never used, so their pages are not mapped here.
         if layout.peers <= FEW_PEERS {
             options.populate();
         }
@@ -188,8 +187,8 @@ impl Segment {
         self
     }
 
-    /// Returns the memory of the owner, which is a peer, if this process can read it. `own` is the segment of this rank.
-    /// Ranks that do not publish their own process do not read the memory of others.
+    /// Returns the memory of the owner, which is a peer, if this process can read it. `own` is the segment of this
+    /// rank. A rank that does not publish its own process does not read the memory of peers.
     pub(super) fn memory(&self, own: &Segment) -> Option<PeerMemory> {
         own.mark.as_ref()?;
         PeerMemory::open(self.process?, &self.header().origin)

@@ -16,8 +16,8 @@ use super::unacknowledged;
 
 /// The size of the receive buffer, which is made at the first read.
 const BUFFER: usize = 256 << 10;
-/// If the buffer has fewer bytes than this, a read first moves them to the buffer's start. So there is room behind them
-/// for the rest of a header or an element, neither of which has more bytes than this.
+/// If the buffer has fewer bytes than this, a read first moves them to the buffer's start, to make room for the rest of
+/// a header or an element. Neither a header nor an element has more bytes than this.
 const LITTLE: usize = 64;
 /// If fewer bytes than those of a header are in the buffer, [`TcpLink::glance`] tries to receive more.
 const ENOUGH: usize = 32;
@@ -37,7 +37,7 @@ pub(crate) struct TcpLink {
     start: usize,
     end: usize,
     /// The number of bytes that the last `peek` returned, if none was consumed since. A caller that peeks again needs
-    /// more.
+    /// more bytes.
     shown: usize,
     /// Whether the last read found nothing. If so, the socket is polled before the next read: a read locks the socket,
     /// so repeated reads delay the bytes that arrive.

@@ -24,8 +24,8 @@ const HEAD: u16 = 0;
 const BODY: u16 = 1;
 /// The largest number of data bytes that a rank sends in the same MPI message as the header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// A function of MPI may fail because a peer has died. After a failure, a rank waits this long for a report of such a
-/// death, or until the call's deadline if that is earlier, but at least half of [`let_go`].
+/// How long a rank waits for the report that a peer has died, after a function of MPI has failed. The wait ends at the
+/// call's deadline if that is earlier, but lasts at least half of [`let_go`].
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
@@ -125,8 +125,8 @@ impl Exchange {
         received.into_iter().for_each(|one| self.keep(Some(one.memory)));
     }
 
-    /// Sends and receives. Returns the received data in the order of `recvs`. `from` is the memory of the call; it is
-    /// only read, and not used after this function returns.
+    /// Sends and receives. Returns the received data in the order of `recvs`. The memory `from` is only read, and not
+    /// used after this function returns.
     pub(crate) fn run(
         &mut self,
         step: &Step<'_>,
@@ -216,8 +216,7 @@ impl Exchange {
         Ok(sending.len() < before)
     }
 
-    /// Begins to receive a transfer. If the data are long, MPI gets the memory for them at once, before the header
-    /// arrives.
+    /// Begins to receive a transfer. MPI gets the memory for long data before the header arrives.
     fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
         let (len, peer) = (recv.range.len(), recv.peer);
         let memory = self.memory(Header::SIZE + SHORT);

@@ -1,5 +1,5 @@
-//! MPI's functions for ranks and communicators. The documentation of some functions here says that they may block. Such
-//! functions must be called on threads that may stay blocked.
+//! MPI's functions for ranks and communicators. A function whose documentation says that it blocks must be called on a
+//! thread that may stay blocked.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -66,7 +66,7 @@ impl Mpi {
         Error::new(ErrorKind::Internal, format!("{what} of {} failed with error {code}: {words}", self.0.version))
     }
 
-    /// Returns whether other code has called `MPI_Init`. If `MPI_Finalize` was called, too, this is an error.
+    /// Returns whether other code has called `MPI_Init`. Returns an error if `MPI_Finalize` was called.
     pub(crate) fn is_initialized(&self) -> Result<bool> {
         let (mut begun, mut over) = (0, 0);
         // SAFETY: each function writes one integer, and may be called at any time.
@@ -84,16 +84,16 @@ impl Mpi {
     pub(crate) fn start(&self) -> Result<Comm> {
         let world = match self.0.kind {
             // A session is opened first: if MPI cannot start, opening the session returns an error, while
-            // MPI_Init_thread would end the process. MPI_Init_thread is needed as well, since COMM_SELF exists only
-            // after it. Intel MPI does not support a session together with MPI_Init_thread.
+            // MPI_Init_thread would end the process. COMM_SELF exists only after MPI_Init_thread. Intel MPI does not
+            // support a session together with MPI_Init_thread.
             Kind::Mpich => {
                 self.session()?;
                 self.init()?
             }
             Kind::Intel | Kind::OpenMpi | Kind::Other => self.init()?,
         };
-        // MPI may notice a failure while it moves messages of any communicator. It then calls the error handler of
-        // COMM_SELF. If this were the default handler, the death of a peer could end this process.
+        // MPI may notice the death of a peer while it moves messages of any communicator. It then calls the error
+        // handler of COMM_SELF. The default handler could end this process.
         self.handle_errors(RawComm::SELF)?;
         self.handle_errors(world)?;
         Ok(Comm(world))
@@ -168,8 +168,8 @@ impl Mpi {
         Ok((number(rank)?, number(size)?))
     }
 
-    /// Makes a communicator of the ranks `ranks` of `from`, in this order. All these ranks must call this function. It
-    /// blocks until they have.
+    /// Makes a communicator of the ranks `ranks` of `from`, in this order. Blocks until all these ranks have called
+    /// this function.
     pub(crate) fn create(&self, from: Comm, ranks: &[u32], tag: u16) -> Result<Comm> {
         let number = |r: &u32| c_int::try_from(*r).map_err(|_| Error::invalid(format!("{r} is not a rank of MPI")));
         let ranks = ranks.iter().map(number).collect::<Result<Vec<c_int>>>()?;

@@ -18,7 +18,7 @@ use super::types::{
 
 /// The major version of the ABI to which the declarations here belong.
 const ABI: c_int = 1;
-/// Keeps a library loaded after its handle is closed, since threads and signal handlers of MPI may still exist then.
+/// Keeps a library loaded after its handle is closed: threads and signal handlers of MPI may still exist.
 const RTLD_NODELETE: c_int = 0x1000;
 
 macro_rules! functions {
@@ -47,7 +47,7 @@ macro_rules! functions {
     };
 }
 
-/// The type of an error handler. It is variadic in the standard. On x86-64 and AArch64, a function with only the named
+/// The type of an error handler. The standard's type is variadic. On x86-64 and AArch64, a function with only the named
 /// arguments is called in the same way.
 pub(super) type Handler = extern "C" fn(*mut RawComm, *mut c_int);
 
@@ -214,8 +214,7 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library of the standard ABI is a thin layer over another MPI library of Open MPI. So it is no
-        // error that this other library is in the process.
+        // Open MPI's library of the standard ABI loads another MPI library of Open MPI, which is no error.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {

@@ -99,8 +99,8 @@ impl Flight {
     }
 
     /// Begins to receive a message that has arrived from any rank. Returns `None` if there is none. The memory has room
-    /// for `limit` bytes at most. This function does not post a receive from any rank, since such receives are not
-    /// reliable: with them, MPICH 5.0.2 loses messages from other hosts if other ranks share memory with this rank.
+    /// for `limit` bytes at most. This function posts no receive from any rank: with such receives, MPICH 5.0.2 loses
+    /// messages from other hosts if other ranks share memory with this rank.
     pub(crate) fn arrived(mpi: Mpi, comm: Comm, tag: u16, limit: usize) -> Result<Option<Flight>> {
         let (mut found, mut message, mut status) = (0, Message(0), Status::default());
         let tag = c_int::from(tag);

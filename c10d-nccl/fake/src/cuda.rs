@@ -345,8 +345,8 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
 }
 
 /// Called before a copy to or from host memory. If the memory is pageable, the real driver may or may not wait for the
-/// stream, and it may copy at once or later. A caller must not rely on any of this. So this function waits for the
-/// stream, but the copy runs later, and the wait does not count as the host's knowledge that earlier work is finished.
+/// stream, and a caller must rely on neither. So this function waits for the stream, but does not record that the host
+/// knows earlier work to be finished.
 fn before_copy(host: u64, bytes: usize, stream: u64) {
     if !is_locked(host, bytes)
         && let Some(device) = current()

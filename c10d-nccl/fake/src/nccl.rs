@@ -406,7 +406,7 @@ fn dtype(code: c_int) -> Option<DType> {
     [I8, U8, I32, U32, I64, U64, F16, F32, F64, BF16].get(usize::try_from(code).ok()?).copied()
 }
 
-/// Adds a call to the current NCCL group. Without one, the call is launched alone.
+/// Adds a call to the current NCCL group. Without a group, the call is launched alone.
 #[allow(clippy::too_many_arguments)]
 fn call(
     kind: Kind,

@@ -66,8 +66,8 @@ impl Driver {
             // SAFETY: the driver has just returned this device.
             let context = unsafe { result::primary_ctx::retain(device) };
             let context = context.map_err(|e| failed("retaining a device's context", e))?;
-            // Two threads may both have retained the context. The second reference is then never released. This is
-            // harmless, since the context exists until the process ends.
+            // If two threads have both retained the context, the second reference is never released. This is harmless,
+            // since the context exists until the process ends.
             let _ = slot.set(Context(context));
         }
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was retained is missing"))

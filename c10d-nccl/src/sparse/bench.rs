@@ -220,7 +220,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Removes a buffer from the bench and returns it. The device must have finished with it.
+    /// Removes a buffer from the bench and returns it. The device must have finished all work on the buffer.
     pub(super) fn take(&mut self, tensor: Tensor) -> Result<DeviceBuffer> {
         // Empty tensors may have the same address, so the count and the type are compared, too.
         let found = self

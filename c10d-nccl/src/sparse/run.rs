@@ -98,10 +98,9 @@ impl Run<'_> {
         let words = self.worker.call("exchanging the headers", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // All ranks find the same mismatch in the headers, and each reports it with its own value in the field
-            // `mine` of `ErrorKind::Mismatch`. If a rank failed at once, it would send its report to ranks that have
-            // not read the headers yet. These ranks could return the report instead of their own errors. So all ranks
-            // make one more exchange before they fail.
+            // All ranks find the same mismatch, and each reports its own value in the field `mine` of
+            // `ErrorKind::Mismatch`. If a rank failed at once, a rank that has not read the headers yet could return
+            // that rank's report instead of its own error. So all ranks make one more exchange before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {
@@ -115,7 +114,7 @@ impl Run<'_> {
         Ok((0..ranks).map(|rank| heads.nnz(rank)).collect())
     }
 
-    /// Reduces a tensor if all ranks know the coordinates of the result, so that only a dense sum is needed.
+    /// Reduces a tensor by one dense sum. All ranks know the coordinates of the result.
     fn sum_known(&self, facts: SparseCall, entries: Entries, known: KnownIndices) -> Result<IndicesAndRows> {
         let rows = self.worker.call("writing rows to their places", move |b| {
             let layout = &facts.layout;
