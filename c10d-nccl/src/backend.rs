@@ -139,8 +139,8 @@ unsafe impl Backend for Nccl {
     }
 
     fn no_split(&self) {
-        // The send fails only if the engine's thread has ended. Then the group has failed, and the other ranks, which
-        // wait for this rank in ncclCommSplit, notice the failure.
+        // The send fails only if the engine's thread has ended. The group has then failed, and the ranks that wait in
+        // ncclCommSplit notice the failure.
         let _ = self.0.orders.send(Order::Do(ChannelWork::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 

@@ -16,8 +16,7 @@ use crate::jobs::{JobTable, Stage};
 /// How long to wait for a running call of CUDA, NCCL or the store before the communicators are aborted. A longer call
 /// is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
-/// How long to wait for an abort after the jobs that can end without it have ended. If it takes longer, the
-/// communicators are leaked.
+/// How long to wait for an abort. If the abort takes longer, the communicators are leaked.
 const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct DeadlineWatch {
@@ -51,8 +50,7 @@ impl DeadlineWatch {
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
         }
-        // The memory is retained from here on, so that it is not reused while a CUDA kernel of NCCL still uses it, even
-        // if its owner frees it.
+        // Retained memory is not reused while a CUDA kernel of NCCL still uses it, even if its owner frees it.
         let held: Vec<RunningJob> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
         let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
         let through = aborted.recv_timeout(grace / 4).is_ok();

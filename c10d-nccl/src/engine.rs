@@ -19,8 +19,7 @@ const EAGER: Duration = Duration::from_micros(200);
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// How long the side channel (through which the ranks watch each other) may take to name the peer after NCCL reported
-/// that a peer is lost. On a busy machine this takes time. An earlier error would not name the peer, and the survivors
-/// must know the peer to continue without it.
+/// that a peer is lost. The survivors can continue only if the error names the peer.
 const NAMED: Duration = Duration::from_secs(2);
 
 /// An order to the thread.

@@ -17,8 +17,7 @@ pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) issuer: &'i mut Issuer<'a>,
     /// The NCCL operation that was made for this task's reduction, if any.
     pub(crate) made: Option<RedOp>,
-    /// Decides which calls are made, and how they are grouped: all ranks of a communicator must do this in the same
-    /// way.
+    /// Decides which calls are made, and how they are grouped. Both must be the same on all ranks of a communicator.
     pub(crate) dialect: &'t Dialect,
     pub(crate) scratch: &'t mut Scratch,
 }
@@ -115,9 +114,8 @@ impl Plan<'_, '_, '_> {
         self.reducing(|plan, op| plan.issuer.reduce(buffer, buffer, op, root))
     }
 
-    /// Each rank broadcasts its input to all ranks. Each rank receives it in the output for the sender. Lengths may
-    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, the data go through scratch memory if all
-    /// tensors have the same length, as in PyTorch.
+    /// Each rank broadcasts its input to all ranks, which receive it in their output for this rank. Lengths may differ.
+    /// In the dialect `TorchLegacy`, tensors of the same length go through scratch memory, as in PyTorch.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {
@@ -153,9 +151,8 @@ impl Plan<'_, '_, '_> {
         self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
-    /// There is one reduction to each rank. It combines the inputs that all ranks have for that rank. Lengths may
-    /// differ, and no scratch memory is needed. In the dialect `TorchLegacy`, the data go through scratch memory if all
-    /// tensors have the same length, as in PyTorch.
+    /// For each rank, one reduction to that rank combines the inputs that all ranks have for that rank. Lengths may
+    /// differ. In the dialect `TorchLegacy`, tensors of the same length go through scratch memory, as in PyTorch.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {

@@ -14,9 +14,8 @@ use crate::task::DeviceSpan;
 pub(crate) struct Scratch {
     cuda: Arc<dyn CudaApi>,
     device: u16,
-    /// The last buffer is the one in use. The others are older and were too small; all of them together are not larger
-    /// than the last. They are kept until the end, since freeing waits for the whole device, including CUDA kernels of
-    /// other communicators. After a failure all are leaked, since the device may still use them.
+    /// The last buffer is the one in use. The others were too small. They are kept until the end, since freeing waits
+    /// for the whole device. After a failure all buffers are leaked, since the device may still use them.
     buffers: Vec<ManuallyDrop<DeviceBuffer>>,
 }
 

@@ -20,8 +20,8 @@ fn stream(rank: u32) -> Result<Arc<CudaStream>> {
     cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
 }
 
-/// Returns the contents of the slice. The fake copies to any host memory only when the stream reaches the copy, as CUDA
-/// does for page-locked memory. So this function waits for the stream.
+/// Returns the contents of the slice. The fake copies when the stream reaches the copy, so this function waits for the
+/// stream.
 fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<Vec<T>> {
     let host = cuda(s.clone_dtoh(slice))?;
     cuda(s.synchronize())?;
@@ -155,7 +155,8 @@ fn the_slices_own_stream_may_be_given() {
     });
 }
 
-/// c10d cannot prevent cudarc's memory from being freed. So the call returns only when the device has finished with it.
+/// c10d cannot prevent cudarc's memory from being freed. So the call returns only when the device does not use the
+/// memory any more.
 #[test]
 fn a_slice_comes_back_when_the_device_has_let_go() {
     with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {

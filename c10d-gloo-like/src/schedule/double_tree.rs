@@ -1,5 +1,5 @@
 //! Two binary trees, each for one half of the bytes. A rank with children in one tree is a leaf of the other (except
-//! one rank of an odd world), so the work is divided almost equally. The trees need few rounds.
+//! one rank of an odd world), so the work is divided almost equally.
 
 use c10d_core::OpKind;
 
@@ -162,8 +162,8 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: 
 mod tests {
     use super::*;
 
-    /// Both trees have all places and logarithmic depth. In the two trees together, a place has at most two children.
-    /// (The test would accept one more.)
+    /// Both trees have all places and logarithmic depth. In the two trees together, a place has at most two children;
+    /// the test accepts three.
     #[test]
     fn the_trees_complement_each_other() {
         for n in 1..=130u32 {

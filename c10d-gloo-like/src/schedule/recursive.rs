@@ -54,11 +54,10 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`. So `2^(k+1)`
-/// ranks have the data once the sends up to `k` have ended (fewer if the world is smaller).
+/// Ranks are counted from the root. Rank `v` sends the data to rank `v + 2^k` for each `k` with `2^k > v`.
 ///
-/// The data reach each rank by at most `floor(log2(world))` messages that wait for each other, because a rank sends to
-/// all its receivers at once. Each rank sends `bytes` to each of its receivers.
+/// Takes at most `floor(log2(world))` rounds, because a rank sends to all its receivers at once. Each rank sends
+/// `bytes` to each of its receivers.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);

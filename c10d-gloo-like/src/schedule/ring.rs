@@ -1,4 +1,4 @@
-//! Each rank communicates only with its two neighbours, around the circle. This sends the fewest bytes and needs the
+//! Each rank communicates only with its two neighbours, around the circle. A ring sends the fewest bytes and needs the
 //! most rounds.
 //!
 //! A rank forwards a block while it receives the block, so the rounds overlap.

@@ -101,8 +101,8 @@ const TWO: (u32, u32) = (2, 2);
 const SOME: (u32, u32) = (3, 8);
 const MANY: (u32, u32) = (9, ANY_WORLD);
 
-/// Some rules follow another rule for the same worlds and sizes. The later rules are for sums that must be rounded
-/// once. Calls with such sums skip rules whose algorithms do not reduce in rank order.
+/// If two rules are for the same worlds and sizes, the later one is for sums that must be rounded once. Calls with such
+/// sums skip rules whose algorithms do not reduce in rank order.
 #[rustfmt::skip]
 const BUILTIN: &[Rule] = &[
     rule(AllReduce, Shm, TWO, 8 * K, OneShot),

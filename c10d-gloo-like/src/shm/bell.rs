@@ -1,12 +1,11 @@
 //! The bell on which a rank sleeps until a peer has written or read. A bell has two words in shared memory: a futex
 //! word, and the number of threads that sleep on it.
 //!
-//! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
-//! value. The writer publishes, executes a fence and then checks for sleepers. So the sleeper sees the published bytes,
-//! or the writer sees the sleeper. A fence in the writer would make the writer wait, on every write, until the reader's
-//! core has released the cache line of the ring's cursor. So the sleeper causes both fences: `membarrier` makes every
-//! registered process execute a fence. A writer that cannot register executes its own fence. A sleeper that cannot call
-//! `membarrier` sleeps only briefly, since it may miss the wake-up.
+//! No wake-up is lost. The sleeper announces itself and then checks for bytes once more. The writer publishes and then
+//! checks for sleepers. With a fence between the two actions of each, the sleeper sees the published bytes, or the
+//! writer sees the sleeper. A fence at every write would be slow, so the sleeper causes both fences: its call of
+//! `membarrier` makes every registered process execute a fence. A writer that cannot register executes its own fence. A
+//! sleeper that cannot call `membarrier` may miss the wake-up, so it sleeps only briefly.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};

@@ -2,9 +2,9 @@
 //! keeps that rank from running.
 //!
 //! Each rank that waits records its core in its segment. If a peer last waited on the core on which this rank runs now,
-//! the peer cannot be running. If the operating system has moved the peer to another core since then, the record is out
-//! of date. Until the peer waits again and records its new core, this rank may yield although the peer runs, which
-//! costs little, or spin although the peer cannot run.
+//! the peer is taken to be on this core. The record may be out of date if the operating system has moved the peer to
+//! another core. The peer corrects the record when it waits again. Until then, this rank may yield or spin at the wrong
+//! time.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

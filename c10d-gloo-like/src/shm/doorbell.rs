@@ -12,15 +12,15 @@ use super::segment::Segment;
 
 /// The longest sleep before the caller checks for data again.
 const SLICE: Duration = Duration::from_millis(10);
-/// The same, if a peer may write data without ringing the bell (see [`Doorbell::sure`]).
+/// The longest sleep if a peer may write data without ringing the bell (see [`Doorbell::sure`]).
 const SHORT_SLICE: Duration = Duration::from_micros(500);
 
 /// This rank's bell. A thread calls [`Doorbell::arm`] and checks for data. As long as there is none, it calls
 /// [`Doorbell::sleep`] and [`Doorbell::value`], and checks again. At the end it calls [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
-    /// Whether `membarrier` made all writers execute a fence when the bell was armed. If it failed, a writer may not
-    /// have seen the sleeper, and so may not ring.
+    /// Whether `membarrier` made all writers execute a fence when the bell was armed. If not, a writer may not see the
+    /// sleeper, and then does not ring.
     sure: bool,
 }
 

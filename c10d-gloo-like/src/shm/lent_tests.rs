@@ -62,7 +62,7 @@ fn bytes_of_a_window_are_read_in_place_and_then_given_back() {
     let (mut here, mut there, _) = pair();
     let window = window(1 << 20);
     let mut read_all = vec![0; 1 << 20];
-    // A record stands for lent bytes in the ring. There are many rounds, so that some records continue at the ring's
+    // There are many rounds, so that some records (which stand for lent bytes in the ring) continue at the ring's
     // beginning.
     for round in 0..10_000 {
         let len = if round % 1000 == 0 { 1 << 20 } else { 40_000 };
@@ -187,8 +187,8 @@ fn private_bytes_of_a_peer_that_gave_up_are_discarded() {
     assert_eq!(read(&mut there, &mut to[..50_000]), 50_000);
     segment.header().revoked.store(1, Ordering::Release);
     assert_eq!(read(&mut there, &mut to[50_000..]), 0);
-    // The lent memory of a peer that gave up may be gone, as here. The reader does not refuse the bytes, since the
-    // writer does not wait for an answer any more.
+    // The peer has given up, and the lent memory is gone. The reader discards the bytes. It does not refuse them, since
+    // the writer does not wait for an answer any more.
     let (mut here, mut there, segment) = pair();
     assert_eq!(lend(&mut here, std::ptr::without_provenance(4096), 100_000), 0);
     segment.header().revoked.store(1, Ordering::Release);

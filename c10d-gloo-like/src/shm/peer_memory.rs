@@ -1,14 +1,13 @@
-//! The private memory of a peer's process on this host. A rank reads it by a system call (`process_vm_readv`), which
-//! copies the bytes once. Through a ring, the bytes are copied twice: by the writer and by the reader.
+//! The private memory of a peer's process on this host. A rank reads it by a system call (`process_vm_readv`).
 //!
-//! The operating system allows this call if this process might trace the peer: among others, both must run as the same
-//! user, and Yama must not restrict it. So each rank tries it out when its links are made. The peer's process ID is the
-//! one that the operating system reports for the UNIX socket to the peer. The owner of a segment publishes the address
-//! and the value of a *mark*: random bytes in its private memory. Each call also reads the mark, in the same system
-//! call. If the mark is not the published one, the peer has ended, and another process has its ID.
+//! The operating system allows this call if this process may trace the peer: both must run as the same user, and Yama
+//! must not restrict tracing. So each rank tries the call when its links are made. The peer's process ID is the one
+//! that the operating system reports for the UNIX socket to the peer. If the peer ends, another process may get this
+//! ID. So the owner of a segment publishes the address and the value of a *mark*: random bytes in its private memory.
+//! Each call reads the mark together with the bytes, and compares it with the published one.
 //!
 //! If the peer's memory is in a file or device that does not answer (such as a network file system), the call blocks
-//! until it does, beyond any deadline.
+//! until the file or device answers, beyond any deadline.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use c10d_core::process::random;
 /// The published part, in the header of the owner's segment.
 #[repr(C)]
 pub(super) struct Origin {
-    /// The address of the mark in the owner's process, or 0 if peers must not read its private memory.
+    /// The address of the mark in the owner's process, or 0 if peers must not read the owner's private memory.
     at: AtomicU64,
     pub(super) mark: [AtomicU64; 2],
 }
@@ -32,7 +31,7 @@ impl Mark {
         Ok(Mark(Box::new([u64::from_le_bytes(random()?), u64::from_le_bytes(random()?)])))
     }
 
-    /// Publishes the mark. It must stay at its address until no peer reads memory of this process any more.
+    /// Publishes the mark. The mark must stay at its address until no peer reads memory of this process any more.
     pub(super) fn publish(&self, origin: &Origin) {
         origin.mark.iter().zip(*self.0).for_each(|(to, half)| to.store(half, Ordering::Relaxed));
         origin.at.store(&raw const *self.0 as u64, Ordering::Release);

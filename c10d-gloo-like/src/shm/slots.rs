@@ -2,8 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The number of slots of a mailbox if a rank has few peers. With so many slots, a writer that shares its core with the
-/// reader seldom has to wait until the reader has run.
+/// The number of slots of a mailbox if a rank has few peers.
 pub(super) const MANY: u32 = 32;
 /// The number of slots of a mailbox if a rank has many peers, so that the rank's segment stays small.
 pub(super) const FEW: u32 = 8;
@@ -35,8 +34,8 @@ pub(super) struct Word {
     /// The number of the item, counted from 1; 0 if the slot has had no item.
     pub(super) number: u32,
     pub(super) len: u16,
-    /// The line of the ring at which the item would begin (low 16 bits). This number gives the item's position among
-    /// the items of the ring.
+    /// The low 16 bits of the ring's line at which the item would begin. This line gives the item's position among the
+    /// items of the ring.
     pub(super) line: u16,
 }
 

@@ -51,7 +51,7 @@ impl Listener {
     }
 
     /// Accepts the next connection, tunes it and makes it non-blocking. Returns `None` if no connection arrived by the
-    /// deadline. With a deadline in the past, this does not wait.
+    /// deadline. If the deadline has passed, this function does not wait.
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             match self.socket.accept() {
@@ -128,9 +128,8 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
 
 /// Makes the operating system end this connection if the peer's host is silent for this long.
 ///
-/// This is for connections with little data whose reader always reads. On a connection with payload, a late peer does
-/// not read, so its receive buffer becomes full. TCP's user timeout counts this time as silence, so a living peer would
-/// count as dead.
+/// Only for connections whose reader always reads. On a connection with payload, a late peer may not read for a long
+/// time, which TCP's user timeout would count as silence.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let silence = silence.max(SHORTEST_SILENCE);
@@ -143,8 +142,7 @@ pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Resu
     socket.set_tcp_keepalive(&probes)
 }
 
-/// Sets the options that all connections need. Connections with payload have no user timeout of TCP: a thread waits for
-/// their data until the op's deadline, and the control connection shows whether the peer's host is alive.
+/// Sets the options that all connections need. Connections with payload get no user timeout (see [`end_when_silent`]).
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;

@@ -74,7 +74,7 @@ pub(super) fn garbled(peer: u32, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
 }
 
-/// Adds the failed call to an error. Later calls get the same error, and it must still name the call that failed.
+/// Adds the failed call to an error. Later calls get the same error, which must name the call that failed.
 fn called(step: &Step<'_>, mut error: Error) -> Error {
     let report = error.report_mut();
     (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));

@@ -13,8 +13,8 @@ use super::mapped::{is_fabric, mappings};
 
 /// Runs `call` while the environment variables in `values` have these values (`None` removes a variable). Restores the
 /// variables afterwards, since children of this process must not inherit the values. A call of this function is unsound
-/// if another thread reads or writes the environment by functions of C at the same time. Accesses by Rust's own
-/// functions are sound, since these functions use a lock. `docs/cluster.md` tells users how to avoid such accesses.
+/// if another thread reads or writes the environment by functions of C at the same time. (Rust's own functions use a
+/// lock.) `docs/cluster.md` tells users how to avoid this.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {

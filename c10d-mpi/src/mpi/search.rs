@@ -38,14 +38,14 @@ impl Surroundings {
         }
     }
 
-    /// Returns the files to open, in order. It is an error if the variable has a relative path.
+    /// Returns the files to open, in order. Returns an error if the variable has a relative path.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
-        // This name has no folder, so the dynamic linker searches its folders for it, among them those in
-        // LD_LIBRARY_PATH, which module systems of clusters set.
+        // This name has no folder, so the dynamic linker searches its folders for it, including those in
+        // LD_LIBRARY_PATH.
         out.push(PathBuf::from(SONAME));
         out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
         Ok(out)

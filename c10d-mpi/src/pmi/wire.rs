@@ -60,8 +60,7 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
     lines.join("\n")
 }
 
-/// The packed values of the ranks, round by round. A value is unpacked only when the library asks for it, since the
-/// library never asks for most values.
+/// The packed values of the ranks, round by round. A value is unpacked when the library asks for it.
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 

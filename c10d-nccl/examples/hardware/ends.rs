@@ -1,6 +1,6 @@
-//! Two groups of two ranks. In each, rank 0 calls an all-reduce that rank 1 does not call, so it cannot complete. In
-//! the first group it ends at its deadline, and the device must still be usable. In the second, rank 1 aborts the
-//! group, which ends the all-reduce.
+//! Two groups of two ranks. In each group, rank 0 calls an all-reduce that rank 1 does not call. In the first group the
+//! all-reduce ends at its deadline, and the device must still be usable. In the second group rank 1 aborts the group,
+//! which ends the all-reduce.
 
 use std::time::{Duration, Instant};
 

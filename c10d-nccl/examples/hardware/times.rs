@@ -34,8 +34,7 @@ fn busy() -> f64 {
 }
 
 /// Measures NCCL in a group of one rank: how long the caller needs to start an op, the CPU time of an op on all
-/// threads, and its total time. The time to start an op cannot be compared with PyTorch's, since in c10d another thread
-/// makes the calls of NCCL.
+/// threads, and its total time.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");

@@ -66,8 +66,8 @@ pub(crate) fn records(event: u64, stream: u64) -> bool {
 }
 
 /// Called when a stream waits for an event. If the event is part of a capture, the stream joins the capture. CUDA
-/// requires that such a stream is joined back before the capture ends. This library assumes that it never is, so the
-/// capture fails.
+/// requires that such a stream is joined back before the capture ends. This library assumes that the stream is never
+/// joined back, so the capture fails.
 pub(crate) fn joins(event: u64) {
     let Captures { running, events } = &mut *CAPTURES.lock();
     if let Some(capture) = events.get(&event).and_then(|stream| running.get_mut(stream)) {

@@ -106,7 +106,7 @@ impl Comm {
     }
 
     /// Begins to derive a communicator. If this rank is a member of the new communicator, another thread writes the new
-    /// handle to `new`. It does so only after the caller has queried this communicator's state once.
+    /// handle to `new`, after the caller has queried this communicator's state once.
     ///
     /// # Safety
     /// `new` is valid until this communicator is ready again, or for ever if it never is.

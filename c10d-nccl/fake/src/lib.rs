@@ -6,8 +6,8 @@
 //! or hang, it returns an error with a message. Such cases are two streams that use the same memory without an event
 //! between them, messages outside an NCCL group, memory or streams of another device, and communicators that are not
 //! ready or do not exist any more. If the driver may behave in several ways, as with pageable memory, the library
-//! behaves in the way that is hardest for its caller. The variable `C10D_FAKE_NCCL` makes it fail on purpose, see
-//! [`fault`].
+//! behaves in the way that is hardest for its caller. The variable `C10D_FAKE_NCCL` makes the library fail on purpose,
+//! see [`fault`].
 #![allow(unsafe_code)]
 
 pub mod capture;

@@ -8,8 +8,8 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// A vector clock: for each stream, the number of its pieces of work that are certain to be finished when something
-/// else happens: the host's next call, a stream's next work, or an event. The work itself may not have run yet.
+/// A vector clock of the host's next call, of a stream's next work or of an event: for each stream, the number of
+/// pieces of work that are certain to be finished by then.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
@@ -160,7 +160,7 @@ impl World {
         self.streams.remove(&stream).is_some()
     }
 
-    /// Puts work on a stream. It is an error if the work has a race with earlier work, or uses memory that does not
+    /// Puts work on a stream. Returns an error if the work has a race with earlier work, or uses memory that does not
     /// belong to the stream's device.
     pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
         let World { allocations, streams, host, .. } = self;

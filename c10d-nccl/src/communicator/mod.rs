@@ -74,7 +74,8 @@ impl Communicator {
         if result.is_accepted() { Ok(()) } else { Err(failure(&*self.nccl, self.comm, what, result)) }
     }
 
-    /// Whether NCCL has finished everything that was requested. For ops, this means that they are on the stream.
+    /// Whether NCCL has finished everything that was requested. An op is finished in this sense when it is on the
+    /// stream.
     pub(crate) fn ready(&self) -> Result<bool> {
         // SAFETY: the communicator exists as long as this value.
         match unsafe { self.nccl.async_error(self.comm) } {

@@ -21,8 +21,8 @@ const OLDEST_DEVICE: i32 = 7;
 const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
-/// The maximum number of blocks, which is enough to keep any device busy. If there are more elements than threads, each
-/// thread processes several elements.
+/// The maximum number of blocks of a launch. If there are more elements than threads, each thread processes several
+/// elements.
 const MOST_BLOCKS: usize = 4096;
 
 /// The loaded modules and functions.

@@ -71,7 +71,7 @@ impl WorkStream {
         self.free.push(mark.0);
     }
 
-    /// Destroys the stream and the events. The device must have finished with them.
+    /// Destroys the stream and the events. The device must have finished all work on the stream.
     pub(crate) fn close(self) {
         // SAFETY: this value owns the stream and the events, and no mark is used any more.
         unsafe {

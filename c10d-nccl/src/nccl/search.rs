@@ -31,7 +31,7 @@ impl Surroundings {
         }
     }
 
-    /// Returns the files to try, in order. It is an error if `C10D_NCCL_LIB` is not an absolute path.
+    /// Returns the files to try, in order. Returns an error if `C10D_NCCL_LIB` is not an absolute path.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);

@@ -102,7 +102,7 @@ fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize)
 /// them. Entries with the same coordinates are combined in their original order.
 fn coalesce(bench: &mut Bench, facts: &SparseCall, keys: Tensor) -> Result<Entries> {
     let mut order: Vec<(u64, u64)> = bench.download_numbers(keys)?.into_iter().zip(0..).collect();
-    // No two pairs are equal, since the positions differ, so equal keys keep their order.
+    // The positions differ, so no two pairs are equal, and equal keys keep their order.
     order.sort_unstable();
     let is_first = |i: &usize| *i == 0 || order[*i].0 != order[*i - 1].0;
     let mut starts: Vec<u64> = (0..order.len()).filter(is_first).map(|i| i as u64).collect();

@@ -49,8 +49,7 @@ fn all_reduce() {
     assert_eq!(logs, vec![between(&["all_reduce 5xf32 avg on 1"]); 2]);
 }
 
-/// A started op and a blocking op both end when the device has finished the op. The caller's stream does not wait for
-/// the op, since this would block other ranks that share the stream.
+/// Neither a started op nor a blocking op makes the caller's stream wait.
 #[test]
 fn a_started_op_makes_the_same_calls() {
     let logs = of_two("started", None, |pg| Ok(pg.start(op::all_reduce(buffer(5), ReduceOp::Sum)).wait().map(drop)?));

@@ -74,7 +74,7 @@ fn a_stream_that_records_a_graph_is_refused() {
                 let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
                 let stream = common::cuda().create_stream(pg.rank() as u16)?;
                 // Rank 1 captures in CUDA's global mode: during the capture, the other threads of the test may not
-                // allocate device memory. So both ranks have made their tensors before.
+                // allocate device memory. So both ranks make their tensors before.
                 ready.wait();
                 let e = if pg.rank() == 1 {
                     // SAFETY: the stream belongs to this device and is not destroyed.

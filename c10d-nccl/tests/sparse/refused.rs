@@ -73,8 +73,8 @@ fn ranks_that_disagree() {
     });
 }
 
-/// A rank that learns of a mismatch after the others also names the right rank, since no rank fails until all ranks
-/// know of the mismatch. Otherwise this rank would get another rank's error, which names other ranks.
+/// A rank that learns of a mismatch after the others also names the right rank: no rank fails until all ranks know of
+/// the mismatch.
 #[test]
 fn the_last_rank_to_learn_of_a_mismatch_names_the_right_rank() {
     with_fake("the_last_rank_to_learn_of_a_mismatch_names_the_right_rank", "rank=2,behind=0", || {

@@ -7,9 +7,8 @@ use super::*;
 fn double_trees() {
     for world in WORLDS {
         for bytes in sizes(world) {
-            // In an all-reduce, every rank sends each half once to its parent, and once to each child. A rank has at
-            // most two children in both trees together, so it sends at most 2 + 2 halves. In a broadcast, it sends at
-            // most two. The limits of both are one half higher.
+            // A rank has at most two children in both trees together. So it sends at most four halves in an all-reduce
+            // (two of them to its parents), and at most two in a broadcast. The limits here are one half higher.
             let most = |w: &World, most: usize| assert!((0..world).all(|r| w.sent(r) <= most), "{world} {bytes}");
             for seed in seeds(world, bytes).take(4) {
                 let plan = |rank| planned(|p| double_tree::all_reduce(Member { world, rank }, bytes, ELEM, p));

@@ -22,8 +22,8 @@ fn sizes(world: u32) -> [usize; 5] {
     [0, 1, w - 1, w, 2 * w + 3].map(|n| n * ELEM)
 }
 
-/// Returns the seeds, each of which gives one order of events: for each size, ten seeds in worlds of up to nine
-/// ranks, and one in larger worlds.
+/// Returns the seeds for one size: ten in worlds of up to nine ranks, and one in larger worlds. Each seed gives one
+/// order of events.
 fn seeds(world: u32, bytes: usize) -> impl Iterator<Item = u64> {
     let first = u64::from(world) + (bytes / ELEM) as u64;
     first..first + if world <= 9 { 10 } else { 1 }
