@@ -30,7 +30,6 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Whether this region lies inside `other`.
     pub(crate) fn lies_in(&self, other: &Region) -> bool {
         self.space == other.space && self.offset >= other.offset && self.offset + self.len <= other.offset + other.len
     }
@@ -42,9 +41,7 @@ pub(crate) type StepId = u32;
 /// The work of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Sends bytes to a peer.
     Send { peer: u32, from: Region },
-    /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
     /// the region has. `peers` is a range of [`Plan::peers`], in ascending order. If `last` is set, no later step adds
@@ -92,7 +89,6 @@ impl Action {
 /// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
-    /// The step has no dependency.
     Nothing,
     /// This step may process a byte as soon as that step has written it. The source of this step lies in the target of
     /// that step.
@@ -104,7 +100,6 @@ pub(crate) enum After {
     All(StepId),
 }
 
-/// A step: an action and its dependency.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) action: Action,
@@ -142,17 +137,14 @@ impl Plan {
         (self.steps.len() - 1) as StepId
     }
 
-    /// Appends a send.
     pub(crate) fn send(&mut self, peer: u32, from: Region, after: After) -> StepId {
         self.push(Action::Send { peer, from }, after)
     }
 
-    /// Appends a receive.
     pub(crate) fn recv(&mut self, peer: u32, to: Region) -> StepId {
         self.push(Action::Recv { peer, to }, After::Nothing)
     }
 
-    /// Appends a copy.
     pub(crate) fn copy(&mut self, from: Region, to: Region, after: After) -> StepId {
         debug_assert_eq!(from.len, to.len);
         self.push(Action::Copy { from, to }, after)
@@ -237,7 +229,6 @@ impl Plan {
         !self.steps.iter().any(waits)
     }
 
-    /// Returns the last step.
     pub(crate) fn last(&self) -> StepId {
         (self.steps.len() as StepId).saturating_sub(1)
     }

@@ -55,7 +55,6 @@ struct Rank {
 }
 
 impl MpiBackend {
-    /// Connects this rank to the others.
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {

@@ -24,7 +24,6 @@ pub(crate) struct WorldRank {
     pub(crate) size: u32,
 }
 
-/// The card of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Card {
     /// A random id of the process.
@@ -32,7 +31,6 @@ pub(crate) struct Card {
     /// The host: a text that is equal for ranks that can share memory.
     host: String,
     library: String,
-    /// The cores that the process may use.
     cores: Cores,
     /// The free and the needed space in `/dev/shm`; `None` if the space need not be checked (see [`room`]).
     room: Option<Room>,
@@ -213,7 +211,6 @@ fn fits_into_memory(cards: &[Card], hosts: &[u32]) -> Result {
     Ok(())
 }
 
-/// Returns a unique id of this process.
 fn process_id() -> &'static str {
     static ID: PerProcess<OnceLock<String>> = PerProcess::new();
     ID.get().get_or_init(|| {

@@ -37,7 +37,6 @@ struct Entry {
 pub(crate) struct Entered {
     /// The number of the job in the ledger.
     pub(crate) id: u64,
-    /// The job's deadline.
     pub(crate) deadline: Instant,
     pub(crate) task: Task,
 }
@@ -162,8 +161,7 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // This fails the group if a peer's program has ended. The keeper makes this check, too, since all threads that
-        // work on jobs may be blocked in MPI.
+        // This fails the group if a peer's program has ended. All threads that work on jobs may be blocked in MPI.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);

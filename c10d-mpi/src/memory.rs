@@ -24,12 +24,10 @@ pub(crate) struct Space {
 unsafe impl Send for Space {}
 
 impl Space {
-    /// Makes an empty space with this gate.
     fn through(gate: Gate) -> Space {
         Space { parts: SmallVec::new(), len: 0, gate }
     }
 
-    /// Makes an empty space.
     pub(crate) fn empty() -> Space {
         Space::through(Gate::OPEN)
     }
@@ -169,7 +167,6 @@ pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     }
 }
 
-/// The reduction of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
     kernel: Kernel,

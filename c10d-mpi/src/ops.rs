@@ -43,7 +43,6 @@ pub(crate) struct Collectives {
     by_handshake: bool,
 }
 
-/// A running call.
 struct Call<'a> {
     task: &'a Task,
     deadline: &'a dyn Fn() -> Instant,
@@ -171,15 +170,13 @@ impl Collectives {
         (0..self.size).filter(move |r| *r != rank)
     }
 
-    /// Returns the blocks of all other ranks.
     fn blocks(&self, starts: &[usize], lens: &[usize]) -> Vec<Block> {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
     /// Adds an empty block to each of the next two ranks and from each of the two ranks before this one, unless there
     /// is a block already. An empty block is sent as a header with the fingerprint of the call. So each rank compares
-    /// its call at least with those of the two ranks before it, and in a group of three, two ranks can tell which one
-    /// makes a different call.
+    /// its call at least with the calls of the two ranks before it.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {

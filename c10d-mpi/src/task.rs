@@ -39,7 +39,6 @@ impl Gate {
 /// Keeps a gate open.
 pub(crate) struct Pass<'a>(#[expect(dead_code)] Option<MutexGuard<'a, bool>>);
 
-/// The description of a job.
 pub(crate) struct Task {
     pub(crate) op: OpKind,
     pub(crate) params: Params,

@@ -30,7 +30,6 @@ pub(crate) struct World {
     world_rank: WorldRank,
 }
 
-/// A group's MPI library and communicator.
 pub(crate) struct Member {
     pub(crate) mpi: Mpi,
     pub(crate) comm: Comm,

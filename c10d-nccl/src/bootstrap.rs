@@ -25,7 +25,6 @@ fn here_key(rank: u32) -> String {
 
 /// The ids of a communicator: their keys in the store, and the ranks that make them.
 pub(crate) struct Ids {
-    /// The keys of the ids.
     keys: Vec<String>,
     /// The rank that makes each id.
     makers: Vec<u32>,
@@ -100,12 +99,10 @@ pub(crate) fn arrive(store: &dyn Store, rank: u32, deadline: Instant) -> Result 
     store.set(&here_key(rank), b"1", deadline)
 }
 
-/// Makes one id.
 pub(crate) fn make(nccl: &dyn NcclApi) -> Result<UniqueId> {
     nccl.unique_id().map_err(|r| failure(nccl, crate::nccl::Comm::NULL, "ncclGetUniqueId", r))
 }
 
-/// Parses an id from the store.
 pub(crate) fn parse(bytes: &[u8]) -> Result<UniqueId> {
     let id: Result<[u8; UniqueId::SIZE], _> = bytes.try_into();
     id.map(UniqueId).map_err(|_| {

@@ -36,7 +36,6 @@ pub(crate) struct Resources {
     pub(crate) dialect: Dialect,
 }
 
-/// The ranks of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Participants {
     All,
@@ -65,7 +64,6 @@ pub(crate) enum Derive {
         /// This rank's number in its part.
         key: u32,
     },
-    /// These ranks are left out.
     Shrink { without: Vec<i32> },
 }
 

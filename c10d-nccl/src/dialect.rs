@@ -31,7 +31,6 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// Returns the dialect that the hints select.
     pub(crate) fn of(init: &GroupInit) -> Result<Dialect> {
         match init.hint(HINT) {
             None | Some("native") => Ok(Dialect::Native),

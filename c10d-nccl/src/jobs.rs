@@ -14,7 +14,6 @@ const ENDED: Duration = Duration::from_secs(1);
 /// The pause between two checks whether the jobs have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The progress of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing was sent to the device.
@@ -187,7 +186,7 @@ impl JobTable {
         self.fail(cause);
     }
 
-    /// Waits until all jobs are finished. After a failure this does not wait, since the deadline watch ends the jobs.
+    /// Waits until all jobs are finished, or until a failure.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.slots.is_empty() && jobs.failed.is_none() {
@@ -212,7 +211,6 @@ impl JobTable {
         first.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits for a failure, but no longer than `patience`.
     pub(crate) fn wait_for_failure(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut jobs = self.jobs.lock();

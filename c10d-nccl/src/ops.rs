@@ -249,7 +249,6 @@ impl Plan<'_, '_, '_> {
     }
 }
 
-/// Whether all tensors have the same length.
 fn all_alike(parts: &[DeviceSpan]) -> bool {
     parts.iter().all(|part| part.count == parts[0].count)
 }

@@ -10,7 +10,7 @@ use c10d_core::{Buf, DType, Error, ErrorKind, Memory, Result};
 use crate::cuda::CudaApi;
 use crate::task::DeviceSpan;
 
-/// Memory that grows as ops need it. Ops share it one after another, since they are on one stream.
+/// Memory that grows as ops need it. The ops use it one after another.
 pub(crate) struct Scratch {
     cuda: Arc<dyn CudaApi>,
     device: u16,

@@ -42,7 +42,6 @@ pub(crate) struct Running {
     pub(crate) dialect: Dialect,
 }
 
-/// The arguments for starting a backend.
 pub(crate) struct StartOptions {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
@@ -199,7 +198,6 @@ impl Running {
         side.leave();
     }
 
-    /// Fails the group with this cause.
     pub(crate) fn fail(&self, cause: Error) {
         self.jobs.fail(cause.clone());
         self.side.iter().for_each(|side| side.abort(&cause));

@@ -66,7 +66,6 @@ impl Task {
         })
     }
 
-    /// Returns all tensors of the task.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &DeviceSpan> {
         self.inputs.iter().chain(&self.outputs)
     }

@@ -5,7 +5,6 @@ use crate::common;
 use c10d_core::{Builder, DispatchKey, ReduceOp};
 use common::{SECOND, fake, on, with_fake, with_library};
 
-/// Makes a builder without a backend map.
 fn open_map() -> Builder {
     Builder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(20 * SECOND)
 }

@@ -35,8 +35,8 @@ unsafe impl Backend for Late {
         // A fingerprint has several bytes. The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
-            // The fingerprint is sent 20 ms after the rank's last call has ended, or after 320 ms. A rank that does not wait for its
-            // fingerprint has left by then.
+            // The fingerprint is sent 20 ms after the rank's last call has ended, or after 320 ms. A rank that does not
+            // wait for its fingerprint has left by then.
             let begun = Instant::now();
             while !LEAVES.load(Ordering::Acquire) && begun.elapsed() < Duration::from_millis(300) {
                 std::thread::sleep(Duration::from_millis(1));

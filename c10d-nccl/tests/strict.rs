@@ -27,7 +27,6 @@ static NCCL: LazyLock<Library> = LazyLock::new(|| {
     unsafe { Library::new("libnccl.so.2") }.unwrap()
 });
 
-/// Returns a function of NCCL.
 fn function<T>(name: &str) -> Symbol<'static, T> {
     // SAFETY: the caller gives NCCL's signature.
     unsafe { NCCL.get(name.as_bytes()) }.unwrap()

@@ -48,12 +48,10 @@ impl Blocks<'_> {
         }
     }
 
-    /// Returns the length of rank `p`'s block.
     pub(crate) fn len(&self, p: u32) -> usize {
         self.offset(p + 1) - self.offset(p)
     }
 
-    /// Returns rank `p`'s block in `space`.
     pub(crate) fn region(&self, space: Space, p: u32) -> Region {
         space.at(self.offset(p), self.len(p))
     }

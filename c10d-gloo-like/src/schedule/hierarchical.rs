@@ -1,5 +1,5 @@
 //! Reduces inside each host, then between the first ranks of the hosts, and then distributes the result inside each
-//! host. Inside a host, this uses shared memory. Between two hosts, only one pair of ranks communicates.
+//! host. Between two hosts, only one pair of ranks communicates.
 
 use c10d_core::OpKind;
 

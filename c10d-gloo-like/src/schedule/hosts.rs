@@ -33,12 +33,10 @@ impl Hosts {
         Hosts { host, ranks, starts }
     }
 
-    /// Returns the number of hosts.
     pub(crate) fn count(&self) -> u32 {
         self.starts.len() as u32 - 1
     }
 
-    /// Returns the rank's host.
     pub(crate) fn of(&self, rank: u32) -> u32 {
         self.host[rank as usize]
     }
@@ -60,7 +58,6 @@ impl Hosts {
         self.starts.windows(2).all(|w| w[1] - w[0] == first).then_some(first as u32)
     }
 
-    /// Whether the ranks of each host are consecutive.
     pub(crate) fn are_consecutive(&self) -> bool {
         self.ranks.is_sorted()
     }

@@ -18,7 +18,7 @@ impl Member {
         (self.rank + self.world - distance) % self.world
     }
 
-    /// Returns all other ranks, beginning with the next one. So different ranks begin with different peers.
+    /// Returns all other ranks, beginning with the next one.
     pub(crate) fn others(self) -> impl Iterator<Item = u32> {
         (1..self.world).map(move |d| self.ahead(d))
     }

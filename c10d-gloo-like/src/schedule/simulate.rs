@@ -56,7 +56,6 @@ struct Wire {
     bytes: VecDeque<Value>,
 }
 
-/// All ranks of a world.
 pub(crate) struct World {
     ranks: Vec<Rank>,
     wires: Vec<Wire>,
@@ -103,7 +102,6 @@ impl World {
         &self.ranks[rank as usize].memory[Space::Input as usize]
     }
 
-    /// Returns the number of bytes that this rank sends.
     pub(crate) fn sent(&self, rank: u32) -> usize {
         let sends = self.ranks[rank as usize].plan.steps.iter();
         sends.filter(|s| matches!(s.action, Action::Send { .. })).map(|s| s.action.len()).sum()

@@ -85,7 +85,6 @@ impl fmt::Display for Rule {
 /// The largest world of a rule without a limit.
 const ANY_WORLD: u32 = u32::MAX;
 
-/// Makes a rule of the built-in table.
 const fn rule(op: OpKind, fabric: Fabric, ranks: (u32, u32), up_to: usize, algorithm: Algorithm) -> Rule {
     Rule { op, fabric, ranks, up_to, algorithm }
 }

@@ -80,8 +80,7 @@ impl Stores {
 /// - The rank shares memory with all other ranks of the collective.
 /// - The rank's plan never reads the bytes that it writes (see `Plan::only_copies`).
 ///
-/// The number is twice the size of the last-level cache of the machine on which this was measured. With fewer bytes,
-/// many of them are still in the cache when the next op needs them.
+/// The number is twice the size of the last-level cache of the machine on which this was measured.
 pub(crate) const PAST_CACHE: usize = 64 << 20;
 
 /// Copies `n` bytes. With `past_cache`, the stores are non-temporal, and displace no other bytes in the cache.

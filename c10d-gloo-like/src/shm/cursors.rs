@@ -8,8 +8,7 @@ use std::sync::atomic::AtomicU64;
 #[repr(C, align(128))]
 pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
 
-/// The reader's cursor, and two values about lent bytes that the reader tells the writer. These values are alone in a
-/// pair of cache lines.
+/// The reader's cursor, and two values about lent bytes that the reader tells the writer.
 #[repr(C, align(128))]
 pub(super) struct Tail {
     pub(super) at: AtomicU64,

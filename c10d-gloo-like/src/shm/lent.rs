@@ -39,7 +39,6 @@ const PRIVATE: u64 = 0;
 pub(crate) enum Lend {
     /// No bytes, for plans that overwrite bytes that they send (`Plan::overwrites_sent`).
     Nothing,
-    /// Bytes of windows.
     Windows,
     /// Bytes of windows and of private memory. The peer must not reduce the bytes.
     All,
@@ -59,9 +58,8 @@ pub(super) struct Out {
 pub(super) struct Lender {
     /// The process that can read windows. If it is `None`, no bytes of windows are lent.
     pub(super) reader: Option<Token>,
-    /// The smallest number of bytes that is lent. Fewer bytes are copied through the ring.
+    /// The smallest number of bytes that is lent.
     least: usize,
-    /// The bytes that are lent now.
     pub(super) out: Option<Out>,
     /// Whether the peer has refused bytes of private memory. If it has, no private memory is lent any more.
     pub(super) refused: bool,
@@ -123,7 +121,6 @@ impl Borrowed {
         (place.len > 0).then_some(Borrowed { at, left: place.len as usize, window })
     }
 
-    /// Returns the number of bytes that are left.
     pub(super) fn left(&self) -> usize {
         self.left
     }

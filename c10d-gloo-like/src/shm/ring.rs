@@ -78,13 +78,11 @@ impl End {
     }
 }
 
-/// The writing end.
 pub(super) struct Writer {
     end: End,
     stores: Stores,
 }
 
-/// The reading end.
 pub(super) struct Reader {
     end: End,
     /// The position that was published to the writer.
@@ -221,7 +219,6 @@ impl Writer {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at which the next item begins, if it is called between two items; `None` inside a line.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()
@@ -350,7 +347,6 @@ impl Reader {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 
-    /// Returns the line at this end's position; `None` if the position is inside a line.
     #[inline]
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()

@@ -34,9 +34,7 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 /// collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingKind {
-    /// For collectives.
     Collective,
-    /// For point-to-point operations.
     PointToPoint,
 }
 
@@ -86,7 +84,6 @@ impl Layout {
         (self.mailboxes() + self.peers * 2 * slots::size(self.slots())).next_multiple_of(PAGE)
     }
 
-    /// Returns the offset of a mailbox.
     fn mailbox(&self, peer: usize, kind: RingKind) -> usize {
         assert!(peer < self.peers);
         self.mailboxes() + (peer * 2 + kind as usize) * slots::size(self.slots())
@@ -194,12 +191,10 @@ impl Segment {
         PeerMemory::open(self.process?, &self.header().origin)
     }
 
-    /// Returns the descriptor, to be sent to the peers.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Returns the header with the owner's state.
     pub(crate) fn header(&self) -> &Header {
         // SAFETY: the map is page-aligned, has at least one page, lives as long as `self`, and cannot shrink, since it
         // is sealed. A header consists of atomics, for which every bit pattern is valid, whatever a peer writes.

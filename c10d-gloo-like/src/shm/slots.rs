@@ -11,7 +11,6 @@ const SLOT: usize = 1152;
 /// The largest number of bytes of an item, header included.
 pub(super) const MOST: usize = SLOT - size_of::<AtomicU64>();
 
-/// A slot with one item.
 #[repr(C, align(128))]
 pub(super) struct Slot {
     /// A packed [`Word`].

@@ -27,7 +27,6 @@ const SMALL: usize = 256;
 /// A read for more than this many bytes puts at most this many further bytes into the buffer.
 const TAKE_ALONG: usize = 4 << 10;
 
-/// One end of a connection.
 pub(crate) struct TcpLink {
     /// Declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
@@ -64,7 +63,6 @@ impl TcpLink {
         }
     }
 
-    /// The descriptor to poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

@@ -40,7 +40,6 @@ impl Listener {
         Ok(Listener { _private: Private::new(&socket), socket: socket.into() })
     }
 
-    /// Returns the address that peers dial.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
         self.socket.local_addr().map_err(|e| refused("the listening socket has no address".into(), e))
     }

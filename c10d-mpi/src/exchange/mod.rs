@@ -51,7 +51,6 @@ pub(crate) struct Transfer {
 pub(crate) struct Step<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
-    /// The deadline of the call.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
     /// The number of the step in the call.
     pub(crate) number: u32,
@@ -243,8 +242,7 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
-            // If the gate of the memory (`task::Gate`) is closed, nothing was read. A gate is closed only after the
-            // group has failed, so `check` returns the error.
+            // If the gate of the memory (`task::Gate`) is closed, nothing was read, and the group has failed.
             self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));

@@ -98,7 +98,6 @@ impl Messages {
         }
     }
 
-    /// Begins the posted jobs.
     fn begin(&self, transfers: &mut Transfers) -> Result {
         let posted = std::mem::take(&mut self.inbox.lock().posted);
         transfers.begin(posted, &self.endpoint)

@@ -43,8 +43,7 @@ impl Outgoing {
         let mut head = Staging::new(Header::SIZE + len);
         header.put(head.bytes_mut());
         self.space.read(0..len, &mut head.bytes_mut()[Header::SIZE..]);
-        // If the gate of the memory is closed, nothing was read. A gate is closed only after the group has failed, so
-        // `check` returns the error.
+        // If the gate of the memory is closed, nothing was read, and the group has failed.
         endpoint.health.check()?;
         self.given = len;
         self.flights.push_back(Flight::send(endpoint.mpi, endpoint.comm, head, self.peer(), HEAD)?);

@@ -27,7 +27,6 @@ pub(super) struct Transfers {
 }
 
 impl Transfers {
-    /// Begins posted jobs.
     pub(super) fn begin(&mut self, jobs: Vec<Posted>, endpoint: &Endpoint) -> Result {
         let mut begun = Ok(());
         for posted in jobs {

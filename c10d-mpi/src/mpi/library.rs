@@ -107,7 +107,6 @@ impl Kind {
 /// A loaded and checked MPI library.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// The library's file.
     pub(crate) path: PathBuf,
     /// The library's version text, in one line.
     pub(crate) version: String,
@@ -144,7 +143,6 @@ impl Library {
         Ok(library)
     }
 
-    /// Returns the process's MPI library, if it is loaded.
     pub(crate) fn loaded() -> Option<&'static Library> {
         *LOADED.get().lock()
     }

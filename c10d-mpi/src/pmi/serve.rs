@@ -10,11 +10,9 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier of PMI after the first one may take, even if the deadline of MPI's start is earlier. Libraries
-/// run such barriers when they make the first communicator, and when MPI is finalized.
+/// How long a barrier of PMI after the first one may take, even if the deadline of MPI's start is earlier.
 const LATE: Duration = Duration::from_secs(300);
 
-/// The progress of the library's start.
 #[derive(Default)]
 pub(crate) struct Progress {
     /// The round of the running barrier, and the error if it has failed.
@@ -22,7 +20,6 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Returns the round of the running barrier, and its error if it has failed.
     pub(crate) fn waiting(&self) -> Option<(u32, Option<Error>)> {
         self.waits.lock().clone()
     }

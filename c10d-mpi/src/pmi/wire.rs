@@ -72,7 +72,6 @@ struct Round {
 }
 
 impl Pairs {
-    /// Adds the values of a round.
     pub(super) fn add(&mut self, texts: Vec<Vec<u8>>) {
         self.0.push(Round { texts, at: 0 });
     }

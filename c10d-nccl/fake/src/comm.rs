@@ -88,7 +88,6 @@ impl Comm {
         handle
     }
 
-    /// Begins to connect to the other ranks.
     pub(crate) fn begin(port: u16, rank: u32, size: u32, device: u16) -> u64 {
         let comm = Comm::new(rank, size, device, port);
         let this = comm.clone();

@@ -31,7 +31,6 @@ thread_local! {
     static CURRENT: Cell<Option<u16>> = const { Cell::new(None) };
 }
 
-/// The current device of the calling thread.
 pub(crate) fn current() -> Option<u16> {
     CURRENT.get()
 }
@@ -221,7 +220,6 @@ static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::defau
 /// The page-locked host memory: the sizes by address.
 static LOCKED: LazyLock<Mutex<BTreeMap<u64, usize>>> = LazyLock::new(Mutex::default);
 
-/// Allocates memory, and returns its address.
 fn take(bytes: usize) -> Option<u64> {
     let layout = Layout::from_size_align(bytes.max(1), 256).ok()?;
     // SAFETY: the size is not 0.

@@ -3,7 +3,6 @@
 use c10d_core::backend::Params;
 use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};
 
-/// One call of NCCL.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) kind: Kind,

@@ -141,7 +141,6 @@ impl World {
         self.streams.get(&stream).map(|s| s.device)
     }
 
-    /// Returns the streams of a device.
     pub(crate) fn streams(&self, device: u16) -> Vec<u64> {
         self.streams.iter().filter(|(_, s)| s.device == device).map(|(handle, _)| *handle).collect()
     }

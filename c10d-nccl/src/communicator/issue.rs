@@ -46,7 +46,6 @@ impl<'a> Issuer<'a> {
         self.pending
     }
 
-    /// Whether the library has the function `ncclAlltoAll`.
     pub(crate) fn has_all_to_all(&self) -> bool {
         self.nccl.has(Optional::AllToAll)
     }

@@ -34,7 +34,6 @@ const LEGACY: Stream = 1;
 /// The handle `CU_STREAM_PER_THREAD`.
 const PER_THREAD: Stream = 2;
 
-/// A primary context.
 struct Context(sys::CUcontext);
 
 // SAFETY: a context may be made current on any thread.

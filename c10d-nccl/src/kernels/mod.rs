@@ -22,7 +22,6 @@ pub(crate) enum Module {
 pub(crate) struct Kernel {
     pub(crate) module: Module,
     pub(crate) name: &'static str,
-    /// The number of parameters.
     pub(crate) parameters: usize,
 }
 

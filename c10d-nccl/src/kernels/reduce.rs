@@ -4,7 +4,6 @@ use c10d_core::{DType, DTypeSet, ReduceOp};
 
 use super::{Kernel, Module};
 
-/// A list of element types with their kernels.
 type Table<const N: usize> = [(DType, Kernel); N];
 
 macro_rules! table {
@@ -23,7 +22,6 @@ table!(
 );
 table!(SCALERS, Scale, "c10d_scale_", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// Returns all kernels of this module.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Kernel> {
     REDUCERS.iter().chain(&SCALERS).map(|(_, kernel)| kernel)

@@ -32,7 +32,6 @@ pub(crate) struct Keyed {
 
 macro_rules! keyed {
     ($name:ident, $width:literal) => {
-        /// The kernels for keys of this width.
         pub(crate) static $name: Keyed = Keyed {
             linearise: kernel(concat!("c10d_sparse_linearise_", $width), 6),
             check: kernel(concat!("c10d_sparse_check_", $width), 4),
@@ -95,7 +94,6 @@ pub(crate) fn merger(dtype: DType) -> Option<&'static Kernel> {
     MERGERS.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }
 
-/// Returns all kernels of this module.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
     let keyed = [&KEYED_U32, &KEYED_U64].into_iter();
     let keyed = keyed.flat_map(|k| [&k.linearise, &k.check, &k.locate, &k.mark, &k.place, &k.union, &k.gather]);

@@ -16,7 +16,6 @@ pub(crate) enum Optional {
     Shrink,
 }
 
-/// An address in device memory.
 pub(crate) type Address = u64;
 
 /// The functions of libnccl. Addresses and streams are those of the device.
@@ -28,16 +27,12 @@ pub(crate) type Address = u64;
 /// The memory and the stream of a call belong to the communicator's device. Until the stream has finished the call,
 /// both exist, and nothing else uses the memory.
 pub(crate) trait NcclApi: Send + Sync {
-    /// Returns the library's version.
     fn version(&self) -> Version;
-    /// Whether the library has this function.
     fn has(&self, what: Optional) -> bool;
-    /// Returns the library's description of a result.
     fn error_string(&self, result: NcclResult) -> String;
     /// Returns the library's description of the last error of the communicator, or of the process if `comm` is null.
     fn last_error(&self, comm: Comm) -> String;
 
-    /// Makes a new id.
     fn unique_id(&self) -> Result<UniqueId, NcclResult>;
     /// Joins a communicator. This returns before the peers have joined.
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm);
@@ -48,7 +43,6 @@ pub(crate) trait NcclApi: Send + Sync {
     /// Begins to derive a communicator without these ranks, which must not call this function. In all other respects,
     /// this function is the same as `split`.
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult;
-    /// Returns the state of the communicator.
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;
     /// Begins to flush the calls that were issued.
     unsafe fn finalize(&self, comm: Comm) -> NcclResult;
@@ -57,7 +51,6 @@ pub(crate) trait NcclApi: Send + Sync {
     /// Ends running calls, and frees the communicator.
     unsafe fn abort(&self, comm: Comm) -> NcclResult;
 
-    /// Begins an NCCL group of calls on this thread.
     fn group_start(&self) -> NcclResult;
     /// Ends the group and issues its calls.
     fn group_end(&self) -> NcclResult;
@@ -65,7 +58,6 @@ pub(crate) trait NcclApi: Send + Sync {
     /// Makes the operation that multiplies each value by `scalar` and then sums. `scalar` is one element of the type,
     /// in host memory.
     unsafe fn premul_sum(&self, scalar: &[u8], dtype: DataType, comm: Comm) -> Result<RedOp, NcclResult>;
-    /// Destroys an operation that `premul_sum` made.
     unsafe fn destroy_op(&self, op: RedOp, comm: Comm) -> NcclResult;
 
     unsafe fn all_reduce(&self, call: Call, op: RedOp) -> NcclResult;

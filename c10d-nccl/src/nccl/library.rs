@@ -25,7 +25,6 @@ macro_rules! functions {
         required { $($name:ident $symbol:literal ($($arg:ty),*);)* }
         optional { $($opt:ident $opt_symbol:literal ($($opt_arg:ty),*);)* }
     ) => {
-        /// The functions of the library.
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> NcclResult,)*
             $(pub(super) $opt: Option<unsafe extern "C" fn($($opt_arg),*) -> NcclResult>,)*
@@ -96,7 +95,6 @@ functions! {
 /// A libnccl that was loaded and checked.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// The path of the library's file.
     pub(crate) path: PathBuf,
     pub(crate) version: Version,
     /// The path with which the library was opened.

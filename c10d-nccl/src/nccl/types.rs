@@ -43,31 +43,20 @@ impl fmt::Debug for NcclResult {
     }
 }
 
-/// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct DataType(pub(crate) i32);
 
 impl DataType {
-    /// `i8`
     pub(crate) const I8: DataType = DataType(0);
-    /// `u8`
     pub(crate) const U8: DataType = DataType(1);
-    /// `i32`
     pub(crate) const I32: DataType = DataType(2);
-    /// `u32`
     pub(crate) const U32: DataType = DataType(3);
-    /// `i64`
     pub(crate) const I64: DataType = DataType(4);
-    /// `u64`
     pub(crate) const U64: DataType = DataType(5);
-    /// IEEE half precision
     pub(crate) const F16: DataType = DataType(6);
-    /// `f32`
     pub(crate) const F32: DataType = DataType(7);
-    /// `f64`
     pub(crate) const F64: DataType = DataType(8);
-    /// bfloat16
     pub(crate) const BF16: DataType = DataType(9);
 }
 
@@ -77,28 +66,20 @@ impl DataType {
 pub(crate) struct RedOp(pub(crate) i32);
 
 impl RedOp {
-    /// The sum.
     pub(crate) const SUM: RedOp = RedOp(0);
-    /// The product.
     pub(crate) const PROD: RedOp = RedOp(1);
-    /// The maximum.
     pub(crate) const MAX: RedOp = RedOp(2);
-    /// The minimum.
     pub(crate) const MIN: RedOp = RedOp(3);
-    /// The mean.
     pub(crate) const AVG: RedOp = RedOp(4);
 }
 
-/// A communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct Comm(pub(crate) *mut c_void);
 
 impl Comm {
-    /// No communicator.
     pub(crate) const NULL: Comm = Comm(std::ptr::null_mut());
 
-    /// Whether this is `NULL`.
     pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
@@ -192,7 +173,6 @@ const _: () = assert!(size_of::<Config>() == 80);
 pub(crate) struct Version(pub(crate) i32);
 
 impl Version {
-    /// Version `major.minor.patch`.
     pub(crate) const fn new(major: i32, minor: i32, patch: i32) -> Version {
         // Up to 2.8, the library used another encoding.
         if major <= 2 && minor <= 8 {

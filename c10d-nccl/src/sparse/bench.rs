@@ -129,7 +129,6 @@ impl Bench {
         Ok(Tensor { at, count, dtype })
     }
 
-    /// Copies host memory to the device.
     pub(super) fn upload(&mut self, dtype: DType, bytes: Vec<u8>) -> Result<Tensor> {
         let tensor = self.allocate(dtype, bytes.len() / dtype.size())?;
         self.write(tensor, bytes)?;
@@ -148,7 +147,6 @@ impl Bench {
         Ok(())
     }
 
-    /// Copies numbers to the device.
     pub(super) fn upload_numbers(&mut self, numbers: &[u64]) -> Result<Tensor> {
         self.upload(DType::U64, numbers.iter().flat_map(|n| n.to_ne_bytes()).collect())
     }
@@ -167,7 +165,6 @@ impl Bench {
         Ok(self.hosts.pop().unwrap_or_default().into_vec())
     }
 
-    /// The same as `download`, with the contents as numbers.
     pub(super) fn download_numbers(&mut self, from: Tensor) -> Result<Vec<u64>> {
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let number =

@@ -1,6 +1,4 @@
-//! `all_reduce` of sparse tensors in device memory over NCCL. It computes the union of all ranks' keys (the key of an
-//! entry is its coordinates as one number). Then it runs one dense all-reduce of the rows, each at the position of its
-//! key.
+//! `all_reduce` of sparse tensors in device memory over NCCL.
 
 mod bench;
 mod entries;

@@ -61,7 +61,6 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(connect(init)?))
 }
 
-/// Makes the backend of one rank.
 pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
     let (old, slow) = (init.hint("mock.old").is_some(), init.hint("mock.slow").is_some());
@@ -95,7 +94,6 @@ impl MockCuda {
         MockCuda { log: Log::default(), next: AtomicU64::new(1), questions, freed }
     }
 
-    /// Returns how many allocations were freed.
     pub(crate) fn freed(&self) -> u64 {
         self.freed.load(Ordering::Relaxed)
     }

@@ -11,7 +11,6 @@ static DRIVER: LazyLock<Library> = LazyLock::new(|| {
     unsafe { Library::new("libcuda.so.1") }.unwrap()
 });
 
-/// Returns a function of the driver.
 fn function<T>(name: &str) -> Symbol<'static, T> {
     // SAFETY: the caller gives the driver's signature.
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()

@@ -128,12 +128,10 @@ pub(crate) fn with_cpu() -> Builder {
     Builder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
 }
 
-/// Returns the runtime of the devices.
 pub(crate) fn cuda() -> Arc<dyn DeviceRuntime> {
     (c10d_nccl::PROVIDER.devices[0].open)().unwrap()
 }
 
-/// Copies elements to a device.
 pub(crate) fn on<T: Element>(index: u32, data: &[T]) -> DeviceBuffer {
     DeviceBuffer::from_slice(&cuda(), index as u16, data, 60 * SECOND).unwrap()
 }
@@ -169,7 +167,6 @@ pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     }
 }
 
-/// Returns the address of a buffer.
 pub(crate) fn place(buffer: &mut DeviceBuffer) -> DevicePtr {
     match buffer.span().memory() {
         Memory::Cuda(at) => DevicePtr { base: at as *mut (), offset: 0 },

@@ -44,7 +44,6 @@ fn sent<T: Element>(t: &Coo<T>, rank: u32) -> DeviceCoo {
     if t.is_coalesced() { sent.assume_coalesced() } else { sent }
 }
 
-/// Copies a tensor to host memory.
 fn fetched<T: Element>(t: &DeviceCoo) -> Coo<T> {
     let (indices, values) = (t.indices().to_vec(60 * SECOND).unwrap(), t.values().to_vec(60 * SECOND).unwrap());
     let host = Coo::new(t.shape(), t.sparse_dim(), indices, values).unwrap();
