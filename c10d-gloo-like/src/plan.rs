@@ -15,7 +15,6 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    /// Returns the bytes `[offset, offset + len)` of this space.
     pub(crate) fn at(self, offset: usize, len: usize) -> Region {
         Region { space: self, offset, len }
     }
@@ -38,10 +37,11 @@ impl Region {
 /// A step's index in its plan.
 pub(crate) type StepId = u32;
 
-/// The work of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
+    /// Sends bytes to a peer.
     Send { peer: u32, from: Region },
+    /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
     /// the region has. `peers` is a range of [`Plan::peers`], in ascending order. If `last` is set, no later step adds
@@ -69,7 +69,6 @@ impl Action {
         }
     }
 
-    /// The number of bytes that the action moves.
     pub(crate) fn len(&self) -> usize {
         match self {
             Action::Send { from, .. } => from.len,
@@ -82,9 +81,9 @@ impl Action {
 ///
 /// The result of a plan is the same as if its steps ran one after the other. Steps with the same peer and direction run
 /// in plan order. All other steps may overlap as far as their dependencies allow. Two steps that touch the same bytes
-/// need no dependency if the second must wait for a message that a peer cannot send before the first is done. For
-/// example, a rank sends a block, and later receives the block's result into the same place. The simulator in
-/// `schedule` checks this.
+/// need no dependency if a message from a peer orders them. For example, a rank sends a block, and later receives the
+/// block's result into the same place: the peer cannot send the result before it has received the block. The simulator
+/// in `schedule` checks this.
 ///
 /// In the texts of the variants, "that step" is the step with the given id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +209,7 @@ impl Plan {
         self.is_independent() && self.steps.iter().any(receives)
     }
 
-    /// Whether no step waits for another step or reduces, and some steps receive or copy bytes. Such a rank has work
-    /// while its peers read the bytes that it sends.
+    /// Whether no step waits for another step or reduces, and some steps receive or copy bytes.
     pub(crate) fn has_other_work(&self) -> bool {
         let works = |step: &Step| matches!(step.action, Action::Recv { .. } | Action::Copy { .. });
         self.is_independent() && self.steps.iter().any(works)

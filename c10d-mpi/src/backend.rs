@@ -27,7 +27,7 @@ use crate::world::{Member, free, join};
 pub(crate) const SIDE: &str = "mpi.side";
 /// The hint that selects the threads that call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// How much longer than the time limit of the goodbyes a leaving thread waits for the thread that exchanges them.
+/// If a separate thread exchanges the goodbyes, the leaving thread waits for it until their time limit plus this.
 const SLACK: Duration = Duration::from_millis(100);
 /// The time limit of two waits of a rank that leaves: for the goodbyes of its peers, and until its communicator is
 /// freed. A peer's goodbye shows that the peer has received everything that this rank sent to it.
@@ -115,7 +115,7 @@ fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     }
 }
 
-/// Connects the side channel, through which the ranks watch each other. MPI itself does not report the death of a peer.
+/// Connects the side channel, through which the ranks watch each other.
 fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     const OVER: &str = "gloo-like";
     match init.hint(SIDE) {
@@ -123,8 +123,7 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
         Some(OVER) => SideChannel::connect(init, Some(OVER), crate::NAME),
         Some(other) => Err(Error::invalid(format!("{SIDE} is {other:?}; it must be {OVER} or store"))),
         None => match SideChannel::connect(init, Some(OVER), crate::NAME) {
-            // gloo-like is not linked into this program. All ranks take this branch, since their programs link the same
-            // backends.
+            // gloo-like is not linked into the programs of the ranks.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidArgument) => {
                 SideChannel::connect(init, None, crate::NAME)
             }
@@ -293,7 +292,7 @@ impl Rank {
     }
 
     /// Leaves the group. If `in_order` has a deadline and the group has not failed, this function frees the
-    /// communicator, for which it waits until the deadline, but at most [`FAREWELL`].
+    /// communicator. It waits for this until the deadline, but at most [`FAREWELL`].
     fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;

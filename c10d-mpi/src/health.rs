@@ -10,8 +10,7 @@ use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 
-/// How long operations in flight may still take after a peer's program has ended. They may still succeed, since the
-/// peer may have done its part of them.
+/// How long operations in flight may still take after a peer's program has ended.
 const ENDED: Duration = Duration::from_secs(1);
 
 /// The text of a mismatch in which more than half of the ranks make the same call. The guilty ranks are those that make

@@ -161,7 +161,8 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // This fails the group if a peer's program has ended. All threads that work on jobs may be blocked in MPI.
+        // This fails the group if a peer's program has ended. The other threads cannot check this while they are
+        // blocked in MPI.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);

@@ -21,7 +21,7 @@ const ALL: usize = 64 << 20;
 /// number of bytes.
 const DIRECT: usize = 8 << 10;
 /// Every library sends a message of this many bytes without a handshake. If the library uses a handshake for larger
-/// messages, up to [`EAGER_STEPS`] times as many bytes are sent faster in steps of this size.
+/// messages, it is faster to send up to [`EAGER_STEPS`] times as many bytes in steps of this size.
 const EAGER: usize = 4 << 10;
 const EAGER_STEPS: usize = 4;
 

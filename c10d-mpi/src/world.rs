@@ -171,8 +171,7 @@ struct Frees {
 static FREES: Frees = Frees { running: Mutex::new(0), ended: Condvar::new() };
 
 impl Frees {
-    /// Waits until no communicator is being freed. Returns `false` if `until` has passed and a communicator is still
-    /// being freed.
+    /// Waits until no communicator is being freed. Returns `false` if a communicator is still being freed at `until`.
     fn wait(&self, until: Instant) -> bool {
         let mut running = self.running.lock();
         while *running > 0 {

@@ -66,8 +66,7 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let report = launch.output(Output::Captured).keep_going().timeout(Duration::from_secs(60)).run();
     let report = report.map_err(|e| e.to_string())?;
-    // Over TCP, MPI sometimes ends a process that was sending a message to a dead process, with the exit code 144. This
-    // crate cannot prevent it.
+    // Over TCP, MPI sometimes ends a process that was sending a message to a dead process, with the exit code 144.
     let by_mpi = |exit: &Exit| exit.to_string().contains("code 144");
     if part == "shrink" && !library.variables.is_empty() && report.exits.iter().any(by_mpi) {
         println!("skipped: MPI has ended a survivor");

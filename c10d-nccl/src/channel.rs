@@ -55,19 +55,17 @@ pub(crate) enum ChannelWork {
     Derive(Derive, Option<Heir>),
 }
 
-/// How a communicator is derived from another one.
 pub(crate) enum Derive {
-    /// The ranks are divided.
     Split {
         /// The lowest rank of this rank's part; `None` if this rank is in no part.
         color: Option<u32>,
         /// This rank's number in its part.
         key: u32,
     },
+    /// These ranks are left out.
     Shrink { without: Vec<i32> },
 }
 
-/// The receiver of a derived communicator.
 pub(crate) struct Heir {
     /// The list to which the communicator is added.
     pub(crate) comms: Arc<Comms>,
@@ -82,7 +80,6 @@ enum ChannelState {
         pause: Duration,
     },
     Connecting,
-    /// Another communicator is being derived from this one.
     Deriving {
         child: Child,
         heir: Option<Heir>,
@@ -115,7 +112,6 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Makes the channel of all ranks.
     pub(crate) fn of_all(resources: &Resources, member: (u32, u32), ids: &[UniqueId]) -> Result<Channel> {
         let comm = resources.jobs.calling("ncclCommInitRankConfig", || {
             Communicator::begin(&resources.nccl, &resources.comms, member, ids)

@@ -62,8 +62,7 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // Wait for the side channel's error, which names the peer. If it does not arrive in time, NCCL's error
-                // is still better than a timeout.
+                // Wait for the side channel's error, which names the peer.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }

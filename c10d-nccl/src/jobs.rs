@@ -229,7 +229,6 @@ impl JobTable {
         self.changed.notify_all();
     }
 
-    /// Waits until the engine's thread has ended.
     pub(crate) fn wait_over(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.over {
@@ -317,7 +316,7 @@ impl JobTable {
         while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
     }
 
-    /// Describes the call that is running, as the end of a sentence. The text is empty if no call is running.
+    /// Describes the call that is running, as the end of a sentence.
     pub(crate) fn inside(&self) -> String {
         match self.calling.lock().what {
             Some((what, since)) => format!("; the backend has been inside {what} for {:.1?}", since.elapsed()),

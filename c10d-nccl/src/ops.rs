@@ -1,4 +1,4 @@
-//! Which NCCL calls each op makes. There is one function per op.
+//! Which NCCL calls each op makes.
 
 use c10d_core::{DType, Error, OpKind, Result};
 
@@ -83,8 +83,8 @@ impl Plan<'_, '_, '_> {
         if self.size == 2 { 1 - self.rank as u32 } else { self.task.params.peer }
     }
 
-    /// Issues one call for each of `calls`, in one NCCL group. With `TorchNccl2`, the calls are not in a group, since
-    /// PyTorch's second engine makes them without one.
+    /// Issues one call for each of `calls`, in one NCCL group. With `TorchNccl2`, the calls are not in a group, as in
+    /// PyTorch.
     fn each<T>(
         &mut self,
         calls: impl Iterator<Item = T>,

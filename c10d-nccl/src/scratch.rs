@@ -1,5 +1,5 @@
 //! Device memory for barriers, and for ops that PyTorch runs on one flat tensor: in the dialect `TorchLegacy`, a rank
-//! makes the same calls of NCCL as PyTorch's ranks. The memory is used on one stream.
+//! makes the same calls of NCCL as PyTorch's ranks.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;

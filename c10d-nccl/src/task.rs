@@ -9,7 +9,6 @@ use smallvec::SmallVec;
 
 use crate::nccl::Address;
 
-/// The inputs or the outputs of a task.
 pub(crate) type DeviceSpans = SmallVec<[DeviceSpan; 1]>;
 
 /// One tensor in device memory.
@@ -22,7 +21,6 @@ pub(crate) struct DeviceSpan {
 }
 
 impl DeviceSpan {
-    /// Returns the `count` elements from element `start` on.
     pub(crate) fn slice(self, start: usize, count: usize) -> DeviceSpan {
         DeviceSpan { at: self.at + (start * self.size) as u64, count, ..self }
     }
@@ -49,7 +47,6 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Makes the task of a job on this device.
     pub(crate) fn of(job: &Job, device: u16) -> Result<Task> {
         let request = job.request();
         let parts = |spans: &[Span]| spans.iter().map(|s| part(s, device)).collect::<Result<DeviceSpans>>();

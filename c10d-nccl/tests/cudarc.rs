@@ -33,7 +33,7 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // This thread does not wait for the copy. On the device, the op runs after the copy.
+            // On the device, the op runs after this copy.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
@@ -124,8 +124,7 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// The caller may give the slice's own stream to `on_stream`. The op still runs after the work of other streams on the
-/// slice: because of cudarc's events, or because the caller names the other stream by `after`.
+/// The caller may give the slice's own stream to `on_stream`. The op still runs after the work of other streams.
 #[test]
 fn the_slices_own_stream_may_be_given() {
     with_fake("the_slices_own_stream_may_be_given", "", || {

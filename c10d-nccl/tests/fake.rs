@@ -60,7 +60,6 @@ fn messages_are_not_taken_back() {
     });
 }
 
-/// A waker that panics.
 struct Alarm;
 
 impl std::task::Wake for Alarm {
@@ -102,7 +101,6 @@ fn splits_on_some_ranks() {
     });
 }
 
-/// Every rank takes part in each division.
 #[test]
 fn sub_groups_are_split_off() {
     with_fake("sub_groups_are_split_off", "", || {
@@ -254,7 +252,7 @@ fn ordered(groups: Builder) {
     assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }
 
-/// Several ranks share a stream. The shared stream does not make one rank's op wait for another rank's op.
+/// The shared stream does not make one rank's op wait for another rank's op.
 #[test]
 fn threads_on_one_gpu_share_its_default_stream() {
     with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {

@@ -192,7 +192,6 @@ fn ranks_that_reduce_elsewhere_disagree() {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// The fake rejects wrong launches.
 #[test]
 fn wrong_launches_are_refused() {
     with_fake("wrong_launches_are_refused", "", || {

@@ -341,7 +341,6 @@ fn a_rank_that_does_not_come_is_named() {
     });
 }
 
-/// Ranks that leave by `shutdown` at different times do not disturb the others.
 #[test]
 fn leaving_at_different_times_is_no_failure() {
     with_fake("leaving_at_different_times_is_no_failure", "", || {

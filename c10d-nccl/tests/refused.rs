@@ -87,7 +87,6 @@ fn a_rejected_call_is_a_mismatch_on_the_other_ranks() {
     });
 }
 
-/// If calls are not compared, the group fails.
 #[test]
 fn a_rejected_call_fails_the_group_if_calls_are_not_compared() {
     with_fake("a_rejected_call_fails_the_group_if_calls_are_not_compared", "", || {

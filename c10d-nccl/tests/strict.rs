@@ -1,5 +1,4 @@
-//! Tests that the fake libraries reject calls that would give a wrong result or hang on a real device. So tests that
-//! use the fake libraries show that the backend makes no such calls.
+//! Tests that the fake libraries reject calls that would give a wrong result or hang on a real device.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -103,7 +102,6 @@ fn message(name: &str, comm: Comm, at: u64, peer: c_int, stream: u64) -> c_int {
     unsafe { function::<Message>(name)(at, 8, F32, peer, comm, stream) }
 }
 
-/// Makes calls in one NCCL group.
 fn group(calls: impl FnOnce() -> c_int) -> c_int {
     type Bracket = unsafe extern "C" fn() -> c_int;
     // SAFETY: the function has no arguments.
@@ -141,7 +139,6 @@ fn wrong_calls_are_refused() {
     });
 }
 
-/// If an event was recorded several times, a query refers to the last record.
 #[test]
 fn a_query_refers_to_the_last_record_of_an_event() {
     with_fake("a_query_refers_to_the_last_record_of_an_event", "", || {

@@ -2,10 +2,9 @@
 //!
 //! All ranks of an op call these functions with the same arguments, except for the rank itself and, in `gather`,
 //! `scatter` and `all_to_all`, the blocks. Each function appends its steps to a [`Plan`]. Lengths are in bytes, and
-//! multiples of the element size. An in-place op has its data in [`Space::Output`](crate::plan::Space::Output). Some
-//! plans copy this rank's input into its block of the output. If the input already is that block, the copy changes
-//! nothing. The number of rounds of a plan is the length of the longest chain of messages in which each message depends
-//! on the one before it.
+//! multiples of the element size. An in-place op has its data in [`Space::Output`](crate::plan::Space::Output). The
+//! number of rounds of a plan is the length of the longest chain of messages in which each message depends on the one
+//! before it.
 //!
 //! Each algorithm has a file with its name, its ops and its plans, and a line in the call of the macro `algorithms!`
 //! below. The macro makes the enum [`Algorithm`]. The [`table`] chooses the algorithm of a call.

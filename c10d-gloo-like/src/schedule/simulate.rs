@@ -115,7 +115,7 @@ impl World {
             r.priority = (0..r.over.len()).map(|_| random.below(1 << 20)).collect();
         }
         // With an even seed, all steps advance in a random order. With an odd seed, steps have random priorities, and
-        // each pass advances only the first step that can advance. This delays some steps for a long time.
+        // each pass advances only the first step that can advance.
         let starve = seed % 2 == 1;
         let mut all: Vec<(usize, usize)> =
             (0..self.ranks.len()).flat_map(|r| (0..self.ranks[r].over.len()).map(move |s| (r, s))).collect();

@@ -36,7 +36,7 @@ pub struct Rule {
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// The rules. The first rule that fits a call decides.
+    /// The rules, in the order in which they are tried.
     pub rules: Vec<Rule>,
     /// The name of the file from which the table was read; `None` if it was not read from a file.
     pub(crate) file: Option<String>,

@@ -2,8 +2,8 @@
 //! word, and the number of threads that sleep on it.
 //!
 //! No wake-up is lost. The sleeper announces itself and then checks for bytes once more. The writer publishes and then
-//! checks for sleepers. With a fence between the two actions of each, the sleeper sees the published bytes, or the
-//! writer sees the sleeper. A fence at every write would be slow, so the sleeper causes both fences: its call of
+//! checks for sleepers. Each of them executes a fence between its two actions. So the sleeper sees the published bytes,
+//! or the writer sees the sleeper. A fence at every write would be slow, so the sleeper causes both fences: its call of
 //! `membarrier` makes every registered process execute a fence. A writer that cannot register executes its own fence. A
 //! sleeper that cannot call `membarrier` may miss the wake-up, so it sleeps only briefly.
 
@@ -27,8 +27,7 @@ fn registered() -> bool {
 }
 
 impl Bell {
-    /// Wakes the threads that sleep here. The writer calls this after publishing. If no thread sleeps, this costs
-    /// little more than a load.
+    /// Wakes the threads that sleep here. The writer calls this after publishing.
     #[inline]
     pub(super) fn ring(&self) {
         if registered() {
@@ -44,7 +43,7 @@ impl Bell {
     #[cold]
     fn wake(&self) {
         self.rings.fetch_add(1, Ordering::Release);
-        // Waking cannot fail on a mapped word. In any case, a sleeper wakes up after a while.
+        // Waking cannot fail on a mapped word.
         let _ = futex::wake(&self.rings, Flags::empty(), i32::MAX as u32);
     }
 }

@@ -64,8 +64,7 @@ impl Stores {
         let known = &mut self.cost[usize::from(streaming)];
         *known = match *known {
             0 => cost.max(1),
-            // An outlier (the system's scheduler interrupted the copy) must have little weight. A try has more weight,
-            // since tries are rare.
+            // An outlier (the system's scheduler interrupted the copy) must have little weight.
             k if trying => (k + cost.min(4 * k)) / 2,
             k => (7 * k + cost.min(2 * k)) / 8,
         };

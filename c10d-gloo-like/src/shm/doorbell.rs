@@ -52,7 +52,7 @@ impl Doorbell {
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };
-        // The wait may end for any reason. The caller checks again in each case.
+        // The wait may end for any reason.
         let _ = futex::wait(&self.bell().rings, Flags::empty(), seen, Some(&slice));
     }
 

@@ -20,7 +20,7 @@ const LINE: u64 = 64;
 /// The size of the pieces in which a write of up to [`LONG`] bytes is published. The reader copies a piece while the
 /// writer writes the next one.
 const PIECE: usize = 16 << 10;
-/// The size of the pieces of a longer write. Larger pieces are copied faster, but the reader begins later.
+/// The size of the pieces of a longer write.
 const LARGE_PIECE: usize = 32 << 10;
 /// The largest number of bytes of a write that is published in pieces of [`PIECE`] bytes.
 const LONG: usize = 128 << 10;
@@ -108,7 +108,6 @@ impl Writer {
         Ok(want.min(end.capacity.saturating_sub(end.at - end.other) as usize))
     }
 
-    /// Reads the reader's position.
     fn look(&mut self) -> Result {
         let end = &mut self.end;
         let tail = end.cursors().tail.at.load(Ordering::Acquire);

@@ -21,10 +21,9 @@ use super::slots::{self, Taken};
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
-/// The size in bytes below which rings do not shrink when there are many peers.
+/// Rings do not shrink below this number of bytes, however many peers there are.
 const SMALLEST_RING: usize = 16 << 10;
-/// While a segment would be larger than this number of bytes, its rings shrink, down to `SMALLEST_RING`. A segment with
-/// very many peers may still be larger.
+/// While a segment would be larger than this number of bytes, its rings shrink, down to `SMALLEST_RING`.
 const LARGEST_SEGMENT: usize = 4 << 20;
 /// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
@@ -108,13 +107,12 @@ pub(crate) struct Header {
     pub(crate) revoked: AtomicU32,
     /// How peers read the private memory of the owner.
     pub(super) origin: Origin,
-    /// The owner's latest calls.
     pub(crate) call_log: CallLog,
 }
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
 
-/// A mapped segment. Threads of one process may share one mapping.
+/// A mapped segment.
 pub(crate) struct Segment {
     map: MmapRaw,
     fd: OwnedFd,

@@ -91,7 +91,6 @@ fn a_file_size_limit_is_an_error() {
     assert!(status.success(), "{status}");
 }
 
-/// A lack of descriptors is an error, too, and not a panic.
 #[test]
 fn no_descriptor_left_is_an_error() {
     const CHILD: &str = "C10D_TEST_NOFILE_CHILD";

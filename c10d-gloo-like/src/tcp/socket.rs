@@ -127,8 +127,8 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
 
 /// Makes the operating system end this connection if the peer's host is silent for this long.
 ///
-/// Only for connections whose reader always reads. On a connection with payload, a late peer may not read for a long
-/// time, which TCP's user timeout would count as silence.
+/// Use this only for connections whose reader always reads. On a connection with payload, a late peer may not read for
+/// a long time, which TCP's user timeout would count as silence.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let silence = silence.max(SHORTEST_SILENCE);

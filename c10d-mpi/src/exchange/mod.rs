@@ -30,7 +30,7 @@ const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
 
-/// A list with one item per peer. Most such lists are short.
+/// A list with one item per peer.
 pub(crate) type Few<T> = SmallVec<[T; 2]>;
 
 /// The data that a rank sends to a peer, or receives from it, in one step.
@@ -52,7 +52,6 @@ pub(crate) struct Step<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
     pub(crate) deadline: &'a dyn Fn() -> Instant,
-    /// The number of the step in the call.
     pub(crate) number: u32,
 }
 
@@ -68,7 +67,6 @@ impl Received {
     }
 }
 
-/// One incoming transfer.
 enum Receiving {
     /// The header, with the data if they are short, has not arrived. The second flight receives long data.
     Head(Flight, Option<Flight>),
@@ -88,7 +86,6 @@ struct PeerCalls {
     differ: Option<Instant>,
 }
 
-/// The exchange of messages of one rank of a group.
 pub(crate) struct Exchange {
     mpi: Mpi,
     comm: Comm,

@@ -12,7 +12,6 @@ use crate::header::Header;
 use crate::memory::{Space, source};
 use crate::mpi::{Flight, Staging};
 
-/// An outgoing message.
 pub(super) struct Outgoing {
     pub(super) posted: Posted,
     space: Space,

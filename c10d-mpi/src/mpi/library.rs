@@ -83,7 +83,7 @@ functions! {
     get_count "MPI_Get_count_c" (*const Status, Datatype, *mut i64);
 }
 
-/// The implementation of MPI. Libraries with the same ABI still differ in behaviour.
+/// The implementation of MPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Mpich,
@@ -104,7 +104,6 @@ impl Kind {
     }
 }
 
-/// A loaded and checked MPI library.
 pub(crate) struct Library {
     pub(super) functions: Functions,
     pub(crate) path: PathBuf,
@@ -212,7 +211,8 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library of the standard ABI loads another MPI library of Open MPI, which is no error.
+        // Open MPI's library of the standard ABI is a layer over another MPI library of Open MPI, which may be in the
+        // process.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {

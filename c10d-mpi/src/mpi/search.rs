@@ -12,7 +12,7 @@ pub(crate) const VARIABLE: &str = "C10D_MPI_LIB";
 const SONAME: &str = "libmpi_abi.so.1";
 /// The folders of the system's libraries.
 const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
-/// The names of MPI libraries that do not have the standard ABI. The types of their handles differ from the standard's.
+/// The names of MPI libraries that do not have the standard ABI.
 const OTHERS: [&str; 2] = ["libmpi.so.12", "libmpi.so.40"];
 
 /// The inputs of the search. Outside of tests, they are those of the process.

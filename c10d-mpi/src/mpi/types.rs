@@ -12,11 +12,8 @@ macro_rules! handles {
 }
 
 handles! {
-    /// A communicator.
     RawComm;
-    /// An element type.
     Datatype;
-    /// An error handler.
     Errhandler;
     /// A set of ranks.
     Group;
@@ -26,7 +23,6 @@ handles! {
     Message;
     /// An operation in progress.
     Request;
-    /// A session.
     Session;
 }
 

@@ -1,7 +1,6 @@
 //! The lines of PMI-1 (see `super`), between the MPI library and the thread that answers it: the server.
 
-/// The lengths of the longest key and of the longest value that the library may use. The server sends them to the
-/// library.
+/// The lengths of the longest key and of the longest value that the library may use.
 pub(super) const MAX_KEY: usize = 64;
 pub(super) const MAX_VALUE: usize = 1024;
 /// The longest line: a value, a key, a name, and the words between them.

@@ -43,7 +43,6 @@ pub(crate) struct Comm {
 static COMMS: LazyLock<Mutex<HashMap<u64, Arc<Comm>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// Returns the communicator of a handle, or `None` if it does not exist.
 pub(crate) fn get(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().get(&handle).cloned()
 }
@@ -190,7 +189,6 @@ impl Comm {
         self.group.lock().clone()
     }
 
-    /// Counts a launch, and returns its number.
     pub(crate) fn launch(&self) -> u64 {
         *self.flying.lock() += 1;
         self.launches.fetch_add(1, Ordering::Relaxed)

@@ -118,7 +118,7 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
-    /// The major number of the compute capability. The devices have no other attributes.
+    /// The major number of the compute capability.
     const MAJOR: c_int = 75;
     // SAFETY: the caller guarantees that the pointer may be written.
     unsafe { *answer = if attribute == MAJOR { 9 } else { 0 } };

@@ -1,5 +1,4 @@
 //! CUDA modules and kernels. The kernels are the real sources, compiled for the CPU and run one thread after another.
-//! Each function behaves as the driver's documentation describes.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::collections::HashMap;

@@ -56,7 +56,7 @@ impl Comms {
         }
     }
 
-    /// Reports a call that failed. Nothing else is done, since the communicators are not used any more.
+    /// Reports a call that failed.
     fn report(&self, call: &str, result: NcclResult) {
         if !result.is_accepted() {
             let why = self.nccl.error_string(result);

@@ -112,7 +112,6 @@ impl<'a> Issuer<'a> {
         self.checked("ncclAlltoAll", result)
     }
 
-    /// Sends a tensor, unless it is empty.
     pub(crate) fn send(&mut self, from: DeviceSpan, peer: u32) -> Result {
         if from.count == 0 {
             return Ok(());
@@ -122,7 +121,6 @@ impl<'a> Issuer<'a> {
         self.checked("ncclSend", result)
     }
 
-    /// Receives a tensor, unless it is empty.
     pub(crate) fn recv(&mut self, to: DeviceSpan, peer: u32) -> Result {
         if to.count == 0 {
             return Ok(());
@@ -132,7 +130,6 @@ impl<'a> Issuer<'a> {
         self.checked("ncclRecv", result)
     }
 
-    /// Copies inside the device, unless source and destination are the same.
     pub(crate) fn copy(&mut self, from: DeviceSpan, to: DeviceSpan) -> Result {
         if from.at == to.at || from.count == 0 {
             return Ok(());

@@ -197,7 +197,6 @@ unsafe impl DeviceRuntime for Driver {
 
     fn create_event(&self, index: u16) -> Result<Event> {
         let _relaxed = self.call(index)?;
-        // Events without timing are cheaper.
         let made = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         made.map(|e| e as Event).map_err(|e| failed("making an event", e))
     }

@@ -25,7 +25,6 @@ const BLOCK: u32 = 256;
 /// elements.
 const MOST_BLOCKS: usize = 4096;
 
-/// The loaded modules and functions.
 #[derive(Default)]
 pub(super) struct Functions(Mutex<Loaded>);
 

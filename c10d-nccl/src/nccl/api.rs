@@ -40,8 +40,8 @@ pub(crate) trait NcclApi: Send + Sync {
     /// the new communicator to `new`, before `async_error` of the old communicator reports success. `new` must be valid
     /// until `async_error` reports success.
     unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult;
-    /// Begins to derive a communicator without these ranks, which must not call this function. In all other respects,
-    /// this function is the same as `split`.
+    /// Begins to derive a communicator without these ranks, which must not call this function. Otherwise, this function
+    /// is the same as `split`.
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult;
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;
     /// Begins to flush the calls that were issued.

@@ -144,7 +144,7 @@ pub(crate) struct Config {
 impl Config {
     const UNDEFINED: i32 = i32::MIN;
 
-    /// Settings with which calls do not block. Everything else is the library's default.
+    /// Settings with which calls do not block.
     pub(crate) const NONBLOCKING: Config = Config {
         size: size_of::<Config>(),
         magic: 0xcafe_beef,

@@ -33,7 +33,6 @@ impl Tensor {
         }
     }
 
-    /// Returns the `count` elements from element `start` on.
     pub(super) fn slice(self, start: usize, count: usize) -> Result<Tensor> {
         match start.checked_add(count) {
             Some(end) if end <= self.count => {

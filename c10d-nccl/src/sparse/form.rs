@@ -12,7 +12,6 @@ pub(super) struct Form {
     pub(super) part: DType,
     /// The number of values of type `part` in one element.
     pub(super) parts: usize,
-    /// The operation on the values.
     pub(super) op: ReduceOp,
     /// The bits of the neutral value, with which the operation leaves every other value unchanged.
     pub(super) neutral: u64,

@@ -69,8 +69,7 @@ impl Run<'_> {
         }
     }
 
-    /// Runs one dense op as a step of the call, after all work that was enqueued on the stream before. The worker keeps
-    /// the step's tensors.
+    /// Runs one dense op as a step of the call, after all work that was enqueued on the stream before.
     fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
         // SAFETY: the stream belongs to the worker, which exists until the call has ended.
         let call = unsafe { call.on_stream(self.stream) };
@@ -99,8 +98,9 @@ impl Run<'_> {
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
             // All ranks find the same mismatch, and each reports its own value in the field `mine` of
-            // `ErrorKind::Mismatch`. If a rank failed at once, a rank that has not read the headers yet could return
-            // that rank's report instead of its own error. So all ranks make one more exchange before they fail.
+            // `ErrorKind::Mismatch`. If a rank failed at once, its report could reach ranks that have not read the
+            // headers yet. These ranks would return the report instead of their own errors. So all ranks make one more
+            // exchange before they fail.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {

@@ -31,7 +31,6 @@ fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result
         body(&pg)?;
         let calls = log.take();
         pg.shutdown()?;
-        // Each communicator is finalized and destroyed.
         assert!(log.take().chunks(2).all(|c| c == ["finalize", "destroy"]));
         Ok(calls)
     };

@@ -16,7 +16,6 @@ use crate::kernels::Kernel;
 use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, Optional, RedOp, UniqueId, Version};
 use crate::start::StartOptions;
 
-/// The calls, in order.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -25,7 +24,6 @@ impl Log {
         self.0.lock().push(line);
     }
 
-    /// Removes and returns the calls so far.
     pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock())
     }

@@ -6,8 +6,7 @@ use c10d_core::DispatchKey;
 
 use super::*;
 
-/// Dense and sparse calls in different orders on different ranks, with and without a CPU backend. The sparse calls use
-/// NCCL.
+/// Dense and sparse calls in different orders on different ranks, with and without a CPU backend.
 #[test]
 fn beside_dense() {
     with_fake("beside_dense", "", || {

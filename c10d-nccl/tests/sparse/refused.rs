@@ -114,7 +114,6 @@ fn unsupported_types_and_too_large_results_are_errors() {
     });
 }
 
-/// A peer's keys are checked.
 #[test]
 fn invalid_keys_of_a_peer_are_rejected() {
     // The second launch of a call (number 1) gathers the keys.

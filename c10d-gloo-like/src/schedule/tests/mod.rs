@@ -113,7 +113,6 @@ fn uneven(world: u32, seed: u64) -> Vec<usize> {
     starts
 }
 
-/// Runs `test` with even blocks and with uneven ones.
 fn with_blocks(test: impl Fn(u32, Blocks<'_>)) {
     for world in WORLDS {
         for len in [0, 1, 3] {
