@@ -3,7 +3,6 @@
 
 use c10d_core::backend::Fingerprint;
 
-/// The header before the data of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Header {
     /// The fingerprint of the call that the message belongs to.

@@ -14,8 +14,8 @@ use crate::task::Task;
 
 /// The largest number of bytes that one rank sends to another in one step, if the group is small.
 const WINDOW: usize = 1 << 20;
-/// The largest number of bytes that one rank sends to all others and receives from them in one step, all together. If
-/// `2 * size * WINDOW` exceeds this, [`Collectives::window`] returns a smaller window, but at least [`SHORT`].
+/// The largest number of bytes that one rank sends and receives in one step, with all peers together. In large groups,
+/// this limit makes the window smaller than [`WINDOW`], see [`Collectives::window`].
 const ALL: usize = 64 << 20;
 /// In an all-reduce of up to this many bytes, each rank sends all its data to all others. Two ranks do so with any
 /// number of bytes.

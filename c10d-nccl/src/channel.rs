@@ -55,6 +55,7 @@ pub(crate) enum ChannelWork {
     Derive(Derive, Option<Heir>),
 }
 
+/// How a communicator is derived from another one.
 pub(crate) enum Derive {
     Split {
         /// The lowest rank of this rank's part; `None` if this rank is in no part.
@@ -66,6 +67,7 @@ pub(crate) enum Derive {
     Shrink { without: Vec<i32> },
 }
 
+/// The receiver of a derived communicator.
 pub(crate) struct Heir {
     /// The list to which the communicator is added.
     pub(crate) comms: Arc<Comms>,
@@ -335,7 +337,7 @@ impl Channel {
     }
 }
 
-/// Makes the checks of a task's tensors and stream that need calls of CUDA.
+/// Checks a task's tensors and stream by calls of CUDA.
 fn check(resources: &Resources, line: &WorkStream, task: &Task) -> Result {
     resources.jobs.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {

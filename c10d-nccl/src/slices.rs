@@ -78,8 +78,8 @@ impl<B> OnDevice<B> {
     }
 }
 
-/// Makes the default stream wait for a slice's stream. An op runs after the default stream (unless the call gives
-/// another stream), and so after the slice's stream.
+/// Makes the default stream wait for a slice's stream. An op runs after the work of the default stream, unless the call
+/// gives another stream.
 fn lead(own: &CudaStream) -> Result {
     // cudarc stores errors of its own events until `check_err` is called.
     let done = own.context().check_err().and_then(|()| match own.cu_stream().is_null() {

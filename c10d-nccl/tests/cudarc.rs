@@ -39,7 +39,6 @@ fn slices_are_buffers() {
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             let mut all = cuda(s.alloc_zeros::<f32>(4))?;
             pg.all_gather_into(on_device(&x), on_device(&mut all))?;
-            // An owned slice is passed to a started op.
             let all = pg.start(op::all_reduce(on_device(all), ReduceOp::Sum)).wait()?.into_inner();
             fetched(&s, &all)
         });

@@ -23,8 +23,8 @@ fn a_rank_uses_the_gpu_of_the_builder_or_the_hint() {
     });
 }
 
-/// The communicator of a sub-group, which the sparse call here uses, is on the GPU that the rank has in the whole
-/// group.
+/// A sub-group's communicator is on the GPU that the rank has in the whole group. Here a sparse call uses this
+/// communicator.
 #[test]
 fn sub_groups_use_the_same_gpu() {
     with_fake("sub_groups_use_the_same_gpu", "", || {

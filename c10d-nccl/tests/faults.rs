@@ -35,8 +35,8 @@ fn error(result: &Result) -> &Error {
     result.as_ref().expect_err("must fail")
 }
 
-/// Checks that the second op, which the script makes hang, ends at its deadline with an error that has these words, and
-/// that the group stays failed with this first cause.
+/// The script makes the second op hang. Checks that this op ends at its deadline with an error that has these words,
+/// and that the group stays failed with this cause.
 fn ends_in_time(test: &str, script: &str, words: &'static str) {
     ends_within(SHORT, test, script, words);
 }

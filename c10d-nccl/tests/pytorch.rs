@@ -29,7 +29,6 @@ fn late() -> Instant {
     Instant::now() + Duration::from_secs(100)
 }
 
-/// Makes the builder of a rank in a communicator with a rank of PyTorch.
 fn with_torch(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Builder {
     let builder = Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(90 * SECOND);
     builder.hint("nccl.compat", dialect).rank(rank).size(2).store(store)

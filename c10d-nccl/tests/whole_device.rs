@@ -1,4 +1,5 @@
-//! Tests that no call waits for the whole device, which may be waiting for a peer that waits for this rank's next call.
+//! Tests that no call waits for the whole device. The device may be waiting for a peer, and the peer for this rank's
+//! next call.
 
 use crate::common;
 

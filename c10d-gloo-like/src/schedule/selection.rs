@@ -51,7 +51,7 @@ impl Selection {
     }
 }
 
-/// Converts the limit of a rule, which for some ops counts the bytes of one block, to the bytes of all blocks.
+/// Converts the limit of a rule to the bytes of all blocks. For some ops, a rule's limit counts the bytes of one block.
 fn most(op: OpKind, up_to: usize, world: u32) -> usize {
     match op {
         OpKind::AllGatherInto | OpKind::ReduceScatterInto => {

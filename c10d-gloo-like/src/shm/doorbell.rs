@@ -43,7 +43,7 @@ impl Doorbell {
         self.value()
     }
 
-    /// Returns the value to sleep on. It must be read before the last check.
+    /// Returns the value to sleep on. The caller must read it before its last check for data.
     pub(crate) fn value(&self) -> u32 {
         self.bell().rings.load(Ordering::Acquire)
     }

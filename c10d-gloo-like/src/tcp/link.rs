@@ -47,8 +47,7 @@ pub(crate) struct TcpLink {
 }
 
 impl TcpLink {
-    /// Makes the link to `peer` over this connection, which must be non-blocking, as those of [`super::dial`] and
-    /// [`super::Listener`] are.
+    /// Makes the link to `peer` over this connection, which must be non-blocking.
     pub(crate) fn new(stream: TcpStream, peer: u32) -> TcpLink {
         TcpLink {
             _private: Private::new(&stream),

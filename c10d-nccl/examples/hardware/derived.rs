@@ -17,7 +17,6 @@ pub(super) fn run() -> Result<()> {
         reversed.shutdown()?;
     }
     same("the op before", &work.wait()?.to_vec::<f32>(SECOND)?[..1], &[me.size as f32])?;
-    // Ranks other than 0 are not members of this group.
     if let Some(first) = pg.new_group(&[0])? {
         sum(&first)?;
     }

@@ -12,7 +12,6 @@ use parking_lot::{Condvar, Mutex};
 /// pieces of work that are certain to be finished by then.
 pub(crate) type Clock = HashMap<u64, u64>;
 
-/// A piece of work for a stream.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
 /// A use of a range of device memory, for reading or for writing.

@@ -43,6 +43,7 @@ pub(crate) trait NcclApi: Send + Sync {
     /// Begins to derive a communicator without these ranks, which must not call this function. Otherwise, this function
     /// is the same as `split`.
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult;
+    /// Returns the state of the communicator.
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;
     /// Begins to flush the calls that were issued.
     unsafe fn finalize(&self, comm: Comm) -> NcclResult;

@@ -40,6 +40,5 @@ fn the_rank_is_named_while_the_library_connects() {
     let error = error_of_the_other(1);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
-    // The error belongs to the making of the group.
     assert_eq!(error.report().phase, Some(Phase::Connect), "{error}");
 }

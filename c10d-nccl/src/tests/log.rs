@@ -5,8 +5,8 @@ use c10d_core::{Builder, DType, ProcessGroup, ReduceOp, Result, Root, op};
 
 use super::mock::{PROVIDER, cuda, log};
 
-/// The lines before and after the NCCL calls of a collective: stream 1, which the communicator uses, waits for stream
-/// 0, which the caller uses.
+/// The lines before and after the NCCL calls of a collective. Stream 1 is the communicator's, and waits for stream 0,
+/// the caller's.
 const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
 const AFTER: [&str; 1] = ["record on 1"];
 

@@ -29,14 +29,12 @@ impl Log {
     }
 }
 
-/// The ranks' logs, by group and rank.
 static LOGS: Mutex<BTreeMap<(String, u32), Log>> = Mutex::new(BTreeMap::new());
 
 pub(super) fn log(group: &str, rank: u32) -> Log {
     LOGS.lock().entry((group.to_owned(), rank)).or_default().clone()
 }
 
-/// The backend with the mocks.
 pub(super) static PROVIDER: Provider = Provider {
     source: "mock",
     backends: &[Registration {

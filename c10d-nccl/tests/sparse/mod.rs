@@ -78,7 +78,6 @@ fn reference<T: Element>(tensors: &[Coo<T>], combine: fn(T, T) -> T) -> Entries<
     all
 }
 
-/// An operation that combines two values.
 type Combine<T> = fn(T, T) -> T;
 
 /// The ranks' tensors, and the operation on them.
