@@ -254,23 +254,23 @@ struct c10d_host {
 
 /* ---- What a plugin offers ----------------------------------------------------------------------------------- */
 
-/* A device runtime. `index` is the number of the device. Work on one stream runs in the order in which it was
- * enqueued. Work on different streams runs in any order, unless an event orders it. The functions that enqueue work do
- * not wait for the device.
+/* A device runtime. `index` is the number of the device. Work on one stream runs in the order in which it was enqueued.
+ * Work on different streams runs in any order, unless an event orders it. A function that enqueues work does not wait
+ * for the device.
  *   - The functions count, allocate, free, copy_in, copy_out and copy are required.
  *   - The seven functions of streams and events are either all present or all missing. If they are missing, there is
  *     only stream 0, and every copy is complete when its function returns.
  *   - Each of these pairs is either present or missing: `retain` and `release`, `allocate_host` and `free_host`,
  *     `reduces` and `reduce`.
- * c10d counts the owners of the memory that it allocated. It calls `free` when no operation can use the memory any
- * more. It may make this call inside `done`. c10d cannot count the owners of other memory, such as a tensor of another
- * library: for this memory, a plugin whose collectives serve its device needs `retain` and `release`. */
+ * c10d calls `free` when no operation can use the memory any more, perhaps inside `done`. If the plugin's collectives
+ * serve its device, the plugin needs `retain` and `release`. By these functions, c10d keeps memory that it did not
+ * allocate, such as a tensor of another library. */
 typedef struct c10d_device {
     uint32_t struct_size;
     /* C10D_DEVICE_PRIVATE or 0: the plugin's own device. C10D_DEVICE_CUDA: the plugin drives CUDA devices, and its
      * bases are CUDA addresses. c10d then uses the plugin as the runtime of CUDA devices only if there is no other
-     * runtime. For the plugin's own operations, it always uses the plugin's `retain` and `release`. Plugins for ABI 1.0
-     * and 1.1 have 0 here. */
+     * runtime. For the plugin's own operations, c10d always uses the plugin's `retain` and `release`. Plugins for
+     * ABI 1.0 and 1.1 have 0 here. */
     uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
     /* Allocates memory, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0. `base` is an
@@ -296,16 +296,16 @@ typedef struct c10d_device {
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
     /* Sets `reached` to 1 if the event's last record is reached, else to 0. Returns an error if earlier work failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* Keeps memory that c10d did not allocate valid until `release`, even if its owner frees it before. If `retain`
-     * has not returned at the operation's time limit, the owner may free the memory while `retain` still runs. c10d may
-     * call `release` inside `done`. */
+    /* Keeps memory that c10d did not allocate valid until `release`, even if the memory's owner frees it earlier. If
+     * `retain` has not returned at the operation's time limit, the owner may free the memory while `retain` still
+     * runs. c10d may call `release` inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
     /* Allocates host memory that the device copies fast. Returns null if the allocation fails. */
     void *(*allocate_host)(uint64_t bytes);
     void (*free_host)(void *base, uint64_t bytes);
-    /* Returns the bits of the element types that `reduce` accepts with this operation. c10d asks for sum, product, min,
-     * max and the bitwise operations. It reduces other types in host memory. */
+    /* Returns the bits of the element types that `reduce` accepts with this operation. c10d asks for sum, product,
+     * min, max and the bitwise operations. c10d reduces other types in host memory. */
     uint32_t (*reduces)(uint32_t reduce_op); /* since 1.1 */
     /* Enqueues acc[i] = op(acc[i], with[i]). */
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
@@ -352,21 +352,19 @@ typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
     const c10d_capabilities *capabilities; /* One per kind of device, each struct_size bytes after the previous one. */
-    /* Returns C10D_OK if the plugin can work on this machine. If `probe` is null, c10d assumes that it can. The
-     * function must be cheap and have no side effects. */
+    /* Returns C10D_OK if the plugin can work on this machine. If `probe` is null, c10d assumes that the plugin can.
+     * The function must be cheap and have no side effects. */
     int32_t (*probe)(c10d_why *why);
-    /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its
-     * own, rank 0 can make an id of any size and write it to the store (store_set). The other ranks read it
-     * (store_get). */
+    /* Makes this rank's part of a group: finds the other ranks through the store. For example, rank 0 can make an id
+     * of any size and write it to the store (store_set), from which the other ranks read it (store_get). */
     int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
-    /* Destroys a group. c10d calls this when no operation is in flight. The plugin must not call `done` for this group
-     * any more. */
+    /* Destroys a group. No operation is in flight, and the plugin must not call `done` for this group any more. */
     void (*destroy_group)(void *group);
     /* Takes an operation, and runs it on this thread or on a thread of the plugin. The operation must end within the
-     * request's timeout. If it cannot succeed in this time, it must end with an error that names the ranks for which it
-     * waited. For the collectives of a group, c10d calls `submit` one call after the other, in the same order on all
-     * ranks. It does not wait until the previous operation is done. Other threads may call `submit` for
-     * point-to-point operations during these calls, in order for each peer, direction and tag. */
+     * request's timeout. If it cannot succeed in this time, it must end with an error that names the ranks for which
+     * it waited. For the collectives of a group, c10d makes one call of `submit` at a time, in the same order on all
+     * ranks. c10d does not wait until the previous operation is done. At the same time, other threads may submit
+     * point-to-point operations. Those with the same peer, direction and tag are submitted in order. */
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
     /* Ends all operations in flight, and reports the abort to the peers. Other functions may run during this call. */
     void (*abort)(void *group, const char *cause, uint64_t len);
@@ -381,9 +379,9 @@ typedef struct c10d_collectives {
      * operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
-    /* Takes several point-to-point operations that may depend on each other. On success it takes all of them, on an
-     * error none. Call `done` for each operation separately, with the operation's own token. For each peer, direction
-     * and tag, the operations of `submit_batch` and `submit` are in one common order. */
+    /* Takes several point-to-point operations that may depend on each other. On success `submit_batch` takes all of
+     * them, on an error none. Call `done` for each operation separately, with the operation's own token. For each
+     * peer, direction and tag, the operations of `submit_batch` and `submit` are in one common order. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
     /* Returns an error of the group, such as a dead peer, that occurred while no operation was waiting. Returns C10D_OK

@@ -2,21 +2,21 @@
  * processes (or threads) of one machine.
  *
  * The ranks of a group share one piece of memory. Rank 0 makes it, and gives the others an id by which they find it.
- * The id goes through c10d's store, or if a group is split, through the memory of the parent group. In the shared
- * memory every rank has a seat (its process id, and a futex by which its peers wake it), and two rings to each rank
- * (also to itself): one for collectives, and one for point-to-point messages, so that collectives never wait for
+ * The id goes through c10d's store. If a group is split, the id goes through the memory of the parent group. In the
+ * shared memory every rank has a seat (its process id, and a futex by which its peers wake it), and two rings to each
+ * rank (also to itself): one for collectives, and one for point-to-point messages, so that collectives never wait for
  * messages.
  *
  * Everything that goes through a ring is a message: a header with the call's fingerprint, then the bytes. A send
- * transfers one message. A collective transfers one message from each rank to each rank for each of its tensors; many
+ * transfers one message. A collective transfers one message from each rank to each rank for each of its tensors. Many
  * of these messages are empty. Before a message is used, the receiver checks that it belongs to the same call and has
  * the expected length. Every rank receives from all ranks, so every rank notices if ranks make different calls. When
  * all messages have arrived, their contents are copied to the outputs, or reduced in rank order. The first failure of
  * the group is written to the shared memory, once for all ranks.
  *
  * The plugin has no threads: the work is done on c10d's thread that calls submit. Every wait checks the deadline,
- * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. Only the barrier in
- * `meet` cannot check yet whether they are alive. */
+ * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. The barrier in `meet`
+ * does not check whether ranks are alive. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -178,13 +178,13 @@ static int fail_with(struct group *g, const struct failure *why) {
         atomic_store(&g->shared->failed, 2);
         for (uint32_t p = 0; p < g->size; p++) ring_bell(g, p);
     }
-    /* Another rank may still be writing its failure, which is then the group's failure. If that rank dies before it has
-     * written it, this loop ends after 100000 rounds. */
+    /* Another rank may be writing the group's failure. If that rank has died, this loop ends after 100000 rounds. */
     for (int i = 0; i < 100000 && atomic_load(&g->shared->failed) != 2; i++) sched_yield();
     return -1;
 }
 
-/* Returns the group's failure. If the rank that was writing the failure has died, the result says only that. */
+/* Returns the group's failure. If the rank that was writing the failure has died, the result says only that a rank
+ * failed. */
 static struct failure first_failure(struct group *g) {
     struct failure none = {.status = C10D_ABORTED, .text = "a rank failed, and died before it wrote the reason"};
     return atomic_load(&g->shared->failed) == 2 ? g->shared->failure : none;
@@ -230,8 +230,7 @@ struct memory {
     _Alignas(64) char data[];
 };
 
-/* A handle is an address with the highest bit inverted. No process has memory at such an address. So code that uses a
- * handle as an address by mistake crashes at once. */
+/* A handle is an address with the highest bit inverted, so that code that uses a handle as an address crashes. */
 #define FAR ((uintptr_t)1 << 63)
 static struct memory *memory_of(const void *handle) { return (struct memory *)((uintptr_t)handle ^ FAR); }
 
@@ -402,8 +401,8 @@ static void average(const c10d_request *r, void *acc, uint64_t bytes, uint32_t s
     else for (uint64_t i = 0; i < bytes / 8; i++) ((double *)acc)[i] /= (double)size;
 }
 
-/* Copies the contents of the messages, which have all arrived, to the outputs, or reduces them there. The messages of
- * one tensor are in rank order, and include the message of this rank to itself. */
+/* Copies the contents of the messages to the outputs, or reduces them there. All messages have arrived. The messages
+ * of one tensor are in rank order, and include the message of this rank to itself. */
 static void finish(const struct group *g, struct op *op) {
     const c10d_request *r = op->request;
     for (uint64_t i = 0; i < op->count; i++) {
@@ -547,8 +546,8 @@ static void end(struct group *g, struct op *op, int failed, c10d_done done, uint
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
     if (failed && why.status == C10D_MISMATCH) {
-        /* The result has this rank's view. The guilty rank blames the speaker, and the speaker blames the guilty rank.
-         * Any other rank blames the one whose call differs from its own, or both if it cannot decide by the calls. */
+        /* The guilty rank blames the speaker, and the speaker blames the guilty rank. Any other rank blames the one
+         * whose call differs from its own, or both if it cannot decide by the calls. */
         const uint8_t *call = op->request->fingerprint;
         int same = !memcmp(why.calls[0], why.calls[1], 24);
         int as_speaker = !same && !memcmp(call, why.calls[0], 24), as_guilty = !same && !memcmp(call, why.calls[1], 24);

@@ -20,8 +20,7 @@ struct memory {
     unsigned char data[];
 };
 
-/* A handle is the bitwise complement of an address. No process has memory at such an address. So code that uses a
- * handle as an address by mistake crashes at once. */
+/* A handle is the bitwise complement of an address, so that code that uses a handle as an address crashes. */
 static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
 
 /* Returns the address of these bytes of a buffer, or null if they are not inside a buffer of this device. */
