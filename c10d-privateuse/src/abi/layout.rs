@@ -1,5 +1,5 @@
 //! Asserts at compile time the layout that the structs have in version 1.2. Later minor versions only append fields.
-//! The test `layout.rs` compares this layout with that of the structs in the C header.
+//! The test `layout.rs` compares this layout with the C header.
 
 use std::mem::offset_of;
 

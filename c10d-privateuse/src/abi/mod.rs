@@ -1,7 +1,7 @@
 //! The Rust mirror of `include/c10d_plugin.h`. The header is the contract and documents everything.
 //!
-//! Every struct is valid if all of its bytes are zero. The struct of an older plugin may be shorter. So c10d copies it
-//! into a struct of zeros, in which the missing fields stay zero.
+//! Every struct is valid if all of its bytes are zero. The struct of an older plugin may be shorter: c10d copies it
+//! into a struct of zeros.
 #![allow(unsafe_code)]
 #![allow(missing_docs, reason = "the header documents each field once")]
 
@@ -21,7 +21,7 @@ pub use note::{Note, note};
 pub use plugin::{Capabilities, Collectives, GroupInit, Plugin};
 pub use why::Why;
 
-/// The major version, which is also part of the entry's name.
+/// The major version.
 pub const MAJOR: u16 = 1;
 /// The minor version of this build.
 pub const MINOR: u16 = 2;

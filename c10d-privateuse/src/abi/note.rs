@@ -1,5 +1,4 @@
-//! The note of a plugin. From the note, c10d reads the ABI version and the plugin's name without running any code of
-//! the plugin.
+//! The note of a plugin: its ABI version and its name.
 
 use super::{MAJOR, MINOR, Plugin, size};
 

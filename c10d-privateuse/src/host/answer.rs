@@ -10,7 +10,6 @@ use crate::abi::{self, codes};
 /// The fields of a mismatch that a plugin may name. With any other name, the error says only that the calls differ.
 const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
 
-/// Converts the status code and reason that a function of the plugin returned.
 pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
     if status == codes::OK {
         return Ok(());

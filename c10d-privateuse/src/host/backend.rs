@@ -11,11 +11,9 @@ use c10d_core::{DispatchKey, Error, Result};
 use super::group::Group;
 use super::loaded::LoadedPlugin;
 
-/// One rank of one group, in a plugin.
 struct PluginBackend {
     name: &'static str,
-    /// The capabilities for each kind of device. If the plugin serves host memory, the capabilities for host memory
-    /// come first.
+    /// The capabilities for each kind of device. Those for host memory come first.
     offers: Vec<(DispatchKey, Capabilities)>,
     group: Arc<Group>,
     timeout: Duration,

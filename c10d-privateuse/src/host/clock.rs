@@ -1,6 +1,5 @@
 //! The clock of all plugins' operations: one thread, which starts with the first group. Groups and operations set
-//! alarms. At an alarm the thread calls the function that `start` was called with. This function ends the operations
-//! whose time is over.
+//! alarms. At an alarm the thread ends the operations whose time is over, by the function that was passed to `start`.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ impl Default for Clock {
     }
 }
 
-/// A forked child has its own clock, since the parent's threads do not exist in the child.
+/// A forked child has its own clock.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
 /// Starts the clock if it is not running yet. At each alarm its thread passes the current time to `end_overdue`, which
@@ -35,8 +34,7 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
         let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(move || run(end_overdue));
         result = spawned.map(drop);
     });
-    // A failed start is not tried again. Without the clock, nothing would end overdue operations, so later groups are
-    // rejected, too.
+    // A failed start is not tried again: all later groups are rejected.
     let mut failed = clock.failed.lock();
     *failed |= result.is_err();
     match (result, *failed) {
@@ -68,8 +66,8 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // If the alarm were cleared after the call of `end_overdue`, this could clear the alarm of an operation
-                // that starts during the call.
+                // The alarm is cleared before the call of `end_overdue`, in which a new operation may set the next
+                // alarm.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

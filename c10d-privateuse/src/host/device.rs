@@ -26,7 +26,6 @@ impl PluginDevice {
         PluginDevice { plugin, functions, key, owners: Owners::default() }
     }
 
-    /// Returns the dispatch key of the device.
     pub(super) fn key(&self) -> DispatchKey {
         self.key
     }
@@ -104,7 +103,7 @@ unsafe impl DeviceRuntime for PluginDevice {
         if self.owners.more(index, base as usize) {
             return true;
         }
-        // The memory comes from another allocator. The plugin may be able to retain it.
+        // c10d did not allocate this memory. The plugin may be able to retain it.
         let Some(retain) = self.functions.retain else { return false };
         // SAFETY: the caller's guarantee is the same as the ABI's.
         let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });

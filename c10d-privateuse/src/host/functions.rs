@@ -15,8 +15,7 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// Makes the host's data about the plugin with this name and file. The table in this data has the functions of this
-    /// module. `patience` is the time limit for code of the plugin that runs outside an operation.
+    /// Makes the host's data about the plugin with this name and file, with a table of the functions of this module.
     pub(crate) fn new(name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         Hosted::leak(table(), name, path, patience)
     }

@@ -108,7 +108,7 @@ fn prepare(token: Token) -> Option<Prepared> {
         None => retained.and_then(|retained| lend::lend(group.plugin(), retained, &operation.job)),
     };
     match lent {
-        // The copies took too long, which is not the plugin's fault.
+        // The copies took too long.
         Ok(_) if limit <= Instant::now() => {
             taken.keep().give_up();
             return None;
@@ -128,8 +128,7 @@ fn prepare(token: Token) -> Option<Prepared> {
     *running.lock() = Some("submit");
     let open = group.open_operation_call();
     taken.give();
-    // While the operation was outside its slot, the clock could not see it. An alarm in this time had no effect on the
-    // operation, so the alarm is set again.
+    // The clock could not see the operation outside its slot, so the alarm is set again.
     clock::at(limit.min(group.limit()));
     Some(Prepared { token, group, op, request, running, open })
 }

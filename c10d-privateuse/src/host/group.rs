@@ -68,14 +68,14 @@ impl Drop for Group {
     }
 }
 
-/// Returns how long after its deadline the host gives up an operation: half of the time that a backend has for
-/// releasing a job. The host needs the other half to end the operation.
+/// Returns how long after an operation's deadline the host gives the operation up: half of the time that a backend has
+/// for releasing a job.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
 
 impl Group {
-    /// Makes a group without the plugin's object. The group's operations wait in `queues`.
+    /// Makes a group without the plugin's object.
     pub(super) fn new(
         loaded: &'static LoadedPlugin,
         init: &GroupInit,
@@ -160,8 +160,7 @@ impl Group {
         clock::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
         let (Some(me), text) = (self.open_call(), cause.to_string()) else { return };
-        // If no thread can be started, the plugin's `abort` is not called. But the flag `aborted` is set, and the clock
-        // ends the operations in flight.
+        // If no thread can be started, the plugin's `abort` is not called, and the clock ends the operations in flight.
         let _ = spawn_detached(move || {
             // SAFETY: the function was validated, and the object is not destroyed while `me` counts this call.
             unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
@@ -265,13 +264,12 @@ impl Group {
     }
 
     /// Counts a call that belongs to an operation in flight, or the call that makes the plugin's object. In both cases
-    /// the object cannot be destroyed yet, so this cannot fail.
+    /// the object cannot be destroyed yet.
     pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
         self.in_use.lock().calls += 1;
         OpenCall(self.clone())
     }
 
-    /// Counts a new operation.
     pub(super) fn operation_begins(&self) {
         self.in_use.lock().operations += 1;
     }
@@ -285,7 +283,7 @@ impl Group {
         }
     }
 
-    /// Tells the check of calls that this collective has ended, whatever its result.
+    /// Tells the check of calls that this collective has ended.
     pub(super) fn call_ended(&self, request: &Request) {
         self.calls.iter().filter(|_| !request.op.is_p2p()).for_each(|calls| calls.end(request));
     }

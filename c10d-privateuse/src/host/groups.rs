@@ -8,7 +8,6 @@ use c10d_core::sync::Mutex;
 use super::group::Group;
 use super::plugin::Hosted;
 
-/// All groups, with their plugins.
 static GROUPS: Mutex<Vec<(&'static Hosted, Weak<Group>)>> = Mutex::new(Vec::new());
 
 pub(super) fn add(group: &Arc<Group>) {
@@ -23,7 +22,7 @@ pub(super) fn of(plugin: &Hosted) -> Vec<Arc<Group>> {
     groups.iter().filter(|(of, _)| std::ptr::eq(*of, plugin)).filter_map(|(_, group)| group.upgrade()).collect()
 }
 
-/// Makes all groups of a plugin fail. The plugin broke its contract, but the host does not know in which group.
+/// Makes all groups of a plugin fail. The plugin broke its contract in an unknown group.
 pub(super) fn end_all(plugin: &Hosted, error: Error) {
     plugin.set_broken(&error);
     for group in of(plugin) {

@@ -26,7 +26,7 @@ pub(super) fn to(plugin: &'static Hosted) -> Result {
 fn listen(plugin: &'static Hosted) {
     loop {
         std::thread::sleep(PERIOD);
-        // If the plugin does not return, it blocks only this thread: operations have their own clock.
+        // A plugin that does not return blocks only this thread.
         for group in groups::of(plugin) {
             contain("asking a plugin for errors", || group.listen());
         }

@@ -26,7 +26,6 @@ impl LoadedPlugin {
         self.device.clone().map(|d| d as Arc<dyn DeviceRuntime>)
     }
 
-    /// Returns the kind of device that the plugin's device part drives, or `None` if the plugin has no device part.
     pub(crate) fn drives(&self) -> Option<DispatchKey> {
         self.device.as_ref().map(|device| device.key())
     }

@@ -26,7 +26,6 @@ struct Terms {
 }
 
 impl Group {
-    /// Makes a group without the plugin's object.
     fn prepare(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::new(loaded, init, SubmitQueues::new(give::give))?;
         overdue::watch()?;
@@ -34,7 +33,6 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes a group by the plugin's `create_group`.
     pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::prepare(loaded, init)?;
         let Some(create) = group.functions.create_group else {

@@ -1,8 +1,8 @@
 //! The host's side of the ABI. It makes backends and device runtimes from plugins' tables.
 //!
 //! A plugin may hang, return invalid values, and end an operation twice or never. So the host calls the plugin on
-//! threads that it can abandon. It lends the plugin only memory that it can leak, unless the user trusts the plugin. It
-//! gives each operation a token that is valid for one answer.
+//! threads that the host can abandon. Unless the user trusts the plugin, the host lends it only memory that can be
+//! leaked. Each operation has a token that is valid for one answer.
 
 mod answer;
 mod backend;

@@ -34,14 +34,14 @@ impl Operation {
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // If the group has failed too, the operation ends with the group's error, which is the cause.
+        // If the group has failed, the operation ends with the group's error.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job, group.rank);
         }
         job.complete_with(result);
         group.operation_ended();
-        // This may call the plugin's `release`, which may hang. So it is the last step: no other step waits for it.
+        // This may call the plugin's `release`, which may hang, so it is the last step.
         drop((lent, request));
     }
 
@@ -54,7 +54,7 @@ impl Operation {
         if runs {
             group.plugin().given_up.fetch_add(1, Ordering::Relaxed);
         }
-        // If `retain` is still running, it may use the operation's own memory, which is therefore leaked.
+        // If `retain` is still running, the operation's own memory is leaked, because `retain` may use it.
         let lent = if runs && request.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
         // The plugin may still read the request.
         std::mem::forget(request);
@@ -63,7 +63,6 @@ impl Operation {
         group.operation_ended();
     }
 
-    /// Returns the error that says why the operation did not end in time.
     fn why_late(&self) -> Error {
         let (plugin, op) = (self.group.plugin(), self.job.request().op);
         let broken = |function: &str, what: &str| {

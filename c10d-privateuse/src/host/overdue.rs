@@ -15,7 +15,7 @@ pub(super) fn watch() -> Result {
 /// Ends the operations whose time is over at `now`. Returns the time at which the next operation's time is over.
 fn end(now: Instant) -> Option<Instant> {
     let overdue = slots::take_overdue(now);
-    // One thread ends all overdue operations, so a panic at the end of one must not affect the others.
+    // A panic at the end of one operation must not affect the others.
     for operation in overdue.operations {
         contain("the work after the end of an operation", || operation.give_up());
     }

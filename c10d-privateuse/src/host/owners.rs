@@ -28,12 +28,11 @@ impl Owners {
         }
     }
 
-    /// Adds an owner. Returns `false` if the memory is not counted here.
+    /// Returns `false` if the memory is not counted here.
     pub(super) fn more(&self, index: u16, base: usize) -> bool {
         self.0.lock().get_mut(&(index, base)).map(|owners| *owners += 1).is_some()
     }
 
-    /// Removes an owner.
     pub(super) fn less(&self, index: u16, base: usize) -> Left {
         let mut all = self.0.lock();
         match all.get_mut(&(index, base)) {

@@ -13,8 +13,8 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// The data that the host stores about a plugin. It is never freed. The table is the first field, so the address of the
-/// table is also the address of the struct.
+/// See the module. This data is never freed. The table is the first field, so the address of the table is also the
+/// address of the struct.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,
@@ -44,7 +44,7 @@ unsafe impl Send for Hosted {}
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Hosted {
-    /// Makes the data about a plugin, with the table of functions that the plugin gets. The data is leaked.
+    /// Makes the data about a plugin, with the table of functions that the plugin gets.
     pub(super) fn leak(table: abi::Host, name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
             table,
@@ -61,7 +61,6 @@ impl Hosted {
         hosted
     }
 
-    /// Returns the table for the plugin.
     pub(crate) fn table(&self) -> *const abi::Host {
         std::ptr::from_ref(self).cast()
     }
@@ -79,8 +78,8 @@ impl Hosted {
         Error::new(ErrorKind::Plugin, what)
     }
 
-    /// Runs code of the plugin outside an operation, on a separate thread. If the code takes too long, the thread is
-    /// abandoned.
+    /// Runs code of the plugin outside an operation, on a separate thread. After the time limit `patience`, the thread
+    /// is abandoned.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match call_until(Instant::now() + self.patience, f)? {
             TimedCall::Returned(value) => Ok(value),

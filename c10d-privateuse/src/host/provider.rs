@@ -24,8 +24,7 @@ pub(crate) fn is_plugin(source: &str) -> bool {
 }
 
 impl LoadedPlugin {
-    /// Makes the plugin's provider, with or without its device part. The provider is leaked, since plugins are never
-    /// unloaded.
+    /// Makes the plugin's provider, with or without its device part. The provider is leaked.
     pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
         let backends: Vec<Registration> =
             self.table.collectives.iter().map(|(_, offer)| self.backend(offer.keys())).collect();
@@ -56,7 +55,7 @@ impl LoadedPlugin {
         let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
         // SAFETY: the function was validated, and `why` is valid during the call.
         let asked = self.hosted.in_time("probe", move || Why::ask(|why| unsafe { probe(why) }));
-        // A plugin whose probe hung is not asked again, since each call would cost time and a thread.
+        // A plugin whose probe hung is not asked again.
         let (status, why) = asked.inspect_err(|e| self.hosted.set_broken(e))?;
         answer::status(self.hosted, "probe", status, &why)
     }

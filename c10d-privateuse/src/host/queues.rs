@@ -1,10 +1,10 @@
-//! Queues of operations, and the threads that give the operations to the plugin. The threads serve several queues at
-//! once. From each queue, they give the plugin one batch at a time.
+//! Queues of operations, and the threads that give the operations to the plugin. From each queue, the plugin gets one
+//! batch at a time.
 //!
 //! All collectives are in one queue. Point-to-point operations have a queue for each direction, peer and tag. So a
-//! `recv` that waits inside the plugin does not delay a `send`, and operations whose order matters stay in order. A
-//! batch is one operation, or several that the plugin gets in one call. It is in the queues of all its operations, and
-//! is given to the plugin when it is first in all of them.
+//! `recv` that waits inside the plugin does not delay a `send`. A batch is one operation, or several that the plugin
+//! gets in one call. A batch is in the queues of all its operations. The plugin gets the batch when it is first in all
+//! these queues.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use c10d_core::{OpKind, Result};
 use super::timed_call::spawn_detached;
 use super::token::Token;
 
-/// The queue of an operation. The operations of one queue stay in order.
+/// The queue of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum QueueKey {
     Collectives,
@@ -152,7 +152,7 @@ impl SubmitQueues {
             batch.behind -= 1;
             if batch.behind > 0 {
                 // The batch waits for another queue. The thread that serves the last of its queues gives the batch to
-                // the plugin, and then lets this queue continue.
+                // the plugin.
                 return state;
             }
             let Some(batch) = state.batches.remove(&number) else { break };
@@ -198,7 +198,6 @@ mod tests {
 
     use super::*;
 
-    /// After a panic, later operations of the same queue are still given to the plugin.
     #[test]
     fn a_panic_ends_no_queue() {
         static GIVEN: Barrier = Barrier::new(2);

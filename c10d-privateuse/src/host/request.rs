@@ -1,5 +1,4 @@
-//! Converts a request to the form of the ABI. The operation keeps the result, so the plugin may read it until the
-//! operation ends.
+//! Converts a request to the form of the ABI. The plugin may read the result until the operation ends.
 #![allow(unsafe_code)]
 
 use std::time::Duration;

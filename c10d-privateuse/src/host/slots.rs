@@ -51,8 +51,8 @@ pub(super) enum AnswerTo {
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    /// The empty slots, first in, first out. So a slot is reused as late as possible. Until then, a second answer for
-    /// its last operation can be attributed to the operation's group.
+    /// The empty slots. The slot that was emptied first is reused first, so that the group of a second answer can be
+    /// found for as long as possible.
     free: VecDeque<u32>,
 }
 
@@ -100,20 +100,18 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
     }
 }
 
-/// An operation that a thread is giving to the plugin. The thread must not hold the lock of all slots while it copies
-/// the operation's memory. So it takes the operation out of its slot. Until the operation is back in the slot, neither
-/// the clock (`super::clock`) nor an answer can end it.
+/// An operation that a thread is giving to the plugin. The thread takes the operation out of its slot, so that it can
+/// copy the operation's memory without the lock of all slots. Until the operation is back in the slot, neither the
+/// clock (`super::clock`) nor an answer can end it.
 #[must_use = "the slot stays reserved until `give` or `keep`"]
 pub(super) struct TakenOut(pub(super) Operation);
 
-/// Takes out an operation that is about to be given to the plugin. Returns `None` if the clock has ended the operation,
-/// since its time was over.
+/// Takes out an operation that is about to be given to the plugin. Returns `None` if the clock has ended the operation.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
     SLOTS.get().lock().take(token, |_| Content::TakenOut).map(TakenOut)
 }
 
 impl TakenOut {
-    /// Puts the operation back, as given to the plugin.
     pub(super) fn give(self) {
         if let Some(slot) = SLOTS.get().lock().find(self.0.token) {
             slot.content = Content::Given(self.0);
@@ -156,7 +154,7 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
 pub(super) struct Overdue {
     /// The operations whose time is over.
     pub(super) operations: Vec<Operation>,
-    /// The groups of overdue operations that only the plugin can end, since it has the caller's memory.
+    /// The groups of overdue operations that only the plugin can end, because it uses the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
     /// The earliest time after `now` at which an operation's time is over.
     pub(super) next: Option<Instant>,
@@ -179,7 +177,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // The plugin may still answer. This slot is never reused, so even a very late answer is recognised.
+            // This slot is never reused, so even a very late answer of the plugin is recognised.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

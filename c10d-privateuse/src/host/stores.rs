@@ -1,5 +1,5 @@
-//! The stores of groups, by number. A plugin gets a number and not a pointer: if it uses the number after the group's
-//! end, it gets an error, whereas a pointer would lead to freed memory.
+//! The stores of groups, by number. A plugin that uses a number after the group's end gets an error. (A pointer would
+//! lead to freed memory.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ type Numbered = (u64, BTreeMap<u64, Arc<dyn Store>>);
 
 static STORES: PerProcess<Mutex<Numbered>> = PerProcess::new();
 
-/// The number of a store. The store has this number until the lease is dropped.
+/// The number of a store, until the lease is dropped.
 pub(super) struct Lease(pub(super) u64);
 
 pub(super) fn lease(store: Arc<dyn Store>) -> Lease {
@@ -31,7 +31,7 @@ pub(super) fn find(number: u64) -> Option<Arc<dyn Store>> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // The store is dropped outside the lock, since this may take long.
+        // The store is dropped outside the lock, because its drop may take long.
         let store = STORES.get().lock().1.remove(&self.0);
         contain("the drop of a store", || drop(store));
     }

@@ -12,7 +12,7 @@ use super::token::Token;
 use super::{clock, slots};
 
 impl Group {
-    /// Takes jobs, and queues them as one batch, which the plugin gets in one call.
+    /// Takes jobs, and queues them as one batch.
     pub(super) fn submit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>) {
         let operations: Vec<(QueueKey, Token)> = jobs.into_iter().filter_map(|job| self.enter(job)).collect();
         if operations.is_empty() {

@@ -9,7 +9,6 @@ use c10d_core::{Error, ErrorKind, Result};
 /// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
-    /// At the deadline, the call was still running. Its thread is abandoned.
     Hangs,
 }
 
@@ -29,7 +28,6 @@ pub(super) fn call_until<T: Send + 'static>(
     }
 }
 
-/// Runs `f` on a detached thread.
 pub(super) fn spawn_detached(f: impl FnOnce() + Send + 'static) -> Result {
     let spawned = std::thread::Builder::new().name("c10d plugin call".into()).spawn(f);
     spawned.map(drop).map_err(|e| Error::no_thread("cannot start a thread for a plugin", e))
