@@ -5,7 +5,7 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use crate::load::{Search, Verdict};
 
-/// The plugin loader. The facade lists it. A program that uses core without the facade passes it to the builder.
+/// The plugin loader. The facade includes this provider. A program without the facade passes it to the builder.
 pub static PROVIDER: Provider =
     Provider { source: env!("CARGO_PKG_NAME"), load_plugins: Some(load), ..Provider::EMPTY };
 

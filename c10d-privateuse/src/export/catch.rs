@@ -18,7 +18,7 @@ pub(super) unsafe fn status(why: *mut Why, f: impl FnOnce() -> Result) -> i32 {
     match caught(f).flatten() {
         Ok(()) => codes::OK,
         Err(error) => {
-            // The returned status already has the kind of the error, so the kind's text is left out of the reason.
+            // The returned status already says the kind of the error.
             let report = error.report();
             let text = if report.what.is_empty() { error.to_string() } else { report.what.clone() };
             // SAFETY: the caller guarantees it.

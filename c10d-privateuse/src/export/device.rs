@@ -37,7 +37,7 @@ pub(super) fn table<E: Exported>() -> Device {
     }
 }
 
-/// Returns the device type. It comes from the device's registration, since asking the runtime would open the device.
+/// Returns the device type. This does not open the device.
 fn device_type<E: Exported>() -> u32 {
     let found = E::provider().devices.iter().find(|d| d.name == E::NAME);
     let cuda = found.is_some_and(|d| d.key == DispatchKey::Cuda);

@@ -1,4 +1,4 @@
-//! The plugin's entry, which makes the plugin's tables from a registration.
+//! The plugin's entry. It makes the plugin's tables from a registration.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ use super::store::HostTable;
 use super::{collectives, device, rows};
 use crate::abi::{self, Sized32};
 
-/// Returns the plugin's table, which is made at the first call. If the provider does not have the exported backend or
-/// device, or panics, this function writes the reason to the host's log and returns null.
+/// Returns the plugin's table, which is made at the first call. If the provider panics, or lacks the exported backend
+/// or device, writes the reason to the host's log and returns null.
 ///
 /// # Safety
 /// `host` is null or the table of the host.

@@ -61,7 +61,6 @@ impl ExportedGroup {
         Ok(ExportedGroup { group: Some(group), inner, host_table, runtime, news })
     }
 
-    /// Makes a group of these ranks of this group.
     pub(super) fn split<E: Exported>(&self, ranks: &[u32], init: &abi::GroupInit, name: &str) -> Result<ExportedGroup> {
         ExportedGroup::create::<E>(self.host_table, init, name, Some((self.inner.clone(), ranks.to_vec())))
     }
@@ -71,7 +70,7 @@ impl ExportedGroup {
     }
 
     /// Returns the error with which the group has failed. A mismatch is not returned: each rank's own call fails with
-    /// the mismatch, and names the field that differs.
+    /// the mismatch.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.group.as_ref()?.failure()?;
         (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())
@@ -114,7 +113,7 @@ impl ExportedGroup {
     }
 
     fn report(&self, token: u64, done: DoneFn, work: Work<Outcome>) {
-        // Sending succeeds, since the reporter thread ends only after the group was dropped.
+        // The reporter thread ends only after the group was dropped.
         let _ = self.news.send(News::Started { token, done, work: Box::new(work) });
     }
 

@@ -1,4 +1,4 @@
-//! The plugin's side of the ABI, for plugins in Rust. It makes a plugin's tables from the registrations of a vendor's
+//! The plugin's side of the ABI, for plugins in Rust. A plugin's tables are made from the registrations of a vendor's
 //! crate.
 //!
 //! Use the macros in a separate small crate, whose only crate type is `cdylib`: two libraries that export the entry

@@ -1,7 +1,7 @@
 //! The thread that reports completed operations to the host.
 //!
-//! The thread that completes an operation does not report it. The report of a failure may abort the group. The abort
-//! takes locks of the backend, and the completing thread may hold these locks.
+//! The thread that completes an operation does not report it: this thread may hold locks of the backend, and the report
+//! of a failure may abort the group, which takes these locks.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;

@@ -7,8 +7,7 @@ use c10d_core::{Error, ErrorKind, Result, Store};
 
 use crate::abi::{Host, Why, codes};
 
-/// The host's table: a copy of the fields that both sides have, and the address of the original. The host's functions
-/// take this address as an argument.
+/// The host's table: a copy of the fields that both sides have, and the address of the original.
 #[derive(Clone, Copy)]
 pub(super) struct HostTable {
     table: Host,
@@ -66,13 +65,12 @@ fn left(deadline: Instant) -> u64 {
 fn result((status, why): (i32, String)) -> Result {
     match codes::kind(status) {
         None if status == codes::OK => Ok(()),
-        // All kinds of errors except this one become `Store`.
         Some(ErrorKind::InvalidArgument) => Err(Error::invalid(why)),
         _ => Err(Error::new(ErrorKind::Store, why)),
     }
 }
 
-/// Returns the function, or an error if the host does not have it because it is too old.
+/// Returns the function, or an error if the host is too old to have it.
 fn have<F>(f: Option<F>, name: &str) -> Result<F> {
     f.ok_or_else(|| Error::unsupported(format!("this host has no {name}; the plugin needs a host with ABI 1.1")))
 }

@@ -13,8 +13,7 @@ use super::exported::Exported;
 use super::store::HostTable;
 
 /// An additional argument and an additional result of the function `create` in `watched`, in a thread-local variable.
-/// `ExportedGroup::create` sets the argument and takes the result. Core calls `create` on the thread that builds the
-/// group, so both functions use the same variable.
+/// `ExportedGroup::create` sets the argument and takes the result. Core calls `create` on the same thread.
 #[derive(Default)]
 pub(super) struct Making {
     /// For a sub-group: the backend of the existing group, and the ranks that the members of the sub-group have in the
@@ -28,7 +27,7 @@ thread_local! {
 }
 
 /// Returns a provider with the wrapped backend under another name. The vendor's crate may have registered the original
-/// by `submit!` in the plugin's copy of core, so the wrapper needs its own name.
+/// name by `submit!` in the plugin's copy of core.
 pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Provider> {
     let provider = E::provider();
     let original = provider.backends.iter().find(|r| r.name == E::NAME);
@@ -42,8 +41,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
         MAKING.set(Making { whole: None, made: Some(inner.clone()) });
         Ok(inner)
     };
-    // There is one provider per process: the registry needs `&'static Provider`, so a provider for each group would
-    // leak memory.
+    // There is one provider per process, because it is leaked.
     static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
     Ok(ONE.get_or_init(|| {
         let registration = Registration {
@@ -58,8 +56,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
     }))
 }
 
-/// A backend whose panics are caught. If `submit` panics, the job is dropped and so ends with `Abandoned`, unless the
-/// backend has already passed it to another thread, which then ends it.
+/// A backend whose panics are caught. If `submit` panics while it has the job, the job ends with `Abandoned`.
 struct Watched {
     inner: Arc<dyn Backend>,
     host_table: HostTable,

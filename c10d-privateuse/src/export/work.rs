@@ -81,7 +81,7 @@ fn span(s: &abi::Span, runtime: Option<&Arc<dyn DeviceRuntime>>) -> Result<Span>
         codes::DEVICE_PRIVATE => runtime.map_or(Device::private(0, index), |r| r.device(index)),
         other => return Err(Error::unsupported(format!("device type {other} is not known to this plugin"))),
     };
-    // An empty span may have no address, but slices need an address that is aligned.
+    // An empty span may have no address, but slices need an aligned address.
     let data =
         if s.count == 0 && s.device_type == codes::DEVICE_CPU { std::ptr::without_provenance_mut(64) } else { s.data };
     Ok(Span::new(data.cast(), s.offset, s.count, dtype, device))

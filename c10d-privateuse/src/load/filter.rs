@@ -27,7 +27,7 @@ impl Filter {
         if self.names.is_empty() || self.deny { at.is_none() } else { at.is_some() }
     }
 
-    /// Returns the listed names that no plugin had. Such a name is misspelt, or its plugin is missing.
+    /// Returns the listed names that no plugin had.
     pub(super) fn unmet(&self) -> Vec<String> {
         let met = self.met.borrow();
         self.names.iter().zip(met.iter()).filter(|(_, met)| !**met).map(|(n, _)| n.clone()).collect()

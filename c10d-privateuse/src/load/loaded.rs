@@ -7,15 +7,14 @@ use c10d_core::sync::Mutex;
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
-/// A file whose entry was called, which happens once. The number of its file system (`device`) and its inode number
-/// identify the file: it stays mapped, so no other file can get the same numbers.
+/// A file whose entry was called. Its file system (`device`) and inode number identify the file: the file stays mapped,
+/// so no other file gets the same numbers.
 pub(super) struct CalledFile {
     device: u64,
     inode: u64,
     pub(super) came_to: Result<Loaded, Refusal>,
 }
 
-/// A loaded plugin, which stays loaded.
 #[derive(Clone, Copy)]
 pub(super) struct Loaded {
     pub(super) plugin: &'static LoadedPlugin,
@@ -25,7 +24,7 @@ pub(super) struct Loaded {
     pub(super) without_device: &'static Provider,
 }
 
-/// The files whose entries were called. A search holds the lock, so that two searches do not load one file twice.
+/// The files whose entries were called. A search holds the lock, so that no two searches load the same file.
 pub(super) static KNOWN: Mutex<Vec<CalledFile>> = Mutex::new(Vec::new());
 
 impl CalledFile {

@@ -32,7 +32,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
         Refusal::new(Rule::Link, what)
     })?;
     std::mem::forget(fd);
-    // The library is never unloaded: its threads and thread-local destructors may run at any later time.
+    // The library is never unloaded: its threads may run at any later time.
     let library = std::mem::ManuallyDrop::new(library);
     unchanged(dir, name, file)?;
     // SAFETY: by the ABI, the function with this name has this type.
@@ -40,7 +40,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
-/// Calls the entry. Before the entry, only the plugin's constructors have run.
+/// Calls the entry.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
     // SAFETY: by the ABI, the entry has this type. The host's table is valid until the process ends.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
@@ -97,7 +97,7 @@ mod tests {
         write(&other, "checked");
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(rule(&file), Rule::Replaced);
-        // A file that was modified in place after the check is rejected, too.
+        // A file that was modified after the check is rejected.
         let file = dir.file("libc10d_it.so".as_ref()).unwrap();
         write(&path, "checked, and more");
         assert_eq!(rule(&file), Rule::Replaced);

@@ -70,8 +70,7 @@ impl Decision {
     }
 
     pub(super) fn refused(path: impl Into<PathBuf>, refusal: Refusal) -> Decision {
-        // These rules do not mean that a file is at fault. The plugin is already loaded or not wanted, or a variable or
-        // directory was ignored.
+        // These rules do not mean that a file is at fault.
         let skipped = matches!(refusal.rule, Rule::Duplicate | Rule::Filter | Rule::Privileged);
         let verdict = if skipped { Verdict::Skipped } else { Verdict::Refused };
         Decision { rule: Some(refusal.rule), detail: refusal.detail, ..Decision::new(path, verdict) }

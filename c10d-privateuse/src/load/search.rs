@@ -58,7 +58,6 @@ impl Default for Search {
     }
 }
 
-/// Whether files are only checked (`Look`) or also loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Look,
@@ -71,12 +70,11 @@ impl Search {
         Search::default()
     }
 
-    /// Makes an empty search. A backend or device of this registry takes precedence over a plugin of the same name.
+    /// Makes an empty search. A plugin with the name of a backend or device of this registry is refused.
     pub fn beside(linked: &Registry) -> Search {
         let backends = linked.backends().map(|(r, source)| (r.name, source));
         let devices = linked.devices().map(|(d, source)| (d.name, source));
-        // The registry may already have plugins, which the caller listed. This search may find the same plugins, which
-        // is no conflict.
+        // Plugins that the registry already has are no conflict: this search may find the same plugins again.
         let linked = backends.chain(devices).filter(|(_, source)| !is_plugin(source));
         linked.fold(Search::new(), |search, (name, source)| search.taken(name, source))
     }
@@ -103,8 +101,8 @@ impl Search {
 
     /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins of
     /// all directories to load (`a,b`) or not to load (`^a,b`). `C10D_PLUGINS` does not apply to the files that
-    /// [`Search::file`] adds. If either variable is set, the standard directories are added, too. In a process that has
-    /// more privileges than its user, both variables are ignored, and the report says so.
+    /// [`Search::file`] adds. If either variable is set, the standard directories are added. In a process that has more
+    /// privileges than its user, both variables are ignored, and the report says so.
     pub fn environment(mut self) -> Search {
         self.environment = true;
         self
@@ -117,9 +115,9 @@ impl Search {
     }
 
     /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without copies of borrowed
-    /// memory. Like every linked backend, the plugin must then release the memory by the deadline of the op. If it does
-    /// not, the group fails, and the call that lent the memory returns only when the plugin has released the memory.
-    /// The plugin is trusted until the process ends. If no plugin has this name, the report says so.
+    /// memory. The plugin must then release the memory by the deadline of the op. If it does not, the group fails, and
+    /// the call returns only when the plugin has released the memory. The plugin is trusted until the process ends. If
+    /// no plugin has this name, the report says so.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
@@ -206,8 +204,7 @@ impl Pass<'_> {
             // A standard directory need not exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
-            // A user can choose these directories by variables and by the location of the program's file. If they were
-            // searched, code of the user would run with the additional privileges.
+            // The user can choose these directories, so code of the user would run with the additional privileges.
             let what = "ignored: the process has more privileges than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));
@@ -329,8 +326,8 @@ impl Pass<'_> {
         came_to.map(|loaded| self.bring(loaded))
     }
 
-    /// Adds a plugin's provider to the report. A program has one runtime for CUDA devices. So the device part of a
-    /// plugin that drives CUDA devices is added only if no earlier runtime drives them.
+    /// Adds a plugin's provider to the report. If an earlier runtime drives CUDA devices, a device part for CUDA
+    /// devices is left out.
     fn bring(&mut self, loaded: Loaded) -> String {
         let hosted = loaded.plugin.hosted;
         let cuda = loaded.plugin.drives() == Some(DispatchKey::Cuda);

@@ -17,8 +17,8 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// An open directory. It and all directories above it were checked: a file in it that belongs to root or to this user
-/// can be replaced only by root or this user.
+/// An open directory that was checked, with all directories above it. If a file in this directory belongs to root or to
+/// this user, nobody else can replace the file.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,
@@ -89,7 +89,7 @@ impl TrustedDir {
         Ok(names)
     }
 
-    /// Opens a file of this directory, if the file can be trusted. Only regular files are opened.
+    /// Opens a file of this directory, if the file can be trusted.
     pub(crate) fn file(&self, name: &OsStr) -> Result<TrustedFile, Refusal> {
         let path = self.path.join(name);
         let before = self.stat(name).map_err(|e| unreadable(&path, e))?;
@@ -146,7 +146,7 @@ fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     Ok(mode & WRITABLE != 0)
 }
 
-/// Makes the text of a refusal. The usual cause is the umask 0002, which lets the owner's group write.
+/// Makes the text of a refusal.
 fn writable(what: &str, path: &Path, mode: u32) -> String {
     let mode = mode & 0o7777;
     format!(

@@ -1,5 +1,4 @@
-//! Reads a plugin's structs: only mapped memory, and only the fields that both the plugin and this c10d know. Newer
-//! versions of the ABI append fields.
+//! Reads a plugin's structs: only mapped memory, and only the fields that both the plugin and this c10d know.
 #![allow(unsafe_code)]
 
 use super::mappings::Mappings;
@@ -9,7 +8,6 @@ use crate::refusal::{Refusal, Rule};
 /// The largest size of a table in any version.
 const MOST_BYTES: usize = 4096;
 
-/// A reader of the plugin's memory that reads only mapped memory.
 pub(super) struct PluginMemory {
     mappings: Mappings,
 }
@@ -28,8 +26,7 @@ impl PluginMemory {
         self.mappings.readable(address, len)
     }
 
-    /// Copies the fields of a struct that both the plugin and this c10d know. The fields that the plugin's struct lacks
-    /// are zero.
+    /// Copies a struct. The fields that the plugin's struct lacks are zero.
     pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
         let address = from as usize;
         if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {

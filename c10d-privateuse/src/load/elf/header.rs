@@ -84,7 +84,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
             return Err(Refusal::new(Rule::Truncated, what));
         }
     }
-    // If this header is missing, the system's loader makes the stacks of the process executable, too.
+    // If this header is missing, the system's loader makes the stacks of the process executable.
     if headers.of(GNU_STACK).next().is_none_or(|s| s.flags & EXECUTE != 0) {
         let what = "it asks for an executable stack; link it with -z noexecstack";
         return Err(Refusal::new(Rule::ExecutableStack, what));

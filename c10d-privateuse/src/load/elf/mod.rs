@@ -1,7 +1,7 @@
 //! Checks an ELF file, within limits, before the system's loader runs any of it.
 //!
 //! The checks read only the note and the parts that the loader itself uses (program headers, dynamic section, hash
-//! tables). A check reads at most 64 KiB at once. If a part that it must read at once is larger, the file is rejected.
+//! tables). A file is rejected if a part of more than 64 KiB would have to be read at once.
 
 mod dynamic;
 mod header;

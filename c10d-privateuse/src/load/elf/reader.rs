@@ -32,7 +32,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a number. The result is 0 if there are not enough bytes.
+/// The result is 0 if there are not enough bytes.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }
