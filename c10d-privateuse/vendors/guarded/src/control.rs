@@ -42,7 +42,7 @@ impl Guarded {
         self.faults.forget();
     }
 
-    /// Ends all faults. Calls that hang then continue.
+    /// Ends all faults. Calls that hang continue.
     pub fn recover(&self) {
         self.faults.recover();
     }

@@ -16,7 +16,7 @@ struct Records {
 }
 
 impl Event {
-    /// Records the event, which may have been recorded before. Returns the number of this record.
+    /// Records the event. Returns the number of this record.
     pub(crate) fn record(&self) -> u64 {
         let mut state = self.state.lock();
         state.recorded += 1;
@@ -24,7 +24,6 @@ impl Event {
         state.recorded
     }
 
-    /// Returns the number of the last record.
     pub(crate) fn last(&self) -> u64 {
         self.state.lock().recorded
     }

@@ -71,8 +71,8 @@ impl Faults {
         self.asked.lock().hanging
     }
 
-    /// Waits while this call must hang, then panics or returns an error if a test requested that. Each call starts with
-    /// this function.
+    /// Waits while this call must hang. If a test requested it, panics or returns an error. Each call starts with this
+    /// function.
     pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         let mut asked = self.asked.lock();
         let key = (index, call.to_owned());

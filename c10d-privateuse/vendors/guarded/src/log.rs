@@ -28,7 +28,7 @@ pub struct Entry {
     pub what: What,
     /// The number of bytes.
     pub bytes: usize,
-    /// The number of the piece of work. Work that was enqueued later has a larger number.
+    /// The number of the piece of work, in the order in which work was enqueued.
     pub number: u64,
     /// `true`: the work has finished. `false`: the work was enqueued.
     pub ran: bool,

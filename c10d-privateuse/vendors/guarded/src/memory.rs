@@ -1,5 +1,4 @@
-//! The device's memory. The host cannot access its addresses. The same pages are mapped a second time, at addresses
-//! that only streams use.
+//! The device's memory. The host cannot access its addresses. Streams access the memory at other addresses.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -45,7 +44,8 @@ struct Life {
     retained: u64,
 }
 
-/// Pages that are mapped twice: at `face`, where nothing can access them, and at `inside`, where streams access them.
+/// Pages that are mapped twice: at `face`, the address that programs know and nothing can access, and at `inside`,
+/// where streams access them.
 struct Pages {
     face: *mut std::ffi::c_void,
     inside: *mut std::ffi::c_void,
@@ -185,7 +185,6 @@ impl Memory {
         Ok(())
     }
 
-    /// Returns the number of allocations.
     pub(crate) fn count(&self) -> usize {
         self.0.lock().blocks.len()
     }

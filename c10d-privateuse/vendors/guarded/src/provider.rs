@@ -1,4 +1,4 @@
-//! The registration of the devices. A vendor's crate needs only a runtime and such a registration.
+//! The registration of the devices.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,8 +7,7 @@ use c10d_core::backend::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 
-/// The registration of two kinds of devices: `guarded`, for which the host reduces, and `guarded-reduces`, which reduce
-/// on the device.
+/// The registration of two kinds of devices: `guarded`, and `guarded-reduces`, which can reduce.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     devices: &[

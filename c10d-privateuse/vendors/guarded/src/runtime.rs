@@ -16,7 +16,7 @@ use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
 use crate::stream::{Env, Host, Stream, Task};
 
-/// The number of devices of a runtime. If ranks are threads, each rank can have its own device.
+/// The number of devices of a runtime.
 const DEVICES: u16 = 8;
 const PINNED: usize = 4096;
 

@@ -38,7 +38,6 @@ impl Task {
     }
 }
 
-/// The host memory of a copy.
 pub(crate) struct Host(pub(crate) *mut u8);
 
 // SAFETY: the caller that enqueues a copy guarantees that the memory exists until the stream has finished the copy.
@@ -55,7 +54,6 @@ struct TaskQueue {
     closed: bool,
 }
 
-/// The data that a stream's thread needs besides its queue.
 pub(crate) struct Env {
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
@@ -96,7 +94,7 @@ impl Stream {
 
     fn serve(&self, env: &Env) {
         let mut seed = env.seed;
-        // As on real devices, a stream that failed skips its work and only reaches events, which report the failure.
+        // A stream that failed skips its work and only reaches events, which report the failure.
         let mut failed: Option<String> = None;
         while let Some(task) = self.next() {
             env.faults.pass(env.index, task.entry().map(|entry| entry.what));
@@ -114,7 +112,7 @@ impl Stream {
     }
 }
 
-/// Fills the target of a copy to the host, so that a test notices if the target is read before the copy has run.
+/// Fills the target of a copy to the host, so that reading the target before the copy has run gives wrong values.
 fn fill_target(task: &Task) {
     if let Task::CopyOut { to, from, .. } = task {
         // SAFETY: `to` is the host memory of the copy, and the caller of the copy guarantees this length.

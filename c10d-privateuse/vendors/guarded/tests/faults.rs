@@ -1,5 +1,5 @@
-//! Tests with devices that hang, stall or fail in the middle of an op. In time, the caller must get an error that names
-//! the device.
+//! Tests with devices that hang, stall or fail in the middle of an op. By the deadline, the caller must get an error
+//! that names the device.
 
 use crate::common;
 
@@ -11,8 +11,7 @@ use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
-/// A timeout that expires in these tests. On a machine that is not overloaded, the op reaches the faulty call before
-/// the timeout expires.
+/// A timeout that expires in these tests.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The calls of the device runtime that an op makes.
@@ -74,8 +73,7 @@ fn the_error_names_the_device_and_the_call_that_hang() {
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
             if call == "retain" && form != "owned" {
-                // The memory is not retained yet, so a call with borrowed memory must wait for the device and cannot
-                // end by its deadline.
+                // The memory is not retained yet, so a call with borrowed memory must wait for the device.
                 continue;
             }
             let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));
@@ -148,7 +146,7 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
             });
             pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
         });
-        // The copy that hung has run before the call returned, so the device does not use the memory afterwards.
+        // The copy that hung has run before the call returned.
         let over = device.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran);
         assert!(over || !error.to_string().contains("stuck"), "{error}");
         vec![error]

@@ -36,7 +36,7 @@ fn memory_is_not_used_after_its_free() {
     let base = runtime.allocate(0, 64).unwrap();
     let place = DevicePtr { base, offset: 0 };
     let bytes = [7u8; 64];
-    // A copy that is enqueued before the memory is freed, and runs afterwards, is detected when it runs.
+    // A copy that was enqueued before the memory is freed is detected when it runs.
     runtime.stall(0);
     // SAFETY: the host's bytes exist. The device's memory is freed too early on purpose.
     unsafe {

@@ -1,5 +1,5 @@
-//! Tests that copies run while the CPU backend transfers data. The CPU backend of these tests waits for the copies, and
-//! fails the op if they do not run in time.
+//! Tests that copies run while the CPU backend transfers data. The CPU backend of these tests fails the op if the
+//! copies do not run in time.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -66,8 +66,8 @@ unsafe impl Backend for Holding {
                 result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
             }
             if round == 1 {
-                // Until `recover` below, no copy to the device runs. So the copy of round 0 is only enqueued, and the
-                // transfer of round 1 did not wait for it.
+                // Until `recover` below, no copy to the device runs. So the transfer of round 1 did not wait for the
+                // copy of round 0.
                 let given = until("the previous round's copy to the device", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);

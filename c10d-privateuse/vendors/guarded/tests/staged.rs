@@ -112,7 +112,7 @@ fn messages_of_one_sender_keep_their_order() {
             while !runtime.log().iter().any(out) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // A pipeline that does not keep the order of messages would send the second message within this time.
+            // A pipeline that reorders messages would send the second message within this time.
             std::thread::sleep(Duration::from_millis(20));
             runtime.recover();
             works.into_iter().try_for_each(|work| work.wait().map(drop))?;
@@ -292,7 +292,6 @@ fn back<R>(work: Work<R>) -> R {
 fn a_cancelled_message_returns_its_buffer() {
     let (runtime, builder) = staged!("taken-back");
     let device: Arc<dyn DeviceRuntime> = runtime.clone();
-    // The short messages need one round, the long messages need many rounds.
     for count in [10, 3000] {
         builder
             .clone()
@@ -349,7 +348,7 @@ fn a_cancelled_message_returns_its_buffer() {
 fn cancelling_races_with_messages_and_loses_none() {
     let (runtime, builder) = staged!("races");
     let device: Arc<dyn DeviceRuntime> = runtime;
-    // With the small chunk, long messages need many rounds; with the large chunk, they need one long round.
+    // With the small chunk, a long message needs many rounds; with the large chunk, it needs one.
     for (chunk, large, messages, nap) in [("1000", 3000, 60u32, 400), ("16777216", 4 << 20, 10, 40_000)] {
         builder
             .clone()

@@ -35,7 +35,7 @@ impl Gpu {
     /// `from` has `bytes` readable bytes.
     pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Region, from: *const u8, bytes: usize) -> Result {
         self.check()?;
-        // Earlier copies of the stream may still have to write this host memory. So this call waits for them.
+        // Earlier copies of the stream may still have to write this host memory.
         let range = from.addr()..from.addr() + bytes;
         for arrival in self.streams.lock().overlapping(stream, &range) {
             while !arrival.is_done() {
@@ -128,7 +128,7 @@ impl Gpu {
         self.check()?;
         let limits = self.device.limits();
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
-        // Bindings are aligned, so the binding of a piece may begin before the piece and end after it.
+        // Bindings are aligned, so the binding of a piece may be larger than the piece.
         let most = PIECE.min(down(limits.max_storage_buffer_binding_size.saturating_sub(2 * align), 256)).max(256);
         let mut done = 0;
         while done < bytes {

@@ -14,10 +14,10 @@ use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::streams::Streams;
 
-/// The maximum number of bytes of one copy or dispatch. A larger copy or dispatch is divided.
+/// The maximum number of bytes of one copy or dispatch.
 pub(crate) const PIECE: u64 = 16 << 20;
-/// The sizes of allocations are multiples of this number. Copies and kernels use ranges of whole words, and so these
-/// ranges do not end after the buffer.
+/// The sizes of allocations are multiples of this number. So the whole words that copies and kernels use do not end
+/// after the buffer.
 const GRAIN: u64 = 256;
 
 pub(crate) struct Gpu {
@@ -58,7 +58,6 @@ impl Gpu {
         Gpu { name, device, queue, failure, streams, pipelines }
     }
 
-    /// Makes an error that names this device.
     pub(crate) fn error(&self, what: impl std::fmt::Display) -> Error {
         error(&self.name, what)
     }
@@ -136,7 +135,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Whether the event is reached. This runs the device's callbacks, but does not wait.
+    /// Whether the event is reached. Runs the device's callbacks, and does not wait.
     pub(crate) fn query(&self, event: Event) -> Result<bool> {
         let mark = self.streams.lock().mark(event);
         self.poll(wgpu::PollType::Poll)?;

@@ -25,7 +25,6 @@ pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
 }
 
 impl Kernel {
-    /// Returns the size of an element in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Kernel::Copy => 1,

@@ -37,7 +37,6 @@ impl Wgpu {
         Ok(Wgpu { gpus, closed })
     }
 
-    /// Makes the runtime of devices that the program has opened.
     pub(crate) fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Wgpu {
         let gpus = devices.into_iter().map(|(device, queue)| Gpu::adopt(device, queue)).collect();
         Wgpu { gpus, closed: Vec::new() }

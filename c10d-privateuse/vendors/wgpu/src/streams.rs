@@ -1,5 +1,5 @@
-//! The unfinished work of a device. A device has one queue, so its work is ordered. But a copy to host memory is not
-//! finished yet when the queue reports it as done: a callback must still write the data to the host memory.
+//! The unfinished work of a device. A device has one queue, so its work is ordered. After the queue has done a copy to
+//! host memory, a callback must still write the data to the host memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use c10d_core::device::{Event, Stream};
 
-/// A copy to host memory.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     /// The addresses of the host memory.
@@ -26,7 +25,6 @@ impl Arrival {
     }
 }
 
-/// The record of an event.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mark {
     /// Whether the queue has reached the record.
@@ -40,7 +38,6 @@ impl Mark {
     }
 }
 
-/// The streams and events of a device.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     next: u64,
@@ -77,7 +74,6 @@ impl Streams {
         mark
     }
 
-    /// Makes the stream wait for the event.
     pub(crate) fn wait(&mut self, stream: Stream, event: Event) {
         let arrivals = self.marks.get(&event).map(|mark| mark.arrivals.clone()).unwrap_or_default();
         self.pending(stream).extend(arrivals);

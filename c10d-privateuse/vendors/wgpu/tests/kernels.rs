@@ -24,8 +24,8 @@ fn put(gpu: &Wgpu, offset: usize, bytes: &[u8]) -> DevicePtr {
     place.after(offset)
 }
 
-/// Waits for all earlier work, returns the bytes at `from`, and frees the memory. Checks that the bytes around them are
-/// unchanged.
+/// Waits for all earlier work, returns the bytes at `from`, and frees the memory. Checks that all other bytes of the
+/// memory are unchanged.
 fn get(gpu: &Wgpu, from: DevicePtr, bytes: usize) -> Vec<u8> {
     let mut all = vec![0u8; ROOM];
     let whole = DevicePtr { offset: 0, ..from };
@@ -192,8 +192,7 @@ fn every_reduction_equals_the_reference() {
         for dtype in gpu.reduces(op).iter() {
             kinds += 1;
             let size = dtype.size();
-            // The operands begin at elements 5 and 514 of their buffers. For types of one byte, both places are inside
-            // a 32-bit word; for types of two bytes, the first place is.
+            // The operands begin at elements 5 and 514 of their buffers: small types begin inside a 32-bit word.
             let (acc, with) = (bits(dtype, 3), bits(dtype, 4));
             let (at, other) = (put(&gpu, 5 * size, &acc), put(&gpu, 514 * size, &with));
             // SAFETY: both ranges are inside their buffers.

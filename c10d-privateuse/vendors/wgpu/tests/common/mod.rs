@@ -7,10 +7,10 @@ use std::sync::Arc;
 use c10d_core::ErrorKind;
 use c10d_wgpu::Wgpu;
 
-/// This variable is set on machines that must have a device, because a driver is installed.
+/// This variable is set on machines on which a driver is installed.
 const EXPECTED: &str = "C10D_WGPU_EXPECTED";
 
-/// Prints that a test is skipped, since there is no device. Fails if the machine must have one.
+/// Prints that a test is skipped for lack of a device. Fails if the machine must have a device.
 pub(crate) fn skip(why: impl Display) {
     assert!(std::env::var_os(EXPECTED).is_none(), "a driver is installed, but {why}");
     println!("skipped: {why}");
