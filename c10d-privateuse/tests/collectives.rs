@@ -39,8 +39,7 @@ fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
     }
 }
 
-/// Whether the cause of the error may be an overloaded machine, on which a thread ran too late, and not the plugin's
-/// fault.
+/// Whether an overloaded machine, and not the plugin, may be the cause of the error.
 fn starved(e: &Error) -> bool {
     let words = e.to_string();
     *e.kind() == ErrorKind::Timeout || ["has not released", "did not release"].iter().any(|late| words.contains(late))
@@ -185,8 +184,7 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
             .map(drop)
             .map_err(Error::from)
     });
-    // The late answer is accepted. But the group has failed already: the host or the waiting caller has reported that
-    // the plugin is late.
+    // The late answer is accepted, but the group has failed already because the plugin is late.
     assert!(done.is_ok(), "{done:?}");
     let e = pg.barrier().unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::Plugin | ErrorKind::Internal), "{e}");
@@ -323,7 +321,7 @@ fn a_plugin_may_answer_from_another_thread() {
     pg.start(op::all_reduce(vec![1f32; 7], ReduceOp::Sum)).wait().unwrap();
 }
 
-/// Runs ops until one fails. Returns its error.
+/// Runs ops until one fails. Returns the error.
 fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     let run = || pg.all_reduce(&mut [1f32; 8], ReduceOp::Sum).map(drop);
     let end = Instant::now() + CAP;
@@ -441,15 +439,14 @@ fn wakers_that_panic_do_not_affect_later_ops() {
         let mut woken = 0;
         while woken < 3 {
             let mut work = pg.start(op::all_reduce(vec![1f32; 1000], ReduceOp::Sum));
-            // If the op ended before the poll, no waker is called. `woken` is a sum over both ranks, so that both ranks
-            // make the same number of calls.
+            // If the op ended before the poll, no waker is called.
             let late = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_pending();
             let mut all = [u32::from(late) as f32];
             pg.all_reduce(&mut all, ReduceOp::Sum)?;
             woken += all[0] as u32;
         }
         let sum = pg.all_reduce(vec![1f32], ReduceOp::Sum)?;
-        // The shutdown waits for all operations, so it succeeds only if every operation was counted as ended.
+        // The shutdown succeeds only if every operation was counted as ended.
         pg.shutdown_within(CAP).map(|()| sum)
     });
     assert_eq!(sums.unwrap(), [[2.0]; 2]);

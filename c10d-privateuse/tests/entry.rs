@@ -1,4 +1,4 @@
-//! The plugin's code that runs before any group is made: its entry and its probe function.
+//! Tests of the plugin's code that runs before any group is made: its entry and its probe function.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// The time limit for the entry and the probe function. Even on a busy machine, code that returns is faster.
+/// The time limit for the entry and the probe function.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a body on a new thread, and fails if it does not return.
@@ -28,7 +28,6 @@ fn the_entry_of_a_refused_plugin_is_called_once() {
     assert_eq!(first.decisions[0].rule, Some(Rule::Table), "{}", first.decisions[0]);
     assert_eq!(again.decisions[0].to_string(), first.decisions[0].to_string());
     assert_eq!(std::fs::read_to_string(calls).unwrap(), "x", "the entry must be called once");
-    // Another plugin can still use the name of a refused plugin.
     let elsewhere = common::directory();
     let other = common::sum(elsewhere.path(), "refused", "HONEST");
     assert_eq!(Search::new().file(other).load().decisions[0].verdict, Verdict::Loaded);

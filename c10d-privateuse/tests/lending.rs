@@ -1,4 +1,4 @@
-//! A plugin's device memory while its collectives use it, and the effects on callers when the device misbehaves.
+//! Tests of a plugin's device memory while collectives use it, and of a device that misbehaves.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -106,7 +106,6 @@ fn calls_end_although_release_hangs() {
             let name = if blocking { "releases-blocking" } else { "releases-owned" };
             let pg = plugin(name, "release").build().unwrap();
             let x = run(&pg, name, blocking, CAP).unwrap();
-            // The plugin is still busy with `release` when the next call starts.
             (x, run(&pg, name, blocking, Duration::from_secs(1)).unwrap_err())
         });
         assert_eq!(x, [1.0; 8]);

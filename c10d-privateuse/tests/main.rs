@@ -1,5 +1,5 @@
-//! Tests of the plugin host, with plugins in C and Rust that the tests build as vendors would. The tests in `entry`
-//! need a process in which no other backend is registered, so they are a separate program.
+//! Tests of the plugin host, with plugins in C and Rust that the tests build as vendors would. The tests in `entry` are
+//! a separate program, in which no other backend is registered.
 
 mod collectives;
 mod common;

@@ -29,7 +29,6 @@ fn older(header: &str, minor: u16) -> String {
     text
 }
 
-/// Changes the minor version in the header.
 fn version(header: &str, minor: u16) -> String {
     let define = |minor: u16| format!("#define C10D_ABI_MINOR {minor}\n");
     assert_eq!(header.matches(&define(abi::MINOR)).count(), 1);
@@ -48,7 +47,7 @@ fn newer(header: &str) -> String {
         "} c10d_span;",
         "} c10d_request;",
         "} c10d_result;",
-        // This is the end of c10d_host. Its name is not at its end, so the line after it tells it from other structs.
+        // The end of c10d_host, with the next line to distinguish it from other ends.
         "};\n\n/* ---- What a plugin offers",
         "} c10d_device;",
         "} c10d_capabilities;",
@@ -132,7 +131,6 @@ fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &st
             let mut x = [pg.rank() as f32 + 1.0; 100];
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             assert_eq!(x, [3.0; 100]);
-            // Each rank waits for the other's message.
             let other = 1 - pg.rank();
             let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
             assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);

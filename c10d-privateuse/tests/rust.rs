@@ -80,7 +80,6 @@ fn panics_in_a_plugin_are_errors() {
     let pg = elsewhere().name("panics in submit").build().unwrap();
     let e = pg.all_reduce(&mut [1f32; 4], ReduceOp::Sum).unwrap_err();
     assert!(e.to_string().contains("elsewhere"), "{e}");
-    // The process can still make groups.
     elsewhere().build().unwrap().barrier().unwrap();
 }
 
@@ -112,7 +111,6 @@ fn a_plugin_splits_groups_and_reports_errors_while_no_call_runs() {
             let words = format!("division 2: the part of [{}] has failed", pg.rank());
             assert!(error.to_string().contains(&words) && error.to_string().contains("elsewhere"), "{error}");
             assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Device, &[0][..]));
-            // The parent group still works.
             pg.barrier()?;
             assert!(pg.failure().is_none());
             pg.shutdown()
@@ -163,7 +161,6 @@ fn a_device_works_as_a_plugin() {
             pg.shutdown()
         })
         .unwrap();
-    // An error of the device has the device's text.
     let e = device.allocate(9999, 8).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::Device, "{e}");
     assert!(e.to_string().contains("guarded"), "{e}");
@@ -177,7 +174,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Opens the library. It is already loaded, so this is the same copy.
+    /// Opens the library, which is already loaded.
     fn of(report: &LoadReport) -> Asked {
         // SAFETY: the library's constructors have already run.
         Asked { library: unsafe { libloading::Library::new(&report.decisions[0].path) }.unwrap() }
@@ -240,9 +237,7 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
-    // A panic in `retain` is not an error: the memory counts as not retained, so an op that borrows it cannot end
-    // before the device has finished with it. The host asks the plugin only about memory that the host did not
-    // allocate.
+    // A panic in `retain` is not an error: the memory counts as not retained.
     asked.panics(Some(c"retain"));
     // SAFETY: the device panics before it uses the address.
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });

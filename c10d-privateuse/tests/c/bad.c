@@ -32,7 +32,7 @@
 #define NOTE_SIZE 64
 #endif
 
-/* Makes the file CANARY, which shows that the plugin's code ran. */
+/* Makes the file CANARY. */
 static void sing(void) {
 #ifdef CANARY
     int fd = open(CANARY, O_CREAT | O_WRONLY, 0600);
@@ -145,8 +145,8 @@ static c10d_plugin plugin = {
     .device = &device,
 };
 
-/* Returns a copy of the table in the last bytes of a page. The page after it is not mapped, so a read beyond the
- * table is a segmentation fault. */
+/* Returns a copy of the table in the last bytes of a page. The next page is not mapped, so a read beyond the table
+ * is a segmentation fault. */
 __attribute__((unused)) static const c10d_plugin *at_the_edge(void) {
     char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + 4096, 4096);

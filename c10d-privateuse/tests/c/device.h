@@ -43,7 +43,7 @@ static int32_t copy(uint32_t index, uint64_t stream, void *to, uint64_t at, cons
 }
 
 #ifdef RETAINS
-/* `retain` counts nothing, since the tests never free memory while it is retained. */
+/* The tests never free memory while it is retained. */
 static int32_t retain(uint32_t index, void *base, c10d_why *why) {
     (void)index, (void)base, (void)why;
     MAY_HANG;

@@ -1,6 +1,6 @@
-/* Collectives of i32 through the host's store. A rank waits only for the ranks from which it receives data. It compares
- * its call with the calls of these ranks; a rank that only sends compares nothing. With SCRIBBLES, the plugin also
- * writes to the buffers that a broadcast or a reduce only reads. */
+/* Collectives of i32 through the host's store. A rank waits only for the ranks from which it receives data. It
+ * compares its call with the calls of these ranks. A rank that only sends compares nothing. With SCRIBBLES, the
+ * plugin also writes to the buffers that a broadcast or a reduce only reads. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>

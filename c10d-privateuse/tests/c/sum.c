@@ -1,6 +1,6 @@
 /* A plugin that does all_reduce(f32, sum), barrier, send and recv through the host's store. MODE selects the way in
- * which it misbehaves; NAME is its name. With DEVICE it also serves a device (device.h). GATE is the path of a
- * file: with the modes LATER and LATE, the plugin answers when this file exists, and with LATE it then makes the file
+ * which it misbehaves; NAME is its name. With DEVICE it also serves a device (device.h). GATE is the path of a file.
+ * With the modes LATER and LATE, the plugin answers when this file exists. After the answer, LATE makes the file
  * GATE.answered. With REFUSED, the entry appends a byte to GATE. */
 #include "c10d_plugin.h"
 
@@ -125,7 +125,7 @@ static int32_t message(group *g, const c10d_request *r, c10d_why *why) {
     return get(g, r, "p2p", n, r->peer, g->rank, len ? (char *)s->data + s->offset : &nothing, len, why);
 }
 
-/* Ends an operation when GATE exists. `group_` is a copy, since the group may be destroyed by then. */
+/* Ends an operation when GATE exists. `group_` is a copy, because the group may be destroyed before. */
 static void *finish_later(void *group_) {
     group *g = group_;
     while (access(GATE, F_OK)) usleep(1000);
@@ -204,7 +204,7 @@ static int32_t split(void *whole, const uint32_t *ranks, const c10d_group_init *
     return make(g->host, init, "split", part, why);
 }
 
-/* Runs all sends before all receives. If ranks began with receives, each would wait for the other's message. */
+/* Runs all sends before all receives. Ranks that began with receives would wait for each other's messages. */
 static int32_t submit_batch(void *group_, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why) {
     group *g = group_;

@@ -51,8 +51,7 @@ pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
     plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &definitions)
 }
 
-/// Returns the path of a plugin package's library. The tests depend on the package, so cargo has built the library, in
-/// the directory of this program.
+/// Returns the path of a plugin package's library. Cargo has built the library, in the directory of this program.
 pub(crate) fn rust_plugin(library: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap();
     program.with_file_name(format!("lib{library}.so"))

@@ -23,7 +23,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!(NotRegular "a directory", |_lab, to| std::fs::create_dir(to).unwrap()),
         entry!(NotRegular "a pipe", |_lab, to| mknodat(CWD, to, FileType::Fifo, Mode::RWXU, 0).unwrap()),
         entry!(NotRegular "a socket", |_lab, to| {
-            // This entry's name is short, since the length of socket paths is limited.
+            // This entry's name is short: the length of socket paths is limited.
             drop(std::os::unix::net::UnixListener::bind(to).unwrap());
         }),
         Entry { name: "a device", rule: Rule::NotRegular, make: device },

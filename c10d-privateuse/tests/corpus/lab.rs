@@ -88,8 +88,8 @@ impl Lab {
         (0..count).map(|i| table + 56 * i).find(|at| b[*at..at + 4] == kind.to_le_bytes()).unwrap()
     }
 
-    /// Returns the offset of the entry's symbol in the base. The tables of symbols and names are in the base's first
-    /// segment, where addresses are equal to offsets in the file.
+    /// Returns the offset of the entry's symbol in the base. In the base's first segment, addresses are equal to
+    /// offsets in the file.
     pub(crate) fn entry(&self) -> usize {
         let number =
             |at: usize, len: usize| self.base[at..at + len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));

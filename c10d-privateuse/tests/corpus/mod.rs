@@ -22,8 +22,7 @@ fn before_loading() -> Vec<Entry> {
 
 /// Puts entries and two good plugins into one directory. Returns the entries that could be made.
 fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
-    // By their names, the good plugins are the first and the last in the directory, so the search must continue after
-    // bad plugins.
+    // By their names, the good plugins are the first and the last in the directory.
     common::plugin("sum.c", &lab.junk().join("libc10d_00_good.so"), &[&format!("NAME=\"{}a\"", lab.prefix)]);
     common::plugin("sum.c", &lab.junk().join("libc10d_zz_good.so"), &[&format!("NAME=\"{}z\"", lab.prefix)]);
     let mut there = BTreeMap::new();
@@ -72,7 +71,7 @@ fn bad_plugins_are_rejected_and_good_ones_loaded() {
 fn the_corpus_covers_the_rules() {
     let all = [before_loading(), paths::entries(), tables::entries()].concat();
     assert!(all.len() >= 40, "{}", all.len());
-    // These rules concern a process, a directory or a race, and have tests of their own.
+    // These rules have tests of their own.
     let elsewhere = [Rule::Crash, Rule::Privileged, Rule::Replaced, Rule::Limit, Rule::Filter];
     for rule in Rule::ALL.iter().filter(|rule| !elsewhere.contains(rule)) {
         assert!(all.iter().any(|e| e.rule == *rule), "{rule}");
@@ -85,8 +84,8 @@ fn the_corpus_covers_the_rules() {
 
 #[test]
 fn the_constructor_writes_the_canary() {
-    // The constructor makes the canary (a file). If it did not, a missing canary in the other tests would not prove
-    // that no code of a refused plugin ran.
+    // The other tests check that no code ran by a missing canary (a file), so this test checks that the constructor
+    // makes the canary.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");
     lab.compile(&file, &["NAME=\"sings\""], &[]);

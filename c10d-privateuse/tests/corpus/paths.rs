@@ -1,5 +1,5 @@
-//! Paths and directories that cannot be trusted. Each entry runs its own search. If the decision is wrong, the entry
-//! returns the decision as its error.
+//! Paths and directories that cannot be trusted. Each entry runs its own search, and returns a wrong decision as its
+//! error.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ pub(crate) fn entries() -> Vec<Entry> {
             base(lab, &down.join("libc10d_it.so"));
             std::fs::set_permissions(&up, mode(0o1777)).unwrap();
             std::fs::set_permissions(&down, mode(0o777)).unwrap();
-            // For root, the parent is accepted and the child is refused. For other users, the parent is refused, since
-            // it does not belong to root.
+            // For root, the child is refused. For other users, the parent is refused, because it does not belong to
+            // root.
             want(Search::new().directory(&down), Rule::Directory, "up")
         }),
         entry("a sticky directory in a sticky one", Rule::Directory, |lab, _| {
@@ -84,7 +84,6 @@ pub(crate) fn entries() -> Vec<Entry> {
     ]
 }
 
-/// Writes the good plugin to this path.
 fn base(lab: &Lab, to: &Path) -> PathBuf {
     lab.write(to, &lab.base());
     to.to_owned()

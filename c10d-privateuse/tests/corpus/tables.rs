@@ -1,6 +1,6 @@
-//! Plugins whose entry returns data that breaks the contract. These plugins are loaded, so their constructor
-//! runs. Unlike the constructors of other bad plugins, it does not make the canary, the file by which the tests notice
-//! that code of a plugin ran. Every function of their tables makes the canary if it is called.
+//! Plugins whose entry returns data that breaks the contract. These plugins are loaded, so their constructor runs; this
+//! constructor does not make the canary (the file by which tests notice that code of a plugin ran). Every function of
+//! their tables makes the canary.
 
 use c10d_privateuse::Rule;
 

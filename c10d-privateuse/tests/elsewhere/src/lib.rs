@@ -32,8 +32,8 @@ struct Elsewhere {
     inner: Arc<dyn Backend>,
     group: Arc<str>,
     rank: u32,
-    /// For a sub-group: the ranks of its members in the parent group, and the number of divisions of the parent group
-    /// (`split` and `no_split`) up to and including this division.
+    /// For a sub-group: the ranks of its members in the parent group, and the number of calls of `split` and `no_split`
+    /// on the parent group so far.
     part: Option<(Vec<u32>, u32)>,
     divisions: AtomicU32,
     used: AtomicBool,
@@ -46,7 +46,7 @@ impl Elsewhere {
         Ok(Elsewhere { inner, group: init.group.clone(), rank: init.rank, part, divisions, used })
     }
 
-    /// Counts one more division of this group. Returns the number of divisions.
+    /// Counts a call of `split` or `no_split`. Returns the number of calls.
     fn divided(&self) -> u32 {
         self.divisions.fetch_add(1, Ordering::Relaxed) + 1
     }
