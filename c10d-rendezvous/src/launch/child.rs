@@ -41,7 +41,7 @@ impl RankPlan {
         let launcher = getpid();
         let die_with_launcher = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // If the launcher died before the call above, the system sends no signal.
+            // If the launcher died before the call above, this process gets no signal.
             if getppid() == Some(launcher) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
         // SAFETY: between fork and exec, the closure only makes two system calls and allocates nothing.
@@ -50,7 +50,7 @@ impl RankPlan {
     }
 }
 
-/// Returns an error if the program cannot be run. This is checked before any rank is started.
+/// Returns an error if the program cannot be run.
 pub(super) fn check_program(program: &OsStr) -> Result<()> {
     let runnable = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let what = if program.as_encoded_bytes().contains(&b'/') {

@@ -39,14 +39,13 @@ impl Guardian {
 
     /// Sends a signal to all ranks and their children.
     pub(super) fn signal(&self, signal: Signal) {
-        // An error means that no process is left.
         let _ = kill_process_group(self.group, signal);
     }
 }
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        // The group's id cannot be reused before its leader is reaped, so this kills no other process.
+        // The group's id is not reused before the guardian is reaped, so this kills no other process.
         self.signal(Signal::KILL);
         let _ = self.child.wait();
     }

@@ -30,16 +30,16 @@ impl Source {
             (Output::Piped, _) => Source::Callers,
             (_, Stdin::None) => Source::Nothing,
             (_, Stdin::Rank0) if rank > 0 => Source::Nothing,
-            // A terminal cannot be passed on: the ranks are not in the terminal's foreground process group, so reading
-            // from the terminal would stop them.
+            // A terminal cannot be passed on: reading from the terminal would stop the ranks, which are in a background
+            // process group.
             (_, Stdin::Rank0) if !io::stdin().is_terminal() => Source::Ours,
             (_, Stdin::Rank0 | Stdin::All) => Source::Fed,
         }
     }
 }
 
-/// Copies standard input to all sinks until the input ends, or until `stop` becomes readable. The slowest sink sets the
-/// speed; a closed sink is left out.
+/// Copies standard input to all sinks until the input ends, or until `stop` becomes readable. A closed sink is left
+/// out.
 pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     let stdin = io::stdin();
     let terminal = stdin.is_terminal();

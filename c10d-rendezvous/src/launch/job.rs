@@ -53,8 +53,7 @@ impl Job {
         let over = Arc::new(Over::default());
         let (send, receive) = sync_channel(1);
         let (asked, shared) = (requests.clone(), over.clone());
-        // The operating system kills the ranks when the thread that started them ends, so this thread lives until the
-        // ranks have ended.
+        // The operating system kills the ranks when the thread that started them ends.
         std::thread::Builder::new()
             .name("c10d-launch".into())
             .spawn(move || match Supervisor::start(plan, asked) {
@@ -177,7 +176,6 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.requests.kill();
-        // Waits until the ranks are gone, unless the system cannot kill them.
         let _ = self.over.until(Instant::now() + KILLED);
     }
 }

@@ -3,7 +3,7 @@
 /// The largest length of a line in bytes. A longer line is printed in pieces.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// The lines of one stream. A line that ends in a carriage return (a progress bar) is printed, too, and the next line
+/// The lines of one stream. A line that ends in a carriage return (a progress bar) is printed, and the next line
 /// overwrites it.
 pub(super) struct Lines {
     prefix: String,
@@ -61,13 +61,12 @@ impl Lines {
         self.line.extend_from_slice(text);
     }
 
-    /// Whether there is an unfinished line that should be printed: one that began after a carriage return. Some
-    /// programs write the carriage return before a line instead of after it, so this line may be complete.
+    /// Whether there is an unfinished line that should be printed: one that began after a carriage return. Such a line
+    /// may be complete: some programs write the carriage return before each line.
     pub(super) fn waits(&self) -> bool {
         self.progress && self.shown < self.line.len()
     }
 
-    /// Returns the unfinished line, if it should be printed.
     pub(super) fn so_far(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.waits() {

@@ -172,15 +172,14 @@ impl Launch {
     }
 
     /// Sets the time limit of [`run`](Launch::run); [`spawn`](Launch::spawn) ignores it. When the limit has passed, the
-    /// job ends as if this process got SIGTERM, and `run` returns an error. Without a limit, a job may run as long as
-    /// its ranks do.
+    /// job ends as if this process got SIGTERM, and `run` returns an error.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that not all
-    /// ranks could be started (those that were started have been ended), or that the time limit passed.
+    /// Launches the ranks and waits for their end. The result is an error if not all ranks could be started (those that
+    /// were started have been ended), or if the time limit passed.
     ///
     /// Signals to this process are passed on to the ranks. After SIGINT and SIGTERM the ranks have the grace time, then
     /// they are killed; a second SIGINT, at least a second later, kills them at once. SIGHUP (unless this process

@@ -14,7 +14,7 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Returns the rank of the job that is rank `local` of this host.
+    /// Returns the rank in the job of this host's rank `local`.
     pub(super) fn rank(&self, local: u32) -> u32 {
         self.node_rank * self.ranks + local
     }
@@ -28,7 +28,7 @@ pub enum Output {
     /// rank.
     #[default]
     Prefixed,
-    /// The ranks write directly to the launcher's own standard output and error. Errors then cannot quote a rank's last
+    /// The ranks write directly to the launcher's own standard output and error. Errors do not quote a rank's last
     /// lines.
     Inherit,
     /// The output is kept for the [`JobReport`](super::JobReport): at least the last 16 MiB of each stream, and at most
@@ -39,7 +39,7 @@ pub enum Output {
     Piped,
 }
 
-/// Which ranks get the launcher's standard input. The standard input of the others is empty.
+/// Which ranks get the launcher's standard input. All other ranks have an empty standard input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stdin {
@@ -48,6 +48,6 @@ pub enum Stdin {
     None,
     /// Rank 0.
     Rank0,
-    /// All ranks of this host. Each gets all input, and the slowest reader sets the speed.
+    /// All ranks of this host. Each rank gets the whole input, at the speed of the slowest rank.
     All,
 }

@@ -1,5 +1,6 @@
-//! The ranks' output. The launcher reads it as it arrives. If the output is captured, the launcher keeps its end, and
-//! prints nothing. Otherwise the launcher prints the output line by line, and keeps the end of standard error.
+//! The ranks' output. The launcher reads it as it arrives. If the output is captured, the launcher keeps the last bytes
+//! of each stream, and prints nothing. Otherwise the launcher prints the output line by line, and keeps the last bytes
+//! of standard error.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -50,8 +51,8 @@ impl Stream {
 /// The kept output of each rank of this host.
 pub(super) type CapturedOutput = Arc<Mutex<Vec<Captured>>>;
 
-/// Reads all streams to their ends, or until `stop` becomes readable and no more data is available. Makes a request to
-/// end the ranks if nobody reads the printed output any more.
+/// Reads all streams to their ends, or until `stop` becomes readable and no more data is available. If nobody reads the
+/// printed output any more, requests the end of the ranks.
 pub(super) fn pump(mut streams: Vec<Stream>, kept: &CapturedOutput, stop: &OwnedFd, requests: &Requests) {
     let mut buffer = vec![0; 64 << 10];
     let mut printer = Printer { requests, open: None, lost: [false; 2] };
@@ -101,8 +102,7 @@ struct Printer<'a> {
     requests: &'a Requests,
     /// The stream that printed last, if it printed an unfinished line.
     open: Option<(usize, Channel)>,
-    /// Whether writing to standard output and to standard error has failed. After a failure, nothing more is written to
-    /// that stream.
+    /// Whether writing to standard output and to standard error has failed.
     lost: [bool; 2],
 }
 

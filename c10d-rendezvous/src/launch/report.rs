@@ -97,8 +97,8 @@ pub struct Captured {
 pub struct JobReport {
     /// How each rank of this host ended, in rank order.
     pub exits: Vec<Exit>,
-    /// The first rank of this host that failed. A failure after the launcher had begun to end the ranks for another
-    /// reason does not count. It does count if that reason was a SIGINT or SIGTERM that the launcher passed on.
+    /// The first rank of this host that failed. Once the launcher has begun to end the ranks, failures do not count,
+    /// unless the reason was a SIGINT or SIGTERM that the launcher passed on.
     pub failure: Option<Failure>,
     /// The report of a launcher on another host about the failure that happened there first.
     pub elsewhere: Option<String>,

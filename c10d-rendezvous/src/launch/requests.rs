@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use c10d_core::sync::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The requests to the supervisor, and the reports for the other hosts.
 pub(super) struct Requests {
     wake: OwnedFd,
     kill: AtomicBool,
@@ -60,7 +59,7 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Requests that all ranks are ended, since nobody reads their output any more.
+    /// Requests that all ranks are ended: nobody reads their output any more.
     pub(super) fn reader_gone(&self) {
         self.reader_gone.store(true, Ordering::Release);
         raise(&self.wake);
@@ -72,8 +71,7 @@ impl Requests {
         raise(&self.wake);
     }
 
-    /// Reports why the job ends: a rank failed on this host, or there is another reason on this host. The first report
-    /// counts.
+    /// Reports why this host ends the job, for example because a rank failed. The first report counts.
     pub(super) fn failed_here(&self, what: String) {
         self.here.lock().get_or_insert(what);
         raise(&self.news);
@@ -96,7 +94,6 @@ impl Requests {
         &self.wake
     }
 
-    /// Takes the requests since the last call.
     pub(super) fn take(&self) -> PendingRequests {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         PendingRequests {
@@ -123,7 +120,6 @@ impl Requests {
     }
 }
 
-/// Makes an event descriptor.
 pub(super) fn event() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }

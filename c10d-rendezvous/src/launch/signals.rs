@@ -12,8 +12,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
-/// The signals that are forwarded. SIGHUP is not among them if this process was started with SIGHUP ignored (`nohup`),
-/// so that the ranks survive a hang-up, too.
+/// The signals that are forwarded. SIGHUP is not forwarded if this process was started with SIGHUP ignored (`nohup`).
 static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
     let hup = if ignored(SIGHUP) { None } else { Some((SIGHUP, Signal::HUP)) };
     let words = [(SIGUSR1, Signal::USR1), (SIGUSR2, Signal::USR2), (SIGWINCH, Signal::WINCH)];
@@ -36,8 +35,7 @@ impl Forwarding {
         let mut forwarding = Forwarding { ids: Vec::new(), arrivals: Vec::new() };
         let mut jobs = JOBS.lock();
         if jobs.is_none() {
-            // A handler cannot be removed, so when no job forwards signals any more, it must have the signal's default
-            // effect.
+            // Handlers cannot be removed. When no job forwards signals, a handler has the signal's default effect.
             for &(number, _) in FORWARDED.iter() {
                 signal_hook::flag::register_conditional_default(number, DEFAULT.clone())?;
             }
@@ -54,7 +52,6 @@ impl Forwarding {
         Ok(forwarding)
     }
 
-    /// Returns the descriptors to poll.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.arrivals.iter().map(|(_, receiver)| receiver.as_fd())
     }

@@ -1,6 +1,5 @@
-//! The connections between launchers: host 0 has one to each other host. Messages on these connections can end jobs. So
-//! each connection is opened before the ranks start, with a token of this launch, and host 0 accepts no connection
-//! later.
+//! The connections between launchers: host 0 has one to each other host. Each connection is opened before the ranks
+//! start, with a token of this launch.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,7 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 const LINE: usize = 4 << 10;
 const TEXT: usize = 500;
 /// How long a host may leave keepalive probes unanswered before it counts as dead. The host's operating system answers
-/// them, so a host whose launcher is stopped does not count as dead.
+/// them, even if its launcher is stopped.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// A message between launchers.
@@ -49,8 +48,8 @@ impl Link {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
         };
-        // The few messages of a job fit into the socket's buffer, so this does not block. Errors are ignored, because
-        // `receive` also notices that the connection is broken.
+        // The few messages of a job fit into the socket's buffer, so this does not block. Errors are ignored: `receive`
+        // will notice that the connection is broken.
         let _ = self.stream.write_all(line.as_bytes());
     }
 
@@ -78,7 +77,7 @@ impl AsFd for Link {
     }
 }
 
-/// Reads all available bytes. An error means that the connection has ended: the other side closed it, or sent too much.
+/// Reads all available bytes. Returns an error if the other side closed the connection or sent too much.
 pub(super) fn take_in(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; LINE];
     loop {

@@ -35,14 +35,12 @@ impl LaunchListener {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
-        // The queue is long, since all launchers, and strangers, may connect at the same time. The operating system
-        // lowers its length to a maximum.
+        // All launchers may connect at the same time.
         socket.listen(1 << 16)?;
         Ok(LaunchListener { listener: socket.into(), token })
     }
 
-    /// Returns the text that host 0 puts into the store, so that the other launchers can connect: the port and the
-    /// token.
+    /// Returns the text that host 0 puts into the store for the other launchers: the port and the token.
     pub(super) fn sign(&self) -> io::Result<String> {
         Ok(format!("{} {}", self.listener.local_addr()?.port(), self.token))
     }
@@ -110,7 +108,7 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
     let port: u16 = port.parse().map_err(|_| unclear())?;
     let run_id = |stream: &mut TcpStream| -> io::Result<String> {
         stream.write_all(format!("{NAME} {token} {node}\n").as_bytes())?;
-        // One byte is read at a time, since the bytes after the line must stay in the socket for `Link::receive`.
+        // One byte is read at a time: the bytes after the line must stay in the socket for `Link::receive`.
         let mut answer = Vec::new();
         while answer.len() < 64 && answer.last() != Some(&b'\n') {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -179,7 +177,6 @@ mod tests {
         let admitted = admitted.join().unwrap().unwrap();
         assert_eq!(admitted.iter().map(|link| link.node).collect::<Vec<_>>(), [2, 1]);
         for mut stream in silent.into_iter().chain(liars) {
-            // The connection is closed without an answer.
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
         }

@@ -31,7 +31,7 @@ const ENDING: Duration = Duration::from_secs(10);
 /// The key under which host 0 publishes its port and token.
 const SIGN: &str = "link";
 
-/// The information that the launcher of this host has about the job's hosts.
+/// What the launcher of this host knows about the job's hosts.
 pub(super) struct Node {
     /// The host name or address of the store that the ranks get.
     pub(super) host: String,
@@ -74,7 +74,6 @@ impl Node {
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
             .filter(|(host, port)| !host.is_empty() && (*port > 0 || topology.nodes == 1))
             .ok_or_else(|| Error::invalid(format!("launch: {rdzv:?} is not host:port")))?;
-        // In environment variables, addresses have no brackets.
         let host = host.trim_matches(['[', ']']).to_owned();
         if topology.nodes == 1 {
             return Node::alone(host.clone(), crate::init::serve(&host, port, deadline)?);
@@ -152,7 +151,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.requests.over();
-            // Waits until all reports are sent.
             let _ = watch.ended.recv_timeout(Duration::from_secs(1));
         }
     }

@@ -1,5 +1,4 @@
-//! Receives messages from the launchers of other hosts, and reports to them failures and the end of the ranks on this
-//! host.
+//! Exchanges reports with the launchers of other hosts: about failures, and about the end of a host's ranks.
 
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ impl Watch {
                 told_done = true;
                 self.send_to_all(None, &Word::Done);
             }
-            // Host 0 serves the store, so its launcher waits until the other hosts are done.
+            // The launcher of host 0 waits until the other hosts are done, because it serves the store.
             let finished = done && (self.node > 0 || self.links.iter().all(|link| link.done));
             if over || finished || self.links.is_empty() && done {
                 return;
@@ -59,7 +58,7 @@ impl Watch {
                     }));
                     true
                 }
-                // The other host is done, so the end of its connection was expected.
+                // The other host has reported its end.
                 Err(_) if link.done => false,
                 Err(e) => {
                     let how = format!("the launcher on host {from} ended before it reported on its ranks ({e})");

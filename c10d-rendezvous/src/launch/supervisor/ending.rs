@@ -14,7 +14,6 @@ use crate::launch::guardian::Guardian;
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Passes on a signal that this process got.
     pub(super) fn pass_on(&mut self, signal: Signal) {
         match signal {
             Signal::INT | Signal::TERM => self.asked_to_end(signal),
@@ -23,8 +22,8 @@ impl Supervisor {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);
             }
-            // Only the ranks get SIGUSR1, SIGUSR2 and SIGWINCH. Their children do not, because the first two end a
-            // process by default.
+            // Only the ranks get these signals. Their children do not, because SIGUSR1 and SIGUSR2 end a process by
+            // default.
             _ => {
                 for child in self.children.iter().filter(|child| child.exit.is_none()) {
                     let _ = pidfd_send_signal(&child.pidfd, signal);
@@ -47,7 +46,7 @@ impl Supervisor {
                 self.kill_at = None;
                 self.signal(Signal::KILL);
             }
-            // The same signal was passed on before, so the ranks are being ended already.
+            // The ranks are being ended already.
             Some(_) => {}
         }
     }
@@ -59,8 +58,7 @@ impl Supervisor {
         }
     }
 
-    /// Sends the signal now, and SIGKILL after the grace time. Stopped processes are continued, so that they can handle
-    /// the signal.
+    /// Sends the signal now, and SIGKILL after the grace time.
     fn end_with(&mut self, signal: Signal) {
         self.signal(signal);
         self.signal(Signal::CONT);

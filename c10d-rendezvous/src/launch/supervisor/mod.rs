@@ -23,9 +23,8 @@ use super::report::{Exit, Failure, JobReport, Success};
 use super::requests::{PendingRequests, Requests, raise};
 use super::signals::Forwarding;
 
-/// How long the launcher waits after a first failure for the failure that caused it. The connections of a killed
-/// process close before the launcher can see that the process has ended. So the launcher may first see the end of a
-/// rank that failed because these connections closed.
+/// How long the launcher waits after a first failure for the failure that caused it. When a rank dies, the launcher may
+/// first see the end of another rank that lost its connection to the dead rank.
 const HINDSIGHT: Duration = Duration::from_millis(100);
 
 pub(super) struct Plan {
@@ -66,7 +65,7 @@ pub(super) struct Supervisor {
     asked: Vec<(Signal, Instant)>,
     elsewhere: Option<String>,
     reader_gone: bool,
-    /// Whether the launcher ended the ranks for a reason other than a failure of one of them or a signal that it passed
+    /// Whether the launcher ended the ranks for a reason other than a failed rank or a signal that the launcher passed
     /// on.
     ended: bool,
     /// The time at which SIGKILL is sent, if the ranks are being ended.
@@ -85,7 +84,6 @@ struct Running {
 }
 
 impl Supervisor {
-    /// Waits for the end of all ranks.
     pub(super) fn run(mut self) -> JobReport {
         while self.children.iter().any(|child| child.exit.is_none()) {
             self.wait_for_news();
@@ -94,7 +92,7 @@ impl Supervisor {
             self.kill_if_due();
         }
         let elapsed = self.started.elapsed();
-        // This ends child processes that the ranks left behind, which may hold the ranks' output open.
+        // This ends processes that the ranks left behind.
         self.guardian = None;
         if let Some(stop) = &self.feeder {
             raise(stop);
@@ -218,14 +216,13 @@ impl Supervisor {
         failed
     }
 
-    /// Waits for the rest of the output. The ranks have ended, so the pipes have ended, too, unless a process outside
-    /// of the process group still holds one open.
+    /// Waits for the rest of the output. A process outside of the process group may still hold a pipe open.
     fn finish_output(&mut self) {
         let Some((printed, stop)) = self.printer.take() else { return };
         let patience = Duration::from_secs(1);
         if printed.recv_timeout(patience).is_err() {
             raise(&stop);
-            // The printer takes longer than this only if nobody reads its output. Then the rest of the output is lost.
+            // If nobody reads the printer's output, the rest of the output is lost.
             let _ = printed.recv_timeout(patience);
         }
     }

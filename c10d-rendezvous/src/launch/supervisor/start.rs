@@ -23,8 +23,7 @@ use crate::launch::signals::Forwarding;
 impl Supervisor {
     /// Starts all ranks. If one cannot be started, the others are ended.
     pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
-        // The program is checked only after the launchers have connected, so that an error is reported to the other
-        // hosts.
+        // The launchers have connected, so the other hosts learn of an error.
         check_program(&plan.program)?;
         let forwarding = if plan.forward_signals {
             Some(Forwarding::start().map_err(|e| failed("cannot take over signals").caused_by(e))?)
