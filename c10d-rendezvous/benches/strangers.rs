@@ -21,7 +21,6 @@ use c10d_core::Store;
 use common::load::{Latency, SAME_MACHINE, busy, elsewhere, flooded, set_and_get};
 use common::{Cpu, Raw, ServerProcess, client, int, request, serve, soon, string};
 
-/// The size of the attacks, and the number of times that set and get are measured.
 struct Size {
     /// The number of set-and-get pairs that each run measures.
     rounds: usize,
@@ -33,7 +32,6 @@ struct Size {
     unfinished: usize,
 }
 
-/// The number of runs of each measurement.
 const RUNS: usize = 7;
 const FULL: Size = Size { rounds: 500, idle: 1014, keys: 1_000_000, unfinished: 1 << 30 };
 /// A small size, for a run that only checks that the program works.
@@ -82,8 +80,8 @@ fn run(server: &ServerProcess, rounds: usize) -> Vec<Round> {
     (0..rounds).map(round).collect()
 }
 
-/// Prints the medians of several runs, which hide most of the disturbance by other programs on the machine. Also prints
-/// the p99 of each run, and where the slowest hundredth of all rounds spent their time.
+/// Prints the medians of several runs, the p99 of each run, and where the slowest hundredth of all rounds spent their
+/// time.
 fn show(what: &str, server: &ServerProcess, size: &Size) {
     let runs: Vec<Vec<Round>> = (0..RUNS).map(|_| run(server, size.rounds)).collect();
     let each: Vec<Latency> = runs.iter().map(|run| Latency::of(run.iter().map(|round| round.took))).collect();
@@ -177,7 +175,7 @@ fn keys(size: &Size) {
     flooded(server.addr, &set, || show("  SET without end, 4 connections", &server, size));
 }
 
-/// Returns the memory of the server's process in bytes.
+/// Returns the bytes of memory of the server's process.
 fn held_by(server: &ServerProcess) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();

@@ -28,7 +28,7 @@ const USERS: &str = "c10d/users";
 ///
 /// If a process dies while writing, the last record is incomplete, and the next writer removes it. A file that was
 /// opened by [`FileStore::open`] or by `file://` stays when the last rank leaves. In a forked child every method
-/// returns an error, since parent and child would share the lock. The child must open the file itself.
+/// returns an error. The child must open the file itself.
 #[derive(Clone)]
 pub struct FileStore(Arc<Shared>);
 
@@ -77,8 +77,7 @@ impl FileStore {
         FileStore::of(path.into())
     }
 
-    /// Like [`FileStore::open`], for a file that its last user removes. While this call runs, other users may
-    /// open the file, and the last of them may remove it.
+    /// Like [`FileStore::open`], for a file that its last user removes.
     pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
         loop {
             let mut store = FileStore::of(path.clone())?;
@@ -91,7 +90,7 @@ impl FileStore {
                     shared.for_users = true;
                     return Ok(store);
                 }
-                // The last user removed the file after this process had opened it. So the file is opened again.
+                // The last user removed the file after this process had opened it.
                 Err(_) if shared.is_removed() && Instant::now() < deadline => {}
                 Err(e) => return Err(e),
             }

@@ -41,8 +41,8 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let store = TcpStore::hosting(server, soon()).unwrap();
     store.set("there", b"1", soon()).unwrap();
-    // Both processes count at the same time with different steps. If a process got an answer to a request of the other
-    // process, its count would be wrong.
+    // Both processes count at the same time with different steps. A process that got an answer to a request of the
+    // other process would have a wrong count.
     let count = |key: &str, step: i64| -> Result<bool> {
         let mut right = true;
         for n in 1..=300 {
@@ -74,7 +74,6 @@ fn a_child_neither_locks_nor_removes_its_parents_file() {
         let text = store.get("k", soon()).unwrap_err().to_string();
         let refused = text.contains("made in process") && store.set("k", b"w", soon()).is_err();
         drop(store);
-        // A store that the child opens itself works.
         let own = FileStore::open(&path).and_then(|own| own.get("k", soon()));
         refused && own.is_ok_and(|value| value == b"v")
     });

@@ -16,7 +16,6 @@ pub(crate) const MAGIC: &[u8] = b"c10dlog1";
 
 const HEAD: usize = 8;
 
-/// Writes a record.
 pub(crate) fn put(out: &mut Vec<u8>, change: &Change) -> io::Result<()> {
     let (kind, key, value): (u8, _, &[u8]) = match change {
         Change::Set(key, value) => (b'S', key, value),
@@ -61,7 +60,7 @@ pub(crate) fn next(log: &mut &[u8]) -> Option<Change> {
     Some(change)
 }
 
-/// Returns the FNV-1a hash, which is enough to distinguish a record from zeros or a part of a record after a crash.
+/// Returns the FNV-1a hash, by which an incomplete record is found.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

@@ -4,8 +4,8 @@ use c10d_core::backend::{InitMethod, Provider};
 
 use crate::init::{init, rank_and_size};
 
-/// The init methods `env://`, `tcp://` and `file://`. The facade includes this provider; a program that uses core
-/// without the facade passes it to the builder.
+/// The init methods `env://`, `tcp://` and `file://`. The facade includes this provider. A program without the facade
+/// passes it to the builder.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     init_methods: &[

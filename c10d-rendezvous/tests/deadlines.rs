@@ -93,7 +93,7 @@ fn a_waiting_call_learns_of_the_servers_death() {
     let store = client(server.addr);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| store.get("never", Instant::now() + Duration::from_secs(60)));
-        // The server may be killed before or after the wait begins. In both cases the wait must end.
+        // The wait must end, whether the server is killed before or after the wait begins.
         std::thread::sleep(Duration::from_millis(50));
         server.child.kill().unwrap();
         server.child.wait().unwrap();
@@ -137,7 +137,6 @@ fn connecting_without_a_server_fails_at_the_deadline() {
     assert!(start.elapsed() < HANG);
 }
 
-/// The deadline is for the call, not for each read: bytes that arrive slowly do not extend it.
 #[test]
 fn an_answer_that_arrives_slowly_does_not_extend_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

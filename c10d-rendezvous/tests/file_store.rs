@@ -77,7 +77,6 @@ fn a_torn_last_record_is_ignored_then_replaced() {
         assert_eq!(store.get("k", soon()).unwrap(), b"1", "cut at {cut}");
         store.set("l", b"2", soon()).unwrap();
         // The new record has a header (8 bytes), a kind (1), the length of the key (4), the key (1) and the value (1).
-        // Nothing of the incomplete record remains.
         assert_eq!(torn.metadata().unwrap().len(), whole + 8 + 1 + 4 + 1 + 1, "cut at {cut}");
         let again = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(again.multi_get(&["k", "l"], soon()).unwrap(), [b"1", b"2"], "cut at {cut}");

@@ -1,5 +1,5 @@
-//! Tests of the launchers of several hosts. The launchers run one job and end together, and clients that are no part of
-//! the job cannot end them.
+//! Tests of the launchers of several hosts. The launchers run one job and end together. Clients outside the job cannot
+//! end the launchers.
 
 use crate::common;
 use crate::launch::{HANG, gone, mark, sh, text};
@@ -74,7 +74,6 @@ fn hosts_that_disagree_or_are_missing_are_named() {
     assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
 }
 
-/// If the store ends before all launchers have found each other, the error names the store, and no missing hosts.
 #[test]
 fn a_store_that_ends_while_hosts_meet_is_named() {
     let server = ServerProcess::start();
@@ -188,9 +187,8 @@ fn a_launcher_that_dies_is_noticed_by_the_others() {
 
 #[test]
 fn a_launcher_that_stalls_ends_nobody() {
-    // `C10D_TEST_STALL` may set a longer pause in seconds. Even a launcher that pauses for minutes must not count as
-    // dead: the operating system of its host still answers, and only 20 s without such answers (`SILENCE`) count as
-    // death.
+    // `C10D_TEST_STALL` may set a longer pause in seconds. However long a launcher pauses, it must not count as dead:
+    // the operating system of its host still answers.
     let stall = std::env::var("C10D_TEST_STALL").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.5);
     for stalled in [0, 1] {
         let (wait, flag) = until_flag(&mark());

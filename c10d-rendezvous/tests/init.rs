@@ -23,8 +23,7 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // The other ranks pause here. So rank 0, which may serve the store, is finished before they read from
-                // the store.
+                // Rank 0, which may serve the store, is finished before the other ranks read from the store.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();
@@ -215,13 +214,11 @@ fn the_server_listens_only_at_the_given_address() {
     let url = format!("tcp://127.0.0.1:{port}?rank=0&world_size=1");
     let me = init(&url, Duration::from_secs(5)).unwrap();
     me.store.set("k", b"v", soon()).unwrap();
-    // All addresses of 127/8 belong to this machine, so a socket that is bound to all addresses would answer at
-    // 127.0.0.2.
+    // A socket that is bound to all addresses would answer at 127.0.0.2.
     assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
 }
 
-/// Rank 0 listens at all addresses, and the other ranks use another address that leads to it, as behind address
-/// translation.
+/// Rank 0 listens at all addresses, and the other ranks use another address of its host.
 #[test]
 fn the_server_listens_at_every_address_on_request() {
     let port = free_port("127.0.0.1").unwrap();
@@ -244,8 +241,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
-    // Ranks in other processes may be late with the last group, or early with the next one. So the server stays until
-    // this process ends, and later groups use it, whichever name of its address they give.
+    // The server stays until this process ends, and later groups use it, whichever name of its address they give.
     drop(second);
     let other = common::client(([127, 0, 0, 1], port).into());
     assert_eq!(other.get("k", soon()).unwrap(), b"v");
@@ -255,7 +251,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     }
 }
 
-/// Runs one rank of several jobs in a row. The rank that finishes last changes from job to job.
+/// Runs one rank of several jobs in a row.
 #[test]
 fn role_rounds() {
     if !plays("role_rounds") {

@@ -45,7 +45,7 @@ pub(crate) fn gone(mark: &str) {
     }
 }
 
-/// Returns a number that marks the processes of one test: they use it as the seconds of `sleep`.
+/// Returns a number that marks the processes of one test, as the argument of `sleep`.
 pub(crate) fn mark() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
@@ -179,7 +179,6 @@ fn a_program_that_cannot_run_is_one_error_before_any_rank() {
         let error = Launch::new(program, [""; 0]).ranks(4).run().unwrap_err().to_string();
         assert!(error.contains(program) && error.contains(says), "{error}");
     }
-    // If a rank cannot be started, the ranks that were started before are ended.
     let mark = mark();
     let launch = sh(&format!("sleep {mark}")).ranks(3);
     let launch = launch.per_rank_wrapper(|rank| if rank == 2 { vec!["/no/such/wrapper".into()] } else { Vec::new() });
@@ -255,8 +254,8 @@ fn a_job_past_its_deadline_is_killed_and_named() {
     assert!(living(&mark).is_empty(), "{:?}", living(&mark));
 }
 
-/// The operating system kills ranks when the thread that started them ends. So the launcher must start them from a
-/// thread of its own, and not from its caller's thread.
+/// The operating system kills ranks when the thread that started them ends, so the launcher must not start them from
+/// its caller's thread.
 #[test]
 fn ranks_outlive_the_thread_that_launched_them() {
     let job = std::thread::spawn(|| sh("read -r x; echo done").output(Output::Piped).spawn().unwrap()).join().unwrap();
@@ -280,13 +279,13 @@ fn kept_output_is_bounded_and_ranks_may_close_their_output() {
     }
 }
 
-/// Returns how many ranks were ended by SIGTERM, which the launcher sends.
+/// Returns how many ranks were ended by SIGTERM.
 fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 
-/// The body of a separate process that `launcher` starts: a launcher that runs the shell script `C10D_TEST_SCRIPT` as
-/// `C10D_TEST_RANKS` ranks.
+/// The process that `launcher` starts: a launcher that runs the shell script `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS`
+/// ranks.
 #[test]
 fn role_launcher() {
     if plays("role_launcher") {
@@ -334,8 +333,8 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// A guardian is a process that ends the ranks if their launcher was killed. Even if the guardian is dead, the ranks
-/// end, because the operating system kills them.
+/// A guardian is a process that ends the ranks if their launcher was killed. If the guardian is dead, the operating
+/// system kills the ranks.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

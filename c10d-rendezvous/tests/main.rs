@@ -1,5 +1,5 @@
-//! Tests of stores, init methods and the launcher. Some tests start this program again, as a process that runs one of
-//! the tests whose names begin with `role_`.
+//! Tests of stores, init methods and the launcher. Some tests start this program again, to run one of the tests whose
+//! names begin with `role_`.
 
 mod common;
 mod contract;

@@ -13,7 +13,7 @@ use c10d_core::Store;
 use c10d_rendezvous::{TcpStore, init};
 use common::{client, free_port, plays, role_args, server};
 
-/// Returns the deadline of a script. It is late, since PyTorch takes long to load on a busy machine.
+/// Returns the deadline of a script. PyTorch takes long to load on a busy machine.
 fn late() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
@@ -126,7 +126,7 @@ fn our_client_works_with_pytorchs_server() {
     child.wait().unwrap();
 }
 
-/// One rank uses PyTorch and the other does not. Each of them is rank 0 once, which serves the store.
+/// One rank uses PyTorch and the other does not. Each of them serves the store once, as rank 0.
 #[test]
 fn mixed_ranks_meet_by_tcp() {
     let Some(python) = python() else { return };

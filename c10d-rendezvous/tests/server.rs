@@ -146,7 +146,8 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     let mut greedy = Raw::valid(server.local_addr());
     greedy.0.set_nonblocking(true).unwrap();
     let get = request(3, &[string(b"/big")]);
-    // Each request is for 1 MiB, so a million of them are for almost 1 TiB. The server stops reading long before that.
+    // Each request is for 1 MiB, so a million of them are for almost 1 TiB. The server stops reading long before the
+    // last request.
     let mut asked = 0;
     while asked < 1_000_000 && greedy.0.write_all(&get).is_ok() {
         asked += 1;
@@ -154,8 +155,7 @@ fn a_client_that_never_reads_is_closed_and_delays_no_other() {
     for _ in 0..100 {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
-    // The client reads nothing for long enough, so the server closes the connection: the remaining answers never
-    // arrive.
+    // The server closes the connection, because the client has read nothing for too long.
     until("the server closes the connection", || {
         let mut fds = [rustix::event::PollFd::new(&greedy.0, rustix::event::PollFlags::RDHUP)];
         rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() > 0
@@ -303,7 +303,6 @@ fn ten_thousand_idle_clients_are_served() {
         assert_eq!(store.add("n", 1, soon()).unwrap(), i + 1);
     }
     idle.iter_mut().step_by(97).for_each(Raw::ping);
-    // All clients wait for one key, and all get the answer.
     let wait = request(6, &[int(1), string(b"/go")]);
     idle.iter_mut().for_each(|raw| raw.send(&wait));
     idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
@@ -311,7 +310,8 @@ fn ten_thousand_idle_clients_are_served() {
     idle.iter_mut().for_each(|raw| assert_eq!(raw.read(1), [0]));
 }
 
-/// Without descriptors, the server continues to serve its clients. It accepts new ones when it has descriptors again.
+/// Without descriptors, the server continues to serve its clients. When descriptors are free again, the server accepts
+/// new clients.
 #[test]
 fn role_server_without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -50,8 +50,7 @@ fn requests_without_end_do_not_slow_the_others() {
     }
 }
 
-/// Clients with endless requests get at most half of a core. So the server's thread often sleeps, and honest clients on
-/// the same host do not wait long for the thread's core.
+/// Clients with endless requests get at most half of a core.
 #[test]
 fn endless_requests_use_at_most_half_of_a_core() {
     let server = ServerProcess::start();
@@ -66,8 +65,7 @@ fn endless_requests_use_at_most_half_of_a_core() {
     assert!(ran < took * 7 / 10, "the server ran {ran:?} of {took:?}");
 }
 
-/// A request about a hundred thousand keys is processed in pieces. Between two pieces, the server answers requests of
-/// other clients.
+/// A request about a hundred thousand keys is processed in pieces.
 #[test]
 fn a_request_about_many_keys_does_not_block_other_clients() {
     const KEYS: usize = 100_000;
@@ -108,7 +106,7 @@ fn a_request_about_many_keys_does_not_block_other_clients() {
         });
         println!("{what}: {answered} others' requests were answered meanwhile");
         assert!(answered > 0, "{what}");
-        // The stranger's data, which stays after the stranger has left, does not slow down an honest client either.
+        // The stranger's data stays, and does not slow down an honest client.
         drop(raw);
         stays_fast(what, &server);
     }
@@ -123,7 +121,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&server.addr.into()).unwrap();
         let mut raw = Raw(socket.into());
-        // This client uses a key, so the server does not close it as a client that has used none.
+        // The server does not close this client as one that has used no key.
         let _ = raw.0.write_all(&[common::HELLO, &request(1, &[string(b"/x"), string(b"y")])].concat());
         raw
     };
@@ -154,7 +152,6 @@ fn a_server_without_descriptors_says_so() {
         .collect();
     let refused = members.iter().filter(|member| member.is_none()).count();
     assert!((3..40).contains(&refused), "{refused} of 44 were refused");
-    // The connections that existed before remain.
     for member in members.iter().flatten() {
         assert_eq!(member.get("k0", soon()).unwrap(), b"");
     }
@@ -205,7 +202,7 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     let server = server_with(options);
     let addr = server.local_addr();
     let store = client(addr);
-    // Each of 12 connections announces a value of 8 MiB and sends only 3 MiB of it. Together these are 36 MiB, and the
+    // Each of 12 connections announces a value of 8 MiB and sends only 3 MiB of it. Together these are 36 MiB. The
     // server may use 16 MiB.
     let part = request(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
     let strangers: Vec<Raw> = (0..12)

@@ -23,7 +23,7 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        // PyTorch's server drops a handshake that does not arrive in one piece, so a single read must return all of it.
+        // PyTorch's server needs the whole handshake in one piece.
         let mut hello = [0; 64];
         let n = stream.read(&mut hello).unwrap();
         assert_eq!(hello[..6], [HELLO, &[0x0d]].concat());
@@ -46,13 +46,12 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
     (client(addr), thread)
 }
 
-/// Each method sends the right request and reads the answer.
 #[test]
 fn the_client_sends_the_bytes_that_pytorchs_client_sends() {
     let pid = std::process::id().to_le_bytes();
     let ping = [&[0x0d][..], &pid].concat();
     let k = || string(b"/k");
-    // A request without an answer is followed by a ping, which shows that the request was executed.
+    // A request without an answer is followed by a ping.
     let without_answer = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
     let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
@@ -218,7 +217,7 @@ fn a_wait_is_answered_when_its_keys_come_from_others() {
     let (mut a, mut b) = (Raw::valid(server.local_addr()), Raw::valid(server.local_addr()));
     a.send(&request(6, &[int(2), string(b"/x"), string(b"/y")]));
     b.send(&request(1, &[string(b"/x"), string(b"")]));
-    // If the wait of `a` had been answered already, that answer would come before the answer to the ping of `a`.
+    // An answer to the wait of `a` would come before the answer to the ping of `a`.
     b.ping();
     a.ping();
     b.send(&request(4, &[string(b"/y"), int(1)]));

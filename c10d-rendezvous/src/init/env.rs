@@ -21,8 +21,8 @@ struct Starter {
     alone: bool,
 }
 
-/// The launchers in the order in which they are tried. SLURM comes last, because a process that mpirun starts inside a
-/// SLURM job has SLURM's variables, too.
+/// The launchers in the order in which they are tried. SLURM comes last: a process that mpirun starts inside a SLURM
+/// job has the variables of both.
 const STARTERS: &[Starter] = &[
     Starter { rank: "RANK", size: &["WORLD_SIZE"], local_size: &[], hosts: &[], job: &[], alone: false },
     Starter {
@@ -63,7 +63,7 @@ const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "S
 
 /// Returns the membership that the variables describe.
 pub(super) fn membership(lookup: Lookup<'_>) -> Result<Membership> {
-    // Values may come from the output of a command, so surrounding spaces are removed. A blank value counts as not set.
+    // A blank value counts as not set.
     let lookup = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     membership_of(&lookup)
 }
@@ -236,7 +236,6 @@ mod tests {
             membership(&spaced).unwrap(),
             Membership { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) }
         );
-        // A blank variable counts as not set, so the variables of the next launcher are used.
         let blank = |name: &str| match name {
             "RANK" => Some(String::new()),
             "WORLD_SIZE" => Some(" ".to_owned()),

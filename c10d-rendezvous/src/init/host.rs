@@ -14,22 +14,21 @@ use crate::{ServerOptions, TcpStore, TcpStoreServer};
 /// How long this process, before it ends, waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A server that this process runs until the process ends. The server outlives this process's groups, because other
-/// ranks may still be in a group or may already be making the next one.
+/// A server that this process runs until the process ends, because other ranks may use the server after this process
+/// has left its groups.
 struct Hosted {
     server: TcpStoreServer,
-    /// The clients of this process.
     clients: Vec<WeakStore>,
 }
 
-/// The threads of the servers do not run in a forked child, so `PerProcess` gives the child a new, empty list.
+/// A forked child gets a new, empty list.
 static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 
 /// Returns a client of the store that this process serves at `host:port`. All groups of this process at that address
 /// use the same server.
 pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
     if port == 0 {
-        // The system chooses the port, so no other process knows it, and the server may end with its client.
+        // No other process knows the port that the system chooses, so the server may end with its client.
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
     let addresses = addresses(host, port, deadline).map_err(|e| failed(host, port, e))?;
@@ -56,7 +55,7 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
 
 /// Waits at the end of the process for other ranks that still use the store, for at most [`LINGER`].
 fn linger() {
-    // No other code holds the lock for long. If it is still held after a second, the process ends without the wait.
+    // If the lock is still held after a second, the process ends without the wait.
     let Some(mut hosted) = HOSTED.get().try_lock_for(Duration::from_secs(1)) else { return };
     hosted.retain(|h| !h.server.has_ended());
     let until = Instant::now() + LINGER;
@@ -77,8 +76,8 @@ pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
     serve_at(host, port, &addresses(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
 
-/// Returns the addresses to listen at for `host`, in order of preference. Loopback addresses, to which some systems
-/// also resolve their own name, come last, since ranks of other hosts cannot reach them.
+/// Returns the addresses to listen at for `host`, in order of preference. Loopback addresses come last: ranks of other
+/// hosts cannot reach them.
 fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     let mut addresses = resolve(host, port, deadline)?;
     addresses.sort_by_key(|address| address.ip().is_loopback());
@@ -137,7 +136,7 @@ mod tests {
         assert!(!serves(at("0.0.0.0:5"), at("[::1]:5")));
     }
 
-    /// Every system has names for its loopback address; on many, one of them is the machine's own name.
+    /// On many systems, the machine's own name is a name of the loopback address.
     #[test]
     fn a_host_name_never_listens_at_all_addresses() {
         let soon = || Instant::now() + Duration::from_secs(20);
@@ -152,7 +151,7 @@ mod tests {
 
     #[test]
     fn an_address_elsewhere_is_an_error_that_says_what_to_do() {
-        // This address is reserved for documentation, so no machine has it.
+        // No machine has this address.
         let error = serve("192.0.2.1", 0, Instant::now() + Duration::from_secs(20)).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 (on rank 0 only) to listen"), "{error}");
     }

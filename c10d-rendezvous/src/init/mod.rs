@@ -131,7 +131,7 @@ fn one_host(name: &str, host: &str) -> Result<String> {
     Ok(host.to_owned())
 }
 
-/// Makes the error for invalid settings, which is found before anything is sent.
+/// Makes the error for invalid settings. Nothing has been sent yet.
 fn unclear(what: String) -> Error {
     Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous).rejected()
 }

@@ -45,8 +45,8 @@ fn private(dir: &Path) -> Result {
     Ok(())
 }
 
-/// Returns a name for the launcher, which is the parent process of all ranks on this host. The start time in the name
-/// distinguishes the launcher from an earlier process with the same id.
+/// Returns a name for the launcher, which is the parent process of all ranks on this host. The name has the launcher's
+/// start time, because process ids are reused.
 fn parent(size: u32) -> Result<String> {
     let pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if pid == 0 && size > 1 {

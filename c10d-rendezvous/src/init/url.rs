@@ -33,7 +33,7 @@ pub(super) fn file(rest: &str) -> Result<Membership> {
     Ok(Membership { rank, size, meeting: Meeting::File(path.into()), prefix: None })
 }
 
-/// Splits `rest` at the question mark. Returns the part before it, and the rank and the size after it.
+/// Returns the part of `rest` before the question mark, and the rank and the size after it.
 fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let said = format!("init method {:?}", format!("{scheme}://{rest}"));

@@ -35,7 +35,7 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
 
-/// A weak handle; see [`TcpStore::downgrade`].
+/// A weak handle, which keeps neither client nor server alive.
 pub(crate) struct WeakStore(Weak<Shared>);
 
 impl WeakStore {
@@ -83,8 +83,7 @@ impl TcpStore {
             attempts += 1;
             match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
                 Ok((addr, link)) => return Ok(TcpStore::with(addr, vec![link], None)),
-                // A timeout during an attempt explains less than the failure of an earlier attempt, so the earlier
-                // cause is kept.
+                // An earlier failure explains more than a timeout.
                 Err(e) if e.kind() == io::ErrorKind::TimedOut && cause.is_some() => {}
                 Err(e) => cause = Some(e),
             }
@@ -126,7 +125,7 @@ impl TcpStore {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         let addrs = resolve(host, port, deadline)?;
         for (i, addr) in addrs.iter().copied().enumerate() {
-            // If an address drops packets, there must still be time for the next address.
+            // The addresses share the time until the deadline, because one of them may drop packets.
             let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - i) as u32;
             match Link::open(addr, Instant::now() + share) {
                 Ok(link) => return Ok((addr, link)),
@@ -143,18 +142,16 @@ impl TcpStore {
         Ok(TcpStore::with(addr, vec![link], Some(server)))
     }
 
-    /// Returns a client of a server of this process, which another owner keeps alive.
+    /// Returns a client of a server in this process. The caller keeps the server alive.
     pub(crate) fn of_this_process(server: &TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], None))
     }
 
-    /// Closes the idle connections.
     pub(crate) fn hang_up(&self) {
         self.0.idle.lock().clear();
     }
 
-    /// Returns a weak handle, which keeps neither client nor server alive.
     pub(crate) fn downgrade(&self) -> WeakStore {
         WeakStore(Arc::downgrade(&self.0))
     }
@@ -169,8 +166,8 @@ impl TcpStore {
         self.0.addr
     }
 
-    /// Runs one request and its answers on a connection that no other call uses. Keeps the connection for later calls
-    /// if this succeeded.
+    /// Runs one request and its answers on a connection that no other call uses. If the call succeeded, keeps the
+    /// connection for later calls.
     pub(super) fn call<R>(
         &self,
         verb: &str,
@@ -214,7 +211,6 @@ impl TcpStore {
 
     fn idle_link(&self) -> Option<Link> {
         if !self.0.owner.is_current() {
-            // The connections belong to the parent process.
             return None;
         }
         loop {
@@ -295,7 +291,7 @@ impl TcpStore {
     }
 }
 
-/// Opens a connection. If no descriptor is left, here or at the server, this tries again for up to 1 s.
+/// Opens a connection. If no descriptor is left, here or at the server, tries again for up to 1 s.
 fn opened(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
     let until = deadline.min(Instant::now() + SCARCE);
     loop {

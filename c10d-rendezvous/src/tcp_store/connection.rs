@@ -17,19 +17,17 @@ const ENOUGH_UNSENT: usize = 1 << 20;
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
-    /// Must be dropped before the stream's descriptor is closed. So it is declared first, since fields are dropped in
-    /// the order of their declaration.
+    /// Declared first, so that it is dropped before the stream's descriptor is closed.
     _private: Private,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Bytes that were received but not parsed yet, because the client's turn had ended, or because there was no room
-    /// for more answers.
+    /// Bytes that were received but not parsed yet.
     backlog: Vec<u8>,
     /// The number of bytes of `out` that were sent.
     sent: usize,
-    /// Whether a request was completed or bytes were sent since the last call of `take_progress`.
+    /// Whether, since the last call of `take_progress`, a request was completed or bytes were sent.
     progress: bool,
     /// The time by which the client must have completed the handshake (TCPStore's VALIDATE), completed its request, or
     /// read its answers.
@@ -47,8 +45,9 @@ pub(super) struct Connection {
     pub(super) member: bool,
     /// Whether the client had more work than fits into a turn, and waits for its next turn.
     pub(super) busy: bool,
-    /// The work that the server has done for the client beyond its turns, in the units of `WORK_PER_TURN`. Each time
-    /// when the client is next, this sinks by `WORK_PER_TURN`, and the client gets a turn only if 0 remains.
+    /// The work that the server has done for the client beyond its turns, in the units of `WORK_PER_TURN`. When the
+    /// client is next, the server first reduces the debt by `WORK_PER_TURN`. The client gets a turn only if no debt
+    /// remains.
     pub(super) debt: usize,
 }
 
@@ -117,8 +116,8 @@ impl Connection {
     }
 
     /// Passes complete requests to `execute`: those of the backlog or, if that is empty, of `input`. Stops when answers
-    /// do not fit any more, or when `execute` returns that there is no time for another request. Returns whether there
-    /// is time left.
+    /// do not fit any more, or when `execute` returns `false` (there is no time for another request). Returns whether
+    /// there is time left.
     pub(super) fn parse(
         &mut self,
         input: &[u8],
@@ -137,7 +136,7 @@ impl Connection {
         Ok(on)
     }
 
-    /// Removes the sent bytes if they are at least half of `out`, so that the limit on answers counts few of them.
+    /// Removes the sent bytes if they are at least half of `out`.
     fn compact(&mut self) {
         if self.sent > 0 && self.sent >= self.out.len() / 2 {
             self.out.drain(..self.sent);

@@ -29,18 +29,16 @@ const FIRST_CLIENT: usize = 2;
 
 /// The number of connections that are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
-/// A turn of a client ends after `WORK_PER_TURN` units of work, after `BYTES_PER_TURN` bytes were read, or after
-/// `SENT_PER_TURN` bytes (see `connection.rs`) were sent without a break. A request counts as one unit, and so do each
-/// further key of a list and each `ANSWER_PER_WORK` bytes of an answer.
+/// A turn of a client ends after `WORK_PER_TURN` units of work, `BYTES_PER_TURN` bytes read, or `SENT_PER_TURN` bytes
+/// (see `connection.rs`) sent without a break. One unit of work is a request, a further key of a list, or
+/// `ANSWER_PER_WORK` bytes of an answer.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 pub(super) const BYTES_PER_TURN: usize = 64 << 10;
-/// When the clients in `busy` have used this much CPU time without a pause, they get only half of a core. If the server
-/// never slept, the operating system's scheduler would give its core to other programs for milliseconds at a time, or
-/// would keep a client on this host from that core.
+/// When the clients in `busy` have used this much CPU time without a pause, they get only half of a core.
 const BURST: Duration = Duration::from_millis(100);
-/// A quarter of this process's descriptors, but at most this many, are a reserve. A new client that gets one of these
-/// descriptors takes the place of the oldest client that has used no key, if that client is at least `STRANGER_STAYS`
+/// A quarter of this process's descriptors, but at most this many, are a reserve. When a new client gets one of these
+/// descriptors, the server closes the oldest client that has used no key, if that client is at least `STRANGER_STAYS`
 /// old. A client uses a key when it changes the key or waits for it.
 const RESERVE: usize = 256;
 /// The age up to which a client that has used no key may stay when descriptors are scarce.
@@ -57,8 +55,7 @@ fn log(event: impl FnOnce()) {
 
 pub(super) struct EventLoop {
     poll: Poll,
-    /// Must be dropped before the listener's descriptor is closed. So it is declared first, since fields are dropped in
-    /// the order of their declaration.
+    /// Declared first, so that it is dropped before the listener's descriptor is closed.
     _private: Private,
     listener: TcpListener,
     options: ServerOptions,
@@ -69,11 +66,11 @@ pub(super) struct EventLoop {
     /// The clients that may have more bytes to read.
     ready: VecDeque<usize>,
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
-    /// have had a turn. So a client with few requests does not wait for clients with many requests.
+    /// have had a turn.
     busy: VecDeque<usize>,
-    /// The time at which the busy clients will have waited as long as their turns took. Each turn moves this time, or
-    /// the present if that is later, forward by twice the CPU time of the turn: once for the turn, once for the wait.
-    /// If this time is more than `BURST` in the future, busy clients get no turn.
+    /// The time at which the busy clients will have waited as long as their turns took. Each of their turns moves this
+    /// time (or the present, if that is later) forward by twice the CPU time of the turn. While this time is more than
+    /// `BURST` in the future, busy clients get no turn.
     even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
@@ -91,11 +88,11 @@ pub(super) struct EventLoop {
     woken: Vec<usize>,
     /// The time of the last warning about a closed connection.
     warned: Option<Instant>,
-    /// A spare descriptor, which is closed to accept a client when there is no other.
+    /// A spare descriptor. The server closes it to accept a client when no other descriptor is free.
     spare: Option<File>,
     /// The client that was accepted with the spare descriptor and waits until another descriptor is free.
     held: Option<(TcpStream, SocketAddr)>,
-    /// The time at which a client first had to wait because no descriptor was free; `None` if one became free later.
+    /// The time since which a client waits because no descriptor is free.
     scarce: Option<Instant>,
 }
 
@@ -212,8 +209,8 @@ impl EventLoop {
         oldest.inspect(|id| self.close(*id, "descriptors are scarce, and this client has used no key")).is_some()
     }
 
-    /// Accepts a client with the spare descriptor. The client takes the place of a client of the address with the most
-    /// connections, or waits. Returns `false` if no further client can be accepted now.
+    /// Accepts a client with the spare descriptor. The new client takes the place of a client of the address with the
+    /// most connections, or waits. Returns `false` if no further client can be accepted now.
     fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();
@@ -264,8 +261,8 @@ impl EventLoop {
         true
     }
 
-    /// Returns the connection that has been without a request for the longest time, of the address with the most
-    /// connections. Returns `None` if this address is `newcomer`, or has at most one connection more than `newcomer`.
+    /// Finds the address with the most connections, and returns its connection that made no request for the longest
+    /// time. Returns `None` if this address is `newcomer`, or has at most one connection more than `newcomer`.
     fn crowded_out(&self, newcomer: Home) -> Option<usize> {
         let mut counts: HashMap<Home, usize> = HashMap::new();
         self.clients.values().for_each(|c| *counts.entry(home(c.peer.ip())).or_default() += 1);
@@ -284,8 +281,7 @@ impl EventLoop {
             log(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
             return;
         }
-        // Errors are ignored, since neither option is needed for correctness: one improves speed, the other detects
-        // clients whose machine vanished.
+        // Errors are ignored: neither option is needed for correctness.
         let socket = SockRef::from(&connection.stream);
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)));
@@ -370,8 +366,7 @@ impl EventLoop {
     }
 
     /// Returns the connection with the earliest due time, among those that hold at least half of the average number of
-    /// buffered bytes. If none of these has a due time, returns the connection that holds the most bytes. A request of
-    /// a well-behaved client is complete soon, so such a client is rarely chosen.
+    /// buffered bytes. If none of these has a due time, returns the connection that holds the most bytes.
     fn holder(&self) -> Option<usize> {
         let large =
             |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);
@@ -379,7 +374,7 @@ impl EventLoop {
         due.or_else(|| self.clients.iter().max_by_key(|(_, c)| c.accounted).map(|(id, _)| *id))
     }
 
-    /// Sets the time by which the client must make progress, if the server waits for it. Any progress extends that
+    /// If the server waits for the client, sets the time by which the client must make progress. Progress extends that
     /// time.
     fn set_due(&mut self, id: usize, client: &mut Connection) {
         let due = match (client.owes(), client.due) {

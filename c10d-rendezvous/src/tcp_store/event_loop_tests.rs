@@ -19,7 +19,7 @@ fn a_turn_of_a_client_with_large_values_ends() {
     receiver.set_nonblocking(true).unwrap();
     let limits = Limits::default();
     let mut client = Connection::new(mio::net::TcpStream::from_std(receiver), peer, limits);
-    // More than a turn of bytes has arrived before the turn begins.
+    // More than `BYTES_PER_TURN` bytes arrive before the turn begins.
     let (mut sent, until) = (0, Instant::now() + Duration::from_secs(20));
     while rustix::io::ioctl_fionread(&client.stream).unwrap() as usize <= BYTES_PER_TURN {
         sent += sender.write(&bytes[sent..]).unwrap_or(0);

@@ -74,7 +74,6 @@ impl Keyspace {
         self.accounts.welcome(client, home);
     }
 
-    /// Removes a client.
     pub(crate) fn leave(&mut self, client: ClientId) {
         self.forget(client);
         self.accounts.leave(client);
@@ -132,7 +131,6 @@ impl Keyspace {
         Ok(None)
     }
 
-    /// Cancels the client's wait.
     pub(crate) fn forget(&mut self, client: ClientId) {
         let owner = self.accounts.owner(client);
         match self.waiting.remove(&client) {
@@ -151,7 +149,6 @@ impl Keyspace {
         }
     }
 
-    /// Returns the accounted bytes of keys, queues and waits.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.accounts.all().bytes

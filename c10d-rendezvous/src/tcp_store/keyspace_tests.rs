@@ -72,7 +72,7 @@ fn a_request_about_many_keys_is_done_in_pieces() {
         }
         assert!(pieces >= KEYS / 100, "{pieces} pieces");
     }
-    // The memory of a wait is freed in pieces, too.
+    // The memory of a wait is freed in pieces.
     let before = s.memory();
     s.forget(1);
     assert_eq!(s.memory(), before);

@@ -14,8 +14,7 @@ use super::protocol::{Command, NO_DESCRIPTORS, STOP_WAITING, WAIT_CANCELED, Writ
 pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
-    /// Must be dropped before the stream's descriptor is closed. So it is declared first, since fields are dropped in
-    /// the order of their declaration.
+    /// Declared first, so that it is dropped before the stream's descriptor is closed.
     _private: Private,
     stream: TcpStream,
     /// Received bytes that were not read yet: `buffer[start..end]`.
@@ -25,7 +24,6 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects and does the handshake.
     pub(super) fn open(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
         let stream = TcpStream::connect_timeout(&addr, left(deadline)?)?;
         if stream.local_addr()? == stream.peer_addr()? {
@@ -38,8 +36,8 @@ impl Link {
         let mut hello = Vec::new();
         hello.hello(nonce);
         let sent = link.send(&hello, deadline);
-        // A server that refuses may answer and close the connection before it reads anything. Then `sent` may be an
-        // error, and the answer is the reason.
+        // A server that refuses the connection may close it before it reads anything. `sent` may then be an error, and
+        // the server's answer has the reason.
         match link.pong(nonce, deadline) {
             Ok(()) => sent.map(|()| link),
             Err(e) if Refused::is(&e) => Err(e),
@@ -108,8 +106,8 @@ impl Link {
         if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
     }
 
-    /// Sends a WAIT or BARRIER. Returns whether the awaited event happened in time. At the deadline this cancels the
-    /// wait, and the server has `grace` to confirm that.
+    /// Sends a WAIT or BARRIER. Returns whether the awaited event happened in time. At the deadline, cancels the wait.
+    /// The server has `grace` to confirm the cancellation.
     pub(super) fn wait(&mut self, request: &[u8], deadline: Instant, grace: Duration) -> io::Result<bool> {
         self.send(request, deadline)?;
         match self.byte(deadline) {
@@ -120,7 +118,7 @@ impl Link {
         }
         let deadline = Instant::now() + grace;
         self.send(&[Command::CancelWait as u8], deadline)?;
-        // The server may have sent the end of the wait before it read the cancellation. Then it sends both answers.
+        // If the server ended the wait before it read the cancellation, it sends both answers.
         match (self.byte(deadline)?, STOP_WAITING) {
             (WAIT_CANCELED, _) => Ok(false),
             (STOP_WAITING, _) if self.byte(deadline)? == WAIT_CANCELED => Ok(true),
@@ -180,7 +178,6 @@ impl Refused {
     }
 }
 
-/// Returns the remaining time, or an error if there is none.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_micros(1))) }

@@ -10,7 +10,8 @@ const WAIT: &[u8] = &[6, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'k'];
 const LONG: Duration = Duration::from_secs(20);
 
 /// Starts a server that accepts the handshake, reads one WAIT and one CANCEL_WAIT, and then sends `answer`. Returns a
-/// connection to the server, and the server's thread. The thread returns all bytes that the client sends after that.
+/// connection to the server, and the server's thread. The thread returns all bytes that the client sends after the
+/// answer.
 fn server(answer: &'static [u8]) -> (Link, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -11,7 +11,7 @@ pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
 /// The answer to PING if the server has no descriptor for another client. The server's limit of descriptors follows.
-/// Otherwise the answer repeats the number in the PING, a process id, which never equals this constant.
+/// Any other answer to PING is the process id from the request.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
 /// The answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
@@ -96,8 +96,8 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Whether the request changes a key or waits for one. (This library's and PyTorch's clients wait for a key before
-    /// they read it.) A client that never does so is not a member of a job that uses the store.
+    /// Whether the request changes a key or waits for one. Every member of a job makes such requests, because c10d's
+    /// and PyTorch's clients wait for a key before they read it.
     pub(crate) fn takes_part(&self) -> bool {
         use Request::{Check, Get, ListKeys, MultiGet, NumKeys, Ping, QueueLen};
         !matches!(
@@ -165,7 +165,6 @@ impl Parser {
         }
     }
 
-    /// Whether the handshake is done.
     pub(crate) fn validated(&self) -> bool {
         self.validated
     }
@@ -253,7 +252,7 @@ impl Parser {
         let Some((bytes, len)) = &mut self.current else { return Ok(false) };
         let n = (*len - bytes.len()).min(input.len());
         if bytes.capacity() < bytes.len() + n {
-            // Doubling keeps the copying linear; the buffer never exceeds twice the received bytes.
+            // The buffer never exceeds twice the received bytes.
             bytes.reserve_exact((bytes.len() + n).max((2 * bytes.len()).min(*len)) - bytes.len());
         }
         let (head, rest) = input.split_at(n);
@@ -271,7 +270,7 @@ impl Parser {
         Ok(true)
     }
 
-    /// Returns the complete request, or `None` for the handshake, which the parser handles itself.
+    /// Returns the complete request, or `None` for the handshake.
     fn finish(&mut self, command: Command, number: u64) -> Result<Option<Request>, Refusal> {
         let strings = std::mem::take(&mut self.strings);
         self.command = None;
@@ -318,7 +317,7 @@ pub(crate) trait Write {
     fn command(&mut self, command: Command);
     fn integer(&mut self, value: i64);
     fn string(&mut self, bytes: &[u8]);
-    /// Writes VALIDATE and PING. A client sends both first, in one write, because PyTorch's server requires this.
+    /// Writes VALIDATE and PING. PyTorch's server requires that a client sends them first, in one write.
     fn hello(&mut self, nonce: u32);
     fn ping(&mut self, nonce: u32);
 }

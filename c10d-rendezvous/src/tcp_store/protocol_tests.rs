@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::Limits;
 use super::protocol::{Parser, Refusal, Request};
 
-/// The bytes of the handshake.
 const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
 fn limits() -> Limits {
@@ -148,7 +147,7 @@ fn one_request_has_bounded_memory() {
         sent += pair.len();
         assert!(sent < 2 * l.request, "never refused");
     }
-    // Empty keys count, too, since the parser adds an overhead for each key.
+    // Empty keys count, because the parser adds an overhead for each key.
     let mut parser = validated(Limits { request: 1 << 20, ..limits() });
     let empty = [&[0x05][..], &(l.list as u64).to_le_bytes(), &vec![0; 8 * l.list]].concat();
     assert_eq!(parse(&mut parser, &empty), Err(Refusal::RequestTooLarge));

@@ -1,9 +1,7 @@
 //! Accounts for the memory of each client, so that no client can fill the store.
 //!
-//! If the other addresses hold `others` of the `limit`, the share of an address is `(limit - others) / 2`. If the
-//! address's other clients hold `siblings` of this share, a client may hold `(share - siblings) / 2`. So one address
-//! gets at most half of an empty store, and one connection at most a quarter. There is always room for another client,
-//! but each further client gets less.
+//! `Limits` has the formulas for the shares. There is always room for another client, but each further client gets
+//! less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,8 +43,8 @@ impl Amount {
         Amount { bytes: self.bytes.saturating_sub(other.bytes), keys: self.keys.saturating_sub(other.keys) }
     }
 
-    /// Returns how much more a holder of `held` may take if `self` is free. It may hold half of `self + held`, so this
-    /// is `(self + held) / 2 - held`, which equals `(self - held) / 2`.
+    /// Returns how much more a holder of `held` may take if `self` is free. The holder may hold half of `self + held`,
+    /// so this is `(self - held) / 2`.
     fn share(self, held: Amount) -> Amount {
         let left = self.less(held);
         Amount { bytes: left.bytes / 2, keys: left.keys / 2 }
@@ -77,7 +75,7 @@ impl Accounts {
         self.clients.insert(client, (home, Amount::default()));
     }
 
-    /// Removes a client. Its entries stay, and remain charged to its address.
+    /// Removes a client. The client's entries remain charged to its address.
     pub(super) fn leave(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }

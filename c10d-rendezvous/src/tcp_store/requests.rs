@@ -1,5 +1,4 @@
-//! Makes the client's requests, and checks them against the server's limits, since a server that refuses a request
-//! closes the connection.
+//! Makes the client's requests, and checks them against the server's limits.
 
 use c10d_core::{Error, ErrorKind, Result};
 
@@ -27,7 +26,6 @@ impl Limits {
         Ok(request)
     }
 
-    /// Makes a MULTI_SET request.
     pub(super) fn pairs_request(&self, pairs: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let mut request = Vec::new();
         request.command(Command::MultiSet);
@@ -71,9 +69,7 @@ impl Limits {
     }
 
     fn check_size(&self, request: &[u8]) -> Result {
-        // Half of the limit is left for the 32 bytes of overhead that the server counts for each byte string. With the
-        // default limits, half is 32 MiB, and the overhead is at most 8 MiB: 32 bytes for each of the two strings of
-        // 128 Ki pairs.
+        // Half of the limit is left for the 32 bytes of overhead that the server counts for each byte string.
         let limit = self.request / 2;
         if request.len() > limit {
             return Err(refused(format!("a call of {} bytes is above the limit of {limit}; split it", request.len())));

@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Instant;
 
-/// Returns the addresses of `host`. The system's look-up has no deadline, so it runs on a thread that may outlive this
-/// call.
+/// Returns the addresses of `host`. The system's look-up runs on a thread that may outlive this call.
 pub(crate) fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = host.parse::<IpAddr>() {

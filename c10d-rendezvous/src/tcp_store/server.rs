@@ -15,13 +15,13 @@ use super::event_loop::{EventLoop, LISTENER, WAKER};
 use super::options::ServerOptions;
 use super::signals::Signals;
 
-/// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
-/// names, executes no request of a client before the client's handshake, and stops when it is dropped.
+/// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, executes no
+/// request of a client before the client's handshake, and stops when it is dropped.
 ///
 /// If the process runs short of descriptors, a new client replaces the oldest client that has never changed or waited
-/// for a key. If there is no such client, the new client replaces a client of the address with the most connections:
-/// the client that has been without a request for the longest time. A new client of that address itself is refused. A
-/// forked child's copy serves nothing, and dropping it does nothing.
+/// for a key. If there is no such client, the new client replaces the longest idle client of the address with the most
+/// connections. A new client of that address is refused. A forked child's copy serves nothing, and dropping it does
+/// nothing.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
@@ -95,7 +95,7 @@ impl TcpStoreServer {
 impl Drop for TcpStoreServer {
     fn drop(&mut self) {
         if !self.owner.is_current() {
-            // The thread belongs to the parent process, so there is nothing to wait for here.
+            // The thread belongs to the parent process.
             std::mem::forget(self.thread.take());
             return;
         }

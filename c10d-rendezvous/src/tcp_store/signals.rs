@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use c10d_core::sync::Mutex;
 
-/// The owner's signals to the server's thread.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     stop: AtomicBool,
@@ -13,7 +12,6 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Makes the server stop.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }

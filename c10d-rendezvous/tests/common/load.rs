@@ -13,20 +13,18 @@ use rustix::process::setpriority_process;
 
 use super::{Raw, client, soon};
 
-/// Whether the attackers' threads keep their normal priority, as if strangers ran on the store's own machine. A
-/// benchmark sets this.
+/// Whether the attackers' threads keep their normal priority, as if strangers ran on the store's own machine.
 pub static SAME_MACHINE: AtomicBool = AtomicBool::new(false);
 
-/// Gives the calling thread the lowest priority, so that it takes little CPU time from the server, as if it ran on a
-/// stranger's machine. Does nothing if [`SAME_MACHINE`] is set.
+/// Gives the calling thread the lowest priority, as if it ran on another machine. Does nothing if [`SAME_MACHINE`] is
+/// set.
 pub fn elsewhere() {
     if !SAME_MACHINE.load(Ordering::Relaxed) {
         let _ = setpriority_process(None, 19);
     }
 }
 
-/// Keeps as many threads busy as [`flooded`] has, without any connection, while `f` runs. A measurement in `f` shows
-/// how much busy cores alone slow the store down.
+/// Keeps as many threads busy as [`flooded`] has, without any connection, while `f` runs.
 pub fn busy<R>(f: impl FnOnce() -> R) -> R {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -108,8 +106,8 @@ pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R 
                 }
             });
         }
-        // `f` begins when the server has answered on all four connections, or after 200 ms, since some requests have no
-        // answer.
+        // `f` begins when the server has answered on all four connections, or after 200 ms (some requests have no
+        // answer).
         let begun = Instant::now();
         let processed = || answered.iter().all(|answered| answered.load(Ordering::Relaxed));
         while !processed() && begun.elapsed() < Duration::from_millis(200) {

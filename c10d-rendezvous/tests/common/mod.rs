@@ -38,8 +38,7 @@ pub fn role(role: &str) -> Command {
     command
 }
 
-/// Returns the arguments with which this program runs only the test `role`. Its module has the name of the caller's
-/// file.
+/// Returns the arguments with which this program runs only the test `role` of the caller's file.
 #[track_caller]
 pub fn role_args(role: &str) -> [String; 4] {
     let file = Path::new(std::panic::Location::caller().file());
@@ -60,8 +59,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Returns the times of the thread whose directory in `/proc` is given. The operating system updates the
-    /// times when it switches the thread, and at each timer tick.
+    /// Returns the times of the thread whose directory in `/proc` is given.
     pub fn of(thread: &Path) -> Option<Cpu> {
         let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
         let mut times = text.split(' ').map_while(|n| n.parse().ok().map(Duration::from_nanos));
@@ -86,7 +84,7 @@ fn role_server() {
     }
 }
 
-/// Runs as the process of a [`ServerProcess`].
+/// Serves a store, in the process of a [`ServerProcess`].
 pub fn serve() {
     if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -102,7 +100,7 @@ impl ServerProcess {
         ServerProcess::start_as(role("role_server"))
     }
 
-    /// Starts the server with this limit on its number of descriptors.
+    /// Starts the server with at most `n` descriptors.
     pub fn with_descriptors(n: u64) -> ServerProcess {
         let mut command = role("role_server");
         command.env("C10D_TEST_DESCRIPTORS", n.to_string());
@@ -120,7 +118,6 @@ impl ServerProcess {
         ServerProcess { child, addr }
     }
 
-    /// Returns how many descriptors the server has open.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
@@ -166,7 +163,7 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Waits until a condition holds that another thread or process will make true.
+/// Waits until `holds` returns `true`.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = soon();
     while !holds() {
@@ -187,7 +184,6 @@ pub fn free_port(ip: &str) -> Option<u16> {
     if usable { candidates.find(|port| std::net::TcpListener::bind((ip, *port)).is_ok()) } else { None }
 }
 
-/// The bytes of the handshake.
 pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
 /// A connection whose bytes a test reads and writes itself.

@@ -1,7 +1,7 @@
-//! Requests about many keys. They are executed in pieces, and between two pieces other clients have their turns.
+//! Requests about many keys. They are executed in pieces, in the order of the request. Between two pieces, other
+//! clients have their turns.
 //!
-//! Keys are checked, returned or set one after the other, in the order of the request. So a large request is not
-//! atomic: other clients may change the store between two of its keys.
+//! So a large request is not atomic: other clients may change the store between two of its keys.
 
 use std::ops::Bound;
 use std::vec::IntoIter;
@@ -176,7 +176,6 @@ impl Keyspace {
         }
     }
 
-    /// Whether waits that have ended still have entries in the lists of waiting clients.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
