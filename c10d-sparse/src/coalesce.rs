@@ -1,4 +1,4 @@
-//! The entries of one rank, sorted and without duplicates.
+//! Sorts the entries of one rank, and combines duplicates.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::keys::{Key, is_coalesced, linearise};
 use crate::memory::{room_for, zeroed};
 use crate::value::Value;
 
-/// Sorted entries.
+/// Entries without duplicates, in the order of their keys.
 pub(crate) struct Entries<'a, K, V: Value> {
     pub(crate) keys: Vec<K>,
     /// One row for each key.
@@ -41,7 +41,7 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
     }
     let mut order = room_for(keys.len())?;
     order.extend(keys.into_iter().zip(0..));
-    // Pairs with the same key are sorted by their positions, so equal keys keep their order.
+    // Pairs with the same key are sorted by their positions.
     order.sort_unstable();
     let mut keys: Vec<K> = room_for(order.len())?;
     keys.extend(order.iter().map(|(key, _)| *key));

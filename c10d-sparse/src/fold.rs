@@ -11,7 +11,7 @@ use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
 /// The number of words of bits (of 64 keys each) in a block. The rows of all ranks in one block are combined before the
-/// next block begins, so that unfinished rows stay in the cache.
+/// next block begins.
 const BLOCK: usize = 64;
 
 /// One operation on one element type, as function pointers, so that the calling code is not compiled for each
@@ -130,7 +130,7 @@ struct Rest<'a, K, V> {
 }
 
 impl<'a, K: Key, V> Rest<'a, K, V> {
-    /// Takes the next word of bits. Its first bit stands for the key `base`.
+    /// Takes the next word of bits. The first bit of this word stands for the key `base`.
     fn word(&mut self, base: u64) -> u64 {
         match &mut self.piece {
             Piece::Bits(bits) => {
@@ -234,8 +234,8 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     Ok(())
 }
 
-/// Returns the position of a key, which must be in the list. This is a galloping search, since the key is usually near
-/// the beginning of the list.
+/// Returns the position of a key, which must be in the list. This is a galloping search: the key is usually near the
+/// beginning of the list.
 fn leap<K: Key>(sorted: &[K], key: K) -> usize {
     let mut step = 1;
     while step < sorted.len() && sorted[step] <= key {

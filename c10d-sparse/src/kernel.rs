@@ -1,4 +1,4 @@
-//! The kernels. They select the code by the tensor's location, its element type, the operation, and the width of the
+//! The kernels. They select the code by the location and element type of the tensor, the operation, and the width of
 //! keys.
 
 use std::borrow::Cow;
@@ -39,8 +39,7 @@ impl Kernel<'_> {
         let request = self.request;
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        // An error is not returned here, since the other ranks would wait for this rank. `Call::reduce` sends it to
-        // them.
+        // `Call::reduce` sends an error in the input to the other ranks.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
             call.reduce(&By::<u32, V>::of::<C>(), &input)?

@@ -39,7 +39,7 @@ impl Key for u64 {
 
 /// Returns the number of possible keys.
 pub(crate) fn space(layout: &CooLayout) -> u64 {
-    // The product does not overflow: a layout with more possible keys was rejected earlier.
+    // The product does not overflow: validation rejects layouts with more possible keys.
     layout.sparse_shape().iter().map(|size| *size as u64).product()
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
     let mut keys: Vec<K> = zeroed(nnz, 1)?;
     let mut stride = space(layout);
     for (dim, size) in sizes.iter().map(|size| *size as u64).enumerate() {
-        // If a size is zero, the stride does not matter, since every coordinate is out of range.
+        // If a size is zero, every coordinate is out of range.
         stride = stride.checked_div(size).unwrap_or(0);
         let row = &indices[dim * nnz..(dim + 1) * nnz];
         let mut outside = false;
@@ -65,7 +65,7 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
         }
         let several = if sizes.len() > 1 { &mut keys[..] } else { &mut [] };
         for (key, index) in several.iter_mut().zip(row) {
-            // As an unsigned number, a negative index is too large, so one comparison finds both errors.
+            // As an unsigned number, a negative index is too large.
             let index = *index as u64;
             outside |= index >= size;
             *key = K::new(key.number().wrapping_add(index.wrapping_mul(stride)));
@@ -123,7 +123,6 @@ impl<'a> Columns<'a> {
     fn several(&mut self, key: u64) {
         let (nnz, outer) = (self.indices.len() / self.layout.sparse_dim, self.layout.sparse_dim - 1);
         let last = self.layout.shape[outer] as u64;
-        // Neighbouring keys usually differ only in the last coordinate.
         if key.wrapping_sub(self.line.0) >= last {
             let line = key / last;
             self.line = (line * last, line);
@@ -140,7 +139,7 @@ impl<'a> Columns<'a> {
 
 /// Returns whether the keys are sorted and without duplicates.
 pub(crate) fn is_coalesced<K: Key>(keys: &[K]) -> bool {
-    // There is no early exit inside a block, so that the compiler can vectorise the loop.
+    // Without an early exit inside a block, the compiler can vectorise the loop.
     let pairs = |block: &[K]| block.iter().zip(&block[1..]).fold(true, |sorted, (a, b)| sorted & (a < b));
     let blocks = (0..keys.len()).step_by(1024);
     blocks.into_iter().all(|begin| pairs(&keys[begin..keys.len().min(begin + 1025)]))

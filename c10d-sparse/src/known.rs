@@ -7,7 +7,7 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced, linearise};
 use crate::value::Value;
 
-/// Returns the keys of the indices that the caller gave, or an error if an entry of this rank is not among the indices.
+/// Returns the keys of the given indices, or an error if an entry of this rank is not among them.
 pub(crate) fn known<K: Key, V: Value>(
     layout: &CooLayout,
     indices: &[i64],

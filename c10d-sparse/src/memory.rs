@@ -41,7 +41,7 @@ fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
         && let Some(available) = available()
         && bytes > available
     {
-        // The system would allow the allocation, and kill a process when the memory is written.
+        // The system would allow the allocation, and kill the process when it writes to the memory.
         return Err(none::<T>(rows, row, &format!("{available} bytes are available")));
     }
     Ok(count)

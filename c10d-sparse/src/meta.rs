@@ -35,8 +35,8 @@ impl Meta {
     /// entries.
     ///
     /// # Errors
-    /// If one rank gets one of these errors, all ranks get it: a `Mismatch` of the call or of `sparse_indices`, or the
-    /// error in some rank's tensor.
+    /// Each of these errors is returned on all ranks: a `Mismatch` of the call or of `sparse_indices`, or the error in
+    /// some rank's tensor.
     pub(crate) fn exchange<K: Key, V: Value>(
         ctx: &KernelContext<'_>,
         request: &Request,
@@ -53,9 +53,8 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // Every rank has the same heads, so every rank finds the mismatch. If a rank returned the error and left
-            // the group before its peers had read the heads, the peers would report that the rank left. So all ranks
-            // make one more exchange before they return the error.
+            // Every rank finds the mismatch. All ranks make one more exchange before they return the error, so that no
+            // rank leaves before its peers have read the heads.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };
@@ -77,12 +76,10 @@ impl Meta {
         0..self.words.len() / WORDS
     }
 
-    /// Returns the number of entries of a rank.
     pub(crate) fn nnz(&self, rank: usize) -> usize {
         self.heads().nnz(rank) as usize
     }
 
-    /// Returns whether all ranks sent their whole tensors.
     pub(crate) fn is_all(&self) -> bool {
         self.ranks().all(|r| self.is_whole(r))
     }

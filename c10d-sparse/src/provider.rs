@@ -5,8 +5,8 @@ use c10d_core::{DispatchKey, OpKind};
 
 use crate::kernel;
 
-/// The kernels of `all_reduce` on SparseCPU and SparseCUDA. They are used whichever backend serves the dense tensors of
-/// the device, unless that backend has its own sparse kernel. Their steps run on the CPU backend.
+/// The kernels of `all_reduce` on SparseCPU and SparseCUDA. They are used unless the device's backend has its own
+/// sparse kernel. Their steps run on the CPU backend.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     kernels: &[

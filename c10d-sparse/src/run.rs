@@ -18,8 +18,8 @@ use crate::split::Ranges;
 use crate::union::{Piece, Union, View, sent_as_bits, set_bits, wire_len, within};
 use crate::value::Value;
 
-/// The number of bytes of rows that one rank sends to another at a time. It is so small that received rows are still in
-/// the cache when they are combined, and that results are still in the cache when they are sent.
+/// The number of bytes of rows that one rank sends to another at a time. The rows of one chunk stay in the cache until
+/// they are combined and the results are sent.
 const CHUNK: usize = 512 << 10;
 /// The largest number of chunks into which a rank's range is divided.
 const MOST_CHUNKS: usize = 64;
@@ -55,8 +55,8 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // This rank reached its deadline before it could send its own error to the other ranks. Its own error is
-            // the cause, so it returns this one, and not the timeout.
+            // The exchange timed out before this rank could send its own error. The rank returns its own error, not the
+            // timeout.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
@@ -82,7 +82,7 @@ impl Call<'_> {
     }
 
     /// Reduces tensors whose result has the coordinates in `indices`, which all ranks have given: only a dense sum of
-    /// the rows is needed. `by` is the sum, since only sums allow given coordinates.
+    /// the rows is needed. `by` is always the sum.
     fn sum_known<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -102,7 +102,7 @@ impl Call<'_> {
         Ok((copy, values))
     }
 
-    /// Reduces tensors that were all sent whole in the first exchange. Every rank reduces all of them.
+    /// Reduces tensors that were all sent whole in the first exchange.
     fn at_once<K: Key, V: Value>(&self, by: &By<K, V>, meta: &Meta) -> Result<(Vec<i64>, Vec<V>)> {
         let (space, row) = (space(self.layout), self.layout.row);
         let all: Vec<(Vec<K>, Vec<V>)> = (0..self.ctx.size() as usize)
@@ -312,7 +312,6 @@ fn whole(cuts: &[Range<usize>], rank: usize, per_rank: usize) -> Range<usize> {
     cuts[rank * per_rank].start..cuts[(rank + 1) * per_rank - 1].end
 }
 
-/// Divides a slice into parts of the lengths `lens`.
 fn cut<T>(mut all: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
     lens.map(move |len| all.split_off_mut(..len).unwrap_or_default())
 }

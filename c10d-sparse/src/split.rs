@@ -11,13 +11,12 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// Computes the ranges. `samples` has the number of entries of each rank, and a sample of its keys: those at equal
-    /// distances in the sorted list of the keys.
+    /// Computes the ranges. `samples` has the number of entries of each rank, and a sample of its keys, at equal
+    /// distances in the sorted list of keys.
     pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
         let mut chunks = split(space, samples, samples.len() * per_rank);
         for chunks in chunks.chunks_mut(per_rank) {
-            // The entries of a range can be stored as one bit for each key, in words of 64 bits. A chunk begins at the
-            // first bit of a word, so that its bits are a slice of these words.
+            // If a range is stored as one bit for each key, a chunk begins at the first bit of a word.
             let begin = chunks[0].start;
             for i in 1..per_rank {
                 let end = begin + (chunks[i].start - begin) / 64 * 64;
@@ -32,7 +31,6 @@ impl Ranges {
         self.per_rank
     }
 
-    /// Returns the range of a rank.
     pub(crate) fn of(&self, rank: usize) -> Range<u64> {
         let chunks = self.chunks_of(rank);
         chunks[0].start..chunks[self.per_rank - 1].end
@@ -43,12 +41,10 @@ impl Ranges {
         &self.chunks[rank * self.per_rank..(rank + 1) * self.per_rank]
     }
 
-    /// Returns all chunks, rank by rank.
     pub(crate) fn chunks(&self) -> &[Range<u64>] {
         &self.chunks
     }
 
-    /// Returns the ranges of all ranks.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         (0..self.chunks.len() / self.per_rank).map(|rank| self.of(rank))
     }

@@ -27,7 +27,7 @@ pub(crate) enum Union<K> {
 }
 
 /// Returns whether `count` keys of the range are sent as bits, because the bits are shorter than the list of keys.
-/// Sender and receiver compute the same result, since both know the range and the count.
+/// Sender and receiver compute the same result.
 pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
     words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
 }
@@ -123,7 +123,7 @@ impl<K: Key> Union<K> {
     }
 
     /// Computes the union of pieces of one range. If the pieces together have at least one entry per 128 keys of the
-    /// range, the union is stored as bits, since counting bits is then the fastest way to find an entry's position.
+    /// range, the union is stored as bits.
     ///
     /// # Errors
     /// `Resource` if there is not enough memory.
@@ -137,7 +137,7 @@ impl<K: Key> Union<K> {
                     keys.extend_from_slice(list);
                 }
             }
-            // Each piece is sorted already. The standard library's sort finds such runs and merges them.
+            // This sort is fast, because each piece is sorted already.
             keys.sort();
             keys.dedup();
             return Ok(Union::List(keys));

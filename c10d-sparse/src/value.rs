@@ -32,8 +32,8 @@ pub(crate) trait Value: Element + NoUninit + Zeroable {
 
 /// An operation that combines two values.
 pub(crate) trait Combine<V>: 'static {
-    /// The neutral value: if any value x is combined with it, the result is bit-identical to x. `None` if the operation
-    /// has no such value.
+    /// The neutral value: combined with any value x, the result is bit-identical to x. `None` if the operation has no
+    /// such value.
     const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }

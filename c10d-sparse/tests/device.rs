@@ -45,8 +45,7 @@ fn indices_on_a_device_must_be_i64() {
     assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
 }
 
-/// Returns the errors of all ranks for a call that fails on the victim. No rank leaves before all ranks have their
-/// errors.
+/// Returns the errors of all ranks for a call that fails on the victim.
 fn errors_of(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
     let outcomes = builder.run_ranks(3, |pg| {
         let e = call(&pg).expect_err("the call must fail");
@@ -67,7 +66,6 @@ fn wrong_indices_are_an_error_on_all_ranks() {
                 assert_eq!((&report.kind, report.status), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
                 assert!(*report.guilty == [VICTIM] && report.what.contains(words), "{e}");
             }
-            // The group can still be used.
             pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
             pg.shutdown()
         })
@@ -101,7 +99,7 @@ fn known_indices_are_those_of_the_result() {
             let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
             assert_eq!(sum.indices(), &all[..]);
             assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
-            // One rank has an entry whose index is not among the known indices. All ranks get the error.
+            // One rank has an entry whose index is not among the known indices.
             let some: Arc<[i64]> = (1..9).collect();
             let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
             let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();
@@ -112,8 +110,7 @@ fn known_indices_are_those_of_the_result() {
 }
 
 /// Runs a sum for which `spoil` makes copies of the victim's device fail or stall. Returns the errors of all ranks. If
-/// `first`, this is the first sum of the group, which also connects the ranks. Otherwise, one sum has succeeded
-/// before.
+/// `first`, this is the first sum of the group, in which the ranks connect. Otherwise, one sum has succeeded before.
 fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
     let errors = errors_of(builder_over(&runtime), |pg| {
@@ -137,7 +134,7 @@ fn a_failed_copy_is_an_error_on_all_ranks() {
             &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),
             "parity error",
         ),
-        // The next copy succeeds. The copy after it can be started, and fails when it runs.
+        // The second copy can be started, and fails when it runs.
         (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
     ] {
         let errors = spoiled(CAP, false, spoil);

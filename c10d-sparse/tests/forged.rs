@@ -14,8 +14,8 @@ const WORLD: u32 = 3;
 const LIAR: usize = 1;
 /// The rank that gets the forged data.
 const RECEIVER: usize = 2;
-/// The hint that says which data is forged. It has four numbers: the step; the index of the 64-bit word (from the end
-/// if negative); the forged value; and 1 if this value is added to the real value, or 0 if it replaces the real value.
+/// The hint that says which data is forged: the step; the index of the 64-bit word (from the end if negative); the
+/// forged value; and 1 if this value is added to the real value, or 0 if it replaces the real value.
 const LIE: &str = "forged.lie";
 
 static PROVIDER: Provider = Provider {
@@ -121,8 +121,7 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
 fn results_with(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
-        // No rank leaves before all ranks have their results. Otherwise, a rank could report that a peer has left, and
-        // not the forged data.
+        // The group is returned as well, so that no rank leaves before all ranks have their results.
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };
@@ -184,8 +183,8 @@ fn impossible_data_names_its_sender() {
     }
 }
 
-/// The last word of a range also has bits after the end of the range. In each run, only the highest `count` bits of
-/// this word are set. In one of the runs, the total number of set bits is as announced.
+/// The last word of a range has bits beyond the end of the range. Each run forges this word, in which only the highest
+/// `count` bits are set. In one of the runs, the total number of set bits is as announced.
 #[test]
 fn bits_beyond_the_range_are_an_error() {
     for count in 1..=22 {
@@ -194,8 +193,7 @@ fn bits_beyond_the_range_are_an_error() {
 }
 
 /// The total number of keys is as announced, but not the number in each chunk. Each run moves one key to just before
-/// the next key. A chunk has about a third of the keys of a range, so the first chunk ends near the moved keys, and
-/// some run moves the last key of this chunk into the next chunk.
+/// the next key. One of the runs moves the last key of the first chunk into the next chunk.
 #[test]
 fn a_key_of_another_chunk_is_an_error() {
     let (nnz, space, _) = CHUNKS;
@@ -206,7 +204,6 @@ fn a_key_of_another_chunk_is_an_error() {
     assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
 }
 
-/// Whatever data is forged, each rank returns a result or an error, and no rank panics.
 #[test]
 fn any_forged_data_gives_a_result_or_an_error() {
     let mut random = Random(11);
@@ -222,8 +219,8 @@ fn any_forged_data_gives_a_result_or_an_error() {
             _ => 1 << random.below(64),
         };
         if (step, word) == (1, 0) {
-            // This word says whether the sender's tensor is valid. If it were forged, only one rank would get the error
-            // that the tensor is invalid. That rank would leave, and the others would wait for it until their deadline.
+            // This word says whether the sender's tensor is valid. If the word were forged, only one rank would return
+            // early, and the others would wait for it until their deadline.
             continue;
         }
         let lie = format!("{step},{word},{value},0");

@@ -127,7 +127,7 @@ fn keys_that_are_far_apart_and_shared_are_summed() {
     }
 }
 
-/// Makes the tensors of several groups: small tensors for the first group, large tensors for the others.
+/// Makes the tensors of several groups, small tensors for the first group.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);
     let worlds = [vec![3, 0, 5], vec![900, 1100, 0, 2000], vec![3000, 2500]];
@@ -146,7 +146,7 @@ fn every_operation_on_integers_and_floats_is_as_defined() {
         agrees(&tensors, &over_present(ReduceOp::Min), i16::min);
         agrees(&tensors, &over_present(ReduceOp::Max), i16::max);
     }
-    // The reference combines in rank order, too, so all bits are equal.
+    // The reference combines in rank order, so all bits are equal.
     for tensors in some(|x| (x as u32 as f64).sqrt()) {
         agrees(&tensors, &over_present(ReduceOp::Sum), |a, b| a + b);
         agrees(&tensors, &over_present(ReduceOp::Product), |a, b| a * b);

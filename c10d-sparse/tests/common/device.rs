@@ -9,7 +9,7 @@ use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::{Builder, Coo, DeviceCoo, DispatchKey, Element, Result};
 use c10d_guarded::Guarded;
 
-/// The time limit of a copy. Only a copy that hangs reaches this limit.
+/// A time limit that only a copy that hangs reaches.
 pub const CAP: Duration = Duration::from_secs(20);
 
 /// The devices of this test program. Rank r uses device r.
