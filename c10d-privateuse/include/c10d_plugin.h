@@ -371,12 +371,11 @@ typedef struct c10d_collectives {
     /* Tells the peers that this rank leaves the group, so that they do not report it as dead. c10d calls this when no
      * operation is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Makes a new group of some ranks of `group`. Offer this function if it is cheaper than create_group. `ranks` has
-     * `init->size` ranks of `group`, in the order of their numbers in the new group. c10d calls `split` on every rank
-     * of this list. On a rank that is in no new group, c10d calls it with null for `ranks`, `init` and `part`.
-     * destroy_group destroys the new group, before or after `group` itself is destroyed. If `split` returns
-     * C10D_UNSUPPORTED, it must do so on all ranks, and c10d then uses create_group. c10d may call `split` while
-     * operations run. */
+    /* Makes a new group of some ranks of `group`. Offer this function if it is cheaper than create_group. `ranks`
+     * has `init->size` ranks of `group`, in the order of their numbers in the new group. c10d calls `split` on every
+     * rank of `group`. On a rank that is in no new group, `ranks`, `init` and `part` are null. destroy_group
+     * destroys the new group, perhaps after `group` itself. If `split` returns C10D_UNSUPPORTED, it must do so on
+     * all ranks. In this case c10d uses create_group. c10d may call `split` while operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
     /* Takes several point-to-point operations that may depend on each other. On success `submit_batch` takes all of

@@ -89,7 +89,6 @@ fn the_rust_structs_have_the_layout_of_the_header() {
     }
 }
 
-/// In the header, the comment of each element type has DLPack's code and bits.
 #[test]
 fn the_header_has_dlpacks_codes() {
     let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();

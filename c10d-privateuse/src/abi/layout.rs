@@ -1,5 +1,4 @@
-//! Asserts at compile time the layout that the structs have in version 1.2. Later minor versions only append fields.
-//! The test `layout.rs` compares this layout with the C header.
+//! Asserts the layout of the structs at compile time. The test `layout.rs` compares this layout with the C header.
 
 use std::mem::offset_of;
 

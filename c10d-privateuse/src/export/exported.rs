@@ -29,7 +29,6 @@ pub struct Statics {
     pub(super) runtime: OnceLock<Result<Arc<dyn DeviceRuntime>>>,
 }
 
-/// The tables of a plugin.
 pub(super) struct Tables {
     pub(super) device: Option<abi::Device>,
     /// The memory to which the table of collectives points.

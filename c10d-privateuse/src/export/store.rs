@@ -37,7 +37,6 @@ impl HostTable {
         self.host
     }
 
-    /// Writes an error to the host's log.
     pub(super) fn error(&self, text: &str) {
         if let Some(log) = self.table.log {
             // SAFETY: the host's function gets the host's table, and the text with its length.

@@ -12,8 +12,8 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// An additional argument and an additional result of the function `create` in `watched`, in a thread-local variable.
-/// `ExportedGroup::create` sets the argument and takes the result. Core calls `create` on the same thread.
+/// A thread-local variable that passes `whole` to the function `create` in `watched`, and `made` back.
+/// `ExportedGroup::create` sets `whole` and takes `made`. Core calls `create` on the same thread.
 #[derive(Default)]
 pub(super) struct Making {
     /// For a sub-group: the backend of the existing group, and the ranks that the members of the sub-group have in the

@@ -66,8 +66,8 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // The alarm is cleared before the call of `end_overdue`, in which a new operation may set the next
-                // alarm.
+                // The alarm is cleared before the call of `end_overdue`, because a new operation may set an alarm
+                // during the call.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

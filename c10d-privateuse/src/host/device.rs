@@ -1,5 +1,5 @@
-//! A plugin's device as a runtime. It converts arguments and results, and counts the owners of device memory. All
-//! methods call the plugin directly, except `identity`, which calls it on another thread with a time limit.
+//! A plugin's device as a runtime. It converts arguments and results, and counts the owners of device memory.
+//! `identity` calls the plugin on another thread, with a time limit. All other methods call it directly.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;

@@ -11,7 +11,6 @@ use super::slots::{self, AnswerTo};
 use super::token::Token;
 use crate::abi;
 
-/// The `c10d_done` function that plugins call.
 pub(super) unsafe extern "C" fn done(host: *const abi::Host, token: Token, result: *const abi::Result) {
     // A panic on the host's side must not unwind into the plugin.
     contain("the work after the end of a plugin's operation", || end(host, token, result));

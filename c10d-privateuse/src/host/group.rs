@@ -21,7 +21,6 @@ use super::token::Token;
 use super::{answer, clock};
 use crate::abi::{self, Why};
 
-/// One rank's part of a group, with the plugin's object for it.
 pub(super) struct Group {
     loaded: &'static LoadedPlugin,
     pub(super) functions: abi::Collectives,
@@ -42,7 +41,6 @@ pub(super) struct Group {
     pub(super) calls: Option<Arc<CallCheck>>,
 }
 
-/// The uses of the plugin's object.
 #[derive(Default)]
 struct InUse {
     operations: usize,
@@ -168,7 +166,7 @@ impl Group {
     }
 
     /// Waits until no operation is in flight, then calls the plugin's `shutdown`, unless the group has failed. Returns
-    /// an error if this is not done in time, if the ranks made different calls, or if the plugin returns an error.
+    /// an error at the deadline, if the ranks made different calls, or if the plugin returns an error.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
             let mut in_use = self.in_use.lock();
@@ -197,8 +195,7 @@ impl Group {
     }
 
     /// Destroys the plugin's object, on another thread, after all operations have ended and all calls of the plugin's
-    /// functions have returned. If such a call never returns, the object is never destroyed. The backend calls `retire`
-    /// when it is dropped.
+    /// functions have returned. If such a call never returns, the object is never destroyed.
     pub(super) fn retire(self: &Arc<Self>) {
         self.queues.close();
         let me = self.clone();

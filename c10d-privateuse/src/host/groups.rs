@@ -16,7 +16,6 @@ pub(super) fn add(group: &Arc<Group>) {
     groups.push((group.plugin(), Arc::downgrade(group)));
 }
 
-/// Returns the plugin's existing groups.
 pub(super) fn of(plugin: &Hosted) -> Vec<Arc<Group>> {
     let groups = GROUPS.lock();
     groups.iter().filter(|(of, _)| std::ptr::eq(*of, plugin)).filter_map(|(_, group)| group.upgrade()).collect()

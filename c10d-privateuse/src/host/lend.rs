@@ -14,7 +14,6 @@ const ALIGN: usize = 64;
 
 /// The memory that is lent to the plugin for an operation.
 pub(super) enum Lent {
-    /// No memory.
     None,
     /// The operation's own buffers. If they are written off (leaked), the caller does not get them back.
     Owned,
@@ -69,8 +68,7 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     Ok(Some(allocations))
 }
 
-/// Prepares the memory that is lent to the plugin. This may copy memory, which takes time, but never waits for the
-/// plugin.
+/// Prepares the memory that is lent to the plugin. May copy memory, but never waits for the plugin.
 pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
     if let Some(retained) = retained {
         return Ok(Lent::Retained(retained));

@@ -7,7 +7,6 @@ use c10d_core::panics::contain;
 
 use super::{clock, slots};
 
-/// Starts the clock that ends operations whose time is over.
 pub(super) fn watch() -> Result {
     clock::start(end)
 }

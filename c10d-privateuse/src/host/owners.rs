@@ -28,7 +28,7 @@ impl Owners {
         }
     }
 
-    /// Returns `false` if the memory is not counted here.
+    /// Adds an owner. Returns `false` if the memory is not counted here.
     pub(super) fn more(&self, index: u16, base: usize) -> bool {
         self.0.lock().get_mut(&(index, base)).map(|owners| *owners += 1).is_some()
     }

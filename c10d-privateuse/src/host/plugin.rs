@@ -13,7 +13,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// See the module. This data is never freed. The table is the first field, so the address of the table is also the
+/// The data about a plugin, which is never freed. The table is the first field, so the address of the table is also the
 /// address of the struct.
 #[repr(C)]
 pub(crate) struct Hosted {
@@ -72,7 +72,6 @@ impl Hosted {
         known.then(|| unsafe { &*table.cast::<Hosted>() })
     }
 
-    /// Makes an error that names the plugin and the call.
     pub(super) fn error(&self, call: &str, why: impl std::fmt::Display) -> Error {
         let what = format!("plugin {:?} ({}), {call}: {why}", self.name, self.path.display());
         Error::new(ErrorKind::Plugin, what)

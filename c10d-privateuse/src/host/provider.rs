@@ -18,7 +18,6 @@ const PRIORITY: u16 = 10;
 /// The prefix of `source` in the providers of plugins.
 const SOURCE: &str = "plugin ";
 
-/// Whether a provider with this `source` is a plugin.
 pub(crate) fn is_plugin(source: &str) -> bool {
     source.starts_with(SOURCE)
 }

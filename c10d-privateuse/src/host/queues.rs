@@ -110,8 +110,7 @@ impl SubmitQueues {
         spawn_detached(move || me.work())
     }
 
-    /// Whether an earlier operation in one of the queues of this operation is being given to the plugin. Returns
-    /// `false` if this operation is itself being given to the plugin, or if its queues are still waiting for a thread.
+    /// Whether an earlier operation in one of the queues of this operation is being given to the plugin.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         let state = self.state.lock();
         let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };

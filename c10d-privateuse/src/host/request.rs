@@ -1,4 +1,5 @@
-//! Converts a request to the form of the ABI. The plugin may read the result until the operation ends.
+//! Converts a request to the form of the ABI. The operation owns the converted request: the plugin may read it until
+//! the operation ends.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -66,7 +67,6 @@ pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration
     Box::new(PluginRequest { request, _inputs: inputs, _outputs: outputs, _splits: splits })
 }
 
-/// Returns the pointer to a list, or null if the list is empty.
 fn pointer<T>(list: &[T]) -> *const T {
     if list.is_empty() { std::ptr::null() } else { list.as_ptr() }
 }

@@ -31,7 +31,6 @@ enum Content {
     Waiting(Operation),
     /// The operation is in a `TakenOut`. The plugin has not got it yet.
     TakenOut,
-    /// The operation was given to the plugin.
     Given(Operation),
 }
 
@@ -39,8 +38,8 @@ enum Content {
 pub(super) enum AnswerTo {
     /// The operation, which the caller must end.
     Operation(Box<Operation>),
-    /// The operation was answered before, so the plugin has answered twice. The group is `None` if it does not exist
-    /// any more, or belongs to another plugin.
+    /// The plugin has answered the operation twice. The group is `None` if it does not exist any more, or belongs to
+    /// another plugin.
     AnsweredBefore(Option<Arc<Group>>),
     /// The operation's time was over before the plugin answered.
     GivenUp,
@@ -149,7 +148,6 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
     }
 }
 
-/// The result of [`take_overdue`].
 #[derive(Default)]
 pub(super) struct Overdue {
     /// The operations whose time is over.

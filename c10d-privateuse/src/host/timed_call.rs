@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Result};
 
-/// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
     Hangs,

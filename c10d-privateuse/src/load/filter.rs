@@ -18,7 +18,6 @@ impl Filter {
         Filter { deny, met: RefCell::new(vec![false; names.len()]), names }
     }
 
-    /// Whether a plugin of this name may be loaded.
     pub(super) fn admits(&self, name: &str) -> bool {
         let at = self.names.iter().position(|n| n == name);
         if let Some(at) = at {

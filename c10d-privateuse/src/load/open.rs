@@ -12,7 +12,6 @@ use crate::abi;
 use crate::host::Hosted;
 use crate::refusal::{Refusal, Rule};
 
-/// The type of the entry in the ABI.
 type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
 /// Loads the file permanently, and returns its entry.
@@ -40,7 +39,6 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
-/// Calls the entry.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
     // SAFETY: by the ABI, the entry has this type. The host's table is valid until the process ends.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
@@ -61,7 +59,6 @@ fn unchanged(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<(), R
     }
 }
 
-/// Returns the system loader's message.
 fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }

@@ -160,7 +160,6 @@ impl Search {
     }
 }
 
-/// One run of a search.
 struct Pass<'a> {
     search: &'a Search,
     depth: Depth,
@@ -201,7 +200,6 @@ impl Pass<'_> {
         }
         let directories = standard_directories();
         if standard && !privileged() {
-            // A standard directory need not exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
             // The user can choose these directories, so code of the user would run with the additional privileges.

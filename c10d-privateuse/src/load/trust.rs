@@ -131,7 +131,7 @@ impl TrustedDir {
 /// Checks that only root or this user can change the contents of the directory. In a sticky directory of root, others
 /// can make files, but cannot change the files of root and of this user. So a sticky directory is accepted if the next
 /// component belongs to root or this user and is not writable by others. Returns whether others can make files in this
-/// directory. `in_sticky` is this result for the parent.
+/// directory. `in_sticky` is the result for the parent directory.
 fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;
@@ -146,7 +146,6 @@ fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     Ok(mode & WRITABLE != 0)
 }
 
-/// Makes the text of a refusal.
 fn writable(what: &str, path: &Path, mode: u32) -> String {
     let mode = mode & 0o7777;
     format!(

@@ -32,7 +32,6 @@ impl Mappings {
         false
     }
 
-    /// Whether this address is in executable memory.
     pub(super) fn executable(&self, address: usize) -> bool {
         self.0.iter().any(|r| r.executable && r.contains(address))
     }

@@ -12,7 +12,6 @@ pub(super) struct PluginMemory {
     mappings: Mappings,
 }
 
-/// Makes the refusal of a table that breaks the contract.
 pub(super) fn bad(what: impl Into<String>) -> Refusal {
     Refusal::new(Rule::Table, what)
 }

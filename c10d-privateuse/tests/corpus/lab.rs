@@ -73,7 +73,6 @@ impl Lab {
         std::fs::set_permissions(to, common::mode(0o755)).unwrap();
     }
 
-    /// Writes the base with some bytes changed.
     pub(crate) fn patched(&self, to: &Path, at: usize, with: &[u8]) {
         let mut bytes = self.base();
         bytes[at..at + with.len()].copy_from_slice(with);

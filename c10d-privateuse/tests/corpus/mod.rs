@@ -84,7 +84,7 @@ fn the_corpus_covers_the_rules() {
 
 #[test]
 fn the_constructor_writes_the_canary() {
-    // The other tests check that no code ran by a missing canary (a file), so this test checks that the constructor
+    // In the other tests, a missing canary (a file) shows that no code ran. So this test checks that the constructor
     // makes the canary.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");

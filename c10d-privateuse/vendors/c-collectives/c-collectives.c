@@ -146,7 +146,7 @@ static uint64_t now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Returns the time at which a wait ends: a little before the timeout, so that the answer is in time also on a busy
+/* Returns the time at which a wait ends: a little before the timeout, so that the answer is in time on a busy
  * machine. */
 static uint64_t later(uint64_t timeout) {
     uint64_t begin = now(), early = timeout / 16 < 50000000 ? timeout / 16 : 50000000;
@@ -196,8 +196,8 @@ static int fail(struct group *g, int32_t status, uint64_t guilty, const char *te
     return fail_with(g, &why);
 }
 
-/* Finds the ranks that have died, and those that have left. Call this before you read messages: everything that these
- * ranks sent is then in the rings already. */
+/* Finds the ranks that have died, and those that have left. If this is called before messages are read, everything
+ * that these ranks sent is in the rings. */
 static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     struct pollfd lives[MAX_RANKS];
     memcpy(lives, g->lives, g->size * sizeof *lives);
@@ -275,8 +275,8 @@ static int32_t identity(uint32_t index, char *text, uint64_t capacity, uint64_t 
 
 /* ---- Messages. The caller of these functions holds the lane's lock. -------------------------------------- */
 
-/* Writes as many bytes of the piece as possible to a rank, or reads as many as possible from it. The piece then has
- * only the remaining bytes. */
+/* Writes as many bytes of the piece as possible to a rank, or reads as many as possible from it. Removes these bytes
+ * from the piece. */
 static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece *piece, int out) {
     const uint32_t from = out ? g->rank : peer, to = out ? peer : g->rank;
     const size_t index = ((size_t)(lane - g->lanes) * g->size + from) * g->size + to;
@@ -485,7 +485,7 @@ static void add(struct op *op, int out, uint64_t ranks, uint64_t tag, struct pie
     t->head = head(&t->header);
 }
 
-/* Begins an operation that has room for this number of messages, and has none yet. */
+/* Begins an operation with room for this number of messages. */
 static int open_op(struct group *g, struct op *op, const c10d_request *r, uint64_t messages) {
     *op = (struct op){.request = r, .deadline = later(r->timeout_ns), .lane = &g->lanes[r->op <= C10D_RECV_ANY_SOURCE]};
     op->transfers = calloc(messages, sizeof *op->transfers);
@@ -539,7 +539,7 @@ static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left)
     return 1;
 }
 
-/* Ends an operation. If it has failed, the result is the group's failure. */
+/* Ends an operation. The result of a failed operation is the group's failure. */
 static void end(struct group *g, struct op *op, int failed, c10d_done done, uint64_t token) {
     c10d_result result = {.struct_size = sizeof result, .source = op->source};
     struct failure why = first_failure(g);
@@ -652,7 +652,7 @@ static void destroy_group(void *group) {
 
 struct id { int32_t pid, fd; };
 
-/* Reports the group's failure. The text names a guilty rank, if there is one. */
+/* Reports the group's failure. The text names a guilty rank. */
 static int32_t explain(struct group *g, c10d_why *why) {
     struct failure failure = first_failure(g);
     char text[200];

@@ -18,7 +18,6 @@ pub(super) const NOTE: u32 = 4;
 const GNU_STACK: u32 = 0x6474_e551;
 const EXECUTE: u32 = 1;
 
-/// A program header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub(super) kind: u32,

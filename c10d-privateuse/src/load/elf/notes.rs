@@ -5,7 +5,6 @@ use super::reader::{Reader, u16_at, u32_at};
 use crate::abi;
 use crate::refusal::{Refusal, Rule};
 
-/// The contents of the note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoteInfo {
     pub(crate) name: String,

@@ -14,7 +14,6 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads `len` bytes at `offset`.
     pub(super) fn bytes(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, Refusal> {
         if len > MOST {
             let what = format!("{what} would have {len} bytes, but the limit is {MOST}");

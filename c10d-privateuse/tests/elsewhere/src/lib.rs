@@ -1,5 +1,5 @@
 //! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. In groups with certain
-//! names, it panics, takes messages only in batches, or returns the remaining time from `shutdown`.
+//! names, it panics, takes messages only in batches, or reports the remaining time in `shutdown`.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

@@ -39,7 +39,6 @@ impl Event {
         self.reached.notify_all();
     }
 
-    /// Waits until a stream has reached this record.
     pub(crate) fn wait(&self, record: u64) {
         let mut state = self.state.lock();
         while state.reached < record {

@@ -23,7 +23,6 @@ struct RequestedFaults {
     /// For each device: how many copies still succeed before one fails, and the text of the failure.
     copies: BTreeMap<u16, (u64, String)>,
     forgetful: bool,
-    /// How many calls hang now.
     hanging: usize,
 }
 

@@ -22,14 +22,12 @@ pub(crate) struct Memory(Mutex<Space>);
 
 #[derive(Default)]
 struct Space {
-    /// The next free address.
     next: usize,
     /// The end of the reserved addresses; 0 if none are reserved yet.
     end: usize,
     blocks: BTreeMap<usize, Arc<Block>>,
 }
 
-/// One allocation.
 pub(crate) struct Block {
     start: usize,
     len: usize,
@@ -44,8 +42,8 @@ struct Life {
     retained: u64,
 }
 
-/// Pages that are mapped twice: at `face`, the address that programs know and nothing can access, and at `inside`,
-/// where streams access them.
+/// Pages that are mapped twice: at `face`, the device's address, where every access crashes, and at `inside`, where
+/// streams access them.
 struct Pages {
     face: *mut std::ffi::c_void,
     inside: *mut std::ffi::c_void,

@@ -16,7 +16,6 @@ use crate::reduce::Reducer;
 /// The byte that fills the target of a copy to the host until the copy has run.
 const NOT_YET: u8 = 0xa5;
 
-/// A piece of work.
 pub(crate) enum Task {
     CopyIn { to: Part, from: Host, entry: Entry },
     CopyOut { to: Host, from: Part, entry: Entry },

@@ -9,7 +9,6 @@ use wgpu::BufferUsages;
 use crate::gpu::{Gpu, PIECE};
 use crate::kernel::Kernel;
 
-/// A range of bytes in a buffer.
 #[derive(Clone)]
 pub(crate) struct Region {
     pub(crate) buffer: wgpu::Buffer,

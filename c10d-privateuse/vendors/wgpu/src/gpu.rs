@@ -66,7 +66,6 @@ impl Gpu {
         self.failure.clone()
     }
 
-    /// Returns the failure of the device, if there was one.
     pub(crate) fn check(&self) -> Result {
         self.failure.get().map_or(Ok(()), |what| Err(self.error(what)))
     }

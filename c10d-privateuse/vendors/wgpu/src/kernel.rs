@@ -15,7 +15,6 @@ const INTEGERS: DTypeSet = DTypeSet::of(&[DType::I8, DType::U8, DType::I32, DTyp
 const ALL: DTypeSet =
     DTypeSet::of(&[DType::I8, DType::U8, DType::I32, DType::U32, DType::F32, DType::F16, DType::BF16]);
 
-/// Returns the element types that the device reduces with this operation.
 pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     match op {
         ReduceOp::Sum | ReduceOp::Min | ReduceOp::Max => ALL,
@@ -47,7 +46,6 @@ impl Kernel {
     }
 }
 
-/// Returns the expression that combines `a` and `b`.
 fn combine(op: ReduceOp, dtype: DType) -> String {
     let float = |f: &str| match dtype {
         DType::F16 => format!("to_f16({f}(from_f16(a), from_f16(b)))"),

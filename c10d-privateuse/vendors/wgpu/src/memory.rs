@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use c10d_core::device::DevicePtr;
 
-/// The object to which a handle points.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) buffer: wgpu::Buffer,
