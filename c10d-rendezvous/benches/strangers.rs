@@ -120,8 +120,8 @@ fn nobody(size: &Size) {
     busy(|| show("8 threads that compute, without a connection", &server, size));
 }
 
-/// Sets `keys` keys, rounded up to whole thousands. Stops at the first thousand of which the server refuses a key, and
-/// returns the number of keys before that thousand. Otherwise returns `keys`.
+/// Sets `keys` keys, a thousand at a time, until the server refuses a key. Returns the number of keys before the
+/// refused thousand, or `keys`.
 fn fill(addr: SocketAddr, prefix: &str, keys: usize) -> usize {
     let store = client(addr);
     for start in (0..keys).step_by(1000) {

@@ -3,7 +3,6 @@
 
 use std::io;
 
-/// One change of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
     Set(String, Vec<u8>),

@@ -17,7 +17,6 @@ const HANG: Duration = Duration::from_secs(10);
 /// Calls one method with this deadline. Returns its error, or `None` if it succeeded, which fails the test.
 type Verb = fn(&TcpStore, Instant) -> Option<Error>;
 
-/// Every method, by name.
 const VERBS: &[(&str, Verb)] = &[
     ("set", |s, t| s.set("k", b"v", t).err()),
     ("get", |s, t| s.get("k", t).err()),

@@ -23,7 +23,7 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // Rank 0, which may serve the store, is finished before the other ranks read from the store.
+                // After this pause, rank 0 (which may serve the store) is finished.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();

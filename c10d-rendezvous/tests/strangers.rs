@@ -121,7 +121,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
         socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&server.addr.into()).unwrap();
         let mut raw = Raw(socket.into());
-        // The server does not close this client as one that has used no key.
+        // A client that has used a key is not closed as a stranger.
         let _ = raw.0.write_all(&[common::HELLO, &request(1, &[string(b"/x"), string(b"y")])].concat());
         raw
     };

@@ -105,7 +105,6 @@ fn serve_at(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStoreS
     Err(failed(host, port, foreign.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
 }
 
-/// Whether `host` is a name other than `localhost`.
 fn is_name(host: &str) -> bool {
     host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }

@@ -37,7 +37,6 @@ impl Guardian {
         self.group
     }
 
-    /// Sends a signal to all ranks and their children.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = kill_process_group(self.group, signal);
     }

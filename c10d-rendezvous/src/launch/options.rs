@@ -14,7 +14,7 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Returns the rank in the job of this host's rank `local`.
+    /// Converts the number of a rank on this host to its rank in the job.
     pub(super) fn rank(&self, local: u32) -> u32 {
         self.node_rank * self.ranks + local
     }

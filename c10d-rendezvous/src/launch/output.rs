@@ -30,7 +30,6 @@ pub(super) enum Channel {
     Err,
 }
 
-/// One stream of one rank.
 pub(super) struct Stream {
     source: File,
     index: usize,
@@ -153,7 +152,6 @@ fn write(to: &mut impl Write, between: &[u8], text: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Returns the last lines of the kept standard error.
 pub(super) fn tail(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(&stderr[stderr.len().saturating_sub(TAIL)..]).into_owned();
     let lines: Vec<&str> = text.lines().collect();

@@ -97,8 +97,8 @@ pub struct Captured {
 pub struct JobReport {
     /// How each rank of this host ended, in rank order.
     pub exits: Vec<Exit>,
-    /// The first rank of this host that failed. Once the launcher has begun to end the ranks, failures do not count,
-    /// unless the reason was a SIGINT or SIGTERM that the launcher passed on.
+    /// The first rank of this host that failed. Once the launcher has begun to end the ranks, a failure counts only if
+    /// the launcher ends them because of a SIGINT or SIGTERM that it passed on.
     pub failure: Option<Failure>,
     /// The report of a launcher on another host about the failure that happened there first.
     pub elsewhere: Option<String>,

@@ -47,7 +47,6 @@ impl Requests {
         })
     }
 
-    /// Requests that all ranks are killed now.
     pub(super) fn kill(&self) {
         self.kill.store(true, Ordering::Release);
         raise(&self.wake);
@@ -77,13 +76,11 @@ impl Requests {
         raise(&self.news);
     }
 
-    /// Reports that all ranks of this host have ended.
     pub(super) fn done(&self) {
         self.done.store(true, Ordering::Release);
         raise(&self.news);
     }
 
-    /// Reports that the owner has abandoned the job.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Release);
         raise(&self.news);

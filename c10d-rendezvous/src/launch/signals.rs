@@ -56,7 +56,6 @@ impl Forwarding {
         self.arrivals.iter().map(|(_, receiver)| receiver.as_fd())
     }
 
-    /// Returns the signals that arrived since the last call.
     pub(super) fn take(&mut self) -> Vec<Signal> {
         let mut found = Vec::new();
         for (signal, receiver) in &mut self.arrivals {

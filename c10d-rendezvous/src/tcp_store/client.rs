@@ -331,7 +331,6 @@ fn own_link(server: &TcpStoreServer, deadline: Instant) -> Result<(SocketAddr, L
     Ok((addr, link))
 }
 
-/// Returns the first keys, as errors list them.
 fn names(keys: &[&str]) -> String {
     let shown = keys.iter().take(8).copied().collect::<Vec<_>>().join(", ");
     match keys.len() {

@@ -25,7 +25,6 @@ pub(super) struct Connection {
     parser: Parser,
     /// Bytes that were received but not parsed yet.
     backlog: Vec<u8>,
-    /// The number of bytes of `out` that were sent.
     sent: usize,
     /// Whether, since the last call of `take_progress`, a request was completed or bytes were sent.
     progress: bool,
@@ -34,12 +33,9 @@ pub(super) struct Connection {
     pub(super) due: Option<Instant>,
     /// The number of this connection's bytes that the server's sum of all buffers includes.
     pub(super) accounted: usize,
-    /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// The time at which the server last worked on a request of the client; at first, the time at which the client
-    /// connected.
+    /// The time at which the server last worked on a request of the client.
     pub(super) active: Instant,
-    /// The time at which the client connected.
     pub(super) since: Instant,
     /// Whether the client has changed a key, or waited for one.
     pub(super) member: bool,

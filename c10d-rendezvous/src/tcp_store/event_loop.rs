@@ -68,9 +68,9 @@ pub(super) struct EventLoop {
     /// The clients that have used up their turn. One of these clients gets its next turn when all clients in `ready`
     /// have had a turn.
     busy: VecDeque<usize>,
-    /// The time at which the busy clients will have waited as long as their turns took. Each of their turns moves this
-    /// time (or the present, if that is later) forward by twice the CPU time of the turn. While this time is more than
-    /// `BURST` in the future, busy clients get no turn.
+    /// Limits the busy clients to half of a core. Each of their turns moves this time (or the present, if that is
+    /// later) forward by twice the CPU time of the turn. While this time is more than `BURST` in the future, busy
+    /// clients get no turn.
     even_at: Instant,
     /// The clients that have not changed or waited for a key, oldest first.
     strangers: BTreeSet<usize>,
@@ -237,8 +237,8 @@ impl EventLoop {
         }
     }
 
-    /// Admits the client that waits for a descriptor, or refuses it if none has been free for 1 s. Returns `false` if
-    /// the client must wait longer, and `true` if no client waits any more.
+    /// Admits the client that waits for a descriptor, or refuses it if no descriptor has been free for 1 s. Returns
+    /// `false` if the client must wait longer, and `true` if no client waits any more.
     fn let_in(&mut self) -> bool {
         let Some((mut stream, peer)) = self.held.take() else { return true };
         if let Some(spare) = spare() {
@@ -253,7 +253,6 @@ impl EventLoop {
         let limit = getrlimit(Resource::Nofile).current.and_then(|n| i64::try_from(n).ok());
         let mut word = NO_DESCRIPTORS.to_le_bytes().to_vec();
         word.integer(limit.unwrap_or(i64::MAX));
-        // The connection is closed even if this answer cannot be sent.
         let _ = stream.write(&word);
         log(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
         drop(stream);
@@ -261,8 +260,8 @@ impl EventLoop {
         true
     }
 
-    /// Finds the address with the most connections, and returns its connection that made no request for the longest
-    /// time. Returns `None` if this address is `newcomer`, or has at most one connection more than `newcomer`.
+    /// Finds the address with the most connections, and returns the longest idle connection of this address. Returns
+    /// `None` if this address is `newcomer`, or has at most one connection more than `newcomer`.
     fn crowded_out(&self, newcomer: Home) -> Option<usize> {
         let mut counts: HashMap<Home, usize> = HashMap::new();
         self.clients.values().for_each(|c| *counts.entry(home(c.peer.ip())).or_default() += 1);
@@ -430,14 +429,12 @@ impl EventLoop {
     }
 }
 
-/// The turn of one client.
 pub(super) struct Turn<'a> {
     pub(super) id: usize,
     pub(super) keyspace: &'a mut Keyspace,
     pub(super) woken: &'a mut Vec<usize>,
     /// The request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// The work done so far.
     pub(super) work: usize,
     pub(super) member: bool,
 }
@@ -480,7 +477,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Executes a request. Returns whether there is time for another.
+    /// Executes a request. Returns whether there is time for another request.
     fn execute(&mut self, request: Request, out: &mut Vec<u8>) -> Result<bool, Refusal> {
         self.work += 1;
         self.member |= request.takes_part();
@@ -502,14 +499,12 @@ impl Turn<'_> {
     }
 }
 
-/// Whether this descriptor is one of the reserved ones.
 fn is_reserved(descriptor: i32) -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     usize::try_from(descriptor).is_ok_and(|n| n >= limit - (limit / 4).min(RESERVE))
 }
 
-/// Returns the CPU time of this thread.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }

@@ -13,7 +13,6 @@ pub(crate) const STOP_WAITING: u8 = 0;
 /// The answer to PING if the server has no descriptor for another client. The server's limit of descriptors follows.
 /// Any other answer to PING is the process id from the request.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
-/// The answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
 
 macro_rules! commands {
@@ -135,7 +134,7 @@ pub(crate) enum Refusal {
 /// The memory that a byte string takes beyond its bytes.
 const OVERHEAD: usize = 32;
 
-/// Turns bytes, in pieces of any size, into requests. The work is linear in the bytes.
+/// Turns bytes, which arrive in pieces of any size, into requests.
 pub(crate) struct Parser {
     limits: Limits,
     validated: bool,
@@ -169,7 +168,6 @@ impl Parser {
         self.validated
     }
 
-    /// Whether a request has begun and is not complete.
     pub(crate) fn mid_request(&self) -> bool {
         self.command.is_some()
     }

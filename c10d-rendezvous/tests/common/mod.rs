@@ -190,7 +190,6 @@ pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 pub struct Raw(pub TcpStream);
 
 impl Raw {
-    /// Connects and sends `first`.
     pub fn new(addr: SocketAddr, first: &[u8]) -> Raw {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -201,7 +200,6 @@ impl Raw {
         raw
     }
 
-    /// Connects and does the handshake.
     pub fn valid(addr: SocketAddr) -> Raw {
         let mut raw = Raw::new(addr, HELLO);
         raw.ping();

@@ -6,7 +6,6 @@ pub(super) fn random_id() -> Result<String> {
     Ok(format!("{:016x}", u64::from_le_bytes(process::random()?)))
 }
 
-/// Whether `text` has the form of an id from [`random_id`].
 pub(super) fn is_id(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -15,7 +15,6 @@ const TEXT: usize = 500;
 /// them, even if its launcher is stopped.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// A message between launchers.
 #[derive(Debug, PartialEq)]
 pub(super) enum Word {
     /// A rank failed; the text says how.

@@ -18,7 +18,6 @@ const GUESTS: usize = 256;
 const HELLO: Duration = Duration::from_secs(5);
 const NAME: &str = "c10d-launch";
 
-/// The listener of the launcher on host 0.
 pub(super) struct LaunchListener {
     listener: TcpListener,
     token: String,

@@ -35,7 +35,6 @@ const SIGN: &str = "link";
 pub(super) struct Node {
     /// The host name or address of the store that the ranks get.
     pub(super) host: String,
-    /// The port of the store.
     pub(super) port: u16,
     /// The id of this launch.
     pub(super) run_id: String,

@@ -38,7 +38,6 @@ pub(super) struct Plan {
     pub(super) grace: Duration,
 }
 
-/// One rank of this host.
 pub(super) struct Rank {
     pub(super) rank: u32,
     pub(super) pid: u32,

@@ -55,7 +55,6 @@ impl Task {
         Task::new(Work::List { after: None, n: 0, listed: Vec::new() }, 0)
     }
 
-    /// Returns the bytes that the request holds until it is done.
     pub(crate) fn held(&self) -> usize {
         match &self.work {
             Work::List { listed, .. } => listed.len(),
