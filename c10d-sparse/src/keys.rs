@@ -86,8 +86,8 @@ pub(crate) struct Columns<'a> {
     indices: &'a mut [i64],
     /// The column of the next entry.
     at: usize,
-    /// The line of the previous entry: its first key, and its number. A line consists of the keys that differ only in
-    /// the last coordinate.
+    /// The first key and the number of the previous entry's line. A line consists of the keys that differ only in the
+    /// last coordinate.
     line: (u64, u64),
 }
 

@@ -134,7 +134,6 @@ fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize
     }
 }
 
-/// Makes the error for invalid data from a peer.
 #[cold]
 pub(crate) fn unsound(rank: usize, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {rank} sent {what}")).guilty([rank as u32]).phase(Phase::Transfer)

@@ -27,7 +27,6 @@ const MOST_CHUNKS: usize = 64;
 /// The coordinates and values of a tensor.
 pub(crate) type Tensor<'a, V> = (Cow<'a, [i64]>, Cow<'a, [V]>);
 
-/// One call on one rank.
 pub(crate) struct Call<'a> {
     pub(crate) ctx: &'a KernelContext<'a>,
     pub(crate) request: &'a Request,

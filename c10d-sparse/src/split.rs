@@ -26,7 +26,6 @@ impl Ranges {
         Ranges { chunks, per_rank }
     }
 
-    /// Returns the number of chunks in the range of a rank.
     pub(crate) fn per_rank(&self) -> usize {
         self.per_rank
     }
@@ -36,7 +35,6 @@ impl Ranges {
         chunks[0].start..chunks[self.per_rank - 1].end
     }
 
-    /// Returns the chunks of a rank's range.
     pub(crate) fn chunks_of(&self, rank: usize) -> &[Range<u64>] {
         &self.chunks[rank * self.per_rank..(rank + 1) * self.per_rank]
     }

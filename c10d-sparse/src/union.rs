@@ -20,7 +20,6 @@ pub(crate) enum Piece<'a, K> {
 /// The entries of all ranks in a range of keys.
 #[derive(Debug)]
 pub(crate) enum Union<K> {
-    /// The keys.
     List(Vec<K>),
     /// One bit for each key of the range, and the number of set bits before each word and in total.
     Bits(Vec<u64>, Vec<usize>),
@@ -37,7 +36,6 @@ pub(crate) fn wire_len<K>(range: &Range<u64>, count: usize) -> usize {
     if sent_as_bits::<K>(range, count) { 2 * words(range) as usize } else { count * (size_of::<K>() / 4) }
 }
 
-/// Sets the bits of these keys.
 pub(crate) fn set_bits<K: Key>(range: &Range<u64>, keys: &[K], bits: &mut [u64]) {
     for key in keys {
         let at = key.number() - range.start;
@@ -81,14 +79,12 @@ impl<'a, K: Key> Piece<'a, K> {
 /// The part of a union that is in one chunk.
 #[derive(Clone, Copy)]
 pub(crate) enum View<'a, K> {
-    /// The keys.
     List(&'a [K]),
     /// The bits, and the number of the union's set bits before each word and at the chunk's end.
     Bits(&'a [u64], &'a [usize]),
 }
 
 impl<K> View<'_, K> {
-    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             View::List(keys) => keys.len(),
@@ -163,7 +159,6 @@ impl<K: Key> Union<K> {
         Ok(Union::Bits(bits, before))
     }
 
-    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             Union::List(keys) => keys.len(),

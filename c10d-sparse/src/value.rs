@@ -21,7 +21,6 @@ pub(crate) trait Value: Element + NoUninit + Zeroable {
     /// `Resource` if there is not enough memory for the wider values.
     fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]) -> Result) -> Result;
 
-    /// Returns the bytes of the values.
     fn bytes(values: &[Self]) -> &[u8] {
         bytemuck::cast_slice(values)
     }

@@ -183,8 +183,8 @@ fn impossible_data_names_its_sender() {
     }
 }
 
-/// The last word of a range has bits beyond the end of the range. Each run forges this word, in which only the highest
-/// `count` bits are set. In one of the runs, the total number of set bits is as announced.
+/// The last word of a range has bits beyond the end of the range. In each run, the forged word has only its highest
+/// `count` bits set. In one of the runs, the total number of set bits is as announced.
 #[test]
 fn bits_beyond_the_range_are_an_error() {
     for count in 1..=22 {
