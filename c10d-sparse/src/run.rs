@@ -80,8 +80,8 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Reduces tensors whose result has the coordinates in `indices`, which all ranks have given: only a dense sum of
-    /// the rows is needed. `by` is always the sum.
+    /// Reduces tensors if all ranks gave the coordinates of the result (`indices`): only a dense sum of the rows is
+    /// needed. `by` is always the sum.
     fn sum_known<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -122,8 +122,7 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Reduces by ranges: each rank reduces the entries in one range of keys. The results of the ranges, one after
-    /// another, are the result of the call.
+    /// Reduces by ranges: each rank reduces the entries in one range of keys.
     fn by_ranges<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -195,7 +194,7 @@ impl Call<'_> {
     }
 
     /// Sends to every rank the keys that are in that rank's range. Returns the data received from each rank, which
-    /// `Piece::read` interprets as keys of this rank's range.
+    /// `Piece::read` reads.
     fn send_keys<K: Key>(
         &self,
         ranges: &Ranges,

@@ -1,7 +1,7 @@
 //! The thread that reports completed operations to the host.
 //!
-//! The thread that completes an operation does not report it: this thread may hold locks of the backend, and the report
-//! of a failure may abort the group, which takes these locks.
+//! The report of a failure may abort the group, which takes locks of the backend. The thread that completes an
+//! operation may hold these locks.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;

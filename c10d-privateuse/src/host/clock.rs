@@ -25,8 +25,8 @@ impl Default for Clock {
 /// A forked child has its own clock.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
-/// Starts the clock if it is not running yet. At each alarm its thread passes the current time to `end_overdue`, which
-/// returns the time of the next alarm.
+/// Starts the clock if it is not running yet. `end_overdue` gets the current time at each alarm, and returns the time
+/// of the next alarm.
 pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     let clock = CLOCK.get();
     let mut result = Ok(());

@@ -217,7 +217,7 @@ impl Group {
         });
     }
 
-    /// Makes the group fail because the time of an operation of a trusted plugin is over. The operation itself ends
+    /// Makes the group fail because the time of an operation is over. The plugin is trusted: the operation itself ends
     /// only when the plugin releases the caller's memory.
     pub(super) fn is_late(self: &Arc<Self>) {
         self.fail(

@@ -13,8 +13,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// The data about a plugin, which is never freed. The table is the first field, so the address of the table is also the
-/// address of the struct.
+/// The data about a plugin, which is never freed. The table is the first field: both have the same address.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,

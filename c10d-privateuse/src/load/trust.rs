@@ -128,10 +128,10 @@ impl TrustedDir {
     }
 }
 
-/// Checks that only root or this user can change the contents of the directory. In a sticky directory of root, others
-/// can make files, but cannot change the files of root and of this user. So a sticky directory is accepted if the next
-/// component belongs to root or this user and is not writable by others. Returns whether others can make files in this
-/// directory. `in_sticky` is the result for the parent directory.
+/// Checks that the directory belongs to root or this user, and that others cannot write to it. A sticky directory of
+/// root may be writable by others, because they cannot change the files of root and of this user in it. If others can
+/// write to the parent directory (`in_sticky`), they must not be able to write to this directory. Returns whether
+/// others can write to this directory.
 fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;

@@ -311,8 +311,7 @@ impl EventLoop {
         self.even_at = self.even_at.max(now) + 2 * cpu_time().saturating_sub(before);
     }
 
-    /// Reduces the debt of the next busy client (the work done for it beyond its turns) by the work of one turn. If no
-    /// debt remains, gives this client a turn.
+    /// Reduces the debt of the next busy client by the work of one turn. If no debt remains, gives this client a turn.
     fn serve_busy(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };

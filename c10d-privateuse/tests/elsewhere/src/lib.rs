@@ -32,8 +32,8 @@ struct Elsewhere {
     inner: Arc<dyn Backend>,
     group: Arc<str>,
     rank: u32,
-    /// For a sub-group: the ranks of its members in the parent group, and the number of calls of `split` and `no_split`
-    /// on the parent group so far.
+    /// For a sub-group: the ranks of its members in the parent group, and how many calls of `split` and `no_split` the
+    /// parent group had when the sub-group was made.
     part: Option<(Vec<u32>, u32)>,
     divisions: AtomicU32,
     used: AtomicBool,

@@ -189,8 +189,8 @@ impl Memory {
 }
 
 impl Part {
-    /// Calls `use_it` with the address and length of the part. Returns an error if the memory was freed. As on a
-    /// device, several streams may access the memory at once; the program orders conflicting accesses by events.
+    /// Calls `use_it` with the address and length of the part. Returns an error if the memory was freed. Several
+    /// streams may access the memory at once.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
         let pages = self.block.pages.read();
         match &*pages {

@@ -172,8 +172,8 @@ fn the_first_message_is_received_completely_before_the_next() {
                 (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
                 return pg.shutdown();
             }
-            // Three receives from any source are started before any message is sent. Then rank 0 receives the remaining
-            // three of the six messages, first those of rank 1, then those of rank 2.
+            // Three receives from any source are started before any message is sent. Afterwards, rank 0 receives the
+            // remaining three of the six messages, those of rank 1 first.
             let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
             let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
             pg.barrier()?;

@@ -1,5 +1,4 @@
-//! Requests about many keys. They are executed in pieces, in the order of the request. Between two pieces, other
-//! clients have their turns.
+//! Requests about many keys. They are executed in pieces. Between two pieces, other clients have their turns.
 //!
 //! So a large request is not atomic: other clients may change the store between two of its keys.
 
