@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The call owns the buffer until `wait` returns it with the result.
     let work = pg.start(op::all_reduce(vec![rank; 1024], ReduceOp::Sum));
-    // The program can do other work here.
+    // Do other work here.
     let y = work.wait()?;
     assert_eq!(y, x);
 

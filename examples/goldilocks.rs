@@ -39,7 +39,7 @@ impl Plain for Extension {
 impl Goldilocks {
     fn add(self, other: Goldilocks) -> Goldilocks {
         let (sum, carried) = self.0.overflowing_add(other.0);
-        // If the addition overflows, `sum` lacks 2^64. 2^64 - PRIME is 2^32 - 1, so `less` is then `sum` + 2^32 - 1.
+        // If the addition overflows, the result is `sum` + 2^64 - PRIME. This is `less`, which is computed modulo 2^64.
         let (less, borrowed) = sum.overflowing_sub(PRIME);
         Goldilocks(if carried || !borrowed { less } else { sum })
     }

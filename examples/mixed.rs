@@ -1,8 +1,8 @@
 //! The Rust rank of a job that also has ranks in Python: see `examples/mixed/train.py`.
 //!
 //! The last rank serves the data: at each step it scatters a batch to the trainers, takes part in the sum of their
-//! gradients, and sums their losses. After that it runs every op with them, makes a group with one of them, and runs
-//! every op in this group, too.
+//! gradients, and sums their losses. After that, it runs every op in the group of all ranks, and in a group with one
+//! trainer.
 
 use std::time::Duration;
 
@@ -15,8 +15,7 @@ const ROWS: usize = 16;
 const WIDTH: usize = 5;
 
 fn main() -> c10d::Result<()> {
-    // The timeout is long, because ranks in Python must first import PyTorch, which can take a minute on a busy
-    // machine.
+    // The timeout is long, because ranks in Python first import PyTorch.
     let pg = c10d::builder().init("env://").timeout(Duration::from_secs(600)).build()?;
     let (me, n) = (pg.rank(), pg.size());
     let mut seed = 1u64;
@@ -46,8 +45,7 @@ fn main() -> c10d::Result<()> {
         }
     }
     every_op(&pg)?;
-    // The Python ranks make this group by `new_group([0, server])`. It is the first group that they make, so PyTorch
-    // names it "1".
+    // The Python ranks make this group by `new_group([0, server])`. PyTorch names their first group "1".
     let env = c10d::init("env://", Duration::from_secs(60))?;
     let small = c10d::builder().name("1").rank(1).size(2).store(env.store).build()?;
     every_op(&small)?;

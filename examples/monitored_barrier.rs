@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let store = pg.store().clone();
     let deadline = Instant::now() + Duration::from_secs(20);
     if rank == absent {
-        // This rank is alive, but waits in the store until all other ranks have got their error.
+        // This rank waits in the store until all other ranks have got their error.
         let noticed: Vec<String> = (0..absent).map(|r| format!("noticed/{r}")).collect();
         store.wait(&noticed.iter().map(String::as_str).collect::<Vec<_>>(), deadline)?;
         return Ok(());

@@ -1,9 +1,8 @@
 //! Continues without the ranks that died. In this example the process of the last rank ends by
 //! `std::process::abort`.
 //!
-//! Start it by `cargo run --release --example survivors`, or by
-//! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`. Without `--keep-going` the
-//! launcher ends the survivors, too.
+//! Start it by `cargo run --release --example survivors`, or with `c10d run -n 4 --keep-going --success survivors --`.
+//! Without `--keep-going` the launcher ends all ranks.
 
 use std::error::Error;
 use std::time::Duration;
@@ -32,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             Err(error) => {
                 println!("rank {first_rank}: {error}");
-                // Within this time, the remaining ranks must agree on who they are and form a new group.
+                // Within this time, the remaining ranks form a new group.
                 pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
                 // Some ranks may have finished a step in which others failed. All continue after the last step that
                 // every rank has finished.

@@ -18,8 +18,7 @@ const HEAD: usize = 3;
 /// Why a step failed on this rank.
 pub(crate) enum Failure {
     Error(Error),
-    /// A panic of the closure that the program passed to the operation. The panic is resumed after the exchange,
-    /// whether or not the exchange succeeded.
+    /// A panic of the closure that the program passed to the operation. [`agree`] resumes the panic after the exchange.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -31,9 +30,8 @@ impl From<Error> for Failure {
 
 /// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
 /// of all ranks. A rank on which the step failed returns its own error or resumes its panic, and the other ranks get an
-/// error that names the failed ranks. If the exchange itself fails, a rank returns that error, or resumes its panic.
-/// `what` names the object that the operation makes. The fingerprint contains a hash of this name, so that no rank
-/// takes the exchange for another call.
+/// error that names the failed ranks. If the exchange itself fails, a rank that has no panic returns that error. `what`
+/// names the object that the operation makes. The fingerprint contains a hash of this name.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,
@@ -93,7 +91,7 @@ const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
 /// Returns the code of a failure of this rank. The other ranks make their error from this code. A kind without a code
-/// of its own is sent as `ABORTED`: it describes a call of this rank, and would be wrong on other ranks.
+/// of its own is sent as `ABORTED`.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

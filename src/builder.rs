@@ -18,7 +18,7 @@ pub fn builder() -> Builder {
 }
 
 /// Runs `body` once per rank in one group of `size` ranks, each on its own thread, and returns the results in rank
-/// order. This function calls [`Builder::run_ranks`] on [`builder`].
+/// order.
 ///
 /// # Errors
 ///

@@ -10,9 +10,7 @@ use c10d_core::{DispatchKey, backend::Registration, tiered, tiered::Tiered};
 /// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
 /// methods.
 ///
-/// The crates with backends or kernels also submit their providers by constructors, which run before `main`. This list
-/// is still needed, because the linker drops a crate that nothing refers to, and because a `staticlib` loses its
-/// constructors.
+/// The list also keeps these crates in the program: the linker drops a crate that nothing refers to.
 pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
@@ -44,8 +42,8 @@ static TIERED: Provider = {
             keys: &[DispatchKey::Cpu],
             // Both backends have higher priorities, so a group uses the pair only if the backend map names it.
             priority: 10,
-            // A hint of a group may name the file of the MPI library. A probe does not know the hints, so it may fail
-            // although the group could use the pair. So core calls no probe of a backend that the backend map names.
+            // A probe does not know the group's hints, one of which may name the MPI library. If the backend map names
+            // a backend, core does not call the backend's probe.
             probe: &|| {
                 let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
                 both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())

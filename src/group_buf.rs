@@ -15,12 +15,11 @@ use crate::plain::Plain;
 use crate::within::Within;
 
 const BUFFER: &str = "buffer of the group";
-/// The largest alignment that an element type may have: the size of a page, since a mapping begins at a page boundary.
+/// The largest alignment that an element type may have: the size of a page.
 const ALIGNED: usize = 4096;
 
 /// A buffer of fixed length in memory that the other ranks of the host can read. In an op on this buffer, these ranks
-/// read the elements in place. (The elements of a `Vec` are copied before they are used: through memory that two ranks
-/// share, or by a system call of the rank that reads them.) [`GroupMemory::alloc`] makes such a buffer.
+/// read the elements in place instead of copying them. [`GroupMemory::alloc`] makes such a buffer.
 ///
 /// The buffer dereferences to a slice. Ops accept the buffer, and slices of it, like any other buffer. No other process
 /// can write to the buffer. It can be dropped at any time. The other ranks unmap its memory when they next make or drop
@@ -34,8 +33,7 @@ pub struct GroupBuf<T> {
 impl<T: Plain> Deref for GroupBuf<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // The window's header has a page of its own, so the elements begin at a page boundary. `begin` rejects element
-        // types with a larger alignment.
+        // The elements begin at a page boundary. `begin` rejects element types with a larger alignment.
         bytemuck::cast_slice(&self.memory[..self.len * size_of::<T>()])
     }
 }
@@ -138,8 +136,7 @@ impl GroupMemory for ProcessGroup {
         });
         together(&within, BUFFER, given)?;
         let taken = others.iter().try_for_each(|_| {
-            // The inbox has the peers' windows in any order. The key of a window, a random number that its owner's
-            // claim contains, says to which peer the window belongs.
+            // The windows arrive in any order. The key of a window is in the claim of its owner.
             admit(inbox.take()?, |key| others.iter().find(|(_, claim)| claim.key == key).map(|(_, claim)| claim.len))
         });
         together(&within, BUFFER, taken)?;

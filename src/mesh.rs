@@ -59,8 +59,8 @@ impl Mesh {
 
     /// Makes a mesh with the axes `host` and `local`: the hosts, and the ranks of each host. Hosts are ordered by their
     /// lowest ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
-    /// The first rank of each host has the coordinate 0 in `local`, and its `mesh.group("host")` has the first rank of
-    /// every host. Every rank calls this function.
+    /// On the first rank of each host, `mesh.group("host")` is the group of the first ranks of all hosts. Every rank
+    /// calls this function.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if the hosts have different numbers of
@@ -128,9 +128,8 @@ impl Mesh {
         Ok(&self.0.axes[self.axis(axis)?].group)
     }
 
-    /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole). This is, for
-    /// example, the neighbour in a halo exchange or a pipeline. If `wraps` is true, counting continues at the other end
-    /// of the axis; otherwise the result beyond an end is `None`.
+    /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole). If `wraps` is true,
+    /// counting continues at the other end of the axis; otherwise the result beyond an end is `None`.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.
@@ -160,8 +159,8 @@ impl Mesh {
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// Makes a mesh with only these axes, in this order. It has the ranks that have this rank's coordinates on all axes
-    /// that are not in `axes`. Every rank of the mesh calls this method with the same axes.
+    /// Makes a mesh with only these axes, in this order. On every other axis, the ranks of the new mesh have the same
+    /// coordinate as this rank. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
     /// The same as those of [`flatten`](Self::flatten).
@@ -245,8 +244,7 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
 /// Compares the axes of all ranks. The error names the ranks that gave other axes than this rank.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
-    // A rank sends at most this many bytes of the text `mine`, and a hash of the whole text. The hash distinguishes
-    // longer texts that begin alike.
+    // A rank sends at most this many bytes of the text `mine`, and a hash of the whole text.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()

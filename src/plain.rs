@@ -92,8 +92,8 @@ impl<B> PlainBuf<B> {
         self.buffer
     }
 
-    /// Wraps elements for a call whose fingerprint also has the hash of `by`. `by` is the name of the operation that
-    /// reduces the elements, or the name of the data (such as `objects`).
+    /// Wraps elements for a call whose fingerprint also has the hash of `by`. `by` names the operation that reduces the
+    /// elements, or the data (such as `objects`).
     pub(crate) fn reduced_by(buffer: B, by: &'static str) -> PlainBuf<B> {
         PlainBuf { buffer, by }
     }

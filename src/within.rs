@@ -13,7 +13,7 @@ pub(crate) struct Within<'a> {
 impl<'a> Within<'a> {
     /// Starts an operation with this time limit; `None` means the group's timeout.
     pub(crate) fn new(pg: &'a ProcessGroup, timeout: Option<Duration>) -> Within<'a> {
-        // An `Instant` cannot represent very large limits, so all limits above this one (68 years) are reduced to it.
+        // The largest limit (68 years). An `Instant` cannot represent much larger ones.
         const FOREVER: Duration = Duration::from_secs(1 << 31);
         Within { pg, end: Instant::now() + timeout.unwrap_or(pg.timeout()).min(FOREVER) }
     }

@@ -67,7 +67,6 @@ fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
         for batch in order.chunks(BATCH) {
             let mine: Vec<&Digit> =
                 batch.iter().copied().skip(pg.rank() as usize).step_by(pg.size() as usize).collect();
-            // Each bucket is reduced while the next one is computed.
             let mut reductions = Vec::with_capacity(BUCKETS);
             loss[0] += model.backward(&mine, 1.0 / batch.len() as f64, &mut empty, |gradient| {
                 reductions.push(Reduction::start(pg, gradient));

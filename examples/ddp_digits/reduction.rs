@@ -22,7 +22,7 @@ enum Progress {
     Ended(Outcome),
 }
 
-/// Records when the op ended. This type is the op's waker, so the thread that completes the op sets the time.
+/// The op's waker: it records when the op ended.
 #[derive(Default)]
 struct EndTime(OnceLock<Instant>);
 

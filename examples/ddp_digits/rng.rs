@@ -17,7 +17,7 @@ impl Rng {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 
-    /// Shuffles a list. The small bias does not matter here.
+    /// Shuffles a list, with a small bias.
     pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
         for i in (1..list.len()).rev() {
             list.swap(i, (self.next() % (i as u64 + 1)) as usize);

@@ -18,7 +18,7 @@ NAME = "c10d_rs"
 # backend.
 _BACKENDS = {"cpu": "gloo-like", "cuda": "nccl"}
 
-# How long the interpreter, before it ends, waits for peers that have not yet received the data of this rank.
+# When the interpreter ends, it waits at most this long for peers that have not yet received this rank's data.
 LEAVE_WITHIN_MS = 3000
 
 
@@ -72,8 +72,7 @@ def _shim_of(pid):
             )
             return None
         shim.set_error_class(BackendError)
-        # When the interpreter ends, the shim tells the peers that this rank leaves. After that, the shim's callbacks no
-        # longer acquire the GIL.
+        # When the interpreter ends, the shim tells the peers that this rank leaves.
         atexit.register(_leave, shim)
         return shim
 
@@ -111,10 +110,9 @@ _ATTEMPT = re.compile(r"^/?worker/attempt_\d+$")
 
 
 def meeting(store, prefixes):
-    """Returns how many of the outer prefixes of a group's keys are PyTorch's own, and the prefix that replaces them.
+    """Returns how many of a store's outer prefixes are PyTorch's own, and the prefix by which the caller replaces them.
 
-    Ranks in Rust do not know PyTorch's prefixes. With `env://` their keys begin with ``c10drs/<run>``. So the caller
-    replaces PyTorch's prefixes by this prefix, and keeps the prefixes that a program added.
+    Ranks in Rust that join by `env://` use this prefix, ``c10drs/<run>``. The prefixes that a program added stay.
     """
     if "default_pg" not in prefixes:
         return 0, ""
@@ -165,7 +163,7 @@ def _create(opts, options):
     if options is None or isinstance(options, dict):
         options = native.Options({str(k): str(v) for k, v in (options or {}).items()})
     elif not isinstance(options, native.Options):
-        # These options are not for this backend, for example those of another backend of the same group.
+        # These options are for another backend of the same group.
         options = native.Options()
     else:
         given, options = options, native.Options(dict(options.hints))
@@ -182,7 +180,7 @@ def _create(opts, options):
         store = root
         for kept in reversed(prefixes[outer:]):
             store = dist.PrefixStore(kept, store)
-    # In Rust, a group has the name "default" unless the program names it. Ranks in Rust may be in the default group.
+    # Ranks in Rust may be in the default group. For them its name is "default".
     name = opts.group_id if ranks else "default"
     return native.open(store, opts.group_rank, opts.group_size, name, prefix, options)
 

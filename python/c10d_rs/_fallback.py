@@ -1,7 +1,6 @@
 """The backend without a C++ shim: pure Python over the same Rust library, for CPU tensors.
 
-If a backend is written in Python, PyTorch wraps its `Work` objects, and forwards only `wait` and `get_future` to them.
-So the other methods of `Work` are missing.
+PyTorch forwards only `wait` and `get_future` to a `Work` that is written in Python, so its other methods are missing.
 """
 
 import ctypes as c
@@ -195,7 +194,7 @@ class Backend(_Base):
         handle = self._lib.start(self._group, c.byref(call), NOTHING, None, c.byref(error))
         outcome = None if handle else self._lib.failure(error, self._ranks)
         work = _Work(self, lent, list(results), outcome, handle)
-        # An op continues even if the program drops its work. So this list keeps the works, and with them the tensors.
+        # An op continues even if the program drops its work. This list keeps the work and its tensors.
         self._running = [w for w in self._running if w.runs()]
         self._running.append(work)
         return work

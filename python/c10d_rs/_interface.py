@@ -30,8 +30,8 @@ Ask = c.CFUNCTYPE(
     Put,
 )  # fmt: skip
 Release = c.CFUNCTYPE(None, c.c_void_p)
-# The library calls this function to release tensors. It is C's `free`, which does nothing with the null pointer that
-# `start` gets as the owner. So no Python code runs on the library's threads.
+# The function by which the library releases tensors: C's `free`. It does nothing, because `start` gets a null pointer
+# as the owner.
 NOTHING = c.cast(c.CDLL(None).free, c.c_void_p)
 
 

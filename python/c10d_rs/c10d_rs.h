@@ -214,8 +214,8 @@ int c10drs_work_done(const c10drs_work* work);
 /* Waits for at most this number of milliseconds, or with -1 until the op is finished. Returns 0 if the op succeeded, 1
  * if it failed, and 2 if it is not finished. */
 int c10drs_work_wait(const c10drs_work* work, int64_t timeout_ms, uint32_t* source, c10drs_error** error);
-/* Calls function(context) once when the op is finished. The function must not call this interface, and must be quick.
- * Returns 1, or 0 if the op is already finished; then the function is not called. */
+/* Makes the library call function(context) once when the op is finished, and returns 1. If the op is already finished,
+ * returns 0 and does not call the function. The function must not call this interface, and must be quick. */
 int c10drs_work_notify(const c10drs_work* work, void (*function)(void*), void* context);
 /* Frees the handle, which may be null. The op continues, but the function of c10drs_work_notify is no longer called. */
 void c10drs_work_free(c10drs_work* work);

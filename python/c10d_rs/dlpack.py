@@ -49,7 +49,7 @@ def to_address(tensor):
 def from_address(address):
     """Makes a ``torch.Tensor`` of a buffer of Rust.
 
-    ``address`` is the result of ``c10d::dlpack::export``. The function takes ownership even on errors. The buffer is
+    ``address`` is the result of ``c10d::dlpack::export``. This function takes ownership even on errors. The buffer is
     freed when the last tensor that uses it is freed.
     """
     capsule = _new(address, _FULL, None)

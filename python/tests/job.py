@@ -1,8 +1,7 @@
 """Runs a function once per rank, each in its own process, with a time limit.
 
-The processes are forked from a server that has imported PyTorch, so they start quickly. The caller gets the value that
-each rank returned, or the exception that it raised. A job that takes too long is killed, and the error names the ranks
-that were not finished.
+The caller gets the value that each rank returned, or the exception that it raised. A job that takes too long is killed,
+and the error names the ranks that were not finished.
 """
 
 import datetime
@@ -17,7 +16,7 @@ from multiprocessing import connection
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", "c10d_rs", "job"])
 
-# The timeout of ops, unless a test sets another. It can be long, because only ops that hang reach it.
+# The timeout of ops in seconds, unless a test sets another.
 TIMEOUT = 120
 
 # PyTorch 2.10 has limits, which docs/pytorch.md lists.

@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     let op = report.op.map_or("", |op| op.name());
     println!("{}|{}|{op}|{at}|{}", report.kind.name(), guilty.join(","), error.to_string().replace('\n', " "));
     if fault == "killed" {
-        // The survivors continue together. With PyTorch 2.10 they cannot, because the Python ranks do not take part.
+        // With PyTorch 2.10 this fails, because the Python ranks do not take part.
         match shrunk(&pg, &report.guilty) {
             Ok(words) => println!("{words}"),
             Err(e) => println!("{e}"),

@@ -260,7 +260,7 @@ def on_cuda(r, folder):
 def whole_nccl(fake, folder):
     """A library with the simulated NCCL, and with the functions of NCCL that PyTorch links but the simulation lacks.
 
-    If PyTorch calls one of the latter, the process aborts.
+    A call of such a function aborts the process.
     """
     cuda = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cuda.so")
     named = lambda which, file: {

@@ -24,8 +24,7 @@ def survive(r, fault, form):
     dist.barrier()
     out = net(torch.ones(2, 64)).sum() if net else None
     if fault == "stopped":
-        # Ranks may start late, so `init` has a long timeout, and the short one is set here. All ranks wait for each
-        # other before the call.
+        # `init` has a long timeout, because ranks may start late. From here on the timeout is short.
         if CAN_SET_TIMEOUT:
             dist.set_timeout(datetime.timedelta(seconds=8))
         r.meet("ready", range(r.world))

@@ -15,12 +15,10 @@ import torch.distributed as dist
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RUST = os.environ.get("RANK_IN_RUST") or os.path.join(ROOT, "target", "release", "examples", "rank_in_rust")
-# For each of the four ranks, whether it is in Rust. Rank 1 or rank 2 has the fault, so ranks of both kinds survive.
-# There is one exception: rank 0 is not in the sub-group, so all survivors there are in Rust if rank 2 has the fault.
+# For each of the four ranks, whether it is in Rust. Rank 1 or rank 2 has the fault.
 IN_RUST = (False, True, False, True)
 WORLD = len(IN_RUST)
-# In seconds. `SHORT` is the timeout of the call if a rank is stopped. Each error must come within `SOON` of the fault:
-# many times longer than a report usually takes, longer than `SHORT`, and far below the usual timeout of the call.
+# In seconds. `SHORT` is the timeout of the call if a rank is stopped. Each error must come within `SOON` of the fault.
 SHORT, SOON = 8, 20
 CAN_SET_TIMEOUT = hasattr(dist, "set_timeout")
 

@@ -238,7 +238,6 @@ def merges(r):
     group.init(store=dist.PrefixStore(f"group-{own[0]}", dist.FileStore(os.path.join(r.folder, "own"), n)))
     assert summed(dist.group.WORLD, me) == sum(own)
     store = dist.FileStore(os.path.join(r.folder, "both"), n)
-    # PyTorch takes the rank in the merged group from the store.
     both = dist.group.WORLD.merge_remote_group(store, n, datetime.timedelta(seconds=job.TIMEOUT), "both")
     assert both.size() == n and both._get_backend(torch.device("cpu")).name() == "c10d_rs"
     x = torch.tensor([2.0**me])
@@ -335,8 +334,8 @@ def twice(r):
         dist.destroy_process_group()
 
 
-# PyTorch before 2.15 has no `set_timeout`, splits and shrinks only groups of CUDA, and has monitored barriers for Gloo
-# only.
+# PyTorch before 2.15 has no `set_timeout`. It splits and shrinks only groups of CUDA, and has monitored barriers for
+# Gloo only.
 NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch does this only with its own backends")
 
 

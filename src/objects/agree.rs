@@ -10,8 +10,7 @@ use super::codec::{Header, NUMBERS, Outgoing, TEXT};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The name whose hash is in the fingerprint of every call that moves objects. Calls that move anything else have other
-/// fingerprints, so no rank takes their bytes for an object.
+/// The name whose hash is in the fingerprint of every call that moves objects.
 pub(super) const OBJECTS: &str = "objects";
 
 /// Exchanges headers with all ranks. Returns for each rank the length of its object, or of the largest of its objects;

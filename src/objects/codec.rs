@@ -61,7 +61,7 @@ impl Outgoing {
     /// Serializes the objects. Errors and panics of the types' own code are caught here.
     pub(super) fn of<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>) -> Outgoing {
         let encode = || objects.into_iter().map(postcard::to_stdvec).collect::<postcard::Result<Vec<_>>>();
-        // After a panic the half-written bytes are dropped, so nothing sees a broken invariant.
+        // After a panic the half-written bytes are dropped.
         match catch_unwind(AssertUnwindSafe(encode)) {
             Ok(Ok(bytes)) => Outgoing { bytes, ..Outgoing::nothing::<T>() },
             Ok(Err(e)) => Outgoing::failed(format!("{} cannot be serialized: {e}", type_name::<T>())),

@@ -1,5 +1,5 @@
-//! Sends an object from one rank to another: a header, then the name of the type and the object's bytes. The name and
-//! the bytes are sent in pieces, so that a receiver that rejects the object needs memory for one piece only.
+//! Sends an object from one rank to another: a header, then the name of the type and the object's bytes. A receiver
+//! that rejects the object needs memory for one piece only.
 
 use serde::de::DeserializeOwned;
 
@@ -54,8 +54,8 @@ pub(super) fn recv<T: DeserializeOwned>(
     let text = (header.text as usize).min(TEXT);
     let total = (text as u64).saturating_add(if header.failed { 0 } else { header.length });
 
-    // This rank also receives the pieces of an object that it rejects, because the next object with this tag follows
-    // them. It drops each piece.
+    // This rank also receives the pieces of an object that it rejects, and drops them: the next object with this tag
+    // follows them.
     let refused = header.failed || header.identity != own.identity || header.length > limit as u64;
     let room = if refused { (total as usize).min(PIECE) } else { total as usize };
     let mut body = vec![0u8; room];

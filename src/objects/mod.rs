@@ -49,10 +49,9 @@ impl Objects<'_> {
 /// sent in the format of the crate postcard over the group's CPU backend. For slices of numbers, the ops of
 /// [`ProcessGroup`] are faster. Ranks in Python cannot take part, because Python sends pickles.
 ///
-/// All ranks must pass or expect the same type. Ranks compare the type's name. This finds most mistakes, but does not
-/// prove that the types are equal. Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and
-/// safe code reads them. Still, reading an object of a peer may take long, and may overflow the stack if the type is
-/// recursive. Do not use recursive types where peers are not trusted.
+/// All ranks must pass or expect the same type. Ranks compare only the type's name, so two different types of one name
+/// are not found. [`Objects::limit`] limits the bytes from peers before memory is allocated. Do not use recursive types
+/// where peers are not trusted: reading an object of such a type may overflow the stack.
 ///
 /// All methods have the errors of the ops, and the following ones. After one of these, no rank waits for another, and
 /// the group can still be used.
@@ -162,7 +161,7 @@ pub trait ObjectCollectives {
             false => Root::At(at),
         };
         within.run(op::scatter(from, PlainBuf::reduced_by(&mut length, OBJECTS)))?;
-        // All ranks know the largest length from the headers, and it is within the limit.
+        // The largest length is in the root's header, and is within the limit.
         let length = (length[0] as usize).min(largest[at as usize]);
         let mut bytes = vec![0u8; length];
         let from = match is_root {
@@ -179,8 +178,8 @@ pub trait ObjectCollectives {
     }
 
     /// Sends an object to rank `to`, which must receive an object with the same tag. Objects with one tag arrive in
-    /// order. An object consists of several messages, so on each of the two ranks only one thread at a time may use a
-    /// tag for objects.
+    /// order. On each of the two ranks, only one thread at a time may use a tag for objects, because an object consists
+    /// of several messages.
     fn send_object<T: Serialize>(&self, object: &T, to: u32, tag: u32) -> Result {
         let objects = self.objects();
         let mut out = Outgoing::of([object]);

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 /// The number of bytes that one rank receives in a round, from all ranks together (more if elements are very large).
-/// The number is small enough that the bytes stay in the cache until they are combined. It is large enough that the
-/// start of a round costs little compared with the round itself.
+/// With this number the bytes stay in the cache until they are combined.
 const ROUND_BYTES: usize = 512 << 10;
 
 /// The lengths of the parts and pieces.
@@ -26,7 +25,7 @@ impl Cut {
         self.len
     }
 
-    /// Returns the number of rounds. An empty slice has one round, too, in which the ranks compare their lengths.
+    /// Returns the number of rounds, at least 1: in the first round the ranks compare their lengths.
     pub(super) fn rounds(&self) -> usize {
         self.len.div_ceil(self.ranks).div_ceil(self.piece).max(1)
     }
@@ -72,7 +71,6 @@ mod tests {
     fn every_element_is_in_one_piece_and_pieces_are_in_order() {
         for ranks in 1..=5u32 {
             for len in [0, 1, 2, 3, 7, 100, 1000] {
-                // With these element sizes, the pieces of a round have few elements each.
                 for bytes in [1 << 19, 1 << 17, 1 << 16] {
                     let cut = Cut::new(len, ranks, bytes);
                     let mut seen = vec![0; len];

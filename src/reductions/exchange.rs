@@ -11,8 +11,7 @@ use super::cut::Cut;
 use crate::plain::{Plain, PlainBuf};
 use crate::within::Within;
 
-/// One reduction that is running. Its rounds consist of ops such as `all_to_all`, so it is no exchange in the sense of
-/// the glossary.
+/// One reduction that is running. (This is not an exchange in the sense of the glossary.)
 pub(super) struct Exchange<'a> {
     pub(super) within: Within<'a>,
     name: &'static str,
@@ -47,7 +46,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Collects this rank's piece of the round from all other ranks into `rows`, and sets the length of the rows to
-    /// that of the piece. This rank's own elements of the piece stay in `x`: they are not copied into a row.
+    /// that of the piece. This rank's own elements of the piece are not copied into a row.
     fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Pieces<T>) -> Result {
         rows.cut_to(self.own(x, round).len());
         let mut pieces = self.cut.pieces(x, round);
@@ -84,7 +83,6 @@ impl<'a> Exchange<'a> {
         match (fold.panic, outcome) {
             (None, outcome) => outcome.and_then(|()| self.tell(false)),
             (Some(panic), outcome) => {
-                // This rank resumes its own panic, whether or not it could tell the other ranks.
                 let _ = outcome.and_then(|()| self.tell(true));
                 resume_unwind(panic)
             }
@@ -190,7 +188,7 @@ impl<F> Fold<F> {
         if acc.is_empty() || self.panic.is_some() {
             return;
         }
-        // After a panic the result is not used, since the call fails on all ranks.
+        // After a panic the call fails on all ranks, so `acc` is not used.
         let called = catch_unwind(AssertUnwindSafe(|| (self.closure)(acc, x)));
         self.panic = called.err();
     }

@@ -44,8 +44,8 @@ impl From<&'static str> for Operation {
 /// The closure gets two slices of the same length, `acc` and `x`, and combines them element by element into `acc`:
 /// `acc[i] = acc[i] ∘ x[i]`. The operation ∘ must be associative. It need not be commutative, since the ranks' elements
 /// are combined in rank order from the left: 0 ∘ 1 ∘ 2 and so on. The closure is called on the caller's thread, with
-/// pieces of the slices in any order, and may borrow from the caller. All ranks get the same bits, because each element
-/// is combined on one rank only. The work is divided evenly, and ranks send as many bytes as in a built-in reduction.
+/// pieces of the slices in any order, and may borrow from the caller. All ranks get the same bits. The work is divided
+/// evenly over the ranks.
 ///
 /// If the closure panics, the method panics on that rank. On the other ranks the call ends with
 /// [`Aborted`](crate::ErrorKind::Aborted), which names the rank whose closure panicked, and the group can still be
@@ -251,7 +251,7 @@ impl Reductions for ProcessGroup {
     }
 }
 
-/// Returns the built-in operation for a scan, or an error if it is not defined for scans or on this type.
+/// Returns the operation for a scan, or an error if `operation` is not defined for scans or on this type.
 fn known<T: Element>(operation: ReduceOp) -> Result<Operation> {
     if matches!(operation, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
         return Err(Error::invalid(format!("a scan cannot use {operation}: scan with sum, then divide or multiply")));

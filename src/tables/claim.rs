@@ -1,5 +1,4 @@
-//! A claim is the first data that a rank sends to the others. It says on which host the rank is, and which table the
-//! rank asks for.
+//! The first data that a rank sends to the others: its host, and the table that it asks for.
 
 use c10d_core::ErrorKind;
 use c10d_core::host::HostId;

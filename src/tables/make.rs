@@ -18,11 +18,10 @@ use crate::plain::{Plain, plain};
 use crate::within::Within;
 
 const TABLE: &str = "shared table";
-/// The largest alignment that an element type may have: the size of a page, since a mapping begins at a page boundary.
+/// The largest alignment that an element type may have: the size of a page.
 const ALIGNED: usize = 4096;
 
-/// Makes a table. Every rank calls this function. Without a root, each set of ranks that share memory fills its own
-/// table.
+/// Makes a table. Every rank calls this function.
 pub(super) fn make<T: Plain>(
     pg: &ProcessGroup,
     timeout: Option<Duration>,
@@ -83,8 +82,7 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
 /// This rank's set of ranks that share memory, and the leader of each set. Only a leader makes memory; the other ranks
 /// of its set get the memory from the leader.
 struct Sharers {
-    /// The ranks that get the memory from this rank, with their inboxes. The list is empty unless this rank is a
-    /// leader.
+    /// The ranks that get the memory from this rank, with their inboxes; empty if this rank is not a leader.
     followers: Vec<(u32, Address)>,
     /// The leader of this rank's set.
     leader: u32,
@@ -131,8 +129,8 @@ fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
     Err(within.ended(error.guilty(differ.iter().map(|(rank, _)| *rank))))
 }
 
-/// Returns the size of the table in bytes, or an error if such a table is impossible. All ranks have the same arguments
-/// here, so all get the same result.
+/// Returns the size of the table in bytes, or an error if such a table is impossible. All ranks get the same result,
+/// because their arguments were compared before.
 fn size<T: Plain>(pg: &ProcessGroup, len: usize, root: Option<u32>) -> Result<usize> {
     let (size, name) = (size_of::<T>(), T::IDENTITY);
     if size == 0 || align_of::<T>() > ALIGNED {

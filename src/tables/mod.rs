@@ -75,7 +75,7 @@ impl Tables<'_> {
 
 /// Methods of a group that make tables, which the ranks of a host share. A table is for data that is computed or read
 /// once, does not change, and is too large for one copy per rank: for example the roots of unity of a prover, or the
-/// embedding of a model. MPI programs use `MPI_Win_allocate_shared` for such data.
+/// embedding of a model.
 ///
 /// The methods work over every backend that has an `all_gather_into` of host memory; `share_from` also needs a
 /// `broadcast` if not all ranks can share memory. All ranks must call the same method, with the same length, element

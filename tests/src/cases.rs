@@ -44,8 +44,8 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
         let variants = variants(op, space);
         match space.selection {
             Selection::Cover => {
-                // A case combines a kind (element type and reduce operation) with a variant. The longer of the two
-                // lists is used once, and the other is repeated.
+                // A case combines a kind (element type and reduce operation) with a variant. Each element of the longer
+                // list is used once; the shorter list is repeated.
                 let rounds = kinds.len().max(cover_len(op, space));
                 for i in 0..rounds {
                     let (dtype, reduce) = kinds[i % kinds.len()];
@@ -96,8 +96,7 @@ fn sizes(op: OpKind) -> &'static [Size] {
     if op.row().shape == Shape::Nothing { &[Size::Zero] } else { &Size::ALL }
 }
 
-/// Returns whether the lengths in an op may differ between ranks. In a receive from any source they may not, because
-/// the receiver does not know the next sender's length. In `all_to_all_single` they may, by the splits.
+/// Returns whether the lengths in an op may differ between ranks.
 fn may_be_uneven(op: OpKind) -> bool {
     op.is_uneven()
 }
@@ -117,7 +116,7 @@ fn variants(op: OpKind, space: &Space<'_>) -> Vec<Variant> {
     out
 }
 
-/// Returns the number of variants of `cover`, from the first on, that use every value of every dimension.
+/// Returns how many variants `cover` must give until every value of every dimension was used.
 fn cover_len(op: OpKind, space: &Space<'_>) -> usize {
     let pairs = space.worlds.len() * Form::of(op).len();
     pairs.max(sizes(op).len() * 2)
@@ -154,7 +153,7 @@ fn case(
         Size::AboveChunk => chunk + 1,
         Size::Large => large + 7,
     };
-    // The root changes from turn to turn: rank 0, then the last rank, then the rank before it, and so on.
+    // The root is rank 0 in the first turn, then the last rank, then the rank before the last, and so on.
     let root = (turn as u32).wrapping_mul(world.saturating_sub(1).max(1)) % world;
     Case { op, dtype, reduce, world, root, size, count, form, uneven }
 }

@@ -132,8 +132,8 @@ fn real<T: AnyBitPattern + NoUninit, A: Real>(
     }
     let done = acc.into_iter().map(|a| narrow(after.map_or(a, |divisor| a / divisor)));
     let done: Vec<T> = done.collect();
-    // The error is at most one rounding per rank and two for the factor or divisor. Each is relative to the sum of the
-    // absolute values, or to the absolute value of the product.
+    // The error is at most one rounding per rank and two for the factor or divisor. Each rounding is relative to the
+    // sum of the absolute values, or to the absolute value of the product.
     let bounds = weight.into_iter().map(|w| w * epsilon * (world + 2.0)).collect();
     Folded { bytes: bytemuck::cast_slice(&done).to_vec(), bounds }
 }

@@ -72,8 +72,8 @@ impl Program {
     }
 
     /// If this process was started as a rank of a suite, runs that rank and ends the process; otherwise does nothing.
-    /// [`main`](Program::main) calls this method. A program that does other work before `main` must call it before
-    /// that work. Otherwise a rank of a suite would do the work, too.
+    /// [`main`](Program::main) calls this method. A program that does other work before `main` must call this method
+    /// before that work.
     pub fn serve_rank(&self) {
         let Ok(name) = std::env::var(SUITE) else { return };
         if let Some((_, suite, _)) = self.suites.iter().find(|(n, ..)| *n == name) {
@@ -103,8 +103,7 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
             if !arguments.list {
                 trials = in_turn(trials);
             }
-            // More tests run at once than there are cores, because ranks that are processes mostly wait for deadlines
-            // and for each other.
+            // More tests run at once than there are cores, because most tests wait for other processes.
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             arguments.test_threads = arguments.test_threads.or(Some(2 * cores));
             libtest_mimic::run(&arguments, trials).exit_code()
@@ -117,8 +116,7 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
 }
 
 /// Orders the trials: the first trial of each group, then the second of each, and so on. Trials whose names share the
-/// first two parts (between slashes) form a group. In a program with several suites, the cases of one world are such a
-/// group, and use one run of ranks: if the test threads took these cases in a row, all of them would wait for that run.
+/// first two parts (between slashes) form a group. In this order, the test threads do not all wait for the same world.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

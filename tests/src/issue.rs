@@ -1,5 +1,4 @@
-//! Calls a case's op, with the same code for every form in which inputs and outputs are separate, and for every kind of
-//! buffer.
+//! Calls a case's op in the case's form.
 
 use c10d_core::backend::Params;
 use c10d_core::buffer::Buffers;
@@ -61,8 +60,8 @@ where
     Ok(tensors)
 }
 
-/// Returns for each output the index that its tensor had before the call. Returns `None` unless the op is
-/// `recv_any_source`, for which [`go`] sorts the outputs by their senders.
+/// For `recv_any_source`, whose outputs [`go`] sorts by their senders, returns the index that each output had before
+/// the call. For all other ops returns `None`.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
     let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
     (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())

@@ -74,8 +74,7 @@ fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
     let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));
     let launch = suite.environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
-    // `Launch::run` would pass signals on to the ranks. After `spawn`, a signal ends this program, and thereby the
-    // ranks.
+    // With `spawn`, a signal ends this program, and thereby the ranks.
     let report = launch.output(Output::Captured).keep_going().spawn()?.wait(Instant::now() + LIMIT)?;
     let ranks = report.output.iter().zip(&report.exits).map(|(output, exit)| {
         let mut verdicts = Vec::new();

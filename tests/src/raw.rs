@@ -23,8 +23,8 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     let all = |list: &[Tensor], at: usize| -> Vec<Part> {
         list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
     };
-    // `memory` has the tensors of the call. If an input is a part of an output, the separate tensor in `inputs` takes
-    // no part in the call, and likewise if an output is a part of an input.
+    // `memory` has the tensors of the call. An input that is a part of an output, or an output that is a part of an
+    // input, has no tensor of its own there.
     let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
             outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));
@@ -72,7 +72,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
         }
     }
 
-    // If the call's output was a block of an input, this block is copied to the separate output, which is then checked.
+    // If the call's output was a block of an input, copy this block to the separate output, which the caller checks.
     match shape {
         Shape::GatherFlat | Shape::GatherFlats => *outputs = memory,
         Shape::GatherList | Shape::GatherLists | Shape::RootGather if !outputs.is_empty() => *outputs = memory,
@@ -95,8 +95,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     Ok(())
 }
 
-/// Copies the data outside the rank's block back to the inputs. This data is still input, and the caller checks that it
-/// is unchanged.
+/// Copies the data outside the rank's block back to the inputs. The caller checks that this data is unchanged.
 fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -> std::ops::Range<usize>) {
     for (j, (input, shared)) in inputs.iter_mut().zip(memory).enumerate() {
         let own = own(j, input.bytes().len());

@@ -251,7 +251,7 @@ fn elapsed_counts_from_the_call() {
         let started = Instant::now();
         let works = [1, 2].map(|i| pg.start(op::all_reduce(vec![i], ReduceOp::Sum)));
         let are_started = Instant::now();
-        // The started ops are older than the blocking call by at least the time of these requests to the store.
+        // These requests to the store take time, so the started ops are older than the blocking call.
         (0..20).try_for_each(|_| pg.store().set("older", b"", soon()))?;
         let called = Instant::now();
         let mut x = [1i32];

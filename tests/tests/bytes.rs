@@ -3,8 +3,7 @@
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
 const N: usize = 4;
-/// The bytes of a rank's part. The part is so large that headers do not matter, and that the algorithms for large sizes
-/// are used.
+/// The bytes of a rank's part, so many that headers do not matter.
 const PART: usize = 1 << 20;
 const WHOLE: usize = N * PART;
 

@@ -54,8 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
-        // These parts make a group for each of the twenty ops. A group with two tiers connects several backends, so the
-        // twenty take long. Both pairs of tiers use the same code for these faults, so only `TIERED` is tested.
+        // These parts make a group for each op, which takes long with two tiers. So only one pair of tiers is tested.
         for part in ["stop", "absent"].into_iter().filter(|_| transport != TIERED_MPI) {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {
@@ -132,8 +131,8 @@ fn be_killed(op: OpKind) -> Result {
     // The blocks are so large that peers read them out of the victim's memory.
     let arguments = Arguments::of(op, 100_000, CAP);
     if pg.rank() == VICTIM {
-        // The victim completes one op before it is killed. If it only sends in the ops (as a root), it may also have
-        // sent the data of further ops. Then the other ranks complete those ops, and a later op reports the death.
+        // The victim completes one op before it is killed. The other ranks may complete further ops, for which the
+        // victim had already sent its data.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));
@@ -191,14 +190,13 @@ fn stand_still(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // Only five ops run at a time. With more, live ranks might not answer in time and would seem stopped.
+    // Only five ops run at a time, so that live ranks answer in time.
     for some in groups.chunks(5) {
         std::thread::scope(|s| {
             for (op, group) in some {
                 s.spawn(move || {
                     let begin = Instant::now();
-                    // Small data can be sent to a rank that does not read, until the buffers are full. So the first
-                    // calls may succeed.
+                    // The first calls may succeed, because buffers hold the data for a rank that does not read.
                     while begin.elapsed() < CAP {
                         if let Err(e) = act(group, &Arguments::of(*op, 50_000, OP_TIMEOUT)) {
                             report_error(op.name(), &e);
@@ -292,10 +290,8 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// Returns the error of the call, or if the call succeeded, the error that comes later. A rank that only sends waits
-/// until all ranks have made the call, and then leaves; leaving returns the error. All other ranks, and all ranks over
-/// the plugin, call a barrier instead. In the barrier, a rank that agrees with its sender gets the error that other
-/// ranks found.
+/// Returns the error of the call. If the call succeeded, returns the error of the rank's next action: a rank that only
+/// sends (except over the plugin) leaves when all ranks have made the call, and any other rank calls a barrier.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
     if std::env::var_os(jobs::PLUGIN).is_some() || !sends {
@@ -313,8 +309,8 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let failure = only(report, rank, &format!("{op}/{field}"))?;
-        // If the op allows counts that differ between ranks, each pair of ranks compares the length that one sends to
-        // the other. The field can then be `count` or `splits`.
+        // In ops that allow different counts, each pair of ranks compares the length that one sends to the other. The
+        // field of this error is `count` or `splits`.
         let field_right =
             failure.field == field || (op.is_uneven() && matches!(failure.field.as_str(), "count" | "splits"));
         // If two ranks disagree about a transfer between them, a third rank cannot know which of them is wrong.

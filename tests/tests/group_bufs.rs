@@ -158,7 +158,7 @@ pub(crate) fn run_part(part: &str) -> Result {
     leave(pg, said)
 }
 
-/// A rank dies while the other ranks read its memory, which they still have mapped.
+/// A rank dies while the other ranks read its memory.
 fn killed(pg: &ProcessGroup) -> Result {
     let mut x = pg.alloc::<u32>(1 << 20)?;
     victim_dies(pg, || {

@@ -1,4 +1,4 @@
-//! Ranks that die, stop, or pass another root than their peer, in ops on the guarded device. The tests check which
+//! Ranks that die, stop, or pass a different root than their peer, in ops on the guarded device. The tests check which
 //! ranks the errors of each rank name.
 
 use crate::jobs;
@@ -48,8 +48,8 @@ fn be(what: &str, op: OpKind) -> Result {
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
-        // The victim completes one op before the signal. If it only sends in the ops (as a root), it may also have sent
-        // the data of further ops. Then the other ranks complete those ops, and a later op reports the victim.
+        // The victim completes one op before the signal. The other ranks may complete further ops, for which the victim
+        // had already sent its data.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {

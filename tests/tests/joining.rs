@@ -42,11 +42,9 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
 
 // Several ranks are killed at once, and the others continue.
 
-/// A timeout far longer than these tests may take. So a rank that waits for a dead rank until its timeout fails the
-/// test.
+/// A timeout far longer than these tests may take.
 const LONG: Duration = Duration::from_secs(60);
-/// The limit for `shrink` when all the dead are known. It usually takes 12 ms; the longest time on a busy machine was
-/// 164 ms.
+/// The limit for `shrink` when all the dead are known.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const DEAD: [u32; 2] = [1, 3];
 const LEFT: [u32; 3] = [0, 2, 4];
@@ -70,7 +68,7 @@ fn deaths() -> Result {
         begin
     };
     let begin = timed("op", pg.barrier());
-    // This rank has learned of both deaths, or will learn of them very soon.
+    // Wait until this rank has learned of both deaths.
     while pg.lost() != DEAD && begin.elapsed() < CAP / 2 {
         std::thread::sleep(Duration::from_millis(1));
     }

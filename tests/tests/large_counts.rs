@@ -26,8 +26,7 @@ const PERIOD: usize = 1_000_003;
 static ALONE: Mutex<()> = Mutex::new(());
 
 pub(crate) fn trials() -> Vec<Trial> {
-    // c10d passes the data to MPI in pieces of at most 1 MiB. So the library's own transports get no large counts, and
-    // one transport of each library is enough.
+    // One transport of each library is enough, because c10d passes the data to MPI in pieces of at most 1 MiB.
     let libraries = wheels::LIBRARIES.iter().filter(|library| library.variables.is_empty()).map(|l| l.name);
     let trial = |transport: &'static str| {
         Trial::test(format!("large_counts/{transport}"), move || {

@@ -118,9 +118,8 @@ fn small_ops() -> Result {
         for _ in 0..200 {
             run(&pg, &mut x, &mut y)?;
         }
-        // On a busy machine a rank may wait so long that it asks its peers which calls they are in, and stores messages
-        // that come before their answers. Both allocate. So the rank reports the smallest count of all rounds: an op
-        // that itself allocates does so in every round.
+        // On a busy machine, a rank that waits long asks its peers about their calls, which allocates memory. So the
+        // rank reports the smallest count of all rounds.
         let mut least = usize::MAX;
         for _ in 0..20 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);

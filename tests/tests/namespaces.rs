@@ -31,7 +31,7 @@ const OWN: [(&str, &[&str]); 10] = [
 const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && \
     exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$@\"";
 
-/// The number in the names of the next two network namespaces. With it, the names of concurrent tests differ.
+/// The number in the names of the next two network namespaces. The number differs between concurrent tests.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The cases that are also tested with separate networks.

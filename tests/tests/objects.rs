@@ -180,7 +180,6 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     for call in all_calls() {
         let odd = if victim { Odd::Fails } else { Odd::Well };
-        // `Display` of postcard's error leaves out the text that `Odd` gives, so the test does not look for this text.
         let words = ["on rank 1", "Odd cannot be serialized"];
         if let Some(wrong) = rejected(call(pg, odd), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
@@ -242,7 +241,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
         if let Some(wrong) = rejected(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
-        // Objects of 99 bytes, and one byte for their length, are as large as the smaller limit (100) allows.
+        // An object of 99 bytes is sent as 100 bytes, which is the smaller limit.
         if objects.all_gather_object(&bytes(99))? != vec![bytes(99); 3] {
             return Ok(Some("99 bytes".into()));
         }

@@ -12,7 +12,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Polls the work once. A timeout of an async runtime also polls a future before it cancels it.
+/// Polls the work once, as the timeout of an async runtime does before it cancels a future.
 fn polled<R>(mut work: Work<R>) -> Work<R> {
     assert!(Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop())).is_pending());
     work

@@ -1,6 +1,6 @@
-//! Ranks that disagree about a call in which some rank has nothing to receive: rooted ops with every root, combined
-//! with other collectives (some of the combinations, or all with `C10D_SUITE=full`). A rank that only sends gets the
-//! error by its 8th collective after the call of the rank that disagrees with it, or when it leaves.
+//! All ranks but one make a rooted call, and one rank makes a call with another op or root. (The tests run some of the
+//! combinations, or all with `C10D_SUITE=full`.) A rank that only sends must get the error at the latest in its 8th
+//! collective after the call that differs, or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

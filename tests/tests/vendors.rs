@@ -47,8 +47,8 @@ const FORMS: &[Form] = &[
 ];
 
 impl Form {
-    /// Returns the world sizes. A plugin behaves the same however it was found: if another form already loads it by its
-    /// path, one world is enough, except with `C10D_SUITE=full`.
+    /// Returns the world sizes. For a plugin that another form loads by its path, one world is enough, except with
+    /// `C10D_SUITE=full`.
     fn worlds(&self) -> &'static [u32] {
         let again = self.name.ends_with("/directory") && Selection::from_env() == Selection::Cover;
         if again { &[2] } else { WORLDS }

@@ -15,8 +15,8 @@ pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 /// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
-    /// The vendor of the group's PrivateUse1 devices, as the number that `c10d::device::vendor` returns for the
-    /// vendor's name; 0 if `c10drs_init` names none.
+    /// The number that `c10d::device::vendor` gives the vendor of the PrivateUse1 devices; 0 if `c10drs_init` names
+    /// none.
     pub(crate) vendor: u8,
     pub(crate) inputs: &'a [Tensor],
     pub(crate) outputs: &'a [Tensor],

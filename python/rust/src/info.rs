@@ -7,7 +7,6 @@ use c10d::{DispatchKey, OpKind, Result};
 
 pub(crate) fn info() -> Result<String> {
     let mut out = format!("version {}\n", env!("CARGO_PKG_VERSION"));
-    // The environment selects the plugins, as it does when a group is made.
     let plugins = c10d::plugins::search()?.environment().load();
     for decision in &plugins.decisions {
         let _ = writeln!(out, "plugin {decision}");

@@ -32,8 +32,8 @@ pub(crate) enum Verb {
     Count = 8,
 }
 
-/// How long this rank waits for an answer after the deadline of the request. PyTorch's `FileStore` measures time in
-/// whole seconds, so it may answer late.
+/// How long this rank waits for an answer after the deadline of the request. PyTorch's `FileStore` may answer late,
+/// because it measures time in whole seconds.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A store of PyTorch.
@@ -49,8 +49,7 @@ impl Foreign {
     }
 
     fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
-        // The time is rounded up, so that the store does not time out before the deadline: an error that occurs before
-        // the deadline does not count as a timeout.
+        // The time is rounded up, because an error before the deadline would not count as a timeout.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let millis = left.as_millis().min(i64::MAX as u128) as i64;
         let (store, owned): (_, Vec<Vec<u8>>) = (self.0.clone(), args.iter().map(|arg| arg.to_vec()).collect());

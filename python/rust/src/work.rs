@@ -88,8 +88,8 @@ impl Started {
         }
     }
 
-    /// Makes the library call `tell` once, when the op is finished. Returns `false` if the op is already finished; then
-    /// `tell` is not called.
+    /// Makes the library call `tell` once, when the op is finished. If the op is already finished, returns `false` and
+    /// does not call `tell`.
     pub(crate) fn notify(self: &Arc<Self>, tell: Callback) -> bool {
         let mut inner = self.lock();
         if inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done) {

@@ -1,5 +1,5 @@
 //! Shared code of tests with real processes. The test program starts itself again as ranks. The variable `PART` says
-//! what a rank runs, as `module/part`: the rank calls the function `run_part` of this module with the name of the part.
+//! what a rank runs, as `module/part`: the rank calls the function `run_part` of `module` with the name `part`.
 #![allow(dead_code)]
 
 pub(crate) mod acts;

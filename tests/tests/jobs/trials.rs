@@ -109,8 +109,8 @@ pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// Waits until this number of ranks have reported. If a rank left earlier, the errors of the others would say that it
-/// left, and not what the test expects.
+/// Waits until this number of ranks have reported. If a rank left earlier, the errors of the others would say only that
+/// it left.
 pub(crate) fn until_all_have_reported(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
@@ -125,7 +125,6 @@ pub(crate) fn victim_dies(pg: &ProcessGroup, mut round: impl FnMut() -> Result) 
     round()?;
     if pg.rank() == VICTIM {
         std::thread::spawn(|| {
-            // The result of the test does not depend on when in a round the rank dies.
             std::thread::sleep(Duration::from_millis(20));
             let _ = kill_process(getpid(), Signal::KILL);
         });

@@ -16,8 +16,8 @@ use crate::store::Foreign;
 /// `c10drs_group` of the header.
 pub struct Group {
     pub(super) group: ProcessGroup,
-    /// The vendor of this group's PrivateUse1 devices, as the number that `c10d::device::vendor` returns for the
-    /// vendor's name; 0 if `c10drs_init` names none.
+    /// The number that `c10d::device::vendor` gives the vendor of the PrivateUse1 devices; 0 if `c10drs_init` names
+    /// none.
     pub(super) vendor: u8,
 }
 

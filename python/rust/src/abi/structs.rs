@@ -15,7 +15,7 @@ pub struct Text {
     pub(super) len: usize,
 }
 
-/// `c10drs_put`: a function that receives bytes, because a C function cannot return bytes of any length.
+/// `c10drs_put`: a function that receives bytes.
 pub type Put = unsafe extern "C" fn(sink: *mut c_void, bytes: *const c_void, len: usize);
 
 /// `c10drs_store`.

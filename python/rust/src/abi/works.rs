@@ -52,8 +52,8 @@ pub unsafe extern "C" fn c10drs_work_wait(
     }
 }
 
-/// Makes the library call `function(context)` once, on any thread, when the op is finished, and returns 1. Returns 0 if
-/// the op is already finished; then the function is not called.
+/// Makes the library call `function(context)` once, on any thread, when the op is finished, and returns 1. If the op is
+/// already finished, returns 0 and does not call the function.
 ///
 /// # Safety
 /// The caller must satisfy the requirements of `c10d_rs.h`.
