@@ -1,4 +1,4 @@
-//! Shows how a process learns its rank and finds the other ranks under any launcher, and how the ranks use their store.
+//! Shows how a process finds the other ranks under any launcher, and how the ranks use their store.
 //!
 //! Start it by `cargo run --release --example env_init`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 

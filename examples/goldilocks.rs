@@ -1,5 +1,5 @@
-//! Runs collectives of field elements, as provers do: a sum over all ranks, products in an extension of the field, and
-//! the running product of a permutation argument whose rows are divided among the ranks.
+//! Runs collectives of field elements, as provers do: a sum, products in an extension of the field, and the running
+//! product of a permutation argument.
 //!
 //! Start it by `cargo run --release --example goldilocks`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -83,8 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     (1..size).for_each(|rank| sum(&mut expected, &of(rank)));
     assert_eq!(x, expected);
 
-    // Each rank has the factors of some rows. Its running product begins with the product of the rows of all ranks
-    // before it.
+    // The running product of a rank begins with the product of the rows of all ranks before it.
     let factor = |rank, i| Extension { a: element(rank, i), b: Goldilocks(i + 1) };
     let of_rows = |rank| (0..1000).fold(Extension::ONE, |product, i| product.mul(factor(rank, i)));
     let mut before = [of_rows(rank)];

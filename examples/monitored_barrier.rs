@@ -1,5 +1,4 @@
-//! A barrier that names missing ranks: the last rank does not call it, and all other ranks get an error that names the
-//! last rank.
+//! A barrier that names missing ranks. The last rank does not call it, and the errors of the others name this rank.
 //!
 //! Start it by `cargo run --release --example monitored_barrier`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 

@@ -1,5 +1,5 @@
-//! Messages between two ranks: a token is passed around a ring of all ranks. Then each rank except rank 0 sends a
-//! message to rank 0, which receives these messages in the order in which they arrive.
+//! Messages between two ranks. A token is passed around a ring of all ranks. Then every rank except rank 0 sends a
+//! message to rank 0.
 //!
 //! Start it by `cargo run --release --example send_recv`, or with `c10d run -n 4 --`, torchrun, mpirun or srun.
 

@@ -13,7 +13,7 @@ use c10d::{Plain, SharedTables};
 /// 2^64 - 2^32 + 1. The multiplicative group modulo this prime has 2^32 · (2^32 - 1) elements, the powers of 7.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
 const GENERATOR: Goldilocks = Goldilocks(7);
-/// The number of coefficients of each rank's polynomial, and of the values that are computed from them.
+/// The number of coefficients of each rank's polynomial.
 const ROWS: usize = 1 << 16;
 
 /// An element of the field of integers modulo `PRIME`, as a number below `PRIME`.

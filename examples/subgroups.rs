@@ -21,8 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         half.shutdown()?;
     }
 
-    // A group of the first and the last rank, in reverse order. Every rank calls `new_group`; ranks that are not in the
-    // list get `None`.
+    // A group of the last and the first rank. Every rank calls `new_group`; ranks that are not in the list get `None`.
     let ends = if pg.size() > 1 { vec![pg.size() - 1, 0] } else { vec![0] };
     if let Some(ends) = pg.new_group(&ends)? {
         let mut from_the_last = [rank];

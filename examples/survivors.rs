@@ -33,8 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("rank {first_rank}: {error}");
                 // Within this time, the remaining ranks form a new group.
                 pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
-                // Some ranks may have finished a step in which others failed. All continue after the last step that
-                // every rank has finished.
+                // All ranks continue after the last step that every rank has finished.
                 let mut last = [done];
                 pg.all_reduce(&mut last, ReduceOp::Min)?;
                 done = last[0];

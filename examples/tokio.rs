@@ -25,8 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Awaits many ops, each in its own task. All ops are started here, in the same order on all ranks. They can be awaited
-/// in any order.
+/// Awaits many ops, each in its own task. All ranks start the ops in the same order, and can await them in any order.
 async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let size = pg.size();
     let works = (0..100).map(|i| pg.start(op::all_reduce(vec![i; 64], ReduceOp::Sum)));
@@ -38,7 +37,7 @@ async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for an op and a timer at the same time. The handle is awaited by reference, so it can be awaited again.
+/// Waits for an op and a timer at the same time. `select!` gets a reference to the handle.
 async fn select(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let mut work = pg.start(op::all_reduce(vec![1f32; 1 << 20], ReduceOp::Sum));
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
@@ -63,8 +62,7 @@ async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     }
     if rank == 0 {
         let mut work = pg.start(op::recv(vec![0u64; 4], last, TAG));
-        // `timeout` gets a reference to the handle. If it owned the handle, it would drop the handle at the timeout,
-        // and the message would be lost.
+        // If `timeout` owned the handle, it would drop the handle at the timeout, and the message would be lost.
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut work).await.is_err());
         let buffer = match work.cancel()? {
             Cancel::Back(buffer) => buffer,

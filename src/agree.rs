@@ -11,8 +11,8 @@ use crate::within::Within;
 
 /// The maximum length of the text about a failure, in bytes.
 const TEXT: usize = 400;
-/// The size of the header in bytes. The header has the result of the step and the length of the text. The text, or the
-/// rank's data, follows the header.
+/// The size of the header in bytes: the result of the step and the length of the text. The text, or the rank's data,
+/// follows.
 const HEAD: usize = 3;
 
 /// Why a step failed on this rank.
@@ -30,8 +30,8 @@ impl From<Error> for Failure {
 
 /// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
 /// of all ranks. A rank on which the step failed returns its own error or resumes its panic, and the other ranks get an
-/// error that names the failed ranks. If the exchange itself fails, a rank that has no panic returns that error. `what`
-/// names the object that the operation makes. The fingerprint contains a hash of this name.
+/// error that names the failed ranks. `what` names the object that the operation makes. The fingerprint contains a hash
+/// of this name.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! The facade's entry points. They use core's builder with the providers that are linked into this build.
+//! The facade's entry points.
 
 use c10d_core::{Builder, ProcessGroup, Result};
 
@@ -18,7 +18,7 @@ pub fn builder() -> Builder {
 }
 
 /// Runs `body` once per rank in one group of `size` ranks, each on its own thread, and returns the results in rank
-/// order.
+/// order. This function calls [`Builder::run_ranks`] on [`builder`].
 ///
 /// # Errors
 ///

@@ -9,8 +9,6 @@ use c10d_core::{DispatchKey, backend::Registration, tiered, tiered::Tiered};
 
 /// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
 /// methods.
-///
-/// The list also keeps these crates in the program: the linker drops a crate that nothing refers to.
 pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
@@ -55,8 +53,8 @@ static TIERED: Provider = {
     }
 };
 
-/// The variables that a cluster may set for all programs, and the backends that this build lacks. This build accepts
-/// the variables without a warning, even if it lacks the crate that reads them.
+/// The variables that this build accepts without a warning, even if it lacks the crate that reads them, and the
+/// backends that this build lacks.
 static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[

@@ -22,8 +22,8 @@ const ALIGNED: usize = 4096;
 /// read the elements in place instead of copying them. [`GroupMemory::alloc`] makes such a buffer.
 ///
 /// The buffer dereferences to a slice. Ops accept the buffer, and slices of it, like any other buffer. No other process
-/// can write to the buffer. It can be dropped at any time. The other ranks unmap its memory when they next make or drop
-/// a buffer of this kind. A forked child does not have the memory: reading or writing the buffer there panics.
+/// can write to the buffer. The buffer can be dropped at any time. The other ranks unmap its memory when they next make
+/// or drop a buffer of this kind. Reading or writing the buffer in a forked child panics.
 pub struct GroupBuf<T> {
     memory: Window,
     len: usize,
@@ -91,13 +91,13 @@ unsafe impl<T: Plain + Element> Buf for &GroupBuf<T> {
 /// # Ok(()) }
 /// ```
 pub trait GroupMemory {
-    /// Allocates a buffer of `len` elements, all zero. Each rank gets a buffer of its own. All ranks of the group must
-    /// call this; their lengths and element types may differ.
+    /// Allocates this rank's buffer of `len` elements, all zero. All ranks of the group must call this; their lengths
+    /// and element types may differ.
     ///
     /// Over `gloo-like`, ops between ranks of one host are faster with such a buffer from about 100 KiB on. Between
     /// hosts, and over other backends, it behaves like any other buffer. Ops of another group read the buffer in place,
-    /// too, if all ranks of that group are ranks of this group. In one op, some ranks may pass such a buffer and others
-    /// a `Vec`.
+    /// too, if all ranks of that group are in this group. In one op, some ranks may pass such a buffer and others a
+    /// `Vec`.
     ///
     /// # Errors
     /// If a rank gets one of these errors, all ranks get an error, and the group can still be used:

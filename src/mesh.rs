@@ -59,8 +59,7 @@ impl Mesh {
 
     /// Makes a mesh with the axes `host` and `local`: the hosts, and the ranks of each host. Hosts are ordered by their
     /// lowest ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
-    /// On the first rank of each host, `mesh.group("host")` is the group of the first ranks of all hosts. Every rank
-    /// calls this function.
+    /// Every rank calls this function.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if the hosts have different numbers of
@@ -202,7 +201,7 @@ impl std::fmt::Debug for Mesh {
     }
 }
 
-/// Makes the group of the rank at these coordinates and the ranks that differ from it on the axes `chosen` only.
+/// Makes the group of the rank at these coordinates and the ranks that differ from it only on the axes `chosen`.
 fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usize]) -> Result<ProcessGroup> {
     let rest: Vec<usize> = (0..sizes.len()).filter(|at| !chosen.contains(at)).collect();
     let of = |axes: &[usize]| {

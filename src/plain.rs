@@ -99,8 +99,8 @@ impl<B> PlainBuf<B> {
     }
 }
 
-/// Returns the span of the elements, with their identity. The identity is missing if the elements have a size of 0, or
-/// if the program uses too many names.
+/// Returns the span of the elements with their identity, which is missing if the elements have a size of 0, or if the
+/// program uses too many names.
 fn span<T: Plain>(at: *mut T, len: usize, by: &'static str) -> Span {
     let bytes = Span::host(at.cast::<u8>(), len.saturating_mul(size_of::<T>()));
     Identity::new(T::IDENTITY, size_of::<T>(), by).map_or(bytes, |identity| bytes.identified(identity))

@@ -28,8 +28,7 @@ impl<'a> Within<'a> {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Marks an error as rejected, and fills in its rank and group. The error ends only this operation: no rank waits
-    /// for another, and the group can still be used.
+    /// Marks an error as rejected, and fills in its rank and group. The error ends only this operation.
     pub(crate) fn ended(&self, error: Error) -> Error {
         let mut error = error.rejected();
         error.report_mut().rank = Some(self.pg.rank());

@@ -54,7 +54,7 @@ struct Trained {
     times: OpTimes,
 }
 
-/// Trains on this rank's share of each batch. The batches are the same for any number of ranks.
+/// Trains on this rank's share of each batch.
 fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
     let mut rng = Rng(SEED);
     let mut model = Model::new(&mut rng);

@@ -35,8 +35,7 @@ impl Model {
     }
 
     /// Computes the loss and the gradients of these digits, multiplied by `weight`, and returns the loss. Calls `ready`
-    /// with each bucket of the gradient as soon as it is complete. The buckets use the memory of the vectors in
-    /// `empty`.
+    /// with each bucket of the gradient as soon as it is complete. The buckets reuse the vectors in `empty`.
     pub(crate) fn backward(
         &self,
         digits: &[&Digit],

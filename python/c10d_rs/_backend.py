@@ -14,8 +14,7 @@ from torch._C._distributed_c10d import Backend as _Backend
 
 NAME = "c10d_rs"
 
-# The library's backend for each type of device. Devices of plugins are not listed, so the library selects their
-# backend.
+# The library's backend for each type of device. For devices of plugins, the library selects the backend.
 _BACKENDS = {"cpu": "gloo-like", "cuda": "nccl"}
 
 # When the interpreter ends, it waits at most this long for peers that have not yet received this rank's data.
@@ -72,7 +71,6 @@ def _shim_of(pid):
             )
             return None
         shim.set_error_class(BackendError)
-        # When the interpreter ends, the shim tells the peers that this rank leaves.
         atexit.register(_leave, shim)
         return shim
 
@@ -145,7 +143,7 @@ def _serve(options, devices, bound):
     if unknown:
         raise ValueError(f"c10d_rs: this backend has no ops for tensors on {', '.join(sorted(unknown))}")
     if private in devices:
-        # The library knows the devices of its plugins by name. An empty name means its default PrivateUse1 device.
+        # An empty name means the library's default PrivateUse1 device.
         options._private_use1 = "" if private == "privateuseone" else private
     elif not options._backends:
         options._backends = ",".join(f"{device}:{_BACKENDS[device]}" for device in sorted(devices))
@@ -180,7 +178,7 @@ def _create(opts, options):
         store = root
         for kept in reversed(prefixes[outer:]):
             store = dist.PrefixStore(kept, store)
-    # Ranks in Rust may be in the default group. For them its name is "default".
+    # Ranks in Rust call the default group "default".
     name = opts.group_id if ranks else "default"
     return native.open(store, opts.group_rank, opts.group_size, name, prefix, options)
 

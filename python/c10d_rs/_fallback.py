@@ -304,8 +304,7 @@ def create(opts, options):
     while isinstance(root, dist.PrefixStore):
         layers.append(root)
         root = root.underlying_store
-    # PyTorch's own prefixes are those of the device, the group, the default group, and "default_pg". If the group is
-    # the default group itself, there is one prefix less.
+    # The number of PyTorch's own prefixes.
     own = 3 if default else 4
     if len(layers) >= own:
         store = layers[own - 1].underlying_store

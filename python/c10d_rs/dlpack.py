@@ -13,7 +13,7 @@ __all__ = ["from_address", "to_address"]
 
 # A capsule has a pointer to its name, so the names are never freed.
 _FULL, _EMPTY = b"dltensor_versioned", b"used_dltensor_versioned"
-# The offset of the deleter in the struct, in bytes. The version and the context of the owner come before it.
+# The offset of the deleter in the struct, in bytes.
 _DELETER_AT = 16
 
 

@@ -1,8 +1,8 @@
 //! A rank in Rust of the jobs of `test_mixed.py`, which have ranks in Rust and in Python.
 //!
 //! `rank_in_rust FAULT GUILTY FORM FOLDER`: the rank `GUILTY` has the fault `FAULT`, and the other ranks make a call in
-//! the form `FORM`: `blocking`, `async` or `subgroup`. The folder has the files by which the ranks wait for each other.
-//! The program prints the error of the call in one line: `kind|guilty ranks|op|time|text`.
+//! the form `FORM`: `blocking`, `async` or `subgroup`. `FOLDER` has the files by which the ranks wait for each other.
+//! The program prints the error of the call: `kind|guilty ranks|op|time|text`.
 
 use std::fs;
 use std::ops::Range;
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Makes a group without these ranks. Returns a text with the sum of the ranks in the new group, and with its size.
+/// Makes a group without these ranks. Returns the sum of the ranks in this group, and its size.
 fn shrunk(pg: &ProcessGroup, lost: &[u32]) -> Result<String> {
     let left = pg.shrink(lost)?;
     let mut x = [left.rank() as f32];
@@ -75,7 +75,7 @@ fn shrunk(pg: &ProcessGroup, lost: &[u32]) -> Result<String> {
     Ok(format!("{} of {}", x[0], left.size()))
 }
 
-/// Makes the usual call, `all_reduce`, or a call that differs from it in one respect.
+/// Makes the usual call, `all_reduce`, or a call that differs from it.
 fn act(pg: &ProcessGroup, name: &str, form: &str, limit: Duration) -> Result {
     let ones = |count| vec![1f32; count];
     match name {

@@ -17,7 +17,7 @@ from c10d_rs import _backend, _build
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 PLUGINS = os.path.join(ROOT, "c10d-privateuse")
-# The plugins of the tests, and how errors name the backend that serves their device.
+# The plugins of the tests, and how errors name their backends.
 SAMPLES = {"c-device": "cdev staged by gloo-like", "c-collectives": "cdev"}
 
 
@@ -242,7 +242,7 @@ def on_cuda(r, folder):
     made_of = []
     x = tensor([float(me), 1.0, 2.0])
     assert x.device == torch.device("cuda", me)
-    # The op must run after the copy on the stream. Otherwise the simulated driver reports a race.
+    # If the op runs before the copy on the stream, the simulated driver reports a race.
     dist.all_reduce(x)
     assert values(x) == [float(sum(range(n))), n, 2.0 * n]
     work = dist.all_reduce(x, async_op=True)
@@ -289,8 +289,8 @@ def test_cuda_tensors_work_over_a_simulated_driver(built, tmp_path):
     # Some releases of PyTorch load NCCL from the first folder `nccl/lib` in `sys.path`.
     (tmp_path / "nccl" / "lib").mkdir(parents=True)
     os.symlink(tmp_path / "libnccl.so.2", tmp_path / "nccl" / "lib" / "libnccl.so.2")
-    # The linker must find the simulated libraries before PyTorch's own. The fork server of `job` has already loaded
-    # PyTorch's own, so these ranks are not forked from it.
+    # The linker must find the simulated libraries before PyTorch's own, so these ranks are not forked from `job`'s
+    # server.
     python_path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": "libnccl.so.2", "PYTHONPATH": python_path}
     ranks = [

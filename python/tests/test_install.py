@@ -135,7 +135,7 @@ def test_the_output_of_a_failed_compiler_is_quoted(tmp_path, monkeypatch):
 def test_without_a_writable_cache_the_temporary_folder_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
     monkeypatch.delenv("C10D_RS_CACHE", raising=False)
-    # Root may write everywhere, so there is a file in place of the folder.
+    # Root may write everywhere, so a file is in place of the folder.
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -88,7 +88,7 @@ def one(r, port, fault, guilty, form, folder):
     arguments = [fault, str(guilty), form, folder]
     program = [RUST] if IN_RUST[r.rank] else [sys.executable, os.path.abspath(__file__)]
     if IN_RUST[r.rank] or r.rank == guilty and fault in ("exited", "raised"):
-        # The process becomes this program. The program's output is the rank's result.
+        # The process becomes this program.
         file = os.open(os.path.join(folder, f"printed-{r.rank}"), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
         os.execv(program[0], program + arguments)
@@ -124,7 +124,6 @@ def test_a_guilty_rank_is_named_on_ranks_of_both_kinds(fault, guilty, form, tmp_
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release -p c10d-python --example rank_in_rust)")
     found = faulty(fault, guilty, form, tmp_path)
     begin = float((tmp_path / "fault").read_text())
-    # In the sub-group, the number of each rank is one less than in the whole group.
     members = range(1, WORLD) if form == "subgroup" else range(WORLD)
     named = guilty - members[0]
     for rank in (k for k in members if k != guilty):
@@ -139,7 +138,7 @@ def test_a_guilty_rank_is_named_on_ranks_of_both_kinds(fault, guilty, form, tmp_
             left = len(members) - 1
             assert found[rank][1:] == [f"{sum(range(left))} of {left}"], f"rank {rank}: {found[rank]}"
     if FAULTS[fault] == "Mismatch":
-        # The error of the guilty rank names ranks that made the usual call.
+        # The error of the guilty rank names other ranks.
         kind, guilty_ranks, op, _, text = found[guilty][0].split("|", 4)
         others = {str(k - members[0]) for k in members if k != guilty}
         assert kind == "Mismatch" and guilty_ranks and set(guilty_ranks.split(",")) <= others, found[guilty]

@@ -75,7 +75,7 @@ def reductions(r):
         for op in meanings(dtype):
             what = f"{op} on {dtype}"
             want = folded(r.world, op, dtype)
-            # An average may be a sum times 1/n or a sum divided by n, so the last bits may differ.
+            # The backend may round an average differently, so the last bits may differ.
             equal = torch.testing.assert_close if op == dist.ReduceOp.AVG else same
             x = mine(r.rank, dtype=dtype)
             dist.all_reduce(x, op=op)
@@ -102,8 +102,7 @@ def reductions(r):
     x = mine(r.rank)
     dist.all_reduce(x, op=dist._make_nccl_premul_sum(0.5))
     same(x, folded(r.world, dist.ReduceOp.SUM, torch.float32) / 2, "premul_sum")
-    # The library rejects a type that it only moves, and an operation that is not defined on the type. The group can
-    # still be used.
+    # Types that the library only moves, and undefined operations, are rejected.
     for bad, op in ((of([1.0], torch.float8_e4m3fn), dist.ReduceOp.SUM), (mine(0), dist.ReduceOp.BAND)):
         try:
             dist.all_reduce(bad, op=op)

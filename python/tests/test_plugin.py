@@ -54,7 +54,7 @@ def users(r):
             dist.reduce(x, n - 1, op=op)
             if me == n - 1:
                 test_ops.same(x, want, f"reduce {op} {dtype}")
-    # The plugin does not reduce this type. The call is rejected, and the group can still be used.
+    # The plugin does not reduce this type.
     with pytest.raises(c10d_rs.BackendError, match=NAME) as e:
         dist.all_reduce(torch.ones(3, dtype=torch.float16))
     assert not e.value.group_failed, e.value

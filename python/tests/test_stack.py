@@ -50,7 +50,6 @@ def ddp(r):
             opt.step()
         for have, want in zip(net.parameters(), alone(r.world)):
             torch.testing.assert_close(have.detach(), want, msg=str(more))
-    # In `no_sync` the gradients stay local. The next backward pass sums them over the ranks.
     net = DDP(model())
     with net.no_sync():
         net(batch(r.rank, 0)).sum().backward()
@@ -210,7 +209,6 @@ def splits(r):
     mine = first if me in first else second
     half = dist.split_group(split_ranks=[ranks for ranks in (first, second) if ranks])
     assert summed(half, me) == sum(mine)
-    # The sub-group has the options of its parent group, unless the program passes other options.
     backend = lambda group: group._get_backend(torch.device("cpu"))
     assert job.TORCH_2_10 or backend(half).options.hints == {"gloo-like.transport": "tcp"}
     limit = datetime.timedelta(seconds=job.TIMEOUT)
@@ -219,7 +217,7 @@ def splits(r):
     if me == 0:
         assert job.TORCH_2_10 or backend(given).options.hints == {"gloo-like.transport": "shm"}
         assert summed(given) == 1
-    # This group is split from a sub-group. Its errors also have the numbers of the ranks in the default group.
+    # Errors of this group have the numbers of the ranks in the default group, too.
     if me in second:
         last = dist.split_group(half, split_ranks=[list(range(len(second)))])
         assert summed(last) == len(second)
@@ -263,7 +261,7 @@ def shrinks(r):
     assert e.value.guilty_ranks == (gone,)
     left = dist.shrink_group(list(e.value.guilty_ranks), group=pair)
     assert dist.get_world_size(left) == n - 1 and summed(left, me) == sum(range(n - 1))
-    # This call shrinks the default group. PyTorch then ends all other groups.
+    # PyTorch also ends all other groups here.
     whole = dist.shrink_group([gone])
     assert dist.get_world_size() == n - 1 and summed(whole) == n - 1
     net = nn.parallel.DistributedDataParallel(model())
@@ -309,7 +307,7 @@ def checkpoints(r):
     r.init("cpu:c10d_rs")
     state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
     where = os.path.join(r.folder, "saved")
-    # Saving uses its own group, so the program can use the default group before the checkpoint is complete.
+    # Saving uses its own group, so the default group can be used in the meantime.
     saved = dcp.async_save(state, checkpoint_id=where, process_group=dist.new_group())
     for _ in range(20):
         assert summed(dist.group.WORLD) == r.world

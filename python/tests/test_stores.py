@@ -24,7 +24,7 @@ def over(r, kind):
         store = dist.FileStore(os.path.join(r.folder, "own"), r.world)
     else:
         store = dist.HashStore()
-    # The program may give the store a prefix, and may use the store while the group exists.
+    # The program may give the store a prefix.
     r.init(store=dist.PrefixStore("mine", store) if kind == "tcp" else store)
     x = torch.ones(3)
     dist.all_reduce(x)
@@ -46,7 +46,7 @@ def test_groups_work_over_pytorchs_stores(kind, world):
 def absent(r):
     if r.rank == 1:
         return None
-    # The timeout is short, so ranks 0 and 2 must begin to join at the same time.
+    # The timeout is short, so ranks 0 and 2 must begin to join together.
     r.meet("here", (0, 2))
     with pytest.raises(dist.DistBackendError, match="rank 1.*did not come|1 of 3 ranks"):
         r.init(timeout=5)

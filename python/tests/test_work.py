@@ -42,7 +42,6 @@ def handles(r):
     for _ in range(20):
         dist.all_reduce(torch.ones(1000), async_op=True)
     dist.barrier()
-    # Many ops run at once. The rank waits for them in reverse order.
     many = [torch.full((10,), float(i)) for i in range(50)]
     works = [dist.all_reduce(t, async_op=True) for t in many]
     for work in reversed(works):
@@ -109,7 +108,7 @@ def patience(r):
         assert not work.is_completed()
         with pytest.raises(dist.DistBackendError, match="Operation timed out"):
             work.wait(timedelta(milliseconds=50))
-        # Only the wait has timed out. The op continues, and gets the next message.
+        # Only the wait has timed out. The op continues.
         dist.barrier()
         work.wait(timedelta(seconds=job.TIMEOUT))
         assert x.item() == 5

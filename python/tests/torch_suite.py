@@ -32,8 +32,7 @@ class _Source(importlib.abc.SourceLoader):
     def get_data(self, path):
         with open(path, "rb") as file:
             text = file.read()
-        # PyTorch skips its tests of all_to_all on CPU tensors unless the backend is MPI. Here they run with every
-        # backend. With Gloo, the tests with uneven lists fail.
+        # PyTorch runs its tests of all_to_all on CPU tensors only with MPI. Here they run with every backend.
         pairs = [(b'BACKEND != "mpi", "Only MPI', b'False, "Only MPI')]
         if os.environ["BACKEND"] != "gloo":
             pairs += [(b'"gloo"', b'"c10d_rs"'), (b"Backend.GLOO", b"Backend.C10D_RS")]
@@ -48,7 +47,7 @@ def _names_replaced():
         return
     from torch.testing._internal.common_distributed import DistTestCases
 
-    # PyTorch lists the backends that have a feature, such as DDP. c10d_rs is added to every list that has Gloo.
+    # c10d_rs is added to PyTorch's lists of backends that have a feature, such as DDP.
     for able in DistTestCases.backend_feature.values():
         if "gloo" in able:
             able.add("c10d_rs")

@@ -1,8 +1,7 @@
 //! The manual.
 //!
 //! Read [`concepts`] and [`first_program`] first. If you know PyTorch or MPI, see the tables in [`from_torch`] or
-//! [`from_mpi`], which list the calls of PyTorch or MPI and the matching calls of this library. If something goes
-//! wrong, see [`errors`] and [`troubleshooting`].
+//! [`from_mpi`]. If something goes wrong, see [`errors`] and [`troubleshooting`].
 
 #[doc = include_str!("concepts.md")]
 pub mod concepts {}

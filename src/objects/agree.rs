@@ -1,5 +1,5 @@
-//! The first step of every collective of objects: the ranks exchange headers. After that all ranks have the same
-//! headers, so either all of them continue the call, or all of them reject it.
+//! The first step of every collective of objects: the ranks exchange headers. After that, either all ranks continue the
+//! call, or all reject it.
 
 use std::any::type_name;
 
@@ -13,9 +13,9 @@ use crate::within::Within;
 /// The name whose hash is in the fingerprint of every call that moves objects.
 pub(super) const OBJECTS: &str = "objects";
 
-/// Exchanges headers with all ranks. Returns for each rank the length of its object, or of the largest of its objects;
-/// no length exceeds the smallest limit of all ranks. If an object cannot be sent or is too large, or if the types
-/// differ, no object is sent, and all ranks get an error that names the ranks at fault.
+/// Exchanges headers with all ranks. Returns for each rank the length of its object, or of the largest of its objects.
+/// If an object cannot be sent or is too large, or if the types differ, no object is sent, and all ranks get an error
+/// that names the ranks at fault.
 pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Result<Vec<usize>> {
     let n = within.pg.size() as usize;
     let own = out.header::<T>(limit);
@@ -55,8 +55,7 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
     Err(within.ended(error))
 }
 
-/// Sends this rank's text to all ranks, and returns the texts of all ranks. A rank's text is the type of its object, or
-/// why the object cannot be sent.
+/// Returns the texts of all ranks. A rank's text is the type of its object, or why the object cannot be sent.
 fn texts(within: &Within<'_>, out: &Outgoing, headers: &[Header]) -> Result<Vec<Vec<u8>>> {
     let length = |header: &Header| (header.text as usize).min(TEXT);
     let mut texts: Vec<Vec<u8>> = headers.iter().map(|header| vec![0; length(header)]).collect();

@@ -17,8 +17,7 @@ pub(super) struct Header {
     pub(super) identity: u64,
     /// The length of the rank's object, or of the largest of its objects, in bytes.
     pub(super) length: u64,
-    /// The length of the rank's text about its object, in bytes. A collective sends the texts only if an object cannot
-    /// be sent or the types differ.
+    /// The length of the rank's text about its object, in bytes.
     pub(super) text: u64,
     /// Whether the object cannot be sent. If so, the text says why.
     pub(super) failed: bool,
@@ -48,7 +47,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Makes the value for a rank that only receives, and so has no object.
+    /// Makes the value for a rank that has no object.
     pub(super) fn nothing<T>() -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(type_name::<T>().to_owned()), failed: false, panic: None }
     }
@@ -79,7 +78,6 @@ impl Outgoing {
     }
 }
 
-/// Reads an object from all of its bytes. The error text says why the bytes are not an object.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match postcard::take_from_bytes(bytes) {
         Ok((object, [])) => Ok(object),
@@ -113,7 +111,7 @@ mod tests {
         bytes.push(0);
         assert_eq!(decode::<(u32, String)>(&bytes), Err("1 bytes are left over".into()));
         assert!(decode::<(u32, String)>(&bytes[..3]).is_err());
-        // These nine bytes are the length of a vector of 2^60 elements, without the elements.
+        // The length of a vector of 2^60 elements, without the elements.
         assert!(decode::<Vec<u64>>(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]).is_err());
         assert_eq!(bounded("ä".repeat(TEXT)).len(), TEXT);
         assert_ne!(identity::<u32>(), identity::<i32>());

@@ -14,8 +14,8 @@ use crate::within::Within;
 /// The size of a piece in bytes.
 const PIECE: usize = 4 << 20;
 
-/// Sends the object of `out`. If the object cannot be sent or is too large, sends only the reason, which the receiver
-/// returns as its error.
+/// Sends the object of `out`, or, if the object cannot be sent or is too large, the reason, which the receiver returns
+/// as its error.
 pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32, tag: u32) -> Result {
     let mut out = out;
     let length = out.bytes.first().map_or(0, Vec::len);

@@ -243,7 +243,6 @@ fn no_object<T>(rank: u32, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, what).guilty([rank])
 }
 
-/// Returns the root's rank, or an error if it is not a rank of the group. The callers send nothing before this check.
 fn is_rank(pg: &ProcessGroup, rank: u32) -> Result<u32> {
     if rank < pg.size() {
         return Ok(rank);

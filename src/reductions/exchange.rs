@@ -45,8 +45,8 @@ impl<'a> Exchange<'a> {
         &x[self.cut.at(self.me(), round)]
     }
 
-    /// Collects this rank's piece of the round from all other ranks into `rows`, and sets the length of the rows to
-    /// that of the piece. This rank's own elements of the piece are not copied into a row.
+    /// Collects this rank's piece of the round from all other ranks into `rows`. This rank's own elements are not
+    /// copied into a row.
     fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Pieces<T>) -> Result {
         rows.cut_to(self.own(x, round).len());
         let mut pieces = self.cut.pieces(x, round);
@@ -67,8 +67,8 @@ impl<'a> Exchange<'a> {
     }
 
     /// Runs all rounds: collects the pieces of `x`, then calls `body`, which combines and sends them. If the closure
-    /// panics, this rank still takes part in all rounds, so that no rank waits for it. At the end all ranks learn whose
-    /// closure panicked, and the rank of this closure resumes the panic.
+    /// panics, this rank still takes part in all rounds, so that no rank waits for it. At the end this rank resumes the
+    /// panic.
     pub(super) fn run<T: Plain, X: AsRef<[T]>, F: FnMut(&mut [T], &[T])>(
         &self,
         mut x: X,

@@ -110,7 +110,7 @@ pub trait Reductions {
     ) -> Result;
 
     /// Replaces `x` by the combination of the `x` of all ranks before this one (MPI's `Exscan`), and returns `true`. On
-    /// rank 0, which has no ranks before it, `x` keeps its values, and the result is `false`.
+    /// rank 0, `x` keeps its values, and the result is `false`.
     fn exscan_with<T: Plain>(
         &self,
         x: &mut [T],

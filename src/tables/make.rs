@@ -1,5 +1,5 @@
-//! Makes a table. Without a root, one rank of each set of ranks that share memory fills the table of this set. With a
-//! root, only the root fills the table, and each set gets a copy of it.
+//! Makes a table. Without a root, each set of ranks that share memory fills its own table. With a root, only the root
+//! fills the table, and each set gets a copy of it.
 
 use std::marker::PhantomData;
 use std::ops::DerefMut;
@@ -79,8 +79,8 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
     Ok(())
 }
 
-/// This rank's set of ranks that share memory, and the leader of each set. Only a leader makes memory; the other ranks
-/// of its set get the memory from the leader.
+/// This rank's set of ranks that share memory, and the leader of each set. Only a leader makes memory, and passes it to
+/// the other ranks of its set.
 struct Sharers {
     /// The ranks that get the memory from this rank, with their inboxes; empty if this rank is not a leader.
     followers: Vec<(u32, Address)>,
@@ -155,7 +155,7 @@ fn elements<T: Plain>(memory: &mut Fresh, bytes: usize) -> &mut [T] {
 
 /// Calls the closure that fills the table, and catches its panic.
 fn call<T>(fill: impl FnOnce(&mut [T]) -> FillResult, table: &mut [T]) -> Result<(), Failure> {
-    // After a panic the table is dropped, and no other rank sees it.
+    // After a panic no other rank sees the table.
     match catch_unwind(AssertUnwindSafe(|| fill(table))) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => {

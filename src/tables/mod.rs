@@ -20,8 +20,8 @@ use make::make;
 /// error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A read-only array. The ranks of a host share one copy of it. The methods of [`SharedTables`] make a table. A table
-/// dereferences to a slice.
+/// A read-only array, of which the ranks of a host share one copy. It dereferences to a slice. The methods of
+/// [`SharedTables`] make a table.
 ///
 /// No process can change a table, not even the process that made it. A clone shares the memory. A table can outlive its
 /// group. The memory is freed when all ranks that share it have dropped the table and its clones. A forked child can
@@ -58,7 +58,7 @@ impl<T: Plain> fmt::Debug for SharedTable<T> {
     }
 }
 
-/// A group with options for tables. [`SharedTables::tables`] makes it. The methods of [`SharedTables`] work on it, too.
+/// A group with options for tables. [`SharedTables::tables`] makes it. It has the methods of [`SharedTables`].
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     pg: &'a ProcessGroup,
@@ -92,7 +92,7 @@ impl Tables<'_> {
 ///   of 0 or an alignment above 4096, or the root is not a rank of the group.
 /// - [`Mismatch`](crate::ErrorKind::Mismatch) of `count`, `type` or `root`: the ranks gave different arguments.
 /// - [`Aborted`](crate::ErrorKind::Aborted): the closure returned an error or panicked on the named ranks. If it
-///   panicked, the panic is resumed on that rank after the other ranks have learned of it.
+///   panicked, the panic is resumed on that rank.
 /// - [`Resource`](crate::ErrorKind::Resource): the named ranks do not have enough memory or descriptors. The error says
 ///   which limit was reached.
 /// - [`Protocol`](crate::ErrorKind::Protocol): a rank could not pass the memory of the table to another rank.
@@ -124,8 +124,7 @@ pub trait SharedTables {
     }
 
     /// Makes a table of `len` elements. The closure is called only on rank `root`. If not all ranks can share memory
-    /// with the root, each set of ranks that share memory gets its own copy: one rank of each set receives the elements
-    /// by a broadcast, in a group that is made for this call.
+    /// with the root, each set of ranks that share memory gets its own copy by a broadcast.
     fn share_from<T: Plain>(
         &self,
         root: u32,

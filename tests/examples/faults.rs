@@ -1,9 +1,8 @@
 //! Measures, for each kind of fault, which ranks the errors of the survivors name, and how soon the survivors get them.
 //!
-//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run one op again and again.
-//! One process has the fault. The other two report which ranks their errors name, and when they got the errors. This is
-//! repeated `TIMES` times (20 unless given). The op is all-reduce. For kills, each repetition runs the next op of
-//! `OpKind::ALL` instead.
+//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, until one
+//! process has the fault. This is repeated `TIMES` times (20 unless given). For kills, each repetition runs the next op
+//! of `OpKind::ALL`.
 
 #[path = "../tests/jobs/mod.rs"]
 mod jobs;
@@ -123,7 +122,7 @@ fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
             let link = links_to_0(&pg)?;
             at();
             for socket in link {
-                // Disconnecting a TCP socket sends a reset. UNIX sockets have no resets, so they are shut down.
+                // Disconnecting a TCP socket sends a reset. UNIX sockets have no resets.
                 if addresses(&socket).is_none() || connect_unspec(&socket).is_err() {
                     let _ = shutdown(&socket, Shutdown::Both);
                 }
@@ -158,8 +157,7 @@ fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
 
 const KEY: &str = "faults/rank 0";
 
-/// On rank 0, writes its process id and the two addresses of each of its TCP connections into the store, under [`KEY`].
-/// Does nothing on other ranks.
+/// On rank 0, writes its process id and the addresses of its TCP connections into the store, under [`KEY`].
 fn publish(pg: &ProcessGroup) -> Result {
     if pg.rank() == 0 {
         let ends: Vec<String> =
@@ -202,7 +200,6 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(said.trim().to_owned()) }
 }
 
-/// Two network namespaces with a link between them. They are removed when this value is dropped.
 struct Hosts([String; 2]);
 
 impl Hosts {
@@ -235,8 +232,7 @@ fn table(times: usize) -> Result<(), String> {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (fault, since) in FAULTS {
         for transport in ["shm", "tcp"] {
-            // Shared memory has no link that can be cut. Over TCP, the cut link is measured only once, since its errors
-            // come late.
+            // Shared memory has no link. The errors of a cut link come late, so only one is measured.
             let times = match fault {
                 "cut link" if transport == "shm" => continue,
                 "cut link" => 1,
@@ -275,7 +271,7 @@ fn table(times: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the ranks until all have ended. A stopped rank is killed after the survivors have ended.
+/// Runs the ranks until all have ended. A stopped rank is killed at the end.
 fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     let words = |e: Error| e.to_string();
     if fault == "cut link" {
@@ -305,8 +301,7 @@ fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     job.wait(Instant::now() + CAP).map_err(words)
 }
 
-/// Returns the error that a survivor reported, and the nanoseconds from the event in [`FAULTS`] to the error. Returns
-/// `None` if the survivor reported no error.
+/// Returns the error that a survivor reported, and the nanoseconds from the event in [`FAULTS`] to the error.
 fn read(report: &JobReport, rank: u32) -> Option<(Failure, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;

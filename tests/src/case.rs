@@ -83,7 +83,7 @@ pub(crate) struct Case {
     pub(crate) world: u32,
     pub(crate) root: u32,
     pub(crate) size: Size,
-    /// The number of elements per rank. If `uneven` is set, the ranks' numbers are computed from it (see `len`).
+    /// The number of elements per rank, from which `len` computes uneven lengths.
     pub(crate) count: usize,
     pub(crate) form: Form,
     /// Whether ranks, or pairs of ranks, have different lengths.
@@ -94,8 +94,7 @@ pub(crate) struct Case {
 pub(crate) const COALESCED: usize = 3;
 
 impl Case {
-    /// Returns the number of elements of a rank's tensor. In a coalesced call, `list` is the index of the tensor; in
-    /// all other calls it is 0.
+    /// Returns the number of elements of a rank's tensor. In a coalesced call, `list` is the index of the tensor.
     pub(crate) fn len(&self, list: usize, rank: u32) -> usize {
         let count = match list {
             0 => self.count,
@@ -117,7 +116,7 @@ impl Case {
         self.len(0, from + 2 * to)
     }
 
-    /// Returns the number of bytes of the largest buffer, which `ProcessGroup::algorithm` takes as its argument.
+    /// Returns the number of bytes of the largest buffer, for `ProcessGroup::algorithm`.
     pub(crate) fn bytes(&self) -> usize {
         let flat = matches!(
             self.op.row().shape,

@@ -34,7 +34,7 @@ pub(crate) struct Space<'a> {
     pub(crate) selection: Selection,
 }
 
-/// Returns every case of a backend with these capabilities, in the same order on every rank.
+/// Returns every case of a backend with these capabilities.
 pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case> {
     let mut out = Vec::new();
     let offered =
@@ -64,7 +64,7 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
     out
 }
 
-/// Returns the op that the peer of a point-to-point op must call; `None` for collectives.
+/// Returns the op that the peer of a message must call; `None` for collectives.
 fn partner(op: OpKind) -> Option<OpKind> {
     match op {
         OpKind::Send => Some(OpKind::Recv),
@@ -73,7 +73,7 @@ fn partner(op: OpKind) -> Option<OpKind> {
     }
 }
 
-/// Returns the combinations of element type and reduce operation that the backend offers for an op.
+/// Returns the element types and reduce operations that the backend offers for an op.
 fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     if op.row().shape == Shape::Nothing {
         return vec![(DType::U8, ReduceOp::Sum)];

@@ -7,8 +7,8 @@ use crate::case::Case;
 use crate::reference::Want;
 use crate::tensor::Tensor;
 
-/// Compares one output. With `in_rank_order` the backend reduces in the same order as the reference, so the bits must
-/// be equal (except for the bits of NaN, and the sign of a minimum or maximum that is zero).
+/// Compares one output. With `in_rank_order` the bits must equal those of the reference (except for the bits of NaN,
+/// and the sign of a minimum or maximum that is zero).
 pub(crate) fn output(case: &Case, got: &Tensor, want: &Want, in_rank_order: bool) -> Result<(), String> {
     if !got.is_guarded() {
         return Err("memory beside the output was written".into());

@@ -1,5 +1,4 @@
-//! The inputs. They depend only on the case, the rank, the number of the tensor and the position, and contain special
-//! values.
+//! The inputs, which contain special values.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
@@ -20,8 +19,8 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     let tile = count.min(PERIOD) * size;
     for (i, bytes) in tensor.bytes_mut()[..tile].chunks_exact_mut(size).enumerate() {
         let r = mix(seed ^ i as u64);
-        // In sums and products, at each position at most one rank has a value that absorbs others, such as NaN or an
-        // infinity. So the order of the reduction does not matter.
+        // In sums and products, at each position at most one rank has a value such as NaN or infinity. So the order of
+        // the reduction does not matter.
         let special = style == Style::Any || i as u64 % u64::from(case.world) == u64::from(rank);
         element(case.dtype, r, style, special, bytes);
     }
@@ -34,8 +33,7 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     tensor
 }
 
-/// The number of elements after which the values repeat. It is a prime, so that chunks or blocks in the wrong place are
-/// detected.
+/// The number of elements after which the values repeat: a prime, so that misplaced chunks are detected.
 const PERIOD: usize = 1021;
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,19 +1,18 @@
-//! The definition of reductions: the elements of the ranks are combined one after another, in rank order.
+//! The definition of reductions: the elements of the ranks are combined in rank order.
 
 use bytemuck::{AnyBitPattern, NoUninit, pod_read_unaligned};
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
 
-/// The result of reducing the inputs (one per rank, in rank order), and how far a result in another order may differ
-/// from it.
+/// The result of a reduction in rank order, and how far a result in another order may differ from it.
 pub(crate) struct Folded {
     pub(crate) bytes: Vec<u8>,
     /// The bound for each real number of the result; empty if every order gives the same result.
     pub(crate) bounds: Vec<f64>,
 }
 
-/// Returns the expected result of reducing these inputs, one per rank, in rank order. On integers, on `bool`, and by
-/// min and max, every order gives the same bits; in sums and products of floats, another order may give other bits.
+/// Returns the expected result of reducing these inputs, one per rank, in rank order. In sums and products of floats,
+/// another order may give other bits.
 ///
 /// # Panics
 /// Panics if there are no inputs.

@@ -18,7 +18,7 @@ impl Suite {
     /// The main function of a test program (`harness = false`). It lists and runs every case as one test, and accepts
     /// the arguments of `cargo test`.
     ///
-    /// The first test that runs in a world runs all cases of that world. The other tests only return their results.
+    /// The first test of a world runs all cases of that world.
     pub fn main(self, ranks: Ranks) -> ExitCode {
         self.serve_rank();
         conclude(self.trials("", ranks))
@@ -34,8 +34,8 @@ impl Suite {
             let name = case.to_string();
             trials.push(Trial::test(format!("{prefix}{name}"), move || {
                 let run = || {
-                    // Only one group at a time uses the devices. Otherwise an op of one group might wait for a device
-                    // that waits for an op of another group.
+                    // Only one group at a time uses the devices. Otherwise ops of two groups might wait for each
+                    // other's device.
                     let _alone = suite.shares_devices(ranks).then(|| DEVICES.lock());
                     let outcomes = suite.run(ranks, case.world).map_err(|e| e.to_string())?;
                     Ok(outcomes.into_iter().map(|outcome| (outcome.name, outcome.result)).collect())
@@ -49,8 +49,7 @@ impl Suite {
     }
 }
 
-/// Several suites and other tests as one test program (`harness = false`). It is linked only once, and its suites run
-/// in parallel.
+/// Several suites and other tests as one test program (`harness = false`).
 #[derive(Default)]
 #[must_use = "a program does nothing until `main`"]
 pub struct Program {
@@ -115,8 +114,8 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
     }
 }
 
-/// Orders the trials: the first trial of each group, then the second of each, and so on. Trials whose names share the
-/// first two parts (between slashes) form a group. In this order, the test threads do not all wait for the same world.
+/// Orders the trials: the first trial of each group, then the second of each, and so on. A group has the trials whose
+/// names share the first two parts. In this order, the test threads do not all wait for the same world.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

@@ -61,7 +61,7 @@ where
 }
 
 /// For `recv_any_source`, whose outputs [`go`] sorts by their senders, returns the index that each output had before
-/// the call. For all other ops returns `None`.
+/// the call.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
     let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
     (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())
@@ -142,8 +142,7 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    // The tag is made from the case's name: a sender may already run a later case, and a receive from any source must
-    // not get a message of that case.
+    // The tag is made from the case's name, so that a receive from any source gets no message of a later case.
     let name = case.to_string();
     let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;

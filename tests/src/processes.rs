@@ -1,5 +1,4 @@
-//! Runs ranks as processes: this program starts itself again for each rank of a world. A variable tells the new process
-//! which cases to run.
+//! Runs ranks as processes: this program starts itself again for each rank of a world.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,22 +10,21 @@ use c10d_rendezvous::launch::{Launch, Output};
 use crate::run::{Verdict, run as run_cases};
 use crate::suite::{Suite, Verdicts, no_group};
 
-/// The variable that makes this program run a rank. Its value `world:begin` is the world size and the first case.
+/// The variable that makes this program run a rank: `world size:first case`.
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
 /// The variable with the name of the suite, in a program with several suites.
 pub(crate) const SUITE: &str = "C10D_CONFORMANCE_SUITE";
-/// The prefix of the lines that the harness reads. Other lines are for people.
+/// The prefix of the lines that the harness reads.
 const MARK: &str = "c10d-conformance ";
 /// The time limit of a world. Only ranks that hang outside of an op reach it.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Suite {
     /// If this process was started as a rank, runs that rank and ends the process; otherwise does nothing. A program
-    /// that runs the suite over processes calls this first in `main`, or in the test that runs the suite. The suite
-    /// must be the same as in the process that started this one.
+    /// that runs the suite over processes calls this first in `main`, or in the test that runs the suite.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
-        // The test harness may have written the beginning of a line, so this begins a new line.
+        // The test harness may have written the beginning of a line.
         println!();
         let code = match self.rank(&role) {
             Ok(()) => 0,

@@ -13,8 +13,8 @@ use crate::tensor::Tensor;
 /// A part of a tensor in a list: the index of the tensor, the first element, and the number of elements.
 type Part = (usize, usize, usize);
 
-/// Runs the case in place, and then copies between inputs and outputs, so that the tensors look as if inputs and
-/// outputs had been separate.
+/// Runs the case in place, and then copies the data, so that the tensors look as if inputs and outputs had been
+/// separate.
 pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, device: Option<&RankDevice>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;
@@ -23,8 +23,8 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     let all = |list: &[Tensor], at: usize| -> Vec<Part> {
         list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
     };
-    // `memory` has the tensors of the call. An input that is a part of an output, or an output that is a part of an
-    // input, has no tensor of its own there.
+    // `memory` has the tensors of the call. An input inside an output, or an output inside an input, has no tensor of
+    // its own there.
     let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
             outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));

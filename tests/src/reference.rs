@@ -17,8 +17,8 @@ pub(crate) struct Tensors<T = Tensor> {
 /// The expected content of an output.
 pub(crate) struct Want {
     pub(crate) bytes: Vec<u8>,
-    /// The allowed difference of each real number if it was not reduced in rank order. If this is empty, no difference
-    /// is allowed.
+    /// The allowed difference of each real number if it was not reduced in rank order. If empty, no difference is
+    /// allowed.
     pub(crate) bounds: Vec<f64>,
 }
 

@@ -86,8 +86,7 @@ impl Suite {
         self
     }
 
-    /// Sets an environment variable for ranks that are processes. A program with several suites can use it to tell
-    /// which suite a rank belongs to.
+    /// Sets an environment variable for ranks that are processes.
     pub fn environment(mut self, name: &str, value: &str) -> Suite {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -126,12 +125,10 @@ impl Suite {
         self
     }
 
-    /// Returns whether the ranks are threads of one process and use devices, which they then share.
     pub(crate) fn shares_devices(&self, ranks: Ranks) -> bool {
         matches!(ranks, Ranks::Threads) && self.device.is_some()
     }
 
-    /// Opens the device of this rank's tensors; `None` if the tensors are in host memory.
     pub(crate) fn rank_device(&self, rank: u32) -> Result<Option<RankDevice>> {
         let open = |name: &String| RankDevice::of(&self.providers, name, rank, self.timeout);
         self.device.as_ref().map(open).transpose()
@@ -207,7 +204,7 @@ pub(crate) fn no_group(world: u32, error: &Error) -> Vec<Verdicts> {
     (0..world).map(|_| Verdicts { verdicts: Vec::new(), end: error.to_string() }).collect()
 }
 
-/// Makes the outcomes of the cases, up to and including the first case in which the group failed.
+/// Makes the outcomes of the cases, up to the first case in which the group failed.
 fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
     for (i, case) in cases.iter().enumerate() {
         let mut faults = Vec::new();

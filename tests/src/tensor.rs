@@ -1,4 +1,4 @@
-//! A tensor with an element type that is known only at run time, so that the same code serves all types.
+//! A tensor with an element type that is known only at run time.
 #![allow(unsafe_code)]
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -62,8 +62,8 @@ impl Tensor {
         self.words[..GUARD].iter().chain(&self.words[behind..]).all(|word| *word == GUARD_WORD)
     }
 
-    /// Returns the span of some of the elements, for in-place layouts that only raw calls can have. The span does not
-    /// borrow the tensor, so the caller must keep the tensor until the raw call with the span has ended.
+    /// Returns the span of some of the elements. The span does not borrow the tensor, so the caller must keep the
+    /// tensor until the raw call with the span has ended.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
         Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }

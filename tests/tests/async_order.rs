@@ -14,7 +14,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Both ranks start five ops, and then make a blocking call. Rank 1 starts its ops after rank 0 has started its own.
+/// Both ranks start five ops, and then make a blocking call. Rank 1 starts its ops last.
 #[test]
 fn a_blocking_op_runs_after_those_started_before() {
     c10d::run_ranks(2, |pg| {
@@ -41,8 +41,7 @@ fn a_blocking_op_runs_after_those_started_before() {
     .unwrap();
 }
 
-/// Ops of different kinds, alternately started and blocking. If the order differed between ranks, there would be a
-/// mismatch.
+/// Ops of different kinds, alternately started and blocking.
 #[test]
 fn started_and_blocking_ops_alternate() {
     c10d::run_ranks(3, |pg| {
@@ -240,7 +239,7 @@ fn polling_a_finished_op_again_is_the_callers_error() {
     assert_eq!(outcome.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
 }
 
-/// The elapsed time of an op begins at its call, even if the op then waited for other ops.
+/// The elapsed time of an op begins at its call.
 #[test]
 fn elapsed_counts_from_the_call() {
     c10d::run_ranks(2, |pg| {
@@ -273,8 +272,7 @@ fn elapsed_counts_from_the_call() {
     .unwrap();
 }
 
-/// A waker that drops the last handle of a group, on the thread that ends the group's last op, and reports how long the
-/// drop took.
+/// A waker that drops the last handle of a group, and reports how long the drop took.
 struct Last(Mutex<Option<ProcessGroup>>, Mutex<mpsc::Sender<Duration>>);
 
 impl Wake for Last {

@@ -1,5 +1,4 @@
-//! Tests which rank an error names if a rank waits for a rank that is itself waiting: chains of messages, circles, and
-//! rejected calls.
+//! Tests which rank an error names if a rank waits for a rank that is itself waiting.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +42,6 @@ pub(crate) fn run_part(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // The scenes run one after another, so that a busy machine does not make live ranks look stopped.
     for (scene, group) in scenes.iter().zip(&groups) {
         match (scene.act)(group) {
             Err(e) => report_error(scene.name, &e),
@@ -71,9 +69,9 @@ fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
 }
 
 const CHAINS: [Scene; 3] = [
-    // 0 -> 1 -> 2 -> 3: each rank receives from the one before, and no rank sends.
+    // Each rank receives from the rank below it, and no rank sends.
     Scene { name: "receives", act: |group| receive(group, group.rank() - 1, group.rank()) },
-    // 3 -> 2 -> 1 -> 0: each rank sends to the next, and no rank receives.
+    // Each rank sends to the rank below it, and no rank receives.
     Scene {
         name: "sends",
         act: |group| {
@@ -84,7 +82,7 @@ const CHAINS: [Scene; 3] = [
             Ok(())
         },
     },
-    // The ranks receive as in "receives", but they start the call and call `wait` on its handle.
+    // As in "receives", but with started calls.
     Scene {
         name: "started",
         act: |group| {
@@ -114,8 +112,8 @@ fn chains(transport: &str) -> Result<(), Failed> {
             }
             words.push(failure.message);
         }
-        // Rank 1 waits directly for rank 0, which is stopped. If rank 1 times out first, its error ends the calls of
-        // ranks 2 and 3, and no error describes a chain.
+        // If rank 1, which waits for the stopped rank 0, times out first, its error ends the other calls, and no error
+        // shows a chain.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -133,7 +131,6 @@ fn failure_about(report: &JobReport, rank: u32, about: &str) -> Result<Failure, 
 }
 
 const CIRCLES: [Scene; 3] = [
-    // Rank 0 waits for 1, 1 for 2, 2 for 0, and 3 for 2.
     Scene { name: "circle", act: |group| receive(group, [1, 2, 0, 2][group.rank() as usize], group.rank()) },
     // Rank 1 receives a message that rank 2 would send after the barrier.
     Scene {
@@ -227,7 +224,7 @@ fn come_late(at_joining_only: bool) -> Result {
     pg.barrier()
 }
 
-/// How late rank 1 is: three times the 0.3 s after which waiting ranks print warnings (`C10D_WARN_AFTER` below).
+/// How late rank 1 is: three times the `C10D_WARN_AFTER` of the ranks.
 const LATE: Duration = Duration::from_millis(900);
 
 fn warnings(transport: &str) -> Result<(), Failed> {

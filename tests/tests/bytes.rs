@@ -1,4 +1,4 @@
-//! Checks how many bytes ops send. An op that is implemented by a more expensive op would send more.
+//! Checks how many bytes ops send.
 
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
@@ -36,8 +36,7 @@ fn each_op_sends_what_it_must() {
     check("all_reduce", N * 2 * others * PART, N * 2 * others * PART, |pg| {
         pg.all_reduce(vec![1u8; WHOLE], ReduceOp::Sum).map(drop)
     });
-    // Each rank except the root sends at least as much as its whole input. In an algorithm that shares the root's work,
-    // these ranks also send the root the parts that they have reduced.
+    // In an algorithm that shares the root's work, the other ranks also send the root the parts that they have reduced.
     check("reduce", others * WHOLE, others * WHOLE + others * PART, |pg| {
         pg.reduce(vec![1u8; WHOLE], ReduceOp::Sum, 1).map(drop)
     });

@@ -1,5 +1,5 @@
-//! Faults of real processes, for every op over each transport of gloo-like, over a plugin's collectives, over pairs of
-//! backends, and over MPI libraries. The tests check which ranks the errors of each rank name, and that nothing hangs.
+//! Faults of real processes, for every op, over gloo-like, a plugin, pairs of backends, and MPI libraries. The tests
+//! check which ranks the errors of each rank name, and that nothing hangs.
 
 use crate::roots::only_sends;
 use crate::{jobs, samples, wheels};
@@ -17,12 +17,12 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use samples::Sample;
 
 const PLUGIN: &str = "c-collectives";
-/// Two tiers: gloo-like within simulated hosts, and gloo-like (`TIERED`) or MPI (`TIERED_MPI`) between them.
+/// Two tiers: gloo-like inside simulated hosts, and gloo-like (`TIERED`) or MPI (`TIERED_MPI`) between hosts.
 const TIERED: &str = "tiered";
 const TIERED_MPI: &str = "tiered_mpi";
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
-/// How long making the group may take. On a busy machine, ranks that share cores start MPI slowly.
+/// How long making the group may take.
 const START: Duration = Duration::from_secs(60);
 /// The timeout of the ops that wait for a victim that is stopped or makes no call.
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,7 +83,6 @@ fn op_named(name: &str) -> OpKind {
     OpKind::from_name(name).expect("the part has the name of an op")
 }
 
-/// Prepares ranks over a transport of gloo-like, over the plugin, over a pair of backends, or over an MPI library.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
@@ -151,8 +150,7 @@ fn be_killed(op: OpKind) -> Result {
 
 fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     let report = run(&format!("kill:{op}"), transport)?;
-    // If a message to the dead rank is being sent over TCP, MPI itself sometimes ends the sender and the processes that
-    // the sender can still reach. c10d cannot prevent this.
+    // If a rank sends a message to the dead rank over TCP, MPI itself sometimes ends the sender and other processes.
     let by_mpi = transport.ends_with("_tcp")
         && report.output.iter().any(|o| String::from_utf8_lossy(&o.stderr).contains("MPIDI_OFI_handle_cq_error"));
     let silent = |rank: u32| by_mpi && failures(&report, rank).is_empty();
@@ -177,7 +175,6 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Failure, Failed> {
 
 fn stand_still(part: &str) -> Result {
     let pg = join(CAP)?;
-    // There is a group for each op, so that several ops can wait at the same time.
     let groups: Vec<(OpKind, ProcessGroup)> = OpKind::ALL
         .iter()
         .map(|op| Ok((*op, pg.new_group(&[0, 1, 2])?.expect("all ranks are members"))))
@@ -190,7 +187,6 @@ fn stand_still(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // Only five ops run at a time, so that live ranks answer in time.
     for some in groups.chunks(5) {
         std::thread::scope(|s| {
             for (op, group) in some {
@@ -210,7 +206,7 @@ fn stand_still(part: &str) -> Result {
     Ok(())
 }
 
-/// Runs the part until all ranks but the victim have ended, and then kills the victim.
+/// Runs the part until the survivors have ended, and then kills the victim.
 fn still(part: &str, transport: &str) -> Result<JobReport, String> {
     let job = ranks(part, transport).spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
@@ -226,11 +222,11 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
         let failure = only(report, rank, op.name())?;
         // A receive from any source waits for all ranks that could send.
         let any = op == OpKind::RecvAnySource;
-        // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
+        // On a busy machine a live rank may not answer in time. The error then names this rank as silent.
         let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
         let others_excused = failure.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
-        // On a busy machine c10d may also end an operation of the plugin, on this rank or on another, before the plugin
-        // has reported for which ranks it waits.
+        // On a busy machine c10d may end an operation of the plugin before the plugin has reported for which ranks it
+        // waits.
         let given_up =
             failure.kind == "Plugin" && failure.message.contains("did not return within the operation's time");
         if given_up || failure.kind == "Aborted" && failure.message.contains(": Plugin: plugin \"c-collectives\"") {
@@ -280,7 +276,6 @@ fn disagree() -> Result {
             }
         }
         let about = format!("{op}/{field}");
-        // A rank that only sends may get no error here. Then `leave` returns its error.
         let called = act(&group, &mine);
         match leave(group, &mine, called) {
             Err(e) => report_error(&about, &e),

@@ -1,5 +1,4 @@
-//! Many messages that nobody receives yet: the sender must wait, and the receiving rank must store only a limited
-//! amount.
+//! Many messages that nobody receives yet: the sender must wait, and the receiving rank must store only some of them.
 
 use crate::jobs;
 
@@ -16,8 +15,7 @@ const TAGS: u32 = 7;
 const FULL: u32 = 1000;
 /// The tag of the message that tells a rank to continue.
 const GO: u32 = 99;
-/// The memory of the receiving rank must grow by less than this, in KiB. If the rank stored all messages, it would grow
-/// by far more.
+/// The memory of the receiving rank must grow by less than this, in KiB.
 const MEMORY: usize = 16 << 10;
 
 pub(crate) fn run_part(part: &str) -> Result {
@@ -37,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     vec![
         flood("empty_messages_over_shm", "named:300000", "shm"),
-        // So many messages do not fit into the operating system's socket buffers, which may grow to 32 MiB and more.
+        // So many messages do not fit into the operating system's socket buffers.
         flood("empty_messages_over_tcp", "named:2000000", "tcp"),
         flood("empty_messages_for_any_source", "any:300000", "shm"),
         Trial::test("floods/a_receiver_that_takes_nothing_is_named", || names_the_receiver("shm")),
@@ -104,7 +102,6 @@ fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
     Ok(())
 }
 
-/// Checks that the sender had to wait, that the receiver stored little, and that all messages arrived.
 fn is_bounded(part: &'static str, transport: &str) -> Result<(), Failed> {
     let report = launch(part, 3, transport).run().map_err(|e| e.to_string())?;
     let count: u32 = part.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
@@ -125,7 +122,6 @@ fn is_bounded(part: &'static str, transport: &str) -> Result<(), Failed> {
     }
 }
 
-/// Rank 0 sends with a time limit to a rank that is in no call.
 fn late(pg: &ProcessGroup) -> Result {
     if pg.rank() == 1 {
         while pg.failure().is_none() {

@@ -166,7 +166,6 @@ fn uses(pg: &ProcessGroup) -> Result {
     pg.barrier()
 }
 
-/// Every rank forks, and the children make their own group while the parents continue with theirs.
 fn makes_its_own(pg: &ProcessGroup) -> Result {
     let rank = pg.rank();
     let child = fork(|| {

@@ -36,8 +36,7 @@ impl Either {
     }
 }
 
-/// Tests collectives and messages. `grouped` says which ranks pass buffers of the group. Returns what is wrong, if
-/// anything.
+/// Tests collectives and messages. `grouped` says which ranks pass buffers of the group. Returns what is wrong.
 fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let alloc = |len: usize| -> Result<Either> {
@@ -68,7 +67,7 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
                 return wrong("all_gather_into");
             }
             pg.all_to_all_single(&*whole.slice(), other.slice())?;
-            // All ranks pass the same parts (the result of the all-gather), so rank r gets part r from every rank.
+            // All ranks pass the same parts, so rank r gets part r from every rank.
             if !is(other.slice(), &|i| given(me, i % count)) {
                 return wrong("all_to_all_single");
             }

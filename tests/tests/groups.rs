@@ -205,7 +205,6 @@ fn shutdown_waits_for_what_is_in_flight() {
     });
 }
 
-/// A rank that shuts down when it is finished must not disturb ranks that are still in the last op.
 #[test]
 fn shutdown_right_after_the_last_op_disturbs_no_peer() {
     returns(|| {
@@ -236,7 +235,6 @@ fn dropping_groups_in_flight_returns() {
     });
 }
 
-/// If a rank left early, the other ranks get an error at the next op that needs this rank.
 #[test]
 fn a_rank_that_leaves_early_is_named() {
     let errors = returns(|| {

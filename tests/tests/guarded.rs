@@ -1,6 +1,5 @@
-//! The suite over the guarded device (a simulated device), staged through gloo-like, and tests in which a rank is
-//! killed or stopped, or passes a different root than its peer. This is a separate program, because in a program that
-//! links the device, every group serves the device.
+//! The suite over the guarded device (a simulated device), staged through gloo-like, and tests of faults. This is a
+//! separate program, because in a program that links the device, every group serves the device.
 
 mod guarded_faults;
 mod jobs;

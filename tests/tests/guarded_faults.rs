@@ -1,5 +1,4 @@
-//! Ranks that die, stop, or pass a different root than their peer, in ops on the guarded device. The tests check which
-//! ranks the errors of each rank name.
+//! Ranks that die, stop, or pass a different root than their peer, in ops on the guarded device.
 
 use crate::jobs;
 
@@ -83,7 +82,7 @@ fn act(pg: &ProcessGroup, op: OpKind) -> Result {
     }
 }
 
-/// Runs the part until all ranks but the stopped victim have ended, and then kills the victim.
+/// Runs the part until the survivors have ended, and then kills the victim.
 fn awakened(launch: Launch) -> Result<JobReport, String> {
     let job = launch.spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
@@ -100,7 +99,7 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     for rank in SURVIVORS {
         let failure = failures(&report, rank).into_iter().find(|failure: &Failure| failure.about == op.name());
         let failure = failure.ok_or_else(|| format!("rank {rank} reported nothing about {op}\n{}", shown(&report)))?;
-        // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
+        // On a busy machine a live rank may not answer in time. The error then names this rank as silent.
         let silent = |rank: &u32| failure.message.contains(&format!("rank {rank} is stopped or unreachable"));
         let right =
             failure.guilty.contains(&VICTIM) && failure.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
@@ -111,9 +110,8 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The two ranks pass different roots, so that both only send: for `broadcast` and `scatter` each rank passes itself,
-/// and for `reduce` and `gather` the other rank. Each rank gets the error by its 8th call after the other rank's first
-/// call, or when it leaves.
+/// The ranks pass different roots, so that both only send. Each rank gets the error at the latest in its 8th call after
+/// the other rank's first call, or when it leaves.
 fn roots() -> Result<(), Failed> {
     for op in [OpKind::Broadcast, OpKind::Reduce, OpKind::Gather, OpKind::Scatter] {
         for more in [8, 0] {

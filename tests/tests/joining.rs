@@ -1,5 +1,4 @@
-//! Making groups: of the survivors when several ranks died at once, repeatedly in the same processes, and with wrong
-//! settings.
+//! Making groups: of survivors, repeatedly in the same processes, and with wrong settings.
 
 use crate::jobs;
 
@@ -158,7 +157,7 @@ fn made_again(way: &str) -> Result<(), Failed> {
     rounds_of(start)
 }
 
-/// Uses settings with white space around their values, as in the output of a command.
+/// Uses settings with white space around their values.
 fn spaces_around_the_address() -> Result<(), Failed> {
     let port = free_port()?;
     rounds_of(|rank| {
@@ -168,7 +167,7 @@ fn spaces_around_the_address() -> Result<(), Failed> {
     })
 }
 
-/// Returns a command that runs this program as one process with `part`, without the variables of launchers.
+/// Returns a command that runs `part` in one process, without the variables of launchers.
 fn alone(part: &str) -> Command {
     const STARTERS: [&str; 8] = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));

@@ -1,5 +1,4 @@
-//! More than 2³¹ elements in one call, over gloo-like and MPI. This takes memory and time, so it runs only with
-//! `C10D_SUITE=full`.
+//! More than 2³¹ elements in one call. This takes memory and time, so it runs only with `C10D_SUITE=full`.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,19 +9,17 @@ use libtest_mimic::{Failed, Trial};
 use crate::jobs::{self, join, launch, lines, report_line, shown};
 use crate::wheels;
 
-/// The number of elements of a call: too large for a signed 32-bit number, and not a multiple of the size of the pieces
-/// into which a backend divides the data.
+/// The number of elements of a call: too large for a signed 32-bit number, and odd.
 const COUNT: usize = (1 << 31) + 3;
 /// The number of elements of each of two ranks. Together these are more than 2³¹.
 const HALF: usize = (1 << 30) + 2;
 /// The memory in GiB that both ranks together need, including the memory of the transports.
 const GIB: usize = 9;
 const LIMIT: Duration = Duration::from_secs(200);
-/// The period of the data. It is a prime number, so elements from a wrong or truncated offset differ from the expected
-/// ones.
+/// The period of the data: a prime number, so that elements from a wrong offset are found.
 const PERIOD: usize = 1_000_003;
 
-/// Only one of the tests runs at a time, since each needs much memory.
+/// Only one of the tests runs at a time, because each needs much memory.
 static ALONE: Mutex<()> = Mutex::new(());
 
 pub(crate) fn trials() -> Vec<Trial> {

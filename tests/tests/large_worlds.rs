@@ -61,8 +61,7 @@ fn every_family_works_with_64_ranks() {
     c10d::run_ranks(64, |pg| every_family(&pg)).unwrap();
 }
 
-/// In large groups the order in which floats are summed depends on the algorithm. This order must be the same on all
-/// ranks and in every run.
+/// In large groups the order in which floats are summed depends on the algorithm, but not on the rank or the run.
 #[test]
 fn sums_are_the_same_bits_everywhere() {
     let run = || {

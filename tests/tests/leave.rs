@@ -1,5 +1,4 @@
-//! Ranks that are late, that leave, and that end without leaving. The tests check that the data of completed ops
-//! arrives, that no living rank is declared dead, and that errors name the missing ranks.
+//! Ranks that are late, that leave, and that end without leaving.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -19,9 +18,9 @@ const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
 const CAP: Duration = Duration::from_secs(30);
 /// The seconds of silence after which a link counts as cut, in these tests.
 const LINK: &str = "1";
-/// How late a living rank is: more than twice the time of `LINK`. Such a rank must not count as dead.
+/// How late a living rank is: more than twice the time of `LINK`.
 const LATE: Duration = Duration::from_millis(2500);
-/// How a rank of two groups ends: it shuts both down, drops the second one, or ends its process without leaving either.
+/// How a rank of two groups ends: it shuts both down, drops the second, or ends its process.
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
 /// A group that is never dropped.
@@ -79,7 +78,7 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
     if well { Ok(()) } else { Err(shown(report).into()) }
 }
 
-// A rank is late by more than the time for which a link may be silent.
+// A living rank is late.
 
 /// The sizes of the messages and broadcasts, in bytes.
 const SIZES: [usize; 3] = [8, 1 << 20, 64 << 20];
@@ -118,7 +117,7 @@ fn late() -> Result<(), Failed> {
     all_well(&run("late", 2, "tcp")?)
 }
 
-// One of two ranks leaves, or ends, right after it has completed its ops; the other receives the data much later.
+// One of two ranks leaves, or ends, right after its ops; the other receives the data much later.
 
 fn be_taken(way: &str) -> Result {
     let pg = KEPT.get_or_init(|| join().expect("a group"));
@@ -151,7 +150,7 @@ fn be_taken(way: &str) -> Result {
     x.fill(0);
     other.broadcast(&mut x, 0)?;
     assert!(x.iter().all(|b| *b == 7));
-    // The missing rank had sent all that these ops need, so no group has failed.
+    // The missing rank had sent all data, so no group has failed.
     assert!(pg.failure().is_none() && other.failure().is_none());
     Ok(())
 }
@@ -169,7 +168,7 @@ fn be_stopped(way: &str) -> Result {
         let _ = kill_process(getpid(), Sig::STOP);
         return Ok(());
     }
-    // The message fits into the buffers of both ranks together, so the send returns although the victim is stopped.
+    // The message fits into the buffers of both ranks together, so the send returns.
     pg.send(&vec![7u8; 300_000], VICTIM, 0)?;
     let begin = Instant::now();
     match way {
@@ -237,8 +236,7 @@ fn be_missed() -> Result {
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
     unused.recv(&mut [0u8], pair, 0)?;
-    // The first op that needs the ended rank fails the group on both ranks, so both must have received their message
-    // before.
+    // The first op that needs the ended rank fails the group on both ranks, so both must have their message first.
     let soon = Instant::now() + CAP;
     unused.store().set(&format!("heard/{}", pg.rank()), b"", soon)?;
     unused.store().wait(&["heard/0", "heard/2"], soon)?;
@@ -297,8 +295,7 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another rank starts the op and leaves at once, and the third rank makes
-// the call late.
+// One rank ends its program after an op, another starts the op and leaves at once, and the third makes the call late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;

@@ -1,5 +1,4 @@
 //! Functions of a vendor's collectives besides ops: batches of messages, sub-groups, and errors while no call runs.
-//! Each is tested in host memory, or on devices of vendors, one of which has the type CUDA.
 
 use crate::samples;
 
@@ -38,8 +37,8 @@ fn a_ring_of_messages_completes_on_the_host() {
     builder("cpu:c-collectives")
         .run_ranks(3, |pg| {
             let (left, right) = ((pg.rank() + 2) % 3, (pg.rank() + 1) % 3);
-            // To the right, each rank sends a message that is larger than the rings between the ranks; to the left, a
-            // small message. The ranks wait for the small message first.
+            // Each rank sends a large message to the right and a small one to the left, and waits for the small one
+            // first.
             let sends = vec![op::send(vec![pg.rank(); 1 << 18], right, 0), op::send(vec![pg.rank(); 3], left, 1)];
             let receives = vec![op::recv(vec![9; 3], right, 1), op::recv(vec![9; 1 << 18], left, 0)];
             let (sent, received) = pg.batch(sends, receives);

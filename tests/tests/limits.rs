@@ -1,5 +1,5 @@
-//! Limits of the system: a rank that reaches a limit works around it or gets an error, and no signal ends it. After all
-//! ranks are killed, no files or processes remain.
+//! A rank that reaches a limit of the system works around it or gets an error, and no signal ends it. After all ranks
+//! are killed, no files or processes remain.
 
 use crate::jobs;
 
@@ -145,8 +145,7 @@ fn worked(report: &JobReport, rank: u32) -> bool {
     report.exits[rank as usize].success() && lines(report, rank).contains(&"done".to_owned())
 }
 
-/// Checks that all ranks, which have the same limit, ended by themselves and reported the resource that they ran out
-/// of.
+/// Checks that all ranks ended by themselves and reported the resource that they ran out of.
 fn all_lack(report: &JobReport, words: &[&str]) -> Result<(), Failed> {
     for rank in ranks(report) {
         let reported = failures(report, rank);
@@ -220,8 +219,8 @@ fn limit_addresses(more: u64) {
     }
 }
 
-/// Makes a group, calls `acts` and a barrier, and reports the first error. If this rank's own calls in `acts` succeed
-/// although another rank reached the limit, the barrier returns the error.
+/// Makes a group, calls `acts` and a barrier, and reports the first error. The barrier returns the error of another
+/// rank.
 fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Result) -> Result {
     let pg = join(Duration::from_secs(20))?;
     let mut x = vec![1u32; 10];
@@ -237,7 +236,7 @@ fn start(pg: &ProcessGroup, x: Vec<u32>) -> Result {
     pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().map(drop).map_err(|e| e.error)
 }
 
-/// Makes calls that need a thread. One rank has no address space for the thread's stack.
+/// Makes calls that need a thread, on one rank without address space for the thread's stack.
 fn thread(_: &str) -> Result {
     until_it_ends("thread", |pg, x| {
         limit_addresses(1 << 20);
@@ -245,7 +244,7 @@ fn thread(_: &str) -> Result {
     })
 }
 
-/// Makes calls that need a thread. The control group of one rank allows no further thread or process.
+/// Makes calls that need a thread, on one rank whose control group allows no further thread.
 fn tasks(group: &str) -> Result {
     until_it_ends("tasks", |pg, x| {
         if is_poor() {
@@ -259,7 +258,7 @@ fn tasks(group: &str) -> Result {
     })
 }
 
-/// Makes calls that need memory for intermediate results. One rank has no address space for this memory.
+/// Makes calls that need memory, on one rank without address space for it.
 fn memory(_: &str) -> Result {
     until_it_ends("memory", |pg, _| {
         let mut x = vec![1u32; 16 << 20];
@@ -363,8 +362,7 @@ fn new_group() -> Option<PathBuf> {
     std::fs::create_dir(&place).ok()?;
     let limited = ["memory.max", "memory.limit_in_bytes"].iter().any(|file| place.join(file).exists());
     if limited {
-        // In cgroups version 2, child groups have the controller only if this file enables it; in version 1 they always
-        // have it.
+        // In cgroups version 2, child groups have the controller only if this file enables it.
         let _ = std::fs::write(place.join("cgroup.subtree_control"), "+memory");
         Some(place)
     } else {
@@ -373,8 +371,8 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into its own child of `group`, and allows the child 4 MiB more memory than it uses. c10d lets
-/// shared segments take half of these 4 MiB, which is too little for eight ranks. TCP needs less.
+/// Moves this process into its own child of `group`, and allows the child 4 MiB more memory than it uses: too little
+/// for the shared segments of eight ranks, but enough for TCP.
 fn tighten(group: &Path) {
     let own = group.join(std::env::var("RANK").unwrap_or_default());
     let joined = std::fs::create_dir(&own)
@@ -416,7 +414,7 @@ fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-/// Returns the named files of shared memory that a process maps or has open. Files of other jobs do not count.
+/// Returns the named files of shared memory that a process maps or has open.
 fn shared_by(pid: u32) -> BTreeSet<PathBuf> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let maps = std::fs::read_to_string(process.join("maps")).unwrap_or_default();

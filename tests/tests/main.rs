@@ -1,5 +1,4 @@
-//! Tests with threads of this program as ranks, many of them also over TCP: the order of ops, messages, sub-groups,
-//! large groups, and sub-groups and messages of plugins.
+//! Tests with threads of this program as ranks, many of them also over TCP.
 
 mod jobs;
 mod samples;

@@ -15,7 +15,7 @@ fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
     Ok(all)
 }
 
-/// Tests all grids of three axes of this world, invalid calls, and groups by host. Returns what is wrong, if anything.
+/// Tests all grids of three axes, invalid calls, and groups by host. Returns what is wrong, if anything.
 fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     for a in (1..=n).filter(|a| n.is_multiple_of(*a)) {
@@ -115,7 +115,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Checks that the error of every rank has the victim's axes and the axes of the other ranks.
 fn judge_axes(_: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in 0..world {
         let right = failures(report, rank).first().is_some_and(|one| {

@@ -17,7 +17,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
             let call = op::monitored_barrier(missing).timeout(Duration::from_millis(300));
             Some(pg.run(call).unwrap_err().error)
         };
-        // All ranks stay until all have their result, because a rank that leaves early would cause another error.
+        // No rank leaves before all ranks have their result, because leaving would cause another error.
         let n = pg.store().add("answered", 1, soon)?;
         if n == i64::from(world) {
             pg.store().set("all", b"", soon)?;

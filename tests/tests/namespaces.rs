@@ -1,5 +1,5 @@
-//! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The expected results are
-//! those of the table in `docs/containers.md`.
+//! Two ranks in containers, each with some namespaces of its own, over every transport. The expected results are those
+//! of the table in `docs/containers.md`.
 
 use crate::{jobs, netns};
 
@@ -26,7 +26,7 @@ const OWN: [(&str, &[&str]); 10] = [
     ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
 ];
 
-/// Runs a command with no room for any file in `/dev/shm`, and without the right to lock memory. A process with the
+/// Runs a command with no room for files in `/dev/shm`, and without the right to lock memory. A process with the
 /// capability `CAP_IPC_LOCK` has no limit on locked memory, so this capability is dropped.
 const NOTHING_SPECIAL: &str = "mount -t tmpfs -o nr_inodes=1 none /dev/shm && ulimit -l 0 && \
     exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$@\"";
@@ -78,7 +78,6 @@ pub(crate) fn run_part(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// If hosts have different numbers of ranks, they do not form a grid (`Mesh::by_host`), but `split_by_host` works.
 fn uneven() -> Result {
     let pg = jobs::join(Duration::from_secs(20))?;
     let local = pg.split_by_host()?;
@@ -129,7 +128,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Returns the expected result: whether memory is shared, or the error if the transport is impossible.
+/// Returns whether memory is shared, or the error if the transport is impossible.
 fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str> {
     let apart = match own {
         _ if net => Some("are in different network namespaces of one host"),
@@ -144,7 +143,7 @@ fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str>
     }
 }
 
-/// Returns how many ranks are on the host of a rank, and how many can share memory with it, with any transport.
+/// Returns how many ranks are on the host of a rank, and how many can share memory with it.
 fn neighbours(own: &str, net: bool) -> (u32, u32) {
     let apart = net || own == "no proc" || own.starts_with("user");
     (if own == "no proc" { 1 } else { 2 }, if apart { 1 } else { 2 })

@@ -1,5 +1,4 @@
-//! Ranks in two network namespaces: with shared memory inside a namespace and TCP between namespaces, with MPI, with
-//! gloo-like and MPI as two tiers, and with a link that is cut.
+//! Ranks in two network namespaces, over gloo-like, MPI, and both as two tiers, and with a link that is cut.
 
 use crate::{jobs, roots, wheels};
 
@@ -53,13 +52,13 @@ fn work() -> Result {
     for address in connected_to() {
         report_line(format!("connected {address}"));
     }
-    // Only every 8th case runs, because each case makes a group through the file store, which is slow.
+    // Only every 8th case runs, because each case makes a group through the slow file store.
     roots::play_some(&pg, 8)?.iter().for_each(report_line);
     pg.barrier()?;
     pg.shutdown()
 }
 
-/// Runs collectives and messages over MPI or two tiers. MPI's processes find each other through the file store.
+/// Runs collectives and messages over MPI or two tiers.
 fn work_over_mpi() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
@@ -78,8 +77,7 @@ fn work_over_mpi() -> Result {
         assert_eq!(y, vec![3; count]);
     }
     let (next, before) = ((pg.rank() + 1) % 4, (pg.rank() + 3) % 4);
-    // There are several rounds, because the defect of MPICH's receive from any rank (see `docs/cluster.md`) loses only
-    // some messages.
+    // There are several rounds, because a defect of MPICH (see `docs/cluster.md`) loses only some messages.
     for round in 0..20 {
         let sent = pg.start(c10d::op::send(vec![pg.rank() + round; 100_000], next, 7));
         let mut got = vec![0; 100_000];
@@ -93,15 +91,13 @@ fn work_over_mpi() -> Result {
     Ok(())
 }
 
-/// Waits for a rank that is late, and then for a rank that cannot be reached any more.
 fn be_cut_off() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=2");
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
-    // A link may be silent for 1 s, which is a tenth of the default.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
-    // A late rank must not count as cut off. Rank 0 sends it more data than the buffers hold.
+    // A late rank must not count as cut off.
     let mut x = vec![7u8; 8 << 20];
     if pg.rank() == 0 {
         pg.send(&x, 1, 0)?;
@@ -162,7 +158,7 @@ impl Namespaces {
         Ok(namespaces)
     }
 
-    /// Runs a job with the same number of ranks in each namespace. The job uses a file store.
+    /// Runs a job with the same number of ranks in each namespace.
     fn run(&self, job: Launch, ranks: u32) -> Result<JobReport, Failed> {
         let (names, devices) = (self.0.clone(), self.1.clone());
         let store = std::env::temp_dir().join(format!("c10d-netns-{}", names[0]));
@@ -192,7 +188,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// Waits until a device is up. The operating system makes a device usable some time after `ip link set` has returned.
+/// Waits until a device is up, which is some time after `ip link set` has returned.
 fn wait_until_up(namespace: &str, device: &str) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(10);
     while !ip(&["-n", namespace, "link", "show", "dev", device])?.contains("state UP") {

@@ -1,5 +1,4 @@
-//! Objects between ranks: the values that arrive; objects that cannot be serialized or deserialized, are too large, or
-//! have another type; and ranks that die.
+//! Objects between ranks: values that arrive, objects that cannot be sent or read, and ranks that die.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,7 +54,7 @@ impl<'de> Deserialize<'de> for Odd {
     }
 }
 
-/// Tests every collective of objects, and messages of objects. Returns what is wrong, if anything.
+/// Tests every collective and message of objects. Returns what is wrong, if anything.
 fn values(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str| Ok(Some(what.to_owned()));
@@ -175,7 +174,6 @@ fn types(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg)
 }
 
-/// Tests an object that cannot be serialized, and an object that cannot be deserialized.
 fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     for call in all_calls() {

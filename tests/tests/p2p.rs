@@ -18,7 +18,6 @@ fn polled<R>(mut work: Work<R>) -> Work<R> {
     work
 }
 
-/// Cancels a receive for which no message has arrived, or a send that has not begun, and returns its buffer.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
@@ -206,8 +205,7 @@ fn a_cancelled_receive_takes_no_message() {
     .unwrap();
 }
 
-/// Receives are cancelled while messages arrive. Each message is received once and in order, whether the cancellation
-/// or the message is faster.
+/// Receives are cancelled while messages arrive. Each message is received once and in order.
 #[test]
 fn cancelling_races_with_messages_and_loses_none() {
     for (count, messages) in [(1usize, 2000u32), (200_000, 60)] {
@@ -271,7 +269,6 @@ fn a_send_is_taken_back_before_it_begins() {
     .unwrap();
 }
 
-/// After a receive was cancelled, the group can shut down without waiting for a message.
 #[test]
 fn a_group_leaves_after_a_cancel() {
     c10d::run_ranks(2, |pg| {

@@ -1,5 +1,5 @@
-//! The suite over gloo-like and over two tiers, and tests whose ranks are mostly processes: faults, limits, namespaces,
-//! sparse calls. The program starts itself again as these ranks.
+//! The suite over gloo-like and over two tiers, and tests whose ranks are mostly processes. The program starts itself
+//! again as these ranks.
 
 mod jobs;
 mod samples;

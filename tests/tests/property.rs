@@ -10,7 +10,7 @@ fn values(from: usize, to: usize, len: usize) -> Vec<i32> {
     (0..len).map(|i| (from * 1_000_000 + to * 10_000 + i) as i32).collect()
 }
 
-/// Generates a matrix of lengths, of which many are 0. It has a row and a column for each rank.
+/// Generates a square matrix of lengths, of which many are 0.
 fn lengths() -> impl Strategy<Value = Vec<Vec<usize>>> {
     let len = prop_oneof![3 => Just(0usize), 4 => 1usize..20, 2 => 100usize..3000, 1 => 15_000usize..20_000];
     (1usize..=5).prop_flat_map(move |n| prop::collection::vec(prop::collection::vec(len.clone(), n), n))

@@ -1,5 +1,4 @@
-//! Element types and reductions of the program, compared with a fold of all ranks' values on one rank; also ranks whose
-//! calls differ, ranks whose closure panics, and ranks that die.
+//! Element types and reductions of the program; ranks whose calls differ, whose closure panics, or that die.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -81,7 +80,7 @@ fn folded<T: Sample>(ranks: std::ops::Range<u32>, len: usize, mut f: impl FnMut(
     ranks.fold(first, |mut acc, x| (f(&mut acc, &x), acc).1)
 }
 
-/// Tests every op that takes a closure, with this closure and every length. Returns what is wrong, if anything.
+/// Tests every op that takes a closure. Returns what is wrong, if anything.
 fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str, len: usize| Ok(Some(format!("{what} of {len} {}", T::IDENTITY)));
@@ -262,7 +261,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     of_values("reductions", values, &PARTS, judge)
 }
 
-/// Checks the reports of all ranks, or, in the part `killed`, of all ranks except the victim.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
@@ -338,8 +336,7 @@ fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
     trials::differs(call)
 }
 
-/// A closure panics: the panic continues on its rank, the errors of the other ranks name this rank, and the group can
-/// still be used.
+/// A closure panics. The panic continues on its rank, and the errors of the other ranks name this rank.
 fn panics(pg: &ProcessGroup) -> Result {
     let victim = pg.rank() == VICTIM;
     type Call = fn(&ProcessGroup, &mut [f32], &mut dyn FnMut(&mut [f32], &[f32])) -> Result;

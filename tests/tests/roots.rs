@@ -1,6 +1,6 @@
-//! All ranks but one make a rooted call, and one rank makes a call with another op or root. (The tests run some of the
-//! combinations, or all with `C10D_SUITE=full`.) A rank that only sends must get the error at the latest in its 8th
-//! collective after the call that differs, or when it leaves.
+//! One rank makes a call with another op or root than the others. (The tests run some of the combinations, or all with
+//! `C10D_SUITE=full`.) A rank that only sends must get the error at the latest in its 8th collective after that call,
+//! or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +16,9 @@ use crate::{jobs, samples};
 
 /// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
-/// The value that selects, in place of a transport, the collectives of a plugin in which a root does not wait.
+/// The value that selects the collectives of a plugin in place of a transport.
 const PLUGIN: &str = "plugin";
-/// A world size with which gloo-like runs small ops by plans: exchanges are possible only with up to 8 ranks
-/// (`MOST_RANKS`).
+/// A world size with which gloo-like runs small ops by plans, because exchanges allow only 8 ranks (`MOST_RANKS`).
 const LARGE: u32 = 10;
 /// A rank that only sends may complete at most this many collectives before it gets the error.
 const AT_MOST: u32 = 8;
@@ -75,8 +74,7 @@ fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
             all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
         }
     }
-    // These cases are always among the returned ones. In them, ranks 0 and 1 each pass themselves as the root,
-    // or each other.
+    // These cases always run: ranks 0 and 1 each pass themselves, or each other, as the root.
     let named = (0..2).flat_map(|odd| {
         [OpKind::Broadcast, OpKind::Scatter, OpKind::Reduce, OpKind::Gather].map(|op| {
             let root = |rank| if matches!(op, OpKind::Broadcast | OpKind::Scatter) { rank } else { 1 - rank };
@@ -144,7 +142,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         }
         say(&pg, &format!("early/{me}"))?;
         await_key(&pg, "enters")?;
-        // The odd rank's call may wait for this rank's calls. So this rank waits only 20 ms for that call to return.
+        // The odd rank's call may wait for this rank's calls, so this rank waits only 20 ms for the odd rank.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
             std::thread::sleep(Duration::from_millis(1));
@@ -159,8 +157,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
     Ok((!is_about(&error, mine, culprit)).then(|| format!("rank {me}, call {calls}: {error}")))
 }
 
-/// Returns whether the error is a mismatch of the first call, which this rank made as `mine`, and names the right
-/// ranks.
+/// Returns whether the error is a mismatch of this rank's first call (`mine`), and names the right ranks.
 fn is_about(error: &Error, mine: Which, culprit: impl Fn(&u32) -> bool) -> bool {
     let report = error.report();
     let named = !report.guilty.is_empty() && report.guilty.iter().all(culprit);
@@ -194,8 +191,8 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| await_key(pg, &format!("called/{rank}")))
 }
 
-/// The last rank uses another root than the other ranks. All ranks but the last one and the two roots get the error
-/// before either root has made its call.
+/// The last rank uses a different root than the others. The ranks that are no roots get the error before either root
+/// has made its call.
 fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
     let early = || (0..odd).filter(|rank| !roots.contains(rank));
@@ -219,8 +216,7 @@ fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("roots_are_late, rank {me}: {error:?}")))
 }
 
-/// Each rank passes itself as the root of a broadcast, and then makes no further call. So ranks get the error when they
-/// leave.
+/// Each rank passes itself as the root of a broadcast, and then leaves.
 fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -236,7 +232,6 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     let store = pg.store().clone();
     let which = (OpKind::Broadcast, me);
     if me < last {
-        // All ranks but the last use root 0, so they agree with each other, and leave without an error.
         let which = (OpKind::Broadcast, 0);
         call(&pg, which)?;
         let left = pg.shutdown().err();
@@ -251,7 +246,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
 }
 
-/// Before the other ranks make any call, rank 0 makes 300 calls, more than gloo-like's call log stores (`HISTORY`, 64).
+/// Before the other ranks make any call, rank 0 makes 300 calls, more than gloo-like's call log stores.
 fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -264,7 +259,7 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
         }
         say(&pg, "ahead")?;
         let late = begin.elapsed() > CAP / 2;
-        // The other ranks must get the error from this rank's earlier calls, while this rank makes no more calls.
+        // The other ranks must get the error from this rank's earlier calls.
         for rank in 1..pg.size() {
             await_key(&pg, &format!("learnt/{rank}"))?;
         }
@@ -279,8 +274,7 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
 }
 
-/// If a disagreement is found in a later call, the error is about the call in which the ranks differ. Its text names
-/// the call in which the disagreement was found.
+/// A later call finds that earlier calls differ. The error is about the earlier call, and names the later one.
 fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -338,7 +332,6 @@ fn processes(transport: &str) -> Result<(), Failed> {
     nothing((0..WORLD).flat_map(|rank| lines(&report, rank)).collect())
 }
 
-/// Two ranks pass each other as the root of `reduce`, so that both only send, and then drop the group.
 fn drop_in_disagreement() -> Result {
     let pg = join(CAP)?;
     let me = pg.rank();

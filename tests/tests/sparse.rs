@@ -35,7 +35,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     ["shm", "tcp"].into_iter().flat_map(|transport| of_parts("sparse", transport, &parts, judge)).collect()
 }
 
-/// Checks the reports of all ranks, or, in the part `killed`, of all ranks except the victim.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
@@ -56,7 +55,6 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     Ok(())
 }
 
-/// A tensor with entries that only this rank has, and some that all ranks have.
 fn tensor(pg: &ProcessGroup, nnz: i64) -> Result<Coo<f32>> {
     let rank = i64::from(pg.rank());
     let indices: Vec<i64> = (0..nnz).map(|i| if i % 2 == 0 { 6 * i } else { 6 * i + rank + 1 }).collect();
@@ -124,7 +122,6 @@ fn reduce_op(pg: &ProcessGroup) -> Result {
     differs(pg, || with(ReduceOp::Max), || with(ReduceOp::Min))
 }
 
-/// One rank's tensor is invalid: the errors of all ranks name this rank, and the group can still be used.
 fn wrong_indices(pg: &ProcessGroup) -> Result {
     let mut well = true;
     let cases: [(Vec<i64>, bool, &str); 4] = [
@@ -166,7 +163,6 @@ fn known_indices(pg: &ProcessGroup) -> Result {
         }
     };
     let mut well = sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| *v == want(i));
-    // If one rank has an entry that is not in the list of indices, all ranks get an error.
     let stray = Coo::new([100], 1, vec![if pg.rank() == VICTIM { 95 } else { 5 }], vec![1f64])?;
     let e = pg.all_reduce(stray, options).err();
     well &= e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().guilty == [VICTIM]);
@@ -178,8 +174,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     until_all_have_reported(WORLD)
 }
 
-/// The victim makes a dense call and then a sparse call. The other ranks start the sparse call first. These are the
-/// first calls of the group.
+/// The victim makes a dense call first; the other ranks start the sparse call first.
 fn beside_dense(pg: &ProcessGroup) -> Result {
     let mut well = true;
     for nnz in [200, 20_000] {

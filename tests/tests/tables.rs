@@ -42,7 +42,7 @@ fn fill(table: &mut [Entry]) -> FillResult {
     Ok(())
 }
 
-/// Returns the inode of the memory file of c10d that this process has mapped at this address, or 0 if there is none.
+/// Returns the inode of the memory file that is mapped at this address, or 0 if there is none.
 fn inode(at: usize) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let within = |line: &&str| {
@@ -58,8 +58,8 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Tests tables of several lengths, with and without a root. Returns what is wrong, if anything. `alone` means that
-/// this rank is the only rank in its process.
+/// Tests tables of several lengths, with and without a root. Returns what is wrong, if anything. `alone` says whether
+/// this rank is alone in its process.
 fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: String| Ok(Some(what));
@@ -192,7 +192,6 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
 
 fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
-    // Of three ranks, the victim's error names the other two, and their errors name the victim.
     let guilty: &[u32] = if victim { &[0, 2] } else { &[VICTIM] };
     let well = |_: &mut [u64]| -> FillResult { Ok(()) };
     let len = pg.share_on_host(if victim { 100 } else { 99 }, well);
@@ -254,8 +253,7 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg, true)
 }
 
-/// One rank does not have enough address space for a large table: in one case the rank that makes the table, in another
-/// case a rank that maps it.
+/// One rank does not have enough address space: first the rank that makes the table, then a rank that maps it.
 fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
     const BYTES: usize = 256 << 20;
     for poor in [0, VICTIM] {
@@ -283,7 +281,6 @@ fn killed(pg: &ProcessGroup) -> Result {
     until_all_have_reported(WORLD - 1)
 }
 
-/// A child that is forked while the table is filled disturbs nothing; a child that is forked later can read the table.
 fn forking(pg: &ProcessGroup) -> Result<Option<String>> {
     let early = Cell::new(None);
     let table = pg.share_on_host(1000, |table: &mut [Entry]| {

@@ -12,7 +12,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![Trial::test("tiered/other_settings_are_named", other_settings_are_named)]
 }
 
-/// A rank with other settings would run other steps, so making the group must fail with an error that names this rank.
 fn other_settings_are_named() -> Result<(), Failed> {
     const ODD: u32 = 2;
     let store = Arc::new(HashStore::new());

@@ -1,5 +1,4 @@
-//! Two vendors linked into one program, each with its own name. One group uses buffers of both vendors and buffers in
-//! host memory.
+//! Two vendors linked into one program. One group uses buffers of both vendors and buffers in host memory.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,7 +22,7 @@ fn other() -> Arc<Guarded> {
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("other"))).clone()
 }
 
-/// Returns the sum of the numbers of the ranks, counted from 1, computed on buffers of a vendor's device.
+/// Returns the sum of 1 + rank over all ranks, computed on a vendor's device.
 fn sum(pg: &c10d::ProcessGroup, vendor: &Arc<dyn DeviceRuntime>) -> Result<Vec<i32>> {
     let mut x = DeviceBuffer::from_slice(vendor, 0, &vec![pg.rank() as i32 + 1; 50_000], CAP)?;
     pg.all_reduce(&mut x, ReduceOp::Sum)?;

@@ -1,4 +1,4 @@
-//! Started ops as futures under tokio: joined, selected, cancelled, dropped, moved between tasks and threads.
+//! Started ops as futures under tokio.
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,7 @@ fn many_tasks_have_their_own_results() {
     }
 }
 
-/// The timer ends first, because the peer has not called the op. The handle remains, and another task gets the result
-/// later.
+/// The timer ends first. The handle remains, and another task gets the result later.
 #[test]
 fn the_handle_can_be_used_after_select_and_timeout() {
     on_runtimes(2, async |pg| {
@@ -66,7 +65,6 @@ fn the_handle_can_be_used_after_select_and_timeout() {
     });
 }
 
-/// If a timeout drops a future, its op continues, so that the other ranks can complete the op.
 #[test]
 fn a_dropped_future_does_not_end_its_op() {
     on_runtimes(2, async |pg| {
@@ -84,7 +82,6 @@ fn a_dropped_future_does_not_end_its_op() {
     });
 }
 
-/// If a receive is cancelled after a timeout, the next receive gets the message.
 #[test]
 fn a_receive_can_be_cancelled_after_a_timeout() {
     on_runtimes(2, async |pg| {
@@ -120,7 +117,7 @@ fn each_op_has_its_own_deadline() {
             assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
             pg.store().set("reported", b"", Instant::now() + LONG)?;
         } else {
-            // If this rank left earlier, the error of rank 0 would say so, and would not be a timeout.
+            // If this rank left earlier, the error of rank 0 would not be a timeout.
             let store = pg.store().clone();
             let signalled = tokio::task::spawn_blocking(move || store.wait(&["reported"], Instant::now() + LONG));
             signalled.await.expect("no panic")?;

@@ -1,5 +1,4 @@
-//! The suite over the sample plugins. They are built as a vendor builds them, and loaded by their path or from a
-//! directory. Ranks are threads and processes.
+//! The suite over the sample plugins.
 
 mod samples;
 

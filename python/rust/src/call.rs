@@ -12,7 +12,6 @@ use crate::memory::Lent;
 /// The buffers of a call that [`op::any`] makes of lent memory.
 pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 
-/// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
     /// The number that `c10d::device::vendor` gives the vendor of the PrivateUse1 devices; 0 if `c10drs_init` names

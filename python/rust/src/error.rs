@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 
 use c10d::{Error, ErrorKind, Status};
 
-/// `c10drs_error` of the header. Its strings end with a zero byte. Strings and lists are valid until it is freed.
+/// `c10drs_error` of the header. Its strings and lists are valid until it is freed.
 #[derive(Debug)]
 #[repr(C)]
 pub struct CError {

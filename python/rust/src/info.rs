@@ -19,8 +19,7 @@ pub(crate) fn info() -> Result<String> {
         let _ = writeln!(out, "backend {} of {source}, devices {}: {why}", backend.name, devices.join(", "));
     }
     let rows = registry.table(&BackendMap::default())?;
-    // The table shows the backends of a group that names no backends. "-" means that no backend runs the op on this
-    // kind of memory.
+    // The table shows the backends of a group that names no backends. "-" means that no backend runs the op.
     let _ = write!(out, "\n{:<30}", "op");
     for key in DispatchKey::ALL {
         let _ = write!(out, " {:<14}", key.name());

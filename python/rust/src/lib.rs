@@ -1,5 +1,4 @@
-//! A C interface to c10d's ops, for the Python package `c10d_rs`. The package's C++ shim and its `ctypes` fallback call
-//! this interface.
+//! A C interface to c10d's ops, which the C++ shim and the `ctypes` fallback of the Python package `c10d_rs` call.
 //!
 //! The interface is `c10d_rs.h` of the package. `abi` has its functions and structs, and `memory` has buffers in the
 //! tensors of other libraries. Only these two modules contain unsafe code. No panic unwinds into the caller.

@@ -36,8 +36,7 @@ impl Lent {
         Lent { span: Span::new(data, offset, count, dtype, device), _owner: None }
     }
 
-    /// Keeps `owner` until this buffer is dropped. The owner owns the memory of the whole call, so only one buffer of
-    /// the call keeps it.
+    /// Keeps `owner`, which owns the memory of the whole call, until this buffer is dropped.
     pub(crate) fn owned_by(&mut self, owner: Owner) {
         self._owner = Some(owner);
     }

@@ -57,8 +57,7 @@ fn run<T: Element>(
     if entries.coalesced {
         tensor = tensor.assume_coalesced();
     }
-    // PyTorch has no option for entries that a rank does not have. In a sum they count as 0, which changes nothing; in
-    // any other operation, such as a minimum, they are ignored.
+    // Entries that a rank does not have count as 0 in a sum. Any other operation, such as a minimum, ignores them.
     let absent = if reduce == ReduceOp::Sum { Absent::Zero } else { Absent::Ignored };
     let mut call = op::all_reduce(tensor, AllReduceOptions::new(reduce).with_absent(absent));
     if let Some(timeout) = timeout {

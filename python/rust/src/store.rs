@@ -8,7 +8,7 @@ use c10d::{Error, ErrorKind, Result, Store};
 
 use crate::abi::StoreCall;
 
-/// The kinds of requests to a store, with their numbers in `c10d_rs.h`. Each comment has the arguments and the result.
+/// The kinds of requests to a store, with their numbers in `c10d_rs.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Verb {
@@ -38,9 +38,8 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// A store of PyTorch.
 ///
-/// A store of PyTorch can ignore a deadline. For example, `FileStore` reads in an endless loop if a rank died while it
-/// wrote to the file. So each request runs on a thread of its own, which is abandoned if the store does not answer in
-/// time.
+/// Some stores of PyTorch ignore deadlines. For example, `FileStore` reads in an endless loop if a rank died while it
+/// wrote to the file. So each request runs on its own thread, which is abandoned if the store does not answer in time.
 pub(crate) struct Foreign(Arc<StoreCall>);
 
 impl Foreign {
@@ -116,7 +115,6 @@ impl Store for Foreign {
     }
 
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-        // Waits for all keys at once, so that the deadline applies to all together.
         self.wait(keys, deadline)?;
         keys.iter().map(|key| self.get(key, deadline)).collect()
     }

@@ -1,4 +1,4 @@
-//! A started call, for any number of threads that wait for it, poll it, or want to be notified.
+//! A started call, for any number of threads.
 
 use std::future::Future as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::memory::{Callback, Lent};
 pub(crate) type Back = (Vec<Lent>, Vec<Lent>, u32);
 
 /// A started call. One thread at a time takes its handle to wait. The thread that finds the op finished stores the
-/// outcome and notifies the other threads.
+/// outcome and notifies the others.
 pub(crate) struct Started {
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -45,8 +45,7 @@ impl Started {
         inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done)
     }
 
-    /// Waits for the outcome. Returns `None` if the op is not finished within `patience`. Without `patience`, waits as
-    /// long as the op takes.
+    /// Waits for the outcome. Returns `None` if the op is not finished within `patience`.
     pub(crate) fn wait(self: &Arc<Self>, patience: Option<Duration>) -> Option<Result<u32>> {
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut inner = self.lock();
@@ -125,8 +124,7 @@ impl Inner {
     }
 }
 
-/// The waker. When the op is finished, the library calls the waker on a backend's thread, and the waker calls `tell`. A
-/// thread that waits later stores the outcome.
+/// The waker, which calls `tell` when the op is finished. A thread that waits later stores the outcome.
 struct Listener {
     started: Weak<Started>,
     called: AtomicBool,

@@ -1,4 +1,4 @@
-//! Runs any op, in a group of three ranks, for fault tests. Ranks can have different arguments.
+//! Runs any op in a group of three ranks, which can have different arguments.
 
 use std::time::Duration;
 
@@ -72,7 +72,6 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     let mut params = Params::default();
     (params.reduce, params.root, params.wait_all_ranks) = (a.reduce, a.root, true);
     if a.shifted && a.op == OpKind::AllToAllSingle {
-        // One element of the part for the first rank goes to the last rank.
         let mut splits = vec![a.count; n];
         splits[0] -= 1;
         splits[n - 1] += 1;

@@ -51,8 +51,7 @@ fn module(place: &Location<'_>) -> String {
     named.and_then(Path::file_stem).expect("a module has a name").to_string_lossy().into_owned()
 }
 
-/// If this process was started to run a part, runs it. `modules` has the names of modules and the functions that run
-/// their parts.
+/// If this process was started to run a part, runs it. `modules` has the functions that run the parts of each module.
 pub(crate) fn run_part(modules: &[(&str, RunPart)]) -> Option<ExitCode> {
     let part = std::env::var(PART).ok()?;
     let (module, part) = part.split_once('/').expect("a part is of a module");
@@ -66,7 +65,7 @@ pub(crate) fn run_part(modules: &[(&str, RunPart)]) -> Option<ExitCode> {
     })
 }
 
-/// Launches this program as `ranks` ranks that run `part` of the calling module. The job's report has their output.
+/// Launches this program as `ranks` ranks that run `part` of the calling module.
 #[track_caller]
 pub(crate) fn launch(part: &str, ranks: u32, transport: &str) -> Launch {
     launch_of(&module(Location::caller()), part, ranks, transport)
@@ -119,8 +118,7 @@ pub(crate) fn report_line(line: impl AsRef<str>) {
     println!("{MARK}{}", line.as_ref().replace('\n', "; "));
 }
 
-/// Prints an error in one line: what it is about, its kind, the ranks that it names, the field of a mismatch, and its
-/// text.
+/// Prints an error in one line.
 pub(crate) fn report_error(about: &str, error: &Error) {
     let report = error.report();
     let field = match &report.kind {

@@ -1,4 +1,4 @@
-//! Shared code of test modules in which ranks check values, and in which one rank differs or dies.
+//! Shared code of test modules in which ranks check values, or in which one rank differs or dies.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ pub(crate) const CAP: Duration = Duration::from_secs(30);
 
 /// Checks the values on this rank. Returns what is wrong, if anything.
 pub(crate) type Values = fn(&ProcessGroup) -> Result<Option<String>>;
-/// Checks the reports of a part that ran with this number of ranks. The error says what is wrong.
+/// Checks the reports of a part. The error says what is wrong.
 pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
 
-/// Makes the tests of a module: `values` in groups of several sizes, with threads as ranks and with processes as ranks
-/// (the part `values`), and each of `parts` over each transport.
+/// Makes the tests of a module: `values` in groups of several sizes, over threads and over processes, and each of
+/// `parts` over each transport.
 pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
     let mut trials = vec![over_threads(format!("{module}/threads/values"), 1..=5, values)];
     for transport in ["shm", "tcp"] {
@@ -33,7 +33,7 @@ pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static 
     trials
 }
 
-/// Makes the test of a module's values over threads, in worlds of these sizes.
+/// Makes the test of a module's values over threads.
 pub(crate) fn over_threads(
     name: String,
     worlds: impl IntoIterator<Item = u32> + Send + 'static,
@@ -91,8 +91,8 @@ pub(crate) fn leave(pg: ProcessGroup, wrong: Option<String>) -> Result {
     pg.shutdown()
 }
 
-/// Checks that the result is an error with the status `Rejected`, this kind, these ranks and these words. Returns what
-/// is wrong, if anything.
+/// Checks that the result is an error with the status `Rejected` and these contents. Returns what is wrong, if
+/// anything.
 pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
     let Err(e) = result else { return Some("no error".into()) };
     let (report, text) = (e.report(), e.to_string());
@@ -100,7 +100,7 @@ pub(crate) fn rejected<T>(result: Result<T>, kind: &str, guilty: &[u32], words: 
     (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
 }
 
-/// Makes a call in which the victim differs in one respect from the others, and reports the error of the call.
+/// Makes a call in which the victim differs in one respect, and reports the error of the call.
 pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     match call() {
         Err(e) => report_error("differs", &e),

@@ -1,4 +1,4 @@
-//! Builds the sample plugins. Those in C are built as their vendors would build them.
+//! Builds the sample plugins, those in C as their vendors would build them.
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ impl Sample {
         self.directory().join(format!("libc10d_{}.so", self.name()))
     }
 
-    /// The directory of the file. `CCuda` has its own directory, since its file has the same name as `CCollectives`.
+    /// The directory of the file. `CCuda` has its own, because its file has the same name as `CCollectives`.
     fn directory(self) -> PathBuf {
         if let Sample::CCuda = self { directory().join("cuda") } else { directory() }
     }
@@ -86,7 +86,7 @@ fn for_tests(sample: Sample) {
     succeed(&mut cc);
 }
 
-/// Copies the plugin. Cargo has built it beside this program, because the tests depend on it.
+/// Copies the plugin, which cargo has built beside this program.
 fn in_rust(sample: Sample) {
     let program = std::env::current_exe().expect("the program has a path");
     let _ = std::fs::remove_file(sample.file());

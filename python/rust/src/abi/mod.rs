@@ -1,7 +1,7 @@
 //! The C interface: the functions and structs of `c10d_rs.h`.
 //!
-//! Each function converts its C arguments to values of the library, calls the safe code of the other modules, and
-//! converts the result back. A panic becomes an error of kind `Internal`.
+//! Each function converts its C arguments, calls the safe code of the other modules, and converts the result back. A
+//! panic becomes an error of kind `Internal`.
 #![allow(unsafe_code)]
 
 mod calls;
