@@ -40,8 +40,8 @@ static TIERED: Provider = {
             keys: &[DispatchKey::Cpu],
             // Both backends have higher priorities, so a group uses the pair only if the backend map names it.
             priority: 10,
-            // A probe does not know the group's hints, one of which may name the MPI library. If the backend map names
-            // a backend, core does not call the backend's probe.
+            // A probe knows no hints, such as the path of the MPI library, so it may fail although a group could use
+            // the pair. Core does not call the probe if the backend map names the pair.
             probe: &|| {
                 let both = [&c10d_gloo_like::PROVIDER, &c10d_mpi::PROVIDER];
                 both.iter().flat_map(|provider| provider.backends).try_for_each(|backend| (backend.probe)())

@@ -160,7 +160,7 @@ fn begin<T: Plain>(len: usize) -> Result<(Inbox, Window)> {
     Ok((Inbox::open()?, Window::new(bytes)?))
 }
 
-/// The data about its buffer that a rank sends to the others.
+/// What a rank tells the others about its buffer.
 struct Claim {
     host: HostId,
     inbox: Address,

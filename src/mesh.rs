@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The ranks of a group on a grid with named axes. Each axis has a group of this rank and the ranks that differ from
-/// this rank only in the coordinate on that axis. A clone is cheap.
+/// The ranks of a group on a grid with named axes. Each axis has a group: the ranks whose coordinates on all other axes
+/// equal those of this rank. A clone is cheap.
 ///
 /// ```
 /// use c10d::{Mesh, ReduceOp};
@@ -118,8 +118,8 @@ impl Mesh {
         (inside && coordinates.len() == self.0.axes.len()).then(|| ravel(coordinates, &self.sizes()))
     }
 
-    /// Returns the group of this rank and the ranks that differ from it on this axis only. A rank's number in that
-    /// group is its coordinate on this axis.
+    /// Returns the group of the ranks whose coordinates on all other axes equal those of this rank. A rank's number in
+    /// this group is its coordinate on `axis`.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.
@@ -147,8 +147,9 @@ impl Mesh {
         Ok(self.rank_at(&coordinates))
     }
 
-    /// Makes the group of this rank and the ranks that differ from it on these axes only. In the order of the group,
-    /// the last axis of `axes` varies fastest. Every rank of the mesh calls this method with the same axes.
+    /// Makes the group of the ranks whose coordinates on all axes that are not in `axes` equal those of this rank. In
+    /// the order of the group, the last axis of `axes` varies fastest. Every rank of the mesh calls this method with
+    /// the same axes.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh does not have one of the axes, or if an axis
@@ -158,8 +159,8 @@ impl Mesh {
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// Makes a mesh with only these axes, in this order. On every other axis, the ranks of the new mesh have the same
-    /// coordinate as this rank. Every rank of the mesh calls this method with the same axes.
+    /// Makes a mesh with only these axes, in this order, of the ranks of [`flatten`](Self::flatten). Every rank of the
+    /// mesh calls this method with the same axes.
     ///
     /// # Errors
     /// The same as those of [`flatten`](Self::flatten).
@@ -201,7 +202,7 @@ impl std::fmt::Debug for Mesh {
     }
 }
 
-/// Makes the group of the rank at these coordinates and the ranks that differ from it only on the axes `chosen`.
+/// Makes the group of the ranks whose coordinates on all axes that are not in `chosen` equal `coordinates`.
 fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usize]) -> Result<ProcessGroup> {
     let rest: Vec<usize> = (0..sizes.len()).filter(|at| !chosen.contains(at)).collect();
     let of = |axes: &[usize]| {

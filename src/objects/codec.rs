@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 /// The largest number of bytes of a text about an object: the name of its type, or why it cannot be sent.
 pub(super) const TEXT: usize = 1000;
 
-/// The data about its objects that a rank sends to the others before the objects.
+/// What a rank sends to the others before its objects.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     /// The hash of the name of the object's type.

@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The parts of a call about which ranks disagree here: the op and the root.
+/// The op and the root of a call.
 type Which = (OpKind, u32);
 
 /// A case: the rank `odd` makes the call `other`, and all other ranks make the call `usual`.
