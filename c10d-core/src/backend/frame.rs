@@ -29,16 +29,12 @@ use super::reporting::Reporting;
 use super::{Origin, Request};
 use crate::buffer::Outcome;
 use crate::panics::contain;
-use crate::types::DType;
 use crate::{Error, ErrorKind, Result};
 
 const EMPTY: u8 = 0;
 const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
-
-/// If a call reports a mismatch in another call, this text precedes the name of the reporting call in the error.
-const FOUND: &str = "; found in ";
 
 /// The thread or future that is woken when the operation is done.
 enum Waiter {
@@ -128,39 +124,10 @@ impl Frame {
         if !frame.kept.load(Ordering::Relaxed) {
             // SAFETY: the operation is not done, so the owner of the buffers does not use their memory yet; the backend
             // does not use it any more.
-            unsafe { frame.normalise() };
+            unsafe { frame.request.normalise() };
         }
         // SAFETY: the caller guarantees it.
         unsafe { Self::set(this, result) }
-    }
-
-    /// Converts the result of a call that ran without a job to its outcome.
-    ///
-    /// # Safety
-    /// No other code uses the memory of the spans during this call.
-    #[inline]
-    pub(crate) unsafe fn concluded(&self, result: Result) -> Result<Outcome> {
-        // SAFETY: the caller guarantees it.
-        unsafe { self.normalise() };
-        match result {
-            // The source is the sender of a message. A receive that runs without a job always names the sender. Other
-            // ops do not use the source.
-            Ok(()) => Ok(Outcome { source: self.request.params.peer, payload: None }),
-            Err(error) => Err(self.described(error)),
-        }
-    }
-
-    /// Makes every byte of `bool` outputs a valid `bool`.
-    ///
-    /// # Safety
-    /// No other code uses the memory of the spans during this call.
-    #[inline]
-    unsafe fn normalise(&self) {
-        let outputs = self.request.outputs();
-        if outputs.first().is_some_and(|s| s.dtype() == DType::Bool) {
-            // SAFETY: the caller guarantees it.
-            outputs.iter().for_each(|span| unsafe { span.normalise_bool() });
-        }
     }
 
     /// Does the same as `complete`, but stores the result unchanged and does not look at the outputs.
@@ -267,34 +234,9 @@ impl Frame {
         outcome.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the outcome was taken twice")))
     }
 
-    /// Adds the properties of the call to an error: group, rank, op, number, elapsed time and timeout. Fields that the
-    /// backend has set do not change.
-    pub(crate) fn described(&self, mut error: Error) -> Error {
-        let request = &self.request;
-        if let Some(lane) = self.lane {
-            // SAFETY: the owner of the frame guarantees that the value lives longer than the frame.
-            unsafe { lane.as_ref() }.describe(&mut error);
-        }
-        let report = error.report_mut();
-        if let (ErrorKind::Mismatch { .. }, Some(seq)) = (&report.kind, report.seq)
-            && (request.op.is_p2p() || seq as u32 != request.seq as u32)
-            && !report.what.contains(FOUND)
-            && self.lane.is_some()
-        {
-            // The mismatch is about another call, not about this call: the numbers of the two differ, or this call is
-            // point-to-point and so has no number that ranks share. The error names both calls. A frame without a lane
-            // is a step inside an op, or a message of a backend; these are not calls of the program, so the error does
-            // not name them.
-            report.what += FOUND;
-            report.what += &match request.op.is_p2p() {
-                true => request.op.name().to_owned(),
-                false => format!("{}, seq {}", request.op, request.seq),
-            };
-        }
-        report.op.get_or_insert(request.op);
-        report.seq.get_or_insert(request.seq);
-        report.elapsed.get_or_insert_with(|| request.elapsed());
-        report.deadline.get_or_insert(request.timeout);
-        error
+    /// Adds the properties of the call to an error; see [`Request::described`].
+    pub(crate) fn described(&self, error: Error) -> Error {
+        // SAFETY: the owner of the frame guarantees that the value lives longer than the frame.
+        self.request.described(self.lane.map(|lane| unsafe { lane.as_ref() }), error)
     }
 }

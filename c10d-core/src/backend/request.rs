@@ -4,12 +4,16 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::Fingerprint;
+use super::{Fingerprint, Origin};
 use crate::buffer::{CooLayout, Sink, Span};
 use crate::catalog::OpKind;
 use crate::options::Params;
 use crate::store::{FOREVER, deadline_after};
 use crate::types::{DType, DispatchKey, Element, Identity};
+use crate::{Error, ErrorKind};
+
+/// If a call reports a mismatch in another call, this text precedes the name of the reporting call in the error.
+const FOUND: &str = "; found in ";
 
 /// Whether the thread that submits the op waits for it. If so, the backend may run the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,5 +127,48 @@ impl Request {
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())
+    }
+
+    /// Makes every byte of `bool` outputs a valid `bool`.
+    ///
+    /// # Safety
+    /// No other code uses the memory of the spans during this call.
+    #[inline]
+    pub(crate) unsafe fn normalise(&self) {
+        let outputs = self.outputs();
+        if outputs.first().is_some_and(|s| s.dtype() == DType::Bool) {
+            // SAFETY: the caller guarantees it.
+            outputs.iter().for_each(|span| unsafe { span.normalise_bool() });
+        }
+    }
+
+    /// Adds the properties of the call to an error: group, rank and backend (from `lane`), op, number, elapsed time and
+    /// timeout. Fields that the backend has set do not change.
+    #[cold]
+    pub(crate) fn described(&self, lane: Option<&Origin>, mut error: Error) -> Error {
+        if let Some(lane) = lane {
+            lane.describe(&mut error);
+        }
+        let report = error.report_mut();
+        if let (ErrorKind::Mismatch { .. }, Some(seq)) = (&report.kind, report.seq)
+            && (self.op.is_p2p() || seq as u32 != self.seq as u32)
+            && !report.what.contains(FOUND)
+            && lane.is_some()
+        {
+            // The mismatch is about another call, not about this call: the numbers of the two differ, or this call is
+            // point-to-point and so has no number that ranks share. The error names both calls. A request without a
+            // lane is a step inside an op, or a message of a backend; these are not calls of the program, so the error
+            // does not name them.
+            report.what += FOUND;
+            report.what += &match self.op.is_p2p() {
+                true => self.op.name().to_owned(),
+                false => format!("{}, seq {}", self.op, self.seq),
+            };
+        }
+        report.op.get_or_insert(self.op);
+        report.seq.get_or_insert(self.seq);
+        report.elapsed.get_or_insert_with(|| self.elapsed());
+        report.deadline.get_or_insert(self.timeout);
+        error
     }
 }

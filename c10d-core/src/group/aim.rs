@@ -1,5 +1,6 @@
 //! The aim of a call: the lane and the kernel that run it.
 
+use super::routes::Routes;
 use super::{Group, Lane};
 use crate::backend::{Kernel, Request, fingerprint};
 use crate::catalog::OpKind;
@@ -56,12 +57,15 @@ impl Group {
     /// `None` if the call is of another kind or must be rejected; `aim` then handles it.
     #[inline]
     fn aim_plain(&self, request: &mut Request) -> Option<Aim<'_>> {
-        let one = dispatch::plain(request, self.size)?;
-        let (route, lane) = self.route(DispatchKey::Cpu, 0).ok()?;
-        let offered = route.capabilities.offers(request.op, one.dtype(), request.params.reduce);
-        let kernel = route.kernels[request.op as usize].filter(|_| offered)?;
+        let plain = dispatch::plain(request, self.rank, self.size)?;
+        if request.op == OpKind::Barrier && self.bound.is_some() {
+            return None;
+        }
+        let route = self.routes.cpu()?;
+        let kernel = route.plain_kernel(request, plain.dtype)?;
         request.key = DispatchKey::Cpu;
-        request.fingerprint = dispatch::plain_fingerprint(request, &one);
+        request.fingerprint = dispatch::plain_fingerprint(request, &plain);
+        let lane = Routes::lane(route, &self.lanes);
         Some(Aim { lane, kernel, forwards: route.forwarded.contains(request.op) })
     }
 

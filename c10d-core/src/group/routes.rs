@@ -6,10 +6,10 @@ use super::Lane;
 use super::builder::GroupSpec;
 use super::deferred::sparse_lane;
 use crate::backend::registry::{Choice, Offer, forwards, key_and_slot};
-use crate::backend::{Backend, Capabilities, GroupInit, Kernel, Origin, Registry};
+use crate::backend::{Backend, Capabilities, GroupInit, Kernel, Origin, Registry, Request};
 use crate::catalog::{OpKind, OpSet};
 use crate::staged::Staged;
-use crate::types::{DispatchKey, vendor_name};
+use crate::types::{DType, DTypeSet, DispatchKey, ReduceOp, vendor_name};
 use crate::{Error, Result};
 
 /// The lane and the kernels for the calls of one dispatch key, or of one vendor's devices.
@@ -20,6 +20,42 @@ pub(super) struct Route {
     /// The ops whose kernel only passes the job to the backend.
     pub(super) forwarded: OpSet,
     pub(super) capabilities: Capabilities,
+    /// For each op and each code of a reduce operation, the element types that [`Route::plain_kernel`] accepts.
+    plain: [[DTypeSet; ReduceOp::COUNT]; OpKind::ALL.len()],
+}
+
+impl Route {
+    fn new(lane: usize, kernels: [Option<Kernel>; OpKind::ALL.len()], capabilities: Capabilities) -> Route {
+        let all = |fits: &dyn Fn(&OpKind) -> bool| -> OpSet {
+            OpSet::of(&OpKind::ALL.iter().copied().filter(fits).collect::<Vec<_>>())
+        };
+        let forwarded = all(&|op| kernels[*op as usize].is_some_and(forwards));
+        let mut plain = [[DTypeSet::NONE; ReduceOp::COUNT]; OpKind::ALL.len()];
+        for op in OpKind::ALL.iter().filter(|op| kernels[**op as usize].is_some()) {
+            for code in 0..ReduceOp::COUNT as u8 {
+                // A factor is part of the fingerprint, so a call with a factor is not plain.
+                let Some(reduce) = ReduceOp::from_code(code, 1.0).filter(|r| !matches!(r, ReduceOp::PreMulSum(_)))
+                else {
+                    continue;
+                };
+                let fits = |dtype: &DType| {
+                    capabilities.offers(*op, *dtype, reduce) && (!op.reduces() || reduce.is_defined_on(*dtype))
+                };
+                let types: Vec<DType> = DType::ALL.iter().copied().filter(fits).collect();
+                plain[*op as usize][code as usize] = DTypeSet::of(&types);
+            }
+        }
+        Route { lane, kernels, forwarded, capabilities, plain }
+    }
+
+    /// Returns the kernel of a [plain](crate::dispatch::plain) call with this element type, if the op is offered on the
+    /// type, and its reduce operation is defined on the type and has no factor.
+    #[inline]
+    pub(super) fn plain_kernel(&self, request: &Request, dtype: Option<DType>) -> Option<Kernel> {
+        let types = self.plain[request.op as usize][request.params.reduce.code() as usize];
+        let kernel = self.kernels[request.op as usize];
+        kernel.filter(|_| dtype.is_none_or(|dtype| types.contains(dtype)))
+    }
 }
 
 /// All routes of a group. An `Err` says why a route does not exist.
@@ -98,17 +134,14 @@ impl Routes {
                     )?);
                     let mut kernels = [None; OpKind::ALL.len()];
                     kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
-                    let forwarded = OpSet::NONE;
-                    return Ok(Route { lane: lanes.len() - 1, kernels, forwarded, capabilities: Capabilities::ALL });
+                    return Ok(Route::new(lanes.len() - 1, kernels, Capabilities::ALL));
                 }
                 let capabilities = *lanes[lane].backend.capabilities_on(key);
                 let mut kernels = [None; OpKind::ALL.len()];
                 for op in OpKind::ALL.iter().filter(|op| capabilities.ops.contains(**op)) {
                     kernels[*op as usize] = kernel(*op);
                 }
-                let is_forwarded = |op: &OpKind| kernels[*op as usize].is_some_and(forwards);
-                let forwarded: Vec<OpKind> = OpKind::ALL.iter().copied().filter(is_forwarded).collect();
-                Ok(Route { lane, kernels, forwarded: OpSet::of(&forwarded), capabilities })
+                Ok(Route::new(lane, kernels, capabilities))
             });
         }
         Ok((lanes, routes))
@@ -138,6 +171,12 @@ impl Routes {
             Some(Err(why)) => Err(Error::unsupported(why.clone())),
             None => Err(unknown(vendor)),
         }
+    }
+
+    /// Returns the route of the dispatch key CPU, if there is one.
+    #[inline]
+    pub(super) fn cpu(&self) -> Option<&Route> {
+        self.keys[DispatchKey::Cpu as usize].as_ref().ok()
     }
 
     #[inline]

@@ -40,12 +40,12 @@ impl ProcessGroup {
     #[inline]
     pub fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back, OpError<B::Back>> {
         let Call { op, params, timeout, error, mut buffers } = call;
-        let mut frame = self.0.frame(op, Caller::Waits, params, timeout);
+        let mut request = self.0.request(op, Caller::Waits, params, timeout);
         let described = match error {
-            None => buffers.describe(&mut frame.request.spans),
+            None => buffers.describe(&mut request.spans),
             Some(e) => Err(e),
         };
-        match self.0.run(&mut frame, described) {
+        match self.0.run(&mut request, described) {
             Ok(outcome) => Ok(buffers.back(outcome)),
             Err(error) => Err(OpError { error, buffer: Some(buffers.back(Outcome::NONE)) }),
         }
@@ -144,28 +144,47 @@ impl Drop for OnPanic<'_> {
 
 impl Group {
     #[inline]
-    pub(crate) fn frame(&self, op: OpKind, caller: Caller, params: Params, timeout: Option<Duration>) -> Frame {
-        Frame::new(Request::new(op, caller, params, timeout.unwrap_or(self.timeout)))
+    fn request(&self, op: OpKind, caller: Caller, params: Params, timeout: Option<Duration>) -> Request {
+        Request::new(op, caller, params, timeout.unwrap_or(self.timeout))
     }
 
-    /// Runs a call whose frame is on this thread's stack.
-    fn run(&self, frame: &mut Frame, described: Result) -> Result<Outcome> {
-        let op = frame.request.op;
-        let (aim, turn) = self.prepare(frame, described).map_err(|e| self.refused(op, e))?;
-        let frame = &*frame;
+    /// Runs a call and waits for it.
+    fn run(&self, request: &mut Request, described: Result) -> Result<Outcome> {
+        let (aim, turn) = self.prepare(request, described).map_err(|e| self.refused(request.op, e))?;
         if aim.forwards {
             let on_panic = OnPanic { group: self, frame: None };
-            let result = aim.lane.backend.run(&frame.request);
+            let result = aim.lane.backend.run(request);
             std::mem::forget(on_panic);
-            if let Some(result) = result {
-                drop(turn);
-                // SAFETY: the backend does not use the spans after `run` returned, and the caller gets the buffers back
-                // only after this.
-                let outcome = unsafe { frame.concluded(result) };
-                self.observe(&outcome);
-                return outcome;
+            match result {
+                Some(Ok(())) => {
+                    drop(turn);
+                    // SAFETY: the backend does not use the spans after `run` returned, and the caller gets the buffers
+                    // back only after this.
+                    unsafe { request.normalise() };
+                    // The source is the sender of a message. A receive that runs without a job always names the sender.
+                    // Other ops do not use the source.
+                    return Ok(Outcome { source: request.params.peer, payload: None });
+                }
+                Some(Err(error)) => {
+                    drop(turn);
+                    // SAFETY: as above.
+                    unsafe { request.normalise() };
+                    let failed = Err(request.described(Some(&aim.lane.info), error));
+                    self.observe(&failed);
+                    return failed;
+                }
+                None => {}
             }
         }
+        let nothing = Request::new(request.op, request.caller, Params::default(), request.timeout);
+        self.run_job(std::mem::replace(request, nothing), aim, turn)
+    }
+
+    /// Runs a prepared call as a job whose frame is on this thread's stack.
+    fn run_job(&self, request: Request, aim: Aim<'_>, turn: Option<Turn<'_>>) -> Result<Outcome> {
+        let mut frame = Frame::new(request);
+        frame.lane = Some(NonNull::from(&*aim.lane.info));
+        let frame = &frame;
         let on_panic = OnPanic { group: self, frame: Some(frame) };
         // SAFETY: the frame is not moved or dropped before it is done: this function waits until it is done. If the
         // kernel panics, `on_panic` waits.
@@ -182,12 +201,11 @@ impl Group {
         outcome
     }
 
-    /// Prepares a frame for its kernel: finds the route, validates the call, waits for the call's turn in the lane, and
-    /// gives the call a sequence number. `described` is the result of describing the buffers.
+    /// Prepares a request for its kernel: finds the route, validates the call, waits for the call's turn in the lane,
+    /// and gives the call a sequence number. `described` is the result of describing the buffers.
     #[inline]
-    fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
+    fn prepare<'a>(&'a self, request: &mut Request, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
         described?;
-        let request = &mut frame.request;
         let aim = self.aim(request)?;
         if tracing::enabled!(target: "c10d", tracing::Level::TRACE) {
             let (op, caller) = (request.op, request.caller);
@@ -198,7 +216,6 @@ impl Group {
             // the first wait for its handle.
             request.deadline();
         }
-        frame.lane = Some(NonNull::from(&*aim.lane.info));
         let turn = aim.lane.take_turn(request)?;
         Ok((aim, turn))
     }
@@ -241,7 +258,7 @@ impl Group {
         owns: bool,
     ) -> (Handle<'a, B::Back>, Option<Ready<'_>>) {
         let Call { op, params, timeout, error, buffers } = call;
-        let mut frame = self.frame(op, Caller::Continues, params, timeout);
+        let mut frame = Frame::new(self.request(op, Caller::Continues, params, timeout));
         frame.owns_buffers = owns;
         let mut state = Counted::new(frame, buffers, self, scope);
         // The buffers are described at their final address, since a move of the buffers would invalidate the spans.
@@ -249,7 +266,7 @@ impl Group {
             None => Counted::describe(&mut state),
             Some(e) => Err(e),
         };
-        match self.prepare(Counted::frame_mut(&mut state), described) {
+        match self.prepare(&mut Counted::frame_mut(&mut state).request, described) {
             Ok((aim, turn)) => {
                 let job = Counted::job(&mut state, &aim.lane.info);
                 (Handle::new(state), Some(Ready { aim, turn, job }))
