@@ -13,6 +13,9 @@ use c10d_core::calls::CallId;
 /// The number of calls that a call log remembers.
 pub(crate) const HISTORY: usize = 64;
 
+/// The bits of a digest that are the number of the call.
+const NUMBER: u64 = 0xffff;
+
 #[derive(Default)]
 #[repr(C)]
 struct Entry {
@@ -26,6 +29,9 @@ struct Entry {
 #[repr(C, align(128))]
 pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
+    /// For each remembered call, a hash of this call and of all calls before it. The lowest 16 bits are the call's
+    /// number. If two ranks have the same digest for a call, they have made the same calls up to this one.
+    digests: [AtomicU64; HISTORY],
     begun: AtomicU64,
     /// The number of calls that had begun when the last call ended.
     ended: AtomicU64,
@@ -65,6 +71,7 @@ impl CallLog {
     pub(crate) fn new() -> CallLog {
         CallLog {
             entries: std::array::from_fn(|_| Entry::default()),
+            digests: std::array::from_fn(|_| AtomicU64::new(0)),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             failed: Flag(AtomicU64::new(0)),
@@ -79,11 +86,27 @@ impl CallLog {
         let version = written(n);
         entry.version.store(version.wrapping_sub(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        for (word, value) in entry.words.iter().zip(fingerprint.to_words()) {
+        let words = fingerprint.to_words();
+        for (word, value) in entry.words.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
         entry.version.store(version, Ordering::Release);
+        let before = self.digest(n.wrapping_sub(1)).load(Ordering::Relaxed);
+        self.digest(n).store(digest(before, &words, n), Ordering::Release);
         self.begun.store(n.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Returns the digest of call `n`, if the call is remembered.
+    #[inline]
+    fn digest(&self, n: u64) -> &AtomicU64 {
+        &self.digests[n as usize % HISTORY]
+    }
+
+    /// Whether both ranks made the same calls up to call `n`, which this log remembers. `false` also if the other log
+    /// does not contain call `n`.
+    #[inline]
+    pub(crate) fn agrees(&self, other: &CallLog, n: u64) -> bool {
+        self.digest(n).load(Ordering::Relaxed) == other.digest(n).load(Ordering::Acquire)
     }
 
     #[inline]
@@ -178,6 +201,17 @@ impl CallLog {
     }
 }
 
+/// Returns the digest of call `n`, whose fingerprint consists of these words. `before` is the digest of the call before
+/// it.
+#[inline]
+fn digest(before: u64, words: &[u64; 3], n: u64) -> u64 {
+    let mix = |hash: u64, word: &u64| {
+        let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        product ^ product >> 32
+    };
+    words.iter().fold(before & !NUMBER, mix) & !NUMBER | n & NUMBER
+}
+
 /// Returns the version of an entry that contains call `n`. An odd version means that a thread writes the entry.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
@@ -222,6 +256,25 @@ mod tests {
         }
         assert_eq!(call_log.since(0).map(|(n, _)| n).collect::<Vec<_>>(), (36..100).collect::<Vec<_>>());
         assert_eq!(call_log.since(98).last(), Some((99, fingerprint(99))));
+    }
+
+    #[test]
+    fn logs_agree_up_to_the_first_different_call() {
+        let (a, b) = (CallLog::new(), CallLog::new());
+        for seq in 0..100 {
+            a.begin(&fingerprint(seq));
+            assert!(!a.agrees(&b, seq.into()), "the other log does not have the call {seq} yet");
+            b.begin(&fingerprint(seq));
+            assert!(a.agrees(&b, seq.into()) && b.agrees(&a, seq.into()));
+        }
+        a.begin(&fingerprint(100));
+        b.begin(&Fingerprint { root: 1, ..fingerprint(100) });
+        assert!(a.agrees(&b, 99));
+        for seq in 101..300 {
+            a.begin(&fingerprint(seq));
+            b.begin(&fingerprint(seq));
+            assert!(!a.agrees(&b, seq.into()), "{seq}");
+        }
     }
 
     #[test]

@@ -58,6 +58,15 @@ impl Health {
         Ok(open)
     }
 
+    /// Whether all ranks share memory with this rank and made the same calls as this rank up to call `number`, which is
+    /// one of the last 64.
+    #[inline]
+    pub(crate) fn agrees(&self, number: u64) -> bool {
+        let (own, Some(logs)) = (self.call_log(), self.call_logs.get()) else { return false };
+        let mut others = (0..self.paths.len() as u32).filter(|rank| *rank != self.rank);
+        others.all(|rank| logs.of(rank).is_some_and(|log| own.agrees(log, number)))
+    }
+
     /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` equal this
     /// rank's. Returns [`Open::Old`] if a peer must be asked about a call with a number below `before`.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
