@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Caller, Request};
-use c10d_core::{DType, Error, ErrorKind, OpKind, Result};
+use c10d_core::{DType, Error, ErrorKind, OpKind, ReduceOp, Result};
 
 use crate::exec::exchange::Progress;
 use crate::exec::{Call, Executor, Op, Reduction, Spaces};
@@ -18,13 +18,22 @@ pub(crate) struct Collectives {
     layout: Layout,
     spaces: Spaces,
     plan: Plan,
+    /// The last reduction, with its operation and element type. Calls often repeat.
+    last: Option<(ReduceOp, DType, Reduction)>,
     /// The longest timeout of a collective so far.
     patience: Duration,
 }
 
 impl Collectives {
     pub(crate) fn new(executor: Executor, layout: Layout) -> Collectives {
-        Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
+        Collectives {
+            executor,
+            layout,
+            spaces: Spaces::new(),
+            plan: Plan::default(),
+            last: None,
+            patience: Duration::ZERO,
+        }
     }
 
     /// Sends the items of a small call before the call runs, while earlier calls have not ended, as far as the links
@@ -32,7 +41,7 @@ impl Collectives {
     /// lower rank have been sent their items.
     #[inline(never)]
     pub(crate) fn write_ahead(&mut self, request: &Request) -> Result<u32> {
-        let reduction = reduction(request, request.dtype(), self.layout.world());
+        let reduction = reduction(&mut self.last, request, request.dtype(), self.layout.world());
         match self.layout.exchange(request, reduction) {
             // Over TCP, a note (see `exec::notes`) must precede the items of later calls. A call in which every rank
             // receives an item from every other needs no note.
@@ -50,11 +59,11 @@ impl Collectives {
     pub(crate) fn run(&mut self, request: &Request, written: u32, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
         let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };
-        let Collectives { executor, layout, spaces, plan, .. } = self;
+        let Collectives { executor, layout, spaces, plan, last, .. } = self;
         executor.beside_others(request.caller != Caller::Waits);
         let result = executor.call(&call, |executor| {
             let dtype = request.dtype();
-            let reduction = reduction(request, dtype, layout.world());
+            let reduction = reduction(last, request, dtype, layout.world());
             let written = match layout.exchange(request, reduction) {
                 // SAFETY: the spans belong to a job that this backend holds.
                 Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint, written) }? {
@@ -107,11 +116,21 @@ impl Collectives {
     }
 }
 
-/// Returns the reduction of a request whose op reduces.
+/// Returns the reduction of a request whose op reduces. `last` is the reduction that was returned last.
 #[inline]
-fn reduction(request: &Request, dtype: Option<DType>, world: u32) -> Option<Reduction> {
-    match dtype {
-        Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, world),
-        _ => None,
+fn reduction(
+    last: &mut Option<(ReduceOp, DType, Reduction)>,
+    request: &Request,
+    dtype: Option<DType>,
+    world: u32,
+) -> Option<Reduction> {
+    let (op, dtype) = (request.params.reduce, dtype.filter(|_| request.op.reduces())?);
+    match last {
+        Some((of, on, reduction)) if (*of, *on) == (op, dtype) => Some(*reduction),
+        _ => {
+            let reduction = Reduction::new(op, dtype, world)?;
+            *last = Some((op, dtype, reduction));
+            Some(reduction)
+        }
     }
 }

@@ -40,7 +40,7 @@ impl Link {
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         match self {
             // SAFETY: the caller guarantees that `body` is readable.
@@ -69,6 +69,35 @@ impl Link {
             // SAFETY: the caller guarantees that `body` is readable.
             Link::Shm(l) => unsafe { l.write_whole(head, body, len) },
             Link::Tcp(_) => Ok(false),
+        }
+    }
+
+    /// Returns the next item, if all of it has arrived in a mailbox and it has `len` bytes, which stay there until they
+    /// are consumed. This may be called only between two items.
+    #[inline(always)]
+    pub(crate) fn peek_exact(&mut self, len: usize) -> Option<*const u8> {
+        match self {
+            Link::Shm(l) => l.peek_exact(len),
+            Link::Tcp(_) => None,
+        }
+    }
+
+    /// Makes the processor fetch the memory of the item after the next one. This saves time only if the peer has already
+    /// written that item.
+    #[inline]
+    pub(crate) fn prefetch_following(&self) {
+        if let Link::Shm(l) = self {
+            l.prefetch_following();
+        }
+    }
+
+    /// Consumes the whole item of `len` bytes that [`Link::peek_exact`], [`Link::peek_item`] or [`Link::peek_whole`]
+    /// returned.
+    #[inline(always)]
+    pub(crate) fn consume_item(&mut self, len: usize) {
+        match self {
+            Link::Shm(l) => l.consume_item(len),
+            Link::Tcp(l) => l.consume(len),
         }
     }
 

@@ -89,11 +89,14 @@ impl MessageState {
             return None;
         }
         let head = Header { fingerprint: request.fingerprint, len: len as u64 }.to_bytes();
-        let (item, there) = match peer.link.peek_item().ok()? {
-            Item::Here(item, there) => (item, there),
-            Item::NotYet => return Some(Attempt::Nothing),
-            Item::Elsewhere if len <= AT_ONCE => return peer.receive_whole(&head, at, len),
-            Item::Elsewhere => return None,
+        let (item, there) = match peer.link.peek_exact(HEADER + len) {
+            Some(item) => (item, HEADER + len),
+            None => match peer.link.peek_item().ok()? {
+                Item::Here(item, there) => (item, there),
+                Item::NotYet => return Some(Attempt::Nothing),
+                Item::Elsewhere if len <= AT_ONCE => return peer.receive_whole(&head, at, len),
+                Item::Elsewhere => return None,
+            },
         };
         // SAFETY: the item has `there` bytes, which is enough by the first condition; the read is unaligned.
         if there != HEADER + len || unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != head {
@@ -102,8 +105,7 @@ impl MessageState {
         // SAFETY: `len` bytes of the item follow the header. `at` points to the `len` bytes of the output of a request
         // that this backend is running.
         unsafe { ptr::copy_nonoverlapping(item.add(HEADER), at, len) };
-        // `consume` fails only for lent bytes, and small items are never lent.
-        let _ = peer.link.consume(HEADER + len);
+        peer.link.consume_item(HEADER + len);
         Some(Attempt::Done)
     }
 }

@@ -82,7 +82,7 @@ impl ShmLink {
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
         let Some(line) = self.out.line() else { return Ok(false) };
         // SAFETY: the caller guarantees that `body` is readable.
@@ -160,6 +160,36 @@ impl ShmLink {
         };
         self.mail = shown.is_some();
         Ok(shown)
+    }
+
+    /// See [`crate::link::Link::peek_exact`].
+    #[inline(always)]
+    pub(crate) fn peek_exact(&mut self, len: usize) -> Option<*const u8> {
+        let shown = self.inbox.peek_exact(self.into.line()?, len)?;
+        self.mail = true;
+        Some(shown)
+    }
+
+    /// See [`crate::link::Link::prefetch_following`].
+    #[inline]
+    pub(crate) fn prefetch_following(&self) {
+        self.inbox.prefetch();
+    }
+
+    /// See [`crate::link::Link::consume_item`].
+    #[inline(always)]
+    pub(crate) fn consume_item(&mut self, len: usize) {
+        // The bytes are not lent, since a lent item is never shown as a whole.
+        let news = if self.mail {
+            self.inbox.consume(len)
+        } else {
+            let news = self.into.consume(len);
+            self.into.end();
+            news
+        };
+        if news {
+            self.wake();
+        }
     }
 
     /// Returns the next item, if it is in the mailbox. Otherwise returns `Err` with the number of bytes that the ring
