@@ -355,3 +355,66 @@ fn a_server_without_descriptors_serves_its_clients() {
         String::from_utf8_lossy(&out.stderr)
     );
 }
+
+/// Connects, and returns how long it takes until the server refuses this client because no descriptor is free. Before
+/// that, waits until this process has a descriptor for the client's end.
+fn refused_after(addr: std::net::SocketAddr) -> Duration {
+    let (start, mut stream) = loop {
+        let start = Instant::now();
+        match std::net::TcpStream::connect(addr) {
+            Err(e) if e.raw_os_error() == Some(libc::EMFILE) => std::thread::sleep(Duration::from_millis(1)),
+            other => break (start, other.unwrap()),
+        }
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut word = [0; 4];
+    stream.read_exact(&mut word).unwrap();
+    assert_eq!(word, 0xC10D_0024u32.to_le_bytes(), "the server has another answer than that no descriptor is free");
+    start.elapsed()
+}
+
+/// A client waits 1 s for a descriptor if one has been free since the last client was refused.
+#[test]
+fn role_server_short_of_descriptors_again() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if !common::plays("role_server_short_of_descriptors_again") {
+        return;
+    }
+    let server = server();
+    let addr = server.local_addr();
+    let uses_a_key = |raw: &mut Raw| {
+        raw.send(&request(4, &[string(b"/n"), int(1)]));
+        raw.read(8);
+    };
+    let mut raws: Vec<Raw> = (0..4).map(|_| Raw::valid(addr)).collect();
+    raws.iter_mut().for_each(uses_a_key);
+    // The limit allows only one more descriptor, for the client's end of a connection.
+    let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();
+    let second = Duration::from_secs(1);
+    assert!(refused_after(addr) >= second);
+    // The client has left, so a descriptor is free. When the server answers the ping, it has tried again to accept a
+    // client (`ACCEPT_PAUSE` is 50 ms).
+    std::thread::sleep(Duration::from_millis(60));
+    raws[1].ping();
+    let quiet = refused_after(addr);
+    // Two descriptors are free, and a client uses them.
+    drop(raws.pop());
+    let mut member = Raw::valid(addr);
+    uses_a_key(&mut member);
+    let used = refused_after(addr);
+    println!("\nrefused after {quiet:?} when nobody came, and after {used:?} when a client was let in");
+    assert!(quiet >= second && used >= second);
+    println!("\nwaited each time");
+}
+
+#[test]
+fn a_client_waits_for_a_descriptor_if_one_was_free_since_the_last_refusal() {
+    let out = common::role("role_server_short_of_descriptors_again").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        out.status.success() && text.contains("waited each time"),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}

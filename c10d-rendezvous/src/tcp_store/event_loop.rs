@@ -176,7 +176,12 @@ impl EventLoop {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            match self.listener.accept() {
+            let accepted = self.listener.accept();
+            // The system takes a descriptor before it looks for a client. So one was free, even if there is no client.
+            if accepted.as_ref().err().is_none_or(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                self.scarce = None;
+            }
+            match accepted {
                 Ok((stream, peer)) => {
                     // The system assigns the lowest free descriptor number, so the number shows how many descriptors
                     // are in use.
