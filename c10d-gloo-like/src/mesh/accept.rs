@@ -34,7 +34,8 @@ pub(super) struct JoinListener {
     strangers: Vec<Stranger>,
     /// The end of the current [`PAUSE`].
     closed_until: Option<Instant>,
-    /// The first error of accepting a connection since the last success, and its time.
+    /// The first error of accepting connections since an attempt last had no error or accepted one, and the time of
+    /// this error.
     scarce: Option<(Instant, Error)>,
 }
 
@@ -80,13 +81,12 @@ impl JoinListener {
         }
     }
 
-    /// Returns the first error of accepting a connection since the last success.
+    /// Returns the first error of accepting connections, if every attempt since then had an error and accepted none.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Records an error of accepting a connection. Returns the first error since the last success if it is [`SCARCE`]
-    /// old.
+    /// Records an error of accepting connections. If the error in `scarce` is [`SCARCE`] ago, returns that error.
     fn shut_for(&mut self, now: Instant, error: Error) -> Result {
         self.closed_until = Some(now + PAUSE);
         let (since, error) = self.scarce.get_or_insert((now, error));
@@ -139,10 +139,12 @@ impl JoinListener {
                 Err(e) => lack = Some(e),
             }
         }
-        match lack {
-            Some(error) => self.shut_for(now, error)?,
-            None if !came.is_empty() => self.scarce = None,
-            None => {}
+        // The system takes a descriptor before it looks for a connection. So one was free, even if none has come.
+        if lack.is_none() || !came.is_empty() {
+            self.scarce = None;
+        }
+        if let Some(error) = lack {
+            self.shut_for(now, error)?;
         }
         for (fd, unix) in came {
             if self.strangers.len() >= STRANGERS {
@@ -198,4 +200,45 @@ impl Stranger {
 
 fn refused(what: &str) -> Error {
     Error::new(ErrorKind::Resource, what).phase(Phase::Connect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::socket::{dial_unix, listen_unix};
+    use rustix::net::{Shutdown, shutdown};
+
+    /// Makes listeners whose last attempts to accept a connection failed, since a time that is no longer tolerated.
+    fn lacking(name: &str, tcp: Vec<tcp::Listener>) -> JoinListener {
+        let mut listener = JoinListener::new(Some(listen_unix(name).unwrap()), tcp);
+        listener.scarce = Some((Instant::now() - 2 * SCARCE, refused("the first lack")));
+        listener
+    }
+
+    fn name(test: &str) -> String {
+        format!("c10d-test-{test}-{}", std::process::id())
+    }
+
+    #[test]
+    fn a_lack_ends_although_no_connection_comes() {
+        let mut listener = lacking(&name("lack-ends"), Vec::new());
+        listener.admit().unwrap();
+        assert!(listener.shut().is_none(), "an attempt without an error shows that a descriptor is free");
+        listener.shut_for(Instant::now(), refused("the second lack")).unwrap();
+    }
+
+    #[test]
+    fn a_lack_begins_anew_after_each_connection() {
+        let name = name("lack-anew");
+        let broken = tcp::Listener::bind("127.0.0.1".parse().unwrap()).unwrap();
+        shutdown(broken.fd(), Shutdown::Both).unwrap();
+        let mut listener = lacking(&name, vec![broken]);
+        let patience = Patience { deadline: Instant::now() + Duration::from_secs(20), stop: &|| false };
+        let _peer = dial_unix(&name, &patience).unwrap();
+        // The UNIX listener accepts the connection, and after that the other listener fails.
+        listener.admit().unwrap();
+        assert_eq!(listener.strangers.len(), 1);
+        let what = listener.shut().unwrap().report().what.clone();
+        assert!(what != "the first lack", "{what}");
+    }
 }
