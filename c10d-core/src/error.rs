@@ -269,6 +269,31 @@ impl ErrorKind {
         ErrorKind::Device,
     ];
 
+    /// The fields of [`Mismatch`](ErrorKind::Mismatch) in which calls can differ. Ranks send a field as its index in
+    /// this list, so the order must not change. A field that is not in the list is sent as `call`.
+    pub const FIELDS: &[&str] = &[
+        "op",
+        "dtype",
+        "reduce_op",
+        "root",
+        "count",
+        "seq",
+        "step",
+        "shape",
+        "factor",
+        "tensors",
+        "splits",
+        "call",
+        "type",
+        "sparse_indices",
+    ];
+
+    /// Returns the code of a field of a mismatch: its index in [`ErrorKind::FIELDS`].
+    pub fn field_code(field: &str) -> u8 {
+        let place = |name| ErrorKind::FIELDS.iter().position(|known| *known == name);
+        place(field).or(place("call")).unwrap_or(0) as u8
+    }
+
     /// Returns the kind's name, as errors print it.
     pub fn name(&self) -> &'static str {
         match self {

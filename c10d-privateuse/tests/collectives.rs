@@ -410,6 +410,14 @@ fn a_mismatch_is_named_from_the_fingerprints() {
 }
 
 #[test]
+fn a_mismatch_has_the_field_that_the_plugin_names() {
+    let pg = bad("MISMATCHED FIELD=\"type\"").build().unwrap();
+    let e = pg.all_reduce(&mut [1f32; 8], ReduceOp::Sum).unwrap_err();
+    let ErrorKind::Mismatch { field, mine, theirs } = e.kind() else { panic!("{e}") };
+    assert_eq!((*field, mine.as_str(), theirs.as_str()), ("type", "8", "9"));
+}
+
+#[test]
 fn abort_from_another_thread_ends_an_op_that_hangs() -> Result {
     // The timeout is so long that no deadline ends the op.
     let pg = bad("NEVER_DONE").timeout(Duration::from_secs(3600)).build()?;

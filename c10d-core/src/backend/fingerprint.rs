@@ -197,9 +197,17 @@ fn own_type(rest: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::backend::{Caller, Request, summary::fingerprint};
     use crate::buffer::Span;
     use crate::options::Params;
+
+    /// Returns the field in which the fingerprints differ.
+    fn field(a: &Fingerprint, b: &Fingerprint) -> &'static str {
+        let (field, ..) = a.disagreement(b).unwrap();
+        assert!(ErrorKind::FIELDS.contains(&field), "{field} has no code, so peers would get another field");
+        field
+    }
 
     #[test]
     fn a_fingerprint_is_read_back_and_names_the_differing_field() {
@@ -215,20 +223,21 @@ mod tests {
             (Fingerprint { seq: 8, ..a }, "seq"),
             (Fingerprint { rest: 1, ..a }, "tensors"),
         ];
-        for (b, field) in cases {
-            assert_eq!(a.disagreement(&b).map(|d| d.0), Some(field));
+        for (b, expected) in cases {
+            assert_eq!(field(&a, &b), expected);
         }
         let named = |name| Identity::new(name, 8, "").unwrap().hash();
         let own = Fingerprint { dtype: Fingerprint::OWN_TYPE, rest: named("test::Mine"), ..a };
         let other = Fingerprint { rest: named("test::Other"), ..own };
+        assert_eq!(field(&own, &other), "type");
         assert_eq!(own.disagreement(&other), Some(("type", "test::Mine".into(), "test::Other".into())));
         assert_eq!(a.disagreement(&own), Some(("dtype", "f32".into(), "test::Mine".into())));
         let unheard = own.disagreement(&Fingerprint { rest: 5, ..own }).unwrap();
         assert_eq!((unheard.0, &*unheard.2), ("type", "a type of the program (0x00000005)"));
         let sparse = Fingerprint { step: Fingerprint::SPARSE, ..a };
-        assert_eq!(sparse.disagreement(&Fingerprint { rest: 1, ..sparse }).unwrap().0, "shape");
+        assert_eq!(field(&sparse, &Fingerprint { rest: 1, ..sparse }), "shape");
         let step = Fingerprint { step: Fingerprint::SPARSE | 2, ..a };
-        assert_eq!(step.disagreement(&Fingerprint { rest: 1, ..step }).unwrap().0, "step");
+        assert_eq!(field(&step, &Fingerprint { rest: 1, ..step }), "step");
         assert_eq!(a.disagreement(&Fingerprint { op: 99, ..a }).unwrap().2, "unknown");
     }
 
@@ -270,6 +279,7 @@ mod tests {
             fingerprint(&request)
         };
         assert_eq!(of(0.5).disagreement(&of(0.5)), None);
+        assert_eq!(field(&of(0.5), &of(0.25)), "factor");
         assert_eq!(of(0.5).disagreement(&of(0.25)), Some(("factor", "0.5".to_owned(), "0.25".to_owned())));
     }
 }

@@ -2,14 +2,11 @@
 //! that are read are not trusted: they are limited in size, and invalid bytes are ignored.
 
 use super::History;
+use crate::ErrorKind;
 use crate::backend::Fingerprint;
 
 /// The largest length in bytes of a field's value in a letter. Longer values are cut.
 const TEXT: usize = 200;
-/// The fields in which calls can differ. A letter has the index of the field. A field that is not in the list is sent
-/// as the last field of the list, `call`.
-const FIELDS: [&str; 12] =
-    ["op", "dtype", "reduce_op", "root", "count", "seq", "step", "shape", "factor", "tensors", "splits", "call"];
 
 /// A message from one rank to another.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +53,7 @@ impl Letter {
                 out.push(2);
                 out.extend_from_slice(&mine.to_bytes());
                 out.extend_from_slice(&peer.to_le_bytes());
-                out.push(FIELDS.iter().position(|known| known == field).unwrap_or(FIELDS.len() - 1) as u8);
+                out.push(ErrorKind::field_code(field));
                 for text in [value, other] {
                     // This is `str::floor_char_boundary`, which the oldest supported compiler does not have.
                     let end = (0..=TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -87,7 +84,7 @@ impl Letter {
             [2] => {
                 let mine = Fingerprint::from_bytes(&take(rest)?);
                 let peer = u32::from_le_bytes(take(rest)?);
-                let field = FIELDS.get(usize::from(take::<1>(rest)?[0]))?;
+                let field = ErrorKind::FIELDS.get(usize::from(take::<1>(rest)?[0]))?;
                 let differs = (*field, text(rest)?, text(rest)?);
                 Letter::Disagreement(Disagreement { mine, peer, differs })
             }
@@ -117,13 +114,16 @@ mod tests {
     #[test]
     fn letters_arrive_as_they_were_written() {
         let call = Fingerprint { seq: 3, op: 5, root: 2, ..Fingerprint::default() };
-        let disagreement =
-            |value: &str| Disagreement { mine: call, peer: 7, differs: ("root", value.into(), "1".into()) };
+        let about =
+            |field, value: &str| Disagreement { mine: call, peer: 7, differs: (field, value.into(), "1".into()) };
+        let disagreement = |value: &str| about("root", value);
         let letters = [
             Letter::Ask { from: 9 },
             Letter::Calls(History { until: 4, calls: vec![(2, call), (3, call)] }),
             Letter::Ended(History { until: 4, calls: vec![(3, call)] }),
             Letter::Disagreement(disagreement("2")),
+            Letter::Disagreement(about("type", "test::Mine")),
+            Letter::Disagreement(about("sparse_indices", "not given")),
         ];
         for letter in letters {
             let bytes = letter.to_bytes(6);

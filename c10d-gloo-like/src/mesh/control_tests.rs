@@ -1,6 +1,6 @@
 use super::*;
 use crate::mesh::doing::{Refused, Wait};
-use c10d_core::{ErrorKind, OpKind, Phase};
+use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
 fn frames() -> Vec<Frame> {
     let fingerprint = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
@@ -60,6 +60,17 @@ fn frames_are_decoded_from_pieces_of_any_size() {
             }
         }
         assert_eq!(got, frames());
+    }
+}
+
+#[test]
+fn a_report_of_a_mismatch_keeps_its_field() {
+    for field in ErrorKind::FIELDS {
+        let kind = ErrorKind::Mismatch { field, mine: "1".into(), theirs: "2".into() };
+        let revoke = Box::new(Revoke::of(3, &Error::new(kind, "why"), None));
+        let mut decoder = Decoder::default();
+        decoder.push(&Frame::Revoke(revoke.clone()).to_bytes());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Revoke(revoke))));
     }
 }
 

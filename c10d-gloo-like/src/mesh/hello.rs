@@ -11,8 +11,9 @@ use super::addr;
 use super::wire::{Reader, put_text};
 use super::wiring::{Transport, Tuning};
 
-/// The version of the protocol, which must be equal on all ranks: algorithms and layouts may change with every release.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/7");
+/// The version of the protocol. It must be equal on all ranks, since algorithms and layouts may change with every
+/// release.
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/8");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
 /// The largest number of bytes of the name of a tuning file.

@@ -10,10 +10,6 @@ const TEXT: usize = 1024;
 /// The largest number of ranks that a report names.
 const GUILTY: usize = 8192;
 
-/// The fields of a mismatch that have a code on the wire (the index). A field without a code is sent as `call`.
-const FIELDS: [&str; 12] =
-    ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
-
 const PHASES: [Phase; 6] =
     [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
 
@@ -61,7 +57,7 @@ impl Revoke {
         out.push(code(&self.kind));
         match &self.kind {
             ErrorKind::Mismatch { field, mine, theirs } => {
-                out.push(FIELDS.iter().position(|f| f == field).unwrap_or(0) as u8);
+                out.push(ErrorKind::field_code(field));
                 put_text(out, mine, TEXT);
                 put_text(out, theirs, TEXT);
             }
@@ -89,7 +85,7 @@ impl Revoke {
         let (by, via) = (r.u32()?, option(r, Reader::u32)?);
         let kind = match r.u8()? {
             CODE_MISMATCH => ErrorKind::Mismatch {
-                field: FIELDS.get(usize::from(r.u8()?)).copied()?,
+                field: ErrorKind::FIELDS.get(usize::from(r.u8()?)).copied()?,
                 mine: r.text(TEXT)?,
                 theirs: r.text(TEXT)?,
             },

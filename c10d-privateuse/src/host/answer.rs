@@ -7,9 +7,7 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Result, Status};
 use super::plugin::Hosted;
 use crate::abi::{self, codes};
 
-/// The fields of a mismatch that a plugin may name. With any other name, the error says only that the calls differ.
-const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
-
+/// Converts the status code and reason that a function of the plugin returned.
 pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
     if status == codes::OK {
         return Ok(());
@@ -75,7 +73,8 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
                 if let Some(differs) = about.fingerprint.disagreement(&Fingerprint::from_bytes(&bytes)) {
                     (*name, *mine, *theirs) = differs;
                 }
-            } else if let Some(known) = FIELDS.iter().find(|f| **f == field) {
+            } else if let Some(known) = ErrorKind::FIELDS.iter().find(|f| **f == field) {
+                // With any other field, the error says only that the calls differ.
                 *name = known;
                 // SAFETY: by the ABI, these are null or point to texts of these lengths.
                 (*mine, *theirs) = unsafe {

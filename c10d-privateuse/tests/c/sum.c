@@ -172,6 +172,11 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
         theirs[8] ^= 1; /* The fingerprint's count begins at byte 8. */
         c10d_result result = {.struct_size = sizeof result, .status = C10D_MISMATCH, .guilty_count = 1,
                               .guilty = &guilty, .fingerprint = theirs};
+#ifdef FIELD
+        result.fingerprint = NULL;
+        result.field = FIELD, result.field_len = strlen(FIELD);
+        result.mine = "8", result.theirs = "9", result.mine_len = result.theirs_len = 1;
+#endif
         done(g->host, token, &result);
         return C10D_OK;
     }
