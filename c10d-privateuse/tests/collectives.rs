@@ -417,6 +417,22 @@ fn a_mismatch_has_the_field_that_the_plugin_names() {
     assert_eq!((*field, mine.as_str(), theirs.as_str()), ("type", "8", "9"));
 }
 
+/// A rank of c-collectives dies while the other rank waits for it to make a group.
+#[test]
+fn a_rank_that_dies_while_c_collectives_makes_a_group_is_named() {
+    let dir = common::directory();
+    let program = dir.path().join("meet");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/meet.c");
+    let include = format!("-I{}", common::include().display());
+    let words = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", &include].map(std::ffi::OsStr::new);
+    common::cc(words.into_iter().chain([source.as_os_str(), "-o".as_ref(), program.as_os_str()]));
+    for (when, rank) in [("seated", 1), ("first", 0), ("split", 1)] {
+        let out = std::process::Command::new(&program).arg(when).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(text, format!("dead: rank {rank}: its process has ended\n"), "{when}");
+    }
+}
+
 #[test]
 fn abort_from_another_thread_ends_an_op_that_hangs() -> Result {
     // The timeout is so long that no deadline ends the op.

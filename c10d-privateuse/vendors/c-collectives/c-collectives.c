@@ -15,8 +15,8 @@
  * the group is written to the shared memory, once for all ranks.
  *
  * The plugin has no threads: the work is done on c10d's thread that calls submit. Every wait checks the deadline,
- * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. The barrier in `meet`
- * does not check whether ranks are alive. */
+ * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. While a group is made,
+ * a rank can check this only for ranks whose process id it knows (see `meet`). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -676,12 +676,43 @@ static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32
     return run(whole, &op, 1, NULL, NULL) ? explain(whole, why) : C10D_OK;
 }
 
-/* Makes (rank 0) or finds the shared memory, takes a seat, and waits until all ranks have taken theirs. */
+/* Watches the process of a rank, unless it is this process. */
+static int watch(struct group *g, uint32_t rank, int pid) {
+    if (pid == getpid() || g->lives[rank].fd >= 0) return 0;
+    g->lives[rank] = (struct pollfd){.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    if (g->lives[rank].fd >= 0) return 0;
+    if (errno == ESRCH) return fail(g, C10D_PEER_DEAD, BIT(rank), "its process has ended");
+    return fail(g, C10D_RESOURCE, BIT(g->rank), "cannot watch the process of a rank");
+}
+
+/* Takes a seat, and waits until all ranks have taken theirs. Watches each rank that has a seat. */
+static int sit(struct group *g, const c10d_request *words) {
+    struct op op = {.request = words, .deadline = later(words->timeout_ns)};
+    atomic_store(&seat(g, g->rank)->pid, getpid());
+    for (uint32_t p = 0; p < g->size; p++) ring_bell(g, p);
+    for (;;) {
+        uint32_t heard = atomic_load(&seat(g, g->rank)->bell);
+        uint64_t dead, left, waiting = 0;
+        /* Before the seats: a rank may have ended or left because all ranks had seats, and then that is no error. */
+        look(g, &dead, &left);
+        for (uint32_t p = 0; p < g->size; p++) {
+            int pid = atomic_load(&seat(g, p)->pid);
+            if (!pid) waiting |= BIT(p);
+            else if (watch(g, p, pid)) return -1;
+        }
+        if (!waiting) return 0;
+        if (check(g, &op, waiting | dead | left, dead, left)) return -1;
+        rest(g, heard);
+    }
+}
+
+/* Makes (rank 0) or finds the shared memory, and waits until all ranks have found it. Watches the other ranks as soon
+ * as their process ids are known: in a sub-group at once, rank 0 when its id has come, and others when they have a
+ * seat. */
 static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks, const c10d_group_init *init, int *fd,
                     c10d_why *why) {
     c10d_request words = {.op = C10D_BARRIER, .reduce = C10D_NO_REDUCE, .timeout_ns = init->timeout_ns};
     struct id id = {getpid(), -1};
-    struct op op;
     char path[64];
     memcpy(words.fingerprint, init->session, 16);
     if (g->rank == 0) {
@@ -701,16 +732,9 @@ static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks,
     g->shared = shared;
     if (memcmp(g->shared->session, init->session, 16))
         return c10d_fail(why, C10D_PROTOCOL, "the shared memory is another group's");
-    atomic_store(&seat(g, g->rank)->pid, getpid());
-    if (begin(g, &op, &words)) return c10d_fail(why, C10D_RESOURCE, "no memory for a barrier");
-    if (run(g, &op, 1, NULL, NULL)) return explain(g, why);
-    for (uint32_t p = 0; p < g->size; p++) {
-        int pid = atomic_load(&seat(g, p)->pid);
-        if (pid == getpid()) continue;
-        g->lives[p] = (struct pollfd){.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
-        if (g->lives[p].fd < 0) return c10d_fail(why, errno == ESRCH ? C10D_PEER_DEAD : C10D_RESOURCE, "a rank is gone");
-    }
-    return C10D_OK;
+    int failed = watch(g, 0, id.pid);
+    for (uint32_t p = 0; whole && p < g->size; p++) failed |= watch(g, p, atomic_load(&seat(whole, ranks[p])->pid));
+    return failed || sit(g, &words) ? explain(g, why) : C10D_OK;
 }
 
 static int32_t make(const c10d_host *host, struct group *whole, const uint32_t *ranks, const c10d_group_init *init,
