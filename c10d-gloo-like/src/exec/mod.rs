@@ -15,8 +15,10 @@ mod steps;
 mod tests;
 mod wait;
 
+use std::mem;
 use std::time::Instant;
 
+use c10d_core::panics::contain;
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::plan::{Action, After, Region, StepId};
@@ -32,13 +34,28 @@ pub(crate) use reduction::Reduction;
 /// The number of sweeps with progress between two reads of the clock.
 const CLOCK_EVERY: u32 = 16;
 
+/// A guard against a panic of a call. If the call panics, the guard is dropped. The guard then fails the group, before
+/// the caller can free the memory that this rank has lent to its peers. If the call returns, the guard is forgotten.
+struct OnPanic<'a>(&'a mut Executor);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        let error = Error::new(ErrorKind::Internal, "a collective panicked; this is a bug in the backend");
+        // A second panic must not leave this function, since it would end the process.
+        contain("the failure of a group", || drop(self.0.health.fail(error)));
+    }
+}
+
 impl Executor {
-    /// Announces a call, runs `body`, and records the end of the call. An error is the first cause of the group's
-    /// failure, which all peers have received or will receive.
+    /// Announces a call, runs `body`, and records the end of the call. If this returns an error or panics, the group
+    /// has failed. The error is the first cause of the failure, and all peers have received this cause or will receive
+    /// it.
     #[inline]
     pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
         let announced = self.health.announce(&call.fingerprint);
-        let result = announced.and_then(|()| body(self));
+        let on_panic = OnPanic(self);
+        let result = announced.and_then(|()| body(on_panic.0));
+        mem::forget(on_panic);
         self.health.finish();
         let number = self.begun;
         self.begun += 1;

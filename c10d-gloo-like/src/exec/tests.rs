@@ -3,8 +3,9 @@
 mod speed;
 
 use std::cell::OnceCell;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -291,6 +292,38 @@ fn large_blocks_are_copied_once() {
             assert_eq!(segment.has(&bytes_of(&whole[len - 16..])), rank.me.rank == 0);
         });
     }
+}
+
+/// A rank may lend its caller's memory when it panics. The caller may free the memory as soon as the panic reaches it.
+#[test]
+fn memory_that_a_panicked_call_lent_is_not_used_any_more() {
+    let (len, panicked, over) = (100_003, Barrier::new(2), Barrier::new(2));
+    let results = ranks(2, Transport::Shm, |rank| {
+        // Ranks lend private memory only when both have made their links.
+        for root in [0, 1] {
+            let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 0, plan);
+            rank.run(OpKind::Broadcast, 0, &[], &mut [&mut []], fill).unwrap();
+        }
+        let fill = |me, plan: &mut Plan| direct::scatter(me, 0, 4 * len, Blocks::uniform(2, 4 * len), plan);
+        let mut own = vec![0; len];
+        if rank.me.rank == 1 {
+            panicked.wait();
+            let result = rank.run(OpKind::Scatter, len as u64, &[], &mut [&mut own], fill);
+            over.wait();
+            return Some(result.map(|()| own == vector(0, 2 * len)[len..]));
+        }
+        let mut input = vector(0, 2 * len);
+        // No instant is that late. So this rank panics when it computes the deadline, while it waits for rank 1.
+        rank.timeout = Duration::MAX;
+        let call = || rank.run(OpKind::Scatter, len as u64, &input, &mut [&mut own], fill);
+        assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+        input.fill(0);
+        panicked.wait();
+        over.wait();
+        None
+    });
+    let error = results[1].clone().unwrap().expect_err("whether the bytes are right");
+    assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Internal, &[0][..]), "{error}");
 }
 
 #[test]
