@@ -76,6 +76,9 @@ pub(super) struct Traffic {
 /// call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
+/// The largest number of calls in doubt that [`Executor::settles_early`] handles. All of them are still in the call logs.
+const MOST_FRESH: usize = 48;
+
 /// How long a rank waits for notes before it asks the peers about their calls. A question with its answer takes about
 /// as long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
@@ -136,7 +139,7 @@ impl Executor {
             sent: 0,
             has_room: true,
             begun: 0,
-            fresh: Vec::with_capacity(2 * LOOK_EVERY as usize),
+            fresh: Vec::with_capacity(MOST_FRESH + LOOK_EVERY as usize),
             aged: 0,
             has_older: false,
             in_doubt: false,
@@ -178,20 +181,23 @@ impl Executor {
         Ok(())
     }
 
-    /// Settles the aged calls in doubt, if all peers share memory and have made the same calls. This is faster than
-    /// [`verify`](Executor::verify), since it reads one word of each peer. Newer calls remain in doubt until the next
-    /// check, since the peers may not have made them yet. Returns `false` if `verify` must check now.
+    /// Settles those of the aged calls in doubt that all peers have made, if all peers share memory. This is faster than
+    /// [`verify`](Executor::verify), since it reads one word per call and peer. Newer calls remain in doubt until the
+    /// next check, since the peers have probably not made them yet. Returns `false` if `verify` must check now.
     #[inline]
     pub(super) fn settles_early(&mut self) -> bool {
-        if self.notes.is_some() || self.has_older {
+        if self.notes.is_some() || self.has_older || self.fresh.len() > MOST_FRESH {
             return false;
         }
-        if let Some(last) = self.aged.checked_sub(1) {
-            if !self.fresh.get(last).is_some_and(|doubt| self.health.agrees(doubt.number)) {
-                return false;
+        let mut settled = 0;
+        for doubt in self.fresh.iter().take(self.aged) {
+            match self.health.compare_digests(doubt.number) {
+                Some(true) => settled += 1,
+                Some(false) => return false,
+                None => break,
             }
-            self.fresh.drain(..self.aged);
         }
+        self.fresh.drain(..settled);
         self.unlooked = 0;
         self.aged = self.fresh.len();
         self.in_doubt = self.aged > 0;

@@ -58,13 +58,13 @@ impl Health {
         Ok(open)
     }
 
-    /// Whether all ranks share memory with this rank and made the same calls as this rank up to call `number`, which is
-    /// one of the last 64.
+    /// Whether all peers, which share memory with this rank, made the same calls as this rank up to call `number`, one of
+    /// the last 64. `None` if a peer has not made that call yet.
     #[inline]
-    pub(crate) fn agrees(&self, number: u64) -> bool {
-        let (own, Some(logs)) = (self.call_log(), self.call_logs.get()) else { return false };
-        let mut others = (0..self.paths.len() as u32).filter(|rank| *rank != self.rank);
-        others.all(|rank| logs.of(rank).is_some_and(|log| own.agrees(log, number)))
+    pub(crate) fn compare_digests(&self, number: u64) -> Option<bool> {
+        let (own, logs) = (self.call_log(), self.call_logs.get()?);
+        let mut peers = (0..self.paths.len() as u32).filter(|rank| *rank != self.rank);
+        peers.try_fold(true, |same, rank| Some(same & own.agrees(logs.of(rank)?, number)?))
     }
 
     /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` equal this
