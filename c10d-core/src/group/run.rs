@@ -45,7 +45,11 @@ impl ProcessGroup {
             None => buffers.describe(&mut request.spans),
             Some(e) => Err(e),
         };
-        match self.0.run(&mut request, described) {
+        let result = match self.0.run(&mut request, described) {
+            Ran::Done(result) => result,
+            Ran::NeedsJob(aim, turn) => self.0.run_job(request, aim, turn),
+        };
+        match result {
             Ok(outcome) => Ok(buffers.back(outcome)),
             Err(error) => Err(OpError { error, buffer: Some(buffers.back(Outcome::NONE)) }),
         }
@@ -114,6 +118,14 @@ impl ProcessGroup {
     }
 }
 
+/// What [`Group::run`] did with a call.
+enum Ran<'a> {
+    /// The call has ended.
+    Done(Result<Outcome>),
+    /// The call was prepared. It needs a job.
+    NeedsJob(Aim<'a>, Option<Turn<'a>>),
+}
+
 /// A call that is ready for its kernel.
 pub(super) struct Ready<'a> {
     pub(super) aim: Aim<'a>,
@@ -148,9 +160,12 @@ impl Group {
         Request::new(op, caller, params, timeout.unwrap_or(self.timeout))
     }
 
-    /// Runs a call and waits for it.
-    fn run(&self, request: &mut Request, described: Result) -> Result<Outcome> {
-        let (aim, turn) = self.prepare(request, described).map_err(|e| self.refused(request.op, e))?;
+    /// Prepares a call, and runs it on this thread if the backend can do that.
+    fn run(&self, request: &mut Request, described: Result) -> Ran<'_> {
+        let (aim, turn) = match self.prepare(request, described) {
+            Ok(prepared) => prepared,
+            Err(e) => return Ran::Done(Err(self.refused(request.op, e))),
+        };
         if aim.forwards {
             let on_panic = OnPanic { group: self, frame: None };
             let result = aim.lane.backend.run(request);
@@ -163,7 +178,7 @@ impl Group {
                     unsafe { request.normalise() };
                     // The source is the sender of a message. A receive that runs without a job always names the sender.
                     // Other ops do not use the source.
-                    return Ok(Outcome { source: request.params.peer, payload: None });
+                    return Ran::Done(Ok(Outcome { source: request.params.peer, payload: None }));
                 }
                 Some(Err(error)) => {
                     drop(turn);
@@ -171,13 +186,12 @@ impl Group {
                     unsafe { request.normalise() };
                     let failed = Err(request.described(Some(&aim.lane.info), error));
                     self.observe(&failed);
-                    return failed;
+                    return Ran::Done(failed);
                 }
                 None => {}
             }
         }
-        let nothing = Request::new(request.op, request.caller, Params::default(), request.timeout);
-        self.run_job(std::mem::replace(request, nothing), aim, turn)
+        Ran::NeedsJob(aim, turn)
     }
 
     /// Runs a prepared call as a job whose frame is on this thread's stack.
