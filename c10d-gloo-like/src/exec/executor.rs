@@ -107,10 +107,8 @@ pub(crate) struct Executor {
     /// Whether the peers of the last exchange had room for its items.
     pub(super) has_room: bool,
     pub(super) begun: u64,
-    /// The calls in doubt (see `mesh::health::doubt`) that were made since the last check.
+    /// The calls in doubt (see `mesh::health::doubt`) that `health` does not have yet.
     pub(super) fresh: Vec<Doubt>,
-    /// How many of the calls in `fresh` were already in doubt [`LOOK_EVERY`] calls ago.
-    pub(super) aged: usize,
     /// Whether calls that are not in `fresh` are in doubt.
     pub(super) has_older: bool,
     /// Whether calls are in doubt.
@@ -140,7 +138,6 @@ impl Executor {
             has_room: true,
             begun: 0,
             fresh: Vec::with_capacity(MOST_FRESH + LOOK_EVERY as usize),
-            aged: 0,
             has_older: false,
             in_doubt: false,
             unlooked: 0,
@@ -177,30 +174,31 @@ impl Executor {
         } else {
             self.health.verify(&mut self.fresh, true)?
         };
-        (self.aged, self.has_older) = (0, self.in_doubt);
+        self.has_older = self.in_doubt;
         Ok(())
     }
 
-    /// Settles those of the aged calls in doubt that all peers have made, if all peers share memory. This is faster than
-    /// [`verify`](Executor::verify), since it reads one word per call and peer. Newer calls remain in doubt until the
-    /// next check, since the peers have probably not made them yet. Returns `false` if `verify` must check now.
+    /// Settles the calls in doubt that all peers have made, if all peers share memory. This is faster than
+    /// [`verify`](Executor::verify), since it reads one word per call and peer. Returns `false` if `verify` must check
+    /// now, since a peer has made another call, or has made a call so long ago that its log has forgotten it.
     #[inline]
     pub(super) fn settles_early(&mut self) -> bool {
         if self.notes.is_some() || self.has_older || self.fresh.len() > MOST_FRESH {
             return false;
         }
-        let mut settled = 0;
-        for doubt in self.fresh.iter().take(self.aged) {
+        // A peer may differ in a later call than the one that another peer has not made yet, so all calls are compared.
+        let (mut settled, mut waits) = (0, false);
+        for doubt in &self.fresh {
             match self.health.compare_digests(doubt.number) {
-                Some(true) => settled += 1,
+                Some(true) if !waits => settled += 1,
+                Some(true) => {}
                 Some(false) => return false,
-                None => break,
+                None => waits = true,
             }
         }
         self.fresh.drain(..settled);
         self.unlooked = 0;
-        self.aged = self.fresh.len();
-        self.in_doubt = self.aged > 0;
+        self.in_doubt = !self.fresh.is_empty();
         true
     }
 
@@ -208,7 +206,7 @@ impl Executor {
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
-        (self.aged, self.has_older) = (0, self.in_doubt);
+        self.has_older = self.in_doubt;
         Ok(())
     }
 

@@ -59,12 +59,19 @@ impl Health {
     }
 
     /// Whether all peers, which share memory with this rank, made the same calls as this rank up to call `number`, one of
-    /// the last 64. `None` if a peer has not made that call yet.
+    /// the last 64. `None` if a peer has not made that call yet, and no peer has made another call.
     #[inline]
     pub(crate) fn compare_digests(&self, number: u64) -> Option<bool> {
         let (own, logs) = (self.call_log(), self.call_logs.get()?);
-        let mut peers = (0..self.paths.len() as u32).filter(|rank| *rank != self.rank);
-        peers.try_fold(true, |same, rank| Some(same & own.agrees(logs.of(rank)?, number)?))
+        let mut all = Some(true);
+        for peer in (0..self.paths.len() as u32).filter(|rank| *rank != self.rank) {
+            match own.agrees(logs.of(peer)?, number) {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => all = None,
+            }
+        }
+        all
     }
 
     /// Like [`Health::verify`], but asks no peer. `agreed[p]` is how many of the first calls of rank `p` equal this

@@ -1,6 +1,6 @@
-//! Tests which peers a rank asks whether they made the same call. The call's hub (here rank 0) receives from all
-//! others, so it compares the calls of all ranks. A rank far ahead no longer has the call in its call log (`HISTORY`
-//! calls).
+//! Tests how a rank compares calls by digests, and which peers it asks whether they made the same call. The call's hub
+//! (here rank 0) receives from all others, so it compares the calls of all ranks. A rank far ahead no longer has the
+//! call in its call log (`HISTORY` calls).
 
 use std::sync::Arc;
 
@@ -61,4 +61,29 @@ fn a_rank_that_leaves_asks_a_rank_far_ahead() {
     let mut fresh = vec![Doubt { number: 0, fingerprint: gather(0), whom: Whom::All, hub: Some(0) }];
     assert!(slow.verify(&mut fresh, false).unwrap(), "the call must stay in doubt until the hub has made it");
     assert_eq!(slow.doubts.lock().unsettled(1), None, "the fast rank must be asked");
+}
+
+#[test]
+fn a_peer_that_differs_is_found_while_another_peer_is_late() {
+    let ranks = ranks(3);
+    let [me, late, odd] = &ranks[..] else { unreachable!() };
+    calls(me, 0..2);
+    calls(odd, 0..1);
+    odd.announce(&Fingerprint { root: 1, ..gather(1) }).unwrap();
+    assert_eq!(me.compare_digests(0), None, "the late rank has not made the call");
+    assert_eq!(me.compare_digests(1), Some(false), "the odd rank has made another call");
+    calls(late, 0..1);
+    assert_eq!(me.compare_digests(0), Some(true));
+    assert_eq!(me.compare_digests(1), Some(false));
+}
+
+#[test]
+fn a_call_that_a_log_has_forgotten_counts_as_different() {
+    let ranks = ranks(2);
+    let [me, fast] = &ranks[..] else { unreachable!() };
+    calls(me, 0..1);
+    calls(fast, 0..HISTORY as u32);
+    assert_eq!(me.compare_digests(0), Some(true));
+    calls(fast, HISTORY as u32..HISTORY as u32 + 1);
+    assert_eq!(me.compare_digests(0), Some(false));
 }
