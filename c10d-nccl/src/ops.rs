@@ -225,8 +225,9 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        // Some ranks may give splits while others do not, so ranks with and without splits must make the same NCCL
-        // calls. In PyTorch's dialects they make different calls, as in PyTorch.
+        // Some ranks may give splits while others do not. In the dialect `Native`, all of them make the same NCCL
+        // calls: sends and receives. In PyTorch's dialects, a rank without splits calls NCCL's all-to-all if the
+        // library has this call, as in PyTorch.
         let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };

@@ -1,4 +1,5 @@
-//! Grids of ranks, whose groups are compared with the ranks' coordinates, and groups by host.
+//! Grids of ranks, and groups by host. For each axis of a grid, the members of the axis's group must be the ranks that
+//! the coordinates give.
 
 use c10d::launch::JobReport;
 use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};

@@ -33,10 +33,10 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word with the token of the running process (a number, unlike [`token()`]). The word is 0 in a forked child
-    /// until the child requests a token.
+    /// The word that contains the number of the running process (see `here::token`; the texts of [`token()`] are
+    /// unrelated). In a forked child the word is 0 until the child gets a number.
     word: &'static AtomicU64,
-    /// The token of the process that this value identifies.
+    /// The number of the process that this value identifies.
     token: u64,
     pid: u32,
 }

@@ -1,6 +1,7 @@
 //! The announcement before an op whose counts may differ between ranks. Each rank tells every other rank how many
-//! elements it sends to that rank, and the length of its longest tensor. So all ranks cut their tensors into the same
-//! rounds. Before any data is sent, a rank reports an error if it expects another number of elements than announced.
+//! elements it sends to that rank, and the length of its longest tensor. Data is sent in rounds, one piece of each
+//! tensor per round, so the longest tensor of any rank gives the number of rounds. Before any data is sent, a rank
+//! reports an error if it expects another number of elements than a peer has announced.
 
 use super::collective::{hand_over, step_of};
 use super::plan::CallShape;

@@ -16,7 +16,8 @@ pub enum DeviceKind {
 }
 
 /// The device that has the memory of a span. `vendor` is a slot: the number that this process gives to a vendor of
-/// PrivateUse1 devices (0 is the default slot).
+/// PrivateUse1 devices. Slot 0, the default slot, names no vendor: the group's backend for PrivateUse1 handles the
+/// buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Device {
@@ -35,7 +36,7 @@ impl Device {
     }
 
     /// Returns device `index` of a vendor's accelerator. `vendor` is the slot that [`vendor`](super::vendor()) gave to
-    /// the vendor's crate (0 = default).
+    /// the vendor's crate, or 0 for the default slot.
     pub const fn private(vendor: u8, index: u16) -> Device {
         Device { kind: DeviceKind::PrivateUse1, vendor, index }
     }

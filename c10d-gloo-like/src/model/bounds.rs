@@ -9,12 +9,14 @@ use super::scenario::Scenario;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     /// The time in seconds: the time before the first step ([`Cluster::start`]), plus the largest of these times:
-    /// - the time of one empty message per round, one after the other;
+    /// - the time of empty messages, one after the other: `log2(hosts)` messages between hosts and
+    ///   `log2(ranks per host)` inside a host, each number rounded up (for gather, scatter and all_to_all one message);
     /// - the time that the network of the busiest host needs for its bytes;
-    /// - the time that the core of the busiest rank needs for its bytes.
+    /// - the time that the core of the busiest rank needs for this rank's bytes.
     pub seconds: f64,
-    /// The number of rounds: `log2(ranks)`, rounded up, since the number of ranks whose data a rank holds at most
-    /// doubles in each round. The number is 1 for gather, scatter and all_to_all, which need no forwarding.
+    /// The number of rounds: `log2(ranks)`, rounded up. In each round, a rank can at most double the number of ranks
+    /// whose data it has. For gather, scatter and all_to_all, which need no forwarding, the number is 1. With one rank
+    /// it is 0.
     pub rounds: u32,
     /// The bytes that the busiest rank sends.
     pub sent: u64,
@@ -52,7 +54,7 @@ impl Bounds {
             _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
         };
         // The time that the busiest rank's core needs for the rank's bytes, each at the cost of the cheapest send or
-        // receive on its links. Waiting for a shared core does not count.
+        // receive on its links. If several ranks share the core, the time of the remaining ranks does not count.
         let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
         let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
         let core = rank * byte;

@@ -1,11 +1,12 @@
 //! The bell on which a rank sleeps until a peer has written or read. A bell has two words in shared memory: a futex
 //! word, and the number of threads that sleep on it.
 //!
-//! No wake-up is lost. The sleeper announces itself and then checks for bytes once more. The writer publishes and then
-//! checks for sleepers. Each of them executes a fence between its two actions. So the sleeper sees the published bytes,
-//! or the writer sees the sleeper. A fence at every write would be slow, so the sleeper causes both fences: its call of
-//! `membarrier` makes every registered process execute a fence. A writer that cannot register executes its own fence. A
-//! sleeper that cannot call `membarrier` may miss the wake-up, so it sleeps only briefly.
+//! If `membarrier` works, no wake-up is lost. The sleeper announces itself and then checks for bytes once more. The
+//! writer publishes and then checks for sleepers. Each of them executes a fence between its two actions. So the
+//! sleeper sees the published bytes, or the writer sees the sleeper. A fence at every write would be slow, so the
+//! sleeper causes both fences: its call of `membarrier` makes every registered process execute a fence. A writer that
+//! cannot register executes its own fence. A sleeper that cannot call `membarrier` may miss the wake-up, so it sleeps
+//! only briefly.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};

@@ -1,4 +1,4 @@
-//! The sleeping rank's side of a bell. [`super::bell`] explains why no wake-up is lost.
+//! The sleeping rank's side of a bell. [`super::bell`] explains how the two sides avoid lost wake-ups.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -19,8 +19,8 @@ const SHORT_SLICE: Duration = Duration::from_micros(500);
 /// [`Doorbell::sleep`] and [`Doorbell::value`], and checks again. At the end it calls [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
-    /// Whether `membarrier` made all writers execute a fence when the bell was armed. If not, a writer may not see the
-    /// sleeper, and then does not ring.
+    /// Whether `membarrier` succeeded when the bell was armed. If it failed, a writer may not see the sleeper, and then
+    /// does not ring.
     sure: bool,
 }
 
@@ -34,8 +34,8 @@ impl Doorbell {
         &self.segment.header().bell
     }
 
-    /// Announces a sleeper. If the next check finds no data, the peer that writes the next data rings the bell. Returns
-    /// the value to sleep on.
+    /// Announces a sleeper. If the caller then finds no data, the peer that writes the next data rings the bell (unless
+    /// `sure` is `false`). Returns the value to sleep on.
     pub(crate) fn arm(&mut self) -> u32 {
         self.bell().sleepers.fetch_add(1, Ordering::SeqCst);
         self.sure = membarrier(MembarrierCommand::GlobalExpedited).is_ok();

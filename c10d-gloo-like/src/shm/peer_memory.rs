@@ -46,8 +46,9 @@ pub(super) struct PeerMemory {
 }
 
 impl PeerMemory {
-    /// Returns the process `process` of the owner of `origin`. Returns `None` if the owner does not let peers read its
-    /// memory, or if the operating system does not let this process read it.
+    /// Makes the value with which this process reads the memory of a peer. `process` is the id of the peer's process,
+    /// and `origin` is in the peer's segment. Returns `None` if the peer does not let others read its memory, or if the
+    /// operating system does not let this process read that memory.
     pub(super) fn open(process: libc::pid_t, origin: &Origin) -> Option<PeerMemory> {
         let mark_at = origin.at.load(Ordering::Acquire) as usize;
         let mark = [0, 1].map(|i| origin.mark[i].load(Ordering::Relaxed));

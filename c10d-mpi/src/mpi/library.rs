@@ -107,7 +107,7 @@ impl Kind {
 pub(crate) struct Library {
     pub(super) functions: Functions,
     pub(crate) path: PathBuf,
-    /// The library's version text, in one line.
+    /// The first line of the library's version text.
     pub(crate) version: String,
     pub(crate) kind: Kind,
     /// The path with which the library was opened.
@@ -181,7 +181,8 @@ impl Library {
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
         // Opening a library runs its constructors, which must not run in a process that has another MPI library. So
-        // this check comes first.
+        // this check comes first. If a library with the standard ABI is mapped already, the candidate may be that library,
+        // so only the check after opening can decide.
         let mapped = mappings();
         if !mapped.iter().any(has_standard_abi)
             && let Some(other) = mapped.iter().find(|m| is_mpi(m))
@@ -211,8 +212,8 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's library of the standard ABI is a layer over another MPI library of Open MPI, which may be in the
-        // process.
+        // Open MPI's library of the standard ABI is a layer over another file of Open MPI, `libmpi.so`. So with Open
+        // MPI, two mapped MPI libraries are no error.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {
@@ -240,7 +241,7 @@ fn second(other: &Mapping) -> String {
     )
 }
 
-/// Returns the version text of the library, as one line.
+/// Returns the first line of the library's version text.
 ///
 /// # Safety
 /// The handle is of a library with the standard ABI.

@@ -24,8 +24,8 @@ impl HostTable {
     /// `host` is the table that the host passed to the entry.
     pub(super) unsafe fn new(host: *const Host) -> HostTable {
         let mut table = crate::abi::empty::<Host>();
-        // SAFETY: the caller guarantees that the table has the size in its first field. The copy is not longer than the
-        // host's table or the struct `Host`.
+        // SAFETY: the caller guarantees that `host` is the host's table. The table's first field is its size in bytes.
+        // The copy is not longer than this size or the struct `Host`.
         unsafe {
             let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
             std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);

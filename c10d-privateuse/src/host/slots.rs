@@ -1,5 +1,5 @@
-//! The operations that a plugin has or will get, by token. A token is valid for one answer. A second answer with the
-//! same token finds an empty slot.
+//! The operations that a plugin has or will get, by token. A token is valid for one answer. When a second answer with
+//! the same token arrives, the slot is empty or has a later operation with another token.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -20,12 +20,12 @@ struct Slot {
 
 #[derive(Default)]
 enum Content {
-    /// Empty: the slot is new, or its last operation was ended without the plugin.
+    /// Empty: the slot is new, or its last operation was taken out and not given to the plugin.
     #[default]
     Empty,
     /// Empty: the plugin has ended the last operation, which belonged to this group.
     Answered(Weak<Group>),
-    /// Empty: the time of the last operation was over before the plugin ended the operation.
+    /// Empty: the clock took the last operation, because its time was over.
     GivenUp,
     /// The operation has not been given to the plugin yet.
     Waiting(Operation),
@@ -43,7 +43,7 @@ pub(super) enum AnswerTo {
     AnsweredBefore(Option<Arc<Group>>),
     /// The operation's time was over before the plugin answered.
     GivenUp,
-    /// There is no such operation, or the plugin was not given it.
+    /// The slot has no operation with this token (any more), or the plugin was not given the operation.
     Unknown,
 }
 
@@ -152,7 +152,7 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
 pub(super) struct Overdue {
     /// The operations whose time is over.
     pub(super) operations: Vec<Operation>,
-    /// The groups of overdue operations that only the plugin can end, because it uses the caller's memory.
+    /// The groups of overdue operations that only the plugin can end, because the plugin uses the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
     /// The earliest time after `now` at which an operation's time is over.
     pub(super) next: Option<Instant>,

@@ -11,9 +11,12 @@ use crate::catalog::OpKind;
 /// The time between two checks of the open calls, and the age at which an open call is first compared with the calls of
 /// the peers.
 pub(super) const STALLED: Duration = Duration::from_millis(100);
-/// The largest world size at which a rank asks all others about a call that takes long. In larger groups a rank asks
-/// only the next rank, and a rank that sends to a root compares its calls in doubt only with the calls of the root. In
-/// groups of any size, a rank that is not the root asks only the root about a rooted call that takes long.
+/// The largest world size at which a rank asks all other ranks about a call that takes long. In larger groups a rank
+/// asks only the next rank. In groups of any size, a rank that is not the root asks only the root about a rooted call.
+///
+/// This is also the largest world size at which a rank that sends to a root compares its calls in doubt (see the
+/// glossary in `docs/architecture.md`) with the calls of all ranks. In larger groups the rank compares them only with
+/// the calls of the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 /// Returns the age at which an open call is next compared with the calls of the peers, after `asked` comparisons: 100

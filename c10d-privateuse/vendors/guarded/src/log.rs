@@ -1,4 +1,4 @@
-//! A log of the work that was enqueued on streams, and of when it ran.
+//! A log of the work on streams: in which order it was enqueued, and in which order it ended.
 
 use parking_lot::Mutex;
 
@@ -16,7 +16,8 @@ pub enum What {
     Reduce,
 }
 
-/// An entry of the log. The entries are in the order of time.
+/// An entry of the log. The entries are in the order of time. A piece of work has one entry when it is enqueued, and a
+/// second one with the same `number` when it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
@@ -30,7 +31,7 @@ pub struct Entry {
     pub bytes: usize,
     /// The number of the piece of work, in the order in which work was enqueued.
     pub number: u64,
-    /// `true`: the work has finished. `false`: the work was enqueued.
+    /// `false` in the entry that is made when the work is enqueued, `true` in the entry that is made when it has ended.
     pub ran: bool,
 }
 

@@ -9,7 +9,7 @@ use c10d_core::{DType, DTypeSet, Element, ReduceOp};
 /// There is this number of bytes at both addresses, and nothing else uses the bytes during the call.
 pub(crate) type Reducer = unsafe fn(*mut u8, *const u8, usize);
 
-/// Returns the types that the device reduces. The host reduces the other types.
+/// Returns the types that the device reduces with `op`. The host reduces all other types.
 pub(crate) fn types(op: ReduceOp) -> DTypeSet {
     let of: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| reducer(op, *dtype).is_some()).collect();
     DTypeSet::of(&of)
@@ -87,7 +87,7 @@ fn float<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
     if matches!(op, ReduceOp::Band | ReduceOp::Bor | ReduceOp::Bxor) { None } else { integer::<T>(op) }
 }
 
-/// Returns the function for an operation on a type, or `None` if the host reduces this type.
+/// Returns the function for an operation on a type, or `None` if the device does not offer this operation on this type.
 pub(crate) fn reducer(op: ReduceOp, dtype: DType) -> Option<Reducer> {
     match dtype {
         DType::U8 => integer::<u8>(op),
