@@ -181,8 +181,8 @@ impl Library {
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
         // Opening a library runs its constructors, which must not run in a process that has another MPI library. So
-        // this check comes first. If a library with the standard ABI is mapped already, the candidate may be that library,
-        // so only the check after opening can decide.
+        // this check comes first. If a library with the standard ABI is mapped already, the candidate may be that
+        // library, so only the check after opening can decide.
         let mapped = mappings();
         if !mapped.iter().any(has_standard_abi)
             && let Some(other) = mapped.iter().find(|m| is_mpi(m))
