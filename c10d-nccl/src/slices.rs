@@ -16,7 +16,7 @@ use crate::cuda::failed;
 ///
 /// # Order
 /// The op runs after the work that was enqueued on the slice's stream before the call, and after the uses of the slice
-/// on other streams, if cudarc has recorded them. When the call returns, or the work is done, the device has finished
+/// on other streams, if cudarc has recorded them. When a blocking call or `Work::wait` returns, the device has finished
 /// the op, so any stream may use the slice. If the stream is capturing a graph, the call is rejected.
 ///
 /// [`Call::on_stream`](c10d_core::Call::on_stream) is not needed. If it is used, it must give the slice's own stream.

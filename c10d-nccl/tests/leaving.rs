@@ -1,4 +1,5 @@
-//! A rank that leaves right after its last call, before the next rank has received the call's fingerprint.
+//! A rank sends the fingerprint of each call to the next rank; the last rank sends it to rank 0. A rank that leaves right
+//! after its last call must first send that call's fingerprint, even if sending is slow.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -17,7 +18,8 @@ const LATE: u32 = 2;
 /// Whether the last call of the rank [`LATE`] has ended. The rank leaves right after it.
 static LEAVES: AtomicBool = AtomicBool::new(false);
 
-/// A CPU backend that delays the fingerprints of one rank.
+/// A CPU backend that delays the fingerprints of one rank. The NCCL backend sends its fingerprints and its goodbyes as
+/// messages over the group's CPU backend.
 struct Late {
     inner: Arc<dyn Backend>,
     is_late: bool,
@@ -35,8 +37,8 @@ unsafe impl Backend for Late {
         // A fingerprint has several bytes. The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
-            // The fingerprint is sent 20 ms after the rank's last call has ended, or after 320 ms. A rank that does not
-            // wait for its fingerprint has left by then.
+            // The fingerprint is sent 20 ms after the rank's last call has ended. A rank that does not wait for its
+            // fingerprint has left by then. If the call does not end, the fingerprint is sent after 320 ms.
             let begun = Instant::now();
             while !LEAVES.load(Ordering::Acquire) && begun.elapsed() < Duration::from_millis(300) {
                 std::thread::sleep(Duration::from_millis(1));

@@ -1,4 +1,5 @@
-//! Element types and reductions of the program; ranks whose calls differ, whose closure panics, or that die.
+//! Element types and reductions that a program defines itself. Also ranks whose calls differ, ranks whose closure
+//! panics, and ranks that die.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,7 +12,7 @@ use crate::jobs::acts::{VICTIM, WORLD};
 use crate::jobs::trials::{self, CAP, of_values, victim_dies};
 use crate::jobs::{failures, join, lines, report_line};
 
-/// The numbers of elements: none, fewer than ranks, some, and enough for several rounds.
+/// The numbers of elements: none, fewer than ranks, some, and so many that matrices are exchanged in several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
 /// A 2 × 2 matrix. The product of matrices is not commutative.

@@ -25,8 +25,9 @@ impl Executor {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
-            // One rank is ahead of the other. The two ranks disagree about the earlier of the two calls, so this rank
-            // asks all peers for their call with that call's id.
+            // One rank is ahead of the other, so it has made another call in place of the earlier of these two calls.
+            // This rank asks all peers which call they made there. An answer that shows the difference fails the group
+            // with a better error than the one below, so this rank waits briefly for it.
             self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {

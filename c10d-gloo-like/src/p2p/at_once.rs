@@ -115,8 +115,8 @@ impl Peer {
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else { return Some(Attempt::Nothing) };
-        // A header is contiguous: in a ring it fits into the cache line with which it begins, and the buffer of a
-        // connection is contiguous.
+        // A header is contiguous. In a ring it begins at a cache line and is shorter than one. The buffer of a connection
+        // is contiguous.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
