@@ -177,7 +177,7 @@ pub(crate) fn play_some(pg: &ProcessGroup, n: usize) -> Result<Vec<String>> {
         let Some(group) = pg.new_group(&everybody)? else { continue };
         wrong.extend(play_one(group, &case)?.map(|what| format!("{case:?}: {what}")));
     }
-    for special in [leave_together, leave_apart, run_ahead, wait_elsewhere] {
+    for special in [leave_together, leave_apart, run_ahead, fall_behind, wait_elsewhere] {
         let Some(group) = pg.new_group(&everybody)? else { continue };
         wrong.extend(special(group)?);
     }
@@ -272,6 +272,36 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     say(&pg, &format!("learnt/{me}"))?;
     let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));
     Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
+}
+
+/// Rank 1 sends once, and then only receives in 100 calls. After that, rank 2 makes its first call, with another root.
+/// Rank 1 must still compare its first call, although more calls than gloo-like's call log stores followed.
+fn fall_behind(pg: ProcessGroup) -> Result<Option<String>> {
+    let (me, first, later) = (pg.rank(), (OpKind::Broadcast, 1), (OpKind::Broadcast, 0));
+    // In larger worlds, ranks may have to forward a broadcast, so no rank can run ahead.
+    if pg.size() != 3 {
+        return Ok(None);
+    }
+    if me > 1 {
+        await_key(&pg, "ahead/0")?;
+        await_key(&pg, "ahead/1")?;
+        call(&pg, (OpKind::Broadcast, me))?;
+        say(&pg, "gave/2")?;
+        return await_key(&pg, "learnt/1").map(|()| None);
+    }
+    call(&pg, first)?;
+    for _ in 0..100 + if me == 0 { AT_MOST } else { 0 } {
+        call(&pg, later)?;
+    }
+    say(&pg, &format!("ahead/{me}"))?;
+    if me == 0 {
+        return await_key(&pg, "learnt/1").map(|()| None);
+    }
+    await_key(&pg, "gave/2")?;
+    let (calls, error) = repeat(&pg, later, AT_MOST);
+    say(&pg, "learnt/1")?;
+    let right = error.as_ref().is_some_and(|e| is_about(e, first, |rank| *rank > 1));
+    Ok((!right).then(|| format!("fall_behind, call {calls}: {error:?}")))
 }
 
 /// A later call finds that earlier calls differ. The error is about the earlier call, and names the later one.

@@ -76,8 +76,9 @@ pub(super) struct Traffic {
 /// call.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// The largest number of calls in doubt that [`Executor::settles_early`] handles. All of them are still in the call logs.
-const MOST_FRESH: usize = 48;
+/// How many calls ago the oldest call was made that [`Executor::settles_early`] handles. Such a call is still in this
+/// rank's call log.
+const OLDEST_FRESH: u64 = 48;
 
 /// How long a rank waits for notes before it asks the peers about their calls. A question with its answer takes about
 /// as long.
@@ -137,7 +138,7 @@ impl Executor {
             sent: 0,
             has_room: true,
             begun: 0,
-            fresh: Vec::with_capacity(MOST_FRESH + LOOK_EVERY as usize),
+            fresh: Vec::with_capacity(OLDEST_FRESH as usize + LOOK_EVERY as usize),
             has_older: false,
             in_doubt: false,
             unlooked: 0,
@@ -183,7 +184,8 @@ impl Executor {
     /// now, since a peer has made another call, or has made a call so long ago that its log has forgotten it.
     #[inline]
     pub(super) fn settles_early(&mut self) -> bool {
-        if self.notes.is_some() || self.has_older || self.fresh.len() > MOST_FRESH {
+        let age = self.fresh.first().map_or(0, |oldest| self.begun - oldest.number);
+        if self.notes.is_some() || self.has_older || age > OLDEST_FRESH {
             return false;
         }
         // A peer may differ in a later call than the one that another peer has not made yet, so all calls are compared.
