@@ -277,8 +277,10 @@ impl Rank {
     /// Runs a job of the queue to its end, and completes it.
     fn complete(&self, Started { job, written }: Started) {
         let result = caught(|| self.run(job.request(), written)).unwrap_or_else(|words| {
-            let what = format!("a started collective panicked: {words}");
-            Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
+            // The group has failed already, during the unwinding. Only this error has the words of the panic.
+            let error = Error::new(ErrorKind::Internal, format!("a started collective panicked: {words}"));
+            self.health.fail(error.clone());
+            Err(error)
         });
         // The completion wakes a thread. If no other job is queued, that thread must find the queue idle: then it runs
         // its next call itself, instead of queueing it.

@@ -129,7 +129,10 @@ fn reduction(
         Some((of, on, reduction)) if (*of, *on) == (op, dtype) => Some(*reduction),
         _ => {
             let reduction = Reduction::new(op, dtype, world)?;
-            *last = Some((op, dtype, reduction));
+            // Factors are not kept, since 0.0 and -0.0 are equal but reduce differently.
+            if !matches!(op, ReduceOp::PreMulSum(_)) {
+                *last = Some((op, dtype, reduction));
+            }
             Some(reduction)
         }
     }

@@ -26,11 +26,11 @@ impl Group {
         if let Some(cause) = self.failed.get() {
             return Err(self.again(cause));
         }
-        if let Some(aim) = self.aim_plain(request) {
-            return Ok(aim);
-        }
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;
+        }
+        if let Some(aim) = self.aim_plain(request) {
+            return Ok(aim);
         }
         if let Some(identity) = request.identity() {
             request.params.scale_splits(identity.bytes());

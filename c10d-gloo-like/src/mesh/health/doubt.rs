@@ -58,14 +58,16 @@ impl Health {
         Ok(open)
     }
 
-    /// Whether all peers, which share memory with this rank, made the same calls as this rank up to call `number`, one of
-    /// the last 64. `None` if a peer has not made that call yet, and no peer has made another call.
+    /// Whether all peers share memory with this rank and made the same calls up to call `number`, one of this rank's last
+    /// 64. `None` if a peer has not made that call yet. `false` if the group has failed on a peer, or if a peer has made
+    /// another call, even if a third rank has not made its call yet.
     #[inline]
     pub(crate) fn compare_digests(&self, number: u64) -> Option<bool> {
-        let (own, logs) = (self.call_log(), self.call_logs.get()?);
+        let own = self.call_log();
         let mut all = Some(true);
         for peer in (0..self.paths.len() as u32).filter(|rank| *rank != self.rank) {
-            match own.agrees(logs.of(peer)?, number) {
+            let Some(theirs) = self.call_log_of(peer).filter(|log| !log.has_given_up()) else { return Some(false) };
+            match own.agrees(theirs, number) {
                 Some(true) => {}
                 Some(false) => return Some(false),
                 None => all = None,

@@ -87,3 +87,14 @@ fn a_call_that_a_log_has_forgotten_counts_as_different() {
     calls(fast, HISTORY as u32..HISTORY as u32 + 1);
     assert_eq!(me.compare_digests(0), Some(false));
 }
+
+#[test]
+fn a_group_that_failed_on_a_peer_counts_as_different() {
+    let ranks = ranks(2);
+    let [me, failed] = &ranks[..] else { unreachable!() };
+    calls(me, 0..1);
+    calls(failed, 0..1);
+    assert_eq!(me.compare_digests(0), Some(true));
+    failed.call_log().give_up();
+    assert_eq!(me.compare_digests(0), Some(false));
+}
