@@ -82,15 +82,6 @@ impl Link {
         }
     }
 
-    /// Makes the processor fetch the memory of the item after the next one. This saves time only if the peer has already
-    /// written that item.
-    #[inline]
-    pub(crate) fn prefetch_following(&self) {
-        if let Link::Shm(l) = self {
-            l.prefetch_following();
-        }
-    }
-
     /// Consumes the whole item of `len` bytes that [`Link::peek_exact`], [`Link::peek_item`] or [`Link::peek_whole`]
     /// returned.
     #[inline(always)]

@@ -194,12 +194,12 @@ impl Executor {
         looks: &mut Looks,
     ) -> Result<u32> {
         let world = self.links.len() as u32;
-        let mut ranks = exchange.to.ranks(world);
-        ranks.start = ranks.start.max(written);
-        let links = self.links.get_mut(ranks.start as usize..ranks.end as usize).unwrap_or_default();
-        for (peer, link) in ranks.zip(links) {
+        for peer in exchange.to.ranks(world) {
             // There is no link to this rank itself.
-            let Some(link) = link else { continue };
+            let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
+            if peer < written {
+                continue;
+            }
             let block = exchange.send.of(peer);
             let head = header(words, block.len);
             // SAFETY: the caller guarantees that the bytes are readable.
@@ -229,20 +229,14 @@ impl Executor {
         let mut looks = self.pause.looks();
         // Without a pause the processor loads the peer's item too early, and then has to load it again.
         hint::spin_loop();
-        let ranks = exchange.from.ranks(world);
-        let range = ranks.start as usize..ranks.end as usize;
-        let links = self.links.get_mut(range.clone()).unwrap_or_default();
-        for ((peer, link), item) in ranks.zip(links).zip(items.get_mut(range.clone()).unwrap_or_default()) {
-            let Some(link) = link else { continue };
+        for peer in exchange.from.ranks(world) {
+            let (Some(Some(link)), Some(item)) = (self.links.get_mut(peer as usize), items.get_mut(peer as usize))
+            else {
+                continue;
+            };
             let len = expected(peer);
             let shown = match link.peek_exact(HEADER + len) {
-                Some(at) => {
-                    // The peer is ahead of this rank, so it may have written its item of the next call, too.
-                    if exchange.to == Others::Nobody {
-                        link.prefetch_following();
-                    }
-                    Some((at, HEADER + len))
-                }
+                Some(at) => Some((at, HEADER + len)),
                 None => await_item(link, len, &mut looks).map_err(|e| broken(&self.health, peer, e))?,
             };
             match shown.and_then(|shown| payload(shown, words, len)) {
@@ -270,8 +264,8 @@ impl Executor {
             }
             Use::Reduced { .. } => {}
         }
-        for (peer, link) in (range.start as u32..).zip(self.links.get_mut(range).unwrap_or_default()) {
-            if let Some(link) = link {
+        for peer in exchange.from.ranks(world) {
+            if let Some(Some(link)) = self.links.get_mut(peer as usize) {
                 link.consume_item(HEADER + expected(peer));
             }
         }

@@ -170,12 +170,6 @@ impl ShmLink {
         Some(shown)
     }
 
-    /// See [`crate::link::Link::prefetch_following`].
-    #[inline]
-    pub(crate) fn prefetch_following(&self) {
-        self.inbox.prefetch();
-    }
-
     /// See [`crate::link::Link::consume_item`].
     #[inline(always)]
     pub(crate) fn consume_item(&mut self, len: usize) {

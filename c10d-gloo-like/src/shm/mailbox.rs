@@ -132,18 +132,6 @@ impl Writer {
     }
 }
 
-/// Makes the processor fetch the cache line at this address, in order to read it.
-#[inline]
-fn prefetch_for_read(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction is a hint, which changes neither memory nor registers, for any address.
-    unsafe {
-        std::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
 /// Makes the processor fetch the cache line at this address, in order to write to it.
 #[inline]
 fn prefetch_for_write(at: *mut u8) {
@@ -208,14 +196,6 @@ impl Reader {
         }
         self.len = len;
         Some(bytes)
-    }
-
-    /// Prefetches the cache line of the slot after the next item's slot. If the writer has not written to this line yet,
-    /// this costs more than it saves: the writer then has to fetch the line back.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        let at = (self.end.count.wrapping_add(1) & (self.end.slots - 1)) as usize;
-        prefetch_for_read(self.end.first.wrapping_add(at).cast());
     }
 
     /// Consumes the first `n` of the shown bytes. Returns whether the number of taken items was published. If it was,
