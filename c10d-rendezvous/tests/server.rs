@@ -345,15 +345,16 @@ fn role_server_without_descriptors() {
     println!("\nserved without descriptors");
 }
 
+/// Runs a role, which must succeed and print this text at its end.
+fn plays_well(mut role: std::process::Command, says: &str) {
+    let out = role.output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains(says), "{text}{errors}");
+}
+
 #[test]
 fn a_server_without_descriptors_serves_its_clients() {
-    let out = common::role("role_server_without_descriptors").output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    assert!(
-        out.status.success() && text.contains("served without descriptors"),
-        "{text}{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    plays_well(common::role("role_server_without_descriptors"), "served without descriptors");
 }
 
 /// Connects, and returns how long it takes until the server refuses this client because no descriptor is free. Before
@@ -410,11 +411,5 @@ fn role_server_short_of_descriptors_again() {
 
 #[test]
 fn a_client_waits_for_a_descriptor_if_one_was_free_since_the_last_refusal() {
-    let out = common::role("role_server_short_of_descriptors_again").output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    assert!(
-        out.status.success() && text.contains("waited each time"),
-        "{text}{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    plays_well(common::role("role_server_short_of_descriptors_again"), "waited each time");
 }
