@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use c10d_core::Result;
 
-use crate::shm::{CorePair, Lend, ShmLink};
+use crate::shm::{CorePair, Lend, Payload, ShmLink};
 use crate::tcp::TcpLink;
 
 /// A stream of bytes to a peer and a stream of bytes from it. No method blocks, except while the operating
@@ -128,6 +128,44 @@ impl Link {
             Link::Shm(l) => unsafe { l.write(head, body, len, lend) },
             // SAFETY: the caller guarantees that `body` is readable for `len` bytes. It may dangle only if `len` is 0.
             Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
+        }
+    }
+
+    /// Whether the link would lend these bytes to the peer in place, since they are in memory that the peer maps.
+    pub(crate) fn lends(&self, at: *const u8, len: usize) -> bool {
+        match self {
+            Link::Shm(l) => l.lends(at, len),
+            Link::Tcp(_) => false,
+        }
+    }
+
+    /// Whether the link can lend private memory of this rank to the peer.
+    pub(crate) fn lends_private(&self) -> bool {
+        matches!(self, Link::Shm(l) if l.lends_private())
+    }
+
+    /// Whether [`Link::multicast`] can be used.
+    pub(crate) fn has_multicast(&self) -> bool {
+        matches!(self, Link::Shm(l) if l.has_multicast())
+    }
+
+    /// Sends a payload through the multicast ring: as many bytes of `more` as possible now, after the first `done` bytes.
+    /// The first call sends `head` before them. Returns the number of bytes that were sent, `head` included. If it is 0,
+    /// the caller calls again with the same arguments. All peers that get the payload have such a ring.
+    ///
+    /// # Safety
+    /// The first `done + more` bytes of the payload are readable.
+    pub(crate) unsafe fn multicast(
+        &mut self,
+        head: &[u8],
+        payload: Payload,
+        done: usize,
+        more: usize,
+    ) -> Result<usize> {
+        match self {
+            // SAFETY: the caller guarantees that the bytes are readable.
+            Link::Shm(l) => unsafe { l.multicast(head, payload, done, more) },
+            Link::Tcp(_) => Ok(0),
         }
     }
 

@@ -39,8 +39,9 @@ pub(crate) type StepId = u32;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Sends bytes to a peer.
-    Send { peer: u32, from: Region },
+    /// Sends bytes to a peer. `copies` is the number of steps, one after another, that send these bytes; 1 if the bytes
+    /// are sent through the ring of each peer.
+    Send { peer: u32, from: Region, copies: u32 },
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
@@ -137,7 +138,16 @@ impl Plan {
     }
 
     pub(crate) fn send(&mut self, peer: u32, from: Region, after: After) -> StepId {
-        self.push(Action::Send { peer, from }, after)
+        self.push(Action::Send { peer, from, copies: 1 }, after)
+    }
+
+    /// Appends a step for each peer, which sends these bytes to it. If the peers share memory with this rank, and receive
+    /// the bytes by steps that wait for no others, the bytes are copied only once, see [`crate::shm::Multicast`].
+    pub(crate) fn send_all(&mut self, peers: impl Iterator<Item = u32> + Clone, from: Region, after: After) {
+        let copies = peers.clone().count() as u32;
+        for peer in peers {
+            self.push(Action::Send { peer, from, copies }, after);
+        }
     }
 
     pub(crate) fn recv(&mut self, peer: u32, to: Region) -> StepId {
@@ -180,9 +190,15 @@ impl Plan {
         };
         for step in &mut self.steps[first..] {
             match &mut step.action {
-                Action::Send { peer, from: region } | Action::Recv { peer, to: region } => {
+                Action::Send { peer, from, copies } => {
                     *peer = rank(*peer);
-                    shift(region);
+                    // The steps that receive the bytes may wait for others.
+                    *copies = 1;
+                    shift(from);
+                }
+                Action::Recv { peer, to } => {
+                    *peer = rank(*peer);
+                    shift(to);
                 }
                 Action::Reduce { own: from, to, .. } | Action::Copy { from, to } => {
                     shift(from);
@@ -203,10 +219,15 @@ impl Plan {
         }
     }
 
-    /// Whether the plan receives bytes, reduces nothing, and never reads what it has written.
-    pub(crate) fn only_copies(&self) -> bool {
+    /// Whether the plan receives bytes, and never reads bytes that it has received or copied.
+    pub(crate) fn only_stores_received(&self) -> bool {
         let receives = |step: &Step| matches!(step.action, Action::Recv { .. });
-        self.is_independent() && self.steps.iter().any(receives)
+        let reads = |step: &Step| match step.after {
+            After::Nothing | After::Trail(_) => false,
+            After::Follow(d) => !matches!(self.steps[d as usize].action, Action::Reduce { .. }),
+            After::All(_) => true,
+        };
+        self.steps.iter().any(receives) && !self.steps.iter().any(reads)
     }
 
     /// Whether no step waits for another step or reduces, and some steps receive or copy bytes.

@@ -95,6 +95,10 @@ pub(crate) struct Executor {
     pub(super) rank: u32,
     /// The links, by rank; `None` for this rank.
     pub(super) links: Vec<Option<Link>>,
+    /// Whether all peers can read this rank's multicast ring.
+    pub(super) has_multicast: bool,
+    /// Whether the op that runs uses this ring.
+    pub(super) multicasts: bool,
     pub(super) health: Arc<Health>,
     pub(super) pause: Pause,
     pub(super) traffic: Vec<Traffic>,
@@ -126,9 +130,12 @@ impl Executor {
     pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
         let traffic = vec![Traffic::default(); links.len()];
         let notes = Notes::new(&links);
+        let has_multicast = links.iter().flatten().all(Link::has_multicast);
         Executor {
             rank,
             links,
+            has_multicast,
+            multicasts: false,
             health,
             pause,
             traffic,

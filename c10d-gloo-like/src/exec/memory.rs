@@ -15,7 +15,7 @@ use super::Reduction;
 use super::announce::HEADER;
 use crate::link::Link;
 use crate::plan::{Region, Space};
-use crate::shm::{Lend, copy};
+use crate::shm::{Lend, Payload, copy};
 
 /// The tensors of one space. Offsets count through the tensors as if they were contiguous.
 #[derive(Default)]
@@ -224,6 +224,26 @@ impl Spaces {
     fn part(&self, region: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         let (at, there) = self.space(region.space).at(region.offset + done);
         (at, there.min(most).min(region.len - done))
+    }
+
+    /// Returns the address of the region, if its bytes are contiguous.
+    pub(super) fn address(&self, region: &Region) -> Option<*const u8> {
+        let (at, there) = self.part(region, 0, region.len);
+        (there == region.len).then_some(at.cast_const())
+    }
+
+    /// Writes `head` and up to `most` bytes of the region from `done` on into the multicast ring, where `payload` is the
+    /// whole region. Returns the same as [`Spaces::send`].
+    pub(super) fn multicast(
+        &self,
+        link: &mut Link,
+        head: &[u8],
+        payload: Payload,
+        done: usize,
+        most: usize,
+    ) -> Result<(usize, usize)> {
+        // SAFETY: the payload is contiguous memory of a piece, which is valid during the write.
+        Ok((unsafe { link.multicast(head, payload, done, most) }?, head.len() + most))
     }
 
     /// Writes `head` and up to `most` bytes of the region from `done` on: those of one piece, or of several short

@@ -21,6 +21,7 @@ use std::time::Instant;
 use c10d_core::panics::contain;
 use c10d_core::{Error, ErrorKind, Result};
 
+use crate::link::Link;
 use crate::plan::{Action, After, Region, StepId};
 use crate::shm::{Lend, PAST_CACHE};
 use c10d_core::calls::{Doubt, Whom, hub};
@@ -140,9 +141,9 @@ impl Executor {
         let plan = op.plan;
         spaces.reserve(plan.scratch)?;
         let bytes = spaces.tensor_bytes().saturating_mul(self.links.len());
-        let past_cache = bytes >= PAST_CACHE && plan.only_copies() && self.all_share_memory();
+        let past_cache = bytes >= PAST_CACHE && plan.only_stores_received() && self.all_share_memory();
         spaces.set_past_cache(past_cache);
-        spaces.set_lend(if plan.overwrites_sent() {
+        let lend = if plan.overwrites_sent() {
             Lend::Nothing
         } else if op.reduction.is_none() && plan.has_other_work() && !past_cache {
             // The peer copies lent bytes while this rank does other work. Without other work, or if this rank's copies
@@ -150,7 +151,11 @@ impl Executor {
             Lend::All
         } else {
             Lend::Windows
-        });
+        };
+        spaces.set_lend(lend);
+        // If the peers read private memory of this rank, its bytes are copied only once even without the multicast ring.
+        self.multicasts =
+            self.has_multicast && !(lend == Lend::All && self.links.iter().flatten().any(Link::lends_private));
         self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();
@@ -160,7 +165,7 @@ impl Executor {
         let inside = |region: &Region| spaces.holds(region);
         for step in &plan.steps {
             let fits = match &step.action {
-                Action::Send { peer, from } => self.use_direction(*peer, from.len, |s| &mut s.out) && inside(from),
+                Action::Send { peer, from, .. } => self.use_direction(*peer, from.len, |s| &mut s.out) && inside(from),
                 Action::Recv { peer, to } => self.use_direction(*peer, to.len, |s| &mut s.into) && inside(to),
                 Action::Copy { from, to } => inside(from) && inside(to) && from.len == to.len,
                 Action::Reduce { peers, own, to, .. } => {

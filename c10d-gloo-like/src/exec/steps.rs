@@ -8,6 +8,7 @@ use super::failure::broken;
 use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
+use crate::shm::{Payload, multicast_pays};
 
 /// How many bytes a step reduces or copies before the sweep goes on to the next step: enough to be efficient, few
 /// enough to stay in the cache.
@@ -38,12 +39,12 @@ impl Executor {
     fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
         match &step.action {
-            Action::Send { peer, from } => {
+            Action::Send { peer, from, copies } => {
                 if self.traffic[*peer as usize].out.blocked == self.sweep {
                     return Ok(false);
                 }
                 let ready = self.limit(op, id, kept);
-                self.send(op, spaces, id, *peer, from, ready).map_err(|e| broken(&self.health, *peer, e))
+                self.send(op, spaces, id, *peer, (from, *copies), ready).map_err(|e| broken(&self.health, *peer, e))
             }
             Action::Recv { peer, to } => {
                 if self.traffic[*peer as usize].into.blocked == self.sweep {
@@ -111,13 +112,18 @@ impl Executor {
         spaces: &mut Spaces,
         id: StepId,
         peer: u32,
-        from: &Region,
+        (from, copies): (&Region, u32),
         ready: Option<usize>,
     ) -> Result<bool> {
+        let payload = if copies > 1 { self.payload(spaces, from, copies) } else { None };
         let direction = &mut self.traffic[peer as usize].out;
         let (Some(ready), Some(link)) = (ready, &mut self.links[peer as usize]) else {
             direction.blocked = self.sweep;
             return Ok(false);
+        };
+        let mut send = |link: &mut _, head: &[u8], done, most| match payload {
+            Some(payload) => spaces.multicast(link, head, payload, done, most),
+            None => spaces.send(link, head, from, done, most),
         };
         let start = self.done[id as usize];
         let mut done = start;
@@ -135,7 +141,7 @@ impl Executor {
                 return Ok(false);
             }
             let header = Header { fingerprint: op.fingerprint, total: direction.total }.to_bytes();
-            let (taken, offered) = spaces.send(link, &header[direction.head..], from, done, ready - done)?;
+            let (taken, offered) = send(link, &header[direction.head..], done, ready - done)?;
             moved = taken > 0;
             let head = taken.min(HEADER - direction.head);
             direction.head += head;
@@ -148,7 +154,7 @@ impl Executor {
             return Ok(true);
         }
         while done < ready && direction.starved != self.sweep {
-            let (taken, offered) = spaces.send(link, &[], from, done, ready - done)?;
+            let (taken, offered) = send(link, &[], done, ready - done)?;
             done += taken;
             if taken < offered {
                 direction.starved = self.sweep;
@@ -163,6 +169,16 @@ impl Executor {
         self.done[id as usize] = done;
         direction.blocked = self.sweep;
         Ok(moved || done > start)
+    }
+
+    /// Returns the bytes of a region that is sent to several peers, if they go through the multicast ring.
+    fn payload(&self, spaces: &Spaces, from: &Region, copies: u32) -> Option<Payload> {
+        if !self.multicasts || !multicast_pays(from.len, copies) {
+            return None;
+        }
+        let at = spaces.address(from)?;
+        let lent = self.links.iter().flatten().any(|link| link.lends(at, from.len));
+        (!lent).then_some(Payload { at, len: from.len, copies })
     }
 
     fn recv(&mut self, op: &Op<'_>, spaces: &Spaces, id: StepId, peer: u32, to: &Region) -> Result<bool> {

@@ -283,7 +283,7 @@ fn large_blocks_are_copied_once() {
                 assert!(!segment.has(&bytes_of(&all[(peer + 1) * len - 16..][..16])), "the block went through a ring");
             }
             // The root of a broadcast has no other work while a peer would copy lent bytes, so it writes the bytes into
-            // its rings.
+            // its ring.
             let mut whole = vector(rank.me.rank + 7, len);
             rank.run(OpKind::Broadcast, len as u64, &[], &mut [&mut whole], |me, plan| {
                 direct::broadcast(me, 0, 4 * len, plan);
@@ -292,6 +292,60 @@ fn large_blocks_are_copied_once() {
             assert_eq!(segment.has(&bytes_of(&whole[len - 16..])), rank.me.rank == 0);
         });
     }
+}
+
+#[test]
+fn bytes_for_several_peers_are_copied_once() {
+    for (world, len) in [(3, 32_768), (3, 100_003), (4, 16_384), (4, 1_000_003)] {
+        ranks(world, Transport::Shm, |rank| {
+            let me = rank.me.rank;
+            let segment = rank.mesh.segment.clone().unwrap();
+            // A broadcast from each rank: the root copies the bytes once.
+            for root in 0..world {
+                let before = segment.multicast_position();
+                let mut data = vector(me + 10 * root, len);
+                let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 4 * len, plan);
+                rank.run_rooted(OpKind::Broadcast, root, len as u64, &[], &mut [&mut data], fill).unwrap();
+                assert_eq!(data, vector(root + 10 * root, len));
+                let copied = segment.multicast_position() - before;
+                assert_eq!(copied >= 4 * len as u64, me == root, "{copied} bytes of {}", 4 * len);
+                assert!(copied < 4 * len as u64 + 64);
+            }
+            // An all-reduce of two tensors: each rank sends its block of the sums, which is inside one of them or in
+            // both. In the second case the block is not contiguous, and goes through the ring of each peer.
+            let first = len / 3;
+            let (mut a, mut b) = (vector(me, len)[..first].to_vec(), vector(me, len)[first..].to_vec());
+            let fill = |me, plan: &mut Plan| direct::all_reduce(me, 4 * len, 4, plan);
+            rank.run(OpKind::AllReduce, len as u64, &[], &mut [&mut a, &mut b], fill).unwrap();
+            assert_eq!([a, b].concat(), summed(world, len));
+        });
+    }
+}
+
+#[test]
+fn a_late_reader_delays_only_the_multicast_that_needs_it() {
+    // Rank 2 comes late to a broadcast that is larger than the ring. The others wait, and all get the bytes.
+    let (len, world) = (400_000, 3);
+    ranks(world, Transport::Shm, |rank| {
+        for round in 0..4u32 {
+            if rank.me.rank == 2 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let mut data = vector(rank.me.rank + round, len);
+            let fill = |me, plan: &mut Plan| direct::broadcast(me, 1, 4 * len, plan);
+            rank.run_rooted(OpKind::Broadcast, 1, len as u64, &[], &mut [&mut data], fill).unwrap();
+            assert_eq!(data, vector(1 + round, len));
+            // Both rings are used in turn.
+            let all = vector(rank.me.rank, world as usize * len);
+            let mut got = vec![0; all.len()];
+            let blocks = Blocks::uniform(world, 4 * len);
+            let fill = |me, plan: &mut Plan| direct::all_to_all(me, blocks, blocks, plan);
+            rank.run(OpKind::AllToAllSingle, all.len() as u64, &all, &mut [&mut got], fill).unwrap();
+            for (peer, block) in (0..).zip(got.chunks(len)) {
+                assert_eq!(block, &vector(peer, all.len())[rank.me.rank as usize * len..][..len]);
+            }
+        }
+    });
 }
 
 /// A rank may lend its caller's memory when it panics. The caller may free the memory as soon as the panic reaches it.
@@ -362,19 +416,19 @@ fn a_sender_notices_that_its_reader_has_left() {
 }
 
 #[test]
-fn plans_that_reduce_forward_or_only_send_do_not_bypass_the_cache() {
-    let only_copies = |fill: &dyn Fn(&mut Plan)| {
+fn plans_that_forward_or_receive_nothing_do_not_bypass_the_cache() {
+    let only_stores = |fill: &dyn Fn(&mut Plan)| {
         let mut plan = Plan::default();
         fill(&mut plan);
-        plan.only_copies()
+        plan.only_stores_received()
     };
     let me = Member { world: 3, rank: 1 };
-    assert!(only_copies(&|plan| direct::broadcast(me, 0, 300, plan)));
-    assert!(only_copies(&|plan| direct::all_gather(me, Blocks::uniform(3, 100), plan)));
-    assert!(!only_copies(&|plan| direct::broadcast(me, 1, 300, plan)), "the root receives nothing");
-    assert!(!only_copies(&|plan| Algorithm::ScatterGather.broadcast(me, 0, 300, 1, plan)));
-    assert!(!only_copies(&|plan| direct::all_reduce(me, 300, 4, plan)));
-    assert!(!only_copies(&|plan| direct::reduce_scatter(me, Blocks::uniform(3, 100), plan)));
+    assert!(only_stores(&|plan| direct::broadcast(me, 0, 300, plan)));
+    assert!(only_stores(&|plan| direct::all_gather(me, Blocks::uniform(3, 100), plan)));
+    assert!(!only_stores(&|plan| direct::broadcast(me, 1, 300, plan)), "the root receives nothing");
+    assert!(!only_stores(&|plan| Algorithm::ScatterGather.broadcast(me, 0, 300, 1, plan)));
+    assert!(only_stores(&|plan| direct::all_reduce(me, 300, 4, plan)), "the sent sums are not received");
+    assert!(!only_stores(&|plan| direct::reduce_scatter(me, Blocks::uniform(3, 100), plan)));
 }
 
 #[test]

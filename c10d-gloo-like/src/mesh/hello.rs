@@ -13,7 +13,7 @@ use super::wiring::{Transport, Tuning};
 
 /// The version of the protocol. It must be equal on all ranks, since algorithms and layouts may change with every
 /// release.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/9");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/10");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
 /// The largest number of bytes of the name of a tuning file.

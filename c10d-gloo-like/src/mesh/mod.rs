@@ -36,6 +36,7 @@ mod wiring;
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Phase, Result, Status};
 
 pub(crate) use addr::{ADDR, IFNAME};
@@ -47,7 +48,7 @@ pub(crate) use wiring::{Transport, Tuning, Wiring};
 use join::Connections;
 
 use crate::link::Link;
-use crate::shm::{RingKind, Segment, ShmLink};
+use crate::shm::{Multicast, RingKind, Segment, ShmLink};
 use crate::tcp::TcpLink;
 
 /// The connected ranks of a group.
@@ -113,6 +114,10 @@ impl Connections {
         health.shares(segment.clone(), pairs.iter().map(|pair| pair.segment.clone()).collect());
         // The index of rank `of` in the segment of rank `within`: its position among that rank's peers on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
+        let multicast = segment
+            .as_ref()
+            .and_then(|own| Multicast::new(own, local_ranks.iter().copied().filter(|peer| *peer != rank)));
+        let multicast = multicast.map(|ring| Arc::new(Mutex::new(ring)));
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
         for ((peer, pair), process) in (0..).zip(pairs).zip(processes) {
             if pair.segment.is_none() {
@@ -121,7 +126,13 @@ impl Connections {
             let link = |kind, socket: Option<socket::Socket>| match (&segment, &pair.segment) {
                 (Some(own), Some(theirs)) => {
                     let (own, theirs) = ((own.clone(), index(peer, rank)), (theirs.clone(), index(rank, peer)));
-                    Some(Link::Shm(ShmLink::new(peer, kind, own, theirs).with_reader(process)))
+                    let link = ShmLink::new(peer, kind, own, theirs).with_reader(process);
+                    Some(Link::Shm(match &multicast {
+                        Some(ring) if kind == RingKind::Collective => {
+                            link.with_multicast(ring.clone(), index(peer, rank))
+                        }
+                        _ => link,
+                    }))
                 }
                 _ => socket.map(|s| Link::Tcp(TcpLink::new(TcpStream::from(s.into_fd()), peer))),
             };

@@ -17,9 +17,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
         plan.send(p, block(p), After::Nothing);
     }
     let reduced = plan.reduce(me.others(), block(me.rank), block(me.rank), true, After::Nothing);
-    for p in me.others() {
-        plan.send(p, block(me.rank), After::Follow(reduced));
-    }
+    plan.send_all(me.others(), block(me.rank), After::Follow(reduced));
     for p in me.others() {
         plan.recv(p, block(p));
     }
@@ -43,9 +41,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     if me.rank == root {
-        for p in me.others() {
-            plan.send(p, all, After::Nothing);
-        }
+        plan.send_all(me.others(), all, After::Nothing);
     } else {
         plan.recv(root, all);
     }
@@ -67,9 +63,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
 /// Takes 1 round. Each rank sends its block `world - 1` times.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
-    for p in me.others() {
-        plan.send(p, own, After::Nothing);
-    }
+    plan.send_all(me.others(), own, After::Nothing);
     plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
     for p in me.others() {
         plan.recv(p, blocks.region(Space::Output, p));

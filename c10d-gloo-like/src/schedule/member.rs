@@ -19,7 +19,7 @@ impl Member {
     }
 
     /// Returns all other ranks, beginning with the next one.
-    pub(crate) fn others(self) -> impl Iterator<Item = u32> {
+    pub(crate) fn others(self) -> impl Iterator<Item = u32> + Clone {
         (1..self.world).map(move |d| self.ahead(d))
     }
 

@@ -134,10 +134,10 @@ const BUILTIN: &[Rule] = &[
     rule(AllReduce, Mixed, (33, ANY_WORLD), 2 * K, Tree),
     rule(AllReduce, Mixed, ALL, ANY, TwoLevel),
 
-    rule(Broadcast, Shm, SOME, 64 * K, Direct),
+    rule(Broadcast, Shm, SOME, ANY, Direct),
     rule(Broadcast, Shm, (9, 24), 8 * K, Tree),
     rule(Broadcast, Shm, (25, ANY_WORLD), 32 * K, Tree),
-    rule(Broadcast, Shm, (3, 64), ANY, ScatterGather),
+    rule(Broadcast, Shm, (9, 64), ANY, ScatterGather),
     rule(Broadcast, Shm, (65, ANY_WORLD), ANY, DoubleTree),
     rule(Broadcast, Loopback, SOME, 64 * K, Recursive),
     rule(Broadcast, Loopback, (3, 4), ANY, Ring),

@@ -77,7 +77,7 @@ impl Stores {
 /// A rank's copies to the output bypass the cache under three conditions:
 /// - The tensors of all ranks of the collective together have at least this many bytes.
 /// - The rank shares memory with all other ranks of the collective.
-/// - The rank's plan never reads the bytes that it writes (see `Plan::only_copies`).
+/// - The rank's plan never reads the bytes that it has received or copied (see `Plan::only_stores_received`).
 ///
 /// The number is twice the size of the last-level cache of the machine on which this was measured.
 pub(crate) const PAST_CACHE: usize = 64 << 20;

@@ -33,6 +33,20 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Place {
 
 /// The key of bytes that are not in a window. Their offset is their address in the writer's process.
 const PRIVATE: u64 = 0;
+/// The key of bytes in the writer's multicast ring. Their offset is their position in this ring.
+const MULTICAST: u64 = 1;
+
+/// Returns the record of an item in this rank's multicast ring.
+pub(super) fn multicast_record(start: u64, len: usize) -> [u8; RECORD] {
+    to_bytes(&Place { key: MULTICAST, offset: start, len: len as u64 })
+}
+
+/// Returns the position and the length of the item in the writer's multicast ring for which this record stands; `None`
+/// if the record stands for other bytes.
+pub(super) fn multicast_item(record: &[u8; RECORD]) -> Option<(u64, usize)> {
+    let place = from_bytes(record);
+    (place.key == MULTICAST && place.len > 0).then_some((place.offset, place.len as usize))
+}
 
 /// Which bytes a link may lend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +75,8 @@ pub(super) struct Lender {
     /// The smallest number of bytes that is lent.
     least: usize,
     pub(super) out: Option<Out>,
+    /// The position in the ring after the record of the last multicast. A ring has at most one record at a time.
+    pub(super) multicast_end: u64,
     /// Whether the peer has refused bytes of private memory. If it has, no private memory is lent any more.
     pub(super) refused: bool,
 }
@@ -70,10 +86,10 @@ impl Lender {
     /// wait for the receiver.
     pub(super) fn new(kind: RingKind) -> Lender {
         let least = match kind {
-            RingKind::Collective => LEAST,
+            RingKind::Collective | RingKind::Multicast => LEAST,
             RingKind::PointToPoint => 2 * Layout::POINT_TO_POINT,
         };
-        Lender { reader: None, least, out: None, refused: false }
+        Lender { reader: None, least, out: None, multicast_end: 0, refused: false }
     }
 
     /// Returns the record that stands for these bytes in the ring, and whether they are in private memory. Returns

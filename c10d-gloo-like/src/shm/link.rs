@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use c10d_core::process::Token;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-use super::lent::{Borrowed, Lend, Lender, Out};
+use super::lent::{Borrowed, Lend, Lender, Out, RECORD, multicast_item, multicast_record};
 use super::mailbox;
+use super::multicast::{Multicast, Payload};
 use super::peer_memory::PeerMemory;
 use super::ring::{Reader, Writer};
 use super::{CorePair, RingKind, Segment};
@@ -20,7 +22,15 @@ pub(crate) struct ShmLink {
     out: Writer,
     outbox: mailbox::Writer,
     lender: Lender,
+    /// This rank's multicast ring, and the peer's index in it.
+    multicast: Option<(Arc<Mutex<Multicast>>, usize)>,
+    /// Whether the item that is being sent is in the multicast ring.
+    is_multicast: bool,
     into: Reader,
+    /// The peer's multicast ring.
+    multicast_into: Option<Reader>,
+    /// How many bytes of the item that is being read are left in the peer's multicast ring.
+    multicast_left: usize,
     /// The bytes that the peer lends at the reader's position.
     borrowed: Option<Borrowed>,
     /// The private memory of the peer, if this rank can read it.
@@ -46,9 +56,15 @@ impl ShmLink {
         if memory.is_some() {
             into.allow_private();
         }
+        let has_multicast = kind == RingKind::Collective && theirs.multicast_peers() > 0;
+        let multicast_into = || Reader::new(theirs.clone(), own_index, RingKind::Multicast, peer);
         ShmLink {
             peer,
             lender: Lender::new(kind),
+            multicast: None,
+            is_multicast: false,
+            multicast_into: has_multicast.then(multicast_into),
+            multicast_left: 0,
             borrowed: None,
             memory,
             out: Writer::new(own.clone(), peer_index, kind, peer),
@@ -65,6 +81,12 @@ impl ShmLink {
     /// into the ring.
     pub(crate) fn with_reader(mut self, process: Token) -> ShmLink {
         self.lender.reader = Some(process);
+        self
+    }
+
+    /// Sets this rank's multicast ring. `index` is the peer's index in it.
+    pub(crate) fn with_multicast(mut self, ring: Arc<Mutex<Multicast>>, index: usize) -> ShmLink {
+        self.multicast = Some((ring, index));
         self
     }
 
@@ -138,6 +160,9 @@ impl ShmLink {
             }
         }
         if let Some((record, private)) = self.lender.record(body, len, lend, || self.out.reads_private()) {
+            if self.out.is_read(self.lender.multicast_end, 0)?.is_none() {
+                return Ok(0);
+            }
             let Some(end) = self.out.lend(head, &record)? else { return Ok(0) };
             self.lender.out = Some(Out { len, end, private });
             self.wake();
@@ -149,6 +174,56 @@ impl ShmLink {
             self.wake();
         }
         Ok(n)
+    }
+
+    /// Whether the peer can read private memory of this rank.
+    pub(crate) fn lends_private(&self) -> bool {
+        !self.lender.refused && self.out.reads_private()
+    }
+
+    /// Whether this rank has a multicast ring that the peer can read.
+    pub(crate) fn has_multicast(&self) -> bool {
+        self.multicast.is_some()
+    }
+
+    /// Whether the link would lend these bytes in place, since they are in a window that the peer can read.
+    pub(crate) fn lends(&self, at: *const u8, len: usize) -> bool {
+        self.lender.record(at, len, Lend::Windows, || false).is_some()
+    }
+
+    /// See [`crate::link::Link::multicast`].
+    ///
+    /// # Safety
+    /// The first `done + more` bytes of the payload are readable.
+    pub(crate) unsafe fn multicast(
+        &mut self,
+        head: &[u8],
+        payload: Payload,
+        done: usize,
+        more: usize,
+    ) -> Result<usize> {
+        let Some((ring, index)) = &self.multicast else { return Ok(0) };
+        let mut ring = ring.lock();
+        if !self.is_multicast {
+            let want = head.len() + RECORD;
+            if self.out.free(want)? < want || self.out.is_read(self.lender.multicast_end, 0)?.is_none() {
+                return Ok(0);
+            }
+            let Some(start) = ring.begin(*index, payload)? else { return Ok(0) };
+            if let Some(end) = self.out.lend(head, &multicast_record(start, payload.len))? {
+                self.lender.multicast_end = end;
+            }
+            self.is_multicast = true;
+        }
+        // SAFETY: the caller guarantees that the bytes are readable.
+        let now = unsafe { ring.advance(*index, done + more) }?;
+        drop(ring);
+        self.is_multicast = now < payload.len;
+        let taken = head.len() + now - done;
+        if taken > 0 {
+            self.wake();
+        }
+        Ok(taken)
     }
 
     /// Returns the bytes of the next item, or the rest of the item that is being read, if they are in the mailbox.
@@ -244,6 +319,11 @@ impl ShmLink {
     /// Takes the bytes that the peer lends, if a record for such bytes is next. Returns whether there is such a record.
     fn borrow(&mut self) -> Result<bool> {
         let Some(record) = self.into.record() else { return Ok(false) };
+        if let (Some((start, len)), Some(ring)) = (multicast_item(&record), &mut self.multicast_into) {
+            ring.move_to(start);
+            self.multicast_left = len;
+            return Ok(true);
+        }
         self.borrowed = Borrowed::of(&record, self.memory.is_some());
         if self.borrowed.is_none() {
             let what = "the peer lent bytes in memory that this rank has not mapped";
@@ -302,6 +382,10 @@ impl ShmLink {
     /// `to` is writable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<usize> {
+        if self.multicast_left > 0 {
+            // SAFETY: the caller guarantees that `to` is writable.
+            return unsafe { self.read_multicast(to, len, past_cache) };
+        }
         if self.borrowed.is_none() && self.into.line().is_some() {
             let (at, there) = self.peek_copied()?;
             if self.mail {
@@ -321,6 +405,10 @@ impl ShmLink {
                 return Ok(n);
             }
         }
+        if self.multicast_left > 0 {
+            // SAFETY: the caller guarantees that `to` is writable.
+            return unsafe { self.read_multicast(to, len, past_cache) };
+        }
         let memory = self.memory.as_ref();
         // SAFETY: the caller guarantees that `to` is writable.
         let copied = self.borrowed.as_ref().and_then(|borrowed| unsafe { borrowed.copy(memory, to, len, past_cache) });
@@ -331,6 +419,26 @@ impl ShmLink {
                 Ok(0)
             }
         }
+    }
+
+    /// Reads the item in the peer's multicast ring.
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes.
+    unsafe fn read_multicast(&mut self, to: *mut u8, len: usize, past_cache: bool) -> Result<usize> {
+        let Some(ring) = &mut self.multicast_into else { return Ok(0) };
+        // SAFETY: the caller guarantees that `to` is writable.
+        let (n, mut news) = unsafe { ring.read(to, len.min(self.multicast_left), past_cache) }?;
+        self.multicast_left -= n;
+        if self.multicast_left == 0 {
+            ring.publish();
+            self.into.pass_record(0);
+            news = true;
+        }
+        if news {
+            self.wake();
+        }
+        Ok(n)
     }
 
     /// See [`crate::link::Link::end_write`].

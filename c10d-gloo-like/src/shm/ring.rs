@@ -16,7 +16,7 @@ use super::lent::RECORD;
 use super::segment::{RingKind, Segment};
 
 /// The length of a line in bytes, which is the alignment of items.
-const LINE: u64 = 64;
+pub(super) const LINE: u64 = 64;
 /// The size of the pieces in which a write of up to [`LONG`] bytes is published. The reader copies a piece while the
 /// writer writes the next one.
 const PIECE: usize = 16 << 10;
@@ -222,6 +222,31 @@ impl Writer {
     pub(super) fn line(&self) -> Option<u64> {
         self.end.line()
     }
+
+    /// Returns this end's position, and the reader's position as it is now.
+    pub(super) fn positions(&mut self) -> Result<(u64, u64)> {
+        if self.end.other < self.end.at {
+            self.look()?;
+        }
+        Ok((self.end.at, self.end.other))
+    }
+
+    /// Moves this end to the position `at`, which is not before its present position, and publishes it. The bytes up to
+    /// `at` are in the ring, or are of no use to the reader.
+    pub(super) fn move_to(&mut self, at: u64) {
+        self.end.at = at;
+        self.publish();
+    }
+
+    /// Appends `n` bytes, for which there is room, and publishes them.
+    ///
+    /// # Safety
+    /// `from` is readable for `n` bytes.
+    pub(super) unsafe fn append(&mut self, from: *const u8, n: usize) {
+        // SAFETY: the caller guarantees that `from` is readable.
+        unsafe { self.put(from, n) };
+        self.publish();
+    }
 }
 
 impl Reader {
@@ -313,9 +338,15 @@ impl Reader {
         publishes
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.end.cursors().tail.at.store(self.end.at, Ordering::Release);
         self.published = self.end.at;
+    }
+
+    /// Moves this end to the position `at`, and publishes it. The bytes before `at` are of no use to this rank.
+    pub(super) fn move_to(&mut self, at: u64) {
+        (self.end.at, self.end.other) = (at, at);
+        self.publish();
     }
 
     /// Copies up to `len` available bytes to `to`. With `past_cache`, the copy bypasses the cache. Returns the number

@@ -1,8 +1,9 @@
 //! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
-//! The first page has the [`Header`] with the rank's state. The rest has two rings for each peer on the host, one for
-//! each [`RingKind`]. The rank writes to these rings, and the peer reads from them. Each ring has a mailbox. The order
-//! is: the cursors of all rings, all mailboxes, the bytes of all rings.
+//! The first page has the [`Header`] with the rank's state. The rest has rings for each peer on the host, one for each
+//! [`RingKind`]. The rank writes to these rings, and the peer reads from them. The multicast rings of all peers have the
+//! same bytes. Each ring except these has a mailbox. The order is: the cursors of all rings, all mailboxes, the bytes of
+//! all rings.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -29,19 +30,28 @@ const LARGEST_SEGMENT: usize = 4 << 20;
 const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// The kind of ring between two ranks. There are two kinds, so that point-to-point traffic does not queue behind
+/// The kind of ring between two ranks. Point-to-point traffic has a kind of its own, so that it does not queue behind
 /// collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingKind {
     Collective,
     PointToPoint,
+    /// Payload of collectives that a rank sends to several peers, see [`super::multicast`].
+    Multicast,
+}
+
+impl RingKind {
+    const COUNT: usize = 3;
+    /// The number of kinds that have mailboxes.
+    const WITH_MAILBOX: usize = 2;
 }
 
 /// The layout of a segment: a pure function of the number of peers and the requested sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     peers: usize,
-    rings: [usize; 2],
+    /// The sizes of the rings, by kind. A rank with fewer than two peers has no multicast ring.
+    rings: [usize; RingKind::COUNT],
 }
 
 impl Layout {
@@ -49,6 +59,8 @@ impl Layout {
     pub(crate) const COLLECTIVE: usize = 256 << 10;
     /// The size of a ring for point-to-point ops.
     pub(crate) const POINT_TO_POINT: usize = 128 << 10;
+    /// The size of the ring for multicasts, which was chosen by measurements of broadcasts.
+    pub(crate) const MULTICAST: usize = 512 << 10;
 
     /// Makes the usual layout for this many peers on the host.
     pub(crate) fn new(peers: usize) -> Layout {
@@ -58,7 +70,9 @@ impl Layout {
     /// Makes a layout with rings of about these sizes. The actual sizes are powers of two, and smaller if there are
     /// many peers.
     pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
-        let mut layout = Layout { peers, rings: [collective, point_to_point].map(|n| n.max(64).next_power_of_two()) };
+        let multicast = if peers < 2 { 0 } else { Layout::MULTICAST };
+        let [collective, point_to_point] = [collective, point_to_point].map(|n| n.max(64).next_power_of_two());
+        let mut layout = Layout { peers, rings: [collective, point_to_point, multicast] };
         while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
             layout.rings = layout.rings.map(|n| (n / 2).max(SMALLEST_RING.min(n)));
         }
@@ -67,7 +81,7 @@ impl Layout {
 
     /// Returns the size of the segment in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.data() + self.peers * (self.rings[0] + self.rings[1])
+        self.data() + self.peers * (self.rings[0] + self.rings[1]) + self.rings[2]
     }
 
     /// Returns the number of slots of a mailbox, a power of two.
@@ -76,24 +90,29 @@ impl Layout {
     }
 
     fn mailboxes(&self) -> usize {
-        PAGE + self.peers * 2 * size_of::<Cursors>()
+        PAGE + self.peers * RingKind::COUNT * size_of::<Cursors>()
     }
 
     fn data(&self) -> usize {
-        (self.mailboxes() + self.peers * 2 * slots::size(self.slots())).next_multiple_of(PAGE)
+        (self.mailboxes() + self.peers * RingKind::WITH_MAILBOX * slots::size(self.slots())).next_multiple_of(PAGE)
     }
 
     fn mailbox(&self, peer: usize, kind: RingKind) -> usize {
-        assert!(peer < self.peers);
-        self.mailboxes() + (peer * 2 + kind as usize) * slots::size(self.slots())
+        assert!(peer < self.peers && kind != RingKind::Multicast);
+        self.mailboxes() + (peer * RingKind::WITH_MAILBOX + kind as usize) * slots::size(self.slots())
     }
 
     /// Returns the offsets of the cursors and the bytes of a ring, and its capacity.
     pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (usize, usize, usize) {
         assert!(peer < self.peers);
-        let cursors = PAGE + (peer * 2 + kind as usize) * size_of::<Cursors>();
-        let before = [0, self.peers * self.rings[0]][kind as usize];
-        (cursors, self.data() + before + peer * self.rings[kind as usize], self.rings[kind as usize])
+        let cursors = PAGE + (peer * RingKind::COUNT + kind as usize) * size_of::<Cursors>();
+        let [collective, point_to_point, _] = self.rings;
+        let before = match kind {
+            RingKind::Collective => peer * collective,
+            RingKind::PointToPoint => self.peers * collective + peer * point_to_point,
+            RingKind::Multicast => self.peers * (collective + point_to_point),
+        };
+        (cursors, self.data() + before, self.rings[kind as usize])
     }
 }
 
@@ -189,6 +208,11 @@ impl Segment {
         PeerMemory::open(self.process?, &self.header().origin)
     }
 
+    /// Returns the number of peers that share a multicast ring of this segment; 0 if there is no such ring.
+    pub(super) fn multicast_peers(&self) -> usize {
+        if self.layout.rings[RingKind::Multicast as usize] > 0 { self.layout.peers } else { 0 }
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -202,6 +226,15 @@ impl Segment {
     /// Wakes the owner, if it sleeps.
     pub(crate) fn ring_bell(&self) {
         self.header().bell.ring();
+    }
+
+    /// Returns the position up to which the owner has written its multicast ring.
+    #[cfg(test)]
+    pub(crate) fn multicast_position(&self) -> u64 {
+        let cursors = (0..self.multicast_peers()).map(|peer| self.ring(peer, RingKind::Multicast).0);
+        // SAFETY: the cursors are in the map, and consist of atomics.
+        let heads = cursors.map(|cursors| unsafe { &(*cursors).head.0 }.load(std::sync::atomic::Ordering::Relaxed));
+        heads.max().unwrap_or(0)
     }
 
     /// Whether these bytes are somewhere in the segment.

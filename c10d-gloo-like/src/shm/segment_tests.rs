@@ -9,7 +9,7 @@ use super::*;
 fn layouts_stay_small_and_disjoint() {
     for peers in [0, 1, 2, 3, 7, 15, 31, 63, 127] {
         let layout = Layout::new(peers);
-        assert!(layout.size() <= LARGEST_SEGMENT || layout.rings == [SMALLEST_RING; 2], "{layout:?}");
+        assert!(layout.size() <= LARGEST_SEGMENT || layout.rings == [SMALLEST_RING; RingKind::COUNT], "{layout:?}");
         let mut used: Vec<(usize, usize)> = vec![(0, size_of::<Header>())];
         for peer in 0..peers {
             for kind in [RingKind::Collective, RingKind::PointToPoint] {
@@ -21,12 +21,21 @@ fn layouts_stay_small_and_disjoint() {
                 assert!(mailbox.is_multiple_of(128));
                 used.push((mailbox, mailbox + slots::size(layout.slots())));
             }
+            let (cursors, data, capacity) = layout.ring(peer, RingKind::Multicast);
+            used.push((cursors, cursors + size_of::<Cursors>()));
+            // All peers share the bytes of this ring.
+            assert_eq!((data, capacity), (layout.ring(0, RingKind::Multicast).1, layout.rings[2]));
+            assert!(capacity.is_power_of_two() || peers == 1);
+            if peer == 0 {
+                used.push((data, data + capacity));
+            }
         }
         used.sort_unstable();
         assert!(used.windows(2).all(|w| w[0].1 <= w[1].0));
         assert!(used.last().unwrap().1 <= layout.size());
     }
-    assert_eq!(Layout::new(1).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT]);
+    assert_eq!(Layout::new(1).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT, 0]);
+    assert_eq!(Layout::new(2).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT, Layout::MULTICAST]);
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn all_reduce_two_level() {
     let bytes = 64 * ELEM;
     let plan = planned(|p| two_level::all_reduce(Member { world: 16, rank: 5 }, &hosts, bytes, ELEM, p));
     let outside = plan.steps.iter().filter_map(|s| match s.action {
-        Action::Send { peer, from } if peer / 4 != 1 => Some(from.len),
+        Action::Send { peer, from, .. } if peer / 4 != 1 => Some(from.len),
         _ => None,
     });
     assert_eq!(outside.sum::<usize>(), 2 * bytes / 4 * 3 / 4);
