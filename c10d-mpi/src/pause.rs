@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The number of spins before a thread yields, if cores are free.
 const SPINS: u32 = 1000;
-/// How long a thread yields between checks before it begins to sleep.
+/// The total time during which a thread yields between its checks. After this time the thread sleeps between checks.
 const YIELD: Duration = Duration::from_micros(300);
 /// The first and the longest sleep.
 const SLEEPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_micros(200));

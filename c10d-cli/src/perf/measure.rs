@@ -58,8 +58,8 @@ pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f6
     Ok(Timing { median, min, too_slow: per_op > TOO_SLOW, iterations: plan.iter().sum() })
 }
 
-/// Increases the iterations until a batch takes half of `per_batch` seconds or has [`MOST_ITERATIONS`]. Returns the
-/// number of iterations of a full batch, and the seconds of one iteration.
+/// Runs larger and larger batches until one takes at least `per_batch / 2` seconds or has [`MOST_ITERATIONS`]. Returns
+/// the number of iterations that take about `per_batch` seconds, and the seconds of one iteration.
 fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -> Result<(u64, f64), E> {
     let mut n = 1;
     loop {

@@ -33,10 +33,9 @@ use crate::{Error, ErrorKind};
 /// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// The word that contains the number of the running process (see `here::token`; the texts of [`token()`] are
-    /// unrelated). In a forked child the word is 0 until the child gets a number.
+    /// Contains the number that `here::token` gave the running process, or 0 in a forked child that has no number yet.
     word: &'static AtomicU64,
-    /// The number of the process that this value identifies.
+    /// The number of the process that this value identifies. (It is not the random [`Token`].)
     token: u64,
     pid: u32,
 }

@@ -1,15 +1,14 @@
-//! Notes: messages by which ranks that do not share memory learn that they make the same calls. Ops in which some ranks
-//! receive nothing from others need notes.
+//! Notes: messages by which ranks that do not share memory learn that they make the same calls.
 //!
-//! The root of a broadcast receives no headers, so it does not notice that another rank makes another call. Therefore
-//! each rank sends a note to the ranks that received nothing from it. The note has the number of the sender's calls and
-//! a digest of these calls. A rank sends notes three calls after the first call in which a peer received nothing from
-//! it, and looks for notes once every four calls. A note has the form of a header, and takes the place of the next
-//! header in the stream. If the digest equals the receiver's digest of the same number of calls, the ranks made the
-//! same calls. Otherwise, or if no note arrives in time, the receiver asks the sender over the control connection,
-//! which is expensive.
+//! The root of a broadcast receives no headers, so the root does not notice that another rank makes another call.
+//! Therefore each rank sends a note to each rank that received nothing from it. A note has the number of the sender's
+//! calls and a digest of these calls. If the digest equals the receiver's digest of the same number of calls, the two
+//! ranks made the same calls. If the digests differ, or if no note arrives in time, the receiver asks the sender over
+//! the control connection, which is expensive.
 //!
-//! The root of a reduce receives from all other ranks, so only the root sends notes.
+//! A rank sends notes three calls after the first call in which a peer received nothing from it. A rank looks for notes
+//! once every four calls. A note has the form of a header, and is sent before the header of the next item. In a reduce
+//! or gather only the root sends notes: the root has compared the headers of all other ranks with its own call.
 
 use std::collections::VecDeque;
 
@@ -20,8 +19,7 @@ use crate::link::Link;
 
 /// The value in a note's header in place of the op's code.
 const NOTE: u8 = u8::MAX;
-/// Notes are sent at the end of the call with this number. Call 1 is the first since the last notes in which a peer
-/// received nothing from this rank.
+/// The value of [`Notes::unheard`] at which a rank sends notes.
 const EVERY: u32 = 4;
 /// The number of digests that a rank stores.
 const KEPT: usize = 64;
@@ -33,10 +31,11 @@ pub(super) struct Notes {
     digests: [u64; KEPT],
     /// The number of calls that this rank has made.
     made: u64,
-    /// The number of calls since the last notes, from the first in which a peer received nothing from this rank.
+    /// 0 if each peer has received something from this rank in every call since the last notes. Otherwise the number of
+    /// calls since the first call in which a peer received nothing, including that call.
     unheard: u32,
     peers: Vec<NotePeer>,
-    /// For each rank: how many of its first calls are the same as this rank's.
+    /// For each peer, a number `n`: the peer's first `n` calls are the same as this rank's.
     agreed: Vec<u64>,
     /// Whether recent notes arrived in time. If so, it is useful to wait briefly for a note.
     pub(super) prompt: bool,
@@ -118,7 +117,8 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// Returns, for each rank, how many of its first calls equal this rank's, by its notes.
+    /// Compares the notes that have arrived. Returns for each peer a number `n`: its first `n` calls are the same as
+    /// this rank's.
     pub(super) fn agreed(&mut self) -> &[u64] {
         for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
             while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {

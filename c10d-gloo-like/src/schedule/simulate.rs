@@ -284,8 +284,9 @@ impl World {
         rank.memory[to.space as usize][to.offset + i] = Some(value);
     }
 
-    /// Returns two values for each step of each rank: the length of the longest chain of messages that led to the step,
-    /// and the set of ranks (one bit each) whose messages have reached the step, directly or through other ranks.
+    /// Returns two values for each step of each rank. The first is the number of messages in the longest chain that ends
+    /// at the step; if the step is a send, its own message counts. The second is a set of ranks (one bit each): this
+    /// rank, and the ranks whose messages have reached the step, directly or through other ranks.
     fn chains(&self) -> Vec<Vec<(u32, u64)>> {
         let world = self.ranks.len();
         let mut known: Vec<Vec<Option<(u32, u64)>>> = self.ranks.iter().map(|r| vec![None; r.over.len()]).collect();
@@ -334,8 +335,8 @@ impl World {
         Some(chain)
     }
 
-    /// Returns the number of rounds: the length of the longest chain of messages in which each message depends on the
-    /// one before it.
+    /// Returns the number of rounds: the number of messages in the longest chain in which each message depends on the
+    /// message before it.
     pub(crate) fn rounds(&self) -> u32 {
         self.chains().iter().flatten().map(|c| c.0).max().unwrap_or(0)
     }
@@ -348,7 +349,7 @@ impl World {
     }
 }
 
-/// Returns whether byte `i` of the region `other` is in `region`, after the first `done` bytes of `region`.
+/// Returns whether byte `i` of the region `other` is in `region`, outside the first `done` bytes of `region`.
 fn covers(region: Region, done: usize, other: Region, i: usize) -> bool {
     let at = other.offset + i;
     region.space == other.space && at >= region.offset + done && at < region.offset + region.len

@@ -67,16 +67,15 @@ pub(super) fn is_asked_often(me: &RankProcess) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.await_key("stopped");
-    // More questions than any receive buffer holds.
     for _ in 0..1_000_000 {
         mesh.health.stalled(&fingerprint);
     }
-    // Twice as long as a peer's host may be silent.
+    // After `silence`, a rank counts as dead if the operating system of its host has not answered.
     std::thread::sleep(2 * silence);
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
-/// Between hosts, the operating system treats a full receive buffer like silence.
+/// Rank 1 is stopped and its receive buffer is full, so its operating system accepts no more data from rank 0.
 #[test]
 fn a_stopped_rank_is_not_dead_however_often_it_is_asked() {
     let hosts = match two_hosts() {
