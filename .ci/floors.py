@@ -29,7 +29,7 @@ FLOORS = {
     "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
     "verdict socket accept hello watch connection health local dial join mod",
     "c10d-gloo-like/src/mesh/health": "peers own call_logs mod failure lost calls doubt query reach remind leave listener",
-    "c10d-gloo-like/src/shm": "copy bell cursors slots peer_memory segment core_pair lent doorbell ring mailbox link mod",
+    "c10d-gloo-like/src/shm": "copy bell cursors slots peer_memory segment core_pair lent doorbell ring mailbox multicast link mod",
     "c10d-gloo-like/src/exec": "reduction announce memory notes executor failure exchange steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle at_once",
     "c10d-gloo-like/src/schedule": "tuned member hosts blocks direct algorithm * mod table tuning_file selection",
