@@ -189,9 +189,12 @@ unsafe impl Backend for MpiBackend {
     }
 
     fn leave(&self, deadline: Instant) -> Result {
-        self.0.settle(deadline)?;
-        self.0.leave(Some(deadline));
-        Ok(())
+        let settled = self.0.settle(deadline);
+        // A rank of a failed group leaves here, too: its drop would be too late to write the cause into the store.
+        if settled.is_ok() || self.0.health.cause().is_some() {
+            self.0.leave(settled.is_ok().then_some(deadline));
+        }
+        settled
     }
 
     fn bytes_sent(&self) -> Option<u64> {
