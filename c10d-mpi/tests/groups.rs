@@ -1,5 +1,6 @@
-//! Groups in one MPI world: subgroups, a group of the survivors after a rank was killed, ranks that are threads of one
-//! process, ranks started by `mpiexec`, and a program that uses MPI itself. The ranks are processes of this program.
+//! Groups in one MPI world: subgroups, a group of the survivors after a rank was killed, a rank that leaves before it
+//! knows of a failure, ranks that are threads of one process, ranks started by `mpiexec`, and a program that uses MPI
+//! itself. The ranks are processes of this program.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -10,19 +11,21 @@ use c10d_rendezvous::launch::{Exit, Launch, Output};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::unaware;
 use crate::wheels::Wheel;
 
 /// The variable that names the test (one of [`PARTS`]) in which this process is a rank.
 const PART: &str = "C10D_TEST_PART";
 /// The variable with the hint `mpi.bootstrap` for the ranks of `launched`.
 const BOOTSTRAP: &str = "C10D_TEST_BOOTSTRAP";
-const LIMIT: Duration = Duration::from_secs(20);
-const WORLD: u32 = 4;
-const VICTIM: u32 = 3;
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const WORLD: u32 = 4;
+pub(crate) const VICTIM: u32 = 3;
 type Play = fn() -> Result;
-const PARTS: [(&str, Play); 6] = [
+const PARTS: [(&str, Play); 7] = [
     ("subgroups", subgroups),
     ("shrink", shrink),
+    ("unaware", unaware::leave),
     ("threads", threads),
     ("library", library),
     ("launched", launched),

@@ -4,6 +4,7 @@
 mod groups;
 mod room;
 mod starts;
+mod unaware;
 mod wheels;
 
 use std::process::ExitCode;

@@ -24,8 +24,9 @@ const HEAD: u16 = 0;
 const BODY: u16 = 1;
 /// The largest number of data bytes that a rank sends in the same MPI message as the header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// How long a rank waits for the report that a peer has died, after a function of MPI has failed. The wait ends at the
-/// call's deadline if that is earlier, but lasts at least half of [`let_go`].
+/// How long a rank waits for the cause from the side channel, after a function of MPI has failed or a peer has left
+/// during a call. After a function has failed, the wait ends at the call's deadline if that is earlier, but lasts at
+/// least half of [`let_go`].
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
@@ -284,8 +285,7 @@ impl Exchange {
             return Err(self.health.fail(garbled(recv.peer, "sent a message without a header")));
         };
         if header.last {
-            let kind = ErrorKind::PeerDead { how: "left the group".to_owned() };
-            return Err(self.health.fail(Error::new(kind, "").guilty([recv.peer]).phase(Phase::Announce)));
+            return Err(self.left(step, recv.peer));
         }
         heard.calls.push((recv.peer, header.fingerprint));
         if step.fingerprint.disagreement(&header.fingerprint).is_some() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
-use super::{Exchange, Step, Transfer};
+use super::{CAUSE_WAIT, Exchange, Step, Transfer};
 use crate::health::BY_MOST;
 
 /// If calls differ and no majority shows which rank is wrong, a rank waits this long for more calls or for the report
@@ -27,6 +27,17 @@ impl Exchange {
         // Other ranks cannot know which of the two ranks is wrong.
         let sent = error.clone().guilty([recv.peer, self.rank]);
         self.health.fail_and_send(error.guilty([recv.peer]), &sent)
+    }
+
+    /// Fails the group because `peer` has left and does not make this call. Returns the error. If another rank has
+    /// failed the group, the peer may have left before it knew the cause. The goodbye, which comes through MPI, can then
+    /// arrive before the cause, which comes through the side channel. So this function waits for the cause first.
+    pub(super) fn left(&self, step: &Step<'_>, peer: u32) -> Error {
+        let time = (step.deadline)().saturating_duration_since(Instant::now());
+        self.health.wait_for_cause(CAUSE_WAIT.min(time / 2)).unwrap_or_else(|| {
+            let kind = ErrorKind::PeerDead { how: "left the group".to_owned() };
+            self.health.fail(Error::new(kind, "").guilty([peer]).phase(Phase::Announce))
+        })
     }
 
     /// Fails the group because ranks make different calls. Returns the error, or `None` if more calls must be known
