@@ -93,8 +93,8 @@ const K: usize = 1 << 10;
 const M: usize = 1 << 20;
 const ANY: usize = usize::MAX;
 
-/// World sizes. The rules for up to eight ranks on one host were measured (2 cores, AMD Zen 4). All others were
-/// computed with [`crate::model`].
+/// World sizes. The rules for up to eight ranks on one host were measured on 2 cores (AMD Zen 4; those of `broadcast`
+/// and `reduce` over shared memory: Intel Ice Lake). All others were computed with [`crate::model`].
 const ALL: (u32, u32) = (2, ANY_WORLD);
 const TWO: (u32, u32) = (2, 2);
 const SOME: (u32, u32) = (3, 8);
@@ -156,7 +156,8 @@ const BUILTIN: &[Rule] = &[
     rule(Broadcast, Mixed, (9, 128), ANY, Ring),
     rule(Broadcast, Mixed, (129, ANY_WORLD), ANY, DoubleTree),
 
-    rule(Reduce, Shm, SOME, 64 * K, Direct),
+    rule(Reduce, Shm, (3, 4), ANY, Direct),
+    rule(Reduce, Shm, (5, 8), 64 * K, Direct),
     rule(Reduce, Shm, (9, 24), 2 * K, Direct),
     rule(Reduce, Shm, MANY, 32 * K, DoubleTree),
     rule(Reduce, Shm, MANY, 32 * K, Direct),
