@@ -115,6 +115,20 @@ impl Link {
         }
     }
 
+    /// Copies up to `len` bytes of the next item to `to`, without consuming them: those that have arrived in a ring, from
+    /// byte `offset` of the item on. Returns the number of copied bytes. This may be called only between two items, after
+    /// [`Link::peek_whole`] has shown a part of the item.
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes.
+    pub(crate) unsafe fn copy_ahead(&mut self, offset: usize, to: *mut u8, len: usize) -> Result<usize> {
+        match self {
+            // SAFETY: the caller guarantees that `to` is writable.
+            Link::Shm(l) => unsafe { l.copy_ahead(offset, to, len) },
+            Link::Tcp(_) => Ok(0),
+        }
+    }
+
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
     /// (0: none). The link has accepted these bytes; the caller calls again with the rest. `lend` tells which bytes
     /// the link may lend to the peer instead of copying them.

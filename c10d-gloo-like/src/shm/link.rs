@@ -316,6 +316,15 @@ impl ShmLink {
         Ok(whole.then_some(shown))
     }
 
+    /// See [`crate::link::Link::copy_ahead`].
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes.
+    pub(crate) unsafe fn copy_ahead(&mut self, offset: usize, to: *mut u8, len: usize) -> Result<usize> {
+        // SAFETY: the caller guarantees that `to` is writable.
+        unsafe { self.into.copy_ahead(offset, to, len) }
+    }
+
     /// Takes the bytes that the peer lends, if a record for such bytes is next. Returns whether there is such a record.
     fn borrow(&mut self) -> Result<bool> {
         let Some(record) = self.into.record() else { return Ok(false) };

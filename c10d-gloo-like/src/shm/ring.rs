@@ -20,6 +20,9 @@ pub(super) const LINE: u64 = 64;
 /// The size of the pieces in which a write of up to [`LONG`] bytes is published. The reader copies a piece while the
 /// writer writes the next one.
 const PIECE: usize = 16 << 10;
+/// The same for a point-to-point message of up to [`BRIEF`] bytes, which its receiver copies while it arrives.
+const BRIEF_PIECE: usize = 2 << 10;
+const BRIEF: usize = 16 << 10;
 /// The size of the pieces of a longer write.
 const LARGE_PIECE: usize = 32 << 10;
 /// The largest number of bytes of a write that is published in pieces of [`PIECE`] bytes.
@@ -81,6 +84,7 @@ impl End {
 pub(super) struct Writer {
     end: End,
     stores: Stores,
+    kind: RingKind,
 }
 
 pub(super) struct Reader {
@@ -92,7 +96,7 @@ pub(super) struct Reader {
 impl Writer {
     /// Makes the end that writes to `peer`. The ring is in this rank's segment, at the peer's index.
     pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
-        Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
+        Writer { end: End::new(own, index, kind, peer), stores: Stores::new(), kind }
     }
 
     /// Returns how many of `want` bytes fit into the free room.
@@ -170,7 +174,11 @@ impl Writer {
             return Ok(0);
         }
         let first = take.min(head.len());
-        let piece = if len > LONG { LARGE_PIECE } else { PIECE };
+        let piece = match self.kind {
+            RingKind::PointToPoint if len <= BRIEF => BRIEF_PIECE,
+            _ if len <= LONG => PIECE,
+            _ => LARGE_PIECE,
+        };
         // SAFETY: both sources are readable for the bytes that are taken of them.
         unsafe {
             self.put(head.as_ptr(), first);
@@ -323,6 +331,25 @@ impl Reader {
         self.end.cursors().tail.refused.store(refused as u64, Ordering::Relaxed);
         self.end.at += RECORD as u64;
         self.publish();
+    }
+
+    /// Copies up to `len` bytes to `to`, without consuming them: those that can be read now, from `offset` bytes after this
+    /// end's position on. Returns the number of copied bytes.
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes.
+    pub(super) unsafe fn copy_ahead(&mut self, offset: usize, to: *mut u8, len: usize) -> Result<usize> {
+        let n = self.available(true)?;
+        let n = self.before_record(n).saturating_sub(offset).min(len);
+        let at = (self.end.at + offset as u64) & (self.end.capacity - 1);
+        let first = n.min((self.end.capacity - at) as usize);
+        // SAFETY: the `n` bytes are published, and belong to the reader until they are consumed. They may continue at
+        // the ring's beginning. `to` has room for them.
+        unsafe {
+            ptr::copy_nonoverlapping(self.end.data.add(at as usize), to, first);
+            ptr::copy_nonoverlapping(self.end.data, to.add(first), n - first);
+        }
+        Ok(n)
     }
 
     /// Consumes the next `n` bytes. Returns whether free room was published, for which the writer may be waiting.
