@@ -84,6 +84,23 @@ fn a_write_takes_no_more_bytes_than_there_is_room_for() {
     assert_eq!(write(&mut w, &[8; 1000]).unwrap(), 512);
 }
 
+#[test]
+fn bytes_can_be_copied_before_they_are_consumed() {
+    let (_segment, mut w, mut r) = ring(512);
+    let bytes: Vec<u8> = (0..=255).collect();
+    for _ in 0..20 {
+        assert_eq!(write(&mut w, &bytes[..200]).unwrap(), 200);
+        let mut to = [0; 400];
+        let mut copy = |r: &mut Reader, offset: usize, len| {
+            // SAFETY: the pointer is that of an array of 400 bytes.
+            unsafe { r.copy_ahead(offset, to[offset..].as_mut_ptr(), len) }.unwrap()
+        };
+        assert_eq!((copy(&mut r, 0, 50), copy(&mut r, 50, 350), copy(&mut r, 200, 200)), (50, 150, 0));
+        assert_eq!(to[..200], bytes[..200]);
+        r.consume(200);
+    }
+}
+
 /// With any values of the cursors, the result is an error that names the peer, or bytes of the ring.
 #[test]
 fn cursors_out_of_range_are_the_peers_fault() {
