@@ -164,8 +164,9 @@ impl Link {
     }
 
     /// Sends a payload through the multicast ring: as many bytes of `more` as possible now, after the first `done` bytes.
-    /// The first call sends `head` before them. Returns the number of bytes that were sent, `head` included. If it is 0,
-    /// the caller calls again with the same arguments. All peers that get the payload have such a ring.
+    /// The first call sends `head` before them. Returns the number of bytes that were sent, `head` included, and whether the
+    /// link waits for this peer (and not for another peer of the ring). If no bytes were sent, the caller calls again with
+    /// the same arguments. All peers that get the payload have such a ring.
     ///
     /// # Safety
     /// The first `done + more` bytes of the payload are readable.
@@ -175,11 +176,11 @@ impl Link {
         payload: Payload,
         done: usize,
         more: usize,
-    ) -> Result<usize> {
+    ) -> Result<(usize, bool)> {
         match self {
             // SAFETY: the caller guarantees that the bytes are readable.
             Link::Shm(l) => unsafe { l.multicast(head, payload, done, more) },
-            Link::Tcp(_) => Ok(0),
+            Link::Tcp(_) => Ok((0, true)),
         }
     }
 

@@ -16,12 +16,15 @@ use super::executor::Executor;
 use super::failure::broken;
 use crate::link::{Item, Link};
 use crate::pause::Looks;
+use crate::shm::MULTICAST_LEAST;
 
 /// The largest number of ranks for which small ops are exchanges.
 pub(crate) const MOST_RANKS: u32 = 8;
 /// The largest payload of an item, in bytes. Larger items are sent in pieces by the plan, so that the reader works at
 /// the same time as the writer.
 pub(crate) const MOST_BYTES: usize = 16 << 10;
+// The steps that send the items of an exchange are marked as done. None of them uses the multicast ring.
+const _: () = assert!(MULTICAST_LEAST > MOST_BYTES);
 /// The largest payload of an item that fits into a mailbox, in bytes.
 pub(crate) const MAIL_BYTES: usize = 1 << 10;
 

@@ -7,13 +7,14 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::{OpKind, Result};
 
 use super::announce::{HEADER, Header};
-use super::memory::glance;
+use super::memory::{Spaces, glance};
 use super::notes::{Notes, is_note};
 use super::reduction::Reduction;
 use crate::link::Link;
 use crate::mesh::{Health, Open};
 use crate::pause::{Interest, Pause};
-use crate::plan::{Plan, StepId};
+use crate::plan::{Action, Plan, Step, StepId};
+use crate::shm::{Lend, Payload, multicast_pays};
 use c10d_core::calls::{Doubt, Whom};
 
 /// A call, as all ranks make it.
@@ -97,8 +98,8 @@ pub(crate) struct Executor {
     pub(super) links: Vec<Option<Link>>,
     /// Whether all peers can read this rank's multicast ring.
     pub(super) has_multicast: bool,
-    /// Whether the op that runs uses this ring.
-    pub(super) multicasts: bool,
+    /// By step of the op that runs: the bytes that the step sends through this ring. Empty if no step does.
+    pub(super) payloads: Vec<Option<Payload>>,
     pub(super) health: Arc<Health>,
     pub(super) pause: Pause,
     pub(super) traffic: Vec<Traffic>,
@@ -135,7 +136,7 @@ impl Executor {
             rank,
             links,
             has_multicast,
-            multicasts: false,
+            payloads: Vec::new(),
             health,
             pause,
             traffic,
@@ -166,6 +167,31 @@ impl Executor {
     #[inline]
     pub(crate) fn beside_others(&mut self, beside: bool) {
         self.pause.beside_others(beside);
+    }
+
+    /// Chooses the steps that send through the multicast ring. All steps that send the same bytes use the same way.
+    pub(super) fn choose_payloads(&mut self, plan: &Plan, spaces: &Spaces, lend: Lend) {
+        self.payloads.clear();
+        let pays = |step: &Step| match step.action {
+            Action::Send { from, copies: copies @ 2.., .. } if multicast_pays(from.len, copies) => Some((from, copies)),
+            _ => None,
+        };
+        if !self.has_multicast || !plan.steps.iter().any(|step| pays(step).is_some()) {
+            return;
+        }
+        // If the peers read private memory of this rank, its bytes are copied only once even without the multicast ring.
+        let links = || self.links.iter().flatten();
+        if lend == Lend::All && links().any(Link::lends_private) {
+            return;
+        }
+        let payload = |step| {
+            let (from, copies) = pays(step)?;
+            let at = spaces.address(&from)?;
+            // Bytes that a link lends in place do not go through the ring.
+            let is_lent = links().any(|link| link.lends(at, from.len));
+            (!is_lent).then_some(Payload { at, len: from.len, copies })
+        };
+        self.payloads.extend(plan.steps.iter().map(payload));
     }
 
     /// Returns how many payload bytes this rank has sent in all ops.

@@ -233,7 +233,7 @@ impl Spaces {
     }
 
     /// Writes `head` and up to `most` bytes of the region from `done` on into the multicast ring, where `payload` is the
-    /// whole region. Returns the same as [`Spaces::send`].
+    /// whole region. Returns the same as [`Spaces::send`], and whether the link waits for its peer.
     pub(super) fn multicast(
         &self,
         link: &mut Link,
@@ -241,9 +241,10 @@ impl Spaces {
         payload: Payload,
         done: usize,
         most: usize,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<(usize, usize, bool)> {
         // SAFETY: the payload is contiguous memory of a piece, which is valid during the write.
-        Ok((unsafe { link.multicast(head, payload, done, most) }?, head.len() + most))
+        let (taken, waits) = unsafe { link.multicast(head, payload, done, most) }?;
+        Ok((taken, head.len() + most, waits))
     }
 
     /// Writes `head` and up to `most` bytes of the region from `done` on: those of one piece, or of several short

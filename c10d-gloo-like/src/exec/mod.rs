@@ -21,7 +21,6 @@ use std::time::Instant;
 use c10d_core::panics::contain;
 use c10d_core::{Error, ErrorKind, Result};
 
-use crate::link::Link;
 use crate::plan::{Action, After, Region, StepId};
 use crate::shm::{Lend, PAST_CACHE};
 use c10d_core::calls::{Doubt, Whom, hub};
@@ -153,9 +152,7 @@ impl Executor {
             Lend::Windows
         };
         spaces.set_lend(lend);
-        // If the peers read private memory of this rank, its bytes are copied only once even without the multicast ring.
-        self.multicasts =
-            self.has_multicast && !(lend == Lend::All && self.links.iter().flatten().any(Link::lends_private));
+        self.choose_payloads(plan, spaces, lend);
         self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();

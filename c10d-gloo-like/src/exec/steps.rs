@@ -8,7 +8,6 @@ use super::failure::broken;
 use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
-use crate::shm::{Payload, multicast_pays};
 
 /// How many bytes a step reduces or copies before the sweep goes on to the next step: enough to be efficient, few
 /// enough to stay in the cache.
@@ -39,12 +38,12 @@ impl Executor {
     fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
         match &step.action {
-            Action::Send { peer, from, copies } => {
+            Action::Send { peer, from, .. } => {
                 if self.traffic[*peer as usize].out.blocked == self.sweep {
                     return Ok(false);
                 }
                 let ready = self.limit(op, id, kept);
-                self.send(op, spaces, id, *peer, (from, *copies), ready).map_err(|e| broken(&self.health, *peer, e))
+                self.send(op, spaces, id, *peer, from, ready).map_err(|e| broken(&self.health, *peer, e))
             }
             Action::Recv { peer, to } => {
                 if self.traffic[*peer as usize].into.blocked == self.sweep {
@@ -112,10 +111,10 @@ impl Executor {
         spaces: &mut Spaces,
         id: StepId,
         peer: u32,
-        (from, copies): (&Region, u32),
+        from: &Region,
         ready: Option<usize>,
     ) -> Result<bool> {
-        let payload = if copies > 1 { self.payload(spaces, from, copies) } else { None };
+        let payload = self.payloads.get(id as usize).copied().flatten();
         let direction = &mut self.traffic[peer as usize].out;
         let (Some(ready), Some(link)) = (ready, &mut self.links[peer as usize]) else {
             direction.blocked = self.sweep;
@@ -123,11 +122,11 @@ impl Executor {
         };
         let mut send = |link: &mut _, head: &[u8], done, most| match payload {
             Some(payload) => spaces.multicast(link, head, payload, done, most),
-            None => spaces.send(link, head, from, done, most),
+            None => spaces.send(link, head, from, done, most).map(|(taken, offered)| (taken, offered, taken < offered)),
         };
         let start = self.done[id as usize];
         let mut done = start;
-        let mut moved = false;
+        let (mut moved, mut has_more) = (false, direction.starved != self.sweep);
         if direction.head < HEADER {
             if ready == done && from.len > 0 {
                 // The header is sent together with the first bytes, which are not ready.
@@ -141,22 +140,24 @@ impl Executor {
                 return Ok(false);
             }
             let header = Header { fingerprint: op.fingerprint, total: direction.total }.to_bytes();
-            let (taken, offered) = send(link, &header[direction.head..], done, ready - done)?;
+            let (taken, offered, waits) = send(link, &header[direction.head..], done, ready - done)?;
             moved = taken > 0;
             let head = taken.min(HEADER - direction.head);
             direction.head += head;
             done += taken - head;
-            if taken < offered {
+            has_more = taken == offered;
+            if waits {
                 direction.starved = self.sweep;
             }
         } else if from.len == 0 {
             self.done[id as usize] = OVER;
             return Ok(true);
         }
-        while done < ready && direction.starved != self.sweep {
-            let (taken, offered) = send(link, &[], done, ready - done)?;
+        while done < ready && has_more {
+            let (taken, offered, waits) = send(link, &[], done, ready - done)?;
             done += taken;
-            if taken < offered {
+            has_more = taken == offered;
+            if waits {
                 direction.starved = self.sweep;
             }
         }
@@ -169,16 +170,6 @@ impl Executor {
         self.done[id as usize] = done;
         direction.blocked = self.sweep;
         Ok(moved || done > start)
-    }
-
-    /// Returns the bytes of a region that is sent to several peers, if they go through the multicast ring.
-    fn payload(&self, spaces: &Spaces, from: &Region, copies: u32) -> Option<Payload> {
-        if !self.multicasts || !multicast_pays(from.len, copies) {
-            return None;
-        }
-        let at = spaces.address(from)?;
-        let lent = self.links.iter().flatten().any(|link| link.lends(at, from.len));
-        (!lent).then_some(Payload { at, len: from.len, copies })
     }
 
     fn recv(&mut self, op: &Op<'_>, spaces: &Spaces, id: StepId, peer: u32, to: &Region) -> Result<bool> {

@@ -63,6 +63,8 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let hosts = number(&ids, HostId::can_share_memory);
     let local: Vec<u32> = (0..size).filter(|r| hosts[*r as usize] == hosts[rank as usize]).collect();
     let layout = Layout::new(local.len() - 1);
+    // Multicasts need all ranks on one host.
+    let layout = if local.len() == size as usize { layout } else { layout.without_multicast() };
     let (segment, unshared) = match make_segment(transport, &local, layout, wiring.cma) {
         Ok(segment) => (segment, None),
         Err(error) => (None, Some(error)),

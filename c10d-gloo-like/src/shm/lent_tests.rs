@@ -3,11 +3,12 @@ use std::sync::atomic::Ordering;
 
 use c10d_core::process::token;
 use c10d_core::shm::{Window, admit};
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind};
 
 use super::super::peer_memory::{Origin, PeerMemory};
 use super::*;
-use crate::shm::{Segment, ShmLink};
+use crate::shm::{Multicast, Payload, Segment, ShmLink};
 
 const KIND: RingKind = RingKind::Collective;
 
@@ -19,7 +20,7 @@ fn pair() -> (ShmLink, ShmLink, Arc<Segment>) {
 /// Like [`pair`]. `published` tells for each rank whether peers may read the private memory of its process.
 fn pair_of(published: [bool; 2]) -> (ShmLink, ShmLink, Arc<Segment>) {
     let [a, b] = published.map(|published| {
-        let mut segment = Segment::create(Layout::new(1)).unwrap();
+        let mut segment = Segment::create(Layout::new(2)).unwrap();
         if published {
             segment.publish_process().unwrap();
         }
@@ -148,7 +149,9 @@ fn private_memory_is_lent_only_if_both_ranks_published_their_processes() {
 #[test]
 fn refused_bytes_are_sent_through_the_ring() {
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-    let (mut here, mut there, _) = pair();
+    let (here, mut there, segment) = pair();
+    let ring = Multicast::new(&segment, 1..=2).unwrap();
+    let mut here = here.with_multicast(Arc::new(Mutex::new(ring)), 0);
     let len = 1 << 20;
     // SAFETY: this is a new mapping, which nothing else uses. Its second half cannot be read for now.
     let at = unsafe {
@@ -176,6 +179,26 @@ fn refused_bytes_are_sent_through_the_ring() {
     assert!(to.iter().all(|byte| *byte == 8));
     // SAFETY: nothing uses the mapping any more.
     unsafe { munmap(at, len).unwrap() };
+    here.end_write();
+    there.end_read();
+    // The refusal does not concern later records: those of multicasts and of windows.
+    let window = window(100_000);
+    for round in 0..3 {
+        let bytes = vec![round; 100_000];
+        let payload = Payload { at: bytes.as_ptr(), len: bytes.len(), copies: 1 };
+        // SAFETY: the payload is a slice that outlives the item.
+        assert_eq!(unsafe { here.multicast(&[], payload, 0, bytes.len()) }.unwrap().0, bytes.len());
+        here.end_write();
+        assert_eq!(read(&mut there, &mut to[..100_000]), 100_000);
+        there.end_read();
+        assert!(to[..100_000] == bytes);
+        assert_eq!(write(&mut here, &[], &window), 0);
+        assert_eq!(read(&mut there, &mut to[..100_000]), 100_000);
+        assert_eq!(write(&mut here, &[], &window), 100_000);
+        here.end_write();
+        there.end_read();
+        assert!(to[..100_000] == window[..]);
+    }
 }
 
 #[test]

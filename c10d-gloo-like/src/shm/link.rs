@@ -149,7 +149,7 @@ impl ShmLink {
         if let Some(out) = self.lender.out {
             // The caller calls again with the lent bytes, and perhaps with more after them.
             debug_assert!(head.is_empty() && len >= out.len);
-            let Some(refused) = self.out.is_read(out.end, if out.private { out.len } else { 0 })? else { return Ok(0) };
+            let Some(refused) = self.out.refused(out.end, if out.private { out.len } else { 0 })? else { return Ok(0) };
             self.lender.out = None;
             if refused > 0 && !self.lender.refused {
                 tracing::debug!("rank {} cannot read memory of this rank; it is copied from now on", self.peer);
@@ -160,7 +160,7 @@ impl ShmLink {
             }
         }
         if let Some((record, private)) = self.lender.record(body, len, lend, || self.out.reads_private()) {
-            if self.out.is_read(self.lender.multicast_end, 0)?.is_none() {
+            if !self.out.is_passed(self.lender.multicast_end)? {
                 return Ok(0);
             }
             let Some(end) = self.out.lend(head, &record)? else { return Ok(0) };
@@ -201,29 +201,29 @@ impl ShmLink {
         payload: Payload,
         done: usize,
         more: usize,
-    ) -> Result<usize> {
-        let Some((ring, index)) = &self.multicast else { return Ok(0) };
+    ) -> Result<(usize, bool)> {
+        let Some((ring, index)) = &self.multicast else { return Ok((0, true)) };
         let mut ring = ring.lock();
         if !self.is_multicast {
             let want = head.len() + RECORD;
-            if self.out.free(want)? < want || self.out.is_read(self.lender.multicast_end, 0)?.is_none() {
-                return Ok(0);
+            if self.out.free(want)? < want || !self.out.is_passed(self.lender.multicast_end)? {
+                return Ok((0, true));
             }
-            let Some(start) = ring.begin(*index, payload)? else { return Ok(0) };
+            let Some(start) = ring.begin(*index, payload) else { return Ok((0, false)) };
             if let Some(end) = self.out.lend(head, &multicast_record(start, payload.len))? {
                 self.lender.multicast_end = end;
             }
             self.is_multicast = true;
         }
         // SAFETY: the caller guarantees that the bytes are readable.
-        let now = unsafe { ring.advance(*index, done + more) }?;
+        let (now, waits) = unsafe { ring.advance(*index, done + more) }?;
         drop(ring);
         self.is_multicast = now < payload.len;
         let taken = head.len() + now - done;
         if taken > 0 {
             self.wake();
         }
-        Ok(taken)
+        Ok((taken, waits))
     }
 
     /// Returns the bytes of the next item, or the rest of the item that is being read, if they are in the mailbox.
@@ -291,11 +291,15 @@ impl ShmLink {
     /// See [`crate::link::Link::peek`].
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
-        if self.borrowed.is_none() {
+        if self.borrowed.is_none() && self.multicast_left == 0 {
             let shown = self.peek_copied()?;
             if shown.1 > 0 || self.mail || !self.borrow()? {
                 return Ok(shown);
             }
+        }
+        if self.multicast_left > 0 {
+            let what = "the peer sent values that are reduced through its multicast ring";
+            return Err(Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer));
         }
         // Only values that are reduced are used in place.
         self.borrowed.as_ref().and_then(Borrowed::shown).ok_or_else(|| {

@@ -21,5 +21,5 @@ pub(crate) use core_pair::CorePair;
 pub(crate) use doorbell::Doorbell;
 pub(crate) use lent::Lend;
 pub(crate) use link::ShmLink;
-pub(crate) use multicast::{Multicast, Payload, pays as multicast_pays};
+pub(crate) use multicast::{LEAST as MULTICAST_LEAST, Multicast, Payload, pays as multicast_pays};
 pub(crate) use segment::{Layout, RingKind, Segment};

@@ -1,4 +1,5 @@
-//! A ring of bytes with one writer and one reader, in memory that both map.
+//! A ring of bytes with one writer and one reader, in memory that both map. A multicast ring ([`super::multicast`])
+//! consists of several such rings, whose bytes are the same.
 //!
 //! Positions count bytes since the start and never wrap around. Each end checks the other end's position against
 //! limits. The ring consists of lines of [`LINE`] bytes. An item begins at the start of a line.
@@ -140,13 +141,18 @@ impl Writer {
         Ok(Some(self.end.at))
     }
 
-    /// Returns `None` until the reader has passed the record that ends at the position `at`, and afterwards the number
-    /// of lent bytes that the reader has refused.
-    pub(super) fn is_read(&mut self, at: u64, lent: usize) -> Result<Option<usize>> {
+    /// Whether the reader has passed the record that ends at the position `at`.
+    pub(super) fn is_passed(&mut self, at: u64) -> Result<bool> {
         if self.end.other < at {
             self.look()?;
         }
-        if self.end.other < at {
+        Ok(self.end.other >= at)
+    }
+
+    /// Returns `None` until the reader has passed the last record, which ends at the position `at`. Afterwards returns how
+    /// many of the `lent` bytes for which the record stands were refused by the reader.
+    pub(super) fn refused(&mut self, at: u64, lent: usize) -> Result<Option<usize>> {
+        if !self.is_passed(at)? {
             return Ok(None);
         }
         let refused = self.end.cursors().tail.refused.load(Ordering::Relaxed);
@@ -231,12 +237,17 @@ impl Writer {
         self.end.line()
     }
 
-    /// Returns this end's position, and the reader's position as it is now.
-    pub(super) fn positions(&mut self) -> Result<(u64, u64)> {
+    /// Returns this end's position.
+    pub(super) fn at(&self) -> u64 {
+        self.end.at
+    }
+
+    /// Returns the reader's position as it is now.
+    pub(super) fn reader_at(&mut self) -> Result<u64> {
         if self.end.other < self.end.at {
             self.look()?;
         }
-        Ok((self.end.at, self.end.other))
+        Ok(self.end.other)
     }
 
     /// Moves this end to the position `at`, which is not before its present position, and publishes it. The bytes up to

@@ -24,8 +24,11 @@ use crate::call_log::CallLog;
 const PAGE: usize = 4096;
 /// Rings do not shrink below this number of bytes, however many peers there are.
 const SMALLEST_RING: usize = 16 << 10;
-/// While a segment would be larger than this number of bytes, its rings shrink, down to `SMALLEST_RING`.
+/// While a segment would be larger than this number of bytes, its rings shrink, down to `SMALLEST_RING`. The smallest
+/// multicast ring is not counted.
 const LARGEST_SEGMENT: usize = 4 << 20;
+/// The smallest size of a multicast ring.
+pub(super) const SMALLEST_MULTICAST: usize = 128 << 10;
 /// Up to this many peers, mailboxes are large, and all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -70,13 +73,22 @@ impl Layout {
     /// Makes a layout with rings of about these sizes. The actual sizes are powers of two, and smaller if there are
     /// many peers.
     pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
-        let multicast = if peers < 2 { 0 } else { Layout::MULTICAST };
         let [collective, point_to_point] = [collective, point_to_point].map(|n| n.max(64).next_power_of_two());
-        let mut layout = Layout { peers, rings: [collective, point_to_point, multicast] };
+        let mut layout = Layout { peers, rings: [collective, point_to_point, 0] };
         while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
             layout.rings = layout.rings.map(|n| (n / 2).max(SMALLEST_RING.min(n)));
         }
+        if peers >= 2 {
+            let fits = layout.size() + Layout::MULTICAST <= LARGEST_SEGMENT;
+            layout.rings[2] = if fits { Layout::MULTICAST } else { SMALLEST_MULTICAST };
+        }
         layout
+    }
+
+    /// Returns this layout without a multicast ring.
+    pub(crate) fn without_multicast(mut self) -> Layout {
+        self.rings[2] = 0;
+        self
     }
 
     /// Returns the size of the segment in bytes.

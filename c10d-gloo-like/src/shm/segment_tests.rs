@@ -9,7 +9,10 @@ use super::*;
 fn layouts_stay_small_and_disjoint() {
     for peers in [0, 1, 2, 3, 7, 15, 31, 63, 127] {
         let layout = Layout::new(peers);
-        assert!(layout.size() <= LARGEST_SEGMENT || layout.rings == [SMALLEST_RING; RingKind::COUNT], "{layout:?}");
+        assert!(
+            layout.size() <= LARGEST_SEGMENT + SMALLEST_MULTICAST || layout.rings[..2] == [SMALLEST_RING; 2],
+            "{layout:?}"
+        );
         let mut used: Vec<(usize, usize)> = vec![(0, size_of::<Header>())];
         for peer in 0..peers {
             for kind in [RingKind::Collective, RingKind::PointToPoint] {
@@ -35,6 +38,8 @@ fn layouts_stay_small_and_disjoint() {
         assert!(used.last().unwrap().1 <= layout.size());
     }
     assert_eq!(Layout::new(1).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT, 0]);
+    assert_eq!(Layout::new(10).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT, SMALLEST_MULTICAST]);
+    assert_eq!(Layout::new(2).without_multicast().rings, Layout::with_rings(1, 256 << 10, 128 << 10).rings);
     assert_eq!(Layout::new(2).rings, [Layout::COLLECTIVE, Layout::POINT_TO_POINT, Layout::MULTICAST]);
 }
 
