@@ -44,7 +44,7 @@ struct Rank {
     /// The collectives that the backend's own thread runs.
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
-    /// Whether only threads of the backend call MPI, never threads of callers. Over a network, a function of MPI may
+    /// Whether only threads of the backend run ops, never threads of callers. Over a network, a function of MPI may
     /// wait for a dead peer, and a caller's thread would return only after the deadline.
     own_thread: bool,
     /// The point-to-point messages; `None` if the group has one rank only.
@@ -100,8 +100,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether only threads of the backend call MPI. Without a hint, threads of callers call MPI if all ranks share memory:
-/// the functions of MPI then return at once, even if a peer is dead.
+/// Whether only threads of the backend run ops. Without a hint, threads of callers may run ops if all ranks share
+/// memory: the functions of MPI then return at once, even if a peer is dead.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {

@@ -7,7 +7,7 @@ use num_complex::Complex;
 
 use crate::memory::zeroed;
 
-/// An element type of reductions. 16-bit floats are converted to f32 first, and rounded once at the end.
+/// An element type of reductions. A reduction converts 16-bit floats to f32, and rounds each of its results once.
 pub(crate) trait Value: Element + NoUninit + Zeroable {
     /// The type in which values are accumulated.
     type Wide: Element + Zeroable;

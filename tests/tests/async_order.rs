@@ -250,7 +250,8 @@ fn elapsed_counts_from_the_call() {
         let started = Instant::now();
         let works = [1, 2].map(|i| pg.start(op::all_reduce(vec![i], ReduceOp::Sum)));
         let are_started = Instant::now();
-        // These requests to the store take time, so the started ops are older than the blocking call.
+        // Time passes between the started ops and the blocking call. The elapsed times of the started ops must include
+        // it.
         (0..20).try_for_each(|_| pg.store().set("older", b"", soon()))?;
         let called = Instant::now();
         let mut x = [1i32];
@@ -279,7 +280,8 @@ impl Wake for Last {
     fn wake(self: Arc<Self>) {
         let begin = Instant::now();
         drop(self.0.lock().unwrap().take());
-        // The waker may be called again, when the receiver may have been dropped.
+        // If the waker is called again, the receiver may already have been dropped. The send then fails, which does not
+        // matter.
         let _ = self.1.lock().unwrap().send(begin.elapsed());
     }
 }

@@ -1,5 +1,5 @@
-//! Grids of ranks, and groups by host. For each axis of a grid, the members of the axis's group must be the ranks that
-//! the coordinates give.
+//! Grids of ranks, and groups by host. The group along an axis must consist of the ranks whose coordinates differ from
+//! this rank's only on that axis, in the order of that coordinate.
 
 use c10d::launch::JobReport;
 use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};

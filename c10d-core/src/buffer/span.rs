@@ -67,7 +67,8 @@ impl Span {
         Span { data: base, offset, count, device, dtype, identity: 0 }
     }
 
-    /// Returns a span of the same bytes whose elements have a type that is not a [`DType`]; see [`Identity`].
+    /// Returns a span of the same bytes whose elements have a type that is not a [`DType`]; see [`Identity`]. The span
+    /// must have the type `u8`, which is not checked.
     pub fn identified(self, identity: Identity) -> Span {
         Span { identity: Identity::code(Some(identity)), ..self }
     }
@@ -119,7 +120,7 @@ impl Span {
         DevicePtr { base: self.data, offset: self.offset }
     }
 
-    /// Returns the number of elements.
+    /// Returns the number of elements. If the span has an identity, returns the number of bytes.
     #[inline]
     pub fn count(&self) -> usize {
         self.count as usize
@@ -131,7 +132,7 @@ impl Span {
         self.count().saturating_mul(self.dtype.size())
     }
 
-    /// Returns the element type.
+    /// Returns the element type. If the span has an identity, returns `u8`.
     #[inline]
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -47,7 +47,8 @@ pub(super) struct BackendCache {
     made: Arc<Mutex<Backends>>,
     /// The parent of a sub-group. New backends may be made from its backends.
     parent: Option<Arc<Parent>>,
-    /// The parent group. The `Parent` is dropped after the sub-group is made, and from then on `lost` returns no ranks.
+    /// The same parent, for `lost` only. The reference is weak, so that a cache which outlives the making of the
+    /// sub-group does not keep the parent's backends alive. When the `Parent` is gone, `lost` returns no ranks.
     watched: Weak<Parent>,
 }
 

@@ -1,6 +1,6 @@
-//! Conversion of 16-bit floats to `f32` and back, with rounding to nearest, ties to even. The functions have no
-//! branches, so compilers make vector code from loops over them. The results are bit-identical to those of the `half`
-//! crate.
+//! Conversion of 16-bit floats to `f32` and back, with rounding to nearest, ties to even. Each `if` only selects a
+//! value, so compilers make vector code from loops over these functions. The results are bit-identical to those of the
+//! `half` crate.
 
 #[inline(always)]
 pub(super) fn bf16_to_f32(h: u16) -> f32 {
@@ -38,8 +38,8 @@ pub(super) fn f32_to_f16(x: f32) -> u16 {
     // Normal numbers: subtracts the difference of the biases, and rounds off the lowest 13 bits. A carry into the
     // exponent gives the correct result, up to 0x7C00, which is infinity.
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + (magnitude >> 13 & 1)) >> 13;
-    // Subnormal numbers: adding 0.5 aligns the last bit of the result with the last bit of the sum, so the addition
-    // rounds.
+    // Subnormal numbers: in `f32`, the last bit of a number from 0.5 to 1 is worth 2^-24, which is also the smallest
+    // step of `f16`. So adding 0.5 rounds to a multiple of 2^-24. Subtracting the bits of 0.5 leaves this multiple.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let nan = 0x7E00 | magnitude >> 13 & 0x3FF;
     let bits = if magnitude < 113 << 23 {

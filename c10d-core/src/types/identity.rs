@@ -15,9 +15,9 @@ struct Name {
 }
 
 /// The identity of an element type that is not a [`DType`](super::DType), and of the operation, if any, that reduces
-/// it. Such elements are sent as bytes. Two ranks with different identities get a
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. The error of a rank names the other's identity only if the rank
-/// has used that identity itself.
+/// it. Such elements are sent as bytes. If two ranks have different identities in one call, both get a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) whose field is `type`. The error of a rank names the other's identity only
+/// if the rank has used that identity itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u16);
 

@@ -12,10 +12,11 @@ use crate::plan::Plan;
 pub enum Fabric {
     /// One host, shared memory.
     Shm,
-    /// One host, where not all ranks share memory: usually, all use TCP. The ranks share the host's cores, so the
-    /// processor time of a message matters more than its latency.
+    /// One host, where at least one pair of ranks does not share memory. (Usually every pair uses TCP.) The ranks share
+    /// the host's cores, so the processor time of a message matters more than its latency.
     Loopback,
-    /// Several hosts, where each has one rank, or where not all ranks of a host share memory: usually, all use TCP.
+    /// Several hosts. Each has one rank, or at least two ranks of one host do not share memory. (Usually every pair
+    /// uses TCP.)
     Tcp,
     /// Several hosts, at least one of them with several ranks. The ranks of each host share memory.
     Mixed,
@@ -73,25 +74,26 @@ pub(crate) trait Schedule {
     /// The ops of [`TUNED`] for which the algorithm has its own plans.
     const OPS: &'static [OpKind];
 
-    /// Whether the algorithm has a plan of its own for one of [`Schedule::OPS`] in a world of this size.
+    /// Whether the algorithm has a plan of its own for `op`, which is in [`Schedule::OPS`], in a world of this size.
     fn serves(op: OpKind, world: u32) -> bool {
         let _ = (op, world);
         true
     }
 
-    /// All-reduce, in place in the output.
+    /// All-reduce. The plan uses only the output, which holds this rank's input at the start.
     fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = hosts;
         direct::all_reduce(me, bytes, elem, plan);
     }
 
-    /// Reduce. The input of every rank stays unchanged; only the root has an output.
+    /// Reduce. Only the root has an output, which may be the same memory as its input. The input of every other rank
+    /// stays unchanged.
     fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = elem;
         direct::reduce(me, root, bytes, plan);
     }
 
-    /// Broadcast, in place in the output.
+    /// Broadcast. The plan uses only the output, which holds the data at the root at the start.
     fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = elem;
         direct::broadcast(me, root, bytes, plan);

@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// The point-to-point messages of one rank of a group.
 pub(crate) struct Messages {
     endpoint: Endpoint,
-    /// Whether only threads of the backend call MPI, never threads of callers.
+    /// Whether only the backend's thread moves messages, never the thread of a caller that waits.
     own_thread: bool,
     crowded: bool,
     ledger: Arc<Ledger>,
@@ -41,11 +41,12 @@ pub(crate) struct Messages {
     transfers: Mutex<Transfers>,
 }
 
-/// The jobs that are posted but not begun.
+/// The jobs that are posted but not begun, and what the backend's thread of messages must know.
 #[derive(Default)]
 struct Inbox {
     posted: Vec<Posted>,
-    /// The number of unfinished jobs whose messages the backend's thread moves (see [`Posted::watched`]).
+    /// The number of unfinished jobs that are not watched (see [`Posted::watched`]). The backend's thread moves
+    /// messages as long as there are any.
     unwatched: usize,
     has_thread: bool,
     closed: bool,
@@ -67,8 +68,9 @@ impl Messages {
         &self.endpoint.health
     }
 
-    /// Accepts jobs that may depend on each other. If the caller waits for all of these jobs, and threads of callers
-    /// may call MPI, this function returns only when the jobs are done.
+    /// Accepts sends and receives. All are begun before any is waited for, because a peer may send only after it has
+    /// received. If the caller waits for all of these jobs, and threads of callers may move messages, this function
+    /// returns only when the jobs are done.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
         if let Err(cause) = self.health().begin() {
             return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
@@ -167,7 +169,8 @@ impl Messages {
         }
     }
 
-    /// Runs the thread that moves the messages of jobs that are not watched (see [`Posted::watched`]).
+    /// Runs the backend's thread, which moves messages while there are jobs that are not watched (see
+    /// [`Posted::watched`]).
     fn serve(self: Arc<Self>) {
         let served = caught(|| {
             let mut pause = Pause::new(self.crowded);
@@ -192,8 +195,8 @@ impl Messages {
         }
     }
 
-    /// Cancels receives that no message was matched with: either all of these jobs or none. Returns the cancelled jobs,
-    /// which the caller must complete.
+    /// Cancels `jobs` if every one of them is a receive that no message was matched with. Otherwise cancels none.
+    /// Returns the cancelled jobs, which the caller must complete.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
         // If this thread does not get the lock within `SOON`, another thread is blocked in a call of MPI. Nothing is

@@ -12,7 +12,8 @@ pub(super) struct Posted {
     pub(super) id: u64,
     pub(super) deadline: Instant,
     pub(super) task: Task,
-    /// Whether the caller waits, and moves the message on its own thread. Otherwise the backend's thread moves it.
+    /// Whether the caller waits, and moves messages on its own thread until the job is done. Otherwise the backend's
+    /// thread does.
     pub(super) watched: bool,
 }
 

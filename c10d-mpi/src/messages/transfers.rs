@@ -127,8 +127,8 @@ impl Transfers {
         over.extend(open.map(|posted| posted.ended(Err(cause.clone()))));
     }
 
-    /// Removes receives that no message was matched with: either all with these numbers or none. Returns the removed
-    /// receives.
+    /// Removes the jobs with these numbers if every one of them is a receive that no message was matched with.
+    /// Otherwise removes none. Returns the removed jobs.
     pub(super) fn take_waiting(&mut self, ids: &[u64]) -> Vec<Posted> {
         if !ids.iter().all(|id| self.waiting.iter().any(|posted| posted.id == *id)) {
             return Vec::new();

@@ -6,7 +6,8 @@ use c10d_core::library::{requested, variable};
 
 use super::mapped::{has_standard_abi, mappings};
 
-/// The variable that names the library's file. If it is set, no other file is tried.
+/// The variable that names the library's file. If it is set, the search tries only this file. The hint `mpi.lib` has
+/// precedence.
 pub(crate) const VARIABLE: &str = "C10D_MPI_LIB";
 /// The library's name in MPI 5.0.
 const SONAME: &str = "libmpi_abi.so.1";

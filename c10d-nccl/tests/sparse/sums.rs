@@ -12,7 +12,7 @@ use super::*;
 fn sums_of_anything() {
     with_fake("sums_of_anything", "", || {
         let mut random = Random(1);
-        // One GPU has room for few ranks only.
+        // The largest number of ranks. `hardware/run.sh` sets it to 1 or 2, because its ranks share one GPU.
         let most = std::env::var("C10D_HARDWARE_RANKS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
         for world in 1..=most {
             let mut rounds: Vec<Round<i32>> = Vec::new();
