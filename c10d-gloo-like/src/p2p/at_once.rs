@@ -11,7 +11,7 @@ use super::Messages;
 use super::message::{AT_ONCE, HEADER, Header};
 use super::peer::Peer;
 use super::state::MessageState;
-use crate::link::Item;
+use crate::link::{Item, Link};
 use crate::pause::Looks;
 
 /// The result of one attempt.
@@ -117,7 +117,12 @@ impl Peer {
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize, oversubscribed: bool) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else {
-            return if oversubscribed { Some(Attempt::Nothing) } else { self.receive_arriving(head, at, len) };
+            let arrives_in_ring = matches!(self.link, Link::Shm(_));
+            return if arrives_in_ring && !oversubscribed {
+                self.receive_arriving(head, at, len)
+            } else {
+                Some(Attempt::Nothing)
+            };
         };
         // A header is contiguous. In a ring it begins at a cache line and is shorter than one. The buffer of a connection
         // is contiguous.
@@ -168,7 +173,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::link::Link;
     use crate::shm::{Layout, Lend, RingKind, Segment, ShmLink};
 
     /// Returns the sending end of a link, and the peer as the receiver sees it.
