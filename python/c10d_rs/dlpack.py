@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["from_address", "to_address"]
 
-# A capsule has a pointer to its name, so the names are never freed.
+# A capsule keeps only a pointer to its name. So the names must outlive all capsules, and are constants of the module.
 _FULL, _EMPTY = b"dltensor_versioned", b"used_dltensor_versioned"
 # The offset of the deleter in the struct, in bytes.
 _DELETER_AT = 16

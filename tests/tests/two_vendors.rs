@@ -22,7 +22,8 @@ fn other() -> Arc<Guarded> {
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("other"))).clone()
 }
 
-/// Returns the sum of 1 + rank over all ranks, computed on a vendor's device.
+/// Returns the sum of 1 + rank over all ranks. The values and the sum are on a vendor's device; the CPU backend adds
+/// them.
 fn sum(pg: &c10d::ProcessGroup, vendor: &Arc<dyn DeviceRuntime>) -> Result<Vec<i32>> {
     let mut x = DeviceBuffer::from_slice(vendor, 0, &vec![pg.rank() as i32 + 1; 50_000], CAP)?;
     pg.all_reduce(&mut x, ReduceOp::Sum)?;

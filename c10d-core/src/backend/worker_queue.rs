@@ -18,7 +18,8 @@ pub struct WorkerQueue<T> {
     /// [`settled`](WorkerQueue::settled)). Threads change this number under the lock, and read it without the lock.
     pending: AtomicUsize,
     queued: Mutex<Queued<T>>,
-    /// Signalled when an item was pushed, or when `rouse` was called.
+    /// Signalled when there is news for the queue's thread: an item, a call of `rouse`, or the end of another thread's
+    /// help. A push without a notification signals only if the thread is asleep.
     news: Condvar,
     /// Signalled when an item was finished, if a thread waits for that.
     finished: Condvar,
@@ -134,7 +135,7 @@ impl<T> WorkerQueue<T> {
         self.news.notify_one();
     }
 
-    /// Marks the item that the previous call of `next` returned as finished, and waits for the next item. Returns
+    /// Marks as finished the item that the previous call of `next` returned, and waits for the next item. Returns
     /// `None` when the queue is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();

@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 const LINGER: Duration = Duration::from_secs(5);
 
 /// How long other ranks have to report whether the peer of an ended connection is alive. The watcher notices the end of
-/// a watched process within this time.
+/// a process within this time. So a watched process that has not ended by then counts as alive.
 const UNSURE: Duration = Duration::from_millis(80);
 
 /// The watcher's number for a connection.
@@ -236,7 +236,8 @@ impl Watch {
         }
     }
 
-    /// Drops connections whose deadline has passed, and runs due actions. Returns when this must run again.
+    /// Drops connections whose deadline has passed, and runs due actions. Returns the time at which it must run
+    /// again; `None` if there is no deadline.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (late, due, next) = {

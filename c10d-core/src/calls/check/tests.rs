@@ -154,7 +154,8 @@ fn a_rank_that_ended_fails_only_calls_that_need_it() {
     let in_own_words =
         |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { how } if how == crate::ENDED_WITHOUT_LEAVING);
     assert!(in_own_words(&gone) && gone.report().guilty == [1], "{gone}");
-    // The errors that a library might report.
+    // Errors that a backend's library might report, and whether rank 0 replaces each by the error that rank 1 ended. It
+    // does so for errors about rank 1.
     let closed = |rank| Error::new(ErrorKind::PeerDead { how: "closed".into() }, "").guilty([rank]);
     let stopped = |what: String| Error::new(ErrorKind::Aborted, what).guilty([2]);
     for (error, ended) in [

@@ -16,15 +16,15 @@ use crate::streams::Streams;
 
 /// The maximum number of bytes of one copy or dispatch.
 pub(crate) const PIECE: u64 = 16 << 20;
-/// The sizes of allocations are multiples of this number. So the whole words that copies and kernels use do not end
-/// after the buffer.
+/// Copies and kernels work on whole words of 4 bytes, even if the caller's range ends inside a word. Sizes of
+/// allocations are multiples of this number, so the last word is inside the buffer.
 const GRAIN: u64 = 256;
 
 pub(crate) struct Gpu {
     name: String,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    /// The first failure of the device or of a call to it. After a failure, every call returns this failure.
+    /// The first failure of the device, or of a call after which the device cannot be used. Later calls return it.
     failure: Arc<OnceLock<String>>,
     pub(crate) streams: Mutex<Streams>,
     pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
