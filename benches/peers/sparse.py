@@ -3,14 +3,14 @@
     python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
 
 Python needs torch and numpy. Gloo and `c10d perf` do the same for each op: copy the input, run a barrier, then time the
-op. The time of a batch is the time of its slowest rank. The result of a repetition is the median of --batches batches
-(default 3). The table shows the median of --repeat repetitions (default 3). The ranks of `c10d perf` are bound to
-cores. Gloo runs once with ranks that are bound to cores and once with ranks that are not, and the better result is
-shown.
+op. A batch is several such ops, one after another; its time is the mean time of its ops on the slowest rank. The result
+of a repetition is the median of its batches (for Gloo, --batches, default 3). The table shows the median of --repeat
+repetitions (default 3). The ranks of `c10d perf` are bound to cores. Gloo runs once with ranks that are bound to cores
+and once with ranks that are not, and the better result is shown.
 
 A point is a combination of ranks, nnz (the entries of a rank), row (the elements of an entry) and overlap. A point is
-left out if its sum needs more than --limit MiB (default 1024). Gloo gathers the inputs of all ranks on each rank. A
-point is also left out if these copies need, on all ranks together, more than 8 times this limit.
+left out if the result of its all-reduce needs more than --limit MiB (default 1024). Gloo gathers the inputs of all
+ranks on each rank. A point is also left out if these copies need, on all ranks together, more than 8 times this limit.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time
@@ -20,7 +20,7 @@ LARGE = 256 << 20
 
 
 def shuffled(np, n):
-    """Returns the numbers below n in the order in which they become indices. `c10d perf` uses the same order."""
+    """Returns the numbers below n in the pseudo-random order in which `c10d perf` and this program take indices."""
     u = np.uint64
     x = (np.arange(n, dtype=u) + u(1)) * u(0x9E3779B97F4A7C15)
     x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)

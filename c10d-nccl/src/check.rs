@@ -30,8 +30,8 @@ struct Issued {
     timeout: Duration,
 }
 
-/// Sends and receives the fingerprints of calls. Each direction to or from a rank has its own thread, so that no
-/// direction waits for another.
+/// Sends and receives the fingerprints of calls. Threads of their own send to the next rank and receive from the
+/// previous one, so that no direction waits for another.
 pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
@@ -64,8 +64,8 @@ impl Checks {
         }
     }
 
-    /// Called when a job's call is going to be issued. No fingerprint is sent for a rejected call: a peer that also
-    /// rejected the call would compare that fingerprint with its next call.
+    /// Called when a job's call is going to be issued. Not called for a rejected call: if the peer rejects the call,
+    /// too, it would take the fingerprint for that of this rank's next call.
     pub(crate) fn issued(&self, task: &Task) {
         let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;

@@ -1,5 +1,5 @@
-//! Sends an object from one rank to another: a header, then the name of the type and the object's bytes. A receiver
-//! that rejects the object needs memory for one piece only.
+//! Sends an object from one rank to another: a header, then the name of the type, then the object's bytes in
+//! pieces. A receiver that rejects the object still receives all pieces, but needs memory for only one of them.
 
 use serde::de::DeserializeOwned;
 

@@ -35,8 +35,8 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file. Otherwise a
-/// later use of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory
+/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file. Without
+/// this check, a later use of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory
 /// is left to others. `what` names the memory in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
@@ -56,9 +56,10 @@ pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
 /// The smallest page size. Mappings are aligned to it.
 pub(super) const PAGE: usize = 4096;
 
-/// A memfd whose descriptor is closed in forked children.
+/// A memfd that forked children do not have.
 pub(super) struct Memfd {
-    /// First field: dropped before the descriptor is closed.
+    /// Replaces the descriptor in forked children. It is the first field, so it is dropped before the descriptor is
+    /// closed: another file may then get the same number.
     _private: Private,
     file: File,
 }
@@ -87,7 +88,7 @@ impl Memfd {
     }
 }
 
-/// Makes a memfd of `size` zero bytes (at least one), and maps it for writing. No other process has the mapping, not
+/// Makes a memfd of `size` zero bytes, and maps it for writing. `size` is at least 1. No other process has the mapping, not
 /// even a forked child. All of the memory is allocated, since the kernel would report a later failure by a signal.
 pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     check_room("shared memory", size, 1)?;

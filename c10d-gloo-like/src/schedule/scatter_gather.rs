@@ -23,10 +23,10 @@ impl Schedule for ScatterGather {
     }
 }
 
-/// Each rank reduces its block of the result and sends it to the root.
+/// Each rank reduces its block of the result, and all ranks except the root send theirs to the root.
 ///
-/// Takes 2 rounds. Each rank sends all blocks except its own, and then each rank except the root sends its block:
-/// `bytes` in all.
+/// Takes 2 rounds. In the first, each rank sends all blocks of its input except its own. In the second, each rank
+/// except the root sends its reduced block. So each rank except the root sends `bytes` in total.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     for p in me.others() {
