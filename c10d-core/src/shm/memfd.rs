@@ -35,9 +35,9 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file. Without
-/// this check, a later use of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining memory
-/// is left to others. `what` names the memory in the error.
+/// Returns an error if `size` is more than `headroom() / parts`, or more than the maximum size of a file. Without this
+/// check, a later use of the memory could end the process by a signal. With `parts` = 2, half of the cgroup's remaining
+/// memory is left to others. `what` names the memory in the error.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()
@@ -88,8 +88,8 @@ impl Memfd {
     }
 }
 
-/// Makes a memfd of `size` zero bytes, and maps it for writing. `size` is at least 1. No other process has the mapping, not
-/// even a forked child. All of the memory is allocated, since the kernel would report a later failure by a signal.
+/// Makes a memfd of `size` zero bytes, and maps it for writing. `size` is at least 1. No other process has the mapping,
+/// not even a forked child. All of the memory is allocated, since the kernel would report a later failure by a signal.
 pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
     check_room("shared memory", size, 1)?;
     let refused = || Error::new(ErrorKind::Resource, format!("cannot allocate {size} bytes of shared memory"));
