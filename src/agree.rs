@@ -31,8 +31,8 @@ impl From<Error> for Failure {
 /// Sends the result of a step on this rank to all ranks: the data of the step, or why the step failed. Returns the data
 /// of all ranks. A rank on which the step failed returns its own error or resumes its panic, and the other ranks get an
 /// error that names the failed ranks. If sending fails, a rank whose step panicked still resumes its panic. The other
-/// ranks then return the error of sending. `what` names the object that the operation makes. The fingerprint contains a hash
-/// of this name.
+/// ranks then return the error of sending. `what` names the object that the operation makes. The fingerprint contains a
+/// hash of this name.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,

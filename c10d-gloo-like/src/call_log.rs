@@ -102,8 +102,8 @@ impl CallLog {
         &self.digests[n as usize % HISTORY]
     }
 
-    /// Whether both ranks made the same calls up to call `n`, which this log remembers. `None` if the other rank has not
-    /// made call `n` yet. `false` also if the other log does not remember call `n` any more.
+    /// Whether both ranks made the same calls up to call `n`, which this log remembers. `None` if the other rank has
+    /// not made call `n` yet. `false` also if the other log does not remember call `n` any more.
     #[inline]
     pub(crate) fn agrees(&self, other: &CallLog, n: u64) -> Option<bool> {
         let (own, theirs) = (self.digest(n).load(Ordering::Relaxed), other.digest(n).load(Ordering::Acquire));

@@ -11,9 +11,9 @@ use c10d_core::Result;
 use crate::shm::{CorePair, Lend, Payload, ShmLink};
 use crate::tcp::TcpLink;
 
-/// A stream of bytes to a peer and a stream of bytes from it. No method blocks, except while the operating
-/// system reads memory of the peer that is in a file which does not answer (see `shm::peer_memory`). After an error, the link cannot be used
-/// any more.
+/// A stream of bytes to a peer and a stream of bytes from it. No method blocks, except while the operating system reads
+/// memory of the peer that is in a file which does not answer (see `shm::peer_memory`). After an error, the link cannot
+/// be used any more.
 #[expect(clippy::large_enum_variant, reason = "a box would cost each access to shared memory, where time counts most")]
 pub(crate) enum Link {
     /// Through shared memory.
@@ -115,9 +115,9 @@ impl Link {
         }
     }
 
-    /// Copies up to `len` bytes of the next item to `to`, without consuming them: those that have arrived in a ring, from
-    /// byte `offset` of the item on. Returns the number of copied bytes. This may be called only between two items, after
-    /// [`Link::peek_whole`] has shown a part of the item.
+    /// Copies up to `len` bytes of the next item to `to`, without consuming them: those that have arrived in a ring,
+    /// from byte `offset` of the item on. Returns the number of copied bytes. This may be called only between two
+    /// items, after [`Link::peek_whole`] has shown a part of the item.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.
@@ -163,10 +163,10 @@ impl Link {
         matches!(self, Link::Shm(l) if l.has_multicast())
     }
 
-    /// Sends a payload through the multicast ring: as many bytes of `more` as possible now, after the first `done` bytes.
-    /// The first call sends `head` before them. Returns the number of bytes that were sent, `head` included, and whether the
-    /// link waits for this peer (and not for another peer of the ring). If no bytes were sent, the caller calls again with
-    /// the same arguments. All peers that get the payload have such a ring.
+    /// Sends a payload through the multicast ring: as many bytes of `more` as possible now, after the first `done`
+    /// bytes. The first call sends `head` before them. Returns the number of bytes that were sent, `head` included, and
+    /// whether the link waits for this peer (and not for another peer of the ring). If no bytes were sent, the caller
+    /// calls again with the same arguments. All peers that get the payload have such a ring.
     ///
     /// # Safety
     /// The first `done + more` bytes of the payload are readable.

@@ -39,8 +39,8 @@ pub(crate) type StepId = u32;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Sends bytes to a peer. `copies` is the number of adjacent steps that send these bytes, each to another peer. If it
-    /// is more than 1, the bytes may go through the multicast ring.
+    /// Sends bytes to a peer. `copies` is the number of adjacent steps that send these bytes, each to another peer. If
+    /// it is more than 1, the bytes may go through the multicast ring.
     Send { peer: u32, from: Region, copies: u32 },
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
@@ -141,9 +141,9 @@ impl Plan {
         self.push(Action::Send { peer, from, copies: 1 }, after)
     }
 
-    /// Appends a step for each peer, which sends these bytes to it. If all ranks of the group share memory, the bytes may be
-    /// copied only once, see [`crate::shm::Multicast`]. So each peer must receive the bytes by a receive that waits for no
-    /// other step. If it waited, two such items could wait for each other.
+    /// Appends a step for each peer, which sends these bytes to it. If all ranks of the group share memory, the bytes
+    /// may be copied only once, see [`crate::shm::Multicast`]. So each peer must receive the bytes by a receive that
+    /// waits for no other step. If it waited, two such items could wait for each other.
     pub(crate) fn send_all(&mut self, peers: impl Iterator<Item = u32> + Clone, from: Region, after: After) {
         let copies = peers.clone().count() as u32;
         for peer in peers {

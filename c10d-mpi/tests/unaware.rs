@@ -64,8 +64,8 @@ impl Store for Late {
     }
 }
 
-/// Rank 0 scatters. The victim expects another length, and so fails the group. Rank 0, which does not know this, leaves.
-/// The other ranks then call a barrier.
+/// Rank 0 scatters. The victim expects another length, and so fails the group. Rank 0, which does not know this,
+/// leaves. The other ranks then call a barrier.
 pub(crate) fn leave() -> Result {
     let joined = c10d_rendezvous::init("env://", LIMIT)?;
     let store = joined.store.clone();

@@ -1,5 +1,5 @@
-//! A rank sends the fingerprint of each call to the next rank; the last rank sends it to rank 0. A rank that leaves right
-//! after its last call must first send that call's fingerprint, even if sending is slow.
+//! A rank sends the fingerprint of each call to the next rank; the last rank sends it to rank 0. A rank that leaves
+//! right after its last call must first send that call's fingerprint, even if sending is slow.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

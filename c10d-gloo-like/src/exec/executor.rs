@@ -179,7 +179,8 @@ impl Executor {
         if !self.has_multicast || !plan.steps.iter().any(|step| pays(step).is_some()) {
             return;
         }
-        // If the peers read private memory of this rank, its bytes are copied only once even without the multicast ring.
+        // If the peers read private memory of this rank, its bytes are copied only once even without the multicast
+        // ring.
         let links = || self.links.iter().flatten();
         if lend == Lend::All && links().any(Link::lends_private) {
             return;

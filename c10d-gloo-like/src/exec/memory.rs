@@ -232,8 +232,8 @@ impl Spaces {
         (there == region.len).then_some(at.cast_const())
     }
 
-    /// Writes `head` and up to `most` bytes of the region from `done` on into the multicast ring, where `payload` is the
-    /// whole region. Returns the same as [`Spaces::send`], and whether the link waits for its peer.
+    /// Writes `head` and up to `most` bytes of the region from `done` on into the multicast ring, where `payload` is
+    /// the whole region. Returns the same as [`Spaces::send`], and whether the link waits for its peer.
     pub(super) fn multicast(
         &self,
         link: &mut Link,

@@ -26,7 +26,8 @@ enum Attempt {
 
 impl Messages {
     /// Runs the call if that is possible within a short time: up to 200 checks for the message (or for more of it, if
-    /// it is arriving), or 4 if the ranks have to share cores. Returns `None` if the call was not run; then nothing was sent or received.
+    /// it is arriving), or 4 if the ranks have to share cores. Returns `None` if the call was not run; then nothing was
+    /// sent or received.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
         let mut looks = Looks::new(self.oversubscribed);
@@ -111,9 +112,9 @@ impl MessageState {
 }
 
 impl Peer {
-    /// Receives the next message from the link's ring or connection, if all of it has arrived and it has this header. If
-    /// the message is arriving in a ring, copies its bytes as they arrive, except if there are more ranks than cores: then
-    /// the sender may not be running.
+    /// Receives the next message from the link's ring or connection, if all of it has arrived and it has this header.
+    /// If the message is arriving in a ring, copies its bytes as they arrive, except if there are more ranks than
+    /// cores: then the sender may not be running.
     #[inline]
     fn receive_whole(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize, oversubscribed: bool) -> Option<Attempt> {
         let Some((item, there)) = self.link.peek_whole(HEADER + len).ok()? else {
@@ -124,8 +125,8 @@ impl Peer {
                 Some(Attempt::Nothing)
             };
         };
-        // A header is contiguous. In a ring it begins at a cache line and is shorter than one. The buffer of a connection
-        // is contiguous.
+        // A header is contiguous. In a ring it begins at a cache line and is shorter than one. The buffer of a
+        // connection is contiguous.
         debug_assert!(there >= HEADER);
         // SAFETY: the link shows `HEADER` bytes; the read is unaligned.
         if unsafe { item.cast::<[u8; HEADER]>().read_unaligned() } != *head {
@@ -141,8 +142,8 @@ impl Peer {
         Some(Attempt::Done)
     }
 
-    /// Receives the next message while it arrives in a ring. If its bytes stop arriving, nothing is consumed, and the call
-    /// becomes a job, which copies all bytes again.
+    /// Receives the next message while it arrives in a ring. If its bytes stop arriving, nothing is consumed, and the
+    /// call becomes a job, which copies all bytes again.
     fn receive_arriving(&mut self, head: &[u8; HEADER], at: *mut u8, len: usize) -> Option<Attempt> {
         let Some((item, _)) = self.link.peek_whole(HEADER).ok()? else { return Some(Attempt::Nothing) };
         // SAFETY: the link shows `HEADER` contiguous bytes; the read is unaligned.

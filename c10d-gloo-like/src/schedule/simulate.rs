@@ -284,9 +284,9 @@ impl World {
         rank.memory[to.space as usize][to.offset + i] = Some(value);
     }
 
-    /// Returns two values for each step of each rank. The first is the number of messages in the longest chain that ends
-    /// at the step; if the step is a send, its own message counts. The second is a set of ranks (one bit each): this
-    /// rank, and the ranks whose messages have reached the step, directly or through other ranks.
+    /// Returns two values for each step of each rank. The first is the number of messages in the longest chain that
+    /// ends at the step; if the step is a send, its own message counts. The second is a set of ranks (one bit each):
+    /// this rank, and the ranks whose messages have reached the step, directly or through other ranks.
     fn chains(&self) -> Vec<Vec<(u32, u64)>> {
         let world = self.ranks.len();
         let mut known: Vec<Vec<Option<(u32, u64)>>> = self.ranks.iter().map(|r| vec![None; r.over.len()]).collect();

@@ -1,7 +1,7 @@
 //! Lending of bytes. If payload is in memory that the peer can read (a window, or private memory if the system allows
 //! it), a rank does not copy the payload into the ring. The rank writes only a record into the ring, with the position
-//! of the bytes, and waits until the peer has read the bytes. A record can also stand for an item in the rank's multicast
-//! ring.
+//! of the bytes, and waits until the peer has read the bytes. A record can also stand for an item in the rank's
+//! multicast ring.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;

@@ -345,8 +345,8 @@ impl ShmLink {
         Ok(true)
     }
 
-    /// Refuses the rest of the lent bytes, which could not be read. If the peer has given up the group, nothing happens:
-    /// its bytes may be gone, and this rank gets the cause of the failure soon.
+    /// Refuses the rest of the lent bytes, which could not be read. If the peer has given up the group, nothing
+    /// happens: its bytes may be gone, and this rank gets the cause of the failure soon.
     #[cold]
     fn refuse(&mut self) {
         if self.is_revoked() {

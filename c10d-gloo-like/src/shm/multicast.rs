@@ -21,8 +21,8 @@ pub(crate) const LEAST: usize = 32 << 10;
 /// The smallest number of bytes that need not be copied because of the multicast. If fewer bytes are saved, the peers
 /// get them earlier through their own rings.
 const LEAST_SAVED: usize = 128 << 10;
-/// The largest number of bytes that a rank copies before it continues with other steps. With more bytes, the peers start
-/// later.
+/// The largest number of bytes that a rank copies before it continues with other steps. With more bytes, the peers
+/// start later.
 const CHUNK: usize = 128 << 10;
 const _: () = assert!(CHUNK <= SMALLEST_MULTICAST);
 
@@ -86,8 +86,8 @@ impl Multicast {
         Some(Multicast { peers, capacity, at: 0, item: None })
     }
 
-    /// Begins to send an item to the peer with this index, and returns the item's position. Returns `None` while the item
-    /// before it is being sent to other peers. This peer must have read its last item.
+    /// Begins to send an item to the peer with this index, and returns the item's position. Returns `None` while the
+    /// item before it is being sent to other peers. This peer must have read its last item.
     pub(super) fn begin(&mut self, peer: usize, payload: Payload) -> Option<u64> {
         let start = self.at.next_multiple_of(LINE);
         let item = self.item.get_or_insert(Item { payload, start, begun: 0, ended: 0 });
@@ -104,9 +104,9 @@ impl Multicast {
         Some(item.start)
     }
 
-    /// Publishes to the peer with this index more bytes of the item, but at most the first `ready` bytes. Copies them into
-    /// the ring if no other step has done so. Returns how many of the item's bytes are published to this peer, and whether
-    /// there was no room because this peer is the one that has read least.
+    /// Publishes to the peer with this index more bytes of the item, but at most the first `ready` bytes. Copies them
+    /// into the ring if no other step has done so. Returns how many of the item's bytes are published to this peer, and
+    /// whether there was no room because this peer is the one that has read least.
     ///
     /// # Safety
     /// The first `ready` bytes of the item are readable. `begin` was called for this item and peer.
@@ -138,9 +138,9 @@ impl Multicast {
         Ok((done, waits))
     }
 
-    /// Returns how many bytes can be written without overwriting bytes that a peer has not read, and the peer that has read
-    /// least, if it was told of its item. If the ring is full and an item begins after some unused bytes, more than the
-    /// whole ring is in use; then there is no room.
+    /// Returns how many bytes can be written without overwriting bytes that a peer has not read, and the peer that has
+    /// read least, if it was told of its item. If the ring is full and an item begins after some unused bytes, more
+    /// than the whole ring is in use; then there is no room.
     fn free(&mut self) -> Result<(usize, Option<usize>)> {
         let mut oldest = match &self.item {
             Some(item) if item.begun < item.payload.copies => item.start,

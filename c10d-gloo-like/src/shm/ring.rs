@@ -149,8 +149,8 @@ impl Writer {
         Ok(self.end.other >= at)
     }
 
-    /// Returns `None` until the reader has passed the last record, which ends at the position `at`. Afterwards returns how
-    /// many of the `lent` bytes for which the record stands were refused by the reader.
+    /// Returns `None` until the reader has passed the last record, which ends at the position `at`. Afterwards returns
+    /// how many of the `lent` bytes for which the record stands were refused by the reader.
     pub(super) fn refused(&mut self, at: u64, lent: usize) -> Result<Option<usize>> {
         if !self.is_passed(at)? {
             return Ok(None);
@@ -344,8 +344,8 @@ impl Reader {
         self.publish();
     }
 
-    /// Copies up to `len` bytes to `to`, without consuming them: those that can be read now, from `offset` bytes after this
-    /// end's position on. Returns the number of copied bytes.
+    /// Copies up to `len` bytes to `to`, without consuming them: those that can be read now, from `offset` bytes after
+    /// this end's position on. Returns the number of copied bytes.
     ///
     /// # Safety
     /// `to` is writable for `len` bytes.

@@ -1,9 +1,9 @@
 //! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
 //! The first page has the [`Header`] with the rank's state. The rest has rings for each peer on the host, one for each
-//! [`RingKind`]. The rank writes to these rings, and the peer reads from them. The multicast rings of all peers have the
-//! same bytes. Each ring except these has a mailbox. The order is: the cursors of all rings, all mailboxes, the bytes of
-//! all rings.
+//! [`RingKind`]. The rank writes to these rings, and the peer reads from them. The multicast rings of all peers have
+//! the same bytes. Each ring except these has a mailbox. The order is: the cursors of all rings, all mailboxes, the
+//! bytes of all rings.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -197,8 +197,8 @@ impl Segment {
         Ok(Segment { map, fd: file.into(), layout, process: None, mark: None })
     }
 
-    /// Lets peers read the private memory of this process, as far as the kernel allows it. This must be called before the
-    /// descriptor is sent to the peers.
+    /// Lets peers read the private memory of this process, as far as the kernel allows it. This must be called before
+    /// the descriptor is sent to the peers.
     pub(crate) fn publish_process(&mut self) -> Result {
         let mark = Mark::new()?;
         mark.publish(&self.header().origin);

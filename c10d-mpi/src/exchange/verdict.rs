@@ -30,8 +30,8 @@ impl Exchange {
     }
 
     /// Fails the group because `peer` has left and does not make this call. Returns the error. If another rank has
-    /// failed the group, the peer may have left before it knew the cause. The goodbye, which comes through MPI, can then
-    /// arrive before the cause, which comes through the side channel. So this function waits for the cause first.
+    /// failed the group, the peer may have left before it knew the cause. The goodbye, which comes through MPI, can
+    /// then arrive before the cause, which comes through the side channel. So this function waits for the cause first.
     pub(super) fn left(&self, step: &Step<'_>, peer: u32) -> Error {
         let time = (step.deadline)().saturating_duration_since(Instant::now());
         self.health.wait_for_cause(CAUSE_WAIT.min(time / 2)).unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! Reductions on the device. In a staged reduction, the CPU backend only moves the data between the ranks, and each rank
-//! reduces its part on the device.
+//! Reductions on the device. In a staged reduction, the CPU backend only moves the data between the ranks, and each
+//! rank reduces its part on the device.
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, Elements, Scale, Stream};

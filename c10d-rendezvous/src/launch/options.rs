@@ -34,8 +34,8 @@ pub enum Output {
     /// The output is kept for the [`JobReport`](super::JobReport): at least the last 16 MiB of each stream, and at most
     /// 32 MiB.
     Captured,
-    /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin), [`Job::take_stdout`](super::Job::take_stdout)). Standard error
-    /// is handled as for [`Prefixed`](Output::Prefixed).
+    /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin),
+    /// [`Job::take_stdout`](super::Job::take_stdout)). Standard error is handled as for [`Prefixed`](Output::Prefixed).
     Piped,
 }
 
