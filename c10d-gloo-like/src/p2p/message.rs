@@ -5,14 +5,14 @@ use c10d_core::backend::{Fingerprint, Job};
 use c10d_core::{Result, Span};
 
 use crate::link::Link;
-use crate::shm::Lend;
+use crate::shm::{BRIEF, Lend};
 
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
 /// The largest number of bytes of a message that is sent and received at once. Of a larger message, the receiver copies
 /// the first pieces while the sender writes the next ones.
-pub(super) const AT_ONCE: usize = 16 << 10;
+pub(super) const AT_ONCE: usize = BRIEF;
 
 /// The header before a message's bytes.
 #[derive(Clone, Copy)]

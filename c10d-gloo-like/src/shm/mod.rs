@@ -22,4 +22,5 @@ pub(crate) use doorbell::Doorbell;
 pub(crate) use lent::Lend;
 pub(crate) use link::ShmLink;
 pub(crate) use multicast::{LEAST as MULTICAST_LEAST, Multicast, Payload, pays as multicast_pays};
+pub(crate) use ring::BRIEF;
 pub(crate) use segment::{Layout, RingKind, Segment};

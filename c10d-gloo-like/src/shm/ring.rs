@@ -23,7 +23,8 @@ pub(super) const LINE: u64 = 64;
 const PIECE: usize = 16 << 10;
 /// The same for a point-to-point message of up to [`BRIEF`] bytes, which its receiver copies while it arrives.
 const BRIEF_PIECE: usize = 2 << 10;
-const BRIEF: usize = 16 << 10;
+/// The largest number of bytes of a message that is sent and received at once (`p2p::at_once`).
+pub(crate) const BRIEF: usize = 16 << 10;
 /// The size of the pieces of a longer write.
 const LARGE_PIECE: usize = 32 << 10;
 /// The largest number of bytes of a write that is published in pieces of [`PIECE`] bytes.
